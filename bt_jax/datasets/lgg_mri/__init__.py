@@ -1,0 +1,1 @@
+"""The TFDS builder `lgg_mri`; see README.md beside this file."""

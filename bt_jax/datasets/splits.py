@@ -1,0 +1,97 @@
+"""Which slices train, validate and test: patient folds, the random split of slices, and `split.json`."""
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from bt_jax.datasets.store import SliceId
+from bt_jax.errors import UserError
+
+FOLDS = 22
+PARTS = ("train", "validation", "test")
+RANDOM_NAME = "random_slices_leaky"
+RANDOM_TEST_SHARE = 0.15  # of 3,929 slices: the 590 of the paper
+KINDS = ("fold", "random")
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+  """The slice ids of each part; ids are `case/number`, ordered.
+
+  Attributes:
+    name: what every output calls the split, e.g. `patient_fold_07` or `random_slices_leaky`.
+    leaky: slices of one patient are in more than one part.
+  """
+
+  name: str
+  leaky: bool
+  train: tuple[str, ...]
+  validation: tuple[str, ...]
+  test: tuple[str, ...]
+
+  @property
+  def hash(self) -> str:
+    """SHA-256 of the name and the ids of each part, in hexadecimal."""
+    content = json.dumps([self.name, *(getattr(self, part) for part in PARTS)])
+    return hashlib.sha256(content.encode()).hexdigest()
+
+  def to_json(self, data: str) -> dict:
+    """The content of `split.json`."""
+    return {"data": data, "hash": self.hash, **dataclasses.asdict(self)}
+
+
+def make_split(index: Sequence[SliceId], *, kind: str, fold: int, seed: int) -> Split:
+  """The split of a run; the same arguments give the same split.
+
+  Args:
+    index: every slice, ordered by id.
+    kind: `fold`: test is `fold`, validation the next fold, training the rest, by patient. `random`: 15 % of the slices
+      (rounded up) test and as many validate, whoever they are from.
+    fold: 0 to 21; read by `fold` only.
+    seed: read by `random` only.
+
+  Raises:
+    UserError: no such kind or fold, an empty part, or a patient in two parts of a patient split.
+  """
+  if kind == "fold":
+    split = _fold_split(index, fold)
+  elif kind == "random":
+    split = _random_split(index, seed)
+  else:
+    raise UserError(f"split.kind is {kind!r}, expected one of {', '.join(KINDS)}")
+  _check(split, index)
+  return split
+
+
+def _fold_split(index: Sequence[SliceId], fold: int) -> Split:
+  if not 0 <= fold < FOLDS:
+    raise UserError(f"split.fold is {fold}, expected 0 to {FOLDS - 1}")
+  parts: dict[str, list[str]] = {part: [] for part in PARTS}
+  for entry in index:
+    part = {fold: "test", (fold + 1) % FOLDS: "validation"}.get(entry.fold, "train")
+    parts[part].append(entry.id)
+  return Split(f"patient_fold_{fold:02d}", False, **{part: tuple(ids) for part, ids in parts.items()})
+
+
+def _random_split(index: Sequence[SliceId], seed: int) -> Split:
+  share = math.ceil(RANDOM_TEST_SHARE * len(index))
+  order = np.random.default_rng(seed).permutation(len(index))
+  chosen = {"test": order[:share], "validation": order[share : 2 * share], "train": order[2 * share :]}
+  return Split(RANDOM_NAME, True, **{part: tuple(index[at].id for at in sorted(places)) for part, places in chosen.items()})
+
+
+def _check(split: Split, index: Sequence[SliceId]) -> None:
+  for part in PARTS:
+    if not getattr(split, part):
+      folds = sorted({entry.fold for entry in index})
+      raise UserError(f"the {part} part of {split.name} is empty: this data set has patients in the folds {folds}, choose by --config.split.fold")
+  patient = {entry.id: entry.patient for entry in index}
+  seen: dict[str, str] = {}
+  for part in PARTS:
+    for name in getattr(split, part):
+      if seen.setdefault(patient[name], part) != part and not split.leaky:
+        raise UserError(f"{patient[name]} is in the {seen[patient[name]]} and the {part} part of {split.name}: that leaks")

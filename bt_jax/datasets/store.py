@@ -1,0 +1,126 @@
+"""Builds the TFDS data set once, under a lock, and reads it back as arrays."""
+
+import concurrent.futures
+import dataclasses
+import pathlib
+import shutil
+
+import filelock
+import numpy as np
+import tensorflow_datasets as tfds
+from tqdm import tqdm
+
+from bt_jax.datasets import kaggle_tree, phantom
+from bt_jax.datasets.lgg_mri import lgg_mri_dataset_builder as lgg_mri
+from bt_jax.errors import UserError
+from bt_jax.schema import Slices, slice_id
+
+VARIANTS = tuple(config.name for config in lgg_mri.Builder.BUILDER_CONFIGS)
+
+
+@dataclasses.dataclass(frozen=True)
+class SliceId:
+  """Where one slice is stored: example `position` of the split of `fold`."""
+
+  fold: int
+  position: int
+  patient: str
+  id: str
+
+
+def open_or_build(variant: str, *, root: str | None, data_dir: str | None) -> lgg_mri.Builder:
+  """The built data set; builds it first where it is missing.
+
+  Only one process builds at a time, others wait for it; what a killed build left behind is removed.
+
+  Args:
+    variant: `full`, `partial` or `phantom`.
+    root: folder with the published tree; may be None once the data set is built. For `phantom`, the folder to write
+      the synthetic tree in, by default beside the built data set.
+    data_dir: where built data sets live; None is TFDS's own folder.
+
+  Raises:
+    UserError: there is no tree, something is wrong with it, the data set was built from another tree, or the disk is
+      full or not writable.
+  """
+  if variant not in VARIANTS:
+    raise UserError(f"data.variant is {variant!r}, expected one of {', '.join(VARIANTS)}")
+  builder = tfds.builder(f"lgg_mri/{variant}", data_dir=data_dir, file_format="array_record")
+  target = pathlib.Path(builder.data_path)
+  if variant == "phantom":
+    root = root or str(target.parent / "tree")
+  try:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with filelock.FileLock(target.parent / ".lock"):
+      if variant == "phantom":
+        phantom.write_tree(root)
+      if target.exists():
+        _check_source(builder, root)
+      else:
+        _build(builder, root)
+  except OSError as error:
+    raise UserError(
+        f"cannot build the data set in {target.parent}: {error.strerror or error}; nothing half built stays there, free "
+        "some space or choose another folder with --config.data.dir"
+    ) from error
+  return builder
+
+
+def _build(builder: lgg_mri.Builder, root: str | None) -> None:
+  parent = pathlib.Path(builder.data_path).parent
+  for leftover in parent.glob("incomplete.*"):
+    shutil.rmtree(leftover)
+  tfds.disable_progress_bar()  # one bar over all slices instead of several for each fold
+  try:
+    builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(
+            manual_dir=kaggle_tree.find_tree(root), try_download_gcs=False, verify_ssl=True
+        )
+    )
+  finally:
+    tfds.enable_progress_bar()
+
+
+def _check_source(builder: lgg_mri.Builder, root: str | None) -> None:
+  if root is None:
+    return
+  tree = kaggle_tree.read_tree(root, expect_full=builder.builder_config.expect_full)
+  if builder.info.metadata["source"] != tree.fingerprint:
+    raise UserError(
+        f"{builder.data_path} was built from other files than {tree.path} holds now: remove the former to build it again, "
+        "or build elsewhere with --config.data.dir"
+    )
+
+
+def read_index(builder: lgg_mri.Builder) -> list[SliceId]:
+  """Every slice's id and place, ordered by id, without decoding an image."""
+  skip = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
+  index = []
+  for fold in range(lgg_mri.FOLDS):
+    name = lgg_mri.fold_split(fold)
+    if name not in builder.info.splits:  # a part of the data set may leave a fold empty
+      continue
+    for position, example in enumerate(builder.as_data_source(name, decoders=skip)):
+      case, patient = example["case"].decode(), example["patient"].decode()
+      index.append((case, int(example["slice"]), SliceId(fold, position, patient, slice_id(case, example["slice"]))))
+  return [entry for *_, entry in sorted(index, key=lambda item: item[:2])]
+
+
+def read_slices(builder: lgg_mri.Builder, ids: list[str], index: list[SliceId]) -> Slices:
+  """Decodes the slices with these ids, in this order, into memory (0.26 MB each), with a progress bar."""
+  place = {entry.id: entry for entry in index}
+  sources = {fold: builder.as_data_source(lgg_mri.fold_split(fold)) for fold in {place[name].fold for name in ids}}
+  first = sources[place[ids[0]].fold][0]
+  image = np.empty((len(ids), *first["image"].shape), np.uint8)
+  mask = np.empty((len(ids), *first["mask"].shape), np.uint8)
+
+  def read(at: int) -> tuple[str, str, int, np.ndarray, np.ndarray]:
+    entry = place[ids[at]]
+    example = sources[entry.fold][entry.position]
+    image[at], mask[at] = example["image"], example["mask"]
+    return example["case"].decode(), entry.patient, example["slice"], example["volume_mean"], example["volume_std"]
+
+  with concurrent.futures.ThreadPoolExecutor() as pool:
+    rows = list(tqdm(pool.map(read, range(len(ids))), total=len(ids), desc="reading slices", unit="slice", leave=False))
+  case, patient, number, mean, std = (np.array(column) for column in zip(*rows, strict=True))
+  return Slices(case, patient, number, image, mask, mean, std)

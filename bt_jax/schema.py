@@ -1,0 +1,55 @@
+"""The names, shapes and units of the data that the stages hand to one another."""
+
+import dataclasses
+
+import numpy as np
+
+SLICE_SIZE = 256  # pixels; every published slice is 256 x 256
+CHANNELS = ("pre", "flair", "post")  # pre-contrast, FLAIR, post-contrast
+
+# The genomic clusters and clinical fields of `data.csv`, in its order; -1 stands for an empty field.
+CLINICAL_FIELDS = (
+    "RNASeqCluster", "MethylationCluster", "miRNACluster", "CNCluster", "RPPACluster", "OncosignCluster", "COCCluster",
+    "histological_type", "neoplasm_histologic_grade", "tumor_tissue_site", "laterality", "tumor_location", "gender",
+    "age_at_initial_pathologic", "race", "ethnicity", "death01",
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Slices:
+  """Slices of one part of a split, in the order of their ids.
+
+  Attributes:
+    case: the examination each slice is from, e.g. `TCGA_CS_4941_19960909`.
+    patient: the patient, e.g. `TCGA_CS_4941`.
+    number: the slice's number in its volume, from 1.
+    image: uint8 [slices, 256, 256, 3], pre-contrast, FLAIR, post-contrast.
+    mask: uint8 [slices, 256, 256, 1], 1 where the radiologist marked FLAIR abnormality.
+    volume_mean: float32 [slices, 3], mean intensity of the slice's whole volume by channel, in 0..255.
+    volume_std: float32 [slices, 3], its standard deviation.
+  """
+
+  case: np.ndarray
+  patient: np.ndarray
+  number: np.ndarray
+  image: np.ndarray
+  mask: np.ndarray
+  volume_mean: np.ndarray
+  volume_std: np.ndarray
+
+  def __len__(self) -> int:
+    return len(self.case)
+
+  @property
+  def ids(self) -> list[str]:
+    """One id per slice: `case/number`."""
+    return [slice_id(case, number) for case, number in zip(self.case, self.number, strict=True)]
+
+  def take(self, indices: np.ndarray) -> "Slices":
+    """The slices at `indices`, in that order."""
+    return Slices(**{field.name: getattr(self, field.name)[indices] for field in dataclasses.fields(self)})
+
+
+def slice_id(case: str, number: int) -> str:
+  """The id of one slice in `split.json` and in tables, e.g. `TCGA_CS_4941_19960909/12`."""
+  return f"{case}/{number}"

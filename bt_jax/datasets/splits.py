@@ -8,10 +8,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from bt_jax.datasets.lgg_mri.lgg_mri_dataset_builder import FOLDS
 from bt_jax.datasets.store import SliceId
 from bt_jax.errors import UserError
 
-FOLDS = 22
 PARTS = ("train", "validation", "test")
 RANDOM_NAME = "random_slices_leaky"
 RANDOM_TEST_SHARE = 0.15  # of 3,929 slices: the 590 of the paper
@@ -57,19 +57,21 @@ def make_split(index: Sequence[SliceId], *, kind: str, fold: int, seed: int) -> 
   Raises:
     UserError: no such kind or fold, an empty part, or a patient in two parts of a patient split.
   """
-  if kind == "fold":
-    split = _fold_split(index, fold)
-  elif kind == "random":
-    split = _random_split(index, seed)
-  else:
-    raise UserError(f"split.kind is {kind!r}, expected one of {', '.join(KINDS)}")
+  check_choice(kind=kind, fold=fold)
+  split = _fold_split(index, fold) if kind == "fold" else _random_split(index, seed)
   _check(split, index)
   return split
 
 
-def _fold_split(index: Sequence[SliceId], fold: int) -> Split:
-  if not 0 <= fold < FOLDS:
+def check_choice(*, kind: str, fold: int) -> None:
+  """Raises UserError where there is no such kind of split or no such fold."""
+  if kind not in KINDS:
+    raise UserError(f"split.kind is {kind!r}, expected one of {', '.join(KINDS)}")
+  if kind == "fold" and not 0 <= fold < FOLDS:
     raise UserError(f"split.fold is {fold}, expected 0 to {FOLDS - 1}")
+
+
+def _fold_split(index: Sequence[SliceId], fold: int) -> Split:
   parts: dict[str, list[str]] = {part: [] for part in PARTS}
   for entry in index:
     part = {fold: "test", (fold + 1) % FOLDS: "validation"}.get(entry.fold, "train")

@@ -15,7 +15,8 @@ from bt_jax.datasets.lgg_mri import lgg_mri_dataset_builder as lgg_mri
 from bt_jax.errors import UserError
 from bt_jax.schema import Slices, slice_id
 
-VARIANTS = tuple(config.name for config in lgg_mri.Builder.BUILDER_CONFIGS)
+Builder = lgg_mri.Builder
+VARIANTS = tuple(config.name for config in Builder.BUILDER_CONFIGS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,7 @@ class SliceId:
   id: str
 
 
-def open_or_build(variant: str, *, root: str | None, data_dir: str | None) -> lgg_mri.Builder:
+def open_or_build(variant: str, *, root: str | None, data_dir: str | None) -> Builder:
   """The built data set; builds it first where it is missing.
 
   Only one process builds at a time, others wait for it; what a killed build left behind is removed.
@@ -66,7 +67,7 @@ def open_or_build(variant: str, *, root: str | None, data_dir: str | None) -> lg
   return builder
 
 
-def _build(builder: lgg_mri.Builder, root: str | None) -> None:
+def _build(builder: Builder, root: str | None) -> None:
   parent = pathlib.Path(builder.data_path).parent
   for leftover in parent.glob("incomplete.*"):
     shutil.rmtree(leftover)
@@ -81,7 +82,7 @@ def _build(builder: lgg_mri.Builder, root: str | None) -> None:
     tfds.enable_progress_bar()
 
 
-def _check_source(builder: lgg_mri.Builder, root: str | None) -> None:
+def _check_source(builder: Builder, root: str | None) -> None:
   if root is None:
     return
   tree = kaggle_tree.read_tree(root, expect_full=builder.builder_config.expect_full)
@@ -92,7 +93,7 @@ def _check_source(builder: lgg_mri.Builder, root: str | None) -> None:
     )
 
 
-def read_index(builder: lgg_mri.Builder) -> list[SliceId]:
+def read_index(builder: Builder) -> list[SliceId]:
   """Every slice's id and place, ordered by id, without decoding an image."""
   skip = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
   index = []
@@ -106,7 +107,7 @@ def read_index(builder: lgg_mri.Builder) -> list[SliceId]:
   return [entry for *_, entry in sorted(index, key=lambda item: item[:2])]
 
 
-def read_slices(builder: lgg_mri.Builder, ids: list[str], index: list[SliceId]) -> Slices:
+def read_slices(builder: Builder, ids: list[str], index: list[SliceId]) -> Slices:
   """Decodes the slices with these ids, in this order, into memory (0.26 MB each), with a progress bar."""
   place = {entry.id: entry for entry in index}
   sources = {fold: builder.as_data_source(lgg_mri.fold_split(fold)) for fold in {place[name].fold for name in ids}}

@@ -1,0 +1,1 @@
+"""From probabilities to rows, and from rows to every number."""

@@ -1,0 +1,366 @@
+"""Where the parts are put together: build, train and evaluate a configuration."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import filelock
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from ml_collections import ConfigDict
+from tensorboardX import SummaryWriter
+from tqdm import tqdm
+
+import bt_jax
+from bt_jax import files
+from bt_jax.datasets import splits, store
+from bt_jax.errors import UserError
+from bt_jax.evaluation.aggregation import SCORES, score_of, summarize
+from bt_jax.evaluation.postprocess import choose_threshold, predict_masks
+from bt_jax.evaluation.rows import patient_rows, slice_rows
+from bt_jax.losses import make_loss
+from bt_jax.models import MODELS
+from bt_jax.models.unet import check_size
+from bt_jax.pipeline import feed
+from bt_jax.pipeline.augment import make_augment
+from bt_jax.pipeline.preprocess import make_preprocess
+from bt_jax.report import figures
+from bt_jax.report.tables import heading, results_table
+from bt_jax.schema import Slices
+from bt_jax.training import loop, parallel
+from bt_jax.training.checkpoints import Checkpoints
+from bt_jax.training.optimizer import make_optimizer, make_schedule
+from bt_jax.training.state import PyTree, TrainState, init_state
+from bt_jax.training.step import make_predict_step, make_train_step
+
+_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+_PLACES = ("data.root", "data.dir")  # fields that may differ between two starts of one run
+
+
+def build(config: ConfigDict) -> store.Builder:
+  """Opens the data set of a configuration, building it first if need be."""
+  variant = {"phantom": "phantom", "lgg": "full" if config.data.expect_full else "partial"}
+  if config.data.name not in variant:
+    raise UserError(f"data.name is {config.data.name!r}, expected one of {', '.join(variant)}")
+  return store.open_or_build(variant[config.data.name], root=config.data.root, data_dir=config.data.dir)
+
+
+@dataclasses.dataclass(frozen=True)
+class Parts:
+  """What training and evaluation share, made from a configuration before any data is touched."""
+
+  mesh: jax.sharding.Mesh
+  model: nn.Module
+  preprocess: Callable
+  loss: Callable
+  optimizer: Callable[[int], tuple[optax.Schedule, optax.GradientTransformation]]
+  predict_step: Callable
+
+
+def make_parts(config: ConfigDict) -> Parts:
+  """Makes the parts; raises UserError for the first field that cannot be."""
+  if config.train.deterministic:
+    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
+  mesh = parallel.make_mesh()
+  for name, size in (("train.batch_size", config.train.batch_size), ("eval.batch_size", config.eval.batch_size)):
+    parallel.check_batch_size(mesh, name, size)
+  for name, value in (("train.epochs", config.train.epochs), ("model.width", config.model.width)):
+    if value < 1:
+      raise UserError(f"{name} is {value}, expected 1 or more")
+  splits.check_choice(kind=config.split.kind, fold=config.split.fold)
+  if config.model.name not in MODELS:
+    raise UserError(f"model.name is {config.model.name!r}, expected one of {', '.join(MODELS)}")
+  if config.model.dtype not in _DTYPES:
+    raise UserError(f"model.dtype is {config.model.dtype!r}, expected one of {', '.join(_DTYPES)}")
+  if config.train.score not in SCORES:
+    raise UserError(f"train.score is {config.train.score!r}, expected one of {', '.join(SCORES)}")
+  check_size(config.data.size, config.model.depth)
+  model = MODELS[config.model.name](
+      width=config.model.width, depth=config.model.depth, dtype=_DTYPES[config.model.dtype]
+  )
+  preprocess = make_preprocess(size=config.data.size, normalize=config.data.normalize)
+  loss = make_loss(**config.loss)
+
+  def optimizer(steps_per_epoch: int) -> tuple[optax.Schedule, optax.GradientTransformation]:
+    schedule = make_schedule(
+        learning_rate=config.train.learning_rate,
+        warmup_steps=round(config.train.warmup_epochs * steps_per_epoch),
+        steps=config.train.epochs * steps_per_epoch,
+    )
+    return schedule, make_optimizer(
+        schedule,
+        name=config.train.optimizer,
+        momentum=config.train.momentum,
+        weight_decay=config.train.weight_decay,
+    )
+
+  optimizer(1)  # so that a wrong name is told now
+  predict_step = parallel.compile_predict_step(make_predict_step(model=model, preprocess=preprocess, loss=loss), mesh)
+  return Parts(mesh, model, preprocess, loss, optimizer, predict_step)
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """The data set of a run, its split, and what outputs call them."""
+
+  builder: store.Builder
+  index: list[store.SliceId]
+  split: splits.Split
+
+  @property
+  def title(self) -> str:
+    return self.builder.builder_config.title
+
+  @property
+  def names(self) -> dict[str, Any]:
+    """The fields that stand in every output."""
+    return {"data": self.title, "split": self.split.name, "leaky": self.split.leaky}
+
+  def read(self, part: str) -> Slices:
+    """The slices of `train`, `validation` or `test`."""
+    return store.read_slices(self.builder, list(getattr(self.split, part)), self.index)
+
+
+def _open_data(config: ConfigDict) -> Data:
+  builder = build(config)
+  index = store.read_index(builder)
+  split = splits.make_split(index, kind=config.split.kind, fold=config.split.fold, seed=config.split.seed)
+  return Data(builder, index, split)
+
+
+def default_workdir(config: ConfigDict) -> pathlib.Path:
+  """`runs/<model>_<preset>_<split>`, for who names no folder."""
+  part = f"fold_{config.split.fold:02d}" if config.split.kind == "fold" else splits.RANDOM_NAME
+  return pathlib.Path("runs") / "_".join(filter(None, ("seg", config.preset, config.model.name, part)))
+
+
+def train(config: ConfigDict, workdir: pathlib.Path) -> None:
+  """Trains a configuration in `workdir`, or goes on where it stopped, then evaluates it on the test part.
+
+  Raises:
+    UserError: a field cannot be, the data is not right, the folder holds another run, or the loss is not finite.
+    loop.Stopped: Ctrl-C or SIGTERM, once the state is saved.
+  """
+  parts = make_parts(config)
+  with _claim(config, workdir, may_differ=_PLACES, new=True):
+    data = _open_data(config)
+    _write_split(data, workdir)
+    _train(config, workdir, parts, data)
+    _evaluate(config, workdir, parts, data)
+
+
+def evaluate(config: ConfigDict, workdir: pathlib.Path) -> None:
+  """Evaluates the best checkpoint of the run in `workdir` again; only the `eval` fields may differ from the run's.
+
+  Raises:
+    UserError: as `train`, or there is no run or no checkpoint.
+  """
+  parts = make_parts(config)
+  with _claim(config, workdir, may_differ=(*_PLACES, *(f"eval.{name}" for name in config.eval)), new=False):
+    data = _open_data(config)
+    _write_split(data, workdir)
+    _evaluate(config, workdir, parts, data)
+
+
+@contextlib.contextmanager
+def _claim(config: ConfigDict, workdir: pathlib.Path, *, may_differ: tuple[str, ...], new: bool) -> Iterator[None]:
+  """Holds the folder for this process, and refuses one that is in use or holds another configuration's run."""
+  path = workdir / "config.json"
+  if not new and not path.is_file():
+    raise UserError(f"{workdir} holds no run: train one with --mode=train, or name its folder with --workdir")
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(workdir / ".lock", timeout=0)
+    lock.acquire()
+  except filelock.Timeout as error:
+    raise UserError(f"{workdir} is in use by another process: wait for it, or choose another --workdir") from error
+  except OSError as error:
+    raise UserError(f"cannot write to {workdir} ({error.strerror}): choose another --workdir") from error
+  with lock:
+    now = json.loads(json.dumps(config.to_dict()))
+    if path.is_file():
+      here, there = _flat(now), _flat(json.loads(path.read_text(encoding="utf-8")))
+      differ = [name for name in sorted(here.keys() | there.keys()) if name not in may_differ and here.get(name) != there.get(name)]
+      if differ:
+        told = ", ".join(f"{name} ({there.get(name)!r} there, {here.get(name)!r} now)" for name in differ)
+        raise UserError(f"{workdir} holds the run of another configuration, which differs in {told}: choose another --workdir")
+    else:
+      files.write_json(path, now)
+    yield
+
+
+def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+  flat = {}
+  for name, value in nested.items():
+    flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+  return flat
+
+
+def _write_split(data: Data, workdir: pathlib.Path) -> None:
+  path = workdir / "split.json"
+  if path.is_file() and json.loads(path.read_text(encoding="utf-8"))["hash"] != data.split.hash:
+    raise UserError(f"{path} is not the split of this configuration on this data set: choose another --workdir")
+  files.write_json(path, data.split.to_json(data.title))
+
+
+def _train(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Data) -> None:
+  size = len(data.split.train)
+  steps_per_epoch = -(-size // config.train.batch_size)
+  plan = loop.Plan(config.train.epochs * steps_per_epoch, steps_per_epoch, config.train.batch_size, config.train.patience)
+  schedule, optimizer = parts.optimizer(steps_per_epoch)
+  state = _first_state(config, parts, optimizer)
+  latest, best = (Checkpoints(workdir / "checkpoints" / name) for name in ("latest", "best"))
+  history: list[loop.Row] = []
+  if restored := latest.restore(state):
+    state, record = restored
+    history = record["history"]
+  if loop.is_finished(plan, history):
+    print(f"{workdir} is trained already ({history[-1]['epoch']} epochs): nothing to train, evaluating it")
+    return
+  if restored:
+    print(f"going on from step {int(state.step)} of {plan.steps}")
+
+  print(f"training on {len(data.split.train)} slices of {data.title}, {data.split.name}; devices: {_devices()}")
+  everywhere = parallel.replicated(parts.mesh)
+  resident = feed.resident(data.read("train"), everywhere)
+  validation = data.read("validation")
+  validation_data = feed.resident(validation, everywhere)
+  compiled = parallel.compile_train_step(
+      make_train_step(
+          model=parts.model,
+          preprocess=parts.preprocess,
+          augment=make_augment(**config.augment),
+          loss=parts.loss,
+          optimizer=optimizer,
+          ema_decay=config.train.ema_decay,
+          seed=config.train.seed,
+      ),
+      parts.mesh,
+  )
+
+  def step(state: TrainState, number: int) -> tuple[TrainState, jax.Array]:
+    seed, batch_size = config.train.seed, config.train.batch_size
+    return compiled(state, resident, feed.train_indices(seed=seed, step=number, batch_size=batch_size, size=size))
+
+  def validate(state: TrainState) -> tuple[float, float]:
+    probabilities, losses = _predict(config, parts, state.eval_variables, validation, validation_data)
+    masks = predict_masks(probabilities, validation, threshold=0.5, largest_component=False)
+    rows = slice_rows(validation, probabilities, masks, data=data.title, split=data.split.name)
+    return float(losses.mean()), score_of(summarize(rows), config.train.score)
+
+  with SummaryWriter(str(workdir / "tensorboard"), purge_step=int(state.step) + 1) as board:
+    board.add_text("run", f"{data.title}, {data.split.name}", int(state.step))
+
+    def report(history: list[loop.Row]) -> None:
+      named = [{"data": data.title, "split": data.split.name, **row} for row in history]
+      files.write_csv(workdir / "metrics.csv", named)
+      for name, value in history[-1].items():
+        board.add_scalar(name, value, int(history[-1]["step"]))
+      board.flush()
+
+    loop.train(
+        state,
+        history,
+        plan=plan,
+        step=step,
+        validate=validate,
+        learning_rate=schedule,
+        latest=latest,
+        best=best,
+        record={
+            **data.names,
+            "split_hash": data.split.hash,
+            "config": config.to_dict(),
+            "bt_jax": bt_jax.__version__,
+        },
+        report=report,
+    )
+  for checkpoints in (latest, best):
+    checkpoints.close()
+
+
+def _first_state(config: ConfigDict, parts: Parts, optimizer: optax.GradientTransformation) -> TrainState:
+  state = init_state(
+      parts.model,
+      optimizer,
+      size=config.data.size,
+      seed=config.train.seed,
+      average=config.train.ema_decay > 0,
+  )
+  return jax.device_put(state, parallel.replicated(parts.mesh))
+
+
+def _predict(
+    config: ConfigDict, parts: Parts, variables: PyTree, slices: Slices, data: dict[str, jax.Array]
+) -> tuple[np.ndarray, np.ndarray]:
+  """Probabilities, float32 [slices, 256, 256], and losses, float32 [slices]."""
+  probabilities = np.empty(slices.mask.shape[:3], np.float32)
+  losses = np.empty(len(slices), np.float32)
+  batches = feed.eval_batches(len(slices), config.eval.batch_size)
+  for indices, valid in tqdm(list(batches), desc="predicting", unit="batch", leave=False):
+    places = indices[:valid]
+    predicted, loss = parts.predict_step(variables, data, indices)
+    probabilities[places], losses[places] = np.asarray(predicted)[:valid], np.asarray(loss)[:valid]
+  return probabilities, losses
+
+
+def _evaluate(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Data) -> None:
+  _, optimizer = parts.optimizer(1)
+  best = Checkpoints(workdir / "checkpoints" / "best")
+  restored = best.restore(_first_state(config, parts, optimizer).eval_variables)
+  best.close()
+  if restored is None:
+    raise UserError(f"{workdir} holds no checkpoint: train first, with --mode=train")
+  variables, record = restored
+
+  def predict(part: str) -> tuple[Slices, np.ndarray]:
+    slices = data.read(part)
+    resident = feed.resident(slices, parallel.replicated(parts.mesh))
+    return slices, _predict(config, parts, variables, slices, resident)[0]
+
+  threshold, largest = config.eval.threshold, config.eval.largest_component
+  chosen = threshold is None
+  if chosen:
+    validation, probabilities = predict("validation")
+    threshold = choose_threshold(probabilities, validation, largest_component=largest)
+  test, probabilities = predict("test")
+  if test.ids != list(data.split.test):
+    raise RuntimeError("the slices read are not those of the split")
+  masks = predict_masks(probabilities, test, threshold=threshold, largest_component=largest)
+  rows = slice_rows(test, probabilities, masks, data=data.title, split=data.split.name)
+  summary = {
+      **data.names,
+      "synthetic": data.builder.builder_config.synthetic,
+      "split_hash": data.split.hash,
+      "parts": {part: len(getattr(data.split, part)) for part in splits.PARTS},
+      "threshold": threshold,
+      "threshold_from": "chosen on the validation part" if chosen else "from the configuration",
+      "largest_component": largest,
+      "checkpoint": {"step": record["step"], "arrays_sha256": record["arrays_sha256"]},
+      "versions": {"bt_jax": bt_jax.__version__, "jax": jax.__version__},
+      "devices": _devices(),
+      "test": summarize(rows),
+  }
+  table, title = results_table(summary), heading(summary)
+  written = [
+      files.write_csv(workdir / "slices.csv", rows),
+      files.write_csv(workdir / "patients.csv", patient_rows(rows)),
+      files.write_json(workdir / "summary.json", summary),
+      files.write_bytes(workdir / "table.txt", f"{table}\n".encode()),
+      figures.save_curves(workdir / "figures/curves.png", record["history"], title=title, score=config.train.score),
+      *figures.save_overlays(workdir / "figures", test, masks, rows, title=title),
+  ]
+  print(f"\n{table}\n\nwritten:\n" + "\n".join(f"  {path}" for path in written))
+  print(f"curves while training: tensorboard --logdir={workdir / 'tensorboard'}")
+
+
+def _devices() -> str:
+  devices = jax.devices()
+  return f"{len(devices)} x {devices[0].device_kind}"

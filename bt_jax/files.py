@@ -1,0 +1,36 @@
+"""Writes files aside and renames them, so that a killed run never leaves half a file."""
+
+import csv
+import io
+import json
+import os
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+
+def write_bytes(path: str | pathlib.Path, content: bytes) -> pathlib.Path:
+  """Writes `content` to `path`, whole or not at all, and makes the folder if need be."""
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  aside = path.with_name(f".{path.name}.incomplete")
+  with open(aside, "wb") as file:
+    file.write(content)
+    file.flush()
+    os.fsync(file.fileno())
+  aside.replace(path)
+  return path
+
+
+def write_json(path: str | pathlib.Path, content: Any) -> pathlib.Path:
+  """Writes JSON, indented, keys in the order given."""
+  return write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def write_csv(path: str | pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> pathlib.Path:
+  """Writes rows that share their keys under a header; floats in full precision."""
+  text = io.StringIO()
+  writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+  writer.writeheader()
+  writer.writerows(rows)
+  return write_bytes(path, text.getvalue().encode())

@@ -1,0 +1,79 @@
+"""Segmentation losses, one value per example; each is a function of logits and masks."""
+
+import functools
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float
+
+from bt_jax.errors import UserError
+
+Logits = Float[Array, "batch height width 1"]
+Masks = Float[Array, "batch height width 1"]
+Loss = Callable[[Logits, Masks], Float[Array, "batch"]]
+
+_PIXELS = (1, 2, 3)
+
+
+def bce(logits: Logits, masks: Masks) -> Float[Array, "batch"]:
+  """Binary cross-entropy, mean over pixels; 0 and up."""
+  return optax.sigmoid_binary_cross_entropy(logits, masks).mean(_PIXELS)
+
+
+def dice(logits: Logits, masks: Masks, *, smooth: float) -> Float[Array, "batch"]:
+  """1 - (2 sum(p m) + smooth) / (sum p + sum m + smooth), soft Dice (Milletari et al. 2016, arXiv:1606.04797); 0..1."""
+  probabilities = jax.nn.sigmoid(logits)
+  overlap = (probabilities * masks).sum(_PIXELS)
+  total = probabilities.sum(_PIXELS) + masks.sum(_PIXELS)
+  return 1 - (2 * overlap + smooth) / (total + smooth)
+
+
+def bce_dice(logits: Logits, masks: Masks, *, smooth: float) -> Float[Array, "batch"]:
+  """The sum of `bce` and `dice`."""
+  return bce(logits, masks) + dice(logits, masks, smooth=smooth)
+
+
+def focal_tversky(
+    logits: Logits, masks: Masks, *, fp_weight: float, fn_weight: float, exponent: float, smooth: float
+) -> Float[Array, "batch"]:
+  """(1 - TI) ** exponent with TI = (TP + smooth) / (TP + fp_weight FP + fn_weight FN + smooth); 0..1.
+
+  Abraham and Khan (2018, arXiv:1810.07842), with their 1/gamma called `exponent`. Counts are soft.
+  """
+  probabilities = jax.nn.sigmoid(logits)
+  true_positive = (probabilities * masks).sum(_PIXELS)
+  false_positive = (probabilities * (1 - masks)).sum(_PIXELS)
+  false_negative = ((1 - probabilities) * masks).sum(_PIXELS)
+  errors = fp_weight * false_positive + fn_weight * false_negative
+  # errors / (...) is 1 - TI without cancellation. Below 1 the power's slope is infinite at 0, where a confident and
+  # right slice arrives: the floor makes it 0 there.
+  distance = jnp.maximum(errors / (true_positive + errors + smooth), 1e-6)
+  return distance**exponent
+
+
+def make_loss(*, name: str, fp_weight: float, fn_weight: float, exponent: float, smooth: float) -> Loss:
+  """The loss of this name; it takes what it needs of the other arguments.
+
+  Args:
+    name: `bce`, `dice`, `bce_dice` or `focal_tversky`.
+    fp_weight: of false positives, in `focal_tversky`.
+    fn_weight: of false negatives, in `focal_tversky`.
+    exponent: in `focal_tversky`.
+    smooth: pixels added to both sides of the fraction in all but `bce`.
+
+  Raises:
+    UserError: no such loss.
+  """
+  losses = {
+      "bce": bce,
+      "dice": functools.partial(dice, smooth=smooth),
+      "bce_dice": functools.partial(bce_dice, smooth=smooth),
+      "focal_tversky": functools.partial(
+          focal_tversky, fp_weight=fp_weight, fn_weight=fn_weight, exponent=exponent, smooth=smooth
+      ),
+  }
+  if name not in losses:
+    raise UserError(f"loss.name is {name!r}, expected one of {', '.join(losses)}")
+  return losses[name]

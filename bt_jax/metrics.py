@@ -1,0 +1,67 @@
+"""Overlap metrics: counts of pixels first, a formula second.
+
+`empty` is what a pair of empty truth and empty prediction is worth: 1.0, or nan to leave it out. Where only the formula's
+own denominator is 0, the value is 0, as nothing right was found.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+
+class Counts(NamedTuple):
+  """Pixels by truth and prediction; arrays of one shape, one entry per slice, volume or pool."""
+
+  tp: Int[np.ndarray, "*shape"]
+  fp: Int[np.ndarray, "*shape"]
+  fn: Int[np.ndarray, "*shape"]
+  tn: Int[np.ndarray, "*shape"]
+
+
+def count(prediction: Bool[np.ndarray, "n height width"], truth: Bool[np.ndarray, "n height width"]) -> Counts:
+  """Counts per slice."""
+  pixels = (1, 2)
+  tp = (prediction & truth).sum(pixels)
+  fp = prediction.sum(pixels) - tp
+  fn = truth.sum(pixels) - tp
+  return Counts(tp, fp, fn, prediction.shape[1] * prediction.shape[2] - tp - fp - fn)
+
+
+def pool(counts: Counts) -> Counts:
+  """The counts of all entries together."""
+  return Counts(*(np.sum(part) for part in counts))
+
+
+def _ratio(numerator: np.ndarray, denominator: np.ndarray, counts: Counts, empty: float) -> Float[np.ndarray, "*shape"]:
+  value = numerator / np.maximum(denominator, 1)
+  return np.where(counts.tp + counts.fp + counts.fn == 0, empty, value)
+
+
+def dice(counts: Counts, *, empty: float) -> Float[np.ndarray, "*shape"]:
+  """2 TP / (2 TP + FP + FN); the paper's DSC (eq. 9), and by the same formula its SI (eq. 11) and F1 (eq. 8)."""
+  return _ratio(2 * counts.tp, 2 * counts.tp + counts.fp + counts.fn, counts, empty)
+
+
+def iou(counts: Counts, *, empty: float) -> Float[np.ndarray, "*shape"]:
+  """TP / (TP + FP + FN), Jaccard (eq. 10)."""
+  return _ratio(counts.tp, counts.tp + counts.fp + counts.fn, counts, empty)
+
+
+def precision(counts: Counts, *, empty: float) -> Float[np.ndarray, "*shape"]:
+  """TP / (TP + FP) (eq. 6)."""
+  return _ratio(counts.tp, counts.tp + counts.fp, counts, empty)
+
+
+def recall(counts: Counts, *, empty: float) -> Float[np.ndarray, "*shape"]:
+  """TP / (TP + FN), sensitivity (eq. 7)."""
+  return _ratio(counts.tp, counts.tp + counts.fn, counts, empty)
+
+
+def accuracy(counts: Counts, *, empty: float) -> Float[np.ndarray, "*shape"]:
+  """(TP + TN) / all pixels (eq. 5); an empty pair is always 1 or, with nan, left out."""
+  return _ratio(counts.tp + counts.tn, sum(counts), counts, empty)
+
+
+# The names of the paper's tables; SI and F1 are Dice under other names.
+METRICS = {"dice": dice, "iou": iou, "si": dice, "accuracy": accuracy, "precision": precision, "recall": recall, "f1": dice}

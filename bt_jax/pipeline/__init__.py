@@ -1,0 +1,1 @@
+"""From stored slices to the arrays a network sees."""

@@ -1,0 +1,69 @@
+"""Random flips, warps, gamma and noise: pure JAX, image and mask under one warp."""
+
+import jax
+import jax.numpy as jnp
+from jax.scipy.ndimage import map_coordinates
+from jaxtyping import Array, Float
+
+from bt_jax.pipeline.preprocess import Augment
+
+
+def make_augment(*, flip: bool, rotation_degrees: float, scale: float, shift: float, gamma: float, noise: float) -> Augment:
+  """Makes the augmentation; every argument at 0 leaves a batch as it is.
+
+  Args:
+    flip: mirror left and right, every other time.
+    rotation_degrees: up to this angle, either way.
+    scale: the picture grows or shrinks by a factor between 1 / (1 + scale) and 1 + scale.
+    shift: up to this share of the width, in either direction of each axis.
+    gamma: intensity ** g with log g uniform in +-log(1 + gamma).
+    noise: deviation of Gaussian noise, up to this, where intensities are in 0..1.
+
+  Returns:
+    `augment(key, image, mask)` for images float [batch, height, width, 3] in 0..1 and masks float
+    [batch, height, width, 1] in 0..1; masks come back in 0..1, interpolated.
+  """
+
+  def one(
+      key: jax.Array, image: Float[Array, "height width 3"], mask: Float[Array, "height width 1"]
+  ) -> tuple[Float[Array, "height width 3"], Float[Array, "height width 1"]]:
+    keys = iter(jax.random.split(key, 7))
+
+    def uniform(limit: float, shape: tuple[int, ...] = ()) -> jax.Array:
+      return jax.random.uniform(next(keys), shape, minval=-limit, maxval=limit)
+
+    mirror = jnp.where(flip & jax.random.bernoulli(next(keys)), -1.0, 1.0)
+    matrix = rotation_matrix(jnp.deg2rad(uniform(rotation_degrees))) * jnp.exp(uniform(jnp.log1p(scale)))
+    offset = uniform(shift, (2,)) * jnp.array(image.shape[:2])
+    warped = warp(jnp.concatenate([image, mask], axis=-1), matrix * jnp.array([1.0, mirror]), offset)
+    image, mask = warped[..., :3], warped[..., 3:]
+    # The small floor keeps the power's slope finite at black.
+    image = jnp.maximum(image, 1e-6) ** jnp.exp(uniform(jnp.log1p(gamma)))
+    image = image + jnp.abs(uniform(noise)) * jax.random.normal(next(keys), image.shape)
+    return image, mask
+
+  def augment(key, image, mask):
+    return jax.vmap(one)(jax.random.split(key, image.shape[0]), image, mask)
+
+  return augment
+
+
+def rotation_matrix(angle: Float[Array, ""]) -> Float[Array, "2 2"]:
+  """The rotation by `angle` radians in (row, column) coordinates."""
+  cos, sin = jnp.cos(angle), jnp.sin(angle)
+  return jnp.array([[cos, -sin], [sin, cos]])
+
+
+def warp(
+    image: Float[Array, "height width channels"], matrix: Float[Array, "2 2"], offset: Float[Array, "2"]
+) -> Float[Array, "height width channels"]:
+  """The picture whose pixel p shows `image` at centre + matrix (p - centre) + offset, linearly, 0 outside.
+
+  Coordinates are (row, column) in pixels; the centre is that of the picture.
+  """
+  height, width, _ = image.shape
+  centre = (jnp.array([height, width]) - 1) / 2
+  grid = jnp.stack(jnp.meshgrid(jnp.arange(height), jnp.arange(width), indexing="ij"), axis=-1)
+  source = (grid - centre) @ matrix.T + centre + offset
+  sample = lambda channel: map_coordinates(channel, (source[..., 0], source[..., 1]), order=1, mode="constant")
+  return jax.vmap(sample, in_axes=-1, out_axes=-1)(image)

@@ -1,0 +1,85 @@
+"""Checkpoints that explain themselves, in two Orbax managers: `latest` to resume from, `best` by score.
+
+Two managers, as one that keeps the best steps would delete the newest.
+"""
+
+import hashlib
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from bt_jax.errors import UserError
+
+PyTree = Any
+_KEEP = 2  # the one before stays, to fall back to
+
+
+def tree_hash(tree: PyTree) -> str:
+  """SHA-256 over the bytes of every array and its place: equal only where two trees are equal bit for bit."""
+  digest = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    digest.update(jax.tree_util.keystr(path).encode())
+    digest.update(np.ascontiguousarray(leaf).tobytes())
+  return digest.hexdigest()
+
+
+class Checkpoints:
+  """The checkpoints in one folder, each of a tree of arrays and a JSON record of what they are."""
+
+  def __init__(self, folder: str | pathlib.Path):
+    self.folder = pathlib.Path(folder).absolute()
+    self._manager: ocp.CheckpointManager | None = None
+
+  def _open(self) -> ocp.CheckpointManager:
+    if self._manager is None:
+      options = ocp.CheckpointManagerOptions(max_to_keep=_KEEP, enable_async_checkpointing=False)
+      self._manager = ocp.CheckpointManager(self.folder, options=options)
+    return self._manager
+
+  def save(self, step: int, tree: PyTree, record: dict[str, Any]) -> None:
+    """Writes one checkpoint, whole or not at all, and drops those before the last two. One that exists is kept."""
+    manager = self._open()
+    if step in manager.all_steps():
+      return
+    record = {**record, "step": step, "arrays_sha256": tree_hash(tree)}
+    manager.save(step, args=ocp.args.Composite(arrays=ocp.args.StandardSave(tree), record=ocp.args.JsonSave(record)))
+
+  def restore(self, like: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
+    """The newest checkpoint that is whole, as (arrays shaped and placed like `like`, record); None if there is none.
+
+    A corrupt one is left out, with a word, for the one before it.
+
+    Raises:
+      UserError: there are checkpoints, and none can be read.
+    """
+    if not self.folder.is_dir():
+      return None
+    manager = self._open()
+    steps = sorted(manager.all_steps(), reverse=True)
+    for step in steps:
+      try:
+        restored = manager.restore(
+            step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(like), record=ocp.args.JsonRestore())
+        )
+        if tree_hash(restored.arrays) != restored.record["arrays_sha256"]:
+          raise ValueError("its arrays are not those that were saved")
+      except Exception as error:  # Orbax raises many kinds for a broken checkpoint
+        print(f"checkpoint {self.folder / str(step)} is corrupt ({_first_line(error)}); removed, trying the one before it")
+        manager.delete(step)
+        continue
+      return restored.arrays, restored.record
+    if steps:
+      raise UserError(f"no checkpoint in {self.folder} can be read: remove the run's folder to start over")
+    return None
+
+  def close(self) -> None:
+    """Lets go of the folder."""
+    if self._manager is not None:
+      self._manager.close()
+
+
+def _first_line(error: Exception) -> str:
+  return (str(error).splitlines() or [type(error).__name__])[0][:120]

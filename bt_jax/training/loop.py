@@ -1,0 +1,154 @@
+"""The loop: steps, validation, checkpoints, early stopping, and stopping well when asked to."""
+
+import contextlib
+import dataclasses
+import signal
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+from tqdm import tqdm
+
+from bt_jax.errors import UserError
+from bt_jax.training.checkpoints import Checkpoints
+from bt_jax.training.state import TrainState
+
+_LOOK_EVERY = 10  # steps between looks at the loss; each look waits for the device
+Row = dict[str, float]
+
+
+class Stopped(Exception):
+  """Ctrl-C or SIGTERM ended training after a save."""
+
+  def __init__(self, step: int, signal_number: int):
+    super().__init__(f"stopped at step {step}, saved; the same command goes on from there")
+    self.exit_code = 128 + signal_number
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """How long to train and what decides.
+
+  Attributes:
+    steps: in all, a multiple of `steps_per_epoch`.
+    steps_per_epoch: between two validations.
+    batch_size: slices per step, to tell the speed.
+    patience: epochs without a better score until training stops; 0 never stops early.
+  """
+
+  steps: int
+  steps_per_epoch: int
+  batch_size: int
+  patience: int
+
+
+def best_row(history: list[Row]) -> Row | None:
+  """The first row with the highest validation score."""
+  return max(history, key=lambda row: row["validation_score"], default=None)
+
+
+def is_finished(plan: Plan, history: list[Row]) -> bool:
+  """Whether the last step is taken or patience has run out, as of the last validation."""
+  if not history:
+    return False
+  waited = history[-1]["epoch"] - best_row(history)["epoch"]
+  return history[-1]["step"] >= plan.steps or 0 < plan.patience <= waited
+
+
+def train(
+    state: TrainState,
+    history: list[Row],
+    *,
+    plan: Plan,
+    step: Callable[[TrainState, int], tuple[TrainState, jax.Array]],
+    validate: Callable[[TrainState], tuple[float, float]],
+    learning_rate: Callable[[int], float],
+    latest: Checkpoints,
+    best: Checkpoints,
+    record: dict[str, Any],
+    report: Callable[[list[Row]], None],
+) -> tuple[TrainState, list[Row]]:
+  """Trains until the plan is done.
+
+  Args:
+    state: to go on from.
+    history: a row per epoch so far.
+    plan: see `Plan`.
+    step: takes step number n; a pure function of the state and n.
+    validate: from state to (loss, score) on the validation part.
+    learning_rate: at a step, for the table.
+    latest: gets the whole state after every epoch, and when stopped.
+    best: gets the evaluation variables whenever the score rises.
+    record: what goes into every checkpoint beside `history`.
+    report: is handed the history after every epoch.
+
+  Raises:
+    Stopped: after Ctrl-C or SIGTERM, once the state is saved.
+    UserError: a loss or gradient was not finite.
+  """
+  done = int(state.step)
+  started, trained = time.perf_counter(), 0
+  with (
+      _stop_signals() as asked,
+      tqdm(total=plan.steps * plan.batch_size, initial=done * plan.batch_size, desc="training", unit="slice") as progress,
+  ):
+    while not is_finished(plan, history):
+      state, loss = step(state, done)
+      done, trained = done + 1, trained + plan.batch_size
+      progress.update(plan.batch_size)
+      end_of_epoch = done % plan.steps_per_epoch == 0
+      if done % _LOOK_EVERY == 0 or end_of_epoch or asked:
+        _check_finite(state, latest)
+        score = f"{history[-1]['validation_score']:.3f}" if history else "-"
+        progress.set_postfix_str(f"loss {float(loss):.4f}, validation score {score}")
+      if end_of_epoch:
+        seconds = time.perf_counter() - started
+        validation_loss, score = validate(state)
+        steps_since = done - int(history[-1]["step"] if history else 0)
+        row = {
+            "epoch": -(-done // plan.steps_per_epoch),
+            "step": done,
+            "learning_rate": float(learning_rate(done - 1)),
+            "train_loss": float(state.loss_sum) / steps_since,
+            "validation_loss": validation_loss,
+            "validation_score": score,
+            "slices_per_second": trained / seconds,
+        }
+        state = state.replace(loss_sum=state.loss_sum * 0)
+        history = [*history, row]
+        if best_row(history) is row:
+          best.save(done, state.eval_variables, record | {"history": history})
+        latest.save(done, state, record | {"history": history})
+        report(history)
+        started, trained = time.perf_counter(), 0
+      if asked:
+        latest.save(done, state, record | {"history": history})
+        raise Stopped(done, asked[0])
+  return state, history
+
+
+def _check_finite(state: TrainState, latest: Checkpoints) -> None:
+  if (bad := int(state.nonfinite_step)) >= 0:
+    raise UserError(
+        f"the loss or its gradient is not finite at step {bad}: training stopped, the last good checkpoint is kept in "
+        f"{latest.folder}; try a lower --config.train.learning_rate or another --config.loss.name in a new --workdir"
+    )
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+  """Collects Ctrl-C and SIGTERM instead of dying of them; a second one is obeyed at once."""
+  asked: list[int] = []
+
+  def note(number: int, frame: Any) -> None:
+    if asked:
+      raise KeyboardInterrupt
+    asked.append(number)
+
+  before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+  try:
+    yield asked
+  finally:
+    for number, handler in before.items():
+      signal.signal(number, handler)

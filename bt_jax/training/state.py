@@ -1,0 +1,53 @@
+"""All that training changes, in one pytree."""
+
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+PyTree = Any
+
+
+@flax.struct.dataclass
+class TrainState:
+  """Everything a step reads and writes; restoring it restores the run.
+
+  Attributes:
+    step: steps taken.
+    variables: `params` and `batch_stats` of the network, float32.
+    average: their exponential moving average, or None.
+    opt_state: of the optimiser.
+    loss_sum: of the mean losses of the steps since the last validation.
+    nonfinite_step: the first step, from 0, with a loss or gradient that was not finite; -1 as long as all were.
+  """
+
+  step: Int[Array, ""]
+  variables: PyTree
+  average: PyTree
+  opt_state: PyTree
+  loss_sum: Float[Array, ""]
+  nonfinite_step: Int[Array, ""]
+
+  @property
+  def eval_variables(self) -> PyTree:
+    """What validation, test and prediction use: the average if there is one."""
+    return self.variables if self.average is None else self.average
+
+
+def init_state(
+    model: nn.Module, optimizer: optax.GradientTransformation, *, size: int, seed: int, average: bool
+) -> TrainState:
+  """The state before the first step; the network is shaped for `size` x `size` slices of three channels."""
+  variables = model.init(jax.random.key(seed), jnp.zeros((1, size, size, 3)))
+  return TrainState(
+      step=jnp.int32(0),
+      variables=variables,
+      average=jax.tree.map(jnp.copy, variables) if average else None,
+      opt_state=optimizer.init(variables["params"]),
+      loss_sum=jnp.float32(0),
+      nonfinite_step=jnp.int32(-1),
+  )

@@ -1,0 +1,93 @@
+"""The training step and the prediction step: pure functions made of parts."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from bt_jax.losses import Loss
+from bt_jax.pipeline.preprocess import Augment, resize
+from bt_jax.training.state import PyTree, TrainState
+
+Data = dict[str, jax.Array]  # a whole split on the device, see pipeline/feed.py
+
+
+def _gather(data: Data, indices: Int[Array, "batch"]) -> Data:
+  return {name: array[indices] for name, array in data.items()}
+
+
+def make_train_step(
+    *,
+    model: nn.Module,
+    preprocess: Callable,
+    augment: Augment,
+    loss: Loss,
+    optimizer: optax.GradientTransformation,
+    ema_decay: float,
+    seed: int,
+) -> Callable[[TrainState, Data, Int[Array, "batch"]], tuple[TrainState, Float[Array, ""]]]:
+  """Makes `train_step(state, data, indices) -> (state, loss)`, one step on the slices `indices` of `data`.
+
+  Randomness is a function of `seed` and `state.step` alone. A step whose loss or gradient is not finite changes nothing
+  but `state.nonfinite_step`, so the parameters before it survive.
+
+  Args:
+    model: called with `train=True`.
+    preprocess: see `make_preprocess`.
+    augment: see `make_augment`.
+    loss: per example; the objective is its mean over the batch.
+    optimizer: as made by `make_optimizer`.
+    ema_decay: of the moving average; read only where the state has one. The average follows faster at first:
+      min(ema_decay, (1 + step) / (10 + step)).
+    seed: of augmentation and dropout.
+  """
+
+  def train_step(state: TrainState, data: Data, indices: Int[Array, "batch"]) -> tuple[TrainState, Float[Array, ""]]:
+    augment_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
+    images, masks = preprocess(_gather(data, indices), augment, augment_key)
+
+    def objective(params: PyTree) -> tuple[Float[Array, ""], PyTree]:
+      logits, updates = model.apply(
+          state.variables | {"params": params}, images, train=True, mutable=["batch_stats"], rngs={"dropout": dropout_key}
+      )
+      return loss(logits, masks).mean(), updates
+
+    (value, updates), gradient = jax.value_and_grad(objective, has_aux=True)(state.variables["params"])
+    change, opt_state = optimizer.update(gradient, state.opt_state, state.variables["params"])
+    variables = {"params": optax.apply_updates(state.variables["params"], change), **updates}
+    average = state.average
+    if average is not None:
+      decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+      average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, average, variables)
+    stepped = state.replace(
+        variables=variables, average=average, opt_state=opt_state, loss_sum=state.loss_sum + value
+    )
+    finite = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(gradient))
+    failed = state.replace(
+        nonfinite_step=jnp.where(state.nonfinite_step < 0, state.step, state.nonfinite_step)
+    )
+    state = jax.tree.map(lambda good, bad: jnp.where(finite, good, bad), stepped, failed)
+    return state.replace(step=state.step + 1), value
+
+  return train_step
+
+
+def make_predict_step(
+    *, model: nn.Module, preprocess: Callable, loss: Loss
+) -> Callable[[PyTree, Data, Int[Array, "batch"]], tuple[Float[Array, "batch height width"], Float[Array, "batch"]]]:
+  """Makes `predict_step(variables, data, indices) -> (probabilities, losses)`.
+
+  Probabilities are on the data's own grid: the logits are resized to it, so that results at different input sizes are
+  scored against the same truth. Losses are those of training, per example, at the network's resolution.
+  """
+
+  def predict_step(variables: PyTree, data: Data, indices: Int[Array, "batch"]):
+    batch = _gather(data, indices)
+    images, masks = preprocess(batch)
+    logits = model.apply(variables, images, train=False)
+    return jax.nn.sigmoid(resize(logits, batch["image"].shape[1]))[..., 0], loss(logits, masks)
+
+  return predict_step

@@ -1,0 +1,86 @@
+"""Trains and evaluates tumour segmentation of brain MRI slices.
+
+  python launch.py --config=configs/seg.py:phantom                        try it on synthetic data
+  python launch.py --config=configs/seg.py --config.data.root=DIR         the real data; DIR holds kaggle_3m/
+  python launch.py --config=configs/seg.py:small --config.split.fold=7    any field of the configuration as a flag
+
+Fields are listed, with their meaning, in configs/common.py; presets at the top of each configuration file.
+For research only, never clinical use.
+"""
+
+import pathlib
+import re
+import sys
+
+from absl import app, flags, logging
+from ml_collections import ConfigDict, config_flags
+
+from bt_jax import experiment
+from bt_jax.errors import UserError
+from bt_jax.training.loop import Stopped
+
+_MODES = {
+    "build": lambda config, workdir: print(f"built in {experiment.build(config).data_path}"),
+    "train": experiment.train,
+    "evaluate": experiment.evaluate,
+}
+
+_CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file and preset, e.g. configs/seg.py:small.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default one under runs/, named after it.")
+_MODE = flags.DEFINE_enum("mode", "train", list(_MODES), "build: the data set; train: and evaluate; evaluate: again.")
+
+
+def _parse(argv: list[str]) -> list[str]:
+  """Parses the flags; a mistake in them is told in one line."""
+  try:
+    rest = flags.FLAGS(argv)
+    if len(rest) > 1:
+      raise UserError(f"{rest[1]!r} is not a flag: flags are --config, --config.<field>=value, --workdir and --mode")
+    if _CONFIG.value is None:
+      raise UserError("no configuration: pass e.g. --config=configs/seg.py:phantom")
+    _CONFIG.value.lock()  # a file that is not there is told on the first touch
+    return rest
+  except (AttributeError, KeyError):
+    _fail(_misspelt(argv))
+  except (UserError, flags.Error, OSError, TypeError, ValueError) as error:
+    _fail(" ".join(str(error).split()))
+
+
+def _misspelt(argv: list[str]) -> str:
+  known = _fields(flags.FLAGS["config"].parser.parse(next(a for a in argv if a.startswith("--config=")).partition("=")[2]))
+  asked = [match[1] for argument in argv if (match := re.match(r"--?config\.([^=]+)", argument))]
+  wrong = next((name for name in asked if name not in known), asked[0])
+  return f"there is no field {wrong!r} in the configuration: there are {', '.join(known)}"
+
+
+def _fields(config: ConfigDict, prefix: str = "") -> list[str]:
+  names = []
+  for name in config:
+    names += _fields(config[name], f"{prefix}{name}.") if isinstance(config[name], ConfigDict) else [prefix + name]
+  return names
+
+
+def _fail(message: str) -> None:
+  sys.exit(f"error: {message}")
+
+
+def main(argv: list[str]) -> None:
+  """Runs the mode."""
+  del argv
+  if not flags.FLAGS["verbosity"].present:
+    logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every save otherwise
+  workdir = pathlib.Path(_WORKDIR.value or experiment.default_workdir(_CONFIG.value))
+  try:
+    _MODES[_MODE.value](_CONFIG.value, workdir)
+  except UserError as error:
+    _fail(str(error))
+  except Stopped as stop:
+    print(stop)
+    sys.exit(stop.exit_code)
+  except KeyboardInterrupt:
+    print("stopped; the same command starts again from what is saved")
+    sys.exit(130)
+
+
+if __name__ == "__main__":
+  app.run(main, flags_parser=_parse)

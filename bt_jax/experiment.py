@@ -305,9 +305,8 @@ def _predict(
   losses = np.empty(len(slices), np.float32)
   batches = feed.eval_batches(len(slices), config.eval.batch_size)
   for indices, valid in tqdm(list(batches), desc="predicting", unit="batch", leave=False):
-    places = indices[:valid]
-    predicted, loss = parts.predict_step(variables, data, indices)
-    probabilities[places], losses[places] = np.asarray(predicted)[:valid], np.asarray(loss)[:valid]
+    predicted, loss = parts.predict_step(variables, data, indices, valid)
+    probabilities[indices[valid]], losses[indices[valid]] = np.asarray(predicted)[valid], np.asarray(loss)[valid]
   return probabilities, losses
 
 

@@ -22,30 +22,44 @@ def bce(logits: Logits, masks: Masks) -> Float[Array, "batch"]:
   return optax.sigmoid_binary_cross_entropy(logits, masks).mean(_PIXELS)
 
 
-def dice(logits: Logits, masks: Masks, *, smooth: float) -> Float[Array, "batch"]:
+def _pool(pooled: bool, *sums: Float[Array, "batch"]) -> list[Float[Array, "batch"]]:
+  """The sums as they are or, pooled, each replaced by the sum over the batch."""
+  return [jnp.broadcast_to(part.sum(), part.shape) if pooled else part for part in sums]
+
+
+def dice(logits: Logits, masks: Masks, *, smooth: float, pooled: bool) -> Float[Array, "batch"]:
   """1 - (2 sum(p m) + smooth) / (sum p + sum m + smooth), soft Dice (Milletari et al. 2016, arXiv:1606.04797); 0..1."""
   probabilities = jax.nn.sigmoid(logits)
-  overlap = (probabilities * masks).sum(_PIXELS)
-  total = probabilities.sum(_PIXELS) + masks.sum(_PIXELS)
+  overlap, total = _pool(pooled, (probabilities * masks).sum(_PIXELS), (probabilities + masks).sum(_PIXELS))
   return 1 - (2 * overlap + smooth) / (total + smooth)
 
 
-def bce_dice(logits: Logits, masks: Masks, *, smooth: float) -> Float[Array, "batch"]:
+def bce_dice(logits: Logits, masks: Masks, *, smooth: float, pooled: bool) -> Float[Array, "batch"]:
   """The sum of `bce` and `dice`."""
-  return bce(logits, masks) + dice(logits, masks, smooth=smooth)
+  return bce(logits, masks) + dice(logits, masks, smooth=smooth, pooled=pooled)
 
 
 def focal_tversky(
-    logits: Logits, masks: Masks, *, fp_weight: float, fn_weight: float, exponent: float, smooth: float
+    logits: Logits,
+    masks: Masks,
+    *,
+    fp_weight: float,
+    fn_weight: float,
+    exponent: float,
+    smooth: float,
+    pooled: bool,
 ) -> Float[Array, "batch"]:
   """(1 - TI) ** exponent with TI = (TP + smooth) / (TP + fp_weight FP + fn_weight FN + smooth); 0..1.
 
   Abraham and Khan (2018, arXiv:1810.07842), with their 1/gamma called `exponent`. Counts are soft.
   """
   probabilities = jax.nn.sigmoid(logits)
-  true_positive = (probabilities * masks).sum(_PIXELS)
-  false_positive = (probabilities * (1 - masks)).sum(_PIXELS)
-  false_negative = ((1 - probabilities) * masks).sum(_PIXELS)
+  true_positive, false_positive, false_negative = _pool(
+      pooled,
+      (probabilities * masks).sum(_PIXELS),
+      (probabilities * (1 - masks)).sum(_PIXELS),
+      ((1 - probabilities) * masks).sum(_PIXELS),
+  )
   errors = fp_weight * false_positive + fn_weight * false_negative
   # errors / (...) is 1 - TI without cancellation. Below 1 the power's slope is infinite at 0, where a confident and
   # right slice arrives: the floor makes it 0 there.
@@ -53,7 +67,7 @@ def focal_tversky(
   return distance**exponent
 
 
-def make_loss(*, name: str, fp_weight: float, fn_weight: float, exponent: float, smooth: float) -> Loss:
+def make_loss(*, name: str, fp_weight: float, fn_weight: float, exponent: float, smooth: float, pooled: bool) -> Loss:
   """The loss of this name; it takes what it needs of the other arguments.
 
   Args:
@@ -61,17 +75,19 @@ def make_loss(*, name: str, fp_weight: float, fn_weight: float, exponent: float,
     fp_weight: of false positives, in `focal_tversky`.
     fn_weight: of false negatives, in `focal_tversky`.
     exponent: in `focal_tversky`.
-    smooth: pixels added to both sides of the fraction in all but `bce`.
+    smooth: pixels added to both sides of the fraction, in all but `bce`.
+    pooled: take the fraction of the batch's sums rather than of each slice's, in all but `bce`. Most slices are empty,
+      and an empty slice alone says nothing about overlap. Every example then has the batch's value.
 
   Raises:
     UserError: no such loss.
   """
   losses = {
       "bce": bce,
-      "dice": functools.partial(dice, smooth=smooth),
-      "bce_dice": functools.partial(bce_dice, smooth=smooth),
+      "dice": functools.partial(dice, smooth=smooth, pooled=pooled),
+      "bce_dice": functools.partial(bce_dice, smooth=smooth, pooled=pooled),
       "focal_tversky": functools.partial(
-          focal_tversky, fp_weight=fp_weight, fn_weight=fn_weight, exponent=exponent, smooth=smooth
+          focal_tversky, fp_weight=fp_weight, fn_weight=fn_weight, exponent=exponent, smooth=smooth, pooled=pooled
       ),
   }
   if name not in losses:

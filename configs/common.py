@@ -38,6 +38,7 @@ def get_config() -> ConfigDict:
   config.loss = ConfigDict()
   config.loss.name = "bce_dice"  # bce, dice, bce_dice, focal_tversky
   config.loss.smooth = 1.0  # pixels added to both sides of the fraction, in all but bce
+  config.loss.pooled = True  # one fraction for the batch rather than one for each slice, in all but bce
   config.loss.fp_weight = 0.3  # focal_tversky: weight of false positives
   config.loss.fn_weight = 0.7  # focal_tversky: weight of false negatives
   config.loss.exponent = 0.75  # focal_tversky: power of 1 - Tversky index

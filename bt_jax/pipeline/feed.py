@@ -24,11 +24,11 @@ def train_indices(*, seed: int, step: int, batch_size: int, size: int) -> np.nda
   return np.array([_permutation(seed, place // size, size)[place % size] for place in places.tolist()], np.int32)
 
 
-def eval_batches(size: int, batch_size: int) -> Iterator[tuple[np.ndarray, int]]:
-  """Every slice once, in order: (int32 [batch_size], how many of them count); the last batch is padded with slice 0."""
+def eval_batches(size: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+  """Every slice once, in order: (indices int32 [batch_size], valid bool [batch_size]); the last batch is padded."""
   for start in range(0, size, batch_size):
-    indices = np.arange(start, min(start + batch_size, size), dtype=np.int32)
-    yield np.pad(indices, (0, batch_size - len(indices))), len(indices)
+    indices = np.arange(start, start + batch_size, dtype=np.int32)
+    yield np.where(indices < size, indices, 0), indices < size
 
 
 def resident(slices: Slices, sharding: jax.sharding.Sharding) -> dict[str, jax.Array]:

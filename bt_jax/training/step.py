@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from bt_jax.losses import Loss
 from bt_jax.pipeline.preprocess import Augment, resize
@@ -77,17 +77,22 @@ def make_train_step(
 
 def make_predict_step(
     *, model: nn.Module, preprocess: Callable, loss: Loss
-) -> Callable[[PyTree, Data, Int[Array, "batch"]], tuple[Float[Array, "batch height width"], Float[Array, "batch"]]]:
-  """Makes `predict_step(variables, data, indices) -> (probabilities, losses)`.
+) -> Callable:
+  """Makes `predict_step(variables, data, indices, valid) -> (probabilities, losses)`.
 
   Probabilities are on the data's own grid: the logits are resized to it, so that results at different input sizes are
-  scored against the same truth. Losses are those of training, per example, at the network's resolution.
+  scored against the same truth. Losses are those of training, per example, at the network's resolution; examples that
+  are not `valid` are padding, which counts for nothing in them.
   """
 
-  def predict_step(variables: PyTree, data: Data, indices: Int[Array, "batch"]):
+  def predict_step(
+      variables: PyTree, data: Data, indices: Int[Array, "batch"], valid: Bool[Array, "batch"]
+  ) -> tuple[Float[Array, "batch height width"], Float[Array, "batch"]]:
     batch = _gather(data, indices)
     images, masks = preprocess(batch)
     logits = model.apply(variables, images, train=False)
-    return jax.nn.sigmoid(resize(logits, batch["image"].shape[1]))[..., 0], loss(logits, masks)
+    real = valid[:, None, None, None]
+    losses = loss(jnp.where(real, logits, -1e9), jnp.where(real, masks, 0))  # padding: surely nothing, and nothing there
+    return jax.nn.sigmoid(resize(logits, batch["image"].shape[1]))[..., 0], losses
 
   return predict_step

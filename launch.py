@@ -20,9 +20,9 @@ from bt_jax.errors import UserError
 from bt_jax.training.loop import Stopped
 
 _MODES = {
-    "build": lambda config, workdir: print(f"built in {experiment.build(config).data_path}"),
-    "train": experiment.train,
-    "evaluate": experiment.evaluate,
+  "build": lambda config, workdir: print(f"built in {experiment.build(config).data_path}"),
+  "train": experiment.train,
+  "evaluate": experiment.evaluate,
 }
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file and preset, e.g. configs/seg.py:small.")
@@ -47,7 +47,9 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def _misspelt(argv: list[str]) -> str:
-  known = _fields(flags.FLAGS["config"].parser.parse(next(a for a in argv if a.startswith("--config=")).partition("=")[2]))
+  known = _fields(
+    flags.FLAGS["config"].parser.parse(next(a for a in argv if a.startswith("--config=")).partition("=")[2])
+  )
   asked = [match[1] for argument in argv if (match := re.match(r"--?config\.([^=]+)", argument))]
   wrong = next((name for name in asked if name not in known), asked[0])
   return f"there is no field {wrong!r} in the configuration: there are {', '.join(known)}"

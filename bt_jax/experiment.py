@@ -46,10 +46,15 @@ _PLACES = ("data.root", "data.dir")  # fields that may differ between two starts
 
 def build(config: ConfigDict) -> store.Builder:
   """Opens the data set of a configuration, building it first if need be."""
+  return store.open_or_build(_variant(config), root=config.data.root, data_dir=config.data.dir)
+
+
+def _variant(config: ConfigDict) -> str:
+  """The builder configuration that holds the data."""
   variant = {"phantom": "phantom", "lgg": "full" if config.data.expect_full else "partial"}
   if config.data.name not in variant:
     raise UserError(f"data.name is {config.data.name!r}, expected one of {', '.join(variant)}")
-  return store.open_or_build(variant[config.data.name], root=config.data.root, data_dir=config.data.dir)
+  return variant[config.data.name]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,12 +73,15 @@ def make_parts(config: ConfigDict) -> Parts:
   """Makes the parts; raises UserError for the first field that cannot be."""
   if config.train.deterministic:
     os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
+  _variant(config)
   mesh = parallel.make_mesh()
   for name, size in (("train.batch_size", config.train.batch_size), ("eval.batch_size", config.eval.batch_size)):
     parallel.check_batch_size(mesh, name, size)
   for name, value in (("train.epochs", config.train.epochs), ("model.width", config.model.width)):
     if value < 1:
       raise UserError(f"{name} is {value}, expected 1 or more")
+  if config.eval.threshold is not None and not 0 <= config.eval.threshold <= 1:
+    raise UserError(f"eval.threshold is {config.eval.threshold}, expected 0 to 1")
   splits.check_choice(kind=config.split.kind, fold=config.split.fold)
   if config.model.name not in MODELS:
     raise UserError(f"model.name is {config.model.name!r}, expected one of {', '.join(MODELS)}")
@@ -83,22 +91,22 @@ def make_parts(config: ConfigDict) -> Parts:
     raise UserError(f"train.score is {config.train.score!r}, expected one of {', '.join(SCORES)}")
   check_size(config.data.size, config.model.depth)
   model = MODELS[config.model.name](
-      width=config.model.width, depth=config.model.depth, dtype=_DTYPES[config.model.dtype]
+    width=config.model.width, depth=config.model.depth, dtype=_DTYPES[config.model.dtype]
   )
   preprocess = make_preprocess(size=config.data.size, normalize=config.data.normalize)
   loss = make_loss(**config.loss)
 
   def optimizer(steps_per_epoch: int) -> tuple[optax.Schedule, optax.GradientTransformation]:
     schedule = make_schedule(
-        learning_rate=config.train.learning_rate,
-        warmup_steps=round(config.train.warmup_epochs * steps_per_epoch),
-        steps=config.train.epochs * steps_per_epoch,
+      learning_rate=config.train.learning_rate,
+      warmup_steps=round(config.train.warmup_epochs * steps_per_epoch),
+      steps=config.train.epochs * steps_per_epoch,
     )
     return schedule, make_optimizer(
-        schedule,
-        name=config.train.optimizer,
-        momentum=config.train.momentum,
-        weight_decay=config.train.weight_decay,
+      schedule,
+      name=config.train.optimizer,
+      momentum=config.train.momentum,
+      weight_decay=config.train.weight_decay,
     )
 
   optimizer(1)  # so that a wrong name is told now
@@ -187,10 +195,16 @@ def _claim(config: ConfigDict, workdir: pathlib.Path, *, may_differ: tuple[str, 
     now = json.loads(json.dumps(config.to_dict()))
     if path.is_file():
       here, there = _flat(now), _flat(json.loads(path.read_text(encoding="utf-8")))
-      differ = [name for name in sorted(here.keys() | there.keys()) if name not in may_differ and here.get(name) != there.get(name)]
+      differ = [
+        name
+        for name in sorted(here.keys() | there.keys())
+        if name not in may_differ and here.get(name) != there.get(name)
+      ]
       if differ:
         told = ", ".join(f"{name} ({there.get(name)!r} there, {here.get(name)!r} now)" for name in differ)
-        raise UserError(f"{workdir} holds the run of another configuration, which differs in {told}: choose another --workdir")
+        raise UserError(
+          f"{workdir} holds the run of another configuration, which differs in {told}: choose another --workdir"
+        )
     else:
       files.write_json(path, now)
     yield
@@ -213,7 +227,9 @@ def _write_split(data: Data, workdir: pathlib.Path) -> None:
 def _train(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Data) -> None:
   size = len(data.split.train)
   steps_per_epoch = -(-size // config.train.batch_size)
-  plan = loop.Plan(config.train.epochs * steps_per_epoch, steps_per_epoch, config.train.batch_size, config.train.patience)
+  plan = loop.Plan(
+    config.train.epochs * steps_per_epoch, steps_per_epoch, config.train.batch_size, config.train.patience
+  )
   schedule, optimizer = parts.optimizer(steps_per_epoch)
   state = _first_state(config, parts, optimizer)
   latest, best = (Checkpoints(workdir / "checkpoints" / name) for name in ("latest", "best"))
@@ -233,16 +249,16 @@ def _train(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Data) 
   validation = data.read("validation")
   validation_data = feed.resident(validation, everywhere)
   compiled = parallel.compile_train_step(
-      make_train_step(
-          model=parts.model,
-          preprocess=parts.preprocess,
-          augment=make_augment(**config.augment),
-          loss=parts.loss,
-          optimizer=optimizer,
-          ema_decay=config.train.ema_decay,
-          seed=config.train.seed,
-      ),
-      parts.mesh,
+    make_train_step(
+      model=parts.model,
+      preprocess=parts.preprocess,
+      augment=make_augment(**config.augment),
+      loss=parts.loss,
+      optimizer=optimizer,
+      ema_decay=config.train.ema_decay,
+      seed=config.train.seed,
+    ),
+    parts.mesh,
   )
 
   def step(state: TrainState, number: int) -> tuple[TrainState, jax.Array]:
@@ -266,21 +282,21 @@ def _train(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Data) 
       board.flush()
 
     loop.train(
-        state,
-        history,
-        plan=plan,
-        step=step,
-        validate=validate,
-        learning_rate=schedule,
-        latest=latest,
-        best=best,
-        record={
-            **data.names,
-            "split_hash": data.split.hash,
-            "config": config.to_dict(),
-            "bt_jax": bt_jax.__version__,
-        },
-        report=report,
+      state,
+      history,
+      plan=plan,
+      step=step,
+      validate=validate,
+      learning_rate=schedule,
+      latest=latest,
+      best=best,
+      record={
+        **data.names,
+        "split_hash": data.split.hash,
+        "config": config.to_dict(),
+        "bt_jax": bt_jax.__version__,
+      },
+      report=report,
     )
   for checkpoints in (latest, best):
     checkpoints.close()
@@ -288,17 +304,17 @@ def _train(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Data) 
 
 def _first_state(config: ConfigDict, parts: Parts, optimizer: optax.GradientTransformation) -> TrainState:
   state = init_state(
-      parts.model,
-      optimizer,
-      size=config.data.size,
-      seed=config.train.seed,
-      average=config.train.ema_decay > 0,
+    parts.model,
+    optimizer,
+    size=config.data.size,
+    seed=config.train.seed,
+    average=config.train.ema_decay > 0,
   )
   return jax.device_put(state, parallel.replicated(parts.mesh))
 
 
 def _predict(
-    config: ConfigDict, parts: Parts, variables: PyTree, slices: Slices, data: dict[str, jax.Array]
+  config: ConfigDict, parts: Parts, variables: PyTree, slices: Slices, data: dict[str, jax.Array]
 ) -> tuple[np.ndarray, np.ndarray]:
   """Probabilities, float32 [slices, 256, 256], and losses, float32 [slices]."""
   probabilities = np.empty(slices.mask.shape[:3], np.float32)
@@ -335,26 +351,26 @@ def _evaluate(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Dat
   masks = predict_masks(probabilities, test, threshold=threshold, largest_component=largest)
   rows = slice_rows(test, probabilities, masks, data=data.title, split=data.split.name)
   summary = {
-      **data.names,
-      "synthetic": data.builder.builder_config.synthetic,
-      "split_hash": data.split.hash,
-      "parts": {part: len(getattr(data.split, part)) for part in splits.PARTS},
-      "threshold": threshold,
-      "threshold_from": "chosen on the validation part" if chosen else "from the configuration",
-      "largest_component": largest,
-      "checkpoint": {"step": record["step"], "arrays_sha256": record["arrays_sha256"]},
-      "versions": {"bt_jax": bt_jax.__version__, "jax": jax.__version__},
-      "devices": _devices(),
-      "test": summarize(rows),
+    **data.names,
+    "synthetic": data.builder.builder_config.synthetic,
+    "split_hash": data.split.hash,
+    "parts": {part: len(getattr(data.split, part)) for part in splits.PARTS},
+    "threshold": threshold,
+    "threshold_from": "chosen on the validation part" if chosen else "from the configuration",
+    "largest_component": largest,
+    "checkpoint": {"step": record["step"], "arrays_sha256": record["arrays_sha256"]},
+    "versions": {"bt_jax": bt_jax.__version__, "jax": jax.__version__},
+    "devices": _devices(),
+    "test": summarize(rows),
   }
   table, title = results_table(summary), heading(summary)
   written = [
-      files.write_csv(workdir / "slices.csv", rows),
-      files.write_csv(workdir / "patients.csv", patient_rows(rows)),
-      files.write_json(workdir / "summary.json", summary),
-      files.write_bytes(workdir / "table.txt", f"{table}\n".encode()),
-      figures.save_curves(workdir / "figures/curves.png", record["history"], title=title, score=config.train.score),
-      *figures.save_overlays(workdir / "figures", test, masks, rows, title=title),
+    files.write_csv(workdir / "slices.csv", rows),
+    files.write_csv(workdir / "patients.csv", patient_rows(rows)),
+    files.write_json(workdir / "summary.json", summary),
+    files.write_bytes(workdir / "table.txt", f"{table}\n".encode()),
+    figures.save_curves(workdir / "figures/curves.png", record["history"], title=title, score=config.train.score),
+    *figures.save_overlays(workdir / "figures", test, masks, rows, title=title),
   ]
   print(f"\n{table}\n\nwritten:\n" + "\n".join(f"  {path}" for path in written))
   print(f"curves while training: tensorboard --logdir={workdir / 'tensorboard'}")

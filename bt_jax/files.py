@@ -14,11 +14,14 @@ def write_bytes(path: str | pathlib.Path, content: bytes) -> pathlib.Path:
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   aside = path.with_name(f".{path.name}.incomplete")
-  with open(aside, "wb") as file:
-    file.write(content)
-    file.flush()
-    os.fsync(file.fileno())
-  aside.replace(path)
+  try:
+    with open(aside, "wb") as file:
+      file.write(content)
+      file.flush()
+      os.fsync(file.fileno())
+    aside.replace(path)
+  finally:
+    aside.unlink(missing_ok=True)
   return path
 
 

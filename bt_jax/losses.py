@@ -40,14 +40,14 @@ def bce_dice(logits: Logits, masks: Masks, *, smooth: float, pooled: bool) -> Fl
 
 
 def focal_tversky(
-    logits: Logits,
-    masks: Masks,
-    *,
-    fp_weight: float,
-    fn_weight: float,
-    exponent: float,
-    smooth: float,
-    pooled: bool,
+  logits: Logits,
+  masks: Masks,
+  *,
+  fp_weight: float,
+  fn_weight: float,
+  exponent: float,
+  smooth: float,
+  pooled: bool,
 ) -> Float[Array, "batch"]:
   """(1 - TI) ** exponent with TI = (TP + smooth) / (TP + fp_weight FP + fn_weight FN + smooth); 0..1.
 
@@ -55,10 +55,10 @@ def focal_tversky(
   """
   probabilities = jax.nn.sigmoid(logits)
   true_positive, false_positive, false_negative = _pool(
-      pooled,
-      (probabilities * masks).sum(_PIXELS),
-      (probabilities * (1 - masks)).sum(_PIXELS),
-      ((1 - probabilities) * masks).sum(_PIXELS),
+    pooled,
+    (probabilities * masks).sum(_PIXELS),
+    (probabilities * (1 - masks)).sum(_PIXELS),
+    ((1 - probabilities) * masks).sum(_PIXELS),
   )
   errors = fp_weight * false_positive + fn_weight * false_negative
   # errors / (...) is 1 - TI without cancellation. Below 1 the power's slope is infinite at 0, where a confident and
@@ -83,12 +83,12 @@ def make_loss(*, name: str, fp_weight: float, fn_weight: float, exponent: float,
     UserError: no such loss.
   """
   losses = {
-      "bce": bce,
-      "dice": functools.partial(dice, smooth=smooth, pooled=pooled),
-      "bce_dice": functools.partial(bce_dice, smooth=smooth, pooled=pooled),
-      "focal_tversky": functools.partial(
-          focal_tversky, fp_weight=fp_weight, fn_weight=fn_weight, exponent=exponent, smooth=smooth, pooled=pooled
-      ),
+    "bce": bce,
+    "dice": functools.partial(dice, smooth=smooth, pooled=pooled),
+    "bce_dice": functools.partial(bce_dice, smooth=smooth, pooled=pooled),
+    "focal_tversky": functools.partial(
+      focal_tversky, fp_weight=fp_weight, fn_weight=fn_weight, exponent=exponent, smooth=smooth, pooled=pooled
+    ),
   }
   if name not in losses:
     raise UserError(f"loss.name is {name!r}, expected one of {', '.join(losses)}")

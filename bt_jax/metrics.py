@@ -64,4 +64,12 @@ def accuracy(counts: Counts, *, empty: float) -> Float[np.ndarray, "*shape"]:
 
 
 # The names of the paper's tables; SI and F1 are Dice under other names.
-METRICS = {"dice": dice, "iou": iou, "si": dice, "accuracy": accuracy, "precision": precision, "recall": recall, "f1": dice}
+METRICS = {
+  "dice": dice,
+  "iou": iou,
+  "si": dice,
+  "accuracy": accuracy,
+  "precision": precision,
+  "recall": recall,
+  "f1": dice,
+}

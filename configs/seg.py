@@ -18,7 +18,9 @@ PRESETS = ("", "small", "phantom")
 def get_config(preset: str = "") -> ConfigDict:
   """The configuration of a preset; raises UserError where there is none of that name."""
   if preset not in PRESETS:
-    raise UserError(f"configs/seg.py has no preset {preset!r}: there are {', '.join(filter(None, PRESETS))}, or none at all")
+    raise UserError(
+      f"configs/seg.py has no preset {preset!r}: there are {', '.join(filter(None, PRESETS))}, or none at all"
+    )
   config = common.get_config()
   config.preset = preset
   if preset == "":

@@ -20,9 +20,9 @@ FULL_PATIENTS = 110
 FULL_SLICES = 3929
 
 HOW_TO_GET = (
-    "expected DIR/kaggle_3m/<case>/<case>_<slice>.tif with <case>_<slice>_mask.tif beside each and DIR/kaggle_3m/data.csv; "
-    "get it with `kaggle datasets download mateuszbuda/lgg-mri-segmentation --unzip -p DIR` and pass "
-    "--config.data.root=DIR, or try everything on synthetic data with --config=configs/seg.py:phantom"
+  "expected DIR/kaggle_3m/<case>/<case>_<slice>.tif with <case>_<slice>_mask.tif beside each and DIR/kaggle_3m/data.csv; "
+  "get it with `kaggle datasets download mateuszbuda/lgg-mri-segmentation --unzip -p DIR` and pass "
+  "--config.data.root=DIR, or try everything on synthetic data with --config=configs/seg.py:phantom"
 )
 
 _CASE = re.compile(r"(?P<patient>[^_]+_(?P<site>[^_]+)_[^_]+)_\d{8}")
@@ -88,8 +88,8 @@ def read_tree(root: str | pathlib.Path | None, *, expect_full: bool) -> Tree:
   slices = sum(len(case.slices) for case in cases)
   if expect_full and (len(patients), slices) != (FULL_PATIENTS, FULL_SLICES):
     raise UserError(
-        f"{path} holds {len(patients)} patients and {slices} slices, expected {FULL_PATIENTS} and {FULL_SLICES}: "
-        "unpack the archive again, or accept a part of it with --config.data.expect_full=False"
+      f"{path} holds {len(patients)} patients and {slices} slices, expected {FULL_PATIENTS} and {FULL_SLICES}: "
+      "unpack the archive again, or accept a part of it with --config.data.expect_full=False"
     )
   clinical = read_clinical(path / "data.csv", patients)
   return Tree(path, cases, clinical, _fingerprint(path, cases))
@@ -107,8 +107,8 @@ def _find_cases(path: pathlib.Path) -> tuple[Case, ...]:
       raise UserError(f"{folder} is not named like a case (TCGA_CS_4941_19960909) but holds .tif files: move it away")
     if folder.name in cases:
       raise UserError(
-          f"the case {folder.name} is there twice, in {cases[folder.name][0]} and in {folder}: keep one copy, or point "
-          "--config.data.root at one (the published archive holds the tree twice)"
+        f"the case {folder.name} is there twice, in {cases[folder.name][0]} and in {folder}: keep one copy, or point "
+        "--config.data.root at one (the published archive holds the tree twice)"
       )
     cases[folder.name] = folder, Case(folder.name, match["patient"], match["site"], _pair(folder, files))
   return tuple(case for _, case in cases.values())
@@ -126,7 +126,9 @@ def _pair(folder: pathlib.Path, files: list[pathlib.Path]) -> tuple[SliceFiles, 
   if lonely := sorted(images.keys() - masks.keys()):
     raise UserError(f"{images[lonely[0]]} has no mask: expected {images[lonely[0]].stem}_mask.tif beside it")
   if lonely := sorted(masks.keys() - images.keys()):
-    raise UserError(f"{masks[lonely[0]]} has no image: expected {masks[lonely[0]].stem.removesuffix('_mask')}.tif beside it")
+    raise UserError(
+      f"{masks[lonely[0]]} has no image: expected {masks[lonely[0]].stem.removesuffix('_mask')}.tif beside it"
+    )
   return tuple(SliceFiles(number, images[number], masks[number]) for number in sorted(images))
 
 
@@ -153,7 +155,9 @@ def read_clinical(path: pathlib.Path, patients: set[str]) -> dict[str, dict[str,
   header = text.partition("\n")[0]
   rows = csv.DictReader(text.splitlines(), delimiter=";" if header.count(";") > header.count(",") else ",")
   if missing := [name for name in ("Patient", *CLINICAL_FIELDS) if name not in (rows.fieldnames or ())]:
-    raise UserError(f"{path} lacks the column {missing[0]} (it starts with {header[:60]!r}): copy it from the archive again")
+    raise UserError(
+      f"{path} lacks the column {missing[0]} (it starts with {header[:60]!r}): copy it from the archive again"
+    )
   clinical = {}
   for row in rows:
     try:
@@ -161,7 +165,9 @@ def read_clinical(path: pathlib.Path, patients: set[str]) -> dict[str, dict[str,
     except ValueError as error:
       raise UserError(f"{path}, line {rows.line_num}: {error}; expected a whole number or nothing") from error
   if missing := sorted(patients - clinical.keys()):
-    raise UserError(f"{path} has no row for {missing[0]} ({len(missing)} of {len(patients)} patients missing): copy it from the archive again")
+    raise UserError(
+      f"{path} has no row for {missing[0]} ({len(missing)} of {len(patients)} patients missing): copy it from the archive again"
+    )
   return clinical
 
 
@@ -185,8 +191,8 @@ def _read_tiff(path: pathlib.Path, mode: str) -> np.ndarray:
       if (image.format, image.mode, image.size) != ("TIFF", mode, (SLICE_SIZE, SLICE_SIZE)):
         width, height = image.size
         raise UserError(
-            f"{path} is a {image.format} of {width}x{height} pixels in mode {image.mode}, expected a TIFF of "
-            f"{SLICE_SIZE}x{SLICE_SIZE} in mode {mode} (8 bits a channel): restore it from the archive"
+          f"{path} is a {image.format} of {width}x{height} pixels in mode {image.mode}, expected a TIFF of "
+          f"{SLICE_SIZE}x{SLICE_SIZE} in mode {mode} (8 bits a channel): restore it from the archive"
         )
       return np.asarray(image)
   except UserError:

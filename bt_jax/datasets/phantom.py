@@ -24,9 +24,9 @@ _NO_POST_EVERY, _NO_PRE_EVERY = 11, 17  # about as often as in the real set
 # Intensities in 0..1 of CSF, grey matter, white matter, lesion and the lesion's enhancing core, by channel.
 _CSF, _GREY, _WHITE, _LESION, _CORE = range(5)
 _INTENSITY = {
-    "pre": np.array([0.15, 0.45, 0.60, 0.38, 0.36]),
-    "flair": np.array([0.10, 0.50, 0.42, 0.80, 0.74]),
-    "post": np.array([0.17, 0.48, 0.62, 0.42, 0.85]),
+  "pre": np.array([0.15, 0.45, 0.60, 0.38, 0.36]),
+  "flair": np.array([0.10, 0.50, 0.42, 0.80, 0.74]),
+  "post": np.array([0.17, 0.48, 0.62, 0.42, 0.85]),
 }
 
 
@@ -63,7 +63,7 @@ def write_tree(root: str | pathlib.Path, *, patients: int = PATIENTS, slices: in
     rng = np.random.default_rng([seed, index])
     count = int(rng.integers(slices - slices // 4, slices + slices // 4 + 1))
     images, masks = make_volume(
-        rng, count, has_pre=(index + 1) % _NO_PRE_EVERY != 0, has_post=(index + 1) % _NO_POST_EVERY != 0
+      rng, count, has_pre=(index + 1) % _NO_PRE_EVERY != 0, has_post=(index + 1) % _NO_POST_EVERY != 0
     )
     case = f"{patient_name(index)}_{_DATE}"
     (aside / case).mkdir()
@@ -79,12 +79,14 @@ def write_tree(root: str | pathlib.Path, *, patients: int = PATIENTS, slices: in
 
 def _clinical(rng: np.random.Generator) -> list[int | str]:
   """Made-up fields, about one in ten of them empty."""
-  fields = [int(rng.integers(20, 75)) if name.startswith("age") else int(rng.integers(1, 4)) for name in CLINICAL_FIELDS]
+  fields = [
+    int(rng.integers(20, 75)) if name.startswith("age") else int(rng.integers(1, 4)) for name in CLINICAL_FIELDS
+  ]
   return ["" if rng.random() < 0.1 else field for field in fields]
 
 
 def make_volume(
-    rng: np.random.Generator, slices: int, *, has_pre: bool = True, has_post: bool = True
+  rng: np.random.Generator, slices: int, *, has_pre: bool = True, has_post: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
   """One synthetic volume.
 

@@ -83,17 +83,23 @@ def _random_split(index: Sequence[SliceId], seed: int) -> Split:
   share = math.ceil(RANDOM_TEST_SHARE * len(index))
   order = np.random.default_rng(seed).permutation(len(index))
   chosen = {"test": order[:share], "validation": order[share : 2 * share], "train": order[2 * share :]}
-  return Split(RANDOM_NAME, True, **{part: tuple(index[at].id for at in sorted(places)) for part, places in chosen.items()})
+  return Split(
+    RANDOM_NAME, True, **{part: tuple(index[at].id for at in sorted(places)) for part, places in chosen.items()}
+  )
 
 
 def _check(split: Split, index: Sequence[SliceId]) -> None:
   for part in PARTS:
     if not getattr(split, part):
       folds = sorted({entry.fold for entry in index})
-      raise UserError(f"the {part} part of {split.name} is empty: this data set has patients in the folds {folds}, choose by --config.split.fold")
+      raise UserError(
+        f"the {part} part of {split.name} is empty: this data set has patients in the folds {folds}, choose by --config.split.fold"
+      )
   patient = {entry.id: entry.patient for entry in index}
   seen: dict[str, str] = {}
   for part in PARTS:
     for name in getattr(split, part):
       if seen.setdefault(patient[name], part) != part and not split.leaky:
-        raise UserError(f"{patient[name]} is in the {seen[patient[name]]} and the {part} part of {split.name}: that leaks")
+        raise UserError(
+          f"{patient[name]} is in the {seen[patient[name]]} and the {part} part of {split.name}: that leaks"
+        )

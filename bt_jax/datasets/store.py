@@ -61,8 +61,8 @@ def open_or_build(variant: str, *, root: str | None, data_dir: str | None) -> Bu
         _build(builder, root)
   except OSError as error:
     raise UserError(
-        f"cannot build the data set in {target.parent}: {error.strerror or error}; nothing half built stays there, free "
-        "some space or choose another folder with --config.data.dir"
+      f"cannot build the data set in {target.parent}: {error.strerror or error}; nothing half built stays there, free "
+      "some space or choose another folder with --config.data.dir"
     ) from error
   return builder
 
@@ -74,9 +74,9 @@ def _build(builder: Builder, root: str | None) -> None:
   tfds.disable_progress_bar()  # one bar over all slices instead of several for each fold
   try:
     builder.download_and_prepare(
-        download_config=tfds.download.DownloadConfig(
-            manual_dir=kaggle_tree.find_tree(root), try_download_gcs=False, verify_ssl=True
-        )
+      download_config=tfds.download.DownloadConfig(
+        manual_dir=kaggle_tree.find_tree(root), try_download_gcs=False, verify_ssl=True
+      )
     )
   finally:
     tfds.enable_progress_bar()
@@ -88,8 +88,8 @@ def _check_source(builder: Builder, root: str | None) -> None:
   tree = kaggle_tree.read_tree(root, expect_full=builder.builder_config.expect_full)
   if builder.info.metadata["source"] != tree.fingerprint:
     raise UserError(
-        f"{builder.data_path} was built from other files than {tree.path} holds now: remove the former to build it again, "
-        "or build elsewhere with --config.data.dir"
+      f"{builder.data_path} was built from other files than {tree.path} holds now: remove the former to build it again, "
+      "or build elsewhere with --config.data.dir"
     )
 
 

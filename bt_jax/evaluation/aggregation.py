@@ -9,8 +9,8 @@ from bt_jax.evaluation.rows import Row, counts_of, patient_rows
 
 # The rule for slices whose truth and prediction are both empty, by the ending of the key.
 EMPTY_RULES = {
-    "empty_is_one": "a slice empty in truth and prediction counts 1",
-    "nonempty_truth": "slices with a tumour only",
+  "empty_is_one": "a slice empty in truth and prediction counts 1",
+  "nonempty_truth": "slices with a tumour only",
 }
 
 
@@ -32,25 +32,25 @@ def summarize(rows: list[Row]) -> dict[str, Any]:
     patient |= {f"{name}_mean": float(np.mean(values)), f"{name}_median": float(np.median(values))}
     values = metric(counts, empty=1.0)
     by_slice |= {
-        f"{name}_empty_is_one": float(np.mean(values)),
-        f"{name}_nonempty_truth": float(np.mean(values[tumor])) if tumor.any() else None,
+      f"{name}_empty_is_one": float(np.mean(values)),
+      f"{name}_nonempty_truth": float(np.mean(values[tumor])) if tumor.any() else None,
     }
   return {
-      "slices": len(rows),
-      "tumor_slices": int(tumor.sum()),
-      "patients": len(volumes.tp),
-      "pooled": pooled,
-      "patient": patient,
-      "slice": by_slice,
+    "slices": len(rows),
+    "tumor_slices": int(tumor.sum()),
+    "patients": len(volumes.tp),
+    "pooled": pooled,
+    "patient": patient,
+    "slice": by_slice,
   }
 
 
 # The numbers of a summary that can pick the best checkpoint: those that always have a value.
 SCORES = tuple(
-    f"{group}.{name}{ending}"
-    for group, endings in (("pooled", ("",)), ("patient", ("_mean", "_median")), ("slice", ("_empty_is_one",)))
-    for ending in endings
-    for name in metrics.METRICS
+  f"{group}.{name}{ending}"
+  for group, endings in (("pooled", ("",)), ("patient", ("_mean", "_median")), ("slice", ("_empty_is_one",)))
+  for ending in endings
+  for name in metrics.METRICS
 )
 
 

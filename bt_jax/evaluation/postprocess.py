@@ -11,7 +11,7 @@ THRESHOLDS = np.arange(1, 20) / 20  # 0.05 to 0.95
 
 
 def predict_masks(
-    probabilities: Float[np.ndarray, "n height width"], slices: Slices, *, threshold: float, largest_component: bool
+  probabilities: Float[np.ndarray, "n height width"], slices: Slices, *, threshold: float, largest_component: bool
 ) -> Bool[np.ndarray, "n height width"]:
   """Masks where the probability is `threshold` or more, of each volume only the largest connected part if asked."""
   masks = probabilities >= threshold
@@ -32,7 +32,7 @@ def largest_part(volume: Bool[np.ndarray, "depth height width"]) -> Bool[np.ndar
 
 
 def choose_threshold(
-    probabilities: Float[np.ndarray, "n height width"], slices: Slices, *, largest_component: bool
+  probabilities: Float[np.ndarray, "n height width"], slices: Slices, *, largest_component: bool
 ) -> float:
   """The threshold of `THRESHOLDS` with the highest pooled Dice on these (validation) slices; of equals the middle one."""
   truth = slices.mask[..., 0] == 1

@@ -12,12 +12,12 @@ Row = dict[str, Any]
 
 
 def slice_rows(
-    slices: Slices,
-    probabilities: Float[np.ndarray, "n height width"],
-    masks: Bool[np.ndarray, "n height width"],
-    *,
-    data: str,
-    split: str,
+  slices: Slices,
+  probabilities: Float[np.ndarray, "n height width"],
+  masks: Bool[np.ndarray, "n height width"],
+  *,
+  data: str,
+  split: str,
 ) -> list[Row]:
   """One row per slice, in the order of the split.
 
@@ -35,17 +35,17 @@ def slice_rows(
   truth = slices.mask[..., 0] == 1
   counts = metrics.count(masks, truth)
   return [
-      {
-          "data": data,
-          "split": split,
-          "case": str(slices.case[at]),
-          "patient": str(slices.patient[at]),
-          "slice": int(slices.number[at]),
-          **{name: int(value[at]) for name, value in counts._asdict().items()},
-          "label": int(truth[at].any()),
-          "probability": float(probabilities[at].max()),
-      }
-      for at in range(len(slices))
+    {
+      "data": data,
+      "split": split,
+      "case": str(slices.case[at]),
+      "patient": str(slices.patient[at]),
+      "slice": int(slices.number[at]),
+      **{name: int(value[at]) for name, value in counts._asdict().items()},
+      "label": int(truth[at].any()),
+      "probability": float(probabilities[at].max()),
+    }
+    for at in range(len(slices))
   ]
 
 
@@ -57,7 +57,8 @@ def patient_rows(rows: list[Row]) -> list[Row]:
   patients = []
   for patient, members in volumes.items():
     counts = metrics.pool(counts_of(members))
-    patients.append({
+    patients.append(
+      {
         "data": members[0]["data"],
         "split": members[0]["split"],
         "patient": patient,
@@ -65,7 +66,8 @@ def patient_rows(rows: list[Row]) -> list[Row]:
         "tumor_slices": sum(row["label"] for row in members),
         **{name: int(value) for name, value in counts._asdict().items()},
         **{name: float(metric(counts, empty=1.0)) for name, metric in metrics.METRICS.items()},
-    })
+      }
+    )
   return patients
 
 

@@ -25,7 +25,7 @@ class UNet(nn.Module):
 
   @nn.compact
   def __call__(
-      self, x: Float[Array, "batch height width channels"], *, train: bool = False
+    self, x: Float[Array, "batch height width channels"], *, train: bool = False
   ) -> Float[Array, "batch height width 1"]:
     """Returns logits; raises UserError where height or width does not divide by 2 ** depth."""
     check_size(x.shape[1], self.depth)
@@ -49,4 +49,6 @@ def check_size(size: int, depth: int) -> None:
   if size < factor or size % factor:
     below, above = size // factor * factor, -(-size // factor) * factor
     sizes = f"{below} or {max(above, factor)}" if below else f"{factor}"
-    raise UserError(f"an input of {size} pixels cannot be halved {depth} times (model.depth): the next size is {sizes}, set --config.data.size")
+    raise UserError(
+      f"an input of {size} pixels cannot be halved {depth} times (model.depth): the next size is {sizes}, set --config.data.size"
+    )

@@ -8,7 +8,9 @@ from jaxtyping import Array, Float
 from bt_jax.pipeline.preprocess import Augment
 
 
-def make_augment(*, flip: bool, rotation_degrees: float, scale: float, shift: float, gamma: float, noise: float) -> Augment:
+def make_augment(
+  *, flip: bool, rotation_degrees: float, scale: float, shift: float, gamma: float, noise: float
+) -> Augment:
   """Makes the augmentation; every argument at 0 leaves a batch as it is.
 
   Args:
@@ -25,7 +27,7 @@ def make_augment(*, flip: bool, rotation_degrees: float, scale: float, shift: fl
   """
 
   def one(
-      key: jax.Array, image: Float[Array, "height width 3"], mask: Float[Array, "height width 1"]
+    key: jax.Array, image: Float[Array, "height width 3"], mask: Float[Array, "height width 1"]
   ) -> tuple[Float[Array, "height width 3"], Float[Array, "height width 1"]]:
     keys = iter(jax.random.split(key, 7))
 
@@ -55,7 +57,7 @@ def rotation_matrix(angle: Float[Array, ""]) -> Float[Array, "2 2"]:
 
 
 def warp(
-    image: Float[Array, "height width channels"], matrix: Float[Array, "2 2"], offset: Float[Array, "2"]
+  image: Float[Array, "height width channels"], matrix: Float[Array, "2 2"], offset: Float[Array, "2"]
 ) -> Float[Array, "height width channels"]:
   """The picture whose pixel p shows `image` at centre + matrix (p - centre) + offset, linearly, 0 outside.
 

@@ -11,12 +11,14 @@ from bt_jax.errors import UserError
 NORMALIZE = ("volume", "unit")
 
 Augment = Callable[
-    [jax.Array, Float[Array, "batch size size 3"], Float[Array, "batch size size 1"]],
-    tuple[Float[Array, "batch size size 3"], Float[Array, "batch size size 1"]],
+  [jax.Array, Float[Array, "batch size size 3"], Float[Array, "batch size size 1"]],
+  tuple[Float[Array, "batch size size 3"], Float[Array, "batch size size 1"]],
 ]
 
 
-def resize(image: Float[Array, "batch height width channels"], size: int) -> Float[Array, "batch {size} {size} channels"]:
+def resize(
+  image: Float[Array, "batch height width channels"], size: int
+) -> Float[Array, "batch {size} {size} channels"]:
   """Resizes linearly, averaging where it shrinks."""
   if image.shape[1:3] == (size, size):
     return image
@@ -41,8 +43,10 @@ def make_preprocess(*, size: int, normalize: str) -> Callable:
     raise UserError(f"data.normalize is {normalize!r}, expected one of {', '.join(NORMALIZE)}")
 
   def preprocess(
-      batch: dict[str, UInt8[Array, "..."] | Float[Array, "..."]], augment: Augment | None = None, key: jax.Array | None = None
-  ) -> tuple[Float[Array, "batch {size} {size} 3"], Float[Array, "batch {size} {size} 1"]]:
+    batch: dict[str, UInt8[Array, "..."] | Float[Array, "..."]],
+    augment: Augment | None = None,
+    key: jax.Array | None = None,
+  ) -> tuple[Float[Array, "batch size size 3"], Float[Array, "batch size size 1"]]:
     # Augmentation sees plain intensities in 0..1, where black is 0 and gamma has a meaning; z-scores come last.
     image = resize(batch["image"].astype(jnp.float32) / 255, size)
     mask = resize(batch["mask"].astype(jnp.float32), size)

@@ -38,7 +38,7 @@ def save_curves(path: pathlib.Path, history: Sequence[dict[str, float]], *, titl
 
 
 def save_overlays(
-    folder: pathlib.Path, slices: Slices, masks: Bool[np.ndarray, "n height width"], rows: Sequence[Row], *, title: str
+  folder: pathlib.Path, slices: Slices, masks: Bool[np.ndarray, "n height width"], rows: Sequence[Row], *, title: str
 ) -> list[pathlib.Path]:
   """Outlines of truth and prediction on FLAIR: best, median and worst slices, with a tumour and without."""
   dice = metrics.dice(counts_of(list(rows)), empty=1.0)
@@ -47,17 +47,17 @@ def save_overlays(
   tumor = np.array([row["label"] for row in rows]) == 1
   paths = []
   for name, places, order, caption in (
-      ("tumor", np.flatnonzero(tumor), -dice, lambda at: f"Dice {dice[at]:.3f}"),
-      ("no_tumor", np.flatnonzero(~tumor), wrong, lambda at: f"{wrong[at]} pixels wrong"),
+    ("tumor", np.flatnonzero(tumor), -dice, lambda at: f"Dice {dice[at]:.3f}"),
+    ("no_tumor", np.flatnonzero(~tumor), wrong, lambda at: f"{wrong[at]} pixels wrong"),
   ):
     if not len(places):
       continue
     ranked = places[np.argsort(order[places], kind="stable")]
     middle = max(0, len(ranked) // 2 - _COLUMNS // 2)
     chosen = {
-        "best": ranked[:_COLUMNS],
-        "median": ranked[middle : middle + _COLUMNS],
-        "worst": ranked[-_COLUMNS:][::-1],
+      "best": ranked[:_COLUMNS],
+      "median": ranked[middle : middle + _COLUMNS],
+      "worst": ranked[-_COLUMNS:][::-1],
     }
     figure, axes = plt.subplots(len(chosen), _COLUMNS, figsize=(9, 9.9), layout="constrained", squeeze=False)
     for axis in axes.flat:

@@ -10,23 +10,26 @@ def results_table(summary: dict[str, Any]) -> str:
   """The table of `summary.json` as text; every heading says data, split, aggregation, rule for empty masks and counts."""
   test = summary["test"]
   columns = {
-      "pixels pooled": lambda name: test["pooled"][name],
-      "volume mean": lambda name: test["patient"][f"{name}_mean"],
-      "volume median": lambda name: test["patient"][f"{name}_median"],
-      "slice mean (1)": lambda name: test["slice"][f"{name}_empty_is_one"],
-      "slice mean (2)": lambda name: test["slice"][f"{name}_nonempty_truth"],
+    "pixels pooled": lambda name: test["pooled"][name],
+    "volume mean": lambda name: test["patient"][f"{name}_mean"],
+    "volume median": lambda name: test["patient"][f"{name}_median"],
+    "slice mean (1)": lambda name: test["slice"][f"{name}_empty_is_one"],
+    "slice mean (2)": lambda name: test["slice"][f"{name}_nonempty_truth"],
   }
   width = max(map(len, columns))
   lines = [
-      f"Segmentation on the test part: {heading(summary)}",
-      f"{test['patients']} patients, {test['slices']} slices, {test['tumor_slices']} of them with a tumour; threshold "
-      f"{summary['threshold']:.2f} ({summary['threshold_from']}); largest 3-D component only: {summary['largest_component']}",
-      "",
-      f"{'':10}" + "".join(f"{title:>{width + 2}}" for title in columns),
-      *(f"{name:10}" + "".join(f"{_show(value(name)):>{width + 2}}" for value in columns.values()) for name in metrics.METRICS),
-      "",
-      f"(1) {EMPTY_RULES['empty_is_one']}. (2) {EMPTY_RULES['nonempty_truth']}. Pooled and per volume, an all-empty pair counts 1.",
-      "si and f1 are the formula of dice under other names. For research only, never clinical use.",
+    f"Segmentation on the test part: {heading(summary)}",
+    f"{test['patients']} patients, {test['slices']} slices, {test['tumor_slices']} of them with a tumour; threshold "
+    f"{summary['threshold']:.2f} ({summary['threshold_from']}); largest 3-D component only: {summary['largest_component']}",
+    "",
+    f"{'':10}" + "".join(f"{title:>{width + 2}}" for title in columns),
+    *(
+      f"{name:10}" + "".join(f"{_show(value(name)):>{width + 2}}" for value in columns.values())
+      for name in metrics.METRICS
+    ),
+    "",
+    f"(1) {EMPTY_RULES['empty_is_one']}. (2) {EMPTY_RULES['nonempty_truth']}. Pooled and per volume, an all-empty pair counts 1.",
+    "si and f1 are the formula of dice under other names. For research only, never clinical use.",
   ]
   return "\n".join(lines)
 

@@ -62,12 +62,14 @@ class Checkpoints:
     for step in steps:
       try:
         restored = manager.restore(
-            step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(like), record=ocp.args.JsonRestore())
+          step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(like), record=ocp.args.JsonRestore())
         )
         if tree_hash(restored.arrays) != restored.record["arrays_sha256"]:
           raise ValueError("its arrays are not those that were saved")
       except Exception as error:  # Orbax raises many kinds for a broken checkpoint
-        print(f"checkpoint {self.folder / str(step)} is corrupt ({_first_line(error)}); removed, trying the one before it")
+        print(
+          f"checkpoint {self.folder / str(step)} is corrupt ({_first_line(error)}); removed, trying the one before it"
+        )
         manager.delete(step)
         continue
       return restored.arrays, restored.record

@@ -57,17 +57,17 @@ def is_finished(plan: Plan, history: list[Row]) -> bool:
 
 
 def train(
-    state: TrainState,
-    history: list[Row],
-    *,
-    plan: Plan,
-    step: Callable[[TrainState, int], tuple[TrainState, jax.Array]],
-    validate: Callable[[TrainState], tuple[float, float]],
-    learning_rate: Callable[[int], float],
-    latest: Checkpoints,
-    best: Checkpoints,
-    record: dict[str, Any],
-    report: Callable[[list[Row]], None],
+  state: TrainState,
+  history: list[Row],
+  *,
+  plan: Plan,
+  step: Callable[[TrainState, int], tuple[TrainState, jax.Array]],
+  validate: Callable[[TrainState], tuple[float, float]],
+  learning_rate: Callable[[int], float],
+  latest: Checkpoints,
+  best: Checkpoints,
+  record: dict[str, Any],
+  report: Callable[[list[Row]], None],
 ) -> tuple[TrainState, list[Row]]:
   """Trains until the plan is done.
 
@@ -90,8 +90,8 @@ def train(
   done = int(state.step)
   started, trained = time.perf_counter(), 0
   with (
-      _stop_signals() as asked,
-      tqdm(total=plan.steps * plan.batch_size, initial=done * plan.batch_size, desc="training", unit="slice") as progress,
+    _stop_signals() as asked,
+    tqdm(total=plan.steps * plan.batch_size, initial=done * plan.batch_size, desc="training", unit="slice") as progress,
   ):
     while not is_finished(plan, history):
       state, loss = step(state, done)
@@ -107,13 +107,13 @@ def train(
         validation_loss, score = validate(state)
         steps_since = done - int(history[-1]["step"] if history else 0)
         row = {
-            "epoch": -(-done // plan.steps_per_epoch),
-            "step": done,
-            "learning_rate": float(learning_rate(done - 1)),
-            "train_loss": float(state.loss_sum) / steps_since,
-            "validation_loss": validation_loss,
-            "validation_score": score,
-            "slices_per_second": trained / seconds,
+          "epoch": -(-done // plan.steps_per_epoch),
+          "step": done,
+          "learning_rate": float(learning_rate(done - 1)),
+          "train_loss": float(state.loss_sum) / steps_since,
+          "validation_loss": validation_loss,
+          "validation_score": score,
+          "slices_per_second": trained / seconds,
         }
         state = state.replace(loss_sum=state.loss_sum * 0)
         history = [*history, row]
@@ -131,8 +131,8 @@ def train(
 def _check_finite(state: TrainState, latest: Checkpoints) -> None:
   if (bad := int(state.nonfinite_step)) >= 0:
     raise UserError(
-        f"the loss or its gradient is not finite at step {bad}: training stopped, the last good checkpoint is kept in "
-        f"{latest.folder}; try a lower --config.train.learning_rate or another --config.loss.name in a new --workdir"
+      f"the loss or its gradient is not finite at step {bad}: training stopped, the last good checkpoint is kept in "
+      f"{latest.folder}; try a lower --config.train.learning_rate or another --config.loss.name in a new --workdir"
     )
 
 

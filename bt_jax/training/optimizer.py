@@ -12,7 +12,7 @@ def make_schedule(*, learning_rate: float, warmup_steps: int, steps: int) -> opt
 
 
 def make_optimizer(
-    schedule: optax.Schedule, *, name: str, momentum: float, weight_decay: float
+  schedule: optax.Schedule, *, name: str, momentum: float, weight_decay: float
 ) -> optax.GradientTransformation:
   """The optimiser of this name.
 
@@ -27,9 +27,9 @@ def make_optimizer(
   """
   kernels = lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)
   optimizers = {
-      "sgd": lambda: optax.sgd(schedule, momentum=momentum, nesterov=True),
-      "adam": lambda: optax.adam(schedule),
-      "adamw": lambda: optax.adamw(schedule, weight_decay=weight_decay, mask=kernels),
+    "sgd": lambda: optax.sgd(schedule, momentum=momentum, nesterov=True),
+    "adam": lambda: optax.adam(schedule),
+    "adamw": lambda: optax.adamw(schedule, weight_decay=weight_decay, mask=kernels),
   }
   if name not in optimizers:
     raise UserError(f"train.optimizer is {name!r}, expected one of {', '.join(optimizers)}")

@@ -11,7 +11,7 @@ from bt_jax.errors import UserError
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
   """A line of devices, by default of all there are; its axis is the batch."""
   return jax.make_mesh(
-      (len(devices or jax.devices()),), ("batch",), devices=devices, axis_types=(jax.sharding.AxisType.Auto,)
+    (len(devices or jax.devices()),), ("batch",), devices=devices, axis_types=(jax.sharding.AxisType.Auto,)
   )
 
 
@@ -25,7 +25,9 @@ def check_batch_size(mesh: Mesh, name: str, batch_size: int) -> None:
   if batch_size < 1 or batch_size % mesh.size:
     lower = batch_size // mesh.size * mesh.size
     sizes = f"{lower} or {lower + mesh.size}" if lower > 0 else f"{mesh.size} or more"
-    raise UserError(f"{name} is {batch_size}, expected a positive multiple of the number of devices ({mesh.size}): take {sizes}")
+    raise UserError(
+      f"{name} is {batch_size}, expected a positive multiple of the number of devices ({mesh.size}): take {sizes}"
+    )
 
 
 def compile_train_step(train_step: Callable, mesh: Mesh) -> Callable:

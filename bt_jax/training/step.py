@@ -20,14 +20,14 @@ def _gather(data: Data, indices: Int[Array, "batch"]) -> Data:
 
 
 def make_train_step(
-    *,
-    model: nn.Module,
-    preprocess: Callable,
-    augment: Augment,
-    loss: Loss,
-    optimizer: optax.GradientTransformation,
-    ema_decay: float,
-    seed: int,
+  *,
+  model: nn.Module,
+  preprocess: Callable,
+  augment: Augment,
+  loss: Loss,
+  optimizer: optax.GradientTransformation,
+  ema_decay: float,
+  seed: int,
 ) -> Callable[[TrainState, Data, Int[Array, "batch"]], tuple[TrainState, Float[Array, ""]]]:
   """Makes `train_step(state, data, indices) -> (state, loss)`, one step on the slices `indices` of `data`.
 
@@ -51,7 +51,7 @@ def make_train_step(
 
     def objective(params: PyTree) -> tuple[Float[Array, ""], PyTree]:
       logits, updates = model.apply(
-          state.variables | {"params": params}, images, train=True, mutable=["batch_stats"], rngs={"dropout": dropout_key}
+        state.variables | {"params": params}, images, train=True, mutable=["batch_stats"], rngs={"dropout": dropout_key}
       )
       return loss(logits, masks).mean(), updates
 
@@ -62,22 +62,16 @@ def make_train_step(
     if average is not None:
       decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
       average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, average, variables)
-    stepped = state.replace(
-        variables=variables, average=average, opt_state=opt_state, loss_sum=state.loss_sum + value
-    )
+    stepped = state.replace(variables=variables, average=average, opt_state=opt_state, loss_sum=state.loss_sum + value)
     finite = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(gradient))
-    failed = state.replace(
-        nonfinite_step=jnp.where(state.nonfinite_step < 0, state.step, state.nonfinite_step)
-    )
+    failed = state.replace(nonfinite_step=jnp.where(state.nonfinite_step < 0, state.step, state.nonfinite_step))
     state = jax.tree.map(lambda good, bad: jnp.where(finite, good, bad), stepped, failed)
     return state.replace(step=state.step + 1), value
 
   return train_step
 
 
-def make_predict_step(
-    *, model: nn.Module, preprocess: Callable, loss: Loss
-) -> Callable:
+def make_predict_step(*, model: nn.Module, preprocess: Callable, loss: Loss) -> Callable:
   """Makes `predict_step(variables, data, indices, valid) -> (probabilities, losses)`.
 
   Probabilities are on the data's own grid: the logits are resized to it, so that results at different input sizes are
@@ -86,13 +80,15 @@ def make_predict_step(
   """
 
   def predict_step(
-      variables: PyTree, data: Data, indices: Int[Array, "batch"], valid: Bool[Array, "batch"]
+    variables: PyTree, data: Data, indices: Int[Array, "batch"], valid: Bool[Array, "batch"]
   ) -> tuple[Float[Array, "batch height width"], Float[Array, "batch"]]:
     batch = _gather(data, indices)
     images, masks = preprocess(batch)
     logits = model.apply(variables, images, train=False)
     real = valid[:, None, None, None]
-    losses = loss(jnp.where(real, logits, -1e9), jnp.where(real, masks, 0))  # padding: surely nothing, and nothing there
+    losses = loss(
+      jnp.where(real, logits, -1e9), jnp.where(real, masks, 0)
+    )  # padding: surely nothing, and nothing there
     return jax.nn.sigmoid(resize(logits, batch["image"].shape[1]))[..., 0], losses
 
   return predict_step

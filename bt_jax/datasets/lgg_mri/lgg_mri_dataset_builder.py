@@ -39,7 +39,9 @@ def published_fold(patient: str) -> int:
     UserError: the patient is not one of them.
   """
   if patient not in _published_folds():
-    raise UserError(f"{patient} is not one of the {kaggle_tree.FULL_PATIENTS} published patients, so no fold is assigned to it: move it away")
+    raise UserError(
+      f"{patient} is not one of the {kaggle_tree.FULL_PATIENTS} published patients, so no fold is assigned to it: move it away"
+    )
   return _published_folds()[patient]
 
 
@@ -67,40 +69,50 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   RELEASE_NOTES = {"1.0.0": "First release."}
   MANUAL_DOWNLOAD_INSTRUCTIONS = kaggle_tree.HOW_TO_GET
   BUILDER_CONFIGS = [
-      LggMriConfig(name="full", title="TCGA-LGG", description="All 110 patients.", expect_full=True),
-      LggMriConfig(name="partial", title="TCGA-LGG (part of it)", description="Any of the 110 patients."),
-      LggMriConfig(
-          name="phantom",
-          title="phantom (synthetic)",
-          description="Synthetic patients.",
-          synthetic=True,
-          fold_of=phantom.fold_of,
-      ),
+    LggMriConfig(name="full", title="TCGA-LGG", description="All 110 patients.", expect_full=True),
+    LggMriConfig(name="partial", title="TCGA-LGG (part of it)", description="Any of the 110 patients."),
+    LggMriConfig(
+      name="phantom",
+      title="phantom (synthetic)",
+      description="Synthetic patients.",
+      synthetic=True,
+      fold_of=phantom.fold_of,
+    ),
   ]
   DEFAULT_BUILDER_CONFIG_NAME = "full"
 
   def _info(self) -> tfds.core.DatasetInfo:
     size = (SLICE_SIZE, SLICE_SIZE)
     return self.dataset_info_from_configs(
-        features=tfds.features.FeaturesDict({
-            "image": tfds.features.Image(shape=(*size, 3), encoding_format="png", doc="Pre-contrast, FLAIR, post-contrast."),
-            "mask": tfds.features.Image(shape=(*size, 1), encoding_format="png", doc="1 where FLAIR is abnormal, else 0."),
-            "label": tfds.features.ClassLabel(names=["no_tumor", "tumor"]),
-            "patient": tfds.features.Text(),
-            "case": tfds.features.Text(),
-            "site": tfds.features.Text(doc="TCGA code of the hospital that contributed the patient."),
-            "slice": tfds.features.Scalar(np.int32, doc="Number of the slice in its volume, from 1."),
-            "slices": tfds.features.Scalar(np.int32, doc="Slices in the volume."),
-            "has_pre": tfds.features.Scalar(np.bool_, doc="False: no such sequence, the channel is a copy of FLAIR."),
-            "has_post": tfds.features.Scalar(np.bool_, doc="False: no such sequence, the channel is a copy of FLAIR."),
-            "volume_mean": tfds.features.Tensor(shape=(3,), dtype=np.float32, doc="By channel, over the whole volume, 0..255."),
-            "volume_std": tfds.features.Tensor(shape=(3,), dtype=np.float32, doc="By channel, over the whole volume, 0..255."),
-            **{name: tfds.features.Scalar(np.int32, doc="-1: not known.") for name in CLINICAL_FIELDS},
-        }),
-        supervised_keys=("image", "mask"),
-        homepage="https://www.kaggle.com/datasets/mateuszbuda/lgg-mri-segmentation",
-        disable_shuffling=True,  # slices stay in the order of their volume
-        metadata=tfds.core.MetadataDict(),
+      features=tfds.features.FeaturesDict(
+        {
+          "image": tfds.features.Image(
+            shape=(*size, 3), encoding_format="png", doc="Pre-contrast, FLAIR, post-contrast."
+          ),
+          "mask": tfds.features.Image(
+            shape=(*size, 1), encoding_format="png", doc="1 where FLAIR is abnormal, else 0."
+          ),
+          "label": tfds.features.ClassLabel(names=["no_tumor", "tumor"]),
+          "patient": tfds.features.Text(),
+          "case": tfds.features.Text(),
+          "site": tfds.features.Text(doc="TCGA code of the hospital that contributed the patient."),
+          "slice": tfds.features.Scalar(np.int32, doc="Number of the slice in its volume, from 1."),
+          "slices": tfds.features.Scalar(np.int32, doc="Slices in the volume."),
+          "has_pre": tfds.features.Scalar(np.bool_, doc="False: no such sequence, the channel is a copy of FLAIR."),
+          "has_post": tfds.features.Scalar(np.bool_, doc="False: no such sequence, the channel is a copy of FLAIR."),
+          "volume_mean": tfds.features.Tensor(
+            shape=(3,), dtype=np.float32, doc="By channel, over the whole volume, 0..255."
+          ),
+          "volume_std": tfds.features.Tensor(
+            shape=(3,), dtype=np.float32, doc="By channel, over the whole volume, 0..255."
+          ),
+          **{name: tfds.features.Scalar(np.int32, doc="-1: not known.") for name in CLINICAL_FIELDS},
+        }
+      ),
+      supervised_keys=("image", "mask"),
+      homepage="https://www.kaggle.com/datasets/mateuszbuda/lgg-mri-segmentation",
+      disable_shuffling=True,  # slices stay in the order of their volume
+      metadata=tfds.core.MetadataDict(),
     )
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
@@ -110,36 +122,41 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     folds: dict[int, list[kaggle_tree.Case]] = {}
     for case in tree.cases:
       folds.setdefault(config.fold_of(case.patient), []).append(case)
-    progress = tqdm(total=sum(len(case.slices) for case in tree.cases), desc=f"building {self.info.full_name}", unit="slice")
+    progress = tqdm(
+      total=sum(len(case.slices) for case in tree.cases), desc=f"building {self.info.full_name}", unit="slice"
+    )
     return {
-        fold_split(fold): self._generate_examples(cases, tree.clinical, progress) for fold, cases in sorted(folds.items())
+      fold_split(fold): self._generate_examples(cases, tree.clinical, progress) for fold, cases in sorted(folds.items())
     }
 
   def _generate_examples(
-      self, cases: list[kaggle_tree.Case], clinical: dict[str, dict[str, int]], progress: tqdm
+    self, cases: list[kaggle_tree.Case], clinical: dict[str, dict[str, int]], progress: tqdm
   ) -> Iterator[tuple[str, dict[str, Any]]]:
     for case in cases:
       images, masks = kaggle_tree.read_case(case)
       missing = [bool(np.array_equal(images[..., channel], images[..., FLAIR])) for channel in range(len(CHANNELS))]
       shared = {
-          "patient": case.patient,
-          "case": case.name,
-          "site": case.site,
-          "slices": len(case.slices),
-          "has_pre": not missing[CHANNELS.index("pre")],
-          "has_post": not missing[CHANNELS.index("post")],
-          "volume_mean": images.mean((0, 1, 2), dtype=np.float64).astype(np.float32),
-          "volume_std": images.std((0, 1, 2), dtype=np.float64).astype(np.float32),
-          **clinical[case.patient],
+        "patient": case.patient,
+        "case": case.name,
+        "site": case.site,
+        "slices": len(case.slices),
+        "has_pre": not missing[CHANNELS.index("pre")],
+        "has_post": not missing[CHANNELS.index("post")],
+        "volume_mean": images.mean((0, 1, 2), dtype=np.float64).astype(np.float32),
+        "volume_std": images.std((0, 1, 2), dtype=np.float64).astype(np.float32),
+        **clinical[case.patient],
       }
       for files, image, mask in zip(case.slices, images, masks, strict=True):
-        yield slice_id(case.name, files.number), {
+        yield (
+          slice_id(case.name, files.number),
+          {
             "image": _png(image),
             "mask": _png(mask[..., 0]),
             "label": int(mask.any()),
             "slice": files.number,
             **shared,
-        }
+          },
+        )
         progress.update()
     if progress.n == progress.total:
       progress.close()

@@ -1,0 +1,74 @@
+"""Eight CPU devices, shapes checked at every call, and small synthetic data sets shared by all tests."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["JAX_PLATFORMS"] = "cpu"
+
+from jaxtyping import install_import_hook
+
+install_import_hook("bt_jax", "beartype.beartype")
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="session")
+def phantom_root(tmp_path_factory) -> pathlib.Path:
+  """A synthetic tree of 22 patients with four slices on average."""
+  from bt_jax.datasets import phantom
+
+  root = tmp_path_factory.mktemp("phantom")
+  phantom.write_tree(root, patients=22, slices=4, seed=1)
+  return root
+
+
+@pytest.fixture(scope="session")
+def data_dir(phantom_root, tmp_path_factory) -> pathlib.Path:
+  """Holds the built data set of `phantom_root`."""
+  from bt_jax.datasets import store
+
+  folder = tmp_path_factory.mktemp("tfds")
+  store.open_or_build("phantom", root=str(phantom_root), data_dir=str(folder))
+  return folder
+
+
+@pytest.fixture(scope="session")
+def builder(phantom_root, data_dir):
+  from bt_jax.datasets import store
+
+  return store.open_or_build("phantom", root=str(phantom_root), data_dir=str(data_dir))
+
+
+@pytest.fixture(scope="session")
+def tiny(phantom_root, data_dir) -> list[str]:
+  """Flags of a run of seconds: 32 x 32 pixels, width 2, two epochs of ten steps."""
+  return [
+    "--config=configs/seg.py:phantom",
+    f"--config.data.root={phantom_root}",
+    f"--config.data.dir={data_dir}",
+    "--config.data.size=32",
+    "--config.model.width=2",
+    "--config.model.depth=2",
+    "--config.train.epochs=2",
+  ]
+
+
+def start(flags: list[str], **environment: str) -> subprocess.Popen:
+  """Starts launch.py as a user would, on one CPU device."""
+  variables = {**os.environ, "XLA_FLAGS": "", "PYTHONUNBUFFERED": "1", **environment}
+  return subprocess.Popen(
+    [sys.executable, "launch.py", *flags],
+    cwd=ROOT, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+  )  # fmt: skip
+
+
+def launch(flags: list[str], **environment: str) -> tuple[int, str, str]:
+  """Runs launch.py to its end: (exit status, stdout, stderr)."""
+  process = start(flags, **environment)
+  out, err = process.communicate(timeout=300)
+  return process.returncode, out, err

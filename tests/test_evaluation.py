@@ -1,0 +1,135 @@
+import numpy as np
+import pytest
+
+from bt_jax.evaluation import aggregation, postprocess, rows
+from bt_jax.report.tables import results_table
+from bt_jax.schema import Slices
+
+
+def make_slices(truth, cases):
+  """Slices of the given masks [n, height, width]; `cases` is a letter per slice."""
+  numbers = [cases[: at + 1].count(case) for at, case in enumerate(cases)]
+  names = np.array([f"TCGA_XX_{case}_20000101" for case in cases])
+  patients = np.array([f"TCGA_XX_{case}" for case in cases])
+  count = len(cases)
+  image = np.zeros((count, *truth.shape[1:], 3), np.uint8)
+  stats = np.ones((count, 3), np.float32)
+  return Slices(names, patients, np.array(numbers), image, truth[..., None].astype(np.uint8), stats, stats)
+
+
+# Six slices of two patients, four pixels each. Truth and probabilities so that at 0.5, by hand:
+#   A1 TP 2 FP 0 FN 0 | A2 TP 1 FP 1 FN 1 | A3 both empty | B1 TP 0 FP 0 FN 4 | B2 empty truth, FP 1 | B3 TP 3 FP 0 FN 0
+TRUTH = np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0], [1, 1, 1, 1], [0, 0, 0, 0], [1, 1, 1, 0]]).reshape(6, 2, 2)
+PROBABILITY = np.array(
+  [
+    [0.9, 0.8, 0.1, 0],
+    [0.9, 0.2, 0.6, 0],
+    [0.1, 0.2, 0.3, 0],
+    [0.4, 0.3, 0.2, 0.1],
+    [0, 0, 0, 0.7],
+    [0.9, 0.9, 0.5, 0.4],
+  ],
+  np.float32,
+).reshape(6, 2, 2)
+
+
+@pytest.fixture
+def table():
+  slices = make_slices(TRUTH, "AAABBB")
+  masks = postprocess.predict_masks(PROBABILITY, slices, threshold=0.5, largest_component=False)
+  return rows.slice_rows(slices, PROBABILITY, masks, data="made up", split="by hand")
+
+
+def test_slice_rows_by_hand(table):
+  counts = [(row["tp"], row["fp"], row["fn"], row["tn"]) for row in table]
+  assert counts == [(2, 0, 0, 2), (1, 1, 1, 1), (0, 0, 0, 4), (0, 0, 4, 0), (0, 1, 0, 3), (3, 0, 0, 1)]
+  assert [row["label"] for row in table] == [1, 1, 0, 1, 0, 1]
+  np.testing.assert_allclose([row["probability"] for row in table], [0.9, 0.9, 0.3, 0.4, 0.7, 0.9])
+  assert [(row["case"], row["slice"]) for row in table][3] == ("TCGA_XX_B_20000101", 1)
+  assert all((row["data"], row["split"]) == ("made up", "by hand") for row in table)
+
+
+def test_patient_rows_by_hand(table):
+  a, b = rows.patient_rows(table)
+  assert (a["patient"], a["slices"], a["tumor_slices"], a["tp"], a["fp"], a["fn"], a["tn"]) == (
+    "TCGA_XX_A",
+    3,
+    2,
+    3,
+    1,
+    1,
+    7,
+  )
+  assert (b["patient"], b["slices"], b["tumor_slices"], b["tp"], b["fp"], b["fn"], b["tn"]) == (
+    "TCGA_XX_B",
+    3,
+    2,
+    3,
+    1,
+    4,
+    4,
+  )
+  assert a["dice"] == pytest.approx(6 / 8) and b["iou"] == pytest.approx(3 / 8)
+
+
+def test_summary_by_hand(table):
+  summary = aggregation.summarize(table)
+  assert (summary["slices"], summary["tumor_slices"], summary["patients"]) == (6, 4, 2)
+  assert summary["pooled"]["dice"] == pytest.approx(12 / (12 + 2 + 5))
+  assert summary["pooled"]["accuracy"] == pytest.approx((6 + 11) / 24)
+  assert summary["patient"]["dice_mean"] == pytest.approx((6 / 8 + 6 / 11) / 2)
+  assert summary["patient"]["recall_median"] == pytest.approx((3 / 4 + 3 / 7) / 2)
+  assert summary["slice"]["dice_empty_is_one"] == pytest.approx((1 + 0.5 + 1 + 0 + 0 + 1) / 6)
+  assert summary["slice"]["dice_nonempty_truth"] == pytest.approx((1 + 0.5 + 0 + 1) / 4)
+  assert summary["slice"]["precision_nonempty_truth"] == pytest.approx((1 + 0.5 + 0 + 1) / 4)
+  assert all(0 <= aggregation.score_of(summary, name) <= 1 for name in aggregation.SCORES)
+  assert aggregation.score_of(summary, "patient.dice_mean") == summary["patient"]["dice_mean"]
+
+
+def test_a_part_without_any_tumour():
+  slices = make_slices(np.zeros((2, 2, 2)), "AB")
+  masks = np.zeros((2, 2, 2), bool)
+  summary = aggregation.summarize(rows.slice_rows(slices, np.zeros((2, 2, 2), np.float32), masks, data="d", split="s"))
+  assert summary["pooled"]["dice"] == summary["patient"]["dice_mean"] == summary["slice"]["dice_empty_is_one"] == 1
+  assert summary["slice"]["dice_nonempty_truth"] is None
+
+
+def test_table_says_data_split_aggregation_rule_and_counts(table):
+  summary = {
+      "data": "made up", "split": "random_slices_leaky", "leaky": True, "threshold": 0.5,
+      "threshold_from": "from the configuration", "largest_component": False, "test": aggregation.summarize(table),
+  }  # fmt: skip
+  text = results_table(summary)
+  for words in ("made up, random_slices_leaky", "one patient in training and test", "2 patients, 6 slices, 4 of them", "threshold 0.50",
+                "pixels pooled", "volume mean", "volume median", "counts 1", "slices with a tumour only", "never clinical"):  # fmt: skip
+    assert words in text, text
+  (line,) = [line for line in text.splitlines() if line.startswith("dice")]
+  assert line.split()[1:] == ["0.6316", "0.6477", "0.6477", "0.5833", "0.6250"]
+
+
+def test_largest_component_is_three_dimensional_and_by_volume_of_the_case():
+  volume = np.zeros((3, 8, 8), bool)
+  volume[0, 0, 0] = volume[1, 1, 1] = volume[2, 2, 2] = True  # three pixels, joined by corners across slices
+  volume[1, 5, 5:7] = True  # two pixels
+  kept = postprocess.largest_part(volume)
+  assert kept.sum() == 3 and not kept[1, 5].any()
+  assert not postprocess.largest_part(np.zeros((2, 4, 4), bool)).any()
+  # Slices of two cases in turn: each case has its own largest part.
+  both = np.stack([volume[0], volume[1] & False, volume[1], np.eye(8) > 0, volume[2], volume[1] & False])
+  slices = make_slices(both, "ABABAB")
+  masks = postprocess.predict_masks(both.astype(np.float32), slices, threshold=0.5, largest_component=True)
+  assert masks[[0, 2, 4]].sum() == 3 and masks[3].sum() == 8
+
+
+def test_threshold_is_the_best_on_the_slices_given():
+  rng = np.random.default_rng(0)
+  truth = rng.random((4, 16, 16)) < 0.3
+  probability = np.where(truth, rng.uniform(0.62, 1, truth.shape), rng.uniform(0, 0.58, truth.shape)).astype(np.float32)
+  assert postprocess.choose_threshold(
+    probability, make_slices(truth, "AABB"), largest_component=False
+  ) == pytest.approx(0.6)
+  # Perfect between 0.2 and 0.8: the middle of the equals.
+  probability = np.where(truth, 0.82, 0.18).astype(np.float32)
+  assert postprocess.choose_threshold(
+    probability, make_slices(truth, "AABB"), largest_component=False
+  ) == pytest.approx(0.5)

@@ -1,0 +1,235 @@
+"""launch.py as a user runs it: in a process of its own."""
+
+import csv
+import json
+import shutil
+import signal
+import time
+
+import pytest
+from PIL import Image
+
+from bt_jax.datasets import splits
+from tests.conftest import launch, start
+
+OUTPUTS = ("config.json", "split.json", "metrics.csv", "slices.csv", "patients.csv", "summary.json", "table.txt")
+
+
+@pytest.fixture(scope="module")
+def run(tiny, tmp_path_factory):
+  """An unbroken run: its folder and what it printed."""
+  workdir = tmp_path_factory.mktemp("runs") / "whole"
+  status, out, err = launch([*tiny, f"--workdir={workdir}"])
+  assert status == 0, err
+  return workdir, out
+
+
+def last_state(workdir):
+  """The step and the hash of the newest checkpoint to resume from."""
+  folder = workdir / "checkpoints" / "latest"
+  step = max(int(path.name) for path in folder.iterdir() if path.name.isdigit())
+  return step, json.loads((folder / str(step) / "record" / "metadata").read_text())["arrays_sha256"]
+
+
+def table_of(path):
+  with open(path, newline="") as file:
+    return list(csv.DictReader(file))
+
+
+def test_writes_what_it_says(run):
+  workdir, out = run
+  assert all(
+    (workdir / name).is_file() and (name in out or name in ("config.json", "split.json", "metrics.csv"))
+    for name in OUTPUTS
+  )
+  for name in ("curves", "overlays_tumor", "overlays_no_tumor"):
+    with Image.open(workdir / "figures" / f"{name}.png") as picture:
+      assert picture.format == "PNG" and min(picture.size) > 300
+  assert list((workdir / "tensorboard").glob("events.out.tfevents.*"))
+  assert not list(workdir.rglob("*incomplete*"))
+
+
+def test_every_output_says_synthetic_and_names_the_split(run):
+  workdir, out = run
+  for text in (out, *((workdir / name).read_text() for name in OUTPUTS if name != "config.json")):
+    assert "phantom (synthetic)" in text and "patient_fold_00" in text
+  assert b"phantom (synthetic), patient_fold_00" in next((workdir / "tensorboard").iterdir()).read_bytes()
+  for name in ("slices.csv", "patients.csv", "metrics.csv"):
+    assert {(row["data"], row["split"]) for row in table_of(workdir / name)} == {
+      ("phantom (synthetic)", "patient_fold_00")
+    }
+
+
+def test_rows_are_the_splits_slices_and_the_summary_follows_from_them(run):
+  workdir, _ = run
+  split = json.loads((workdir / "split.json").read_text())
+  rows = table_of(workdir / "slices.csv")
+  assert [f"{row['case']}/{row['slice']}" for row in rows] == split["test"]
+  assert {sum(int(row[name]) for name in ("tp", "fp", "fn", "tn")) for row in rows} == {256 * 256}
+  summary = json.loads((workdir / "summary.json").read_text())
+  assert (
+    summary["data"] == "phantom (synthetic)"
+    and summary["split"] == "patient_fold_00"
+    and summary["split_hash"] == split["hash"]
+  )
+  tp, fp, fn = (sum(int(row[name]) for row in rows) for name in ("tp", "fp", "fn"))
+  assert summary["test"]["pooled"]["dice"] == pytest.approx(2 * tp / max(2 * tp + fp + fn, 1))
+  patients = table_of(workdir / "patients.csv")
+  assert summary["test"]["patients"] == len(patients) == len({row["patient"] for row in rows})
+  assert summary["test"]["patient"]["dice_mean"] == pytest.approx(
+    sum(float(row["dice"]) for row in patients) / len(patients)
+  )
+  assert summary["test"]["slices"] == len(rows)
+  for rule in ("dice_empty_is_one", "dice_nonempty_truth"):
+    assert 0 <= summary["test"]["slice"][rule] <= 1
+  assert summary["threshold_from"] == "chosen on the validation part"
+
+
+def test_finished_run_trains_nothing_and_says_so(run, tiny):
+  workdir, _ = run
+  before = last_state(workdir)
+  status, out, err = launch([*tiny, f"--workdir={workdir}"])
+  assert status == 0 and "trained already (2 epochs): nothing to train" in out, err
+  assert last_state(workdir) == before
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_stopped_run_goes_on_to_the_same_bits(run, tiny, tmp_path, how):
+  whole, _ = run
+  workdir = tmp_path / "broken"
+  flags = [*tiny, f"--workdir={workdir}"]
+  process = start(flags)
+  while not (workdir / "metrics.csv").exists():  # written after the first epoch
+    assert process.poll() is None, process.communicate()
+    time.sleep(0.002)
+  process.send_signal(how)
+  out, _ = process.communicate(timeout=120)
+  assert process.returncode == (-how if how == signal.SIGKILL else 128 + how)
+  if how != signal.SIGKILL:
+    assert "saved; the same command goes on from there" in out
+  assert not (workdir / "summary.json").exists()
+  status, out, err = launch(flags)
+  assert status == 0 and "going on from step" in out, err
+  assert last_state(workdir) == last_state(whole)
+  assert (workdir / "slices.csv").read_text() == (whole / "slices.csv").read_text()
+  columns = ("epoch", "step", "learning_rate", "train_loss", "validation_loss", "validation_score")
+  assert [[row[name] for name in columns] for row in table_of(workdir / "metrics.csv")] == [
+    [row[name] for name in columns] for row in table_of(whole / "metrics.csv")
+  ]
+
+
+def test_corrupt_last_checkpoint_falls_back_and_ends_the_same(run, tiny, tmp_path):
+  whole, _ = run
+  workdir = tmp_path / "copy"
+  shutil.copytree(whole, workdir)
+  step, _ = last_state(workdir)
+  for path in (workdir / "checkpoints" / "latest" / str(step) / "arrays").rglob("*"):
+    if path.is_file():
+      path.write_bytes(path.read_bytes()[:20])
+  status, out, err = launch([*tiny, f"--workdir={workdir}"])
+  assert status == 0, err
+  assert f"{step} is corrupt" in out and "going on from step" in out
+  assert last_state(workdir) == last_state(whole)
+
+
+def test_another_configurations_run_is_refused_with_the_fields(run, tiny):
+  workdir, _ = run
+  status, _, err = launch([*tiny, f"--workdir={workdir}", "--config.train.learning_rate=0.5", "--config.split.fold=3"])
+  assert status == 1
+  assert "split.fold (0 there, 3 now), train.learning_rate (0.005 there, 0.5 now)" in err and "Traceback" not in err
+
+
+def test_evaluate_again_with_other_evaluation_fields(run, tiny):
+  workdir, _ = run
+  before = last_state(workdir)
+  flags = [*tiny, f"--workdir={workdir}", "--mode=evaluate"]
+  status, out, err = launch([*flags, "--config.eval.threshold=0.25", "--config.eval.largest_component=True"])
+  assert status == 0, err
+  assert "threshold 0.25 (from the configuration); largest 3-D component only: True" in out
+  assert json.loads((workdir / "summary.json").read_text())["threshold"] == 0.25
+  assert last_state(workdir) == before
+  assert launch(flags)[0] == 0  # and back to the run's own
+
+
+def test_evaluate_needs_a_run(tiny, tmp_path):
+  status, _, err = launch([*tiny, f"--workdir={tmp_path / 'none'}", "--mode=evaluate"])
+  assert status == 1 and "holds no run" in err and not (tmp_path / "none").exists()
+
+
+def test_loss_that_is_not_finite_stops_with_the_step_and_keeps_the_checkpoint(tiny, tmp_path):
+  workdir = tmp_path / "run"
+  flags = [*tiny, f"--workdir={workdir}", "--config.train.optimizer=sgd", "--config.train.warmup_epochs=1.4"]
+  status, _, err = launch([*flags, "--config.train.learning_rate=1e15", "--config.train.epochs=6"])
+  assert status == 1
+  assert "not finite at step" in err and "Traceback" not in err
+  assert not (workdir / "summary.json").exists()
+
+
+def test_random_split_is_called_leaky_in_every_output(tiny, tmp_path):
+  workdir = tmp_path / "run"
+  flags = [
+    *tiny,
+    f"--workdir={workdir}",
+    "--config.split.kind=random",
+    "--config.train.epochs=1",
+    "--config.train.ema_decay=0.9",
+  ]
+  status, out, err = launch(flags)
+  assert status == 0, err
+  for text in (out, *((workdir / name).read_text() for name in OUTPUTS if name != "config.json")):
+    assert splits.RANDOM_NAME in text
+  assert "slices of one patient in training and test" in out
+
+
+def test_build_mode_and_help(tiny, data_dir):
+  status, out, err = launch([*tiny, "--mode=build"])
+  assert status == 0 and f"built in {data_dir}/lgg_mri/phantom/1.0.0" in out, err
+  status, out, err = launch(["--help"])
+  for words in (
+    "--config",
+    "--workdir",
+    "--mode",
+    "build|train|evaluate",
+    "configs/seg.py:phantom",
+    "configs/common.py",
+  ):
+    assert words in out + err
+
+
+@pytest.mark.parametrize(
+  ("flags", "said"),
+  [
+    ([], "no configuration: pass e.g. --config=configs/seg.py:phantom"),
+    (["--config=configs/seq.py"], "configs/seq.py"),
+    (["--config=configs/seg.py:tiny"], "no preset 'tiny': there are small, phantom"),
+    (
+      ["--config=configs/seg.py:phantom", "--config.train.epoch=3"],
+      "no field 'train.epoch' in the configuration: there are ",
+    ),
+    (
+      ["--config=configs/seg.py:phantom", "--config.trian.epochs=3"],
+      "no field 'trian.epochs' in the configuration: there are ",
+    ),
+    (["--config=configs/seg.py:phantom", "--config.train.epochs=many"], "epochs"),
+    (["--config=configs/seg.py:phantom", "--mode=fly"], "mode"),
+    (["--config=configs/seg.py:phantom", "--wrokdir=x"], "wrokdir"),
+    (["--config=configs/seg.py:phantom", "train"], "'train' is not a flag"),
+  ],
+)
+def test_wrong_flags_are_told_in_one_line(flags, said):
+  status, out, err = launch(flags)
+  lines = [line for line in err.splitlines() if line]
+  assert status == 1 and len(lines) == 1 and lines[0].startswith("error: ") and said in lines[0], (out, err)
+
+
+def test_no_data_names_layout_command_and_phantom(tmp_path):
+  flags = ["--config=configs/seg.py:small", f"--config.data.dir={tmp_path / 'data'}", f"--workdir={tmp_path / 'run'}"]
+  for more in ([], [f"--config.data.root={tmp_path / 'missing'}"]):
+    status, _, err = launch([*flags, *more])
+    assert status == 1 and len(err.splitlines()) == 1
+    for words in (
+      "kaggle_3m/<case>",
+      "kaggle datasets download mateuszbuda/lgg-mri-segmentation",
+      "configs/seg.py:phantom",
+    ):
+      assert words in err

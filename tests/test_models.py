@@ -1,0 +1,106 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from bt_jax.errors import UserError
+from bt_jax.models import MODELS, layers, unet
+
+
+def init(model, size=16):
+  return model.init(jax.random.key(0), jnp.zeros((1, size, size, 3)))
+
+
+def parameters(tree):
+  return sum(leaf.size for leaf in jax.tree.leaves(tree))
+
+
+def by_hand(width, depth):
+  """Parameters of a U-Net: 3 x 3 convolutions without bias, scale and shift of batch norm, biased up-convolutions."""
+  block = lambda inputs, outputs: 9 * inputs * outputs + 9 * outputs * outputs + 4 * outputs
+  widths = [width * 2**level for level in range(depth + 1)]
+  total = block(3, width) + sum(block(a, b) for a, b in zip(widths, widths[1:], strict=False))
+  total += sum(4 * b * a + a + block(2 * a, a) for a, b in zip(widths, widths[1:], strict=False))
+  return total + width + 1
+
+
+@pytest.mark.parametrize(("width", "depth"), [(8, 4), (4, 2), (32, 4)])
+def test_parameter_count(width, depth):
+  model = MODELS["unet"](width=width, depth=depth)
+  variables = jax.eval_shape(lambda: init(model))
+  assert parameters(variables["params"]) == by_hand(width, depth)
+
+
+def test_width_32_is_as_large_as_the_public_pytorch_unet():
+  assert by_hand(32, 4) == 7_763_041  # mateuszbuda/brain-segmentation-pytorch, 3 channels in, 1 out
+
+
+def test_logits_have_the_inputs_size_in_float32_whatever_the_computation():
+  for dtype in (jnp.float32, jnp.bfloat16):
+    model = unet.UNet(width=4, depth=2, dtype=dtype)
+    variables = init(model)
+    logits, updates = model.apply(variables, jnp.ones((2, 24, 16, 3)), train=True, mutable=["batch_stats"])
+    assert logits.shape == (2, 24, 16, 1) and logits.dtype == jnp.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves([variables, updates])} == {jnp.dtype("float32")}
+
+
+def test_every_skip_connection_is_used(monkeypatch):
+  model = unet.UNet(width=4, depth=3)
+  variables = init(model)
+  x = jax.random.normal(jax.random.key(1), (1, 16, 16, 3))
+  whole = model.apply(variables, x)
+  for level in (1, 2, 3):
+    # The decoder's first convolution reads the skip in its first channels: without those weights the skip is gone.
+    kernel = variables["params"][f"decoder{level}"]["conv1"]["kernel"]
+    assert kernel.shape[2] == 2 * 4 * 2 ** (level - 1)
+    cut = jax.tree.map(lambda leaf: leaf, variables)
+    cut["params"][f"decoder{level}"]["conv1"]["kernel"] = kernel.at[:, :, : kernel.shape[2] // 2].set(0)
+    assert not np.allclose(model.apply(cut, x), whole, atol=1e-4), level
+
+
+def test_receptive_field_spans_the_levels_and_translation_by_its_stride_commutes():
+  model = unet.UNet(width=4, depth=2)
+  variables = init(model)
+  x = jnp.zeros((1, 48, 48, 3)).at[0, 20:24, 20:24].set(1.0)
+  moved = model.apply(variables, jnp.roll(x, (4, 8), (1, 2)))
+  np.testing.assert_allclose(
+    moved[0, 16:40, 16:40], jnp.roll(model.apply(variables, x), (4, 8), (1, 2))[0, 16:40, 16:40], atol=1e-4
+  )
+
+
+def test_up_convolution_is_the_transposed_convolution():
+  layer = layers.UpConv2x2(5)
+  x = jax.random.normal(jax.random.key(0), (2, 4, 6, 3))
+  variables = layer.init(jax.random.key(1), x)
+  kernel = variables["params"]["kernel"]
+  expected = jax.lax.conv_transpose(
+    x, kernel.transpose(1, 2, 3, 0), (2, 2), "VALID", dimension_numbers=("NHWC", "HWOI", "NHWC"), transpose_kernel=True
+  )
+  np.testing.assert_allclose(layer.apply(variables, x), expected, atol=1e-5)
+
+
+def test_pooling_is_max_pooling_and_so_is_its_gradient():
+  x = jax.random.normal(jax.random.key(0), (2, 6, 4, 3))
+  expected = lambda x: nn.max_pool(x, (2, 2), (2, 2))
+  np.testing.assert_array_equal(layers.max_pool_2x2(x), expected(x))
+  gradients = [jax.grad(lambda x, f=f: (f(x) ** 2).sum())(x) for f in (layers.max_pool_2x2, expected)]
+  np.testing.assert_allclose(*gradients, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+  ("size", "depth", "said"), [(100, 4, "96 or 112"), (8, 4, "is 16,"), (0, 2, "is 4,"), (34, 2, "32 or 36")]
+)
+def test_size_that_does_not_divide_names_the_next(size, depth, said):
+  with pytest.raises(UserError, match=said):
+    unet.check_size(size, depth)
+  with pytest.raises(UserError, match=f"{size} pixels cannot be halved {depth} times"):
+    jax.eval_shape(lambda: init(unet.UNet(width=2, depth=depth), size))
+
+
+@pytest.mark.parametrize(("size", "depth"), [(96, 4), (112, 4), (16, 4), (36, 2)])
+def test_sizes_that_divide(size, depth):
+  unet.check_size(size, depth)
+  model = unet.UNet(width=2, depth=depth)
+  shape = jax.eval_shape(lambda: model.apply(init(model, size), jnp.zeros((1, size, size, 3)))).shape
+  assert shape == (1, size, size, 1)

@@ -1,0 +1,150 @@
+import collections
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import ndimage
+
+from bt_jax.errors import UserError
+from bt_jax.pipeline import augment, feed, preprocess
+
+OFF = {"flip": False, "rotation_degrees": 0.0, "scale": 0.0, "shift": 0.0, "gamma": 0.0, "noise": 0.0}
+
+
+def batch(rng, count=3):
+  image = rng.integers(0, 256, (count, 256, 256, 3)).astype(np.uint8)
+  return {
+    "image": jnp.asarray(image),
+    "mask": jnp.asarray((rng.random((count, 256, 256, 1)) < 0.5).astype(np.uint8)),
+    "volume_mean": jnp.asarray(image.mean((1, 2)).astype(np.float32)),
+    "volume_std": jnp.asarray(image.std((1, 2)).astype(np.float32)),
+  }
+
+
+def test_volume_normalisation_is_a_z_score():
+  data = batch(np.random.default_rng(0))
+  image, mask = preprocess.make_preprocess(size=256, normalize="volume")(data)
+  expected = (np.asarray(data["image"], np.float64) - data["volume_mean"][:, None, None]) / data["volume_std"][
+    :, None, None
+  ]
+  np.testing.assert_allclose(image, expected, atol=1e-4)
+  np.testing.assert_array_equal(mask, data["mask"])
+
+
+def test_unit_normalisation_and_a_constant_volume():
+  data = batch(np.random.default_rng(0))
+  image, _ = preprocess.make_preprocess(size=256, normalize="unit")(data)
+  np.testing.assert_allclose(image, np.asarray(data["image"]) / 255, atol=1e-6)
+  constant = data | {
+    "image": jnp.full((3, 256, 256, 3), 7, jnp.uint8),
+    "volume_mean": jnp.full((3, 3), 7.0),
+    "volume_std": jnp.zeros((3, 3)),
+  }
+  image, _ = preprocess.make_preprocess(size=256, normalize="volume")(constant)
+  np.testing.assert_allclose(image, 0, atol=1e-4)
+  with pytest.raises(UserError, match="data.normalize is 'min_max', expected one of volume, unit"):
+    preprocess.make_preprocess(size=256, normalize="min_max")
+
+
+def test_resizing_averages_and_masks_stay_binary():
+  rng = np.random.default_rng(1)
+  data = batch(rng, 1)
+  # Blocks of 2 x 2 equal pixels must come back exactly.
+  small = rng.integers(0, 256, (1, 128, 128, 3)).astype(np.uint8)
+  mask = (rng.random((1, 128, 128, 1)) < 0.5).astype(np.uint8)
+  image_up, mask_up = (np.kron(x, np.ones((1, 2, 2, 1), np.uint8)) for x in (small, mask))
+  image, shrunk = preprocess.make_preprocess(size=64, normalize="unit")(data)
+  assert image.shape == (1, 64, 64, 3) and set(np.unique(shrunk)) <= {0, 1}
+  flat = preprocess.resize(jnp.full((1, 256, 256, 1), 3.0), 64)
+  np.testing.assert_allclose(flat, 3.0, rtol=1e-6)
+  image = preprocess.resize(jnp.asarray(image_up, jnp.float32), 128)
+  assert abs(float(image.mean()) - image_up.mean()) < 0.5
+  assert mask_up.shape == (1, 256, 256, 1)
+
+
+def test_everything_off_changes_nothing():
+  rng = np.random.default_rng(2)
+  image, mask = rng.random((2, 32, 32, 3), np.float32), (rng.random((2, 32, 32, 1)) < 0.5).astype(np.float32)
+  new_image, new_mask = augment.make_augment(**OFF)(jax.random.key(0), image, mask)
+  np.testing.assert_allclose(new_image, image, atol=1e-5)
+  np.testing.assert_allclose(new_mask, mask, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["rotation_degrees", "scale", "shift", "gamma", "noise", "flip"])
+def test_each_does_something_and_the_same_to_the_same_key(name):
+  rng = np.random.default_rng(3)
+  image, mask = rng.random((4, 32, 32, 3), np.float32), (rng.random((4, 32, 32, 1)) < 0.5).astype(np.float32)
+  change = augment.make_augment(**OFF | {name: True if name == "flip" else 0.3 if name != "rotation_degrees" else 30.0})
+  once, again, other = (change(jax.random.key(key), image, mask) for key in (0, 0, 1))
+  assert not np.allclose(once[0], image, atol=1e-3)
+  np.testing.assert_array_equal(once[0], again[0])
+  assert not np.array_equal(once[0], other[0])
+  assert np.array_equal(once[1], mask) == (name in ("gamma", "noise"))  # intensity leaves masks alone
+
+
+def test_image_and_mask_go_under_one_warp():
+  rng = np.random.default_rng(4)
+  mask = (ndimage.gaussian_filter(rng.standard_normal((8, 64, 64)), (0, 4, 4)) > 0)[..., None].astype(np.float32)
+  change = augment.make_augment(**OFF | {"flip": True, "rotation_degrees": 40.0, "scale": 0.3, "shift": 0.2})
+  image, moved = change(jax.random.key(5), np.repeat(mask, 3, -1), mask)
+  np.testing.assert_allclose(image, np.repeat(np.maximum(moved, 1e-6), 3, -1), atol=1e-5)
+  assert not np.allclose(moved, mask)
+
+
+def test_flip_mirrors_about_half_of_the_slices_left_and_right():
+  image = np.random.default_rng(5).random((64, 8, 8, 3), np.float32)
+  flipped, _ = augment.make_augment(**OFF | {"flip": True})(jax.random.key(0), image, image[..., :1])
+  mirrored = [np.allclose(new, old[:, ::-1], atol=1e-5) for new, old in zip(flipped, image, strict=True)]
+  kept = [np.allclose(new, old, atol=1e-5) for new, old in zip(flipped, image, strict=True)]
+  assert sum(mirrored) + sum(kept) == 64 and 16 < sum(mirrored) < 48
+
+
+def test_warp_agrees_with_scipy():
+  rng = np.random.default_rng(6)
+  image = rng.random((33, 47, 2)).astype(np.float32)
+  matrix = np.array([[0.9, 0.3], [-0.2, 1.1]], np.float32)
+  offset = np.array([3.5, -2.25], np.float32)
+  centre = (np.array([33, 47]) - 1) / 2
+  expected = np.stack(
+    [
+      ndimage.affine_transform(
+        image[..., channel], matrix, centre - matrix @ centre + offset, order=1, mode="grid-constant"
+      )
+      for channel in range(2)
+    ],
+    axis=-1,
+  )
+  np.testing.assert_allclose(
+    augment.warp(jnp.asarray(image), jnp.asarray(matrix), jnp.asarray(offset)), expected, atol=1e-4
+  )
+
+
+def test_rotation_by_a_right_angle():
+  image = np.random.default_rng(7).random((16, 16, 1), np.float32)
+  turned = augment.warp(jnp.asarray(image), augment.rotation_matrix(jnp.pi / 2), jnp.zeros(2))
+  assert any(np.allclose(turned, np.rot90(image, times), atol=1e-4) for times in (1, 3))
+
+
+def test_training_sees_every_slice_once_an_epoch_in_full_batches():
+  size, batch_size = 23, 5
+  stream = np.concatenate(
+    [feed.train_indices(seed=3, step=step, batch_size=batch_size, size=size) for step in range(23)]
+  )
+  for epoch in range(5):
+    assert sorted(stream[epoch * size : (epoch + 1) * size]) == list(range(size))
+  assert not np.array_equal(stream[:size], stream[size : 2 * size])
+  other = np.concatenate([feed.train_indices(seed=4, step=step, batch_size=batch_size, size=size) for step in range(5)])
+  assert not np.array_equal(stream[:25], other)
+  # A batch larger than the data set holds slices more than once, and still in shares as equal as can be.
+  assert set(collections.Counter(feed.train_indices(seed=0, step=0, batch_size=46, size=23).tolist()).values()) == {2}
+
+
+@pytest.mark.parametrize(("size", "batch_size"), [(10, 5), (11, 5), (3, 8), (1, 1)])
+def test_evaluation_sees_every_slice_once_in_order(size, batch_size):
+  seen = []
+  for indices, valid in feed.eval_batches(size, batch_size):
+    assert indices.shape == valid.shape == (batch_size,)
+    assert indices.max() < size
+    seen += indices[valid].tolist()
+  assert seen == list(range(size))

@@ -1,0 +1,84 @@
+import dataclasses
+import json
+
+import pytest
+
+from bt_jax.datasets import splits
+from bt_jax.datasets.store import SliceId
+from bt_jax.errors import UserError
+
+# 22 folds of five patients with 36 slices each but for the last, 3,929 slices in all as in the real data.
+INDEX = [
+  SliceId(fold, number, f"patient_{5 * fold + member}", f"case_{5 * fold + member}/{number}")
+  for fold in range(22)
+  for member in range(5)
+  for number in range(1, 37 if (fold, member) != (21, 4) else 6)
+]
+
+
+def patients(index, ids):
+  of = {entry.id: entry.patient for entry in index}
+  return {of[name] for name in ids}
+
+
+def parts(split):
+  return [getattr(split, part) for part in splits.PARTS]
+
+
+@pytest.mark.parametrize("fold", [0, 7, 21])
+def test_fold(fold):
+  split = splits.make_split(INDEX, kind="fold", fold=fold, seed=0)
+  assert split.name == f"patient_fold_{fold:02d}" and not split.leaky
+  assert patients(INDEX, split.test) == {f"patient_{5 * fold + member}" for member in range(5)}
+  assert patients(INDEX, split.validation) == {f"patient_{5 * ((fold + 1) % 22) + member}" for member in range(5)}
+  assert sorted(sum(parts(split), ())) == sorted(entry.id for entry in INDEX)  # each slice in one part
+  assert not patients(INDEX, split.train) & patients(INDEX, split.test + split.validation)
+
+
+def test_folds_test_every_slice_once():
+  tested = [name for fold in range(22) for name in splits.make_split(INDEX, kind="fold", fold=fold, seed=0).test]
+  assert sorted(tested) == sorted(entry.id for entry in INDEX)
+
+
+def test_random_split_is_the_papers_590_slices_and_says_that_it_leaks():
+  assert len(INDEX) == 3929 - 0
+  split = splits.make_split(INDEX, kind="random", fold=0, seed=0)
+  assert [len(part) for part in parts(split)] == [3929 - 2 * 590, 590, 590]
+  assert split.name == "random_slices_leaky" and split.leaky
+  assert sorted(sum(parts(split), ())) == sorted(entry.id for entry in INDEX)
+  assert patients(INDEX, split.train) & patients(INDEX, split.test)
+  assert split == splits.make_split(INDEX, kind="random", fold=0, seed=0)
+  assert split.hash != splits.make_split(INDEX, kind="random", fold=0, seed=1).hash
+
+
+def test_hash_and_json():
+  split = splits.make_split(INDEX, kind="fold", fold=3, seed=0)
+  written = json.loads(json.dumps(split.to_json("made up")))
+  assert written["data"] == "made up" and written["hash"] == split.hash and len(written["hash"]) == 64
+  assert [tuple(written[part]) for part in splits.PARTS] == parts(split)
+  moved = dataclasses.replace(split, train=split.train[1:], validation=(*split.validation, split.train[0]))
+  assert moved.hash != split.hash
+
+
+def test_shared_patient_is_refused():
+  wrong = [*INDEX, SliceId(3, 0, "patient_0", "case_0/99")]
+  with pytest.raises(UserError, match="patient_0 is in the train and the test part of patient_fold_03: that leaks"):
+    splits.make_split(wrong, kind="fold", fold=3, seed=0)
+
+
+@pytest.mark.parametrize(
+  ("kind", "fold", "message"),
+  [
+    ("fold", 22, "split.fold is 22, expected 0 to 21"),
+    ("fold", -1, "split.fold is -1"),
+    ("slices", 0, "split.kind is 'slices'"),
+  ],
+)
+def test_no_such_split(kind, fold, message):
+  with pytest.raises(UserError, match=message):
+    splits.make_split(INDEX, kind=kind, fold=fold, seed=0)
+
+
+def test_empty_part_of_a_partial_data_set():
+  with pytest.raises(UserError, match=r"validation part of patient_fold_04 is empty.*\[0, 1, 2, 3, 4\]"):
+    splits.make_split([entry for entry in INDEX if entry.fold < 5], kind="fold", fold=4, seed=0)

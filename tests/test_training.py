@@ -1,0 +1,243 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from bt_jax.errors import UserError
+from bt_jax.losses import make_loss
+from bt_jax.models.unet import UNet
+from bt_jax.pipeline.augment import make_augment
+from bt_jax.pipeline.preprocess import make_preprocess
+from bt_jax.training import loop, parallel
+from bt_jax.training.checkpoints import Checkpoints, tree_hash
+from bt_jax.training.optimizer import make_optimizer, make_schedule
+from bt_jax.training.state import init_state
+from bt_jax.training.step import make_predict_step, make_train_step
+
+AUGMENT = {"flip": True, "rotation_degrees": 15.0, "scale": 0.1, "shift": 0.05, "gamma": 0.2, "noise": 0.02}
+LOSS = {"name": "bce_dice", "fp_weight": 0.3, "fn_weight": 0.7, "exponent": 0.75, "smooth": 1.0, "pooled": True}
+MODEL = UNet(width=4, depth=2)
+PREPROCESS = make_preprocess(size=32, normalize="volume")
+
+
+@pytest.fixture(scope="module")
+def data():
+  """Twelve bright squares on dark ground; brightness tells the truth."""
+  rng = np.random.default_rng(0)
+  mask = np.zeros((12, 64, 64, 1), np.uint8)
+  for example, (row, column) in zip(mask, rng.integers(0, 40, (12, 2)), strict=True):
+    example[row : row + 20, column : column + 20] = 1
+  image = np.clip(rng.normal(60, 10, (12, 64, 64, 3)) + 120 * mask, 0, 255).astype(np.uint8)
+  mean, std = image.mean((1, 2)).astype(np.float32), image.std((1, 2)).astype(np.float32)
+  return {
+    "image": jnp.asarray(image),
+    "mask": jnp.asarray(mask),
+    "volume_mean": jnp.asarray(mean),
+    "volume_std": jnp.asarray(std),
+  }
+
+
+def optimizer(learning_rate=1e-2):
+  schedule = make_schedule(learning_rate=learning_rate, warmup_steps=2, steps=40)
+  return make_optimizer(schedule, name="adamw", momentum=0.9, weight_decay=1e-4)
+
+
+def train_step(chain, ema_decay=0.9, **loss):
+  return make_train_step(
+      model=MODEL, preprocess=PREPROCESS, augment=make_augment(**AUGMENT), loss=make_loss(**LOSS | loss),
+      optimizer=chain, ema_decay=ema_decay, seed=0,
+  )  # fmt: skip
+
+
+def first_state(chain, average=True):
+  return init_state(MODEL, chain, size=32, seed=0, average=average)
+
+
+def run(step, state, data, steps, batch_size=8):
+  losses = []
+  for number in range(steps):
+    indices = np.arange(number * batch_size, (number + 1) * batch_size, dtype=np.int32) % 12
+    state, loss = step(state, data, indices)
+    losses.append(float(loss))
+  return state, losses
+
+
+def test_training_learns(data):
+  chain = optimizer()
+  state, losses = run(
+    parallel.compile_train_step(train_step(chain), parallel.make_mesh(jax.devices()[:1])), first_state(chain), data, 40
+  )
+  assert losses[-1] < 0.4 * losses[0]
+  assert int(state.step) == 40 and int(state.nonfinite_step) == -1
+  np.testing.assert_allclose(float(state.loss_sum), sum(losses), rtol=1e-4)
+
+
+def test_one_device_and_eight_agree(data):
+  chain = optimizer()
+  results = []
+  for devices in (jax.devices()[:1], jax.devices()):
+    mesh = parallel.make_mesh(devices)
+    everywhere = parallel.replicated(mesh)
+    state, losses = run(
+        parallel.compile_train_step(train_step(chain), mesh),
+        jax.device_put(first_state(chain), everywhere), jax.device_put(data, everywhere), 3,
+    )  # fmt: skip
+    results.append((losses, jax.device_get(state.variables)))
+  assert len(jax.devices()) == 8
+  np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-4)
+  for one, eight in zip(jax.tree.leaves(results[0][1]), jax.tree.leaves(results[1][1]), strict=True):
+    np.testing.assert_allclose(one, eight, atol=2e-3)
+
+
+def test_moving_average_by_hand(data):
+  chain = optimizer()
+  step = jax.jit(train_step(chain, ema_decay=0.15))
+  state = first_state(chain)
+  average = jax.device_get(state.variables)
+  for number in range(3):
+    state, _ = run(step, state, data, 1)
+    decay = min(0.15, (1 + number) / (10 + number))
+    average = jax.tree.map(
+      lambda old, new, decay=decay: decay * old + (1 - decay) * np.asarray(new), average, state.variables
+    )
+  jax.tree.map(lambda ours, expected: np.testing.assert_allclose(ours, expected, atol=1e-5), state.average, average)
+  assert state.eval_variables is state.average
+  plain = first_state(chain, average=False)
+  assert plain.eval_variables is plain.variables
+
+
+def test_step_that_is_not_finite_changes_nothing_but_the_mark(data):
+  chain = optimizer()
+  step = jax.jit(train_step(chain))
+  state, _ = run(step, first_state(chain), data, 2)
+  bad = data | {"volume_mean": jnp.full((12, 3), jnp.nan)}
+  after, losses = run(step, state, bad, 2)
+  assert math.isnan(losses[0])
+  assert int(after.nonfinite_step) == 2
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    (state.variables, state.opt_state, state.average),
+    (after.variables, after.opt_state, after.average),
+  )
+
+
+def test_prediction_on_the_datas_own_grid_and_padding_counts_for_nothing(data):
+  state = first_state(optimizer())
+  predict = jax.jit(make_predict_step(model=MODEL, preprocess=PREPROCESS, loss=make_loss(**LOSS)))
+  valid = np.array([True, True, True, False])
+  probabilities, losses = predict(state.variables, data, np.array([3, 4, 5, 0]), valid)
+  assert probabilities.shape == (4, 64, 64)
+  assert 0 <= float(probabilities.min()) and float(probabilities.max()) <= 1
+  other, other_losses = predict(state.variables, data, np.array([3, 4, 5, 7]), valid)
+  np.testing.assert_array_equal(probabilities[:3], other[:3])
+  np.testing.assert_allclose(losses[:3], other_losses[:3])
+  alone = make_predict_step(model=MODEL, preprocess=PREPROCESS, loss=make_loss(**LOSS))(
+    state.variables, data, np.array([3, 4, 5]), valid[:3]
+  )
+  np.testing.assert_allclose(losses[:3], alone[1], rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+  ("batch_size", "said"), [(0, "8 or more"), (-3, "8 or more"), (12, "8 or 16"), (7, "8 or more")]
+)
+def test_batch_that_does_not_divide_over_the_devices(batch_size, said):
+  with pytest.raises(UserError, match=f"train.batch_size is {batch_size}, .*take {said}"):
+    parallel.check_batch_size(parallel.make_mesh(), "train.batch_size", batch_size)
+  parallel.check_batch_size(parallel.make_mesh(), "train.batch_size", 16)
+
+
+def test_schedule_rises_and_falls():
+  schedule = make_schedule(learning_rate=0.4, warmup_steps=10, steps=110)
+  np.testing.assert_allclose([schedule(0), schedule(5), schedule(10)], [0, 0.2, 0.4], rtol=1e-6)
+  np.testing.assert_allclose(
+    [schedule(60), schedule(110)], [0.2, 0], atol=1e-6
+  )  # half way down the cosine, and its end
+
+
+def test_optimisers_by_hand():
+  params = {"kernel": jnp.full((2, 2), 2.0), "bias": jnp.full((2,), 2.0)}
+  gradient = jax.tree.map(jnp.ones_like, params)
+
+  def first(name):
+    chain = make_optimizer(optax.constant_schedule(0.1), name=name, momentum=0.9, weight_decay=0.5)
+    return chain.update(gradient, chain.init(params), params)[0]
+
+  # Nesterov's first step is (1 + momentum) times the gradient, Adam's is 1 whatever the gradient; decay is on kernels only.
+  np.testing.assert_allclose(first("sgd")["bias"], -0.19, rtol=1e-5)
+  np.testing.assert_allclose(first("adam")["kernel"], -0.1, rtol=1e-5)
+  np.testing.assert_allclose(first("adamw")["kernel"], -0.1 - 0.1 * 0.5 * 2.0, rtol=1e-5)
+  np.testing.assert_allclose(first("adamw")["bias"], -0.1, rtol=1e-5)
+  with pytest.raises(UserError, match="train.optimizer is 'lion', expected one of sgd, adam, adamw"):
+    first("lion")
+
+
+def tree(value):
+  return {"a": jnp.full((3,), value, jnp.float32), "b": {"c": jnp.int32(value)}}
+
+
+def test_checkpoints_come_back_and_only_the_last_two_stay(tmp_path):
+  checkpoints = Checkpoints(tmp_path)
+  assert checkpoints.restore(tree(0)) is None
+  for step in (3, 5, 9):
+    checkpoints.save(step, tree(step), {"history": [{"score": 0.1 + step}]})
+  checkpoints.save(9, tree(0), {})  # one that exists is kept
+  restored, record = Checkpoints(tmp_path).restore(tree(0))
+  jax.tree.map(np.testing.assert_array_equal, restored, tree(9))
+  assert record == {"history": [{"score": 0.1 + 9}], "step": 9, "arrays_sha256": tree_hash(tree(9))}
+  assert sorted(path.name for path in tmp_path.iterdir() if path.name.isdigit()) == ["5", "9"]
+
+
+def damage(folder, how):
+  files = sorted((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+  largest = [path for path in files if "record" not in str(path)][-1]
+  if how == "flip":
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    largest.write_bytes(content)
+  elif how == "cut":
+    largest.write_bytes(largest.read_bytes()[:10])
+  else:
+    for path in files:
+      path.unlink()
+
+
+@pytest.mark.parametrize("how", ["flip", "cut", "empty"])
+def test_corrupt_checkpoint_falls_back_to_the_one_before(tmp_path, how, capsys):
+  checkpoints = Checkpoints(tmp_path)
+  for step in (3, 5):
+    checkpoints.save(step, {"a": jnp.arange(10_000.0) * step}, {"history": []})
+  checkpoints.close()
+  damage(tmp_path / "5", how)
+  restored, record = Checkpoints(tmp_path).restore({"a": jnp.zeros(10_000)})
+  assert record["step"] == 3
+  np.testing.assert_array_equal(restored["a"], np.arange(10_000.0) * 3)
+  assert f"{tmp_path / '5'} is corrupt" in capsys.readouterr().out
+  damage(tmp_path / "3", how)
+  with pytest.raises(UserError, match="no checkpoint in"):
+    Checkpoints(tmp_path).restore({"a": jnp.zeros(10_000)})
+
+
+def test_tree_hash_sees_bits_and_places():
+  assert tree_hash(tree(1)) == tree_hash(tree(1))
+  nudged = tree(1) | {"a": jnp.full((3,), np.nextafter(np.float32(1), np.float32(2)))}
+  assert len({tree_hash(tree(1)), tree_hash(nudged), tree_hash({"b": tree(1)["a"], "a": tree(1)["b"]})}) == 3
+
+
+def history(*scores):
+  return [{"epoch": epoch, "step": 10 * epoch, "validation_score": score} for epoch, score in enumerate(scores, 1)]
+
+
+def test_when_training_is_finished():
+  plan = loop.Plan(steps=50, steps_per_epoch=10, batch_size=2, patience=2)
+  assert not loop.is_finished(plan, [])
+  assert not loop.is_finished(plan, history(0.5, 0.4))
+  assert loop.is_finished(plan, history(0.5, 0.4, 0.4))  # two epochs without a better score
+  assert loop.is_finished(plan, history(0.5, 0.5, 0.5))  # equal is not better
+  assert not loop.is_finished(plan, history(0.5, 0.4, 0.6, 0.5))
+  patient = loop.Plan(steps=50, steps_per_epoch=10, batch_size=2, patience=0)
+  assert not loop.is_finished(patient, history(0.5, 0.4, 0.3, 0.2))
+  assert loop.is_finished(patient, history(0.5, 0.4, 0.3, 0.2, 0.1))
+  assert loop.best_row(history(0.5, 0.7, 0.7))["epoch"] == 2

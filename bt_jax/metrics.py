@@ -29,8 +29,8 @@ def count(prediction: Bool[np.ndarray, "n height width"], truth: Bool[np.ndarray
 
 
 def pool(counts: Counts) -> Counts:
-  """The counts of all entries together."""
-  return Counts(*(np.sum(part) for part in counts))
+  """The counts of all entries together, as one entry."""
+  return Counts(*(part.sum(keepdims=True) for part in counts))
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray, counts: Counts, empty: float) -> Float[np.ndarray, "*shape"]:

@@ -43,7 +43,7 @@ class Slices:
   @property
   def ids(self) -> list[str]:
     """One id per slice: `case/number`."""
-    return [slice_id(case, number) for case, number in zip(self.case, self.number, strict=True)]
+    return [slice_id(str(case), int(number)) for case, number in zip(self.case, self.number, strict=True)]
 
   def take(self, indices: np.ndarray) -> "Slices":
     """The slices at `indices`, in that order."""

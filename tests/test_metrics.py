@@ -62,7 +62,7 @@ def test_random_masks_against_scikit_learn():
     expected = [peer(t.ravel(), p.ravel()) for p, t in zip(prediction, truth, strict=True)]
     np.testing.assert_allclose(metrics.METRICS[name](counts, empty=1.0), expected)
     pooled = metrics.METRICS[name](metrics.pool(counts), empty=1.0)
-    np.testing.assert_allclose(pooled, peer(truth.ravel(), prediction.ravel()))
+    np.testing.assert_allclose(pooled, [peer(truth.ravel(), prediction.ravel())])
 
 
 def test_iou_follows_from_dice():

@@ -1,3 +1,5 @@
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -20,8 +22,8 @@ def by_hand(width, depth):
   """Parameters of a U-Net: 3 x 3 convolutions without bias, scale and shift of batch norm, biased up-convolutions."""
   block = lambda inputs, outputs: 9 * inputs * outputs + 9 * outputs * outputs + 4 * outputs
   widths = [width * 2**level for level in range(depth + 1)]
-  total = block(3, width) + sum(block(a, b) for a, b in zip(widths, widths[1:], strict=False))
-  total += sum(4 * b * a + a + block(2 * a, a) for a, b in zip(widths, widths[1:], strict=False))
+  total = block(3, width) + sum(block(a, b) for a, b in itertools.pairwise(widths))
+  total += sum(4 * b * a + a + block(2 * a, a) for a, b in itertools.pairwise(widths))
   return total + width + 1
 
 
@@ -45,7 +47,7 @@ def test_logits_have_the_inputs_size_in_float32_whatever_the_computation():
     assert {leaf.dtype for leaf in jax.tree.leaves([variables, updates])} == {jnp.dtype("float32")}
 
 
-def test_every_skip_connection_is_used(monkeypatch):
+def test_every_skip_connection_is_used():
   model = unet.UNet(width=4, depth=3)
   variables = init(model)
   x = jax.random.normal(jax.random.key(1), (1, 16, 16, 3))
@@ -75,7 +77,7 @@ def test_up_convolution_is_the_transposed_convolution():
   variables = layer.init(jax.random.key(1), x)
   kernel = variables["params"]["kernel"]
   expected = jax.lax.conv_transpose(
-    x, kernel.transpose(1, 2, 3, 0), (2, 2), "VALID", dimension_numbers=("NHWC", "HWOI", "NHWC"), transpose_kernel=True
+    x, kernel.transpose(1, 2, 3, 0), (2, 2), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"), transpose_kernel=True
   )
   np.testing.assert_allclose(layer.apply(variables, x), expected, atol=1e-5)
 

@@ -122,7 +122,7 @@ def test_warp_agrees_with_scipy():
 
 def test_rotation_by_a_right_angle():
   image = np.random.default_rng(7).random((16, 16, 1), np.float32)
-  turned = augment.warp(jnp.asarray(image), augment.rotation_matrix(jnp.pi / 2), jnp.zeros(2))
+  turned = augment.warp(jnp.asarray(image), augment.rotation_matrix(jnp.float32(np.pi / 2)), jnp.zeros(2))
   assert any(np.allclose(turned, np.rot90(image, times), atol=1e-4) for times in (1, 3))
 
 

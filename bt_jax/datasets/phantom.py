@@ -133,7 +133,7 @@ def make_volume(
   return np.clip(image * 255, 0, 255).astype(np.uint8), np.where(lesion, 255, 0).astype(np.uint8)
 
 
-def _smooth_noise(rng: np.random.Generator, shape: tuple[int, int, int], scale: float) -> np.ndarray:
+def _smooth_noise(rng: np.random.Generator, shape: tuple[int, int, int], scale: int) -> np.ndarray:
   """Gaussian noise of unit variance, smooth over `scale` pixels in the plane and two slices across."""
   coarse = [shape[0] // 2 + 3, *(int(n / scale) + 3 for n in shape[1:])]
   grid = rng.standard_normal(coarse).astype(np.float32)

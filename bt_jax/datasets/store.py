@@ -2,21 +2,26 @@
 
 import concurrent.futures
 import dataclasses
+import io
 import pathlib
 import shutil
 
 import filelock
 import numpy as np
 import tensorflow_datasets as tfds
+from PIL import Image
 from tqdm import tqdm
 
 from bt_jax.datasets import kaggle_tree, phantom
 from bt_jax.datasets.lgg_mri import lgg_mri_dataset_builder as lgg_mri
 from bt_jax.errors import UserError
-from bt_jax.schema import Slices, slice_id
+from bt_jax.schema import CHANNELS, SLICE_SIZE, Slices, slice_id
 
 Builder = lgg_mri.Builder
 VARIANTS = tuple(config.name for config in Builder.BUILDER_CONFIGS)
+
+
+_AS_PNG = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,8 +51,8 @@ def open_or_build(variant: str, *, root: str | None, data_dir: str | None) -> Bu
   """
   if variant not in VARIANTS:
     raise UserError(f"data.variant is {variant!r}, expected one of {', '.join(VARIANTS)}")
-  builder = tfds.builder(f"lgg_mri/{variant}", data_dir=data_dir, file_format="array_record")
-  target = pathlib.Path(builder.data_path)
+  open_builder = lambda: tfds.builder(f"lgg_mri/{variant}", data_dir=data_dir, file_format="array_record")
+  target = pathlib.Path(open_builder().data_path)
   if variant == "phantom":
     root = root or str(target.parent / "tree")
   try:
@@ -55,29 +60,27 @@ def open_or_build(variant: str, *, root: str | None, data_dir: str | None) -> Bu
     with filelock.FileLock(target.parent / ".lock"):
       if variant == "phantom":
         phantom.write_tree(root)
+      builder = open_builder()  # only now, as it reads what another process may have just built
       if target.exists():
         _check_source(builder, root)
       else:
         _build(builder, root)
-  except OSError as error:
+  except (OSError, RuntimeError) as error:  # TFDS's writer raises RuntimeError where the disk is full
+    reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
     raise UserError(
-      f"cannot build the data set in {target.parent}: {error.strerror or error}; nothing half built stays there, free "
-      "some space or choose another folder with --config.data.dir"
+      f"cannot build the data set in {target.parent} ({reason}): nothing half built stays there; free some space, or "
+      "choose another folder with --config.data.dir"
     ) from error
   return builder
 
 
 def _build(builder: Builder, root: str | None) -> None:
-  parent = pathlib.Path(builder.data_path).parent
-  for leftover in parent.glob("incomplete.*"):
+  tree = kaggle_tree.find_tree(root)
+  for leftover in pathlib.Path(builder.data_path).parent.glob("incomplete.*"):
     shutil.rmtree(leftover)
   tfds.disable_progress_bar()  # one bar over all slices instead of several for each fold
   try:
-    builder.download_and_prepare(
-      download_config=tfds.download.DownloadConfig(
-        manual_dir=kaggle_tree.find_tree(root), try_download_gcs=False, verify_ssl=True
-      )
-    )
+    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=tree, try_download_gcs=False))
   finally:
     tfds.enable_progress_bar()
 
@@ -95,30 +98,33 @@ def _check_source(builder: Builder, root: str | None) -> None:
 
 def read_index(builder: Builder) -> list[SliceId]:
   """Every slice's id and place, ordered by id, without decoding an image."""
-  skip = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
   index = []
   for fold in range(lgg_mri.FOLDS):
     name = lgg_mri.fold_split(fold)
     if name not in builder.info.splits:  # a part of the data set may leave a fold empty
       continue
-    for position, example in enumerate(builder.as_data_source(name, decoders=skip)):
+    for position, example in enumerate(builder.as_data_source(name, decoders=_AS_PNG)):
       case, patient = example["case"].decode(), example["patient"].decode()
-      index.append((case, int(example["slice"]), SliceId(fold, position, patient, slice_id(case, example["slice"]))))
+      index.append(
+        (case, int(example["slice"]), SliceId(fold, position, patient, slice_id(case, int(example["slice"]))))
+      )
   return [entry for *_, entry in sorted(index, key=lambda item: item[:2])]
 
 
 def read_slices(builder: Builder, ids: list[str], index: list[SliceId]) -> Slices:
   """Decodes the slices with these ids, in this order, into memory (0.26 MB each), with a progress bar."""
   place = {entry.id: entry for entry in index}
-  sources = {fold: builder.as_data_source(lgg_mri.fold_split(fold)) for fold in {place[name].fold for name in ids}}
-  first = sources[place[ids[0]].fold][0]
-  image = np.empty((len(ids), *first["image"].shape), np.uint8)
-  mask = np.empty((len(ids), *first["mask"].shape), np.uint8)
+  folds = {place[name].fold for name in ids}
+  sources = {fold: builder.as_data_source(lgg_mri.fold_split(fold), decoders=_AS_PNG) for fold in folds}
+  image = np.empty((len(ids), SLICE_SIZE, SLICE_SIZE, len(CHANNELS)), np.uint8)
+  mask = np.empty((len(ids), SLICE_SIZE, SLICE_SIZE, 1), np.uint8)
 
   def read(at: int) -> tuple[str, str, int, np.ndarray, np.ndarray]:
     entry = place[ids[at]]
     example = sources[entry.fold][entry.position]
-    image[at], mask[at] = example["image"], example["mask"]
+    # Decoded here: TFDS would tell every user to install OpenCV.
+    image[at] = Image.open(io.BytesIO(example["image"]))
+    mask[at, ..., 0] = Image.open(io.BytesIO(example["mask"]))
     return example["case"].decode(), entry.patient, example["slice"], example["volume_mean"], example["volume_std"]
 
   with concurrent.futures.ThreadPoolExecutor() as pool:

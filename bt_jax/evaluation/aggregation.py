@@ -27,7 +27,7 @@ def summarize(rows: list[Row]) -> dict[str, Any]:
   tumor = np.array([row["label"] for row in rows]) == 1
   pooled, patient, by_slice = {}, {}, {}
   for name, metric in metrics.METRICS.items():
-    pooled[name] = float(metric(metrics.pool(counts), empty=1.0))
+    pooled[name] = metric(metrics.pool(counts), empty=1.0).item()
     values = metric(volumes, empty=1.0)
     patient |= {f"{name}_mean": float(np.mean(values)), f"{name}_median": float(np.median(values))}
     values = metric(counts, empty=1.0)

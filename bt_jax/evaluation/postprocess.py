@@ -39,6 +39,6 @@ def choose_threshold(
   scores = []
   for threshold in THRESHOLDS:
     masks = predict_masks(probabilities, slices, threshold=threshold, largest_component=largest_component)
-    scores.append(metrics.dice(metrics.pool(metrics.count(masks, truth)), empty=1.0))
+    scores.append(metrics.dice(metrics.pool(metrics.count(masks, truth)), empty=1.0).item())
   best = np.flatnonzero(np.array(scores) == np.max(scores))
   return float(THRESHOLDS[best[len(best) // 2]])

@@ -64,8 +64,8 @@ def patient_rows(rows: list[Row]) -> list[Row]:
         "patient": patient,
         "slices": len(members),
         "tumor_slices": sum(row["label"] for row in members),
-        **{name: int(value) for name, value in counts._asdict().items()},
-        **{name: float(metric(counts, empty=1.0)) for name, metric in metrics.METRICS.items()},
+        **{name: value.item() for name, value in counts._asdict().items()},
+        **{name: metric(counts, empty=1.0).item() for name, metric in metrics.METRICS.items()},
       }
     )
   return patients

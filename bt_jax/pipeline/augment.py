@@ -1,5 +1,7 @@
 """Random flips, warps, gamma and noise: pure JAX, image and mask under one warp."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
@@ -35,12 +37,12 @@ def make_augment(
       return jax.random.uniform(next(keys), shape, minval=-limit, maxval=limit)
 
     mirror = jnp.where(flip & jax.random.bernoulli(next(keys)), -1.0, 1.0)
-    matrix = rotation_matrix(jnp.deg2rad(uniform(rotation_degrees))) * jnp.exp(uniform(jnp.log1p(scale)))
+    matrix = rotation_matrix(jnp.deg2rad(uniform(rotation_degrees))) * jnp.exp(uniform(math.log1p(scale)))
     offset = uniform(shift, (2,)) * jnp.array(image.shape[:2])
     warped = warp(jnp.concatenate([image, mask], axis=-1), matrix * jnp.array([1.0, mirror]), offset)
     image, mask = warped[..., :3], warped[..., 3:]
     # The small floor keeps the power's slope finite at black.
-    image = jnp.maximum(image, 1e-6) ** jnp.exp(uniform(jnp.log1p(gamma)))
+    image = jnp.maximum(image, 1e-6) ** jnp.exp(uniform(math.log1p(gamma)))
     image = image + jnp.abs(uniform(noise)) * jax.random.normal(next(keys), image.shape)
     return image, mask
 

@@ -14,7 +14,7 @@ from bt_jax.evaluation.rows import Row, counts_of
 from bt_jax.schema import CHANNELS, Slices
 
 matplotlib.use("agg")
-from matplotlib import pyplot as plt  # noqa: E402
+from matplotlib import pyplot as plt
 
 _TRUTH, _PREDICTION = "#00d26a", "#ff3864"
 _COLUMNS = 3

@@ -15,7 +15,7 @@ from bt_jax.training.checkpoints import Checkpoints
 from bt_jax.training.state import TrainState
 
 _LOOK_EVERY = 10  # steps between looks at the loss; each look waits for the device
-Row = dict[str, float]
+Row = dict[str, int | float]
 
 
 class Stopped(Exception):

@@ -117,7 +117,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
   def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
     config = self.builder_config
-    tree = kaggle_tree.read_tree(dl_manager.manual_dir, expect_full=config.expect_full)
+    tree = kaggle_tree.read_tree(str(dl_manager.manual_dir), expect_full=config.expect_full)
     self.info.metadata["source"] = tree.fingerprint
     folds: dict[int, list[kaggle_tree.Case]] = {}
     for case in tree.cases:

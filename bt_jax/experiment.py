@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import json
 import os
 import pathlib
@@ -231,12 +232,13 @@ def _train(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Data) 
     config.train.epochs * steps_per_epoch, steps_per_epoch, config.train.batch_size, config.train.patience
   )
   schedule, optimizer = parts.optimizer(steps_per_epoch)
-  state = _first_state(config, parts, optimizer)
   latest, best = (Checkpoints(workdir / "checkpoints" / name) for name in ("latest", "best"))
   history: list[loop.Row] = []
-  if restored := latest.restore(state):
+  if restored := latest.restore(_first_state(config, parts, optimizer, abstract=True)):
     state, record = restored
     history = record["history"]
+  else:
+    state = _first_state(config, parts, optimizer, abstract=False)
   if loop.is_finished(plan, history):
     print(f"{workdir} is trained already ({history[-1]['epoch']} epochs): nothing to train, evaluating it")
     return
@@ -302,15 +304,22 @@ def _train(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Data) 
     checkpoints.close()
 
 
-def _first_state(config: ConfigDict, parts: Parts, optimizer: optax.GradientTransformation) -> TrainState:
-  state = init_state(
+def _first_state(
+  config: ConfigDict, parts: Parts, optimizer: optax.GradientTransformation, *, abstract: bool
+) -> TrainState:
+  """The state before the first step, on all devices; `abstract`: its shapes alone, to restore a checkpoint into."""
+  everywhere = parallel.replicated(parts.mesh)
+  init = functools.partial(
+    init_state,
     parts.model,
     optimizer,
     size=config.data.size,
     seed=config.train.seed,
     average=config.train.ema_decay > 0,
   )
-  return jax.device_put(state, parallel.replicated(parts.mesh))
+  if abstract:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), jax.eval_shape(init))
+  return jax.device_put(init(), everywhere)
 
 
 def _predict(
@@ -329,7 +338,7 @@ def _predict(
 def _evaluate(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Data) -> None:
   _, optimizer = parts.optimizer(1)
   best = Checkpoints(workdir / "checkpoints" / "best")
-  restored = best.restore(_first_state(config, parts, optimizer).eval_variables)
+  restored = best.restore(_first_state(config, parts, optimizer, abstract=True).eval_variables)
   best.close()
   if restored is None:
     raise UserError(f"{workdir} holds no checkpoint: train first, with --mode=train")

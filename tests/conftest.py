@@ -4,6 +4,7 @@ import os
 import pathlib
 import subprocess
 import sys
+import tempfile
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -58,17 +59,27 @@ def tiny(phantom_root, data_dir) -> list[str]:
   ]
 
 
-def start(flags: list[str], **environment: str) -> subprocess.Popen:
+# Compiled programs are kept between the processes of one test session.
+_CACHE = tempfile.TemporaryDirectory()
+_VARIABLES = {
+  "XLA_FLAGS": "",
+  "PYTHONUNBUFFERED": "1",
+  "JAX_COMPILATION_CACHE_DIR": _CACHE.name,
+  "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+  "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
+
+
+def start(flags: list[str]) -> subprocess.Popen:
   """Starts launch.py as a user would, on one CPU device."""
-  variables = {**os.environ, "XLA_FLAGS": "", "PYTHONUNBUFFERED": "1", **environment}
   return subprocess.Popen(
     [sys.executable, "launch.py", *flags],
-    cwd=ROOT, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    cwd=ROOT, env={**os.environ, **_VARIABLES}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
   )  # fmt: skip
 
 
-def launch(flags: list[str], **environment: str) -> tuple[int, str, str]:
+def launch(flags: list[str]) -> tuple[int, str, str]:
   """Runs launch.py to its end: (exit status, stdout, stderr)."""
-  process = start(flags, **environment)
+  process = start(flags)
   out, err = process.communicate(timeout=300)
   return process.returncode, out, err

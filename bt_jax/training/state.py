@@ -42,12 +42,17 @@ def init_state(
   model: nn.Module, optimizer: optax.GradientTransformation, *, size: int, seed: int, average: bool
 ) -> TrainState:
   """The state before the first step; the network is shaped for `size` x `size` slices of three channels."""
-  variables = model.init(jax.random.key(seed), jnp.zeros((1, size, size, 3)))
-  return TrainState(
-    step=jnp.int32(0),
-    variables=variables,
-    average=jax.tree.map(jnp.copy, variables) if average else None,
-    opt_state=optimizer.init(variables["params"]),
-    loss_sum=jnp.float32(0),
-    nonfinite_step=jnp.int32(-1),
-  )
+
+  @jax.jit  # one compiled program instead of one for each operation
+  def init() -> TrainState:
+    variables = model.init(jax.random.key(seed), jnp.zeros((1, size, size, 3)))
+    return TrainState(
+      step=jnp.int32(0),
+      variables=variables,
+      average=variables if average else None,
+      opt_state=optimizer.init(variables["params"]),
+      loss_sum=jnp.float32(0),
+      nonfinite_step=jnp.int32(-1),
+    )
+
+  return init()

@@ -1,20 +1,14 @@
 """Where the parts are put together: build, train and evaluate a configuration."""
 
-import contextlib
 import dataclasses
 import functools
 import json
-import os
 import pathlib
-from collections.abc import Callable, Iterator
 from typing import Any
 
-import filelock
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import linen as nn
 from ml_collections import ConfigDict
 from tensorboardX import SummaryWriter
 from tqdm import tqdm
@@ -23,96 +17,19 @@ import bt_jax
 from bt_jax import files
 from bt_jax.datasets import splits, store
 from bt_jax.errors import UserError
-from bt_jax.evaluation.aggregation import SCORES, score_of, summarize
+from bt_jax.evaluation.aggregation import score_of, summarize
 from bt_jax.evaluation.postprocess import choose_threshold, predict_masks
 from bt_jax.evaluation.rows import patient_rows, slice_rows
-from bt_jax.losses import make_loss
-from bt_jax.models import MODELS
-from bt_jax.models.unet import check_size
+from bt_jax.parts import Parts, data_variant, make_parts
 from bt_jax.pipeline import feed
-from bt_jax.pipeline.augment import make_augment
-from bt_jax.pipeline.preprocess import make_preprocess
 from bt_jax.report import figures
 from bt_jax.report.tables import heading, results_table
 from bt_jax.schema import Slices
 from bt_jax.training import loop, parallel
 from bt_jax.training.checkpoints import Checkpoints
-from bt_jax.training.optimizer import make_optimizer, make_schedule
 from bt_jax.training.state import PyTree, TrainState, init_state
-from bt_jax.training.step import make_predict_step, make_train_step
-
-_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
-_PLACES = ("data.root", "data.dir")  # fields that may differ between two starts of one run
-
-
-def build(config: ConfigDict) -> store.Builder:
-  """Opens the data set of a configuration, building it first if need be."""
-  return store.open_or_build(_variant(config), root=config.data.root, data_dir=config.data.dir)
-
-
-def _variant(config: ConfigDict) -> str:
-  """The builder configuration that holds the data."""
-  variant = {"phantom": "phantom", "lgg": "full" if config.data.expect_full else "partial"}
-  if config.data.name not in variant:
-    raise UserError(f"data.name is {config.data.name!r}, expected one of {', '.join(variant)}")
-  return variant[config.data.name]
-
-
-@dataclasses.dataclass(frozen=True)
-class Parts:
-  """What training and evaluation share, made from a configuration before any data is touched."""
-
-  mesh: jax.sharding.Mesh
-  model: nn.Module
-  preprocess: Callable
-  loss: Callable
-  optimizer: Callable[[int], tuple[optax.Schedule, optax.GradientTransformation]]
-  predict_step: Callable
-
-
-def make_parts(config: ConfigDict) -> Parts:
-  """Makes the parts; raises UserError for the first field that cannot be."""
-  if config.train.deterministic:
-    os.environ["XLA_FLAGS"] = os.environ.get("XLA_FLAGS", "") + " --xla_gpu_deterministic_ops=true"
-  _variant(config)
-  mesh = parallel.make_mesh()
-  for name, size in (("train.batch_size", config.train.batch_size), ("eval.batch_size", config.eval.batch_size)):
-    parallel.check_batch_size(mesh, name, size)
-  for name, value in (("train.epochs", config.train.epochs), ("model.width", config.model.width)):
-    if value < 1:
-      raise UserError(f"{name} is {value}, expected 1 or more")
-  if config.eval.threshold is not None and not 0 <= config.eval.threshold <= 1:
-    raise UserError(f"eval.threshold is {config.eval.threshold}, expected 0 to 1")
-  splits.check_choice(kind=config.split.kind, fold=config.split.fold)
-  if config.model.name not in MODELS:
-    raise UserError(f"model.name is {config.model.name!r}, expected one of {', '.join(MODELS)}")
-  if config.model.dtype not in _DTYPES:
-    raise UserError(f"model.dtype is {config.model.dtype!r}, expected one of {', '.join(_DTYPES)}")
-  if config.train.score not in SCORES:
-    raise UserError(f"train.score is {config.train.score!r}, expected one of {', '.join(SCORES)}")
-  check_size(config.data.size, config.model.depth)
-  model = MODELS[config.model.name](
-    width=config.model.width, depth=config.model.depth, dtype=_DTYPES[config.model.dtype]
-  )
-  preprocess = make_preprocess(size=config.data.size, normalize=config.data.normalize)
-  loss = make_loss(**config.loss)
-
-  def optimizer(steps_per_epoch: int) -> tuple[optax.Schedule, optax.GradientTransformation]:
-    schedule = make_schedule(
-      learning_rate=config.train.learning_rate,
-      warmup_steps=round(config.train.warmup_epochs * steps_per_epoch),
-      steps=config.train.epochs * steps_per_epoch,
-    )
-    return schedule, make_optimizer(
-      schedule,
-      name=config.train.optimizer,
-      momentum=config.train.momentum,
-      weight_decay=config.train.weight_decay,
-    )
-
-  optimizer(1)  # so that a wrong name is told now
-  predict_step = parallel.compile_predict_step(make_predict_step(model=model, preprocess=preprocess, loss=loss), mesh)
-  return Parts(mesh, model, preprocess, loss, optimizer, predict_step)
+from bt_jax.training.step import make_train_step
+from bt_jax.workdir import claim
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,17 +54,27 @@ class Data:
     return store.read_slices(self.builder, list(getattr(self.split, part)), self.index)
 
 
-def _open_data(config: ConfigDict) -> Data:
-  builder = build(config)
-  index = store.read_index(builder)
-  split = splits.make_split(index, kind=config.split.kind, fold=config.split.fold, seed=config.split.seed)
-  return Data(builder, index, split)
+def build(config: ConfigDict) -> store.Builder:
+  """Opens the data set of a configuration, building it first if need be."""
+  return store.open_or_build(data_variant(config), root=config.data.root, data_dir=config.data.dir)
 
 
 def default_workdir(config: ConfigDict) -> pathlib.Path:
   """`runs/<model>_<preset>_<split>`, for who names no folder."""
   part = f"fold_{config.split.fold:02d}" if config.split.kind == "fold" else splits.RANDOM_NAME
-  return pathlib.Path("runs") / "_".join(filter(None, ("seg", config.preset, config.model.name, part)))
+  return pathlib.Path("runs") / "_".join(filter(None, (config.model.name, config.preset, part)))
+
+
+def _plain(config: ConfigDict) -> dict[str, Any]:
+  """The configuration as it comes back from JSON."""
+  return json.loads(json.dumps(config.to_dict()))
+
+
+def _open_data(config: ConfigDict) -> Data:
+  builder = build(config)
+  index = store.read_index(builder)
+  split = splits.make_split(index, kind=config.split.kind, fold=config.split.fold, seed=config.split.seed)
+  return Data(builder, index, split)
 
 
 def train(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -158,7 +85,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
     loop.Stopped: Ctrl-C or SIGTERM, once the state is saved.
   """
   parts = make_parts(config)
-  with _claim(config, workdir, may_differ=_PLACES, new=True):
+  with claim(workdir, _plain(config), new=True):
     data = _open_data(config)
     _write_split(data, workdir)
     _train(config, workdir, parts, data)
@@ -172,50 +99,10 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path) -> None:
     UserError: as `train`, or there is no run or no checkpoint.
   """
   parts = make_parts(config)
-  with _claim(config, workdir, may_differ=(*_PLACES, *(f"eval.{name}" for name in config.eval)), new=False):
+  with claim(workdir, _plain(config), new=False, may_differ="eval"):
     data = _open_data(config)
     _write_split(data, workdir)
     _evaluate(config, workdir, parts, data)
-
-
-@contextlib.contextmanager
-def _claim(config: ConfigDict, workdir: pathlib.Path, *, may_differ: tuple[str, ...], new: bool) -> Iterator[None]:
-  """Holds the folder for this process, and refuses one that is in use or holds another configuration's run."""
-  path = workdir / "config.json"
-  if not new and not path.is_file():
-    raise UserError(f"{workdir} holds no run: train one with --mode=train, or name its folder with --workdir")
-  try:
-    workdir.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(workdir / ".lock", timeout=0)
-    lock.acquire()
-  except filelock.Timeout as error:
-    raise UserError(f"{workdir} is in use by another process: wait for it, or choose another --workdir") from error
-  except OSError as error:
-    raise UserError(f"cannot write to {workdir} ({error.strerror}): choose another --workdir") from error
-  with lock:
-    now = json.loads(json.dumps(config.to_dict()))
-    if path.is_file():
-      here, there = _flat(now), _flat(json.loads(path.read_text(encoding="utf-8")))
-      differ = [
-        name
-        for name in sorted(here.keys() | there.keys())
-        if name not in may_differ and here.get(name) != there.get(name)
-      ]
-      if differ:
-        told = ", ".join(f"{name} ({there.get(name)!r} there, {here.get(name)!r} now)" for name in differ)
-        raise UserError(
-          f"{workdir} holds the run of another configuration, which differs in {told}: choose another --workdir"
-        )
-    else:
-      files.write_json(path, now)
-    yield
-
-
-def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-  flat = {}
-  for name, value in nested.items():
-    flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-  return flat
 
 
 def _write_split(data: Data, workdir: pathlib.Path) -> None:
@@ -254,7 +141,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Data) 
     make_train_step(
       model=parts.model,
       preprocess=parts.preprocess,
-      augment=make_augment(**config.augment),
+      augment=parts.augment,
       loss=parts.loss,
       optimizer=optimizer,
       ema_decay=config.train.ema_decay,
@@ -295,7 +182,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Data) 
       record={
         **data.names,
         "split_hash": data.split.hash,
-        "config": config.to_dict(),
+        "config": _plain(config),
         "bt_jax": bt_jax.__version__,
       },
       report=report,

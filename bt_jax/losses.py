@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from bt_jax.errors import UserError
+from bt_jax.errors import choose
 
 Logits = Float[Array, "batch height width 1"]
 Masks = Float[Array, "batch height width 1"]
@@ -90,6 +90,4 @@ def make_loss(*, name: str, fp_weight: float, fn_weight: float, exponent: float,
       focal_tversky, fp_weight=fp_weight, fn_weight=fn_weight, exponent=exponent, smooth=smooth, pooled=pooled
     ),
   }
-  if name not in losses:
-    raise UserError(f"loss.name is {name!r}, expected one of {', '.join(losses)}")
-  return losses[name]
+  return choose("loss.name", name, losses)

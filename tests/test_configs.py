@@ -3,7 +3,7 @@ import re
 import pytest
 from ml_collections import ConfigDict
 
-from bt_jax import experiment
+from bt_jax import experiment, parts
 from bt_jax.errors import UserError
 from configs import common, seg
 from tests.conftest import ROOT
@@ -18,7 +18,7 @@ def fields(config, prefix=""):
 def test_every_preset_makes_its_parts(preset):
   config = seg.get_config(preset)
   assert set(fields(config)) == set(fields(common.get_config()))
-  experiment.make_parts(config)
+  parts.make_parts(config)
 
 
 def test_every_field_is_read():

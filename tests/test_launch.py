@@ -156,9 +156,9 @@ def test_evaluate_needs_a_run(tiny, tmp_path):
   assert status == 1 and "holds no run" in err and not (tmp_path / "none").exists()
 
 
-def test_loss_that_is_not_finite_stops_with_the_step_and_keeps_the_checkpoint(tiny, tmp_path):
+def test_loss_that_is_not_finite_stops_with_the_step(tiny, tmp_path):
   workdir = tmp_path / "run"
-  flags = [*tiny, f"--workdir={workdir}", "--config.train.optimizer=sgd", "--config.train.warmup_epochs=1.4"]
+  flags = [*tiny, f"--workdir={workdir}", "--config.train.optimizer=sgd"]
   status, _, err = launch([*flags, "--config.train.learning_rate=1e15", "--config.train.epochs=6"])
   assert status == 1
   assert "not finite at step" in err and "Traceback" not in err

@@ -5,6 +5,7 @@ import os
 import pathlib
 import random
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -142,9 +143,23 @@ def test_full_disk(phantom_root, builder, tmp_path):
 
 def test_usable_elsewhere_without_tensorflow(data_dir, builder, tmp_path):
   """Installed with pip, used from another folder, as the README shows."""
-  target = tmp_path / "site"
+  target, source = tmp_path / "site", tmp_path / "source"
+  shutil.copytree(ROOT / "bt_jax", source / "bt_jax")
+  for name in ("pyproject.toml", "requirements.txt", "README.md"):
+    shutil.copy(ROOT / name, source)
   subprocess.run(
-    [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--target", target, ROOT],
+    [
+      sys.executable,
+      "-m",
+      "pip",
+      "install",
+      "--quiet",
+      "--no-deps",
+      "--no-build-isolation",
+      "--target",
+      target,
+      source,
+    ],
     check=True,
   )
   program = (

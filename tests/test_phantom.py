@@ -1,7 +1,9 @@
 import numpy as np
+import pytest
 from scipy import ndimage
 
 from bt_jax.datasets import kaggle_tree, phantom
+from bt_jax.errors import UserError
 
 
 def test_tree_reads_like_the_published_one(phantom_root):
@@ -40,3 +42,8 @@ def test_same_seed_same_bytes_and_nothing_half_written(tmp_path):
   tree = phantom.write_tree(tmp_path / "c", **kwargs)
   assert {p.relative_to(tree) for p in tree.rglob("*") if p.is_file()} == files[0].keys()
   assert [p.name for p in (tmp_path / "c").iterdir()] == ["kaggle_3m"]
+
+
+def test_real_patients_are_never_called_synthetic():
+  with pytest.raises(UserError, match="TCGA_CS_4941 is not a synthetic patient"):
+    phantom.fold_of("TCGA_CS_4941")

@@ -241,3 +241,24 @@ def test_when_training_is_finished():
   assert not loop.is_finished(patient, history(0.5, 0.4, 0.3, 0.2))
   assert loop.is_finished(patient, history(0.5, 0.4, 0.3, 0.2, 0.1))
   assert loop.best_row(history(0.5, 0.7, 0.7))["epoch"] == 2
+
+
+def test_loop_stops_at_a_loss_that_is_not_finite_and_keeps_the_good_checkpoint(tmp_path):
+  state = first_state(optimizer(), average=False)
+  latest, best = Checkpoints(tmp_path / "latest"), Checkpoints(tmp_path / "best")
+  reported = []
+
+  def step(state, number):
+    mark = jnp.int32(number) if number == 15 else state.nonfinite_step
+    return state.replace(step=state.step + 1, loss_sum=state.loss_sum + 2.0, nonfinite_step=mark), jnp.float32(2.0)
+
+  with pytest.raises(UserError, match="not finite at step 15"):
+    loop.train(
+      state, [], plan=loop.Plan(steps=40, steps_per_epoch=10, batch_size=2, patience=0), step=step,
+      validate=lambda state: (0.5, 0.25), learning_rate=lambda step: 0.1, latest=latest, best=best,
+      record={}, report=reported.append,
+    )  # fmt: skip
+  restored, record = Checkpoints(tmp_path / "latest").restore(state)
+  assert int(restored.step) == 10 and int(restored.nonfinite_step) == -1 and float(restored.loss_sum) == 0
+  assert [row["train_loss"] for row in record["history"]] == [2.0] and len(reported) == 1
+  assert Checkpoints(tmp_path / "best").restore(state.eval_variables)[1]["step"] == 10

@@ -14,10 +14,11 @@ from PIL import Image
 from scipy import ndimage
 from tqdm import tqdm
 
+from bt_jax.errors import UserError
 from bt_jax.schema import CLINICAL_FIELDS, SLICE_SIZE
 
 PATIENTS = 44  # two for each of the 22 folds
-SITES = ("PA", "PB", "PC")
+SITES = ("A", "B", "C")
 _DATE = "20000101"
 _NO_POST_EVERY, _NO_PRE_EVERY = 11, 17  # about as often as in the real set
 
@@ -31,13 +32,19 @@ _INTENSITY = {
 
 
 def patient_name(index: int) -> str:
-  """The name of patient `index`, counted from 0: `TCGA_PA_0000`."""
-  return f"TCGA_{SITES[index % len(SITES)]}_{index:04d}"
+  """The name of patient `index`, counted from 0: `PHANTOM_A_0000`."""
+  return f"PHANTOM_{SITES[index % len(SITES)]}_{index:04d}"
 
 
 def fold_of(patient: str) -> int:
-  """The fold of a synthetic patient: its number modulo 22."""
-  return int(re.findall(r"\d+", patient)[-1]) % 22
+  """The fold of a synthetic patient: its number modulo 22.
+
+  Raises:
+    UserError: the patient is not synthetic, so its data must not be called so.
+  """
+  if not (match := re.fullmatch(r"PHANTOM_[A-Z]_(\d+)", patient)):
+    raise UserError(f"{patient} is not a synthetic patient: name another folder with --config.data.root, or none")
+  return int(match[1]) % 22
 
 
 def write_tree(root: str | pathlib.Path, *, patients: int = PATIENTS, slices: int = 12, seed: int = 0) -> pathlib.Path:

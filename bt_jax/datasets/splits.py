@@ -10,12 +10,11 @@ import numpy as np
 
 from bt_jax.datasets.lgg_mri.lgg_mri_dataset_builder import FOLDS
 from bt_jax.datasets.store import SliceId
-from bt_jax.errors import UserError
+from bt_jax.errors import UserError, choose
 
 PARTS = ("train", "validation", "test")
 RANDOM_NAME = "random_slices_leaky"
 RANDOM_TEST_SHARE = 0.15  # of 3,929 slices: the 590 of the paper
-KINDS = ("fold", "random")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,8 +64,7 @@ def make_split(index: Sequence[SliceId], *, kind: str, fold: int, seed: int) -> 
 
 def check_choice(*, kind: str, fold: int) -> None:
   """Raises UserError where there is no such kind of split or no such fold."""
-  if kind not in KINDS:
-    raise UserError(f"split.kind is {kind!r}, expected one of {', '.join(KINDS)}")
+  choose("split.kind", kind, dict.fromkeys(("fold", "random")))
   if kind == "fold" and not 0 <= fold < FOLDS:
     raise UserError(f"split.fold is {fold}, expected 0 to {FOLDS - 1}")
 

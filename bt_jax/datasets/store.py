@@ -18,7 +18,6 @@ from bt_jax.errors import UserError
 from bt_jax.schema import CHANNELS, SLICE_SIZE, Slices, slice_id
 
 Builder = lgg_mri.Builder
-VARIANTS = tuple(config.name for config in Builder.BUILDER_CONFIGS)
 
 
 _AS_PNG = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
@@ -49,8 +48,6 @@ def open_or_build(variant: str, *, root: str | None, data_dir: str | None) -> Bu
     UserError: there is no tree, something is wrong with it, the data set was built from another tree, or the disk is
       full or not writable.
   """
-  if variant not in VARIANTS:
-    raise UserError(f"data.variant is {variant!r}, expected one of {', '.join(VARIANTS)}")
   open_builder = lambda: tfds.builder(f"lgg_mri/{variant}", data_dir=data_dir, file_format="array_record")
   target = pathlib.Path(open_builder().data_path)
   if variant == "phantom":

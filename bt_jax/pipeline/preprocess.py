@@ -6,9 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 
-from bt_jax.errors import UserError
-
-NORMALIZE = ("volume", "unit")
+from bt_jax.errors import choose
 
 Augment = Callable[
   [jax.Array, Float[Array, "batch size size 3"], Float[Array, "batch size size 1"]],
@@ -39,8 +37,7 @@ def make_preprocess(*, size: int, normalize: str) -> Callable:
   Raises:
     UserError: no such way to normalise.
   """
-  if normalize not in NORMALIZE:
-    raise UserError(f"data.normalize is {normalize!r}, expected one of {', '.join(NORMALIZE)}")
+  choose("data.normalize", normalize, dict.fromkeys(("volume", "unit")))
 
   def preprocess(
     batch: dict[str, UInt8[Array, "..."] | Float[Array, "..."]],

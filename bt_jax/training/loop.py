@@ -131,8 +131,8 @@ def train(
 def _check_finite(state: TrainState, latest: Checkpoints) -> None:
   if (bad := int(state.nonfinite_step)) >= 0:
     raise UserError(
-      f"the loss or its gradient is not finite at step {bad}: training stopped, the last good checkpoint is kept in "
-      f"{latest.folder}; try a lower --config.train.learning_rate or another --config.loss.name in a new --workdir"
+      f"the loss or its gradient is not finite at step {bad}: training stopped; the last good checkpoint, if an epoch "
+      f"was finished, is in {latest.folder}; try a lower --config.train.learning_rate or another --config.loss.name in a new --workdir"
     )
 
 

@@ -3,7 +3,7 @@
 import jax
 import optax
 
-from bt_jax.errors import UserError
+from bt_jax.errors import choose
 
 
 def make_schedule(*, learning_rate: float, warmup_steps: int, steps: int) -> optax.Schedule:
@@ -31,6 +31,4 @@ def make_optimizer(
     "adam": lambda: optax.adam(schedule),
     "adamw": lambda: optax.adamw(schedule, weight_decay=weight_decay, mask=kernels),
   }
-  if name not in optimizers:
-    raise UserError(f"train.optimizer is {name!r}, expected one of {', '.join(optimizers)}")
-  return optimizers[name]()
+  return choose("train.optimizer", name, optimizers)()

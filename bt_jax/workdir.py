@@ -1,0 +1,65 @@
+"""The folder of a run: whose it is, and that one process at a time works in it."""
+
+import contextlib
+import json
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import filelock
+
+from bt_jax import files
+from bt_jax.errors import UserError
+
+_PLACES = ("data.root", "data.dir")  # fields that may always differ between two starts of one run
+
+
+@contextlib.contextmanager
+def claim(workdir: pathlib.Path, config: dict[str, Any], *, new: bool, may_differ: str | None = None) -> Iterator[None]:
+  """Holds the folder for this process and writes `config.json` where there is none.
+
+  Args:
+    workdir: the folder of the run.
+    config: the configuration as nested dictionaries.
+    new: whether a new run may start here.
+    may_differ: the section whose fields may differ from those of the run; the places of the data always may.
+
+  Raises:
+    UserError: the folder is in use, not writable, holds another configuration's run, or holds none and `new` is false.
+  """
+  path = workdir / "config.json"
+  if not new and not path.is_file():
+    raise UserError(f"{workdir} holds no run: train one with --mode=train, or name its folder with --workdir")
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(workdir / ".lock", timeout=0)
+    lock.acquire()
+  except filelock.Timeout as error:
+    raise UserError(f"{workdir} is in use by another process: wait for it, or choose another --workdir") from error
+  except OSError as error:
+    raise UserError(f"cannot write to {workdir} ({error.strerror}): choose another --workdir") from error
+  with lock:
+    if path.is_file():
+      _check_same(workdir, _flat(json.loads(path.read_text(encoding="utf-8"))), _flat(config), may_differ)
+    else:
+      files.write_json(path, config)
+    yield
+
+
+def _check_same(workdir: pathlib.Path, there: dict[str, Any], here: dict[str, Any], may_differ: str | None) -> None:
+  told = [
+    f"{name} ({there.get(name)!r} there, {here.get(name)!r} now)"
+    for name in sorted(here.keys() | there.keys())
+    if here.get(name) != there.get(name) and name not in _PLACES and name.split(".")[0] != may_differ
+  ]
+  if told:
+    raise UserError(
+      f"{workdir} holds the run of another configuration, which differs in {', '.join(told)}: choose another --workdir"
+    )
+
+
+def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+  flat = {}
+  for name, value in nested.items():
+    flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+  return flat

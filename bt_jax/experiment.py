@@ -206,7 +206,9 @@ def _first_state(
   )
   if abstract:
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), jax.eval_shape(init))
-  return jax.device_put(init(), everywhere)
+  # A program that runs once should compile fast rather than run fast.
+  fast = jax.jit(init, out_shardings=everywhere, compiler_options={"xla_backend_optimization_level": 0})
+  return fast()
 
 
 def _predict(

@@ -6,7 +6,8 @@ import subprocess
 import sys
 import tempfile
 
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+_FAST_COMPILE = "--xla_backend_optimization_level=0"  # the programs of tests run for moments
+os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {_FAST_COMPILE}"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 from jaxtyping import install_import_hook
@@ -62,7 +63,7 @@ def tiny(phantom_root, data_dir) -> list[str]:
 # Compiled programs are kept between the processes of one test session.
 _CACHE = tempfile.TemporaryDirectory()
 _VARIABLES = {
-  "XLA_FLAGS": "",
+  "XLA_FLAGS": _FAST_COMPILE,
   "PYTHONUNBUFFERED": "1",
   "JAX_COMPILATION_CACHE_DIR": _CACHE.name,
   "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",

@@ -11,7 +11,7 @@ from bt_jax.models import MODELS, layers, unet
 
 
 def init(model, size=16):
-  return model.init(jax.random.key(0), jnp.zeros((1, size, size, 3)))
+  return jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, size, size, 3)))
 
 
 def parameters(tree):
@@ -88,6 +88,15 @@ def test_pooling_is_max_pooling_and_so_is_its_gradient():
   np.testing.assert_array_equal(layers.max_pool_2x2(x), expected(x))
   gradients = [jax.grad(lambda x, f=f: (f(x) ** 2).sum())(x) for f in (layers.max_pool_2x2, expected)]
   np.testing.assert_allclose(*gradients, rtol=1e-6)
+
+
+def test_pooling_hands_each_gradient_to_one_pixel_of_its_window_also_where_they_are_equal():
+  x = jnp.round(jax.random.normal(jax.random.key(0), (2, 8, 8, 3)))  # many equal pixels
+  weight = jax.random.normal(jax.random.key(1), (2, 4, 4, 3))
+  gradient = jax.grad(lambda x: (layers.max_pool_2x2(x) * weight).sum())(x)
+  windows = gradient.reshape(2, 4, 2, 4, 2, 3).transpose(0, 1, 3, 5, 2, 4).reshape(2, 4, 4, 3, 4)
+  assert ((windows != 0).sum(-1) == 1).all()
+  np.testing.assert_allclose(windows.sum(-1), weight)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from bt_jax.pipeline.preprocess import make_preprocess
 from bt_jax.training import loop, parallel
 from bt_jax.training.checkpoints import Checkpoints, tree_hash
 from bt_jax.training.optimizer import make_optimizer, make_schedule
-from bt_jax.training.state import init_state
+from bt_jax.training.state import TrainState, init_state
 from bt_jax.training.step import make_predict_step, make_train_step
 
 AUGMENT = {"flip": True, "rotation_degrees": 15.0, "scale": 0.1, "shift": 0.05, "gamma": 0.2, "noise": 0.02}
@@ -244,7 +244,8 @@ def test_when_training_is_finished():
 
 
 def test_loop_stops_at_a_loss_that_is_not_finite_and_keeps_the_good_checkpoint(tmp_path):
-  state = first_state(optimizer(), average=False)
+  zero = jnp.zeros(())
+  state = TrainState(jnp.int32(0), {"params": zero}, None, zero, zero, jnp.int32(-1))
   latest, best = Checkpoints(tmp_path / "latest"), Checkpoints(tmp_path / "best")
   reported = []
 
@@ -258,6 +259,8 @@ def test_loop_stops_at_a_loss_that_is_not_finite_and_keeps_the_good_checkpoint(t
       validate=lambda state: (0.5, 0.25), learning_rate=lambda step: 0.1, latest=latest, best=best,
       record={}, report=reported.append,
     )  # fmt: skip
+  latest.close()
+  best.close()
   restored, record = Checkpoints(tmp_path / "latest").restore(state)
   assert int(restored.step) == 10 and int(restored.nonfinite_step) == -1 and float(restored.loss_sum) == 0
   assert [row["train_loss"] for row in record["history"]] == [2.0] and len(reported) == 1

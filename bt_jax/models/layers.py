@@ -7,10 +7,19 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 
-def max_pool_2x2(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch height//2 width//2 channels"]:
-  """2 x 2 max pooling as reshape and max: the gradient is several times faster on a CPU than `reduce_window`'s."""
+def max_pool_2x2(
+  x: Float[Array, "batch height width channels"],
+) -> Float[Array, "batch height//2 width//2 channels"]:
+  """2 x 2 max pooling as two rounds of comparing neighbours.
+
+  On a CPU its gradient is several times faster than that of `reduce_window`. The gradient of `max` over an axis is no
+  way out: it divides by the number of elements equal to the maximum, and where the compiler computes them twice with
+  different rounding that number is 0 and the gradient NaN. Here the gradient follows the comparison, whatever it says.
+  """
   batch, height, width, channels = x.shape
-  return x.reshape(batch, height // 2, 2, width // 2, 2, channels).max((2, 4))
+  x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
+  x = jnp.where(x[:, :, 0] >= x[:, :, 1], x[:, :, 0], x[:, :, 1])
+  return jnp.where(x[:, :, :, 0] >= x[:, :, :, 1], x[:, :, :, 0], x[:, :, :, 1])
 
 
 class UpConv2x2(nn.Module):

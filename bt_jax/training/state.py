@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
 
 PyTree = Any
+Leaf = Any  # an array, or whatever a function over the tree puts in its place
 
 
 @flax.struct.dataclass
@@ -17,20 +17,20 @@ class TrainState:
   """Everything a step reads and writes; restoring it restores the run.
 
   Attributes:
-    step: steps taken.
+    step: steps taken, int32.
     variables: `params` and `batch_stats` of the network, float32.
     average: their exponential moving average, or None.
     opt_state: of the optimiser.
-    loss_sum: of the mean losses of the steps since the last validation.
-    nonfinite_step: the first step, from 0, with a loss or gradient that was not finite; -1 as long as all were.
+    loss_sum: float32, of the mean losses of the steps since the last validation.
+    nonfinite_step: int32, the first step, from 0, with a loss or gradient that was not finite; -1 as long as all were.
   """
 
-  step: Int[Array, ""]
+  step: Leaf
   variables: PyTree
   average: PyTree
   opt_state: PyTree
-  loss_sum: Float[Array, ""]
-  nonfinite_step: Int[Array, ""]
+  loss_sum: Leaf
+  nonfinite_step: Leaf
 
   @property
   def eval_variables(self) -> PyTree:
@@ -42,17 +42,12 @@ def init_state(
   model: nn.Module, optimizer: optax.GradientTransformation, *, size: int, seed: int, average: bool
 ) -> TrainState:
   """The state before the first step; the network is shaped for `size` x `size` slices of three channels."""
-
-  @jax.jit  # one compiled program instead of one for each operation
-  def init() -> TrainState:
-    variables = model.init(jax.random.key(seed), jnp.zeros((1, size, size, 3)))
-    return TrainState(
-      step=jnp.int32(0),
-      variables=variables,
-      average=variables if average else None,
-      opt_state=optimizer.init(variables["params"]),
-      loss_sum=jnp.float32(0),
-      nonfinite_step=jnp.int32(-1),
-    )
-
-  return init()
+  variables = model.init(jax.random.key(seed), jnp.zeros((1, size, size, 3)))
+  return TrainState(
+    step=jnp.int32(0),
+    variables=variables,
+    average=jax.tree.map(jnp.copy, variables) if average else None,
+    opt_state=optimizer.init(variables["params"]),
+    loss_sum=jnp.float32(0),
+    nonfinite_step=jnp.int32(-1),
+  )

@@ -25,6 +25,7 @@ HOW_TO_GET = (
   "--config.data.root=DIR, or try everything on synthetic data with --config=configs/seg.py:phantom"
 )
 
+_DEPTH = 3  # folders below the tree to look in, deep enough to find the tree inside itself
 _CASE = re.compile(r"(?P<patient>[^_]+_(?P<site>[^_]+)_[^_]+)_\d{8}")
 _SLICE = re.compile(r"(?P<stem>(?P<case>.+)_(?P<number>\d+))(?P<mask>_mask)?")
 
@@ -97,8 +98,9 @@ def read_tree(root: str | pathlib.Path | None, *, expect_full: bool) -> Tree:
 
 def _find_cases(path: pathlib.Path) -> tuple[Case, ...]:
   folders: dict[pathlib.Path, list[pathlib.Path]] = {}
-  for file in path.rglob("*.tif"):
-    folders.setdefault(file.parent, []).append(file)
+  for depth in range(_DEPTH + 1):
+    for file in path.glob("*/" * depth + "*.tif"):  # follows links, which rglob does not
+      folders.setdefault(file.parent, []).append(file)
   if not folders:
     raise UserError(f"no cases: {path} holds no .tif file; {HOW_TO_GET}")
   cases: dict[str, tuple[pathlib.Path, Case]] = {}

@@ -40,19 +40,19 @@ def _parse(argv: list[str]) -> list[str]:
       raise UserError("no configuration: pass e.g. --config=configs/seg.py:phantom")
     _CONFIG.value.lock()  # a file that is not there is told on the first touch
     return rest
-  except (AttributeError, KeyError):
-    _fail(_misspelt(argv))
+  except (AttributeError, KeyError) as error:
+    _fail(_misspelt(argv) or f"the configuration cannot be read ({error})")
   except (UserError, flags.Error, OSError, TypeError, ValueError) as error:
     _fail(" ".join(str(error).split()))
 
 
-def _misspelt(argv: list[str]) -> str:
-  known = _fields(
-    flags.FLAGS["config"].parser.parse(next(a for a in argv if a.startswith("--config=")).partition("=")[2])
-  )
-  asked = [match[1] for argument in argv if (match := re.match(r"--?config\.([^=]+)", argument))]
-  wrong = next((name for name in asked if name not in known), asked[0])
-  return f"there is no field {wrong!r} in the configuration: there are {', '.join(known)}"
+def _misspelt(argv: list[str]) -> str | None:
+  """What to say of the first --config.<field> that does not exist; None if all do."""
+  path = re.search(r"(?:^|\0)--?config[=\0]([^\0]+)", "\0".join(argv))
+  known = _fields(flags.FLAGS["config"].parser.parse(path[1])) if path else []
+  asked = [match[1] for argument in argv if (match := re.match(r"--?(?:no)?config\.([^=]+)", argument))]
+  wrong = [name for name in asked if name not in known]
+  return f"there is no field {wrong[0]!r} in the configuration: there are {', '.join(known)}" if wrong else None
 
 
 def _fields(config: ConfigDict, prefix: str = "") -> list[str]:
@@ -71,11 +71,15 @@ def main(argv: list[str]) -> None:
   del argv
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every save otherwise
-  workdir = pathlib.Path(_WORKDIR.value or experiment.default_workdir(_CONFIG.value))
+  workdir = pathlib.Path(_WORKDIR.value or experiment.default_workdir(_CONFIG.value)).expanduser()
   try:
     _MODES[_MODE.value](_CONFIG.value, workdir)
   except UserError as error:
     _fail(str(error))
+  except OSError as error:
+    _fail(
+      f"cannot read or write {error.filename or workdir} ({error.strerror or error}): free some space or mend the folder"
+    )
   except Stopped as stop:
     print(stop)
     sys.exit(stop.exit_code)

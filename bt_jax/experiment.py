@@ -7,6 +7,7 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
@@ -29,7 +30,7 @@ from bt_jax.training import loop, parallel
 from bt_jax.training.checkpoints import Checkpoints
 from bt_jax.training.state import PyTree, TrainState, init_state
 from bt_jax.training.step import make_train_step
-from bt_jax.workdir import claim
+from bt_jax.workdir import begin, claim
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +88,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
   parts = make_parts(config)
   with claim(workdir, _plain(config), new=True):
     data = _open_data(config)
+    begin(workdir, _plain(config))
     _write_split(data, workdir)
     _train(config, workdir, parts, data)
     _evaluate(config, workdir, parts, data)
@@ -124,6 +126,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Data) 
   if restored := latest.restore(_first_state(config, parts, optimizer, abstract=True)):
     state, record = restored
     history = record["history"]
+    _write_metrics(data, workdir, history)
   else:
     state = _first_state(config, parts, optimizer, abstract=False)
   if loop.is_finished(plan, history):
@@ -155,17 +158,18 @@ def _train(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Data) 
     return compiled(state, resident, feed.train_indices(seed=seed, step=number, batch_size=batch_size, size=size))
 
   def validate(state: TrainState) -> tuple[float, float]:
-    probabilities, losses = _predict(config, parts, state.eval_variables, validation, validation_data)
+    logits = _predict(config, parts, state.eval_variables, validation, validation_data)
+    loss = parts.loss(jnp.asarray(logits[..., None]), jnp.asarray(validation.mask, jnp.float32)).mean()
+    probabilities = _probabilities(logits)
     masks = predict_masks(probabilities, validation, threshold=0.5, largest_component=False)
     rows = slice_rows(validation, probabilities, masks, data=data.title, split=data.split.name)
-    return float(losses.mean()), score_of(summarize(rows), config.train.score)
+    return float(loss), score_of(summarize(rows), config.train.score)
 
   with SummaryWriter(str(workdir / "tensorboard"), purge_step=int(state.step) + 1) as board:
     board.add_text("run", f"{data.title}, {data.split.name}", int(state.step))
 
     def report(history: list[loop.Row]) -> None:
-      named = [{"data": data.title, "split": data.split.name, **row} for row in history]
-      files.write_csv(workdir / "metrics.csv", named)
+      _write_metrics(data, workdir, history)
       for name, value in history[-1].items():
         board.add_scalar(name, value, int(history[-1]["step"]))
       board.flush()
@@ -191,6 +195,12 @@ def _train(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Data) 
     checkpoints.close()
 
 
+def _write_metrics(data: Data, workdir: pathlib.Path, history: list[loop.Row]) -> None:
+  if history:
+    rows = [{"data": data.title, "split": data.split.name, **row} for row in history]
+    files.write_csv(workdir / "metrics.csv", rows)
+
+
 def _first_state(
   config: ConfigDict, parts: Parts, optimizer: optax.GradientTransformation, *, abstract: bool
 ) -> TrainState:
@@ -213,15 +223,17 @@ def _first_state(
 
 def _predict(
   config: ConfigDict, parts: Parts, variables: PyTree, slices: Slices, data: dict[str, jax.Array]
-) -> tuple[np.ndarray, np.ndarray]:
-  """Probabilities, float32 [slices, 256, 256], and losses, float32 [slices]."""
-  probabilities = np.empty(slices.mask.shape[:3], np.float32)
-  losses = np.empty(len(slices), np.float32)
+) -> np.ndarray:
+  """Logits, float32 [slices, 256, 256]."""
+  logits = np.empty(slices.mask.shape[:3], np.float32)
   batches = feed.eval_batches(len(slices), config.eval.batch_size)
   for indices, valid in tqdm(list(batches), desc="predicting", unit="batch", leave=False):
-    predicted, loss = parts.predict_step(variables, data, indices, valid)
-    probabilities[indices[valid]], losses[indices[valid]] = np.asarray(predicted)[valid], np.asarray(loss)[valid]
-  return probabilities, losses
+    logits[indices[valid]] = np.asarray(parts.predict_step(variables, data, indices))[valid]
+  return logits
+
+
+def _probabilities(logits: np.ndarray) -> np.ndarray:
+  return np.asarray(jax.nn.sigmoid(logits))
 
 
 def _evaluate(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Data) -> None:
@@ -232,11 +244,14 @@ def _evaluate(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Dat
   if restored is None:
     raise UserError(f"{workdir} holds no checkpoint: train first, with --mode=train")
   variables, record = restored
+  latest = Checkpoints(workdir / "checkpoints" / "latest")
+  history = (latest.restore() or restored)[1]["history"]  # the best checkpoint's ends with its own epoch
+  latest.close()
 
   def predict(part: str) -> tuple[Slices, np.ndarray]:
     slices = data.read(part)
     resident = feed.resident(slices, parallel.replicated(parts.mesh))
-    return slices, _predict(config, parts, variables, slices, resident)[0]
+    return slices, _probabilities(_predict(config, parts, variables, slices, resident))
 
   threshold, largest = config.eval.threshold, config.eval.largest_component
   chosen = threshold is None
@@ -257,6 +272,7 @@ def _evaluate(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Dat
     "threshold_from": "chosen on the validation part" if chosen else "from the configuration",
     "largest_component": largest,
     "checkpoint": {"step": record["step"], "arrays_sha256": record["arrays_sha256"]},
+    "epochs": {"trained": history[-1]["epoch"], "planned": config.train.epochs},
     "versions": {"bt_jax": bt_jax.__version__, "jax": jax.__version__},
     "devices": _devices(),
     "test": summarize(rows),
@@ -267,7 +283,7 @@ def _evaluate(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Dat
     files.write_csv(workdir / "patients.csv", patient_rows(rows)),
     files.write_json(workdir / "summary.json", summary),
     files.write_bytes(workdir / "table.txt", f"{table}\n".encode()),
-    figures.save_curves(workdir / "figures/curves.png", record["history"], title=title, score=config.train.score),
+    figures.save_curves(workdir / "figures/curves.png", history, title=title, score=config.train.score),
     *figures.save_overlays(workdir / "figures", test, masks, rows, title=title),
   ]
   print(f"\n{table}\n\nwritten:\n" + "\n".join(f"  {path}" for path in written))

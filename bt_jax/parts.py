@@ -1,6 +1,7 @@
 """From a configuration to the parts of an experiment; every wrong field is told here, before any data is touched."""
 
 import dataclasses
+import math
 import os
 from collections.abc import Callable
 
@@ -31,13 +32,11 @@ class Parts:
   """What training and evaluation are put together from.
 
   Attributes:
-    variant: the data set's builder configuration.
     mesh: the devices.
     optimizer: from the steps of an epoch to the schedule and the optimiser.
     predict_step: compiled.
   """
 
-  variant: str
   mesh: jax.sharding.Mesh
   model: nn.Module
   preprocess: Callable
@@ -58,6 +57,7 @@ def make_parts(config: ConfigDict) -> Parts:
   """Makes the parts; raises UserError for the first field that cannot be."""
   if config.train.deterministic and _DETERMINISTIC not in (flags := os.environ.get("XLA_FLAGS", "")):
     os.environ["XLA_FLAGS"] = f"{flags} {_DETERMINISTIC}"  # read when JAX first looks for devices, in the next line
+  data_variant(config)
   mesh = parallel.make_mesh()
   _check_numbers(config, mesh)
   splits.check_choice(kind=config.split.kind, fold=config.split.fold)
@@ -85,28 +85,52 @@ def make_parts(config: ConfigDict) -> Parts:
 
   optimizer(1)  # so that a wrong name is told now
   return Parts(
-    variant=data_variant(config),
     mesh=mesh,
     model=model,
     preprocess=preprocess,
     augment=make_augment(**config.augment),
     loss=loss,
     optimizer=optimizer,
-    predict_step=parallel.compile_predict_step(make_predict_step(model=model, preprocess=preprocess, loss=loss), mesh),
+    predict_step=parallel.compile_predict_step(make_predict_step(model=model, preprocess=preprocess), mesh),
   )
 
 
+# The range of every number that has one.
+_RANGES = {
+  "split.seed": (0, math.inf),
+  "model.width": (1, math.inf),
+  "model.depth": (1, math.inf),
+  "augment.rotation_degrees": (0, 180),
+  "augment.scale": (0, math.inf),
+  "augment.shift": (0, 1),
+  "augment.gamma": (0, math.inf),
+  "augment.noise": (0, math.inf),
+  "loss.smooth": (0, math.inf),
+  "loss.fp_weight": (0, math.inf),
+  "loss.fn_weight": (0, math.inf),
+  "loss.exponent": (0, math.inf),
+  "train.seed": (0, math.inf),
+  "train.epochs": (1, math.inf),
+  "train.learning_rate": (0, math.inf),
+  "train.warmup_epochs": (0, math.inf),
+  "train.momentum": (0, 1),
+  "train.weight_decay": (0, math.inf),
+  "train.ema_decay": (0, 1),
+  "train.patience": (0, math.inf),
+  "eval.threshold": (0, 1),
+}
+
+
 def _check_numbers(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
+  for name, (low, high) in _RANGES.items():
+    section, field = name.split(".")
+    value = config[section][field]
+    if value is not None and not low <= value <= high:
+      raise UserError(f"{name} is {value}, expected {low} " + ("or more" if high == math.inf else f"to {high}"))
   parallel.check_batch_size(mesh, "train.batch_size", config.train.batch_size)
   parallel.check_batch_size(mesh, "eval.batch_size", config.eval.batch_size)
-  for name, value in (
-    ("train.epochs", config.train.epochs),
-    ("model.width", config.model.width),
-    ("model.depth", config.model.depth),
-  ):
-    if value < 1:
-      raise UserError(f"{name} is {value}, expected 1 or more")
-  for name, value in (("train.ema_decay", config.train.ema_decay), ("eval.threshold", config.eval.threshold)):
-    if value is not None and not 0 <= value <= 1:
-      raise UserError(f"{name} is {value}, expected 0 to 1")
   check_size(config.data.size, config.model.depth)
+  if config.eval.largest_component and config.split.kind == "random":
+    raise UserError(
+      "eval.largest_component needs whole volumes, and split.kind=random cuts them: leave one of them out"
+    )

@@ -11,12 +11,13 @@ import filelock
 from bt_jax import files
 from bt_jax.errors import UserError
 
+_CONFIG = "config.json"
 _PLACES = ("data.root", "data.dir")  # fields that may always differ between two starts of one run
 
 
 @contextlib.contextmanager
 def claim(workdir: pathlib.Path, config: dict[str, Any], *, new: bool, may_differ: str | None = None) -> Iterator[None]:
-  """Holds the folder for this process and writes `config.json` where there is none.
+  """Holds the folder for this process; one that no run was begun in is left as it was found.
 
   Args:
     workdir: the folder of the run.
@@ -27,35 +28,45 @@ def claim(workdir: pathlib.Path, config: dict[str, Any], *, new: bool, may_diffe
   Raises:
     UserError: the folder is in use, not writable, holds another configuration's run, or holds none and `new` is false.
   """
-  path = workdir / "config.json"
+  path = workdir / _CONFIG
   if not new and not path.is_file():
     raise UserError(f"{workdir} holds no run: train one with --mode=train, or name its folder with --workdir")
+  lock = filelock.FileLock(workdir / ".lock", timeout=0)
+  was_there = workdir.exists()
   try:
     workdir.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(workdir / ".lock", timeout=0)
     lock.acquire()
   except filelock.Timeout as error:
     raise UserError(f"{workdir} is in use by another process: wait for it, or choose another --workdir") from error
   except OSError as error:
     raise UserError(f"cannot write to {workdir} ({error.strerror}): choose another --workdir") from error
-  with lock:
+  try:
     if path.is_file():
       _check_same(workdir, _flat(json.loads(path.read_text(encoding="utf-8"))), _flat(config), may_differ)
-    else:
-      files.write_json(path, config)
     yield
+  finally:
+    lock.release()
+    if not path.is_file():
+      pathlib.Path(lock.lock_file).unlink(missing_ok=True)
+      if not was_there:
+        workdir.rmdir()
+
+
+def begin(workdir: pathlib.Path, config: dict[str, Any]) -> None:
+  """Makes the folder that of this configuration's run."""
+  files.write_json(workdir / _CONFIG, config)
 
 
 def _check_same(workdir: pathlib.Path, there: dict[str, Any], here: dict[str, Any], may_differ: str | None) -> None:
-  told = [
-    f"{name} ({there.get(name)!r} there, {here.get(name)!r} now)"
+  differ = [
+    name
     for name in sorted(here.keys() | there.keys())
     if here.get(name) != there.get(name) and name not in _PLACES and name.split(".")[0] != may_differ
   ]
-  if told:
-    raise UserError(
-      f"{workdir} holds the run of another configuration, which differs in {', '.join(told)}: choose another --workdir"
-    )
+  if differ:
+    told = ", ".join(f"{name} ({there.get(name)!r} there, {here.get(name)!r} now)" for name in differ)
+    cure = "use --mode=evaluate" if all(name.startswith("eval.") for name in differ) else "choose another --workdir"
+    raise UserError(f"{workdir} holds the run of another configuration, which differs in {told}: {cure}")
 
 
 def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:

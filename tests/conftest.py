@@ -48,7 +48,7 @@ def builder(phantom_root, data_dir):
 
 @pytest.fixture(scope="session")
 def tiny(phantom_root, data_dir) -> list[str]:
-  """Flags of a run of seconds: 32 x 32 pixels, width 2, two epochs of ten steps."""
+  """Flags of a run of seconds: 32 x 32 pixels, width 2, four epochs of ten steps."""
   return [
     "--config=configs/seg.py:phantom",
     f"--config.data.root={phantom_root}",
@@ -56,7 +56,9 @@ def tiny(phantom_root, data_dir) -> list[str]:
     "--config.data.size=32",
     "--config.model.width=2",
     "--config.model.depth=2",
-    "--config.train.epochs=2",
+    "--config.train.epochs=4",
+    "--config.train.ema_decay=0.9",
+    "--config.augment.rotation_degrees=10",
   ]
 
 

@@ -1,3 +1,4 @@
+import ast
 import re
 
 import pytest
@@ -21,15 +22,24 @@ def test_every_preset_makes_its_parts(preset):
   parts.make_parts(config)
 
 
+def chains(path):
+  """Every dotted name a module reads, e.g. config.train.epochs, and those handed on whole with two stars."""
+  for node in ast.walk(ast.parse(path.read_text())):
+    if isinstance(node, ast.Attribute):
+      yield ast.unparse(node)
+    if isinstance(node, ast.keyword) and node.arg is None:
+      yield f"**{ast.unparse(node.value)}"
+
+
 def test_every_field_is_read():
-  """A section is handed on whole (`**config.loss`, where one name too many raises), or each field is named."""
-  program = "".join(path.read_text() for path in (ROOT / "bt_jax").rglob("*.py"))
-  whole = re.findall(r"\*\*config\.(\w+)", program)
+  """A section is handed on whole (`**config.loss`, where one name too many raises), or each field is read by name."""
+  read = {chain for path in [ROOT / "launch.py", *(ROOT / "bt_jax").rglob("*.py")] for chain in chains(path)}
   unread = [
-    name for name in fields(common.get_config()) if name.split(".")[0] not in whole and f"config.{name}" not in program
+    name
+    for name in fields(common.get_config())
+    if f"config.{name}" not in read and f"**config.{name.split('.')[0]}" not in read
   ]
   assert unread == []
-  assert set(whole) == {"augment", "loss"}
 
 
 def test_every_field_has_a_comment_or_says_it_all():
@@ -63,6 +73,8 @@ def test_no_such_preset():
     ("train.score", "dice", "train.score is 'dice', expected one of pooled.dice"),
     ("eval.batch_size", -1, "eval.batch_size is -1"),
     ("eval.threshold", 1.5, "eval.threshold is 1.5, expected 0 to 1"),
+    ("train.seed", -1, "train.seed is -1, expected 0 or more"),
+    ("augment.gamma", -2.0, "augment.gamma is -2.0, expected 0 or more"),
   ],
 )
 def test_a_field_that_cannot_be_is_told_before_any_data_is_touched(field, value, said, tmp_path):
@@ -73,3 +85,10 @@ def test_a_field_that_cannot_be_is_told_before_any_data_is_touched(field, value,
     experiment.train(config, tmp_path / "run")
   assert said in str(error.value) and "\n" not in str(error.value)
   assert list(tmp_path.iterdir()) == []
+
+
+def test_largest_component_needs_whole_volumes(tmp_path):
+  config = seg.get_config()
+  config.split.kind, config.eval.largest_component = "random", True
+  with pytest.raises(UserError, match="needs whole volumes"):
+    experiment.train(config, tmp_path / "run")

@@ -145,10 +145,21 @@ def test_same_case_twice(tree):
   refused(tree, NAME, "twice", "keep one copy")
 
 
+def test_short_row_and_slice_twice(tree):
+  path = tree / "kaggle_3m" / "data.csv"
+  path.write_text(path.read_text()[:-10])
+  refused(tree, "data.csv, line 2 has not as many fields")
+  write_clinical(tree, ["TCGA_CS_4941"])
+  shutil.copy(file(tree, 3), file(tree, 3).with_name(f"{NAME}_03.tif"))
+  refused(tree, f"{NAME}_03.tif", f"{NAME}_3.tif", "the same slice")
+
+
 def test_second_tree_of_the_published_archive_is_not_read(tree):
   shutil.copytree(tree / "kaggle_3m", tree / "lgg-mri-segmentation" / "kaggle_3m")
   assert len(read(tree)) == 1
   assert len(read(tree / "lgg-mri-segmentation")) == 1
+  shutil.rmtree(tree / "kaggle_3m")
+  assert len(read(tree)) == 1  # unless it is the one
 
 
 def test_strange_names(tree):

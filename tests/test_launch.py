@@ -38,6 +38,7 @@ def table_of(path):
 
 def test_writes_what_it_says(run):
   workdir, out = run
+  assert [int(row["epoch"]) for row in table_of(workdir / "metrics.csv")] == [1, 2, 3, 4]
   assert all(
     (workdir / name).is_file() and (name in out or name in ("config.json", "split.json", "metrics.csv"))
     for name in OUTPUTS
@@ -89,7 +90,7 @@ def test_finished_run_trains_nothing_and_says_so(run, tiny):
   workdir, _ = run
   before = last_state(workdir)
   status, out, err = launch([*tiny, f"--workdir={workdir}"])
-  assert status == 0 and "trained already (2 epochs): nothing to train" in out, err
+  assert status == 0 and "trained already (4 epochs): nothing to train" in out, err
   assert last_state(workdir) == before
 
 
@@ -137,6 +138,8 @@ def test_another_configurations_run_is_refused_with_the_fields(run, tiny):
   status, _, err = launch([*tiny, f"--workdir={workdir}", "--config.train.learning_rate=0.5", "--config.split.fold=3"])
   assert status == 1
   assert "split.fold (0 there, 3 now), train.learning_rate (0.005 there, 0.5 now)" in err and "Traceback" not in err
+  status, _, err = launch([*tiny, f"--workdir={workdir}", "--config.eval.threshold=0.25"])
+  assert status == 1 and "eval.threshold (None there, 0.25 now): use --mode=evaluate" in err
 
 
 def test_evaluate_again_with_other_evaluation_fields(run, tiny):
@@ -163,6 +166,19 @@ def test_loss_that_is_not_finite_stops_with_the_step(tiny, tmp_path):
   assert status == 1
   assert "not finite at step" in err and "Traceback" not in err
   assert not (workdir / "summary.json").exists()
+
+
+def test_early_stopping_stops_and_stays_stopped(tiny, tmp_path):
+  workdir = tmp_path / "run"
+  # A learning rate of nothing: no score is better than the first.
+  flags = [*tiny, f"--workdir={workdir}", "--config.train.patience=2", "--config.train.learning_rate=0"]
+  status, _, err = launch(flags)
+  assert status == 0, err
+  assert [row["epoch"] for row in table_of(workdir / "metrics.csv")] == ["1", "2", "3"]
+  assert json.loads((workdir / "summary.json").read_text())["epochs"] == {"trained": 3, "planned": 4}
+  (workdir / "metrics.csv").unlink()
+  assert "trained already (3 epochs)" in launch(flags)[1]
+  assert len(table_of(workdir / "metrics.csv")) == 3
 
 
 def test_random_split_is_called_leaky_in_every_output(tiny, tmp_path):
@@ -210,6 +226,7 @@ def test_build_mode_and_help(tiny, data_dir):
       ["--config=configs/seg.py:phantom", "--config.trian.epochs=3"],
       "no field 'trian.epochs' in the configuration: there are ",
     ),
+    (["--config", "configs/seg.py:phantom", "--config.train.epoch=3"], "no field 'train.epoch' in the configuration"),
     (["--config=configs/seg.py:phantom", "--config.train.epochs=many"], "epochs"),
     (["--config=configs/seg.py:phantom", "--mode=fly"], "mode"),
     (["--config=configs/seg.py:phantom", "--wrokdir=x"], "wrokdir"),

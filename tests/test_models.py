@@ -61,7 +61,7 @@ def test_every_skip_connection_is_used():
     assert not np.allclose(model.apply(cut, x), whole, atol=1e-4), level
 
 
-def test_receptive_field_spans_the_levels_and_translation_by_its_stride_commutes():
+def test_translation_by_the_deepest_stride_commutes():
   model = unet.UNet(width=4, depth=2)
   variables = init(model)
   x = jnp.zeros((1, 48, 48, 3)).at[0, 20:24, 20:24].set(1.0)

@@ -124,20 +124,24 @@ def test_step_that_is_not_finite_changes_nothing_but_the_mark(data):
   )
 
 
-def test_prediction_on_the_datas_own_grid_and_padding_counts_for_nothing(data):
+def test_step_too_far_is_not_finite_although_loss_and_gradient_are(data):
+  chain = optax.scale(float("inf"))
+  state = first_state(chain)
+  after, losses = run(jax.jit(train_step(chain)), state, data, 1)
+  assert math.isfinite(losses[0]) and int(after.nonfinite_step) == 0
+  jax.tree.map(np.testing.assert_array_equal, state.variables, after.variables)
+
+
+def test_prediction_is_on_the_datas_own_grid(data):
   state = first_state(optimizer())
-  predict = jax.jit(make_predict_step(model=MODEL, preprocess=PREPROCESS, loss=make_loss(**LOSS)))
-  valid = jnp.array([True, True, True, False])
-  probabilities, losses = predict(state.variables, data, jnp.array([3, 4, 5, 0]), valid)
-  assert probabilities.shape == (4, 64, 64)
-  assert float(probabilities.min()) >= 0 and float(probabilities.max()) <= 1
-  other, other_losses = predict(state.variables, data, jnp.array([3, 4, 5, 7]), valid)
-  np.testing.assert_array_equal(probabilities[:3], other[:3])
-  np.testing.assert_allclose(losses[:3], other_losses[:3])
-  alone = make_predict_step(model=MODEL, preprocess=PREPROCESS, loss=make_loss(**LOSS))(
-    state.variables, data, jnp.array([3, 4, 5]), valid[:3]
-  )
-  np.testing.assert_allclose(losses[:3], alone[1], rtol=1e-4)
+  predict = jax.jit(make_predict_step(model=MODEL, preprocess=PREPROCESS))
+  logits = predict(state.variables, data, jnp.array([3, 4, 5, 0]))
+  assert logits.shape == (4, 64, 64) and logits.dtype == jnp.float32
+  np.testing.assert_allclose(logits[:3], predict(state.variables, data, jnp.array([3, 4, 5, 7]))[:3], atol=1e-5)
+  # The network sees 32 x 32 pixels: its logits, each repeated, differ from the resized ones by less than their own range.
+  images, _ = PREPROCESS({name: array[3:6] for name, array in data.items()})
+  coarse = MODEL.apply(state.variables, images)[..., 0]
+  np.testing.assert_allclose(logits[:3].reshape(3, 32, 2, 32, 2).mean((2, 4)), coarse, atol=float(jnp.ptp(coarse)) / 4)
 
 
 @pytest.mark.parametrize(
@@ -215,9 +219,16 @@ def test_corrupt_checkpoint_falls_back_to_the_one_before(tmp_path, how, capsys):
   assert record["step"] == 3
   np.testing.assert_array_equal(restored["a"], np.arange(10_000.0) * 3)
   assert f"{tmp_path / '5'} is corrupt" in capsys.readouterr().out
+  assert (tmp_path / "5.corrupt").is_dir()  # nothing is lost
+  again = Checkpoints(tmp_path)
+  again.save(5, {"a": jnp.arange(10_000.0) * 5}, {"history": []})  # and its place is free
+  assert again.restore()[1]["step"] == 5
+  again.close()
+  damage(tmp_path / "5", how)
   damage(tmp_path / "3", how)
-  with pytest.raises(UserError, match="no checkpoint in"):
-    Checkpoints(tmp_path).restore({"a": jnp.zeros(10_000)})
+  for _ in range(2):  # refused again and again, never begun anew
+    with pytest.raises(UserError, match="no checkpoint in"):
+      Checkpoints(tmp_path).restore({"a": jnp.zeros(10_000)})
 
 
 def test_tree_hash_sees_bits_and_places():

@@ -51,7 +51,7 @@ class Case:
 
 @dataclasses.dataclass(frozen=True)
 class Tree:
-  """A checked tree: its cases by name, each patient's clinical fields, and the hash of its listing."""
+  """A checked tree: its cases by name, each patient's clinical fields, and the hash of its listing (names, sizes) and of `data.csv`."""
 
   path: pathlib.Path
   cases: tuple[Case, ...]
@@ -60,7 +60,9 @@ class Tree:
 
 
 def find_tree(root: str | pathlib.Path | None) -> pathlib.Path:
-  """The folder that holds the cases: `root/kaggle_3m`, or `root` itself if it is that folder.
+  """The folder that holds the cases: `kaggle_3m` below `root`, or `root` itself if it is that folder.
+
+  The published archive holds the tree twice; its copy in `lgg-mri-segmentation` is read only where it is the one.
 
   Raises:
     UserError: no root given, or no such folder.
@@ -70,7 +72,8 @@ def find_tree(root: str | pathlib.Path | None) -> pathlib.Path:
   root = pathlib.Path(root).expanduser()
   if not root.is_dir():
     raise UserError(f"no data: {root} is not a folder; {HOW_TO_GET}")
-  return root / "kaggle_3m" if (root / "kaggle_3m").is_dir() else root
+  below = (root / "kaggle_3m", root / "lgg-mri-segmentation" / "kaggle_3m")
+  return next((path for path in below if path.is_dir()), root)
 
 
 def read_tree(root: str | pathlib.Path | None, *, expect_full: bool) -> Tree:
@@ -123,7 +126,10 @@ def _pair(folder: pathlib.Path, files: list[pathlib.Path]) -> tuple[SliceFiles, 
     match = _SLICE.fullmatch(file.stem)
     if not match or match["case"] != folder.name:
       raise UserError(f"{file} is not named {folder.name}_<slice>.tif or {folder.name}_<slice>_mask.tif: move it away")
-    found[bool(match["mask"])][int(match["number"])] = file
+    of_kind, number = found[bool(match["mask"])], int(match["number"])
+    if number in of_kind:
+      raise UserError(f"{file} and {of_kind[number].name} are the same slice: move one of them away")
+    of_kind[number] = file
   images, masks = found[False], found[True]
   if lonely := sorted(images.keys() - masks.keys()):
     raise UserError(f"{images[lonely[0]]} has no mask: expected {images[lonely[0]].stem}_mask.tif beside it")
@@ -153,7 +159,10 @@ def read_clinical(path: pathlib.Path, patients: set[str]) -> dict[str, dict[str,
   """
   if not path.is_file():
     raise UserError(f"{path} is missing: copy it from the archive, it holds the patients' clinical fields")
-  text = path.read_text(encoding="utf-8-sig", errors="replace")
+  try:
+    text = path.read_text(encoding="utf-8-sig", errors="replace")
+  except OSError as error:
+    raise UserError(f"{path} cannot be read ({error.strerror}): make it readable") from error
   header = text.partition("\n")[0]
   rows = csv.DictReader(text.splitlines(), delimiter=";" if header.count(";") > header.count(",") else ",")
   if missing := [name for name in ("Patient", *CLINICAL_FIELDS) if name not in (rows.fieldnames or ())]:
@@ -162,6 +171,10 @@ def read_clinical(path: pathlib.Path, patients: set[str]) -> dict[str, dict[str,
     )
   clinical = {}
   for row in rows:
+    if None in row or None in row.values():
+      raise UserError(
+        f"{path}, line {rows.line_num} has not as many fields as the header: copy it from the archive again"
+      )
     try:
       clinical[row["Patient"]] = {name: int(row[name]) if row[name] else -1 for name in CLINICAL_FIELDS}
     except ValueError as error:

@@ -48,7 +48,7 @@ def fold_of(patient: str) -> int:
 
 
 def write_tree(root: str | pathlib.Path, *, patients: int = PATIENTS, slices: int = 12, seed: int = 0) -> pathlib.Path:
-  """Writes `root/kaggle_3m`, all of it or nothing; the same arguments give the same bytes.
+  """Writes `root/kaggle_3m`, all of it or nothing; the same arguments give the same bytes. One that exists is kept.
 
   Args:
     root: the folder to make `kaggle_3m` in.
@@ -58,13 +58,29 @@ def write_tree(root: str | pathlib.Path, *, patients: int = PATIENTS, slices: in
 
   Returns:
     The path of `kaggle_3m`.
+
+  Raises:
+    UserError: the folder is not writable, or the disk is full.
   """
-  tree = pathlib.Path(root) / "kaggle_3m"
+  tree = pathlib.Path(root).expanduser() / "kaggle_3m"
   if tree.is_dir():
     return tree
   aside = tree.with_name("kaggle_3m.incomplete")
   shutil.rmtree(aside, ignore_errors=True)
-  aside.mkdir(parents=True)
+  try:
+    aside.mkdir(parents=True)
+    _write_cases(aside, patients, slices, seed)
+    return aside.rename(tree)
+  except OSError as error:
+    raise UserError(
+      f"cannot write synthetic patients in {root} ({error.strerror or error}): free some space, or choose another folder "
+      "with --config.data.root"
+    ) from error
+  finally:
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _write_cases(folder: pathlib.Path, patients: int, slices: int, seed: int) -> None:
   rows = []
   for index in tqdm(range(patients), desc="writing synthetic patients", unit="patient"):
     rng = np.random.default_rng([seed, index])
@@ -73,15 +89,13 @@ def write_tree(root: str | pathlib.Path, *, patients: int = PATIENTS, slices: in
       rng, count, has_pre=(index + 1) % _NO_PRE_EVERY != 0, has_post=(index + 1) % _NO_POST_EVERY != 0
     )
     case = f"{patient_name(index)}_{_DATE}"
-    (aside / case).mkdir()
+    (folder / case).mkdir()
     for number, (image, mask) in enumerate(zip(images, masks, strict=True), start=1):
-      Image.fromarray(image).save(aside / case / f"{case}_{number}.tif")
-      Image.fromarray(mask).save(aside / case / f"{case}_{number}_mask.tif")
+      Image.fromarray(image).save(folder / case / f"{case}_{number}.tif")
+      Image.fromarray(mask).save(folder / case / f"{case}_{number}_mask.tif")
     rows.append([patient_name(index), *_clinical(rng)])
-  with open(aside / "data.csv", "w", newline="", encoding="utf-8") as file:
+  with open(folder / "data.csv", "w", newline="", encoding="utf-8") as file:
     csv.writer(file).writerows([["Patient", *CLINICAL_FIELDS], *rows])
-  aside.rename(tree)
-  return tree
 
 
 def _clinical(rng: np.random.Generator) -> list[int | str]:

@@ -88,7 +88,7 @@ def _check_source(builder: Builder, root: str | None) -> None:
   tree = kaggle_tree.read_tree(root, expect_full=builder.builder_config.expect_full)
   if builder.info.metadata["source"] != tree.fingerprint:
     raise UserError(
-      f"{builder.data_path} was built from other files than {tree.path} holds now: remove the former to build it again, "
+      f"{builder.data_path} was built from other files than {tree.path} holds now (by name, size and data.csv): remove the former to build it again, "
       "or build elsewhere with --config.data.dir"
     )
 

@@ -24,8 +24,8 @@ def save_curves(path: pathlib.Path, history: Sequence[dict[str, float]], *, titl
   """Loss and validation score over epochs."""
   epochs = [row["epoch"] for row in history]
   figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-  left.plot(epochs, [row["train_loss"] for row in history], label="training (augmented)")
-  left.plot(epochs, [row["validation_loss"] for row in history], label="validation")
+  left.plot(epochs, [row["train_loss"] for row in history], label="training (augmented, mean over batches)")
+  left.plot(epochs, [row["validation_loss"] for row in history], label="validation (as one batch)")
   left.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
   left.legend()
   scores = [row["validation_score"] for row in history]

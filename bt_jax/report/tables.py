@@ -36,7 +36,7 @@ def results_table(summary: dict[str, Any]) -> str:
 
 def heading(summary: dict[str, Any]) -> str:
   """Data and split, for the head of every table and figure."""
-  leak = ", slices of one patient in training and test" if summary["leaky"] else ""
+  leak = ", slices of one patient in training and test, volumes of test slices only" if summary["leaky"] else ""
   return f"{summary['data']}, {summary['split']}{leak}"
 
 

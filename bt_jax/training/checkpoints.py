@@ -5,6 +5,7 @@ Two managers, as one that keeps the best steps would delete the newest.
 
 import hashlib
 import pathlib
+import shutil
 from typing import Any
 
 import jax
@@ -15,6 +16,7 @@ from bt_jax.errors import UserError
 
 PyTree = Any
 _KEEP = 2  # the one before stays, to fall back to
+_CORRUPT = ".corrupt"
 
 
 def tree_hash(tree: PyTree) -> str:
@@ -45,37 +47,48 @@ class Checkpoints:
     if step in manager.all_steps():
       return
     record = {**record, "step": step, "arrays_sha256": tree_hash(tree)}
-    manager.save(step, args=ocp.args.Composite(arrays=ocp.args.StandardSave(tree), record=ocp.args.JsonSave(record)))
+    items = ocp.args.Composite(arrays=ocp.args.StandardSave(tree), record=ocp.args.JsonSave(record))
+    if not manager.save(step, args=items, force=True):
+      raise RuntimeError(f"checkpoint {step} was not saved in {self.folder}")
 
-  def restore(self, like: PyTree) -> tuple[PyTree, dict[str, Any]] | None:
-    """The newest checkpoint that is whole, as (arrays shaped and placed like `like`, record); None if there is none.
+  def restore(self, like: PyTree = None) -> tuple[PyTree, dict[str, Any]] | None:
+    """The newest checkpoint that is whole, as (arrays, record); None if there is none.
 
-    A corrupt one is left out, with a word, for the one before it.
+    A corrupt one is set aside under another name, with a word, for the one before it.
+
+    Args:
+      like: arrays, or their abstract shapes and shardings, of the same tree; None reads the record alone.
 
     Raises:
       UserError: there are checkpoints, and none can be read.
     """
     if not self.folder.is_dir():
       return None
-    manager = self._open()
-    steps = sorted(manager.all_steps(), reverse=True)
-    for step in steps:
+    for step in sorted(self._open().all_steps(), reverse=True):
       try:
-        restored = manager.restore(
-          step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(like), record=ocp.args.JsonRestore())
-        )
-        if tree_hash(restored.arrays) != restored.record["arrays_sha256"]:
-          raise ValueError("its arrays are not those that were saved")
+        return self._read(step, like)
+      except (MemoryError, jax.errors.JaxRuntimeError):  # the machine's trouble, not the checkpoint's
+        raise
       except Exception as error:  # Orbax raises many kinds for a broken checkpoint
         print(
-          f"checkpoint {self.folder / str(step)} is corrupt ({_first_line(error)}); removed, trying the one before it"
+          f"checkpoint {self.folder / str(step)} is corrupt ({_first_line(error)}): set aside, trying the one before"
         )
-        manager.delete(step)
-        continue
-      return restored.arrays, restored.record
-    if steps:
+        aside = self.folder / f"{step}{_CORRUPT}"
+        shutil.rmtree(aside, ignore_errors=True)  # of the same step, corrupt before
+        (self.folder / str(step)).rename(aside)
+        self._open().reload()
+    if list(self.folder.glob(f"*{_CORRUPT}")):
       raise UserError(f"no checkpoint in {self.folder} can be read: remove the run's folder to start over")
     return None
+
+  def _read(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
+    items = {"record": ocp.args.JsonRestore()}
+    if like is not None:
+      items["arrays"] = ocp.args.StandardRestore(like)
+    restored = self._open().restore(step, args=ocp.args.Composite(**items))
+    if like is not None and tree_hash(restored.arrays) != restored.record["arrays_sha256"]:
+      raise ValueError("its arrays are not those that were saved")
+    return restored.get("arrays"), restored.record
 
   def close(self) -> None:
     """Lets go of the folder."""

@@ -85,7 +85,7 @@ def train(
 
   Raises:
     Stopped: after Ctrl-C or SIGTERM, once the state is saved.
-    UserError: a loss or gradient was not finite.
+    UserError: a loss, or what a step made of the parameters, was not finite.
   """
   done = int(state.step)
   started, trained = time.perf_counter(), 0
@@ -131,7 +131,7 @@ def train(
 def _check_finite(state: TrainState, latest: Checkpoints) -> None:
   if (bad := int(state.nonfinite_step)) >= 0:
     raise UserError(
-      f"the loss or its gradient is not finite at step {bad}: training stopped; the last good checkpoint, if an epoch "
+      f"the loss or the parameters are not finite at step {bad}: training stopped; the last good checkpoint, if an epoch "
       f"was finished, is in {latest.folder}; try a lower --config.train.learning_rate or another --config.loss.name in a new --workdir"
     )
 

@@ -39,4 +39,4 @@ def compile_train_step(train_step: Callable, mesh: Mesh) -> Callable:
 def compile_predict_step(predict_step: Callable, mesh: Mesh) -> Callable:
   """The step of `make_predict_step`, compiled."""
   everywhere, cut = replicated(mesh), NamedSharding(mesh, PartitionSpec("batch"))
-  return jax.jit(predict_step, in_shardings=(everywhere, everywhere, cut, cut), out_shardings=cut)
+  return jax.jit(predict_step, in_shardings=(everywhere, everywhere, cut), out_shardings=cut)

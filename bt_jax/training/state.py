@@ -22,7 +22,7 @@ class TrainState:
     average: their exponential moving average, or None.
     opt_state: of the optimiser.
     loss_sum: float32, of the mean losses of the steps since the last validation.
-    nonfinite_step: int32, the first step, from 0, with a loss or gradient that was not finite; -1 as long as all were.
+    nonfinite_step: int32, the first step, from 0, with a loss or outcome that was not finite; -1 as long as all were.
   """
 
   step: Leaf

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from bt_jax.losses import Loss
 from bt_jax.pipeline.preprocess import Augment, resize
@@ -31,8 +31,8 @@ def make_train_step(
 ) -> Callable[[TrainState, Data, Int[Array, "batch"]], tuple[TrainState, Float[Array, ""]]]:
   """Makes `train_step(state, data, indices) -> (state, loss)`, one step on the slices `indices` of `data`.
 
-  Randomness is a function of `seed` and `state.step` alone. A step whose loss or gradient is not finite changes nothing
-  but `state.nonfinite_step`, so the parameters before it survive.
+  Randomness is a function of `seed` and `state.step` alone. A step whose loss or outcome is not finite is counted, and
+  otherwise changes nothing but `state.nonfinite_step`, so the parameters before it survive.
 
   Args:
     model: called with `train=True`.
@@ -63,7 +63,9 @@ def make_train_step(
       decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
       average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, average, variables)
     stepped = state.replace(variables=variables, average=average, opt_state=opt_state, loss_sum=state.loss_sum + value)
-    finite = jnp.isfinite(value) & jnp.isfinite(optax.tree.norm(gradient))
+    finite = jnp.isfinite(value)
+    for leaf in jax.tree.leaves(variables):  # a gradient that is not finite, or a step too far, ends here
+      finite &= jnp.isfinite(leaf).all()
     failed = state.replace(nonfinite_step=jnp.where(state.nonfinite_step < 0, state.step, state.nonfinite_step))
     state = jax.tree.map(lambda good, bad: jnp.where(finite, good, bad), stepped, failed)
     return state.replace(step=state.step + 1), value
@@ -71,24 +73,15 @@ def make_train_step(
   return train_step
 
 
-def make_predict_step(*, model: nn.Module, preprocess: Callable, loss: Loss) -> Callable:
-  """Makes `predict_step(variables, data, indices, valid) -> (probabilities, losses)`.
+def make_predict_step(*, model: nn.Module, preprocess: Callable) -> Callable:
+  """Makes `predict_step(variables, data, indices) -> logits`, float32 [batch, height, width], on the data's own grid.
 
-  Probabilities are on the data's own grid: the logits are resized to it, so that results at different input sizes are
-  scored against the same truth. Losses are those of training, per example, at the network's resolution; examples that
-  are not `valid` are padding, which counts for nothing in them.
+  The network's logits are resized to it, so that results at different input sizes are scored against the same truth.
   """
 
-  def predict_step(
-    variables: PyTree, data: Data, indices: Int[Array, "batch"], valid: Bool[Array, "batch"]
-  ) -> tuple[Float[Array, "batch height width"], Float[Array, "batch"]]:
+  def predict_step(variables: PyTree, data: Data, indices: Int[Array, "batch"]) -> Float[Array, "batch height width"]:
     batch = _gather(data, indices)
-    images, masks = preprocess(batch)
-    logits = model.apply(variables, images, train=False)
-    real = valid[:, None, None, None]
-    losses = loss(
-      jnp.where(real, logits, -1e9), jnp.where(real, masks, 0)
-    )  # padding: surely nothing, and nothing there
-    return jax.nn.sigmoid(resize(logits, batch["image"].shape[1]))[..., 0], losses
+    images, _ = preprocess(batch)
+    return resize(model.apply(variables, images, train=False), batch["image"].shape[1])[..., 0]
 
   return predict_step

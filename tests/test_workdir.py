@@ -1,0 +1,68 @@
+import subprocess
+import sys
+
+import pytest
+
+from bt_jax.errors import UserError
+from bt_jax.workdir import begin, claim
+from tests.conftest import ROOT
+
+CONFIG = {"preset": "", "data": {"root": None, "dir": None}, "eval": {"threshold": None}, "train": {"epochs": 3}}
+
+
+def test_start_that_fails_leaves_nothing_and_the_cure_works(tmp_path):
+  workdir = tmp_path / "a" / "run"
+  with pytest.raises(UserError, match="no data"), claim(workdir, CONFIG, new=True):
+    raise UserError("no data")
+  assert not workdir.exists()
+  with claim(workdir, CONFIG | {"train": {"epochs": 4}}, new=True):
+    begin(workdir, CONFIG)
+  assert (workdir / "config.json").is_file()
+
+
+def test_folder_of_something_else_is_left_alone(tmp_path):
+  (tmp_path / "letter.txt").touch()
+  with pytest.raises(UserError), claim(tmp_path, CONFIG, new=True):
+    raise UserError("no data")
+  assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
+
+
+def test_places_may_differ_and_one_section_where_allowed(tmp_path):
+  begin(tmp_path, CONFIG)
+  with claim(tmp_path, CONFIG | {"data": {"root": "/elsewhere", "dir": "/there"}}, new=True):
+    pass
+  other = CONFIG | {"eval": {"threshold": 0.5}}
+  with claim(tmp_path, other, new=False, may_differ="eval"):
+    pass
+  with (
+    pytest.raises(UserError, match=r"eval.threshold \(None there, 0.5 now\): use --mode=evaluate"),
+    claim(tmp_path, other, new=True),
+  ):
+    pass
+  with (
+    pytest.raises(UserError, match=r"train \(|train.epochs \(3 there, 4 now\): choose another"),
+    claim(tmp_path, CONFIG | {"train": {"epochs": 4}}, new=True),
+  ):
+    pass
+
+
+def test_one_process_at_a_time(tmp_path):
+  begin(tmp_path, CONFIG)
+  program = (
+    "import sys, pathlib; from bt_jax.workdir import claim; from bt_jax.errors import UserError\n"
+    f"try:\n  with claim(pathlib.Path(sys.argv[1]), {CONFIG!r}, new=True): print('held')\n"
+    "except UserError as error: print(error)"
+  )
+  second = lambda: (
+    subprocess.run(
+      [sys.executable, "-c", program, tmp_path], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+  )
+  with claim(tmp_path, CONFIG, new=True):
+    assert "is in use by another process" in second()
+  assert second() == "held\n"
+
+
+def test_no_run_to_evaluate(tmp_path):
+  with pytest.raises(UserError, match="holds no run"), claim(tmp_path / "none", CONFIG, new=False):
+    pass

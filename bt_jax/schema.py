@@ -45,10 +45,6 @@ class Slices:
     """One id per slice: `case/number`."""
     return [slice_id(str(case), int(number)) for case, number in zip(self.case, self.number, strict=True)]
 
-  def take(self, indices: np.ndarray) -> "Slices":
-    """The slices at `indices`, in that order."""
-    return Slices(**{field.name: getattr(self, field.name)[indices] for field in dataclasses.fields(self)})
-
 
 def slice_id(case: str, number: int) -> str:
   """The id of one slice in `split.json` and in tables, e.g. `TCGA_CS_4941_19960909/12`."""

@@ -1,9 +1,28 @@
 """Networks, by name."""
 
+import dataclasses
 from collections.abc import Callable
+from typing import Any
 
 from flax import linen as nn
 
+from bt_jax.errors import choose
+from bt_jax.models.cnn import CNN
+from bt_jax.models.resnet import ResNet50Classifier
+from bt_jax.models.resunet import ResUNet, ResUNetScratch
 from bt_jax.models.unet import UNet
 
-MODELS: dict[str, Callable[..., nn.Module]] = {"unet": UNet}
+CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {"cnn": CNN, "resnet50": ResNet50Classifier}
+SEGMENTERS: dict[str, Callable[..., nn.Module]] = {"unet": UNet, "resunet": ResUNet, "resunet_scratch": ResUNetScratch}
+MODELS = CLASSIFIERS | SEGMENTERS
+
+
+def make_model(options: dict[str, Callable[..., nn.Module]], name: str, **fields: Any) -> nn.Module:
+  """The network of this name among `options`; it takes those of the fields that it has.
+
+  Raises:
+    UserError: no such network.
+  """
+  network = choose("model.name", name, options)
+  known = {field.name for field in dataclasses.fields(network)} - {"name", "parent"}
+  return network(**{key: value for key, value in fields.items() if key in known})

@@ -6,6 +6,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
+from bt_jax.errors import UserError
+
 
 def max_pool_2x2(
   x: Float[Array, "batch height width channels"],
@@ -42,6 +44,27 @@ class UpConv2x2(nn.Module):
     return windows.reshape(batch, 2 * height, 2 * width, self.features) + bias.astype(self.dtype)
 
 
+class BatchNorm(nn.BatchNorm):
+  """Batch norm that can keep the running variance as PyTorch does: unbiased, by n - 1 instead of n.
+
+  Attributes:
+    unbiased: whether it does; Flax and Keras keep the biased one.
+  """
+
+  unbiased: bool = False
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "*batch channels"], **kwargs: Any) -> Float[Array, "*batch channels"]:
+    before = self.get_variable("batch_stats", "var")
+    y = super().__call__(x, **kwargs)
+    if self.unbiased and before is not None and self.is_mutable_collection("batch_stats"):
+      after = self.get_variable("batch_stats", "var")
+      # after = momentum before + (1 - momentum) biased; n / (n - 1) = 1 + 1 / (n - 1)
+      count = x.size // x.shape[-1]
+      self.put_variable("batch_stats", "var", after + (after - self.momentum * before) / max(count - 1, 1))
+    return y
+
+
 class ConvBlock(nn.Module):
   """Twice: 3 x 3 convolution, batch norm, ReLU.
 
@@ -69,3 +92,16 @@ class ConvBlock(nn.Module):
       x = nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype, name=f"norm{index}")(x)
       x = nn.relu(x)
     return x
+
+
+def check_size(x: Float[Array, "batch height width channels"], halvings: int) -> None:
+  """Raises UserError, with the next sizes that do, where the picture cannot be halved that often."""
+  factor = 2**halvings
+  for size in x.shape[1:3]:
+    if size < factor or size % factor:
+      below, above = size // factor * factor, -(-size // factor) * factor
+      sizes = f"{below} or {max(above, factor)}" if below else f"{factor}"
+      raise UserError(
+        f"an input of {size} pixels cannot be halved {halvings} times, as this network does: the next size is {sizes}, "
+        "set --config.data.size"
+      )

@@ -1,0 +1,1 @@
+"""Published ResNet-50 weights as trees of our names."""

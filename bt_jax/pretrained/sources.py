@@ -1,0 +1,147 @@
+"""Reads the arrays of weight files, of every format they are published in, and fetches them from a hub."""
+
+import hashlib
+import io
+import pathlib
+import pickle
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import h5py
+import huggingface_hub
+import numpy as np
+import safetensors.numpy
+from huggingface_hub import constants
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+from bt_jax.errors import UserError
+
+Arrays = dict[str, np.ndarray]
+
+# Revisions that are fetched where none is named, so that the same name is the same file for ever.
+PINNED = {
+  "timm/resnet50.a1_in1k": "767268603ca0cb0bfe326fa87277f19c419566ef",
+  "microsoft/resnet-50": "34c2154c194f829b11125337b98c8f5f9965ff19",
+}
+_HUB_NAME = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+?)(@(?P<revision>[0-9a-f]{40}))?")
+_HUB_FILE = "model.safetensors"
+_KERAS_LAYERS = re.compile(r"(?:^|/)layers/[^/]+/vars/\d+$")
+_KERAS_VARIABLES = {4: ("gamma", "beta", "moving_mean", "moving_variance"), 2: ("kernel", "bias")}
+
+
+def find_file(name: str) -> pathlib.Path:
+  """The file of this name: a path, or `owner/model[@commit]` on the Hugging Face hub, fetched once with a progress bar.
+
+  Raises:
+    UserError: there is no such file, or it is neither cached nor to be had.
+  """
+  path = pathlib.Path(name).expanduser()
+  if path.exists():
+    return path
+  match = _HUB_NAME.fullmatch(name)
+  if not match or path.suffix in READERS:
+    raise UserError(
+      f"model.pretrained: there is no file {name}: name a file ({', '.join(READERS)}), the folder of a run or of converted "
+      "weights, or a model on the Hugging Face hub, owner/model@commit"
+    )
+  repository = match["repository"]
+  revision = match["revision"] or PINNED.get(repository)
+  if revision is None:
+    raise UserError(
+      f"model.pretrained: {name} is neither a file nor pinned to a commit: write {repository}@<the 40 digits of a commit>, "
+      f"or one of {', '.join(PINNED)}"
+    )
+  try:
+    return pathlib.Path(huggingface_hub.hf_hub_download(repository, _HUB_FILE, revision=revision))
+  except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, HFValidationError, OSError) as error:
+    cache = pathlib.Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}" / "snapshots" / revision
+    raise UserError(
+      f"model.pretrained: {name} is not in the cache and cannot be fetched ({type(error).__name__}): on a machine with "
+      f"network, get {constants.ENDPOINT}/{repository}/resolve/{revision}/{_HUB_FILE} and put it at {cache / _HUB_FILE}"
+    ) from error
+
+
+def sha256(path: pathlib.Path) -> str:
+  """The SHA-256 of a file, in hexadecimal."""
+  with open(path, "rb") as file:
+    return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_arrays(path: pathlib.Path) -> Arrays:
+  """The arrays of a weight file by the names they have there; of a Keras file, `layer/array`.
+
+  Raises:
+    UserError: the file cannot be read, is not of a known format, holds code, or needs a library that is missing.
+  """
+  reader = READERS.get(path.suffix)
+  if reader is None:
+    raise UserError(f"model.pretrained: {path} is not a weight file: expected one of {', '.join(READERS)}")
+  try:
+    return {name: np.asarray(array) for name, array in reader(path).items()}
+  except UserError:
+    raise
+  except pickle.UnpicklingError as error:
+    raise UserError(
+      f"{path} is not a state dict: it is damaged, or holds code, which is never run; save the model's state_dict() instead"
+    ) from error
+  except Exception as error:  # each library has its own errors for a damaged file
+    reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
+    raise UserError(f"{path} cannot be read ({reason}): it is damaged, or not a {path.suffix} file") from error
+
+
+def _read_safetensors(path: pathlib.Path) -> Arrays:
+  return safetensors.numpy.load_file(path)
+
+
+def _read_torch(path: pathlib.Path) -> Arrays:
+  try:
+    import torch
+  except ImportError as error:
+    raise UserError(
+      f"{path} needs PyTorch to be read: pip install torch, or convert it to .safetensors where there is one"
+    ) from error
+  content = torch.load(path, map_location="cpu", weights_only=True)
+  for wrapper in ("state_dict", "model"):
+    content = content.get(wrapper, content) if isinstance(content, Mapping) else content
+  if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+    raise UserError(f"{path} is not a state dict, from names to tensors: save the model's state_dict() instead")
+  bare = lambda name: name.removeprefix("module.")  # of a model in DataParallel
+  return {bare(name): value.numpy() for name, value in content.items()}
+
+
+def _read_hdf5(path: pathlib.Path | io.BytesIO) -> Arrays:
+  """Of the older layout, .../layer/array, and of Keras 3's, layers/<class>/vars/<number>, with the name beside."""
+  arrays: Arrays = {}
+  with h5py.File(path) as file:
+
+    def visit(name: str, item: Any) -> None:
+      if not isinstance(item, h5py.Dataset) or name.startswith(("optimizer", "top_level_model_weights")):
+        return
+      if _KERAS_LAYERS.search(name):
+        variables = _KERAS_VARIABLES.get(len(item.parent), [])
+        number = int(name.rsplit("/", 1)[1])
+        array = variables[number] if number < len(variables) else str(number)
+        arrays[f"{item.parent.attrs['name']}/{array}"] = item[()]
+      else:
+        layer, array = name.split("/")[-2:]
+        arrays[f"{layer}/{array.removesuffix(':0')}"] = item[()]
+
+    file.visititems(visit)
+  return arrays
+
+
+def _read_keras(path: pathlib.Path) -> Arrays:
+  with zipfile.ZipFile(path) as archive:
+    return _read_hdf5(io.BytesIO(archive.read("model.weights.h5")))
+
+
+READERS: dict[str, Callable[[pathlib.Path], Arrays]] = {
+  ".safetensors": _read_safetensors,
+  ".pth": _read_torch,
+  ".pt": _read_torch,
+  ".bin": _read_torch,
+  ".h5": _read_hdf5,
+  ".keras": _read_keras,
+}

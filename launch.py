@@ -15,19 +15,25 @@ import sys
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from bt_jax import experiment
+from bt_jax import experiment, runs
 from bt_jax.errors import UserError
 from bt_jax.training.loop import Stopped
 
 _MODES = {
-  "build": lambda config, workdir: print(f"built in {experiment.build(config).data_path}"),
+  "build": lambda config, workdir: print(f"built in {runs.build(config).data_path}"),
   "train": experiment.train,
   "evaluate": experiment.evaluate,
+  "convert": experiment.convert,
 }
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file and preset, e.g. configs/seg.py:small.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default one under runs/, named after it.")
-_MODE = flags.DEFINE_enum("mode", "train", list(_MODES), "build: the data set; train: and evaluate; evaluate: again.")
+_MODE = flags.DEFINE_enum(
+  "mode",
+  "train",
+  list(_MODES),
+  "build: the data set; train: and evaluate; evaluate: again; convert: published weights.",
+)
 
 
 def _parse(argv: list[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Segmentation losses, one value per example; each is a function of logits and masks."""
+"""Losses, one value per example; each is a function of logits and targets."""
 
 import functools
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from bt_jax.errors import choose
 
 Logits = Float[Array, "batch height width 1"]
 Masks = Float[Array, "batch height width 1"]
-Loss = Callable[[Logits, Masks], Float[Array, "batch"]]
+Loss = Callable[[Float[Array, "batch *_"], Float[Array, "batch *_"]], Float[Array, "batch"]]
 
 _PIXELS = (1, 2, 3)
 
@@ -67,17 +67,39 @@ def focal_tversky(
   return distance**exponent
 
 
-def make_loss(*, name: str, fp_weight: float, fn_weight: float, exponent: float, smooth: float, pooled: bool) -> Loss:
+def cross_entropy(
+  logits: Float[Array, "batch classes"], targets: Float[Array, "batch classes"], *, label_smoothing: float
+) -> Float[Array, "batch"]:
+  """Cross-entropy of softmax probabilities; targets are shares that add up to 1, smoothed towards equal shares."""
+  return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, label_smoothing))
+
+
+SEGMENTATION_LOSSES = ("bce", "dice", "bce_dice", "focal_tversky")
+CLASSIFICATION_LOSSES = ("cross_entropy",)
+
+
+def make_loss(
+  *,
+  name: str,
+  fp_weight: float,
+  fn_weight: float,
+  exponent: float,
+  smooth: float,
+  pooled: bool,
+  label_smoothing: float,
+) -> Loss:
   """The loss of this name; it takes what it needs of the other arguments.
 
   Args:
-    name: `bce`, `dice`, `bce_dice` or `focal_tversky`.
+    name: one of `SEGMENTATION_LOSSES`, on logits and masks [batch, height, width, 1], or of `CLASSIFICATION_LOSSES`, on
+      logits and shares [batch, classes].
     fp_weight: of false positives, in `focal_tversky`.
     fn_weight: of false negatives, in `focal_tversky`.
     exponent: in `focal_tversky`.
     smooth: pixels added to both sides of the fraction, in all but `bce`.
     pooled: take the fraction of the batch's sums rather than of each slice's, in all but `bce`. Most slices are empty,
       and an empty slice alone says nothing about overlap. Every example then has the batch's value.
+    label_smoothing: share of the target that is spread over all classes, in `cross_entropy`.
 
   Raises:
     UserError: no such loss.
@@ -89,5 +111,6 @@ def make_loss(*, name: str, fp_weight: float, fn_weight: float, exponent: float,
     "focal_tversky": functools.partial(
       focal_tversky, fp_weight=fp_weight, fn_weight=fn_weight, exponent=exponent, smooth=smooth, pooled=pooled
     ),
+    "cross_entropy": functools.partial(cross_entropy, label_smoothing=label_smoothing),
   }
   return choose("loss.name", name, losses)

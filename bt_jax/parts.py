@@ -13,15 +13,18 @@ from ml_collections import ConfigDict
 
 from bt_jax.datasets import splits
 from bt_jax.errors import UserError, choose
-from bt_jax.evaluation.aggregation import SCORES
+from bt_jax.judges import JUDGES, Judge
 from bt_jax.losses import Loss, make_loss
-from bt_jax.models import MODELS
-from bt_jax.models.unet import check_size
+from bt_jax.models import make_model
 from bt_jax.pipeline.augment import make_augment
-from bt_jax.pipeline.preprocess import Augment, make_preprocess
-from bt_jax.training import parallel
+from bt_jax.pipeline.contrast import make_contrast
+from bt_jax.pipeline.feed import SAMPLINGS
+from bt_jax.pipeline.preprocess import Augment, make_preprocess, parse_channels
+from bt_jax.schema import Slices
+from bt_jax.training import finetune, parallel
 from bt_jax.training.optimizer import make_optimizer, make_schedule
 from bt_jax.training.step import make_predict_step
+from bt_jax.training.task import TASKS, Task
 
 _DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -33,15 +36,26 @@ class Parts:
 
   Attributes:
     mesh: the devices.
+    task, judge: what the network is for, and how its predictions are judged.
+    channels: of the network's input.
+    normalize: how its inputs are normalised, a name of `SCHEMES`.
+    contrast: over slices as they are read.
+    kept_statistics: the stages whose batch statistics stay; None: all.
     optimizer: from the steps of an epoch to the schedule and the optimiser.
     predict_step: compiled.
   """
 
   mesh: jax.sharding.Mesh
+  task: Task
+  judge: Judge
   model: nn.Module
+  channels: int
+  normalize: str
+  contrast: Callable[[Slices], Slices]
   preprocess: Callable
   augment: Augment
   loss: Loss
+  kept_statistics: tuple[str, ...] | None
   optimizer: Callable[[int], tuple[optax.Schedule, optax.GradientTransformation]]
   predict_step: Callable
 
@@ -53,46 +67,88 @@ def data_variant(config: ConfigDict) -> str:
   )
 
 
-def make_parts(config: ConfigDict) -> Parts:
-  """Makes the parts; raises UserError for the first field that cannot be."""
+def make_parts(config: ConfigDict, normalize: str = "volume") -> Parts:
+  """Makes the parts; raises UserError for the first field that cannot be.
+
+  Args:
+    config: of the run.
+    normalize: what `data.normalize=auto` stands for.
+  """
   if config.train.deterministic and _DETERMINISTIC not in (flags := os.environ.get("XLA_FLAGS", "")):
     os.environ["XLA_FLAGS"] = f"{flags} {_DETERMINISTIC}"  # read when JAX first looks for devices, in the next line
   data_variant(config)
   mesh = parallel.make_mesh()
   _check_numbers(config, mesh)
   splits.check_choice(kind=config.split.kind, fold=config.split.fold)
-  choose("train.score", config.train.score, dict.fromkeys(SCORES))
-  model = choose("model.name", config.model.name, MODELS)(
-    width=config.model.width,
-    depth=config.model.depth,
-    dtype=choose("model.dtype", config.model.dtype, _DTYPES),
-  )
-  preprocess = make_preprocess(size=config.data.size, normalize=config.data.normalize)
+  task, judge = (choose("task", config.task, options) for options in (TASKS, JUDGES))
+  choose("train.score", config.train.score, dict.fromkeys((*judge.scores, "loss")))
+  choose("loss.name", config.loss.name, dict.fromkeys(task.losses))
+  choose("train.sampling", config.train.sampling, SAMPLINGS)
+  fields = {**config.model, "dtype": choose("model.dtype", config.model.dtype, _DTYPES)}
+  model = make_model(task.models, **fields)
+  if config.data.normalize != "auto":
+    normalize = config.data.normalize
+  preprocess = make_preprocess(size=config.data.size, normalize=normalize, channels=config.data.channels)
+  contrast = make_contrast(config.data.contrast)
   loss = make_loss(**config.loss)
+  channels = len(parse_channels(config.data.channels))
+  _check_together(config, normalize)
+  # Shapes alone: a size that the network cannot take, or a stage that it has not, is told before anything runs.
+  shapes = jax.eval_shape(
+    lambda: model.init(jax.random.key(0), jnp.zeros((1, config.data.size, config.data.size, channels)))
+  )
+  rates = finetune.parse_rates(config.train.stage_rates, shapes["params"])
+  keeps_all = choose("train.batch_stats", config.train.batch_stats, {"update": False, "keep": True})
 
   def optimizer(steps_per_epoch: int) -> tuple[optax.Schedule, optax.GradientTransformation]:
     schedule = make_schedule(
+      name=config.train.schedule,
       learning_rate=config.train.learning_rate,
       warmup_steps=round(config.train.warmup_epochs * steps_per_epoch),
       steps=config.train.epochs * steps_per_epoch,
     )
-    return schedule, make_optimizer(
+    chain = make_optimizer(
       schedule,
       name=config.train.optimizer,
       momentum=config.train.momentum,
+      epsilon=config.train.epsilon,
       weight_decay=config.train.weight_decay,
     )
+    return schedule, finetune.by_stage(chain, rates)
 
   optimizer(1)  # so that a wrong name is told now
   return Parts(
     mesh=mesh,
+    task=task,
+    judge=judge,
     model=model,
+    channels=channels,
+    normalize=normalize,
+    contrast=contrast,
     preprocess=preprocess,
     augment=make_augment(**config.augment),
     loss=loss,
+    kept_statistics=None if keeps_all else tuple(stage for stage, factor in rates.items() if not factor),
     optimizer=optimizer,
-    predict_step=parallel.compile_predict_step(make_predict_step(model=model, preprocess=preprocess), mesh),
+    predict_step=parallel.compile_predict_step(make_predict_step(model=model, task=task, preprocess=preprocess), mesh),
   )
+
+
+def _check_together(config: ConfigDict, normalize: str) -> None:
+  """Raises UserError for fields that cannot be at once."""
+  if config.data.contrast != "none" and normalize == "volume":
+    raise UserError(
+      f"data.contrast={config.data.contrast} changes intensities, so the statistics of data.normalize=volume no longer hold: "
+      "set --config.data.normalize=image"
+    )
+  if config.task == "segmentation" and (config.train.mixup or config.train.class_weights != "none"):
+    raise UserError("train.mixup and train.class_weights are for classification: leave them out, or try train.sampling")
+  if config.task == "classification" and config.eval.largest_component:
+    raise UserError("eval.largest_component is for segmentation: leave it out")
+  if config.eval.largest_component and config.split.kind == "random":
+    raise UserError(
+      "eval.largest_component needs whole volumes, and split.kind=random cuts them: leave one of them out"
+    )
 
 
 # The range of every number that has one.
@@ -109,6 +165,10 @@ _RANGES = {
   "loss.fp_weight": (0, math.inf),
   "loss.fn_weight": (0, math.inf),
   "loss.exponent": (0, math.inf),
+  "loss.label_smoothing": (0, 1),
+  "train.mixup": (0, math.inf),
+  "train.epsilon": (0, math.inf),
+  "data.size": (1, math.inf),
   "train.seed": (0, math.inf),
   "train.epochs": (1, math.inf),
   "train.learning_rate": (0, math.inf),
@@ -129,8 +189,3 @@ def _check_numbers(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
       raise UserError(f"{name} is {value}, expected {low} " + ("or more" if high == math.inf else f"to {high}"))
   parallel.check_batch_size(mesh, "train.batch_size", config.train.batch_size)
   parallel.check_batch_size(mesh, "eval.batch_size", config.eval.batch_size)
-  check_size(config.data.size, config.model.depth)
-  if config.eval.largest_component and config.split.kind == "random":
-    raise UserError(
-      "eval.largest_component needs whole volumes, and split.kind=random cuts them: leave one of them out"
-    )

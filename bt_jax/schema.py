@@ -41,6 +41,11 @@ class Slices:
     return len(self.case)
 
   @property
+  def label(self) -> np.ndarray:
+    """int32 [slices], 1 where any pixel of the mask is set."""
+    return self.mask.any((1, 2, 3)).astype(np.int32)
+
+  @property
   def ids(self) -> list[str]:
     """One id per slice: `case/number`."""
     return [slice_id(str(case), int(number)) for case, number in zip(self.case, self.number, strict=True)]

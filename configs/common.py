@@ -2,10 +2,13 @@
 
 from ml_collections import ConfigDict, config_dict
 
+from bt_jax.errors import UserError
+
 
 def get_config() -> ConfigDict:
   """The fields and their defaults."""
   config = ConfigDict()
+  config.task = "segmentation"  # or classification: which slices have a tumour
   config.preset = ""  # which preset of its file this is; names the run's folder
 
   config.data = ConfigDict()
@@ -14,7 +17,10 @@ def get_config() -> ConfigDict:
   config.data.dir = config_dict.placeholder(str)  # where the built data set lives; None: TFDS's own folder
   config.data.expect_full = True  # insist on all 110 patients and 3,929 slices
   config.data.size = 256  # pixels; the network sees slices of size x size, scores are on the data's own grid
-  config.data.normalize = "volume"  # volume: z-score by the slice's own volume; unit: divide by 255
+  config.data.channels = "pre,flair,post"  # what the network sees, in this order; any number of these, also repeated
+  config.data.contrast = "none"  # raised first: stretch (1st to 99th percentile) or clahe, by slice
+  config.data.normalize = "auto"  # volume: z-score by the slice's own volume; image: by its own pixels; unit: 0..1;
+  # symmetric: -1..1; imagenet, caffe: as weights of PyTorch and Keras expect; auto: as model.pretrained does, or volume
 
   config.split = ConfigDict()
   config.split.kind = "fold"  # fold: by patient; random: by slice, which leaks
@@ -22,9 +28,13 @@ def get_config() -> ConfigDict:
   config.split.seed = 0  # of the random split
 
   config.model = ConfigDict()
-  config.model.name = "unet"
-  config.model.width = 32  # channels of the first level
-  config.model.depth = 4  # how often the picture is halved
+  config.model.name = "unet"  # segmentation: unet, resunet, resunet_scratch; classification: cnn, resnet50
+  config.model.width = 32  # unet, resunet_scratch, cnn: channels of the first level
+  config.model.depth = 4  # unet, resunet_scratch, cnn: how often the picture is halved
+  config.model.pool = "max"  # cnn: max, average, min
+  config.model.variant = "torchvision"  # resnet50, resunet: torchvision (timm, Hugging Face, RadImageNet) or keras
+  config.model.head = "linear"  # resnet50: linear, or the paper's
+  config.model.pretrained = ""  # resnet50, resunet: encoder from a weight file, hub name, converted weights, or run
   config.model.dtype = "float32"  # of the computation; parameters and statistics are always float32
 
   config.augment = ConfigDict()
@@ -36,12 +46,13 @@ def get_config() -> ConfigDict:
   config.augment.noise = 0.02  # largest deviation, of intensities in 0..1
 
   config.loss = ConfigDict()
-  config.loss.name = "bce_dice"  # bce, dice, bce_dice, focal_tversky
-  config.loss.smooth = 1.0  # pixels added to both sides of the fraction, in all but bce
-  config.loss.pooled = True  # one fraction for the batch rather than one for each slice, in all but bce
+  config.loss.name = "bce_dice"  # bce, dice, bce_dice, focal_tversky; classification: cross_entropy
+  config.loss.smooth = 1.0  # pixels added to both sides of the fraction, in dice, bce_dice and focal_tversky
+  config.loss.pooled = True  # one fraction for the batch rather than one for each slice, in the same three
   config.loss.fp_weight = 0.3  # focal_tversky: weight of false positives
   config.loss.fn_weight = 0.7  # focal_tversky: weight of false negatives
   config.loss.exponent = 0.75  # focal_tversky: power of 1 - Tversky index
+  config.loss.label_smoothing = 0.0  # cross_entropy: share of the target that is spread over both classes
 
   config.train = ConfigDict()
   config.train.seed = 0  # of initial parameters, order of slices, augmentation and dropout
@@ -49,16 +60,29 @@ def get_config() -> ConfigDict:
   config.train.epochs = 60
   config.train.optimizer = "adamw"  # sgd, adam, adamw
   config.train.learning_rate = 1e-3  # at its highest
-  config.train.warmup_epochs = 1.0  # linear rise; then a cosine down to 0
+  config.train.schedule = "cosine"  # cosine: down to 0; constant
+  config.train.warmup_epochs = 1.0  # linear rise before that
   config.train.momentum = 0.9  # sgd
+  config.train.epsilon = 1e-8  # adam, adamw
   config.train.weight_decay = 1e-4  # adamw, on kernels
+  config.train.stage_rates = ""  # factor of the learning rate by stage, e.g. "stem=0,stage1=0.1"; 0 freezes it whole
+  config.train.batch_stats = "update"  # or keep: batch norm goes by the statistics it began with, in every stage
+  config.train.sampling = "all"  # balanced: as many slices with a tumour as without; tumor: those with one only
+  config.train.class_weights = "none"  # classification: balanced weighs both classes alike in the loss
+  config.train.mixup = 0.0  # classification: alpha of the Beta distribution that slices are mixed by; 0: not
   config.train.ema_decay = 0.0  # of the moving average of the parameters that is evaluated; 0: none
-  config.train.score = "pooled.dice"  # of the validation part: picks the best checkpoint
+  config.train.score = "pooled.dice"  # of the validation part: picks the best checkpoint; loss: the lowest
   config.train.patience = 0  # epochs without a better score until training stops; 0: never
   config.train.deterministic = True  # on GPUs: only kernels that give the same bits every time
 
   config.eval = ConfigDict()
   config.eval.batch_size = 32  # slices, over all devices
   config.eval.threshold = config_dict.placeholder(float)  # of probability; None: chosen on the validation part
-  config.eval.largest_component = False  # keep only the largest 3-D component of each volume
+  config.eval.largest_component = False  # segmentation: keep only the largest 3-D component of each volume
   return config
+
+
+def check_preset(file: str, preset: str, presets: tuple[str, ...]) -> None:
+  """Raises UserError where a configuration file has no preset of this name."""
+  if preset not in presets:
+    raise UserError(f"{file} has no preset {preset!r}: there are {', '.join(filter(None, presets))}, or none at all")

@@ -1,26 +1,24 @@
-"""Segmentation: a U-Net that marks FLAIR abnormality in every slice.
+"""Segmentation: a network that marks FLAIR abnormality in every slice.
 
   python launch.py --config=configs/seg.py:phantom                              synthetic data, minutes on a laptop
   python launch.py --config=configs/seg.py:small --config.data.root=DIR         the real data on a CPU
   python launch.py --config=configs/seg.py --config.data.root=DIR               the real data on an accelerator
+  python launch.py --config=configs/seg.py:paper --config.data.root=DIR         the recipe behind the paper
 
-Test scores to expect are in docs/results.md, with the commands that print them.
+--config.model.name=resunet puts the decoder on a ResNet50 encoder, which --config.model.pretrained= starts from ImageNet
+weights or from a classifier's run. Test scores to expect are in docs/results.md, with the commands that print them.
 """
 
 from ml_collections import ConfigDict
 
-from bt_jax.errors import UserError
 from configs import common
 
-PRESETS = ("", "small", "phantom")
+PRESETS = ("", "small", "phantom", "paper")
 
 
 def get_config(preset: str = "") -> ConfigDict:
   """The configuration of a preset; raises UserError where there is none of that name."""
-  if preset not in PRESETS:
-    raise UserError(
-      f"configs/seg.py has no preset {preset!r}: there are {', '.join(filter(None, PRESETS))}, or none at all"
-    )
+  common.check_preset("configs/seg.py", preset, PRESETS)
   config = common.get_config()
   config.preset = preset
   if preset == "":
@@ -36,4 +34,13 @@ def get_config(preset: str = "") -> ConfigDict:
   if preset == "phantom":
     config.data.name = "phantom"
     config.train.learning_rate = 5e-3
+  if preset == "paper":  # slices with a tumour only, which is what its segmenter was trained on
+    config.data.normalize = "image"
+    config.model.update(name="resunet_scratch", width=16)
+    config.augment.update(flip=False, rotation_degrees=0.0, scale=0.0, shift=0.0, gamma=0.0, noise=0.0)
+    config.loss.name = "focal_tversky"
+    config.train.update(
+      optimizer="adam", learning_rate=0.05, epsilon=0.1, schedule="constant", warmup_epochs=0.0,
+      sampling="tumor", score="loss", patience=20,
+    )  # fmt: skip
   return config

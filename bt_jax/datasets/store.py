@@ -25,12 +25,13 @@ _AS_PNG = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding
 
 @dataclasses.dataclass(frozen=True)
 class SliceId:
-  """Where one slice is stored: example `position` of the split of `fold`."""
+  """Where one slice is stored: example `position` of the split of `fold`; label 1: it has a tumour."""
 
   fold: int
   position: int
   patient: str
   id: str
+  label: int = 0
 
 
 def open_or_build(variant: str, *, root: str | None, data_dir: str | None) -> Builder:
@@ -103,7 +104,11 @@ def read_index(builder: Builder) -> list[SliceId]:
     for position, example in enumerate(builder.as_data_source(name, decoders=_AS_PNG)):
       case, patient = example["case"].decode(), example["patient"].decode()
       index.append(
-        (case, int(example["slice"]), SliceId(fold, position, patient, slice_id(case, int(example["slice"]))))
+        (
+          case,
+          int(example["slice"]),
+          SliceId(fold, position, patient, slice_id(case, int(example["slice"])), int(example["label"])),
+        )
       )
   return [entry for *_, entry in sorted(index, key=lambda item: item[:2])]
 

@@ -1,5 +1,6 @@
 """From rows to a summary: pooled pixels, patient volumes and slices, each under its rule for empty masks."""
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,6 @@ SCORES = tuple(
 )
 
 
-def score_of(summary: dict[str, Any], name: str) -> float:
-  """One number of a summary by its dotted name, one of `SCORES`."""
-  group, _, key = name.partition(".")
-  return summary[group][key]
+def score_of(summary: dict[str, Any], name: str) -> float | None:
+  """One number of a summary by its dotted name, e.g. `pooled.dice`; None where it has no value."""
+  return functools.reduce(lambda group, key: group[key], name.split("."), summary)

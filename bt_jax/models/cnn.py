@@ -7,7 +7,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from bt_jax.errors import choose
-from bt_jax.models.layers import check_size, max_pool_2x2
+from bt_jax.models.layers import BatchNorm, check_size, max_pool_2x2
 
 
 def _average_pool_2x2(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch _ _ channels"]:
@@ -64,4 +64,4 @@ class Level(nn.Module):
     x = nn.Conv(
       self.features, (3, 3), use_bias=False, kernel_init=nn.initializers.he_normal(), dtype=self.dtype, name="conv"
     )(x)
-    return nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype, name="norm")(x))
+    return nn.relu(BatchNorm(momentum=0.9, dtype=self.dtype, name="norm")(x, use_running_average=not train))

@@ -47,6 +47,9 @@ class UpConv2x2(nn.Module):
 class BatchNorm(nn.BatchNorm):
   """Batch norm that can keep the running variance as PyTorch does: unbiased, by n - 1 instead of n.
 
+  Every network of ours takes this one and says at the call whether it goes by the batch, so that training can keep the
+  statistics of some stages (see `training/finetune.py`).
+
   Attributes:
     unbiased: whether it does; Flax and Keras keep the biased one.
   """
@@ -89,7 +92,7 @@ class ConvBlock(nn.Module):
         dtype=self.dtype,
         name=f"conv{index}",
       )(x)
-      x = nn.BatchNorm(use_running_average=not train, momentum=0.9, dtype=self.dtype, name=f"norm{index}")(x)
+      x = BatchNorm(momentum=0.9, dtype=self.dtype, name=f"norm{index}")(x, use_running_average=not train)
       x = nn.relu(x)
     return x
 

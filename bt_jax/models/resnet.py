@@ -59,16 +59,16 @@ class Bottleneck(nn.Module):
   def __call__(
     self, x: Float[Array, "batch height width channels"], *, train: bool
   ) -> Float[Array, "batch out_height out_width 4*features"]:
-    conv, norm = _conv(self.variant, self.dtype), _norm(self.variant, self.dtype, train)
+    conv, norm = _conv(self.variant, self.dtype), _norm(self.variant, self.dtype)
     strides = {self.variant.stride_in: self.stride}
     shortcut = x
     if self.project:
       shortcut = conv(4 * self.features, (1, 1), strides=self.stride, name="shortcut_conv")(x)
-      shortcut = norm(name="shortcut_norm")(shortcut)
+      shortcut = norm(name="shortcut_norm")(shortcut, use_running_average=not train)
     for index, (size, features) in enumerate(((1, self.features), (3, self.features), (1, 4 * self.features)), 1):
       # The padding is given: SAME would put a stride of 2 one pixel off.
       x = conv(features, (size, size), strides=strides.get(index, 1), padding=size // 2, name=f"conv{index}")(x)
-      x = norm(name=f"norm{index}")(x)
+      x = norm(name=f"norm{index}")(x, use_running_average=not train)
       x = nn.relu(x) if index < 3 else x
     return nn.relu(x + shortcut)
 
@@ -85,7 +85,7 @@ class Stem(nn.Module):
     self, x: Float[Array, "batch height width channels"], *, train: bool
   ) -> Float[Array, "batch out_height out_width features"]:
     x = _conv(self.variant, self.dtype)(self.features, (7, 7), strides=2, padding=3, name="conv")(x)
-    return nn.relu(_norm(self.variant, self.dtype, train)(name="norm")(x))
+    return nn.relu(_norm(self.variant, self.dtype)(name="norm")(x, use_running_average=not train))
 
 
 class Stage(nn.Module):
@@ -206,10 +206,9 @@ def _conv(variant: Variant, dtype: Any) -> Any:
   )
 
 
-def _norm(variant: Variant, dtype: Any, train: bool) -> Any:
+def _norm(variant: Variant, dtype: Any) -> Any:
   return functools.partial(
     BatchNorm,
-    use_running_average=not train,
     momentum=variant.momentum,
     epsilon=variant.epsilon,
     unbiased=variant.unbiased,

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from bt_jax.models.layers import check_size, max_pool_2x2
+from bt_jax.models.layers import BatchNorm, check_size, max_pool_2x2
 from bt_jax.models.resnet import HALVINGS, STAGES, ResNet50
 from bt_jax.models.unet import expand
 
@@ -98,4 +98,4 @@ def _conv(x: jax.Array, features: int, size: int, name: str, dtype: Any) -> jax.
 
 def _norm(x: jax.Array, name: str, dtype: Any, train: bool) -> jax.Array:
   # Keras's defaults, which the recipe keeps.
-  return nn.BatchNorm(use_running_average=not train, momentum=0.99, epsilon=1e-3, dtype=dtype, name=name)(x)
+  return BatchNorm(momentum=0.99, epsilon=1e-3, dtype=dtype, name=name)(x, use_running_average=not train)

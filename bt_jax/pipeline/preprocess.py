@@ -1,17 +1,78 @@
 """From stored bytes to what the network sees: resized, augmented, normalised; pure, and run inside the compiled step."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from bt_jax.errors import choose
+from bt_jax.errors import UserError, choose
+from bt_jax.schema import CHANNELS
 
+Image = Float[Array, "batch size size channels"]
 Augment = Callable[
-  [jax.Array, Float[Array, "batch size size 3"], Float[Array, "batch size size 1"]],
-  tuple[Float[Array, "batch size size 3"], Float[Array, "batch size size 1"]],
+  [jax.Array, Image, Float[Array, "batch size size 1"]], tuple[Image, Float[Array, "batch size size 1"]]
 ]
+Batch = dict[str, Array]
+
+# Of ImageNet's red, green and blue, in 0..1, as torchvision and as Keras's "caffe" mode have them.
+_TORCH_MEAN, _TORCH_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_CAFFE_MEAN = (123.68, 116.779, 103.939)
+
+
+def _volume(image: Image, batch: Batch, places: Sequence[int]) -> Image:
+  mean, std = (batch[name][:, None, None, np.array(places)] / 255 for name in ("volume_mean", "volume_std"))
+  return (image - mean) / jnp.maximum(std, 1 / 255)  # a constant volume has no deviation
+
+
+def _image(image: Image, batch: Batch, places: Sequence[int]) -> Image:
+  axes = (1, 2, 3)
+  return (image - image.mean(axes, keepdims=True)) / jnp.maximum(image.std(axes, keepdims=True), 1 / 255)
+
+
+def _unit(image: Image, batch: Batch, places: Sequence[int]) -> Image:
+  return image
+
+
+def _symmetric(image: Image, batch: Batch, places: Sequence[int]) -> Image:
+  return 2 * image - 1
+
+
+def _in_turn(colours: Sequence[float], channels: int) -> Float[np.ndarray, "channels"]:
+  """A value for each channel: those of red, green, blue, and again from the start where there are more."""
+  return np.array([colours[at % len(colours)] for at in range(channels)], np.float32)
+
+
+def _imagenet(image: Image, batch: Batch, places: Sequence[int]) -> Image:
+  return (image - _in_turn(_TORCH_MEAN, len(places))) / _in_turn(_TORCH_STD, len(places))
+
+
+def _caffe(image: Image, batch: Batch, places: Sequence[int]) -> Image:
+  """Blue, green, red in 0..255, less their means."""
+  return 255 * image[..., ::-1] - _in_turn(_CAFFE_MEAN[::-1], len(places))
+
+
+# The ways to normalise; those of published weights travel with them.
+SCHEMES = {
+  "volume": _volume,
+  "image": _image,
+  "unit": _unit,
+  "symmetric": _symmetric,
+  "imagenet": _imagenet,
+  "caffe": _caffe,
+}
+
+
+def parse_channels(text: str) -> tuple[int, ...]:
+  """The places in `CHANNELS` of names with commas between them; raises UserError for another name."""
+  names = [name.strip() for name in text.split(",")]
+  places = {name: place for place, name in enumerate(CHANNELS)}
+  if wrong := [name for name in names if name not in places]:
+    raise UserError(
+      f"data.channels names {wrong[0]!r}, expected names out of {', '.join(CHANNELS)} with commas between"
+    )
+  return tuple(places[name] for name in names)
 
 
 def resize(
@@ -23,35 +84,37 @@ def resize(
   return jax.image.resize(image, (image.shape[0], size, size, image.shape[3]), "linear")
 
 
-def make_preprocess(*, size: int, normalize: str) -> Callable:
+def make_preprocess(*, size: int, normalize: str, channels: str) -> Callable:
   """Makes the function from a batch of stored slices to network inputs and targets.
 
   Args:
     size: pixels; slices are resized to `size` x `size`.
-    normalize: `volume`: (image - mean) / deviation of the slice's own volume, by channel. `unit`: image / 255.
+    normalize: a name of `SCHEMES`. `volume`: (image - mean) / deviation of the slice's own volume, by channel. `image`:
+      the same over the slice's own pixels, all channels together. `unit`: 0..1. `symmetric`: -1..1 (RadImageNet).
+      `imagenet` and `caffe`: with the means of ImageNet's colours, as torchvision's and as Keras's weights expect it.
+    channels: names out of `CHANNELS` with commas between; any number, in any order.
 
   Returns:
-    `preprocess(batch, augment=None, key=None)` -> (inputs float32 [batch, size, size, 3], masks float32
+    `preprocess(batch, augment=None, key=None)` -> (inputs float32 [batch, size, size, channels], masks float32
     [batch, size, size, 1] in {0, 1}), where batch has `image` and `mask` in uint8, `volume_mean` and `volume_std`.
 
   Raises:
-    UserError: no such way to normalise.
+    UserError: no such way to normalise, or no such channel.
   """
-  choose("data.normalize", normalize, dict.fromkeys(("volume", "unit")))
+  scheme = choose("data.normalize", normalize, SCHEMES)
+  places = parse_channels(channels)
 
   def preprocess(
-    batch: dict[str, UInt8[Array, "..."] | Float[Array, "..."]],
+    batch: dict[str, UInt8[Array, "..."] | Array],
     augment: Augment | None = None,
     key: jax.Array | None = None,
-  ) -> tuple[Float[Array, "batch size size 3"], Float[Array, "batch size size 1"]]:
+  ) -> tuple[Image, Float[Array, "batch size size 1"]]:
     # Augmentation sees plain intensities in 0..1, where black is 0 and gamma has a meaning; z-scores come last.
     image = resize(batch["image"].astype(jnp.float32) / 255, size)
     mask = resize(batch["mask"].astype(jnp.float32), size)
     if augment is not None:
       image, mask = augment(key, image, mask)
-    if normalize == "volume":
-      mean, std = (batch[name][:, None, None] / 255 for name in ("volume_mean", "volume_std"))
-      image = (image - mean) / jnp.maximum(std, 1 / 255)  # a constant volume has no deviation
+    image = scheme(image[..., np.array(places)], batch, places)
     return image, (mask >= 0.5).astype(jnp.float32)
 
   return preprocess

@@ -137,14 +137,24 @@ class Naming:
         table[f"{source}{self.join}{array}"] = Target((collection, *path, leaf), turn)
     return table
 
-  def is_classifier(self, name: str) -> bool:
-    """Whether an array belongs to the classifier, which a file may lack."""
-    return name.startswith(f"{self.dense}{self.join}")
-
   @property
   def first(self) -> str:
     """The name of the first kernel, by which a file is recognised."""
-    return f"{self.unit(Unit(0, 0, 0))[0]}{self.join}{'kernel' if self.arrays is _KERAS_ARRAYS else 'weight'}"
+    return self._name(self.unit(Unit(0, 0, 0))[0], "conv", "kernel")
+
+  @property
+  def beyond(self) -> str:
+    """The name of a kernel that only a larger network has."""
+    return self._name(self.unit(Unit(3, BLOCKS[2] + 1, 1))[0], "conv", "kernel")
+
+  @property
+  def classifier(self) -> tuple[str, str]:
+    """The names of kernel and bias of the classifier, which a file may lack."""
+    return self._name(self.dense, "dense", "kernel"), self._name(self.dense, "dense", "bias")
+
+  def _name(self, layer: str, kind: str, leaf: str) -> str:
+    (array,) = (array for array, (place, _) in self.arrays[kind].items() if place == ("params", leaf))
+    return f"{layer}{self.join}{array}"
 
 
 NAMINGS = (

@@ -14,7 +14,7 @@ import huggingface_hub
 import numpy as np
 import safetensors.numpy
 from huggingface_hub import constants
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import HFValidationError
 
 from bt_jax.errors import UserError
 
@@ -53,9 +53,10 @@ def find_file(name: str) -> pathlib.Path:
       f"model.pretrained: {name} is neither a file nor pinned to a commit: write {repository}@<the 40 digits of a commit>, "
       f"or one of {', '.join(PINNED)}"
     )
+  huggingface_hub.logging.set_verbosity_error()  # it tells of every try otherwise
   try:
     return pathlib.Path(huggingface_hub.hf_hub_download(repository, _HUB_FILE, revision=revision))
-  except (LocalEntryNotFoundError, OfflineModeIsEnabled, HfHubHTTPError, HFValidationError, OSError) as error:
+  except (OSError, HFValidationError) as error:  # all its errors of network and cache are kinds of OSError
     cache = pathlib.Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}" / "snapshots" / revision
     raise UserError(
       f"model.pretrained: {name} is not in the cache and cannot be fetched ({type(error).__name__}): on a machine with "

@@ -1,4 +1,4 @@
-"""Figures as PNG: curves of training, and truth and prediction drawn over slices."""
+"""Figures as PNG: curves of training, confusion, and truth and prediction drawn over slices."""
 
 import io
 import pathlib
@@ -21,19 +21,44 @@ _COLUMNS = 3
 
 
 def save_curves(path: pathlib.Path, history: Sequence[dict[str, float]], *, title: str, score: str) -> pathlib.Path:
-  """Loss and validation score over epochs."""
+  """Loss, accuracy and validation score over epochs."""
   epochs = [row["epoch"] for row in history]
-  figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+  figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
   left.plot(epochs, [row["train_loss"] for row in history], label="training (augmented, mean over batches)")
   left.plot(epochs, [row["validation_loss"] for row in history], label="validation (as one batch)")
   left.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
   left.legend()
+  middle.plot(epochs, [row["train_accuracy"] for row in history], label="training")
+  middle.plot(epochs, [row["validation_accuracy"] for row in history], label="validation")
+  middle.set(xlabel="epoch", ylabel="accuracy at 0.5", ylim=(None, 1))
+  middle.legend(loc="lower right")
   scores = [row["validation_score"] for row in history]
   right.plot(epochs, scores, color="tab:orange")
   right.plot(epochs[int(np.argmax(scores))], max(scores), "o", color="tab:orange", label=f"best: {max(scores):.3f}")
-  right.set(xlabel="epoch", ylabel=f"validation {score}", ylim=(0, 1))
+  if score == "loss":
+    right.set(xlabel="epoch", ylabel="minus validation loss")
+  else:
+    right.set(xlabel="epoch", ylabel=f"validation {score}", ylim=(0, 1))
   right.legend(loc="lower right")
   figure.suptitle(title)
+  return _save(path, figure)
+
+
+def save_confusion(path: pathlib.Path, counts: dict[str, int], *, title: str) -> pathlib.Path:
+  """Slices by truth and prediction, shaded by the share of their truth."""
+  table = np.array([[counts["tn"], counts["fp"]], [counts["fn"], counts["tp"]]])
+  share = table / np.maximum(table.sum(1, keepdims=True), 1)
+  names = ["no tumour", "tumour"]
+  figure, axis = plt.subplots(figsize=(5.6, 5.2), layout="constrained")
+  axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
+  for row, column in np.ndindex(2, 2):
+    color = "white" if share[row, column] > 0.5 else "black"
+    text = f"{table[row, column]}\n{share[row, column]:.1%}"
+    axis.text(column, row, text, ha="center", va="center", color=color, fontsize=15)
+  axis.set_xticks([0, 1], names)
+  axis.set_yticks([0, 1], names, rotation=90, va="center")
+  axis.set(xlabel="predicted", ylabel="truth")
+  axis.set_title(f"{title}\nslices of the test part, and their share of the truth", fontsize=9)
   return _save(path, figure)
 
 

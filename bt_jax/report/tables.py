@@ -1,9 +1,12 @@
-"""The printed table of results."""
+"""The printed tables of results."""
 
 from typing import Any
 
 from bt_jax import metrics
 from bt_jax.evaluation.aggregation import EMPTY_RULES
+from bt_jax.report import paper
+
+_NOT_CLINICAL = "For research only, never clinical use."
 
 
 def results_table(summary: dict[str, Any]) -> str:
@@ -29,7 +32,32 @@ def results_table(summary: dict[str, Any]) -> str:
     ),
     "",
     f"(1) {EMPTY_RULES['empty_is_one']}. (2) {EMPTY_RULES['nonempty_truth']}. Pooled and per volume, an all-empty pair counts 1.",
-    "si and f1 are the formula of dice under other names. For research only, never clinical use.",
+    f"si and f1 are the formula of dice under other names. {_NOT_CLINICAL}",
+  ]
+  return "\n".join(lines)
+
+
+def class_table(summary: dict[str, Any]) -> str:
+  """The table of a classifier's `summary.json` as text, laid out as the paper's Table 2 with its values beside ours."""
+  test = summary["test"]
+  counts = test["confusion"]
+  overall = {name: test[name] for name in ("accuracy", "specificity", "roc_auc", "average_precision", "ece")}
+  macro = {f"{name} (macro)": test["macro"][name] for name in ("precision", "recall", "f1", "specificity")}
+  lines = [
+    f"Classification on the test part, by slice: {heading(summary)}",
+    f"{test['patients']} patients, {test['slices']} slices, {test['tumor_slices']} of them with a tumour; threshold "
+    f"{summary['threshold']:.2f} ({summary['threshold_from']})",
+    "",
+    *(f"{name:24}{_show(value):>8}" for name, value in (overall | macro).items()),
+    "",
+    f"{'confusion':24}{'none predicted':>16}{'tumour predicted':>18}",
+    f"{'no tumour':24}{counts['tn']:>16}{counts['fp']:>18}",
+    f"{'tumour':24}{counts['fn']:>16}{counts['tp']:>18}",
+    "",
+    *paper.table2_lines(test["per_class"], summary["model"]),
+    "",
+    *paper.NOTE.splitlines(),
+    f"A class never predicted has precision 0; one that is not there has none. {_NOT_CLINICAL}",
   ]
   return "\n".join(lines)
 

@@ -41,6 +41,10 @@ class Checkpoints:
       self._manager = ocp.CheckpointManager(self.folder, options=options)
     return self._manager
 
+  def exists(self) -> bool:
+    """Whether there is any checkpoint."""
+    return self.folder.is_dir() and bool(self._open().all_steps())
+
   def save(self, step: int, tree: PyTree, record: dict[str, Any]) -> None:
     """Writes one checkpoint, whole or not at all, and drops those before the last two. One that exists is kept."""
     manager = self._open()
@@ -80,6 +84,13 @@ class Checkpoints:
     if list(self.folder.glob(f"*{_CORRUPT}")):
       raise UserError(f"no checkpoint in {self.folder} can be read: remove the run's folder to start over")
     return None
+
+  def restore_as_saved(self) -> tuple[PyTree, dict[str, Any]] | None:
+    """As `restore`, for who does not know the tree: nested dictionaries of NumPy arrays."""
+    if not self.folder.is_dir() or (step := self._open().latest_step()) is None:
+      return None
+    metadata = self._open().item_metadata(step)["arrays"].tree
+    return self.restore(jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), metadata))
 
   def _read(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
     items = {"record": ocp.args.JsonRestore()}

@@ -62,7 +62,7 @@ def train(
   *,
   plan: Plan,
   step: Callable[[TrainState, int], tuple[TrainState, jax.Array]],
-  validate: Callable[[TrainState], tuple[float, float]],
+  validate: Callable[[TrainState], dict[str, float]],
   learning_rate: Callable[[int], float],
   latest: Checkpoints,
   best: Checkpoints,
@@ -76,7 +76,7 @@ def train(
     history: a row per epoch so far.
     plan: see `Plan`.
     step: takes step number n; a pure function of the state and n.
-    validate: from state to (loss, score) on the validation part.
+    validate: from state to `loss`, `accuracy` and `score` on the validation part.
     learning_rate: at a step, for the table.
     latest: gets the whole state after every epoch, and when stopped.
     best: gets the evaluation variables whenever the score rises.
@@ -104,18 +104,18 @@ def train(
         progress.set_postfix_str(f"loss {float(loss):.4f}, validation score {score}")
       if end_of_epoch:
         seconds = time.perf_counter() - started
-        validation_loss, score = validate(state)
+        validation = validate(state)
         steps_since = done - int(history[-1]["step"] if history else 0)
         row = {
           "epoch": -(-done // plan.steps_per_epoch),
           "step": done,
           "learning_rate": float(learning_rate(done - 1)),
           "train_loss": float(state.loss_sum) / steps_since,
-          "validation_loss": validation_loss,
-          "validation_score": score,
+          "train_accuracy": float(state.accuracy_sum) / steps_since,
+          **{f"validation_{name}": value for name, value in validation.items()},
           "slices_per_second": trained / seconds,
         }
-        state = state.replace(loss_sum=state.loss_sum * 0)
+        state = state.replace(loss_sum=state.loss_sum * 0, accuracy_sum=state.accuracy_sum * 0)
         history = [*history, row]
         if best_row(history) is row:
           best.save(done, state.eval_variables, record | {"history": history})

@@ -1,4 +1,4 @@
-"""Optimisers and the learning-rate schedule, by name."""
+"""Optimisers and learning-rate schedules, by name."""
 
 import jax
 import optax
@@ -6,13 +6,25 @@ import optax
 from bt_jax.errors import choose
 
 
-def make_schedule(*, learning_rate: float, warmup_steps: int, steps: int) -> optax.Schedule:
-  """Rises linearly from 0 over `warmup_steps`, then falls to 0 along a cosine at `steps`."""
-  return optax.warmup_cosine_decay_schedule(0.0, learning_rate, warmup_steps, max(steps, warmup_steps + 1))
+def make_schedule(*, name: str, learning_rate: float, warmup_steps: int, steps: int) -> optax.Schedule:
+  """Rises linearly from 0 over `warmup_steps`; then stays (`constant`) or falls to 0 along a cosine at `steps` (`cosine`).
+
+  Raises:
+    UserError: no such schedule.
+  """
+  schedules = {
+    "cosine": lambda: optax.warmup_cosine_decay_schedule(
+      0.0, learning_rate, warmup_steps, max(steps, warmup_steps + 1)
+    ),
+    "constant": lambda: optax.join_schedules(
+      [optax.linear_schedule(0.0, learning_rate, warmup_steps), optax.constant_schedule(learning_rate)], [warmup_steps]
+    ),
+  }
+  return choose("train.schedule", name, schedules)()
 
 
 def make_optimizer(
-  schedule: optax.Schedule, *, name: str, momentum: float, weight_decay: float
+  schedule: optax.Schedule, *, name: str, momentum: float, epsilon: float, weight_decay: float
 ) -> optax.GradientTransformation:
   """The optimiser of this name.
 
@@ -20,6 +32,7 @@ def make_optimizer(
     schedule: from step to learning rate.
     name: `sgd` (Nesterov), `adam` or `adamw`.
     momentum: of `sgd`.
+    epsilon: of `adam` and `adamw`.
     weight_decay: of `adamw`, on kernels only: not on biases, batch-norm scales and shifts.
 
   Raises:
@@ -28,7 +41,7 @@ def make_optimizer(
   kernels = lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)
   optimizers = {
     "sgd": lambda: optax.sgd(schedule, momentum=momentum, nesterov=True),
-    "adam": lambda: optax.adam(schedule),
-    "adamw": lambda: optax.adamw(schedule, weight_decay=weight_decay, mask=kernels),
+    "adam": lambda: optax.adam(schedule, eps=epsilon),
+    "adamw": lambda: optax.adamw(schedule, eps=epsilon, weight_decay=weight_decay, mask=kernels),
   }
   return choose("train.optimizer", name, optimizers)()

@@ -22,6 +22,7 @@ class TrainState:
     average: their exponential moving average, or None.
     opt_state: of the optimiser.
     loss_sum: float32, of the mean losses of the steps since the last validation.
+    accuracy_sum: float32, of the steps' accuracies since then.
     nonfinite_step: int32, the first step, from 0, with a loss or outcome that was not finite; -1 as long as all were.
   """
 
@@ -30,6 +31,7 @@ class TrainState:
   average: PyTree
   opt_state: PyTree
   loss_sum: Leaf
+  accuracy_sum: Leaf
   nonfinite_step: Leaf
 
   @property
@@ -39,15 +41,17 @@ class TrainState:
 
 
 def init_state(
-  model: nn.Module, optimizer: optax.GradientTransformation, *, size: int, seed: int, average: bool
+  model: nn.Module, optimizer: optax.GradientTransformation, *, size: int, channels: int, seed: int, average: bool
 ) -> TrainState:
-  """The state before the first step; the network is shaped for `size` x `size` slices of three channels."""
-  variables = model.init(jax.random.key(seed), jnp.zeros((1, size, size, 3)))
+  """The state before the first step; the network is shaped for `size` x `size` slices of so many channels."""
+  variables = model.init(jax.random.key(seed), jnp.zeros((1, size, size, channels)))
+  variables = {"batch_stats": {}, **variables}
   return TrainState(
     step=jnp.int32(0),
     variables=variables,
     average=jax.tree.map(jnp.copy, variables) if average else None,
     opt_state=optimizer.init(variables["params"]),
     loss_sum=jnp.float32(0),
+    accuracy_sum=jnp.float32(0),
     nonfinite_step=jnp.int32(-1),
   )

@@ -1,0 +1,191 @@
+"""From a weight file to the encoder of a network, checked array by array; and the converted file."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterable
+from typing import Any
+
+import flax.traverse_util
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+
+from bt_jax import files
+from bt_jax.errors import UserError
+from bt_jax.models.resnet import ResNet50Classifier
+from bt_jax.pretrained import sources
+from bt_jax.pretrained.names import NAMINGS, Naming, Path
+
+PyTree = Any
+_ENCODER = "encoder"
+_FIRST_KERNEL: Path = ("params", _ENCODER, "stem", "conv", "kernel")
+_ARRAYS, _ABOUT = "weights.safetensors", "weights.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+  """The variables of a ResNet-50 and what they are.
+
+  Attributes:
+    variables: `params` and `batch_stats`, float32, each with `encoder` and, where the source has a classifier, `head`.
+    variant: of the network, a name of `VARIANTS`.
+    normalize: how inputs are normalised, a name of `SCHEMES`.
+    origin: the file or run they are from, as named by the user.
+    sha256: of that file.
+  """
+
+  variables: PyTree
+  variant: str
+  normalize: str
+  origin: str
+  sha256: str
+
+  @property
+  def about(self) -> dict[str, str]:
+    """All but the arrays."""
+    return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "variables"}
+
+
+def load_weights(name: str) -> Weights:
+  """The weights of a file, a hub name or a folder of converted weights.
+
+  Raises:
+    UserError: there is no such file, it cannot be read, or is not a ResNet-50.
+  """
+  path = sources.find_file(name)
+  if path.is_dir():
+    return _load_converted(path)
+  arrays = sources.read_arrays(path)
+  naming = next((naming for naming in NAMINGS if naming.first in arrays), None)
+  if naming is None:
+    kinds = ", ".join(dict.fromkeys(naming.title for naming in NAMINGS))
+    raise UserError(f"{path} is not a ResNet-50 as {kinds} name it: its arrays are {_some(sorted(arrays))}")
+  return Weights(convert(arrays, naming, path), naming.variant, naming.normalize, name, sources.sha256(path))
+
+
+def convert(arrays: sources.Arrays, naming: Naming, path: pathlib.Path) -> PyTree:
+  """Variables by our names; every source array is used and every target filled.
+
+  Args:
+    arrays: of the file.
+    naming: how they are named.
+    path: of the file, for errors.
+
+  Raises:
+    UserError: arrays are missing, too many or of the wrong shape; the classifier may be missing as a whole.
+  """
+  table = naming.targets()
+  # PyTorch counts batches beside each batch norm; the network has no use for them.
+  given = {name for name in arrays if not name.endswith("num_batches_tracked")}
+  wanted = set(table)
+  if given.isdisjoint(naming.classifier):
+    wanted -= set(naming.classifier)
+  if given != wanted:
+    hint = ": it is a larger ResNet" if naming.beyond in given else ""
+    raise UserError(
+      f"{path} is not a ResNet-50 as {naming.title} names it{hint}: missing are {_some(sorted(wanted - given))}; not "
+      f"known are {_some(sorted(given - wanted))}; name a ResNet-50 with --config.model.pretrained"
+    )
+  bias = naming.classifier[1]
+  classes = arrays[bias].size if bias in wanted else None
+  shapes = expected_shapes(naming.variant, classes)
+  flat, wrong = {}, []
+  for name in sorted(wanted):
+    target = table[name]
+    array = target.turn(arrays[name]) if arrays[name].ndim == len(shapes[target.path]) else arrays[name]
+    if array.shape != shapes[target.path]:
+      wrong.append(f"{name} ({'/'.join(target.path[1:])}) has the shape {array.shape}, expected {shapes[target.path]}")
+    flat[target.path] = np.ascontiguousarray(array, np.float32)
+  if wrong:
+    raise UserError(f"{path} is not a ResNet-50: {_some(wrong)}")
+  return flax.traverse_util.unflatten_dict(flat)
+
+
+def expected_shapes(variant: str, classes: int | None) -> dict[Path, tuple[int, ...]]:
+  """The shape of every array of the published network, for three channels; without the head if `classes` is None."""
+  model = ResNet50Classifier(variant=variant, classes=classes or 1)
+  variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3))))
+  flat = flax.traverse_util.flatten_dict(variables)
+  return {path: leaf.shape for path, leaf in flat.items() if classes or path[1] == _ENCODER}
+
+
+def save_converted(weights: Weights, folder: pathlib.Path) -> list[pathlib.Path]:
+  """Writes the arrays and, beside them, what they are; a second time with the same weights changes nothing.
+
+  Raises:
+    UserError: the folder holds other weights.
+  """
+  about = folder / _ABOUT
+  if about.is_file() and json.loads(about.read_text(encoding="utf-8"))["sha256"] != weights.sha256:
+    raise UserError(f"{folder} holds weights converted from another file: choose another --workdir")
+  flat = {"/".join(path): array for path, array in flax.traverse_util.flatten_dict(weights.variables).items()}
+  return [
+    files.write_bytes(folder / _ARRAYS, safetensors.numpy.save(flat)),
+    files.write_json(about, weights.about),
+  ]
+
+
+def _load_converted(folder: pathlib.Path) -> Weights:
+  about = folder / _ABOUT
+  if not about.is_file():
+    raise UserError(
+      f"model.pretrained: {folder} holds neither a run nor converted weights: make some with --mode=convert"
+    )
+  arrays = sources.read_arrays(folder / _ARRAYS)
+  variables = flax.traverse_util.unflatten_dict({tuple(name.split("/")): array for name, array in arrays.items()})
+  return Weights(variables, **json.loads(about.read_text(encoding="utf-8")))
+
+
+def fill_encoder(variables: PyTree, weights: Weights, *, variant: str) -> tuple[PyTree, list[str]]:
+  """`variables` with the encoder of `weights`, and a line on each thing that was adapted or left out.
+
+  Args:
+    variables: of a network with an `encoder`.
+    weights: see `Weights`.
+    variant: of that network.
+
+  Raises:
+    UserError: the network has no ResNet-50 encoder, or one of the other variant.
+  """
+  if _ENCODER not in variables["params"]:
+    raise UserError(
+      "model.pretrained needs a network with a ResNet-50 encoder: --config.model.name=resnet50 or resunet, or leave it empty"
+    )
+  if variant != weights.variant:
+    raise UserError(
+      f"{weights.origin} holds the {weights.variant} variant of ResNet-50, and model.variant is {variant}: set "
+      f"--config.model.variant={weights.variant}"
+    )
+  told = []
+  flat = flax.traverse_util.flatten_dict(variables)
+  source = flax.traverse_util.flatten_dict(weights.variables)
+  for path in flat:
+    if path[1] == _ENCODER:
+      array = source[path]
+      if path == _FIRST_KERNEL and array.shape != flat[path].shape:
+        before, channels = array.shape[2], flat[path].shape[2]
+        array = adapt_channels(array, channels)
+        told.append(
+          f"the first kernel is for {before} channels and was adapted to {channels}: repeated in turn, times {before}/{channels}"
+        )
+      flat[path] = jnp.asarray(array)
+  if any(path[1] != _ENCODER for path in source):
+    told.append("its head is left out: ours starts at random")
+  return flax.traverse_util.unflatten_dict(flat), told
+
+
+def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
+  """A kernel [height, width, before, features] for another number of input channels.
+
+  Its channels are repeated in turn, times before / channels, so that activations keep their size (as timm does).
+  """
+  before = kernel.shape[2]
+  return kernel[:, :, np.arange(channels) % before] * np.float32(before / channels)
+
+
+def _some(names: Iterable[str]) -> str:
+  names = list(names)
+  more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+  return (", ".join(names[:3]) + more) or "none"

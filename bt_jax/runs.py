@@ -1,0 +1,145 @@
+"""What every mode needs of a run: its data, its split, its state, and predictions of its network."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from bt_jax import files
+from bt_jax.datasets import splits, store
+from bt_jax.errors import UserError
+from bt_jax.parts import Parts, data_variant
+from bt_jax.pipeline import feed
+from bt_jax.schema import Slices
+from bt_jax.training import parallel
+from bt_jax.training.checkpoints import Checkpoints
+from bt_jax.training.state import PyTree, TrainState, init_state
+
+
+@dataclasses.dataclass(frozen=True)
+class Data:
+  """The data set of a run, its split, and what outputs call them.
+
+  Attributes:
+    builder: of the data set.
+    index: of all its slices.
+    split: which of them train, validate and test.
+    contrast: applied to slices as they are read.
+  """
+
+  builder: store.Builder
+  index: list[store.SliceId]
+  split: splits.Split
+  contrast: Callable[[Slices], Slices]
+
+  @property
+  def title(self) -> str:
+    return self.builder.builder_config.title
+
+  @property
+  def names(self) -> dict[str, Any]:
+    """The fields that stand in every output."""
+    return {"data": self.title, "split": self.split.name, "leaky": self.split.leaky}
+
+  def read(self, part: str) -> Slices:
+    """The slices of `train`, `validation` or `test`."""
+    return self.contrast(store.read_slices(self.builder, list(getattr(self.split, part)), self.index))
+
+  def labels(self, part: str) -> np.ndarray:
+    """int32, 1 where a slice of the part has a tumour; no image is read."""
+    label = {entry.id: entry.label for entry in self.index}
+    return np.array([label[name] for name in getattr(self.split, part)], np.int32)
+
+  def write_split(self, workdir: pathlib.Path) -> None:
+    """Writes `split.json`; raises UserError where the folder holds another."""
+    path = workdir / "split.json"
+    if path.is_file() and json.loads(path.read_text(encoding="utf-8"))["hash"] != self.split.hash:
+      raise UserError(f"{path} is not the split of this configuration on this data set: choose another --workdir")
+    files.write_json(path, self.split.to_json(self.title))
+
+
+def build(config: ConfigDict) -> store.Builder:
+  """Opens the data set of a configuration, building it first if need be."""
+  return store.open_or_build(data_variant(config), root=config.data.root, data_dir=config.data.dir)
+
+
+def open_data(config: ConfigDict, parts: Parts) -> Data:
+  """The data of a configuration; raises UserError where it is not right."""
+  builder = build(config)
+  index = store.read_index(builder)
+  split = splits.make_split(index, kind=config.split.kind, fold=config.split.fold, seed=config.split.seed)
+  return Data(builder, index, split, parts.contrast)
+
+
+def plain(config: ConfigDict) -> dict[str, Any]:
+  """The configuration as it comes back from JSON."""
+  return json.loads(json.dumps(config.to_dict()))
+
+
+def first_state(
+  config: ConfigDict, parts: Parts, optimizer: optax.GradientTransformation, *, abstract: bool
+) -> TrainState:
+  """The state before the first step, on all devices; `abstract`: its shapes alone, to restore a checkpoint into."""
+  everywhere = parallel.replicated(parts.mesh)
+  init = functools.partial(
+    init_state,
+    parts.model,
+    optimizer,
+    size=config.data.size,
+    channels=parts.channels,
+    seed=config.train.seed,
+    average=config.train.ema_decay > 0,
+  )
+  if abstract:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), jax.eval_shape(init))
+  # A program that runs once should compile fast rather than run fast.
+  fast = jax.jit(init, out_shardings=everywhere, compiler_options={"xla_backend_optimization_level": 0})
+  return fast()
+
+
+def restore_best(config: ConfigDict, workdir: pathlib.Path, parts: Parts) -> tuple[PyTree, dict[str, Any]]:
+  """The variables of a run's best checkpoint and its record; raises UserError where there is none."""
+  _, optimizer = parts.optimizer(1)
+  best = Checkpoints(workdir / "checkpoints" / "best")
+  restored = best.restore(first_state(config, parts, optimizer, abstract=True).eval_variables)
+  best.close()
+  if restored is None:
+    raise UserError(f"{workdir} holds no checkpoint: train first, with --mode=train")
+  return restored
+
+
+def predict(
+  config: ConfigDict, parts: Parts, variables: PyTree, slices: Slices, data: dict[str, jax.Array] | None = None
+) -> np.ndarray:
+  """Logits of tumour, float32: [slices, 256, 256] or [slices], by the task.
+
+  Args:
+    config: of the run.
+    parts: of the run.
+    variables: of its network.
+    slices: to predict.
+    data: the same on the device, if they are there already.
+  """
+  if data is None:
+    data = feed.resident(slices, parallel.replicated(parts.mesh))
+  batches = list(feed.eval_batches(len(slices), config.eval.batch_size))
+  logits: np.ndarray | None = None
+  for indices, valid in tqdm(batches, desc="predicting", unit="batch", leave=False):
+    batch = np.asarray(parts.predict_step(variables, data, indices))
+    if logits is None:
+      logits = np.empty((len(slices), *batch.shape[1:]), np.float32)
+    logits[indices[valid]] = batch[valid]
+  return logits
+
+
+def probabilities(logits: np.ndarray) -> np.ndarray:
+  """Of tumour, from logits, 0..1."""
+  return np.asarray(jax.nn.sigmoid(logits))

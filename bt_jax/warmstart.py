@@ -1,0 +1,89 @@
+"""Where a run's encoder starts from: published weights, converted ones, or another run."""
+
+import json
+import pathlib
+from typing import Any
+
+from bt_jax import files
+from bt_jax.datasets.splits import Split
+from bt_jax.errors import UserError
+from bt_jax.pretrained import convert
+from bt_jax.pretrained.convert import Weights
+from bt_jax.training.checkpoints import Checkpoints
+
+_RECORD = "pretrained.json"
+
+
+def load(name: str) -> Weights | None:
+  """The weights that `model.pretrained` names; None where it is empty.
+
+  Raises:
+    UserError: there are none, they cannot be read, or are not those of a ResNet-50.
+  """
+  if not name:
+    return None
+  folder = pathlib.Path(name).expanduser()
+  return _of_run(folder) if (folder / "config.json").is_file() else convert.load_weights(name)
+
+
+def _of_run(folder: pathlib.Path) -> Weights:
+  config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+  best = Checkpoints(folder / "checkpoints" / "best")
+  restored = best.restore_as_saved()
+  best.close()
+  if restored is None:
+    raise UserError(f"model.pretrained: the run in {folder} holds no checkpoint yet: train it first")
+  variables, record = restored
+  if "encoder" not in variables["params"]:
+    raise UserError(
+      f"model.pretrained: the run in {folder} is of {config['model']['name']}, which has no ResNet-50 encoder: name a run "
+      "of resnet50 or resunet"
+    )
+  return Weights(variables, config["model"]["variant"], record["normalize"], str(folder), record["arrays_sha256"])
+
+
+def normalization(workdir: pathlib.Path, weights: Weights | None) -> str:
+  """What `data.normalize=auto` stands for: as the weights were trained, or `volume` where there are none.
+
+  Args:
+    workdir: of the run; one that was begun keeps to what its weights said then.
+    weights: that it starts from, if they are at hand.
+  """
+  if weights is not None:
+    return weights.normalize
+  record = workdir / _RECORD
+  return json.loads(record.read_text(encoding="utf-8"))["normalize"] if record.is_file() else "volume"
+
+
+def record(workdir: pathlib.Path, weights: Weights, told: list[str], asked: str) -> None:
+  """Writes down and prints what a run starts from; raises UserError where it began from other weights.
+
+  Args:
+    workdir: of the run.
+    weights: that it starts from.
+    told: what was adapted or left out.
+    asked: how the inputs of the run are normalised.
+  """
+  path = workdir / _RECORD
+  if path.is_file() and json.loads(path.read_text(encoding="utf-8"))["sha256"] != weights.sha256:
+    raise UserError(f"{weights.origin} is not what the run in {workdir} began from: choose another --workdir")
+  if asked != weights.normalize:
+    told = [*told, f"they were trained on inputs normalised as {weights.normalize}, and this run's are {asked}"]
+  files.write_json(path, {**weights.about, "adapted": told})
+  print(f"encoder from {weights.origin} ({weights.variant}, SHA-256 {weights.sha256[:12]}...)")
+  for line in told:
+    print(f"  {line}")
+
+
+def check_no_leak(split: Split, weights: Weights | None) -> None:
+  """Raises UserError where the weights are a run's that learned from slices this split validates or tests on."""
+  path = pathlib.Path(weights.origin) / "split.json" if weights else None
+  if path is None or not path.is_file():
+    return
+  there: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+  learned, chosen = set(there["train"]), set(there["validation"])
+  if seen := (learned & set(split.validation)) | ((learned | chosen) & set(split.test)):
+    raise UserError(
+      f"model.pretrained: the run in {weights.origin} ({there['name']}) learned from {len(seen)} slices that this one "
+      f"({split.name}) validates or tests on, {min(seen)} among them: that leaks; name a run of the same split"
+    )

@@ -1,0 +1,52 @@
+"""Classification: a network that tells whether a slice has a tumour.
+
+  python launch.py --config=configs/cls.py:phantom                              synthetic data, minutes on a laptop
+  python launch.py --config=configs/cls.py:small --config.data.root=DIR         the real data on a CPU: the plain CNN
+  python launch.py --config=configs/cls.py --config.data.root=DIR               an accelerator: ResNet50 from ImageNet
+  python launch.py --config=configs/cls.py:paper --config.data.root=DIR         the recipe behind the paper
+
+The last two start from published weights: the first fetches them, the second wants Keras's file where Keras keeps it
+(see README). --config.model.pretrained="" starts at random instead. Test scores to expect are in docs/results.md, with
+the commands that print them.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+PRESETS = ("", "small", "phantom", "paper")
+
+
+def get_config(preset: str = "") -> ConfigDict:
+  """The configuration of a preset; raises UserError where there is none of that name."""
+  common.check_preset("configs/cls.py", preset, PRESETS)
+  config = common.get_config()
+  config.preset = preset
+  config.task = "classification"
+  config.model.name = "resnet50"
+  config.loss.name = "cross_entropy"
+  config.train.score = "average_precision"
+  if preset == "":
+    config.model.update(pretrained="timm/resnet50.a1_in1k", dtype="bfloat16")
+    config.train.update(epochs=30, learning_rate=1e-4)
+  if preset == "small":
+    config.data.size = 128
+    config.model.update(name="cnn", width=16, depth=5)
+    config.train.update(batch_size=16, epochs=12, learning_rate=1e-3)
+  if preset == "phantom":
+    config.data.update(name="phantom", size=64)
+    config.train.update(batch_size=16, epochs=6, learning_rate=1e-3)
+    config.augment.update(rotation_degrees=0.0, scale=0.0, shift=0.0, gamma=0.0, noise=0.0)
+  if preset == "paper":
+    config.data.normalize = "unit"
+    config.model.update(
+      variant="keras",
+      head="paper",
+      pretrained="~/.keras/models/resnet50_weights_tf_dim_ordering_tf_kernels_notop.h5",
+    )
+    config.augment.update(flip=False, rotation_degrees=0.0, scale=0.0, shift=0.0, gamma=0.0, noise=0.0)
+    config.train.update(
+      epochs=50, optimizer="adam", learning_rate=1e-3, epsilon=1e-7, schedule="constant", warmup_epochs=0.0,
+      score="loss", patience=15,
+    )  # fmt: skip
+  return config

@@ -34,8 +34,9 @@ def get_config(preset: str = "") -> ConfigDict:
     config.model.update(name="cnn", width=16, depth=5)
     config.train.update(batch_size=16, epochs=12, learning_rate=1e-3)
   if preset == "phantom":
-    config.data.update(name="phantom", size=64)
-    config.train.update(batch_size=16, epochs=6, learning_rate=1e-3)
+    config.data.update(name="phantom", size=128)
+    config.model.update(name="cnn", width=8, depth=5)
+    config.train.update(batch_size=8, epochs=8, learning_rate=3e-3)
     config.augment.update(rotation_degrees=0.0, scale=0.0, shift=0.0, gamma=0.0, noise=0.0)
   if preset == "paper":
     config.data.normalize = "unit"

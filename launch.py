@@ -1,8 +1,10 @@
-"""Trains and evaluates tumour segmentation of brain MRI slices.
+"""Trains and evaluates tumour segmentation and classification of brain MRI slices.
 
   python launch.py --config=configs/seg.py:phantom                        try it on synthetic data
   python launch.py --config=configs/seg.py --config.data.root=DIR         the real data; DIR holds kaggle_3m/
-  python launch.py --config=configs/seg.py:small --config.split.fold=7    any field of the configuration as a flag
+  python launch.py --config=configs/cls.py:small --config.split.fold=7    any field of the configuration as a flag
+  python launch.py --mode=cascade --classifier=RUN --segmenter=RUN        two runs of one split as one system
+  python launch.py --mode=convert --config=configs/cls.py --config.model.pretrained=FILE --workdir=DIR
 
 Fields are listed, with their meaning, in configs/common.py; presets at the top of each configuration file.
 For research only, never clinical use.
@@ -15,7 +17,7 @@ import sys
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from bt_jax import experiment, runs
+from bt_jax import cascade, experiment, runs
 from bt_jax.errors import UserError
 from bt_jax.training.loop import Stopped
 
@@ -25,14 +27,20 @@ _MODES = {
   "evaluate": experiment.evaluate,
   "convert": experiment.convert,
 }
+_CASCADE = "cascade"  # the one mode without a configuration: its runs have theirs
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file and preset, e.g. configs/seg.py:small.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default one under runs/, named after it.")
 _MODE = flags.DEFINE_enum(
   "mode",
   "train",
-  list(_MODES),
-  "build: the data set; train: and evaluate; evaluate: again; convert: published weights.",
+  [*_MODES, _CASCADE],
+  "build: the data set; train: and evaluate; evaluate: again; convert: published weights; cascade: two runs as one.",
+)
+_CLASSIFIER = flags.DEFINE_string("classifier", None, "cascade: folder of the classifier's run.")
+_SEGMENTER = flags.DEFINE_string("segmenter", None, "cascade: folder of the segmenter's run.")
+_SENSITIVITY = flags.DEFINE_float(
+  "sensitivity", 0.98, "cascade: share of the validation slices with a tumour that the gate lets through."
 )
 
 
@@ -42,6 +50,12 @@ def _parse(argv: list[str]) -> list[str]:
     rest = flags.FLAGS(argv)
     if len(rest) > 1:
       raise UserError(f"{rest[1]!r} is not a flag: flags are --config, --config.<field>=value, --workdir and --mode")
+    if _MODE.value == _CASCADE:
+      if _CONFIG.value is not None:
+        raise UserError(
+          "--mode=cascade takes no --config: its two runs have theirs; name them with --classifier, --segmenter"
+        )
+      return rest
     if _CONFIG.value is None:
       raise UserError("no configuration: pass e.g. --config=configs/seg.py:phantom")
     _CONFIG.value.lock()  # a file that is not there is told on the first touch
@@ -72,20 +86,28 @@ def _fail(message: str) -> None:
   sys.exit(f"error: {message}")
 
 
+def _run() -> None:
+  workdir = pathlib.Path(_WORKDIR.value).expanduser() if _WORKDIR.value else None
+  if _MODE.value == _CASCADE:
+    cascade.evaluate(
+      classifier=_CLASSIFIER.value, segmenter=_SEGMENTER.value, sensitivity=_SENSITIVITY.value, workdir=workdir
+    )
+  else:
+    _MODES[_MODE.value](_CONFIG.value, workdir or experiment.default_workdir(_CONFIG.value, _MODE.value))
+
+
 def main(argv: list[str]) -> None:
   """Runs the mode."""
   del argv
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every save otherwise
-  workdir = pathlib.Path(_WORKDIR.value or experiment.default_workdir(_CONFIG.value)).expanduser()
   try:
-    _MODES[_MODE.value](_CONFIG.value, workdir)
+    _run()
   except UserError as error:
     _fail(str(error))
   except OSError as error:
-    _fail(
-      f"cannot read or write {error.filename or workdir} ({error.strerror or error}): free some space or mend the folder"
-    )
+    where = error.filename or _WORKDIR.value or "a file"
+    _fail(f"cannot read or write {where} ({error.strerror or error}): free some space or mend the folder")
   except Stopped as stop:
     print(stop)
     sys.exit(stop.exit_code)

@@ -27,8 +27,10 @@ from bt_jax.training.step import make_train_step
 from bt_jax.workdir import begin, claim
 
 
-def default_workdir(config: ConfigDict) -> pathlib.Path:
-  """`runs/<model>_<preset>_<split>`, for who names no folder."""
+def default_workdir(config: ConfigDict, mode: str) -> pathlib.Path:
+  """`runs/<model>_<preset>_<split>`, or for converted weights `runs/weights_<source>`, for who names no folder."""
+  if mode == "convert":
+    return pathlib.Path("runs") / f"weights_{pathlib.Path(config.model.pretrained).stem}"
   part = f"fold_{config.split.fold:02d}" if config.split.kind == "fold" else splits.RANDOM_NAME
   return pathlib.Path("runs") / "_".join(filter(None, (config.model.name, config.preset, part)))
 

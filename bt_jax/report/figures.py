@@ -7,7 +7,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 
 from bt_jax import files, metrics
 from bt_jax.evaluation.rows import Row, counts_of
@@ -59,6 +59,33 @@ def save_confusion(path: pathlib.Path, counts: dict[str, int], *, title: str) ->
   axis.set_yticks([0, 1], names, rotation=90, va="center")
   axis.set(xlabel="predicted", ylabel="truth")
   axis.set_title(f"{title}\nslices of the test part, and their share of the truth", fontsize=9)
+  return _save(path, figure)
+
+
+def save_gate(
+  path: pathlib.Path, rows: Sequence[Row], probability: Float[np.ndarray, "n"], threshold: float, *, title: str
+) -> pathlib.Path:
+  """What the gate keeps and saves on the test part at every threshold, with the one that was chosen."""
+  steps = np.unique(np.concatenate([[0.0], probability, [1.0]]))
+  label = np.array([row["label"] for row in rows])
+  counts = counts_of(list(rows))
+  marked = counts.tp + counts.fp > 0
+  kept, wrong, dice = [], [], []
+  for step in steps:
+    passes = probability >= step
+    kept.append(np.mean(passes[label == 1]) if (label == 1).any() else np.nan)
+    wrong.append(np.mean((marked & passes)[label == 0]) if (label == 0).any() else np.nan)
+    lost = np.where(passes, 0, counts.tp)
+    gated = metrics.Counts(counts.tp - lost, np.where(passes, counts.fp, 0), counts.fn + lost, counts.tn)
+    dice.append(metrics.dice(metrics.pool(gated), empty=1.0).item())
+  figure, axis = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
+  axis.step(steps, kept, where="pre", label="slices with a tumour let through")
+  axis.step(steps, wrong, where="pre", label="healthy slices with a false positive")
+  axis.step(steps, dice, where="pre", label="Dice, pixels pooled")
+  axis.axvline(threshold, color="black", linestyle=":", label=f"chosen on validation: {threshold:.3f}")
+  axis.set(xlabel="threshold of the gate on the classifier's probability", ylabel="share", ylim=(0, 1.02), xlim=(0, 1))
+  axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+  axis.set_title(f"{title}\ntest part", fontsize=9)
   return _save(path, figure)
 
 

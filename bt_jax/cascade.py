@@ -1,0 +1,165 @@
+"""A classifier's run and a segmenter's run of the same split, judged as one system."""
+
+import json
+import pathlib
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+import bt_jax
+from bt_jax import files, runs
+from bt_jax.errors import UserError
+from bt_jax.evaluation import cascade
+from bt_jax.evaluation.aggregation import summarize
+from bt_jax.evaluation.classification import summarize_classes
+from bt_jax.evaluation.rows import Row
+from bt_jax.parts import Parts, make_parts
+from bt_jax.report import figures
+from bt_jax.report.tables import cascade_table, heading
+from bt_jax.runs import Data
+from bt_jax.training.checkpoints import Checkpoints
+from bt_jax.workdir import begin, claim
+
+_ROLES = {"classifier": "classification", "segmenter": "segmentation"}
+
+
+def evaluate(
+  *, classifier: str | None, segmenter: str | None, sensitivity: float, workdir: pathlib.Path | None
+) -> None:
+  """Writes tables and figures of both together; whatever is chosen or fitted is so on the validation part.
+
+  Args:
+    classifier: folder of its run.
+    segmenter: folder of its run.
+    sensitivity: share of the validation slices with a tumour that the gate lets through.
+    workdir: where to write; None: `runs/cascade_<split>`.
+
+  Raises:
+    UserError: a run is missing, unfinished or of the wrong task, or their splits differ.
+  """
+  if not 0 < sensitivity <= 1:
+    raise UserError(f"--sensitivity is {sensitivity}, expected more than 0 and at most 1")
+  folders = {"classifier": classifier, "segmenter": segmenter}
+  found = {role: _find(role, name) for role, name in folders.items()}
+  splits = {role: json.loads((folder / "split.json").read_text(encoding="utf-8")) for role, folder in found.items()}
+  if splits["classifier"]["hash"] != splits["segmenter"]["hash"]:
+    told = ", ".join(f"{found[role]}: {split['data']}, {split['name']}" for role, split in splits.items())
+    raise UserError(f"the two runs are not of the same split ({told}): train both on one, with the same --config.split")
+  workdir = workdir or pathlib.Path("runs") / f"cascade_{splits['segmenter']['name']}"
+  about = {**{role: str(folder.resolve()) for role, folder in found.items()}, "sensitivity": sensitivity}
+  with claim(workdir, about, new=True, may_differ="sensitivity"):
+    rows = {role: _predict(folder) for role, folder in found.items()}
+    begin(workdir, about)
+    _report(workdir, about, rows)
+
+
+def _find(role: str, name: str | None) -> pathlib.Path:
+  if name is None:
+    raise UserError(f"the cascade needs the folder of a {role}'s run: --{role}=RUN")
+  folder = pathlib.Path(name).expanduser()
+  if not (folder / "config.json").is_file() or not (folder / "split.json").is_file():
+    raise UserError(f"--{role}: {folder} holds no run: train one with --mode=train")
+  task = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("task")
+  if task != _ROLES[role]:
+    raise UserError(f"--{role}: the run in {folder} is of {task}, expected {_ROLES[role]}")
+  return folder
+
+
+class _Predicted(NamedTuple):
+  """The rows of one run for both parts, and what they were made with."""
+
+  config: ConfigDict
+  data: Data
+  record: dict[str, Any]
+  threshold: float
+  rows: dict[str, list[Row]]
+
+
+def _predict(folder: pathlib.Path) -> _Predicted:
+  """Rows of the validation and test parts by a run's best checkpoint, at its own or its validation part's threshold."""
+  config = ConfigDict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+  if config.data.root and not pathlib.Path(config.data.root).expanduser().is_dir():
+    config.data.root = None  # moved since; the data set is built
+  best = Checkpoints(folder / "checkpoints" / "best")
+  known = best.restore()
+  best.close()
+  if known is None:
+    raise UserError(f"{folder} holds no checkpoint: train first, with --mode=train")
+  parts: Parts = make_parts(config, known[1]["normalize"])
+  data = runs.open_data(config, parts)
+  if data.split.hash != json.loads((folder / "split.json").read_text(encoding="utf-8"))["hash"]:
+    raise UserError(f"the data set has changed since the run in {folder} was trained: train it again")
+  variables, record = runs.restore_best(config, folder, parts)
+  judge, threshold, largest = parts.judge, config.eval.threshold, config.eval.largest_component
+  rows = {}
+  for part in ("validation", "test"):
+    slices = data.read(part)
+    probabilities = runs.probabilities(runs.predict(config, parts, variables, slices))
+    if threshold is None:  # validation comes first
+      threshold = judge.threshold(probabilities, slices, largest)
+    predictions = judge.predict(probabilities, slices, threshold, largest)
+    rows[part] = judge.rows(slices, probabilities, predictions, data=data.title, split=data.split.name)
+  return _Predicted(config, data, record, threshold, rows)
+
+
+def _report(workdir: pathlib.Path, about: dict[str, Any], runs_of: dict[str, _Predicted]) -> None:
+  segmenter, classifier = runs_of["segmenter"], runs_of["classifier"]
+  parts = {part: (segmenter.rows[part], classifier.rows[part]) for part in ("validation", "test")}
+  probability = {part: cascade.column(rows[1], "probability") for part, rows in parts.items()}
+  label = cascade.column(parts["validation"][0], "label")
+  threshold = cascade.gate_threshold(probability["validation"], label, about["sensitivity"])
+  passes = {part: values >= threshold for part, values in probability.items()}
+  segmented, classified = parts["test"]
+  gated = cascade.gate(segmented, passes["test"])
+  ways = cascade.tell_apart(parts["validation"], parts["test"], classifier.threshold)
+  told = {
+    way: [
+      row | {"probability": float(p), "prediction": int(p >= at)} for row, p in zip(classified, chance, strict=True)
+    ]
+    for way, (chance, at) in ways.items()
+  }
+  summary = {
+    **segmenter.data.names,
+    "synthetic": segmenter.data.builder.builder_config.synthetic,
+    "split_hash": segmenter.data.split.hash,
+    **{
+      role: {
+        "run": about[role],
+        "model": run.config.model.name,
+        "threshold": run.threshold,
+        "checkpoint": {"step": run.record["step"], "arrays_sha256": run.record["arrays_sha256"]},
+      }
+      for role, run in runs_of.items()
+    },
+    "gate": {
+      "sensitivity_asked": about["sensitivity"],
+      "threshold": threshold,
+      "threshold_from": "chosen on the validation part",
+      "validation": cascade.gate_effect(parts["validation"][0], passes["validation"]),
+    },
+    "thresholds": {way: at for way, (_, at) in ways.items()},
+    "versions": {"bt_jax": bt_jax.__version__},
+    "test": {
+      "gate": cascade.gate_effect(segmented, passes["test"]),
+      "segmentation": {"alone": summarize(segmented), "gated": summarize(gated)},
+      "classification": {way: summarize_classes(rows) for way, rows in told.items()},
+    },
+  }
+  rows = [
+    {
+      **row,
+      "classifier_probability": float(probability["test"][at]),
+      "gate_passes": int(passes["test"][at]),
+      **{f"{way}_probability": told[way][at]["probability"] for way in cascade.FEATURES},
+      **{f"{way}_prediction": told[way][at]["prediction"] for way in cascade.WAYS},
+    }
+    for at, row in enumerate(segmented)
+  ]
+  table, title = cascade_table(summary), heading(summary)
+  written = [
+    files.write_csv(workdir / "slices.csv", rows),
+    files.write_json(workdir / "summary.json", summary),
+    files.write_bytes(workdir / "table.txt", f"{table}\n".encode()),
+    figures.save_gate(workdir / "figures/gate.png", segmented, probability["test"], threshold, title=title),
+  ]
+  print(f"\n{table}\n\nwritten:\n" + "\n".join(f"  {path}" for path in written))

@@ -7,7 +7,7 @@ from sklearn.metrics import log_loss
 from bt_jax import losses
 from bt_jax.errors import UserError
 
-FIELDS = {"fp_weight": 0.3, "fn_weight": 0.7, "exponent": 0.75, "smooth": 1.0, "pooled": False}
+FIELDS = {"fp_weight": 0.3, "fn_weight": 0.7, "exponent": 0.75, "smooth": 1.0, "pooled": False, "label_smoothing": 0.0}
 ALL = ("bce", "dice", "bce_dice", "focal_tversky")
 SURE = 40.0  # a logit whose sigmoid is 1 in float32
 
@@ -100,3 +100,13 @@ def test_the_gradient_points_to_the_truth():
 def test_no_such_loss():
   with pytest.raises(UserError, match="loss.name is 'hinge', expected one of bce, dice, bce_dice, focal_tversky"):
     make("hinge")
+
+
+def test_cross_entropy_agrees_with_scikit_learn_and_smoothing_by_hand():
+  logits = np.random.default_rng(0).normal(0, 2, (6, 2)).astype(np.float32)
+  targets = np.eye(2, dtype=np.float32)[[0, 1, 1, 0, 1, 0]]
+  values = make("cross_entropy")(jnp.asarray(logits), jnp.asarray(targets))
+  probabilities = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+  assert float(values.mean()) == pytest.approx(log_loss(targets.argmax(1), probabilities[:, 1]), rel=1e-5)
+  smoothed = make("cross_entropy", label_smoothing=0.2)(jnp.asarray(logits), jnp.asarray(targets))
+  np.testing.assert_allclose(smoothed, -((0.8 * targets + 0.1) * np.log(probabilities)).sum(1), rtol=1e-4)

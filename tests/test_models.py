@@ -1,4 +1,5 @@
 import itertools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +8,8 @@ import pytest
 from flax import linen as nn
 
 from bt_jax.errors import UserError
-from bt_jax.models import MODELS, layers, unet
+from bt_jax.models import MODELS, cnn, layers, resnet, unet
+from tests.conftest import ROOT
 
 
 def init(model, size=16):
@@ -104,14 +106,112 @@ def test_pooling_hands_each_gradient_to_one_pixel_of_its_window_also_where_they_
 )
 def test_size_that_does_not_divide_names_the_next(size, depth, said):
   with pytest.raises(UserError, match=said):
-    unet.check_size(size, depth)
+    layers.check_size(jnp.zeros((1, size, size, 3)), depth)
   with pytest.raises(UserError, match=f"{size} pixels cannot be halved {depth} times"):
     jax.eval_shape(lambda: init(unet.UNet(width=2, depth=depth), size))
 
 
 @pytest.mark.parametrize(("size", "depth"), [(96, 4), (112, 4), (16, 4), (36, 2)])
 def test_sizes_that_divide(size, depth):
-  unet.check_size(size, depth)
+  layers.check_size(jnp.zeros((1, size, size, 3)), depth)
   model = unet.UNet(width=2, depth=depth)
   shape = jax.eval_shape(lambda: model.apply(init(model, size), jnp.zeros((1, size, size, 3)))).shape
   assert shape == (1, size, size, 1)
+
+
+def documented():
+  """From the table of docs/models.md: model and options, parameters, statistics."""
+  text = (ROOT / "docs/models.md").read_text()
+  for name, options, params, statistics in re.findall(r"^\| `(\w+)` \| (.*?) \| ([\d,]+) \| ([\d,]+) \|$", text, re.M):
+    fields = dict(field.strip("` ").split("=") for field in options.split(",") if "=" in field)
+    yield (
+      name,
+      {k: int(v) if v.isdigit() else v for k, v in fields.items()},
+      *(int(count.replace(",", "")) for count in (params, statistics)),
+    )
+
+
+@pytest.mark.parametrize("row", list(documented()), ids=lambda row: f"{row[0]} {row[1]}")
+def test_parameter_counts_are_those_of_the_table(row):
+  name, options, params, statistics = row
+  variables = jax.eval_shape(lambda: init(MODELS[name](**options), 256))
+  assert (parameters(variables["params"]), parameters(variables["batch_stats"])) == (params, statistics)
+
+
+def test_the_table_has_every_model_and_the_published_counts():
+  rows = list(documented())
+  assert {name for name, *_ in rows} == set(MODELS)
+  counts = {(name, *sorted(map(str, options.values()))): (params, stats) for name, options, params, stats in rows}
+  assert counts["resnet50", "1000"] == (25_557_032, 53_120)  # torchvision's own count
+  assert sum(counts["resnet50", "1000", "keras"]) == 25_636_712  # keras.applications' own count
+  assert sum(counts["resunet_scratch",]) == 1_210_513 and counts["resunet_scratch",][0] == 1_206_129
+
+
+@pytest.mark.parametrize("name", ["resunet", "resunet_scratch"])
+def test_every_skip_connection_of_the_residual_networks_is_used(name):
+  model = MODELS[name](**({"width": 4} if name == "resunet_scratch" else {}))
+  variables = init(model, 64)
+  x = jax.random.normal(jax.random.key(1), (1, 64, 64, 3))
+  apply = jax.jit(model.apply)
+  whole = apply(variables, x)
+  assert whole.shape == (1, 64, 64, 1)
+  features = {"resunet": {5: 1024, 4: 512, 3: 256, 2: 64}, "resunet_scratch": {4: 32, 3: 16, 2: 8, 1: 4}}[name]
+  for level, channels in features.items():
+    cut = jax.tree.map(lambda leaf: leaf, variables)
+    block = cut["params"][f"decoder{level}"]
+    # The skip is read by the decoder's first convolution (of resunet: in its first channels; of resunet_scratch: in its
+    # last, and by the shortcut too).
+    for layer in ("conv1",) if name == "resunet" else ("conv1", "shortcut_conv"):
+      kernel = block[layer]["kernel"]
+      place = slice(0, channels) if name == "resunet" else slice(kernel.shape[2] - channels, None)
+      assert kernel.shape[2] > channels
+      block[layer]["kernel"] = kernel.at[:, :, place].set(0)
+    assert not np.allclose(apply(cut, x), whole, atol=1e-5), level
+
+
+@pytest.mark.parametrize("size", [64, 95])
+@pytest.mark.parametrize("variant", resnet.VARIANTS)
+def test_stages_of_resnet50_have_the_published_strides_and_channels(variant, size):
+  model = resnet.ResNet50(variant=variant)
+  shapes = jax.eval_shape(lambda: model.init_with_output(jax.random.key(0), jnp.zeros((1, size, size, 3)))[0])
+  halved = size
+  for name, channels in zip(resnet.STAGES, (64, 256, 512, 1024, 2048), strict=True):
+    halved = -(-halved // 2)  # the stem's picture is pooled before stage 1
+    assert shapes[name].shape == (1, halved, halved, channels), name
+
+
+def test_unbiased_running_variance_by_hand():
+  x = jax.random.normal(jax.random.key(0), (3, 2, 2, 5)) * 3 + 1
+  for unbiased in (False, True):
+    layer = layers.BatchNorm(momentum=0.9, unbiased=unbiased)
+    variables = layer.init(jax.random.key(0), x, use_running_average=False)
+    _, after = layer.apply(variables, x, use_running_average=False, mutable=["batch_stats"])
+    expected = 0.9 + 0.1 * np.asarray(x).reshape(-1, 5).var(0, ddof=int(unbiased))
+    np.testing.assert_allclose(after["batch_stats"]["var"], expected, rtol=1e-5)
+
+
+def test_head_of_the_paper_by_hand():
+  x = jax.random.normal(jax.random.key(0), (2, 8, 9, 6))
+  head = resnet.PaperHead(classes=2)
+  variables = head.init(jax.random.key(1), x)
+  dense = variables["params"]
+  pooled = np.asarray(x)[:, :, :8].reshape(2, 2, 4, 2, 4, 6).mean((2, 4)).reshape(2, -1)
+  for name in ("dense1", "dense2"):
+    pooled = np.maximum(pooled @ dense[name]["kernel"] + dense[name]["bias"], 0)
+  expected = pooled @ dense["dense3"]["kernel"] + dense["dense3"]["bias"]
+  np.testing.assert_allclose(head.apply(variables, x), expected, atol=1e-4)
+  dropped = head.apply(variables, x, train=True, rngs={"dropout": jax.random.key(2)})
+  assert not np.allclose(dropped, expected, atol=1e-4)
+  with pytest.raises(UserError, match="means of 4 x 4 pixels and gets 3 x 3: set --config.data.size to 128"):
+    head.init(jax.random.key(1), jnp.zeros((1, 3, 3, 6)))
+
+
+def test_pooling_of_the_cnn_by_hand():
+  x = jnp.arange(16.0).reshape(1, 4, 4, 1)
+  windows = np.arange(16.0).reshape(2, 2, 2, 2).transpose(0, 2, 1, 3).reshape(2, 2, 4)
+  for name, function in (("max", np.max), ("average", np.mean), ("min", np.min)):
+    np.testing.assert_allclose(cnn.POOLS[name](x)[0, :, :, 0], function(windows, -1))
+    # Equations 2 and 4 of the paper, the latter with its + 1: (4 - 2) / 2 + 1 = 2.
+    assert cnn.POOLS[name](x).shape[1] == (4 - 2) // 2 + 1
+  with pytest.raises(UserError, match="model.pool is 'median', expected one of max, average, min"):
+    init(cnn.CNN(pool="median", depth=2))

@@ -7,8 +7,10 @@ import pytest
 from scipy import ndimage
 
 from bt_jax.errors import UserError
-from bt_jax.pipeline import augment, feed, preprocess
+from bt_jax.pipeline import augment, contrast, feed, preprocess
+from tests.test_evaluation import make_slices
 
+ALL = "pre,flair,post"
 OFF = {"flip": False, "rotation_degrees": 0.0, "scale": 0.0, "shift": 0.0, "gamma": 0.0, "noise": 0.0}
 
 
@@ -24,7 +26,7 @@ def batch(rng, count=3):
 
 def test_volume_normalisation_is_a_z_score():
   data = batch(np.random.default_rng(0))
-  image, mask = preprocess.make_preprocess(size=256, normalize="volume")(data)
+  image, mask = preprocess.make_preprocess(size=256, normalize="volume", channels=ALL)(data)
   expected = (np.asarray(data["image"], np.float64) - data["volume_mean"][:, None, None]) / data["volume_std"][
     :, None, None
   ]
@@ -34,22 +36,22 @@ def test_volume_normalisation_is_a_z_score():
 
 def test_unit_normalisation_and_a_constant_volume():
   data = batch(np.random.default_rng(0))
-  image, _ = preprocess.make_preprocess(size=256, normalize="unit")(data)
+  image, _ = preprocess.make_preprocess(size=256, normalize="unit", channels=ALL)(data)
   np.testing.assert_allclose(image, np.asarray(data["image"]) / 255, atol=1e-6)
   constant = data | {
     "image": jnp.full((3, 256, 256, 3), 7, jnp.uint8),
     "volume_mean": jnp.full((3, 3), 7.0),
     "volume_std": jnp.zeros((3, 3)),
   }
-  image, _ = preprocess.make_preprocess(size=256, normalize="volume")(constant)
+  image, _ = preprocess.make_preprocess(size=256, normalize="volume", channels=ALL)(constant)
   np.testing.assert_allclose(image, 0, atol=1e-4)
-  with pytest.raises(UserError, match="data.normalize is 'min_max', expected one of volume, unit"):
-    preprocess.make_preprocess(size=256, normalize="min_max")
+  with pytest.raises(UserError, match="data.normalize is 'min_max', expected one of volume, image, unit"):
+    preprocess.make_preprocess(size=256, normalize="min_max", channels=ALL)
 
 
 def test_halving_is_the_triangle_filter_and_masks_stay_binary():
   data = batch(np.random.default_rng(1), 1)
-  image, mask = preprocess.make_preprocess(size=128, normalize="unit")(data)
+  image, mask = preprocess.make_preprocess(size=128, normalize="unit", channels=ALL)(data)
   assert image.shape == (1, 128, 128, 3) and set(np.unique(mask)) == {0, 1}
   # Antialiased linear halving weighs the four nearest pixels of each axis 1 : 3 : 3 : 1; away from the border, by hand.
   kernel = np.outer([1, 3, 3, 1], [1, 3, 3, 1]) / 64
@@ -125,16 +127,21 @@ def test_rotation_by_a_right_angle():
 
 def test_training_sees_every_slice_once_an_epoch_in_full_batches():
   size, batch_size = 23, 5
+  groups = feed.sampling_groups("all", np.zeros(23, np.int32))
   stream = np.concatenate(
-    [feed.train_indices(seed=3, step=step, batch_size=batch_size, size=size) for step in range(23)]
+    [feed.train_indices(seed=3, step=step, batch_size=batch_size, groups=groups) for step in range(23)]
   )
   for epoch in range(5):
     assert sorted(stream[epoch * size : (epoch + 1) * size]) == list(range(size))
   assert not np.array_equal(stream[:size], stream[size : 2 * size])
-  other = np.concatenate([feed.train_indices(seed=4, step=step, batch_size=batch_size, size=size) for step in range(5)])
+  other = np.concatenate(
+    [feed.train_indices(seed=4, step=step, batch_size=batch_size, groups=groups) for step in range(5)]
+  )
   assert not np.array_equal(stream[:25], other)
   # A batch larger than the data set holds slices more than once, and still in shares as equal as can be.
-  assert set(collections.Counter(feed.train_indices(seed=0, step=0, batch_size=46, size=23).tolist()).values()) == {2}
+  assert set(
+    collections.Counter(feed.train_indices(seed=0, step=0, batch_size=46, groups=groups).tolist()).values()
+  ) == {2}
 
 
 @pytest.mark.parametrize(("size", "batch_size"), [(10, 5), (11, 5), (3, 8), (1, 1)])
@@ -145,3 +152,64 @@ def test_evaluation_sees_every_slice_once_in_order(size, batch_size):
     assert indices.max() < size
     seen += indices[valid].tolist()
   assert seen == list(range(size))
+
+
+def test_schemes_of_published_weights_by_hand():
+  data = batch(np.random.default_rng(8), 2)
+  raw = np.asarray(data["image"], np.float64)
+  made = {
+    name: preprocess.make_preprocess(size=256, normalize=name, channels=ALL)(data)[0] for name in preprocess.SCHEMES
+  }
+  np.testing.assert_allclose(made["symmetric"], (raw - 127.5) * 2 / 255, atol=1e-5)
+  np.testing.assert_allclose(made["imagenet"], (raw / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225], atol=1e-4)
+  np.testing.assert_allclose(made["caffe"], raw[..., ::-1] - [103.939, 116.779, 123.68], atol=1e-3)
+  np.testing.assert_allclose(made["image"].mean((1, 2, 3)), 0, atol=1e-4)
+  np.testing.assert_allclose(made["image"].std((1, 2, 3)), 1, atol=1e-4)
+
+
+def test_channels_are_chosen_in_order_and_may_repeat():
+  data = batch(np.random.default_rng(9), 2)
+  whole = preprocess.make_preprocess(size=256, normalize="volume", channels=ALL)(data)[0]
+  some = preprocess.make_preprocess(size=256, normalize="volume", channels="post, flair,flair")(data)[0]
+  np.testing.assert_array_equal(some, whole[..., [2, 1, 1]])
+  five = preprocess.make_preprocess(size=256, normalize="imagenet", channels="pre,flair,post,flair,flair")(data)[0]
+  expected = np.asarray(data["image"])[..., 1] / 255
+  np.testing.assert_allclose(five[..., 3], (expected - 0.485) / 0.229, atol=1e-4)  # the fourth is red again
+  with pytest.raises(UserError, match="data.channels names 't2', expected names out of pre, flair, post"):
+    preprocess.make_preprocess(size=256, normalize="unit", channels="flair,t2")
+
+
+def test_balanced_sampling_takes_as_many_of_each_and_all_of_the_rarer_in_turn():
+  labels = np.array([0] * 12 + [1] * 3, np.int32)
+  groups = feed.sampling_groups("balanced", labels)
+  stream = np.concatenate([feed.train_indices(seed=0, step=step, batch_size=5, groups=groups) for step in range(12)])
+  assert labels[stream].sum() == 30
+  assert set(collections.Counter(stream[labels[stream] == 1].tolist()).values()) == {10}
+  assert set(feed.sampling_groups("tumor", labels)[0]) == {12, 13, 14}
+  with pytest.raises(UserError, match="train.sampling=tumor needs slices with and without"):
+    feed.sampling_groups("tumor", np.zeros(4, np.int32))
+
+
+def test_balanced_class_weights_make_both_classes_weigh_alike():
+  truth = np.zeros((8, 2, 2))
+  truth[:2] = 1
+  slices = make_slices(truth, "AAAABBBB")
+  weight = np.asarray(
+    feed.resident(slices, jax.sharding.SingleDeviceSharding(jax.devices()[0]), class_weights="balanced")["weight"]
+  )
+  np.testing.assert_allclose(weight, [2, 2, *[8 / 12] * 6], rtol=1e-6)
+  assert (np.asarray(feed.resident(slices, jax.sharding.SingleDeviceSharding(jax.devices()[0]))["weight"]) == 1).all()
+
+
+def test_contrast_raises_the_spread_and_leaves_black_and_truth():
+  rng = np.random.default_rng(10)
+  slices = make_slices(np.ones((2, 64, 64)), "AB")
+  slices.image[:, 8:56, 8:56] = rng.integers(90, 130, (2, 48, 48, 3))
+  for name in ("stretch", "clahe"):
+    changed = contrast.make_contrast(name)(slices)
+    inside = lambda image: image[:, 12:52, 12:52].astype(float)
+    assert inside(changed.image).std() > 1.5 * inside(slices.image).std(), name
+    assert changed.image.dtype == np.uint8 and (changed.mask == slices.mask).all()
+  stretched = contrast.make_contrast("stretch")(slices).image
+  assert not stretched[:, :8].any() and stretched.min() == 0 and stretched.max() == 255
+  assert contrast.make_contrast("none")(slices) is slices

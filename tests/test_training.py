@@ -16,11 +16,16 @@ from bt_jax.training.checkpoints import Checkpoints, tree_hash
 from bt_jax.training.optimizer import make_optimizer, make_schedule
 from bt_jax.training.state import TrainState, init_state
 from bt_jax.training.step import make_predict_step, make_train_step
+from bt_jax.training.task import TASKS
 
 AUGMENT = {"flip": True, "rotation_degrees": 15.0, "scale": 0.1, "shift": 0.05, "gamma": 0.2, "noise": 0.02}
-LOSS = {"name": "bce_dice", "fp_weight": 0.3, "fn_weight": 0.7, "exponent": 0.75, "smooth": 1.0, "pooled": True}
+LOSS = {
+    "name": "bce_dice", "fp_weight": 0.3, "fn_weight": 0.7, "exponent": 0.75, "smooth": 1.0, "pooled": True,
+    "label_smoothing": 0.0,
+}  # fmt: skip
 MODEL = UNet(width=4, depth=2)
-PREPROCESS = make_preprocess(size=32, normalize="volume")
+PREPROCESS = make_preprocess(size=32, normalize="volume", channels="pre,flair,post")
+TASK = TASKS["segmentation"]
 
 
 @pytest.fixture(scope="module")
@@ -35,25 +40,27 @@ def data():
   return {
     "image": jnp.asarray(image),
     "mask": jnp.asarray(mask),
+    "label": jnp.ones(12, jnp.int32),
+    "weight": jnp.ones(12),
     "volume_mean": jnp.asarray(mean),
     "volume_std": jnp.asarray(std),
   }
 
 
 def optimizer(learning_rate=1e-2):
-  schedule = make_schedule(learning_rate=learning_rate, warmup_steps=2, steps=40)
-  return make_optimizer(schedule, name="adamw", momentum=0.9, weight_decay=1e-4)
+  schedule = make_schedule(name="cosine", learning_rate=learning_rate, warmup_steps=2, steps=40)
+  return make_optimizer(schedule, name="adamw", momentum=0.9, epsilon=1e-8, weight_decay=1e-4)
 
 
 def train_step(chain, ema_decay=0.9, **loss):
   return make_train_step(
-      model=MODEL, preprocess=PREPROCESS, augment=make_augment(**AUGMENT), loss=make_loss(**LOSS | loss),
-      optimizer=chain, ema_decay=ema_decay, seed=0,
+      model=MODEL, task=TASK, preprocess=PREPROCESS, augment=make_augment(**AUGMENT), loss=make_loss(**LOSS | loss),
+      optimizer=chain, ema_decay=ema_decay, mixup=0.0, kept_statistics=(), seed=0,
   )  # fmt: skip
 
 
 def first_state(chain, average=True):
-  return init_state(MODEL, chain, size=32, seed=0, average=average)
+  return init_state(MODEL, chain, size=32, channels=3, seed=0, average=average)
 
 
 def run(step, state, data, steps, batch_size=8):
@@ -134,7 +141,7 @@ def test_step_too_far_is_not_finite_although_loss_and_gradient_are(data):
 
 def test_prediction_is_on_the_datas_own_grid(data):
   state = first_state(optimizer())
-  predict = jax.jit(make_predict_step(model=MODEL, preprocess=PREPROCESS))
+  predict = jax.jit(make_predict_step(model=MODEL, task=TASK, preprocess=PREPROCESS))
   logits = predict(state.variables, data, jnp.array([3, 4, 5, 0]))
   assert logits.shape == (4, 64, 64) and logits.dtype == jnp.float32
   np.testing.assert_allclose(logits[:3], predict(state.variables, data, jnp.array([3, 4, 5, 7]))[:3], atol=1e-5)
@@ -154,19 +161,22 @@ def test_batch_that_does_not_divide_over_the_devices(batch_size, said):
 
 
 def test_schedule_rises_and_falls():
-  schedule = make_schedule(learning_rate=0.4, warmup_steps=10, steps=110)
+  schedule = make_schedule(name="cosine", learning_rate=0.4, warmup_steps=10, steps=110)
   np.testing.assert_allclose([schedule(0), schedule(5), schedule(10)], [0, 0.2, 0.4], rtol=1e-6)
   np.testing.assert_allclose(
     [schedule(60), schedule(110)], [0.2, 0], atol=1e-6
   )  # half way down the cosine, and its end
+  constant = make_schedule(name="constant", learning_rate=0.4, warmup_steps=10, steps=110)
+  np.testing.assert_allclose([constant(0), constant(5), constant(10), constant(500)], [0, 0.2, 0.4, 0.4], rtol=1e-6)
+  assert make_schedule(name="constant", learning_rate=0.4, warmup_steps=0, steps=9)(0) == pytest.approx(0.4)
 
 
 def test_optimisers_by_hand():
   params = {"kernel": jnp.full((2, 2), 2.0), "bias": jnp.full((2,), 2.0)}
   gradient = jax.tree.map(jnp.ones_like, params)
 
-  def first(name):
-    chain = make_optimizer(optax.constant_schedule(0.1), name=name, momentum=0.9, weight_decay=0.5)
+  def first(name, epsilon=1e-8):
+    chain = make_optimizer(optax.constant_schedule(0.1), name=name, momentum=0.9, epsilon=epsilon, weight_decay=0.5)
     return chain.update(gradient, chain.init(params), params)[0]
 
   # Nesterov's first step is (1 + momentum) times the gradient, Adam's is 1 whatever the gradient; decay is on kernels only.
@@ -174,6 +184,7 @@ def test_optimisers_by_hand():
   np.testing.assert_allclose(first("adam")["kernel"], -0.1, rtol=1e-5)
   np.testing.assert_allclose(first("adamw")["kernel"], -0.1 - 0.1 * 0.5 * 2.0, rtol=1e-5)
   np.testing.assert_allclose(first("adamw")["bias"], -0.1, rtol=1e-5)
+  np.testing.assert_allclose(first("adam", epsilon=1.0)["kernel"], -0.05, rtol=1e-5)  # gradient / (gradient + epsilon)
   with pytest.raises(UserError, match="train.optimizer is 'lion', expected one of sgd, adam, adamw"):
     first("lion")
 
@@ -256,7 +267,7 @@ def test_when_training_is_finished():
 
 def test_loop_stops_at_a_loss_that_is_not_finite_and_keeps_the_good_checkpoint(tmp_path):
   zero = jnp.zeros(())
-  state = TrainState(jnp.int32(0), {"params": zero}, None, zero, zero, jnp.int32(-1))
+  state = TrainState(jnp.int32(0), {"params": zero}, None, zero, zero, zero, jnp.int32(-1))
   latest, best = Checkpoints(tmp_path / "latest"), Checkpoints(tmp_path / "best")
   reported = []
 
@@ -267,7 +278,7 @@ def test_loop_stops_at_a_loss_that_is_not_finite_and_keeps_the_good_checkpoint(t
   with pytest.raises(UserError, match="not finite at step 15"):
     loop.train(
       state, [], plan=loop.Plan(steps=40, steps_per_epoch=10, batch_size=2, patience=0), step=step,
-      validate=lambda state: (0.5, 0.25), learning_rate=lambda step: 0.1, latest=latest, best=best,
+      validate=lambda state: {"loss": 0.5, "accuracy": 0.75, "score": 0.25}, learning_rate=lambda step: 0.1, latest=latest, best=best,
       record={}, report=reported.append,
     )  # fmt: skip
   latest.close()

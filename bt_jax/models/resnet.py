@@ -58,7 +58,7 @@ class Bottleneck(nn.Module):
   @nn.compact
   def __call__(
     self, x: Float[Array, "batch height width channels"], *, train: bool
-  ) -> Float[Array, "batch out_height out_width 4*features"]:
+  ) -> Float[Array, "batch out_height out_width _"]:
     conv, norm = _conv(self.variant, self.dtype), _norm(self.variant, self.dtype)
     strides = {self.variant.stride_in: self.stride}
     shortcut = x
@@ -100,7 +100,7 @@ class Stage(nn.Module):
   @nn.compact
   def __call__(
     self, x: Float[Array, "batch height width channels"], *, train: bool
-  ) -> Float[Array, "batch out_height out_width 4*features"]:
+  ) -> Float[Array, "batch out_height out_width _"]:
     for block in range(self.blocks):
       stride = self.stride if block == 0 else 1
       x = Bottleneck(self.features, stride, block == 0, self.variant, self.dtype, name=f"block{block + 1}")(

@@ -1,0 +1,238 @@
+import http.server
+import json
+import pathlib
+import pickle
+import sys
+import threading
+
+import flax.traverse_util
+import huggingface_hub.constants
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import safetensors.numpy
+
+from bt_jax.errors import UserError
+from bt_jax.models.resnet import ResNet50Classifier
+from bt_jax.models.resunet import ResUNet
+from bt_jax.models.unet import UNet
+from bt_jax.pretrained import convert, names, sources
+from tests.golden import weights
+
+TORCH = weights.naming("torchvision")
+
+
+@pytest.fixture(scope="module")
+def arrays():
+  return weights.random_arrays(TORCH)
+
+
+def save(path, arrays):
+  safetensors.numpy.save_file(arrays, path)
+  return str(path)
+
+
+def fails(name):
+  with pytest.raises(UserError) as error:
+    convert.load_weights(name)
+  assert "\n" not in str(error.value)
+  return str(error.value)
+
+
+@pytest.mark.parametrize("naming", names.NAMINGS, ids=lambda naming: naming.title)
+def test_every_naming_fills_every_target_once(naming):
+  shapes = convert.expected_shapes(naming.variant, 1000)
+  targets = [target.path for target in naming.targets().values()]
+  assert len(targets) == len(set(targets))
+  assert set(targets) == set(shapes)
+  assert (
+    sum(int(np.prod(shapes[path])) for path in targets)
+    == {"torchvision": 25_610_152, "keras": 25_636_712}[naming.variant]
+  )
+
+
+def test_every_naming_of_the_same_weights_gives_the_same_tree(arrays, tmp_path):
+  expected = convert.load_weights(save(tmp_path / "a.safetensors", arrays))
+  for title in ("Hugging Face", "RadImageNet"):
+    naming = weights.naming(title)
+    back = {target.path: name for name, target in naming.targets().items()}
+    renamed = {back[target.path]: arrays[name] for name, target in TORCH.targets().items()}
+    if title == "RadImageNet":  # as published, without a classifier
+      renamed = {name: array for name, array in renamed.items() if name not in naming.classifier}
+    read = convert.load_weights(save(tmp_path / "b.safetensors", renamed))
+    assert read.normalize == {"Hugging Face": "imagenet", "RadImageNet": "symmetric"}[title]
+    assert ("head" in read.variables["params"]) == (title == "Hugging Face")
+    jax.tree.map(
+      np.testing.assert_array_equal, read.variables["params"]["encoder"], expected.variables["params"]["encoder"]
+    )
+
+
+def test_missing_extra_and_misshapen_arrays_are_named(arrays, tmp_path):
+  path = tmp_path / "a.safetensors"
+  without = {name: array for name, array in arrays.items() if name != "layer2.0.bn1.weight"}
+  said = fails(save(path, without | {"layer9.weight": np.zeros(3, np.float32)}))
+  assert "missing are layer2.0.bn1.weight; not known are layer9.weight" in said
+  said = fails(save(path, arrays | {"layer1.0.conv2.weight": np.zeros((64, 64, 1, 1), np.float32)}))
+  assert (
+    "layer1.0.conv2.weight (encoder/stage1/block1/conv2/kernel) has the shape (1, 1, 64, 64), expected (3, 3, 64, 64)"
+    in said
+  )
+  said = fails(save(path, {"w": np.zeros(3, np.float32)}))
+  assert "is not a ResNet-50 as torchvision or timm" in said and "its arrays are w" in said
+  larger = {f"layer3.{block}.conv1.weight": np.zeros((256, 1024, 1, 1), np.float32) for block in range(6, 23)}
+  said = fails(save(path, arrays | larger))
+  assert "it is a larger ResNet" in said and "layer3.10.conv1.weight" in said and "and 14 more" in said
+
+
+def test_damaged_files_are_told_in_one_line(arrays, tmp_path):
+  whole = pathlib.Path(save(tmp_path / "a.safetensors", arrays)).read_bytes()
+  for suffix in (".safetensors", ".h5", ".keras"):
+    path = tmp_path / f"cut{suffix}"
+    for content in (whole[: len(whole) // 2], b""):
+      path.write_bytes(content)
+      assert f"cut{suffix} cannot be read" in fails(str(path))
+  (tmp_path / "a.onnx").write_bytes(b"x")
+  assert "is not a weight file: expected one of .safetensors, .pth" in fails(str(tmp_path / "a.onnx"))
+  assert "there is no file" in fails(str(tmp_path / "missing.pth"))
+
+
+class Evil:
+  """Writes a file when it is unpickled."""
+
+  def __init__(self, path):
+    self.path = path
+
+  def __reduce__(self):
+    return (open, (self.path, "w"))
+
+
+def test_code_in_a_pickle_is_never_run(tmp_path):
+  torch = pytest.importorskip("torch", reason="reads .pth files; pip install torch")
+  path = tmp_path / "evil.pth"
+  for save_it in (
+    lambda: path.write_bytes(pickle.dumps({"conv1.weight": Evil(str(tmp_path / "ran"))})),
+    lambda: torch.save({"conv1.weight": Evil(str(tmp_path / "ran"))}, path),
+  ):
+    save_it()
+    assert "holds code, which is never run" in fails(str(path))
+    assert not (tmp_path / "ran").exists()
+  torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, path)
+  path.write_bytes(path.read_bytes()[:-3000])
+  assert "evil.pth" in fails(str(path))
+  torch.save([torch.zeros(3)], path)
+  assert "is not a state dict" in fails(str(path))
+
+
+def test_pytorch_missing_is_told(tmp_path, monkeypatch):
+  monkeypatch.setitem(sys.modules, "torch", None)
+  (tmp_path / "a.pth").write_bytes(b"x")
+  assert "needs PyTorch to be read: pip install torch" in fails(str(tmp_path / "a.pth"))
+
+
+def test_converted_weights_come_back_and_are_not_overwritten(arrays, tmp_path):
+  read = convert.load_weights(save(tmp_path / "a.safetensors", arrays))
+  for _ in range(2):
+    convert.save_converted(read, tmp_path / "converted")
+  again = convert.load_weights(str(tmp_path / "converted"))
+  jax.tree.map(np.testing.assert_array_equal, again.variables, read.variables)
+  assert again.about == read.about
+  assert json.loads((tmp_path / "converted/weights.json").read_text())["normalize"] == "imagenet"
+  other = convert.load_weights(save(tmp_path / "b.safetensors", weights.random_arrays(TORCH, seed=9)))
+  with pytest.raises(UserError, match="holds weights converted from another file"):
+    convert.save_converted(other, tmp_path / "converted")
+  assert "holds neither a run nor converted weights" in fails(str(tmp_path))
+
+
+def filled(model, read, channels=3, variant="torchvision"):
+  variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, channels))))
+  variables = jax.tree.map(lambda leaf: jnp.full(leaf.shape, -1.0), variables)
+  return convert.fill_encoder(variables, read, variant=variant)
+
+
+@pytest.mark.parametrize("channels", [2, 3, 5])
+def test_encoder_is_filled_and_nothing_else(arrays, channels, tmp_path):
+  read = convert.load_weights(save(tmp_path / "a.safetensors", arrays))
+  variables, told = filled(ResUNet(), read, channels)
+  source = flax.traverse_util.flatten_dict(read.variables)
+  for path, leaf in flax.traverse_util.flatten_dict(variables).items():
+    if path[1] != "encoder":
+      assert (np.asarray(leaf) == -1).all(), path
+    elif path[2:4] != ("stem", "conv"):
+      np.testing.assert_array_equal(leaf, source[path])
+  kernel = variables["params"]["encoder"]["stem"]["conv"]["kernel"]
+  before = read.variables["params"]["encoder"]["stem"]["conv"]["kernel"]
+  for channel in range(channels):
+    np.testing.assert_allclose(kernel[:, :, channel], before[:, :, channel % 3] * 3 / channels, rtol=1e-6)
+  assert any(f"adapted to {channels}" in line for line in told) == (channels != 3)
+  assert any("head is left out" in line for line in told)
+
+
+def test_networks_and_variants_that_do_not_fit_are_told(arrays, tmp_path):
+  read = convert.load_weights(save(tmp_path / "a.safetensors", arrays))
+  with pytest.raises(UserError, match="needs a network with a ResNet-50 encoder"):
+    filled(UNet(width=2, depth=2), read)
+  with pytest.raises(UserError, match="holds the torchvision variant .* set --config.model.variant=torchvision"):
+    filled(ResNet50Classifier(variant="keras"), read, variant="keras")
+
+
+@pytest.fixture
+def hub(arrays, tmp_path, monkeypatch):
+  """A hub on this machine that has one file; returns what it was asked for."""
+  content = safetensors.numpy.save({name: array for name, array in arrays.items()})
+  asked = []
+
+  class Handler(http.server.BaseHTTPRequestHandler):
+    def do_HEAD(self):
+      found = "/resolve/" in self.path
+      asked.extend([self.path] if found else [])
+      self.send_response(200 if found else 404)
+      if found:
+        for header, value in (
+          ("ETag", '"abc"'),
+          ("X-Repo-Commit", self.path.split("/")[4]),
+          ("Content-Length", str(len(content))),
+        ):
+          self.send_header(header, value)
+      self.end_headers()
+
+    def do_GET(self):
+      self.do_HEAD()
+      self.wfile.write(content)
+
+    def log_message(self, *args):
+      pass
+
+  server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+  threading.Thread(target=server.serve_forever, daemon=True).start()
+  endpoint = f"http://127.0.0.1:{server.server_port}"
+  monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", endpoint)
+  monkeypatch.setattr(
+    huggingface_hub.constants, "HUGGINGFACE_CO_URL_TEMPLATE", endpoint + "/{repo_id}/resolve/{revision}/{filename}"
+  )
+  monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+  yield asked
+  server.shutdown()
+
+
+def test_a_hub_name_is_fetched_at_its_pinned_commit_and_then_cached(hub, arrays):
+  read = convert.load_weights("timm/resnet50.a1_in1k")
+  assert all(sources.PINNED["timm/resnet50.a1_in1k"] in path for path in hub) and hub
+  np.testing.assert_array_equal(
+    read.variables["params"]["encoder"]["stem"]["conv"]["kernel"], arrays["conv1.weight"].transpose(2, 3, 1, 0)
+  )
+  hub.clear()
+  convert.load_weights("timm/resnet50.a1_in1k")
+  assert not hub
+  assert "write somebody/resnet50@<the 40 digits of a commit>" in fails("somebody/resnet50")
+
+
+def test_offline_says_which_file_to_put_where(arrays, tmp_path, monkeypatch):
+  monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+  monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+  said = fails("microsoft/resnet-50")
+  place = pathlib.Path(said.rsplit("put it at ", 1)[1])
+  assert "/microsoft/resnet-50/resolve/34c2154c194f829b11125337b98c8f5f9965ff19/model.safetensors" in said
+  place.parent.mkdir(parents=True)
+  save(place, arrays)
+  assert convert.load_weights("microsoft/resnet-50").origin == "microsoft/resnet-50"

@@ -49,13 +49,15 @@ def _parse(argv: list[str]) -> list[str]:
   try:
     rest = flags.FLAGS(argv)
     if len(rest) > 1:
-      raise UserError(f"{rest[1]!r} is not a flag: flags are --config, --config.<field>=value, --workdir and --mode")
+      raise UserError(f"{rest[1]!r} is not a flag: flags are --config, --config.<field>=value and those of --help")
     if _MODE.value == _CASCADE:
       if _CONFIG.value is not None:
         raise UserError(
           "--mode=cascade takes no --config: its two runs have theirs; name them with --classifier, --segmenter"
         )
       return rest
+    if _CLASSIFIER.value or _SEGMENTER.value:
+      raise UserError("--classifier and --segmenter are for --mode=cascade")
     if _CONFIG.value is None:
       raise UserError("no configuration: pass e.g. --config=configs/seg.py:phantom")
     _CONFIG.value.lock()  # a file that is not there is told on the first touch

@@ -1,6 +1,5 @@
 """A classifier's run and a segmenter's run of the same split, judged as one system."""
 
-import json
 import pathlib
 from typing import Any, NamedTuple
 
@@ -32,7 +31,7 @@ def evaluate(
     classifier: folder of its run.
     segmenter: folder of its run.
     sensitivity: share of the validation slices with a tumour that the gate lets through.
-    workdir: where to write; None: `runs/cascade_<split>`.
+    workdir: where to write; None: `runs/cascade_<models>_<split>`.
 
   Raises:
     UserError: a run is missing, unfinished or of the wrong task, or their splits differ.
@@ -41,11 +40,12 @@ def evaluate(
     raise UserError(f"--sensitivity is {sensitivity}, expected more than 0 and at most 1")
   folders = {"classifier": classifier, "segmenter": segmenter}
   found = {role: _find(role, name) for role, name in folders.items()}
-  splits = {role: json.loads((folder / "split.json").read_text(encoding="utf-8")) for role, folder in found.items()}
+  splits = {role: files.read_json(folder / "split.json") for role, folder in found.items()}
   if splits["classifier"]["hash"] != splits["segmenter"]["hash"]:
     told = ", ".join(f"{found[role]}: {split['data']}, {split['name']}" for role, split in splits.items())
     raise UserError(f"the two runs are not of the same split ({told}): train both on one, with the same --config.split")
-  workdir = workdir or pathlib.Path("runs") / f"cascade_{splits['segmenter']['name']}"
+  models = [files.read_json(folder / "config.json")["model"]["name"] for folder in found.values()]
+  workdir = workdir or pathlib.Path("runs") / "_".join(["cascade", *models, splits["segmenter"]["name"]])
   about = {**{role: str(folder.resolve()) for role, folder in found.items()}, "sensitivity": sensitivity}
   with claim(workdir, about, new=True, may_differ="sensitivity"):
     rows = {role: _predict(folder) for role, folder in found.items()}
@@ -59,9 +59,11 @@ def _find(role: str, name: str | None) -> pathlib.Path:
   folder = pathlib.Path(name).expanduser()
   if not (folder / "config.json").is_file() or not (folder / "split.json").is_file():
     raise UserError(f"--{role}: {folder} holds no run: train one with --mode=train")
-  task = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("task")
+  task = files.read_json(folder / "config.json").get("task")
   if task != _ROLES[role]:
-    raise UserError(f"--{role}: the run in {folder} is of {task}, expected {_ROLES[role]}")
+    raise UserError(f"--{role}: the run in {folder} is of {task}, expected {_ROLES[role]}: name another")
+  if not (folder / "summary.json").is_file():
+    raise UserError(f"--{role}: the run in {folder} is not finished: start its command again")
   return folder
 
 
@@ -77,17 +79,20 @@ class _Predicted(NamedTuple):
 
 def _predict(folder: pathlib.Path) -> _Predicted:
   """Rows of the validation and test parts by a run's best checkpoint, at its own or its validation part's threshold."""
-  config = ConfigDict(json.loads((folder / "config.json").read_text(encoding="utf-8")))
+  config = ConfigDict(files.read_json(folder / "config.json"))
   if config.data.root and not pathlib.Path(config.data.root).expanduser().is_dir():
     config.data.root = None  # moved since; the data set is built
-  best = Checkpoints(folder / "checkpoints" / "best")
+  if config.data.dir and not pathlib.Path(config.data.dir).expanduser().is_dir():
+    config.data.dir = None  # moved too: TFDS's own folder
+  make_parts(config)  # sets what must be set before JAX looks for devices
+  best = Checkpoints(folder / "checkpoints" / "best", read_only=True)
   known = best.restore()
   best.close()
   if known is None:
     raise UserError(f"{folder} holds no checkpoint: train first, with --mode=train")
   parts: Parts = make_parts(config, known[1]["normalize"])
   data = runs.open_data(config, parts)
-  if data.split.hash != json.loads((folder / "split.json").read_text(encoding="utf-8"))["hash"]:
+  if data.split.hash != files.read_json(folder / "split.json")["hash"]:
     raise UserError(f"the data set has changed since the run in {folder} was trained: train it again")
   variables, record = runs.restore_best(config, folder, parts)
   judge, threshold, largest = parts.judge, config.eval.threshold, config.eval.largest_component

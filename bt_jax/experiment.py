@@ -15,7 +15,8 @@ from bt_jax.errors import UserError
 from bt_jax.evaluation.aggregation import score_of
 from bt_jax.parts import Parts, make_parts
 from bt_jax.pipeline import feed
-from bt_jax.pretrained.convert import Weights, fill_encoder, save_converted
+from bt_jax.pretrained.convert import Weights, check_fits, fill_encoder, save_converted
+from bt_jax.pretrained.sources import READERS
 from bt_jax.report import figures
 from bt_jax.report.tables import heading
 from bt_jax.runs import Data, first_state, open_data, plain
@@ -30,7 +31,9 @@ from bt_jax.workdir import begin, claim
 def default_workdir(config: ConfigDict, mode: str) -> pathlib.Path:
   """`runs/<model>_<preset>_<split>`, or for converted weights `runs/weights_<source>`, for who names no folder."""
   if mode == "convert":
-    return pathlib.Path("runs") / f"weights_{pathlib.Path(config.model.pretrained).stem}"
+    source = pathlib.Path(config.model.pretrained)
+    name = source.stem if source.suffix in READERS else config.model.pretrained.replace("/", "--")
+    return pathlib.Path("runs") / f"weights_{name}"
   part = f"fold_{config.split.fold:02d}" if config.split.kind == "fold" else splits.RANDOM_NAME
   return pathlib.Path("runs") / "_".join(filter(None, (config.model.name, config.preset, part)))
 
@@ -42,9 +45,13 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
     UserError: a field cannot be, the data is not right, the folder holds another run, or the loss is not finite.
     loop.Stopped: Ctrl-C or SIGTERM, once the state is saved.
   """
+  parts = make_parts(config)  # a wrong field is told before any weights are fetched
   # A run that has a checkpoint needs its first weights no more.
-  saved = Checkpoints(workdir / "checkpoints" / "latest").exists()
+  saved = Checkpoints(workdir / "checkpoints" / "latest").exist
   weights = None if saved else warmstart.load(config.model.pretrained)
+  if weights is not None:
+    check_fits(parts.shapes, weights, variant=config.model.variant)
+    warmstart.check_same(workdir, weights)
   parts = make_parts(config, warmstart.normalization(workdir, weights))
   with claim(workdir, plain(config), new=True):
     data = open_data(config, parts)
@@ -74,9 +81,12 @@ def convert(config: ConfigDict, workdir: pathlib.Path) -> None:
   Raises:
     UserError: no weights are named, they are not those of a ResNet-50, or the folder holds others.
   """
-  weights = warmstart.load(config.model.pretrained)
+  weights = None if warmstart.is_run(config.model.pretrained) else warmstart.load(config.model.pretrained)
   if weights is None:
-    raise UserError("nothing to convert: name a weight file or a hub name with --config.model.pretrained")
+    raise UserError(
+      "nothing to convert: name a weight file or a hub name with --config.model.pretrained; a run's folder can be named there "
+      "as it is"
+    )
   written = save_converted(weights, workdir)
   print(f"{weights.origin}: ResNet-50, {weights.variant} variant, inputs normalised as {weights.normalize}")
   print("written:\n" + "\n".join(f"  {path}" for path in written))
@@ -172,7 +182,7 @@ def _warm_start(
   config: ConfigDict, workdir: pathlib.Path, parts: Parts, state: TrainState, weights: Weights
 ) -> TrainState:
   """The state with the encoder of `weights`, told and written down."""
-  variables, told = fill_encoder(state.variables, weights, variant=config.model.variant)
+  variables, told = fill_encoder(state.variables, weights)
   warmstart.record(workdir, weights, told, parts.normalize)
   variables = jax.device_put(variables, parallel.replicated(parts.mesh))
   return state.replace(

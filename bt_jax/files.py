@@ -8,6 +8,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from bt_jax.errors import UserError
+
 
 def write_bytes(path: str | pathlib.Path, content: bytes) -> pathlib.Path:
   """Writes `content` to `path`, whole or not at all, and makes the folder if need be."""
@@ -28,6 +30,14 @@ def write_bytes(path: str | pathlib.Path, content: bytes) -> pathlib.Path:
 def write_json(path: str | pathlib.Path, content: Any) -> pathlib.Path:
   """Writes JSON, indented, keys in the order given."""
   return write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def read_json(path: str | pathlib.Path) -> Any:
+  """What `write_json` wrote; raises UserError where the file is damaged."""
+  try:
+    return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+  except ValueError as error:
+    raise UserError(f"{path} is damaged ({error}): put the file back, or choose another folder") from error
 
 
 def write_csv(path: str | pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> pathlib.Path:

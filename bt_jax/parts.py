@@ -23,6 +23,7 @@ from bt_jax.pipeline.preprocess import Augment, make_preprocess, parse_channels
 from bt_jax.schema import Slices
 from bt_jax.training import finetune, parallel
 from bt_jax.training.optimizer import make_optimizer, make_schedule
+from bt_jax.training.state import PyTree
 from bt_jax.training.step import make_predict_step
 from bt_jax.training.task import TASKS, Task
 
@@ -40,7 +41,8 @@ class Parts:
     channels: of the network's input.
     normalize: how its inputs are normalised, a name of `SCHEMES`.
     contrast: over slices as they are read.
-    kept_statistics: the stages whose batch statistics stay; None: all.
+    shapes: of the network's variables.
+    kept_statistics: the stages whose batch statistics stay.
     optimizer: from the steps of an epoch to the schedule and the optimiser.
     predict_step: compiled.
   """
@@ -55,7 +57,8 @@ class Parts:
   preprocess: Callable
   augment: Augment
   loss: Loss
-  kept_statistics: tuple[str, ...] | None
+  shapes: PyTree
+  kept_statistics: set[str]
   optimizer: Callable[[int], tuple[optax.Schedule, optax.GradientTransformation]]
   predict_step: Callable
 
@@ -67,15 +70,15 @@ def data_variant(config: ConfigDict) -> str:
   )
 
 
-def make_parts(config: ConfigDict, normalize: str = "volume") -> Parts:
+def make_parts(config: ConfigDict, normalize: str = "unit") -> Parts:
   """Makes the parts; raises UserError for the first field that cannot be.
 
   Args:
     config: of the run.
-    normalize: what `data.normalize=auto` stands for.
+    normalize: what `data.normalize=auto` stands for; any will do where only fields are to be checked.
   """
   if config.train.deterministic and _DETERMINISTIC not in (flags := os.environ.get("XLA_FLAGS", "")):
-    os.environ["XLA_FLAGS"] = f"{flags} {_DETERMINISTIC}"  # read when JAX first looks for devices, in the next line
+    os.environ["XLA_FLAGS"] = f"{flags} {_DETERMINISTIC}"  # read when JAX first looks for devices, in the next lines
   data_variant(config)
   mesh = parallel.make_mesh()
   _check_numbers(config, mesh)
@@ -98,7 +101,12 @@ def make_parts(config: ConfigDict, normalize: str = "volume") -> Parts:
     lambda: model.init(jax.random.key(0), jnp.zeros((1, config.data.size, config.data.size, channels)))
   )
   rates = finetune.parse_rates(config.train.stage_rates, shapes["params"])
-  keeps_all = choose("train.batch_stats", config.train.batch_stats, {"update": False, "keep": True})
+  statistics = shapes.get("batch_stats", {})
+  kept = choose(
+    "train.batch_stats",
+    config.train.batch_stats,
+    {"update": [], "keep": finetune.stages_of(statistics.get("encoder", statistics))},
+  )
 
   def optimizer(steps_per_epoch: int) -> tuple[optax.Schedule, optax.GradientTransformation]:
     schedule = make_schedule(
@@ -128,7 +136,8 @@ def make_parts(config: ConfigDict, normalize: str = "volume") -> Parts:
     preprocess=preprocess,
     augment=make_augment(**config.augment),
     loss=loss,
-    kept_statistics=None if keeps_all else tuple(stage for stage, factor in rates.items() if not factor),
+    shapes=shapes,
+    kept_statistics={*kept, *(stage for stage, factor in rates.items() if not factor)},
     optimizer=optimizer,
     predict_step=parallel.compile_predict_step(make_predict_step(model=model, task=task, preprocess=preprocess), mesh),
   )
@@ -143,6 +152,12 @@ def _check_together(config: ConfigDict, normalize: str) -> None:
     )
   if config.task == "segmentation" and (config.train.mixup or config.train.class_weights != "none"):
     raise UserError("train.mixup and train.class_weights are for classification: leave them out, or try train.sampling")
+  if config.task == "classification" and config.train.sampling == "tumor":
+    raise UserError("train.sampling=tumor leaves a classifier one class only: take balanced or all")
+  if config.train.sampling == "balanced" and config.train.class_weights == "balanced":
+    raise UserError(
+      "train.sampling=balanced and train.class_weights=balanced correct for the same twice: leave one out"
+    )
   if config.task == "classification" and config.eval.largest_component:
     raise UserError("eval.largest_component is for segmentation: leave it out")
   if config.eval.largest_component and config.split.kind == "random":

@@ -61,7 +61,7 @@ class Data:
   def write_split(self, workdir: pathlib.Path) -> None:
     """Writes `split.json`; raises UserError where the folder holds another."""
     path = workdir / "split.json"
-    if path.is_file() and json.loads(path.read_text(encoding="utf-8"))["hash"] != self.split.hash:
+    if path.is_file() and files.read_json(path)["hash"] != self.split.hash:
       raise UserError(f"{path} is not the split of this configuration on this data set: choose another --workdir")
     files.write_json(path, self.split.to_json(self.title))
 
@@ -108,7 +108,7 @@ def first_state(
 def restore_best(config: ConfigDict, workdir: pathlib.Path, parts: Parts) -> tuple[PyTree, dict[str, Any]]:
   """The variables of a run's best checkpoint and its record; raises UserError where there is none."""
   _, optimizer = parts.optimizer(1)
-  best = Checkpoints(workdir / "checkpoints" / "best")
+  best = Checkpoints(workdir / "checkpoints" / "best", read_only=True)
   restored = best.restore(first_state(config, parts, optimizer, abstract=True).eval_variables)
   best.close()
   if restored is None:

@@ -1,6 +1,5 @@
 """Where a run's encoder starts from: published weights, converted ones, or another run."""
 
-import json
 import pathlib
 from typing import Any
 
@@ -9,7 +8,7 @@ from bt_jax.datasets.splits import Split
 from bt_jax.errors import UserError
 from bt_jax.pretrained import convert
 from bt_jax.pretrained.convert import Weights
-from bt_jax.training.checkpoints import Checkpoints
+from bt_jax.training.checkpoints import AS_SAVED, Checkpoints
 
 _RECORD = "pretrained.json"
 
@@ -23,13 +22,18 @@ def load(name: str) -> Weights | None:
   if not name:
     return None
   folder = pathlib.Path(name).expanduser()
-  return _of_run(folder) if (folder / "config.json").is_file() else convert.load_weights(name)
+  return _of_run(folder) if is_run(name) else convert.load_weights(name)
+
+
+def is_run(name: str) -> bool:
+  """Whether `model.pretrained` names the folder of a run."""
+  return bool(name) and (pathlib.Path(name).expanduser() / "config.json").is_file()
 
 
 def _of_run(folder: pathlib.Path) -> Weights:
-  config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-  best = Checkpoints(folder / "checkpoints" / "best")
-  restored = best.restore_as_saved()
+  config = files.read_json(folder / "config.json")
+  best = Checkpoints(folder / "checkpoints" / "best", read_only=True)
+  restored = best.restore(AS_SAVED)
   best.close()
   if restored is None:
     raise UserError(f"model.pretrained: the run in {folder} holds no checkpoint yet: train it first")
@@ -39,7 +43,9 @@ def _of_run(folder: pathlib.Path) -> Weights:
       f"model.pretrained: the run in {folder} is of {config['model']['name']}, which has no ResNet-50 encoder: name a run "
       "of resnet50 or resunet"
     )
-  return Weights(variables, config["model"]["variant"], record["normalize"], str(folder), record["arrays_sha256"])
+  return Weights(
+    variables, config["model"]["variant"], record["normalize"], str(folder.resolve()), record["arrays_sha256"]
+  )
 
 
 def normalization(workdir: pathlib.Path, weights: Weights | None) -> str:
@@ -52,11 +58,18 @@ def normalization(workdir: pathlib.Path, weights: Weights | None) -> str:
   if weights is not None:
     return weights.normalize
   record = workdir / _RECORD
-  return json.loads(record.read_text(encoding="utf-8"))["normalize"] if record.is_file() else "volume"
+  return files.read_json(record)["normalize"] if record.is_file() else "volume"
+
+
+def check_same(workdir: pathlib.Path, weights: Weights | None) -> None:
+  """Raises UserError where the run in `workdir` began from other weights."""
+  path = workdir / _RECORD
+  if weights is not None and path.is_file() and files.read_json(path).get("sha256") != weights.sha256:
+    raise UserError(f"{weights.origin} is not what the run in {workdir} began from: choose another --workdir")
 
 
 def record(workdir: pathlib.Path, weights: Weights, told: list[str], asked: str) -> None:
-  """Writes down and prints what a run starts from; raises UserError where it began from other weights.
+  """Writes down and prints what a run starts from.
 
   Args:
     workdir: of the run.
@@ -64,12 +77,9 @@ def record(workdir: pathlib.Path, weights: Weights, told: list[str], asked: str)
     told: what was adapted or left out.
     asked: how the inputs of the run are normalised.
   """
-  path = workdir / _RECORD
-  if path.is_file() and json.loads(path.read_text(encoding="utf-8"))["sha256"] != weights.sha256:
-    raise UserError(f"{weights.origin} is not what the run in {workdir} began from: choose another --workdir")
   if asked != weights.normalize:
     told = [*told, f"they were trained on inputs normalised as {weights.normalize}, and this run's are {asked}"]
-  files.write_json(path, {**weights.about, "adapted": told})
+  files.write_json(workdir / _RECORD, {**weights.about, "adapted": told})
   print(f"encoder from {weights.origin} ({weights.variant}, SHA-256 {weights.sha256[:12]}...)")
   for line in told:
     print(f"  {line}")
@@ -77,10 +87,9 @@ def record(workdir: pathlib.Path, weights: Weights, told: list[str], asked: str)
 
 def check_no_leak(split: Split, weights: Weights | None) -> None:
   """Raises UserError where the weights are a run's that learned from slices this split validates or tests on."""
-  path = pathlib.Path(weights.origin) / "split.json" if weights else None
-  if path is None or not path.is_file():
+  if weights is None or not is_run(weights.origin):
     return
-  there: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+  there: dict[str, Any] = files.read_json(pathlib.Path(weights.origin) / "split.json")
   learned, chosen = set(there["train"]), set(there["validation"])
   if seen := (learned & set(split.validation)) | ((learned | chosen) & set(split.test)):
     raise UserError(

@@ -1,7 +1,6 @@
 """The folder of a run: whose it is, and that one process at a time works in it."""
 
 import contextlib
-import json
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -42,7 +41,7 @@ def claim(workdir: pathlib.Path, config: dict[str, Any], *, new: bool, may_diffe
     raise UserError(f"cannot write to {workdir} ({error.strerror}): choose another --workdir") from error
   try:
     if path.is_file():
-      _check_same(workdir, _flat(json.loads(path.read_text(encoding="utf-8"))), _flat(config), may_differ)
+      _check_same(workdir, _flat(files.read_json(path)), _flat(config), may_differ)
     yield
   finally:
     lock.release()

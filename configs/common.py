@@ -66,7 +66,7 @@ def get_config() -> ConfigDict:
   config.train.epsilon = 1e-8  # adam, adamw
   config.train.weight_decay = 1e-4  # adamw, on kernels
   config.train.stage_rates = ""  # factor of the learning rate by stage, e.g. "stem=0,stage1=0.1"; 0 freezes it whole
-  config.train.batch_stats = "update"  # or keep: batch norm goes by the statistics it began with, in every stage
+  config.train.batch_stats = "update"  # or keep: those the encoder, or a net without one, began with are gone by
   config.train.sampling = "all"  # balanced: as many slices with a tumour as without; tumor: those with one only
   config.train.class_weights = "none"  # classification: balanced weighs both classes alike in the loss
   config.train.mixup = 0.0  # classification: alpha of the Beta distribution that slices are mixed by; 0: not

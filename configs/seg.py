@@ -34,7 +34,7 @@ def get_config(preset: str = "") -> ConfigDict:
   if preset == "phantom":
     config.data.name = "phantom"
     config.train.learning_rate = 5e-3
-  if preset == "paper":  # slices with a tumour only, which is what its segmenter was trained on
+  if preset == "paper":  # trained on slices with a tumour only; unlike there, all slices of the other parts are judged
     config.data.normalize = "image"
     config.model.update(name="resunet_scratch", width=16)
     config.augment.update(flip=False, rotation_degrees=0.0, scale=0.0, shift=0.0, gamma=0.0, noise=0.0)

@@ -1,13 +1,21 @@
 import ast
+import dataclasses
+import functools
 import re
 
+import jax
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from bt_jax import experiment, parts
+from bt_jax import experiment, parts, runs
 from bt_jax.errors import UserError
-from configs import common, seg
+from bt_jax.pipeline import feed
+from bt_jax.training import parallel
+from bt_jax.training.step import make_train_step
+from configs import cls, common, seg
 from tests.conftest import ROOT
+from tests.test_evaluation import make_slices
 
 
 def fields(config, prefix=""):
@@ -15,11 +23,76 @@ def fields(config, prefix=""):
     yield from fields(value, f"{prefix}{name}.") if isinstance(value, ConfigDict) else [prefix + name]
 
 
-@pytest.mark.parametrize("preset", seg.PRESETS)
-def test_every_preset_makes_its_parts(preset):
-  config = seg.get_config(preset)
+FILES = {"seg": seg, "cls": cls}
+
+
+@pytest.mark.parametrize(("file", "preset"), [(name, preset) for name in FILES for preset in FILES[name].PRESETS])
+def test_every_preset_makes_its_parts(file, preset):
+  config = FILES[file].get_config(preset)
   assert set(fields(config)) == set(fields(common.get_config()))
   parts.make_parts(config)
+
+
+# Every network, loss and option that a configuration can name, each once, on the small side.
+STEPS = {
+  "seg, default": ("seg", "", {"model.width": 4}),
+  "seg, paper": ("seg", "paper", {"model.width": 4, "train.batch_stats": "keep"}),
+  "seg, resunet": (
+    "seg",
+    "small",
+    {"model.name": "resunet", "train.stage_rates": "stem=0,stage1=0.1", "data.size": 32},
+  ),
+  "seg, dice, sgd": (
+    "seg",
+    "small",
+    {"model.width": 2, "loss.name": "dice", "train.optimizer": "sgd", "train.sampling": "balanced"},
+  ),
+  "seg, bce": (
+    "seg",
+    "small",
+    {"model.width": 2, "loss.name": "bce", "data.channels": "flair,post", "train.score": "loss"},
+  ),
+  "cls, default": ("cls", "", {"model.pretrained": "", "data.size": 32, "train.batch_stats": "keep"}),
+  "cls, paper": ("cls", "paper", {"model.pretrained": "", "data.size": 128}),
+  "cls, small": ("cls", "small", {"model.width": 2, "model.pool": "average", "train.class_weights": "balanced"}),
+  "cls, min": (
+    "cls",
+    "small",
+    {"model.width": 2, "model.pool": "min", "train.mixup": 0.2, "loss.label_smoothing": 0.1},
+  ),
+  "cls, phantom": ("cls", "phantom", {"model.width": 2, "data.contrast": "stretch", "data.normalize": "image"}),
+}
+
+
+@pytest.mark.parametrize("name", STEPS)
+def test_what_a_configuration_names_takes_a_step_and_predicts(name, monkeypatch):
+  one_device = functools.partial(parallel.make_mesh, jax.devices()[:1])  # compiles several times faster than eight
+  monkeypatch.setattr(parallel, "make_mesh", one_device)
+  file, preset, fields = STEPS[name]
+  config = FILES[file].get_config(preset)
+  config.update_from_flattened_dict({"data.size": 64, "train.batch_size": 8, "eval.batch_size": 8} | fields)
+  made = parts.make_parts(config)
+  rng = np.random.default_rng(0)
+  truth = np.zeros((8, 64, 64), np.uint8)
+  truth[:4, 20:40, 20:40] = 1
+  slices = made.contrast(
+    dataclasses.replace(make_slices(truth, "AABBAABB"), image=rng.integers(0, 256, (8, 64, 64, 3)).astype(np.uint8))
+  )
+  _, optimizer = made.optimizer(10)
+  state = runs.first_state(config, made, optimizer, abstract=False)
+  step = make_train_step(
+      model=made.model, task=made.task, preprocess=made.preprocess, augment=made.augment, loss=made.loss,
+      optimizer=optimizer, ema_decay=config.train.ema_decay, mixup=config.train.mixup,
+      kept_statistics=made.kept_statistics, seed=0,
+  )  # fmt: skip
+  everywhere = parallel.replicated(made.mesh)
+  data = feed.resident(slices, everywhere, class_weights=config.train.class_weights)
+  groups = feed.sampling_groups(config.train.sampling, slices.label)
+  indices = feed.train_indices(seed=0, step=0, batch_size=8, groups=groups)
+  state, loss = parallel.compile_train_step(step, made.mesh)(state, data, indices)
+  assert np.isfinite(loss) and int(state.nonfinite_step) == -1 and int(state.step) == 1
+  logits = runs.predict(config, made, state.eval_variables, slices, data)
+  assert logits.shape == ((8, 64, 64) if file == "seg" else (8,)) and np.isfinite(logits).all()
 
 
 def chains(path):
@@ -29,6 +102,8 @@ def chains(path):
       yield ast.unparse(node)
     if isinstance(node, ast.keyword) and node.arg is None:
       yield f"**{ast.unparse(node.value)}"
+    if isinstance(node, ast.Dict):
+      yield from (f"**{ast.unparse(value)}" for key, value in zip(node.keys, node.values, strict=True) if key is None)
 
 
 def test_every_field_is_read():
@@ -45,11 +120,13 @@ def test_every_field_is_read():
 def test_every_field_has_a_comment_or_says_it_all():
   lines = re.findall(r"config\.([\w.]+) = (?!ConfigDict\(\)).*?(#.*)?$", (ROOT / "configs/common.py").read_text(), re.M)
   silent = {name for name, comment in lines if not comment}
-  assert silent <= {"model.name", "train.epochs"}
+  assert silent <= {"train.epochs"}
 
 
 def test_no_such_preset():
-  with pytest.raises(UserError, match="no preset 'medium': there are small, phantom, or none"):
+  with pytest.raises(
+    UserError, match="configs/seg.py has no preset 'medium': there are small, phantom, paper, or none"
+  ):
     seg.get_config("medium")
 
 
@@ -58,7 +135,18 @@ def test_no_such_preset():
   [
     ("data.size", 100, "next size is 96 or 112"),
     ("data.name", "brats", "data.name is 'brats', expected one of phantom, lgg"),
-    ("data.normalize", "none", "expected one of volume, unit"),
+    ("data.normalize", "none", "expected one of volume, image, unit"),
+    ("data.channels", "flair,t2", "data.channels names 't2'"),
+    ("data.contrast", "gamma", "data.contrast is 'gamma', expected one of none, stretch, clahe"),
+    ("data.contrast", "stretch", "data.contrast=stretch changes intensities"),
+    ("task", "detection", "task is 'detection', expected one of segmentation, classification"),
+    ("model.name", "resnet50", "model.name is 'resnet50', expected one of unet, resunet, resunet_scratch"),
+    ("train.stage_rates", "layer1=0", "names 'layer1', a stage this network has not"),
+    ("train.batch_stats", "freeze", "train.batch_stats is 'freeze', expected one of update, keep"),
+    ("train.sampling", "tumour", "train.sampling is 'tumour', expected one of all, balanced, tumor"),
+    ("train.class_weights", "balanced", "train.mixup and train.class_weights are for classification"),
+    ("train.schedule", "linear", "train.schedule is 'linear', expected one of cosine, constant"),
+    ("model.pretrained", "missing.pth", "there is no file missing.pth"),
     ("split.fold", 22, "split.fold is 22, expected 0 to 21"),
     ("split.fold", -1, "split.fold is -1"),
     ("split.kind", "patient", "expected one of fold, random"),
@@ -66,6 +154,7 @@ def test_no_such_preset():
     ("model.dtype", "float8", "expected one of float32, bfloat16"),
     ("model.width", 0, "model.width is 0, expected 1 or more"),
     ("loss.name", "mse", "loss.name is 'mse'"),
+    ("loss.name", "cross_entropy", "loss.name is 'cross_entropy', expected one of bce"),
     ("train.batch_size", 0, "train.batch_size is 0"),
     ("train.batch_size", 12, "take 8 or 16"),
     ("train.epochs", 0, "train.epochs is 0, expected 1 or more"),
@@ -80,6 +169,8 @@ def test_no_such_preset():
 def test_a_field_that_cannot_be_is_told_before_any_data_is_touched(field, value, said, tmp_path):
   config = seg.get_config()
   config.data.dir = str(tmp_path / "data")
+  if (field, value) == ("data.contrast", "stretch"):
+    config.data.normalize = "volume"
   config.update_from_flattened_dict({field: value})
   with pytest.raises(UserError) as error:
     experiment.train(config, tmp_path / "run")
@@ -92,3 +183,28 @@ def test_largest_component_needs_whole_volumes(tmp_path):
   config.split.kind, config.eval.largest_component = "random", True
   with pytest.raises(UserError, match="needs whole volumes"):
     experiment.train(config, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+  ("fields", "said"),
+  [
+    ({"train.sampling": "tumor"}, "leaves a classifier one class only"),
+    ({"train.sampling": "balanced", "train.class_weights": "balanced"}, "correct for the same twice"),
+    ({"eval.largest_component": True}, "is for segmentation"),
+    ({"model.name": "unet"}, "model.name is 'unet', expected one of cnn, resnet50"),
+    ({"model.pool": "median"}, "model.pool is 'median'"),
+    (
+      {"model.name": "resnet50", "model.variant": "caffe"},
+      "model.variant is 'caffe', expected one of torchvision, keras",
+    ),
+    ({"model.name": "resnet50", "model.head": "mlp"}, "model.head is 'mlp', expected one of linear, paper"),
+    ({"model.name": "resnet50", "model.head": "paper", "data.size": 64}, "set --config.data.size to 128"),
+    ({"train.score": "pooled.dice"}, "expected one of accuracy, roc_auc, average_precision"),
+  ],
+)
+def test_what_cannot_be_for_a_classifier(fields, said):
+  config = cls.get_config("small")
+  config.update_from_flattened_dict(fields)
+  with pytest.raises(UserError) as error:
+    parts.make_parts(config)
+  assert said in str(error.value) and "\n" not in str(error.value)

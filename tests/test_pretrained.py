@@ -138,6 +138,11 @@ def test_converted_weights_come_back_and_are_not_overwritten(arrays, tmp_path):
   jax.tree.map(np.testing.assert_array_equal, again.variables, read.variables)
   assert again.about == read.about
   assert json.loads((tmp_path / "converted/weights.json").read_text())["normalize"] == "imagenet"
+  stored = tmp_path / "converted/weights.safetensors"
+  content = stored.read_bytes()
+  stored.write_bytes(content[:-4] + b"bits")
+  assert "converted is damaged" in fails(str(tmp_path / "converted"))
+  stored.write_bytes(content)
   other = convert.load_weights(save(tmp_path / "b.safetensors", weights.random_arrays(TORCH, seed=9)))
   with pytest.raises(UserError, match="holds weights converted from another file"):
     convert.save_converted(other, tmp_path / "converted")
@@ -147,7 +152,8 @@ def test_converted_weights_come_back_and_are_not_overwritten(arrays, tmp_path):
 def filled(model, read, channels=3, variant="torchvision"):
   variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, channels))))
   variables = jax.tree.map(lambda leaf: jnp.full(leaf.shape, -1.0), variables)
-  return convert.fill_encoder(variables, read, variant=variant)
+  convert.check_fits(variables, read, variant=variant)
+  return convert.fill_encoder(variables, read)
 
 
 @pytest.mark.parametrize("channels", [2, 3, 5])
@@ -165,13 +171,19 @@ def test_encoder_is_filled_and_nothing_else(arrays, channels, tmp_path):
   for channel in range(channels):
     np.testing.assert_allclose(kernel[:, :, channel], before[:, :, channel % 3] * 3 / channels, rtol=1e-6)
   assert any(f"adapted to {channels}" in line for line in told) == (channels != 3)
-  assert any("head is left out" in line for line in told)
+  assert any("beyond the encoder is left out" in line for line in told)
 
 
 def test_networks_and_variants_that_do_not_fit_are_told(arrays, tmp_path):
   read = convert.load_weights(save(tmp_path / "a.safetensors", arrays))
   with pytest.raises(UserError, match="needs a network with a ResNet-50 encoder"):
     filled(UNet(width=2, depth=2), read)
+  read.variables["params"]["encoder"]["stem"]["conv"]["kernel"] = np.zeros((3, 3, 3, 64), np.float32)
+  del read.variables["params"]["encoder"]["stage1"]["block1"]["conv1"]
+  with pytest.raises(UserError) as error:
+    filled(ResUNet(), read)
+  assert "encoder/stage1/block1/conv1/kernel is missing, expected (1, 1, 64, 64)" in str(error.value)
+  assert "encoder/stem/conv/kernel is (3, 3, 64), expected (7, 7, 64)" in str(error.value)
   with pytest.raises(UserError, match="holds the torchvision variant .* set --config.model.variant=torchvision"):
     filled(ResNet50Classifier(variant="keras"), read, variant="keras")
 

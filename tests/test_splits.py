@@ -9,7 +9,7 @@ from bt_jax.errors import UserError
 
 # 22 folds of five patients with 36 slices each but for the last, 3,929 slices in all as in the real data.
 INDEX = [
-  SliceId(fold, number, f"patient_{5 * fold + member}", f"case_{5 * fold + member}/{number}")
+  SliceId(fold, number, f"patient_{5 * fold + member}", f"case_{5 * fold + member}/{number}", 0)
   for fold in range(22)
   for member in range(5)
   for number in range(1, 37 if (fold, member) != (21, 4) else 6)
@@ -61,7 +61,7 @@ def test_hash_and_json():
 
 
 def test_shared_patient_is_refused():
-  wrong = [*INDEX, SliceId(3, 0, "patient_0", "case_0/99")]
+  wrong = [*INDEX, SliceId(3, 0, "patient_0", "case_0/99", 0)]
   with pytest.raises(UserError, match="patient_0 is in the train and the test part of patient_fold_03: that leaks"):
     splits.make_split(wrong, kind="fold", fold=3, seed=0)
 

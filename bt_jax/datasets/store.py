@@ -31,7 +31,7 @@ class SliceId:
   position: int
   patient: str
   id: str
-  label: int = 0
+  label: int
 
 
 def open_or_build(variant: str, *, root: str | None, data_dir: str | None) -> Builder:

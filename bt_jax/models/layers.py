@@ -57,10 +57,12 @@ class BatchNorm(nn.BatchNorm):
   unbiased: bool = False
 
   @nn.compact
-  def __call__(self, x: Float[Array, "*batch channels"], **kwargs: Any) -> Float[Array, "*batch channels"]:
+  def __call__(
+    self, x: Float[Array, "*batch channels"], *, use_running_average: bool
+  ) -> Float[Array, "*batch channels"]:
     before = self.get_variable("batch_stats", "var")
-    y = super().__call__(x, **kwargs)
-    if self.unbiased and before is not None and self.is_mutable_collection("batch_stats"):
+    y = super().__call__(x, use_running_average=use_running_average)
+    if self.unbiased and before is not None and not use_running_average and self.is_mutable_collection("batch_stats"):
       after = self.get_variable("batch_stats", "var")
       # after = momentum before + (1 - momentum) biased; n / (n - 1) = 1 + 1 / (n - 1)
       count = x.size // x.shape[-1]

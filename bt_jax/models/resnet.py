@@ -188,7 +188,6 @@ class ResNet50Classifier(nn.Module):
   head: str = "linear"
   classes: int = 2
   dtype: Any = jnp.float32
-  halvings = 0  # any size will do
 
   @nn.compact
   def __call__(

@@ -1,7 +1,7 @@
 """From a weight file to the encoder of a network, checked array by array; and the converted file."""
 
 import dataclasses
-import json
+import hashlib
 import pathlib
 from collections.abc import Iterable
 from typing import Any
@@ -61,7 +61,9 @@ def load_weights(name: str) -> Weights:
   naming = next((naming for naming in NAMINGS if naming.first in arrays), None)
   if naming is None:
     kinds = ", ".join(dict.fromkeys(naming.title for naming in NAMINGS))
-    raise UserError(f"{path} is not a ResNet-50 as {kinds} name it: its arrays are {_some(sorted(arrays))}")
+    raise UserError(
+      f"{path} is not a ResNet-50 as {kinds} name it: its arrays are {_some(sorted(arrays))}; name one with --config.model.pretrained"
+    )
   return Weights(convert(arrays, naming, path), naming.variant, naming.normalize, name, sources.sha256(path))
 
 
@@ -99,7 +101,7 @@ def convert(arrays: sources.Arrays, naming: Naming, path: pathlib.Path) -> PyTre
       wrong.append(f"{name} ({'/'.join(target.path[1:])}) has the shape {array.shape}, expected {shapes[target.path]}")
     flat[target.path] = np.ascontiguousarray(array, np.float32)
   if wrong:
-    raise UserError(f"{path} is not a ResNet-50: {_some(wrong)}")
+    raise UserError(f"{path} is not a ResNet-50: {_some(wrong)}; name one with --config.model.pretrained")
   return flax.traverse_util.unflatten_dict(flat)
 
 
@@ -118,12 +120,19 @@ def save_converted(weights: Weights, folder: pathlib.Path) -> list[pathlib.Path]
     UserError: the folder holds other weights.
   """
   about = folder / _ABOUT
-  if about.is_file() and json.loads(about.read_text(encoding="utf-8"))["sha256"] != weights.sha256:
-    raise UserError(f"{folder} holds weights converted from another file: choose another --workdir")
+  if (folder / "config.json").exists():
+    raise UserError(f"{folder} holds a run: choose another --workdir")
+  if about.is_file():
+    if files.read_json(about).get("sha256") != weights.sha256:
+      raise UserError(f"{folder} holds weights converted from another file: choose another --workdir")
+    _load_converted(folder)
+    return [folder / _ARRAYS, about]
   flat = {"/".join(path): array for path, array in flax.traverse_util.flatten_dict(weights.variables).items()}
+  content = safetensors.numpy.save(flat)
+  digest = hashlib.sha256(content).hexdigest()
   return [
-    files.write_bytes(folder / _ARRAYS, safetensors.numpy.save(flat)),
-    files.write_json(about, weights.about),
+    files.write_bytes(folder / _ARRAYS, content),
+    files.write_json(about, {**weights.about, "arrays_sha256": digest}),
   ]
 
 
@@ -133,23 +142,24 @@ def _load_converted(folder: pathlib.Path) -> Weights:
     raise UserError(
       f"model.pretrained: {folder} holds neither a run nor converted weights: make some with --mode=convert"
     )
+  known = files.read_json(about)
+  names = {field.name for field in dataclasses.fields(Weights)} - {"variables"}
+  if not names <= known.keys() or known.get("arrays_sha256") != sources.sha256(folder / _ARRAYS):
+    raise UserError(f"{folder} is damaged: {_ARRAYS} is not what {_ABOUT} tells of; remove it and convert again")
   arrays = sources.read_arrays(folder / _ARRAYS)
   variables = flax.traverse_util.unflatten_dict({tuple(name.split("/")): array for name, array in arrays.items()})
-  return Weights(variables, **json.loads(about.read_text(encoding="utf-8")))
+  return Weights(variables, **{name: known[name] for name in names})
 
 
-def fill_encoder(variables: PyTree, weights: Weights, *, variant: str) -> tuple[PyTree, list[str]]:
-  """`variables` with the encoder of `weights`, and a line on each thing that was adapted or left out.
+def check_fits(shapes: PyTree, weights: Weights, *, variant: str) -> None:
+  """Raises UserError where the network has no ResNet-50 encoder, one of the other variant, or one of other arrays.
 
   Args:
-    variables: of a network with an `encoder`.
+    shapes: the network's variables, or their shapes.
     weights: see `Weights`.
-    variant: of that network.
-
-  Raises:
-    UserError: the network has no ResNet-50 encoder, or one of the other variant.
+    variant: of the network.
   """
-  if _ENCODER not in variables["params"]:
+  if _ENCODER not in shapes["params"]:
     raise UserError(
       "model.pretrained needs a network with a ResNet-50 encoder: --config.model.name=resnet50 or resunet, or leave it empty"
     )
@@ -158,6 +168,26 @@ def fill_encoder(variables: PyTree, weights: Weights, *, variant: str) -> tuple[
       f"{weights.origin} holds the {weights.variant} variant of ResNet-50, and model.variant is {variant}: set "
       f"--config.model.variant={weights.variant}"
     )
+  wanted, given = _encoder_shapes(shapes), _encoder_shapes(weights.variables)
+  differ = [
+    f"{'/'.join(path[1:])} is {given.get(path, 'missing')}, expected {wanted.get(path, 'none')}"
+    for path in sorted(wanted.keys() | given.keys())
+    if given.get(path) != wanted.get(path)
+  ]
+  if differ:
+    raise UserError(f"{weights.origin} does not hold the encoder of this network: {_some(differ)}; name another")
+
+
+def _encoder_shapes(tree: PyTree) -> dict[Path, tuple[int, ...]]:
+  """Shapes by path; of the first kernel without its channels, which can be adapted."""
+  flat = flax.traverse_util.flatten_dict(tree)
+  shapes = {path: tuple(leaf.shape) for path, leaf in flat.items() if path[1] == _ENCODER}
+  first = shapes.get(_FIRST_KERNEL, ())
+  return shapes | {_FIRST_KERNEL: (*first[:2], *first[3:])}
+
+
+def fill_encoder(variables: PyTree, weights: Weights) -> tuple[PyTree, list[str]]:
+  """`variables` with the encoder of `weights`, which fits, and a line on each thing that was adapted or left out."""
   told = []
   flat = flax.traverse_util.flatten_dict(variables)
   source = flax.traverse_util.flatten_dict(weights.variables)
@@ -172,7 +202,7 @@ def fill_encoder(variables: PyTree, weights: Weights, *, variant: str) -> tuple[
         )
       flat[path] = jnp.asarray(array)
   if any(path[1] != _ENCODER for path in source):
-    told.append("its head is left out: ours starts at random")
+    told.append("what it has beyond the encoder is left out: ours starts at random")
   return flax.traverse_util.unflatten_dict(flat), told
 
 

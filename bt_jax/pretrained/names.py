@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bt_jax.models.resnet import BLOCKS, VARIANTS
+from bt_jax.models.resnet import BLOCKS
 
 Path = tuple[str, ...]  # of an array in the tree of variables, e.g. params, encoder, stem, conv, kernel
 
@@ -163,4 +163,3 @@ NAMINGS = (
   Naming("RadImageNet (PyTorch)", "torchvision", "symmetric", _radimagenet, "fc", _TORCH_ARRAYS, "."),
   Naming("Keras", "keras", "caffe", _keras, "predictions", _KERAS_ARRAYS, "/"),
 )
-assert {naming.variant for naming in NAMINGS} <= VARIANTS.keys()

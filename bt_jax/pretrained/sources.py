@@ -14,7 +14,6 @@ import huggingface_hub
 import numpy as np
 import safetensors.numpy
 from huggingface_hub import constants
-from huggingface_hub.errors import HFValidationError
 
 from bt_jax.errors import UserError
 
@@ -44,7 +43,7 @@ def find_file(name: str) -> pathlib.Path:
   if not match or path.suffix in READERS:
     raise UserError(
       f"model.pretrained: there is no file {name}: name a file ({', '.join(READERS)}), the folder of a run or of converted "
-      "weights, or a model on the Hugging Face hub, owner/model@commit"
+      "weights, or a model on the Hugging Face hub, owner/model@commit; docs/models.md says where published weights are"
     )
   repository = match["repository"]
   revision = match["revision"] or PINNED.get(repository)
@@ -56,7 +55,7 @@ def find_file(name: str) -> pathlib.Path:
   huggingface_hub.logging.set_verbosity_error()  # it tells of every try otherwise
   try:
     return pathlib.Path(huggingface_hub.hf_hub_download(repository, _HUB_FILE, revision=revision))
-  except (OSError, HFValidationError) as error:  # all its errors of network and cache are kinds of OSError
+  except Exception as error:  # of the network, of the cache, of the hub: each has kinds of its own
     cache = pathlib.Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}" / "snapshots" / revision
     raise UserError(
       f"model.pretrained: {name} is not in the cache and cannot be fetched ({type(error).__name__}): on a machine with "
@@ -89,7 +88,9 @@ def read_arrays(path: pathlib.Path) -> Arrays:
     ) from error
   except Exception as error:  # each library has its own errors for a damaged file
     reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
-    raise UserError(f"{path} cannot be read ({reason}): it is damaged, or not a {path.suffix} file") from error
+    raise UserError(
+      f"{path} cannot be read ({reason}): it is damaged, or not a {path.suffix} file; get it again"
+    ) from error
 
 
 def _read_safetensors(path: pathlib.Path) -> Arrays:
@@ -109,7 +110,7 @@ def _read_torch(path: pathlib.Path) -> Arrays:
   if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
     raise UserError(f"{path} is not a state dict, from names to tensors: save the model's state_dict() instead")
   bare = lambda name: name.removeprefix("module.")  # of a model in DataParallel
-  return {bare(name): value.numpy() for name, value in content.items()}
+  return {bare(name): value.detach().float().numpy() for name, value in content.items()}
 
 
 def _read_hdf5(path: pathlib.Path | io.BytesIO) -> Arrays:

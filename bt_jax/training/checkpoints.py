@@ -17,6 +17,7 @@ from bt_jax.errors import UserError
 PyTree = Any
 _KEEP = 2  # the one before stays, to fall back to
 _CORRUPT = ".corrupt"
+AS_SAVED = object()
 
 
 def tree_hash(tree: PyTree) -> str:
@@ -31,19 +32,23 @@ def tree_hash(tree: PyTree) -> str:
 class Checkpoints:
   """The checkpoints in one folder, each of a tree of arrays and a JSON record of what they are."""
 
-  def __init__(self, folder: str | pathlib.Path):
+  def __init__(self, folder: str | pathlib.Path, *, read_only: bool = False):
     self.folder = pathlib.Path(folder).absolute()
+    self._read_only = read_only  # of a run that is another's: nothing there is touched
     self._manager: ocp.CheckpointManager | None = None
 
   def _open(self) -> ocp.CheckpointManager:
     if self._manager is None:
-      options = ocp.CheckpointManagerOptions(max_to_keep=_KEEP, enable_async_checkpointing=False)
+      options = ocp.CheckpointManagerOptions(
+        max_to_keep=None if self._read_only else _KEEP, enable_async_checkpointing=False, read_only=self._read_only
+      )
       self._manager = ocp.CheckpointManager(self.folder, options=options)
     return self._manager
 
-  def exists(self) -> bool:
-    """Whether there is any checkpoint."""
-    return self.folder.is_dir() and bool(self._open().all_steps())
+  @property
+  def exist(self) -> bool:
+    """Whether there is any; looks at names alone."""
+    return self.folder.is_dir() and any(path.name.isdigit() for path in self.folder.iterdir())
 
   def save(self, step: int, tree: PyTree, record: dict[str, Any]) -> None:
     """Writes one checkpoint, whole or not at all, and drops those before the last two. One that exists is kept."""
@@ -58,42 +63,42 @@ class Checkpoints:
   def restore(self, like: PyTree = None) -> tuple[PyTree, dict[str, Any]] | None:
     """The newest checkpoint that is whole, as (arrays, record); None if there is none.
 
-    A corrupt one is set aside under another name, with a word, for the one before it.
+    A corrupt one is set aside under another name (not if read-only), with a word, for the one before it.
 
     Args:
-      like: arrays, or their abstract shapes and shardings, of the same tree; None reads the record alone.
+      like: arrays, or their abstract shapes and shardings, of the same tree; None reads the record alone; `AS_SAVED`
+        is for who does not know the tree and gives nested dictionaries of NumPy arrays.
 
     Raises:
       UserError: there are checkpoints, and none can be read.
     """
     if not self.folder.is_dir():
       return None
+    corrupt = False
     for step in sorted(self._open().all_steps(), reverse=True):
       try:
         return self._read(step, like)
       except (MemoryError, jax.errors.JaxRuntimeError):  # the machine's trouble, not the checkpoint's
         raise
       except Exception as error:  # Orbax raises many kinds for a broken checkpoint
-        print(
-          f"checkpoint {self.folder / str(step)} is corrupt ({_first_line(error)}): set aside, trying the one before"
-        )
+        fate = "left alone" if self._read_only else "set aside"
+        print(f"checkpoint {self.folder / str(step)} is corrupt ({_first_line(error)}): {fate}, trying the one before")
+        corrupt = True
+        if self._read_only:
+          continue
         aside = self.folder / f"{step}{_CORRUPT}"
         shutil.rmtree(aside, ignore_errors=True)  # of the same step, corrupt before
         (self.folder / str(step)).rename(aside)
         self._open().reload()
-    if list(self.folder.glob(f"*{_CORRUPT}")):
+    if corrupt or list(self.folder.glob(f"*{_CORRUPT}")):
       raise UserError(f"no checkpoint in {self.folder} can be read: remove the run's folder to start over")
     return None
 
-  def restore_as_saved(self) -> tuple[PyTree, dict[str, Any]] | None:
-    """As `restore`, for who does not know the tree: nested dictionaries of NumPy arrays."""
-    if not self.folder.is_dir() or (step := self._open().latest_step()) is None:
-      return None
-    metadata = self._open().item_metadata(step)["arrays"].tree
-    return self.restore(jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), metadata))
-
   def _read(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
     items = {"record": ocp.args.JsonRestore()}
+    if like is AS_SAVED:
+      metadata = self._open().item_metadata(step)["arrays"].tree
+      like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), metadata)
     if like is not None:
       items["arrays"] = ocp.args.StandardRestore(like)
     restored = self._open().restore(step, args=ocp.args.Composite(**items))

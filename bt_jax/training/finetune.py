@@ -18,6 +18,11 @@ def stage_of(path: tuple[str, ...]) -> str:
   return path[1] if path[0] == "encoder" and len(path) > 1 else path[0]
 
 
+def stages_of(tree: PyTree) -> list[str]:
+  """The stages of a tree of parameters or statistics, in its order."""
+  return list(dict.fromkeys(_leaf_stage(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)))
+
+
 def _leaf_stage(path: tuple[Any, ...]) -> str:
   return stage_of(tuple(key.key for key in path))
 
@@ -32,7 +37,7 @@ def parse_rates(text: str, params: PyTree) -> dict[str, float]:
   Raises:
     UserError: it reads otherwise, a factor is negative, or the network has no such stage.
   """
-  stages = list(dict.fromkeys(_leaf_stage(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)))
+  stages = stages_of(params)
   rates = {}
   for part in filter(None, text.replace(" ", "").split(",")):
     stage, _, factor = part.partition("=")
@@ -59,12 +64,12 @@ def by_stage(optimizer: optax.GradientTransformation, rates: dict[str, float]) -
   return optax.partition(parts, lambda params: jax.tree_util.tree_map_with_path(label, params))
 
 
-def keep_statistics(stages: Collection[str] | None) -> Callable:
-  """An interceptor that makes batch norm of these stages (None: of all) go by its running statistics and keep them."""
+def keep_statistics(stages: Collection[str]) -> Callable:
+  """An interceptor that makes batch norm of these stages go by its running statistics and keep them."""
 
   def interceptor(next_function: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
     module = context.module
-    if isinstance(module, BatchNorm) and (stages is None or stage_of(module.path) in stages):
+    if isinstance(module, BatchNorm) and stage_of(module.path) in stages:
       kwargs = kwargs | {"use_running_average": True}
     return next_function(*args, **kwargs)
 

@@ -31,7 +31,7 @@ def make_train_step(
   optimizer: optax.GradientTransformation,
   ema_decay: float,
   mixup: float,
-  kept_statistics: Collection[str] | None,
+  kept_statistics: Collection[str],
   seed: int,
 ) -> Callable[[TrainState, Data, Int[Array, "batch"]], tuple[TrainState, Float[Array, ""]]]:
   """Makes `train_step(state, data, indices) -> (state, loss)`, one step on the slices `indices` of `data`.
@@ -50,18 +50,20 @@ def make_train_step(
       min(ema_decay, (1 + step) / (10 + step)).
     mixup: alpha of Zhang et al. 2018 (arXiv:1710.09412), images and targets mixed with those of the batch reversed by a
       share from Beta(alpha, alpha); 0 mixes nothing.
-    kept_statistics: the stages whose batch norm goes by its running statistics and keeps them; None: all.
+    kept_statistics: the stages whose batch norm goes by its running statistics and keeps them.
     seed: of augmentation, dropout and mixup.
   """
 
   def train_step(state: TrainState, data: Data, indices: Int[Array, "batch"]) -> tuple[TrainState, Float[Array, ""]]:
-    augment_key, dropout_key = jax.random.split(jax.random.fold_in(jax.random.key(seed), state.step))
+    step_key = jax.random.fold_in(jax.random.key(seed), state.step)
+    augment_key, dropout_key = jax.random.split(step_key)
     batch = _gather(data, indices)
+    weight = batch["weight"]
     images, masks = preprocess(batch, augment, augment_key)
     targets = task.target(batch["label"], masks)
     if mixup:
-      share = jax.random.beta(jax.random.fold_in(augment_key, 1), mixup, mixup)
-      images, targets = (share * array + (1 - share) * array[::-1] for array in (images, targets))
+      share = jax.random.beta(jax.random.fold_in(step_key, 2), mixup, mixup)
+      images, targets, weight = (share * array + (1 - share) * array[::-1] for array in (images, targets, weight))
 
     def objective(params: PyTree) -> tuple[Float[Array, ""], tuple[jax.Array, PyTree]]:
       with nn.intercept_methods(keep_statistics(kept_statistics)):
@@ -72,7 +74,7 @@ def make_train_step(
           mutable=["batch_stats"],
           rngs={"dropout": dropout_key},
         )
-      return (loss(outputs, targets) * batch["weight"]).mean(), (outputs, updates)
+      return (loss(outputs, targets) * weight).mean(), (outputs, updates)
 
     (value, (outputs, updates)), gradient = jax.value_and_grad(objective, has_aux=True)(state.variables["params"])
     change, opt_state = optimizer.update(gradient, state.opt_state, state.variables["params"])

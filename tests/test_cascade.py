@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+
+from bt_jax.errors import UserError
+from bt_jax.evaluation import cascade
+
+
+def row(patient, label, tp=0, fp=0, fn=0, probability=0.5):
+  return {
+      "patient": patient, "label": label, "tp": tp, "fp": fp, "fn": fn, "tn": 100 - tp - fp - fn, "probability": probability,
+  }  # fmt: skip
+
+
+# Two patients: A with two tumours and a healthy slice that the segmenter marks, B with one tumour and one clean slice.
+ROWS = [
+  row("A", 1, tp=10, fn=2),
+  row("A", 1, fn=5),
+  row("A", 0, fp=7),
+  row("B", 1, tp=3, fp=1),
+  row("B", 0),
+]
+
+
+def test_gate_by_hand():
+  passes = np.array([True, False, False, False, True])
+  gated = cascade.gate(ROWS, passes)
+  assert gated[0] is ROWS[0]
+  assert [(r["tp"], r["fp"], r["fn"], r["tn"]) for r in gated] == [
+    (10, 0, 2, 88),
+    (0, 0, 5, 95),
+    (0, 0, 0, 100),
+    (0, 0, 3, 97),
+    (0, 0, 0, 100),
+  ]
+  effect = cascade.gate_effect(ROWS, passes)
+  assert (effect["healthy_slices"], effect["false_positives"], effect["false_positives_gated"]) == (2, 1, 0)
+  assert (effect["tumor_slices"], effect["tumor_slices_missed_by_gate"], effect["of_these_found_by_segmenter"]) == (
+    3,
+    2,
+    1,
+  )
+  assert effect["patients_missed_by_gate"] == ["B"] and effect["sensitivity"] == pytest.approx(1 / 3)
+  assert effect["false_positive_rate"] == 0.5 and effect["false_positive_rate_gated"] == 0
+
+
+@pytest.mark.parametrize(("sensitivity", "expected"), [(1.0, 0.1), (0.75, 0.3), (0.7, 0.3), (0.5, 0.6), (0.01, 0.9)])
+def test_gate_threshold_is_the_highest_that_keeps_the_share(sensitivity, expected):
+  probability = np.array([0.9, 0.1, 0.6, 0.3, 0.95, 0.2])
+  label = np.array([1, 1, 1, 1, 0, 0])
+  threshold = cascade.gate_threshold(probability, label, sensitivity)
+  assert threshold == pytest.approx(expected)
+  assert np.mean(probability[label == 1] >= threshold) >= sensitivity
+  with pytest.raises(UserError, match="no slice with a tumour"):
+    cascade.gate_threshold(probability, np.zeros(6, int), 0.9)
+
+
+def made_up(rng, count, informative):
+  """Rows of a segmenter and a classifier; `informative` names which of them knows the truth."""
+  label = rng.integers(0, 2, count)
+  noise = rng.integers(0, 2, count)
+  area = 50 * (label if "mask" in informative else noise)
+  sure = label if "classifier" in informative else noise
+  segmented = [row("A", int(y), tp=int(a), probability=0.9 if a else 0.1) for y, a in zip(label, area, strict=True)]
+  chance = np.clip(0.5 + 0.3 * (2 * sure - 1) + 0.05 * rng.standard_normal(count), 0, 1)
+  classified = [{"label": int(y), "probability": float(p)} for y, p in zip(label, chance, strict=True)]
+  return segmented, classified
+
+
+@pytest.mark.parametrize(("informative", "right"), [("mask", {"mask", "both"}), ("classifier", {"classifier", "both"})])
+def test_each_way_knows_what_its_source_knows(informative, right):
+  rng = np.random.default_rng(0)
+  validation, test = made_up(rng, 60, informative), made_up(rng, 200, informative)
+  label = cascade.column(test[0], "label")
+  ways = cascade.tell_apart(validation, test, 0.5)
+  assert tuple(ways) == ("classifier", "mask", "both", "paper_rule")
+  accuracy = {name: np.mean((probability >= threshold) == label) for name, (probability, threshold) in ways.items()}
+  assert {name for name in ("classifier", "mask", "both") if accuracy[name] > 0.95} == right
+
+
+def test_an_empty_mask_turns_the_papers_rule_to_no_tumour_and_nothing_of_test_is_fitted():
+  rng = np.random.default_rng(1)
+  validation, test = made_up(rng, 60, "classifier"), made_up(rng, 50, "classifier")
+  ways = cascade.tell_apart(validation, test, 0.5)
+  empty = cascade.area(test[0]) == 0
+  assert (ways["paper_rule"][0][empty] == 0).all()
+  np.testing.assert_array_equal(ways["paper_rule"][0][~empty], ways["classifier"][0][~empty])
+  flipped = tuple([{**r, "label": 1 - r["label"]} for r in rows] for rows in test)
+  for name, (probability, threshold) in cascade.tell_apart(validation, flipped, 0.5).items():
+    np.testing.assert_array_equal(probability, ways[name][0])
+    assert threshold == ways[name][1]
+  one_class = tuple([r for r in rows if r["label"]] for rows in validation)
+  with pytest.raises(UserError, match="slices of one class only"):
+    cascade.tell_apart(one_class, test, 0.5)

@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+from sklearn import metrics as peer
+
+from bt_jax.evaluation import classification
+from bt_jax.report import paper
+from bt_jax.report.tables import class_table
+from tests.test_evaluation import make_slices
+
+LABEL = np.array([0, 0, 1, 1, 1, 0])
+PROBABILITY = np.array([0.1, 0.6, 0.8, 0.4, 0.9, 0.2], np.float32)  # at 0.5: TN FP TP FN TP TN
+
+
+def rows_of(label=LABEL, probability=PROBABILITY, threshold=0.5):
+  slices = make_slices(np.repeat(label, 4).reshape(-1, 2, 2), "ABABAB"[: len(label)])
+  return classification.class_rows(slices, probability, probability >= threshold, data="made up", split="by hand")
+
+
+def test_rows_and_patients_by_hand():
+  rows = rows_of()
+  assert [(row["label"], row["prediction"]) for row in rows] == [(0, 0), (0, 1), (1, 1), (1, 0), (1, 1), (0, 0)]
+  assert [row["probability"] for row in rows] == pytest.approx(PROBABILITY.tolist())
+  first, second = classification.patient_class_rows(rows)
+  assert (first["patient"], first["tp"], first["fp"], first["fn"], first["tn"]) == ("TCGA_XX_A", 2, 0, 0, 1)
+  assert (second["tp"], second["fp"], second["fn"], second["tn"], second["accuracy"]) == (
+    0,
+    1,
+    1,
+    1,
+    pytest.approx(1 / 3),
+  )
+
+
+def test_summary_by_hand():
+  summary = classification.summarize_classes(rows_of())
+  assert summary["confusion"] == {"tn": 2, "fp": 1, "fn": 1, "tp": 2}
+  assert summary["accuracy"] == pytest.approx(4 / 6)
+  assert summary["per_class"]["tumor"]["precision"] == summary["per_class"]["tumor"]["recall"] == pytest.approx(2 / 3)
+  assert summary["per_class"]["no_tumor"]["iou"] == pytest.approx(2 / 4)
+  assert (summary["slices"], summary["tumor_slices"], summary["patients"]) == (6, 3, 2)
+  # Of the nine pairs of a tumour and none, .4 < .6 alone is the wrong way round.
+  assert summary["roc_auc"] == pytest.approx(8 / 9)
+  # Bins of a tenth: each slice alone, so the mean distance from its label.
+  assert summary["ece"] == pytest.approx((0.1 + 0.6 + 0.2 + 0.6 + 0.1 + 0.2) / 6)
+
+
+def test_summary_agrees_with_scikit_learn():
+  rng = np.random.default_rng(0)
+  label = rng.integers(0, 2, 300)
+  probability = np.clip(0.3 * label + 0.7 * rng.random(300), 0, 1).astype(np.float32)
+  slices = make_slices(np.repeat(label, 4).reshape(-1, 2, 2), "A" * 300)
+  predictions = probability >= 0.55
+  rows = classification.class_rows(slices, probability, predictions, data="d", split="s")
+  summary = classification.summarize_classes(rows)
+  report = peer.classification_report(label, predictions, output_dict=True)
+  for place, name in enumerate(classification.CLASSES):
+    for ours, theirs in (("precision", "precision"), ("recall", "recall"), ("f1", "f1-score"), ("support", "support")):
+      assert summary["per_class"][name][ours] == pytest.approx(report[str(place)][theirs])
+    other = classification.CLASSES[1 - place]
+    assert summary["per_class"][name]["specificity"] == pytest.approx(summary["per_class"][other]["recall"])
+  assert summary["macro"]["f1"] == pytest.approx(report["macro avg"]["f1-score"])
+  assert summary["accuracy"] == pytest.approx(peer.accuracy_score(label, predictions))
+  counts = summary["confusion"]
+  assert [[counts["tn"], counts["fp"]], [counts["fn"], counts["tp"]]] == peer.confusion_matrix(
+    label, predictions
+  ).tolist()
+
+
+def test_calibration_error_of_the_calibrated_is_small_and_of_the_sure_and_wrong_is_one():
+  rng = np.random.default_rng(1)
+  probability = rng.random(20_000)
+  assert classification.calibration_error(probability, (rng.random(20_000) < probability).astype(int)) < 0.02
+  assert classification.calibration_error(np.ones(4), np.zeros(4, int)) == 1
+
+
+def test_one_class_only_and_constant_probabilities():
+  summary = classification.summarize_classes(rows_of(np.zeros(4, int), np.full(4, 0.2, np.float32)))
+  assert summary["roc_auc"] is None and summary["average_precision"] is None and summary["accuracy"] == 1
+  assert summary["per_class"]["tumor"]["f1"] is None and summary["per_class"]["no_tumor"]["f1"] == 1
+  summary = classification.summarize_classes(rows_of(np.array([0, 1, 0, 1]), np.full(4, 0.2, np.float32)))
+  assert summary["roc_auc"] == 0.5 and summary["per_class"]["tumor"]["precision"] == 0
+
+
+def test_threshold_is_the_most_accurate_and_of_equals_the_middle():
+  label = np.array([0, 0, 1, 1])
+  assert classification.choose_threshold(np.array([0.1, 0.305, 0.695, 0.9]), label) == pytest.approx(0.5)
+  assert classification.choose_threshold(np.array([0.1, 0.605, 0.615, 0.9]), label) == pytest.approx(0.61)
+
+
+def test_what_the_paper_prints_and_what_cannot_hold():
+  # (360, 11, 38, 181) is one of the two matrices that fit the CNN's precision and recall over 371 and 219 slices.
+  tn, fp, fn, tp = 360, 11, 38, 181
+  values = {
+    "support": (tn + fp, fn + tp),
+    "precision": (tn / (tn + fn), tp / (tp + fp)),
+    "recall": (tn / (tn + fp), tp / (tp + fn)),
+  }
+  for name, pair in values.items():
+    printed = paper.PRINTED[name][0]
+    assert [float(text) for text in printed] == [round(value, 2) for value in pair]
+  assert round((tn + tp) / 590, 2) == 0.92  # so not .96 for one class
+  assert round(2 * tp / (2 * tp + fp + fn), 2) == float(paper.PRINTED["f1"][0][1]) != float(paper.PRINTED["dsc"][0][1])
+  assert round(0.97 / (2 - 0.97), 2) == 0.94 and round(0.88 / (2 - 0.88), 2) == 0.79
+  assert set(paper.CANNOT_HOLD) == {"accuracy", "dsc", "iou", "si"}
+
+
+def test_table_is_laid_out_as_table_2_with_the_printed_values_and_the_split():
+  summary = {
+      "data": "made up", "split": "random_slices_leaky", "leaky": True, "threshold": 0.5, "model": "cnn",
+      "threshold_from": "from the configuration", "test": classification.summarize_classes(rows_of()),
+  }  # fmt: skip
+  text = class_table(summary)
+  for words in ("made up, random_slices_leaky", "one patient in training and test", "6 slices", "roc_auc", "paper, CNN",
+                "371", "219", "DSC is F1 by another name", "never clinical"):  # fmt: skip
+    assert words in text, text
+  (line,) = [line for line in text.splitlines() if line.startswith("precision   ")]
+  assert line.split()[1:] == ["0.6667", "0.6667", ".90", ".94", ".93", ".96"]

@@ -102,7 +102,7 @@ def main(argv: list[str]) -> None:
   """Runs the mode."""
   del argv
   if not flags.FLAGS["verbosity"].present:
-    logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every save otherwise
+    logging.set_verbosity(logging.ERROR)  # Orbax tells every step of every save otherwise
   try:
     _run()
   except UserError as error:

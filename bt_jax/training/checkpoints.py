@@ -42,7 +42,11 @@ class Checkpoints:
       options = ocp.CheckpointManagerOptions(
         max_to_keep=None if self._read_only else _KEEP, enable_async_checkpointing=False, read_only=self._read_only
       )
-      self._manager = ocp.CheckpointManager(self.folder, options=options)
+      self._manager = ocp.CheckpointManager(
+        self.folder,
+        options=options,
+        item_handlers={"arrays": ocp.StandardCheckpointHandler(), "record": ocp.JsonCheckpointHandler()},
+      )
     return self._manager
 
   @property

@@ -28,25 +28,39 @@ from bt_jax.models.unet import UNet
 from bt_jax.training.optimizer import make_optimizer
 from bt_jax.training.state import init_state
 from bt_jax.training.step import make_train_step
+from bt_jax.training.task import TASKS
 
-LOSS = {"name": "bce_dice", "smooth": 1.0, "pooled": True, "fp_weight": 0.3, "fn_weight": 0.7, "exponent": 0.75}
+LOSS = {
+  "name": "bce_dice",
+  "smooth": 1.0,
+  "pooled": True,
+  "fp_weight": 0.3,
+  "fn_weight": 0.7,
+  "exponent": 0.75,
+  "label_smoothing": 0.0,
+}
 
 
 def ours(width: int, images: np.ndarray, masks: np.ndarray) -> dict:
   """Functions that take one step and wait for it."""
   model = UNet(width=width)
-  optimizer = make_optimizer(lambda step: 1e-3, name="adamw", momentum=0.9, weight_decay=1e-4)
-  state = init_state(model, optimizer, size=images.shape[1], seed=0, average=False)
-  data = {"image": jnp.asarray(images), "mask": jnp.asarray(masks)}
+  optimizer = make_optimizer(lambda step: 1e-3, name="adamw", momentum=0.9, epsilon=1e-8, weight_decay=1e-4)
+  state = init_state(model, optimizer, size=images.shape[1], channels=3, seed=0, average=False)
+  ones = np.ones(len(images))
+  arrays = {"image": images, "mask": masks, "label": ones.astype(np.int32), "weight": ones.astype(np.float32)}
+  data = {name: jnp.asarray(array) for name, array in arrays.items()}
   preprocess = lambda batch, augment=None, key=None: (batch["image"], batch["mask"])
   step = jax.jit(
     make_train_step(
       model=model,
+      task=TASKS["segmentation"],
       preprocess=preprocess,
       augment=lambda key, image, mask: (image, mask),
       loss=make_loss(**LOSS),
       optimizer=optimizer,
       ema_decay=0.0,
+      mixup=0.0,
+      kept_statistics=(),
       seed=0,
     ),
     donate_argnums=0,

@@ -1,5 +1,6 @@
 """Eight CPU devices, shapes checked at every call, and small synthetic data sets shared by all tests."""
 
+import csv
 import os
 import pathlib
 import subprocess
@@ -86,3 +87,40 @@ def launch(flags: list[str]) -> tuple[int, str, str]:
   process = start(flags)
   out, err = process.communicate(timeout=300)
   return process.returncode, out, err
+
+
+def table_of(path):
+  with open(path, newline="") as file:
+    return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="session")
+def run(tiny, tmp_path_factory):
+  """An unbroken run: its folder and what it printed."""
+  workdir = tmp_path_factory.mktemp("runs") / "whole"
+  status, out, err = launch([*tiny, f"--workdir={workdir}"])
+  assert status == 0, err
+  return workdir, out
+
+
+@pytest.fixture(scope="session")
+def tiny_cls(tiny) -> list[str]:
+  """Flags of a classifier's run of seconds, of the same data and split as `tiny`."""
+  places = [flag for flag in tiny if flag.startswith("--config.data")]
+  return [
+    "--config=configs/cls.py:phantom",
+    *places,
+    "--config.model.width=2",
+    "--config.model.depth=2",
+    "--config.train.epochs=2",
+    "--config.train.score=loss",
+  ]
+
+
+@pytest.fixture(scope="session")
+def classifier(tiny_cls, tmp_path_factory):
+  """An unbroken classifier's run: its folder and what it printed."""
+  workdir = tmp_path_factory.mktemp("runs") / "classifier"
+  status, out, err = launch([*tiny_cls, f"--workdir={workdir}"])
+  assert status == 0, err
+  return workdir, out

@@ -1,8 +1,12 @@
+import json
+import shutil
+
 import numpy as np
 import pytest
 
 from bt_jax.errors import UserError
 from bt_jax.evaluation import cascade
+from tests.conftest import launch, table_of
 
 
 def row(patient, label, tp=0, fp=0, fn=0, probability=0.5):
@@ -91,3 +95,37 @@ def test_an_empty_mask_turns_the_papers_rule_to_no_tumour_and_nothing_of_test_is
   one_class = tuple([r for r in rows if r["label"]] for rows in validation)
   with pytest.raises(UserError, match="slices of one class only"):
     cascade.tell_apart(one_class, test, 0.5)
+
+
+def test_cascade_of_two_runs_of_one_split(classifier, run, tiny_cls, tmp_path):
+  flags = ["--mode=cascade", f"--classifier={classifier[0]}", f"--workdir={tmp_path / 'cascade'}"]
+  status, out, err = launch([*flags, f"--segmenter={run[0]}", "--sensitivity=1.0"])
+  assert status == 0, err
+  assert "Cascade on the test part: phantom (synthetic), patient_fold_00" in out
+  summary = json.loads((tmp_path / "cascade/summary.json").read_text())
+  alone = json.loads((run[0] / "summary.json").read_text())["test"]
+  assert summary["test"]["segmentation"]["alone"] == alone  # the segmenter's own numbers, again
+  assert (
+    summary["test"]["classification"]["classifier"] == json.loads((classifier[0] / "summary.json").read_text())["test"]
+  )
+  assert summary["gate"]["validation"]["tumor_slices_missed_by_gate"] == 0  # sensitivity 1 on validation
+  assert table_of(tmp_path / "cascade/slices.csv")[0].keys() >= {
+    "gate_passes",
+    "both_probability",
+    "paper_rule_prediction",
+  }
+  for wrong, said in (
+    ([], "--segmenter=RUN"),
+    ([f"--segmenter={classifier[0]}"], "is of classification, expected segmentation"),
+    ([f"--segmenter={tmp_path}"], "holds no run"),
+    ([f"--segmenter={run[0]}", "--sensitivity=0"], "--sensitivity is 0.0"),
+    ([f"--segmenter={run[0]}", "--config=configs/seg.py"], "takes no --config"),
+  ):
+    status, _, err = launch([*flags, *wrong])
+    assert status == 1 and said in err and len(err.splitlines()) == 1, err
+  other = tmp_path / "other"
+  shutil.copytree(run[0], other)
+  split = json.loads((other / "split.json").read_text())
+  (other / "split.json").write_text(json.dumps(split | {"hash": "0", "name": "patient_fold_07"}))
+  status, _, err = launch([*flags, f"--segmenter={other}"])
+  assert status == 1 and "not of the same split" in err and "patient_fold_07" in err and len(err.splitlines()) == 1

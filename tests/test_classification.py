@@ -1,10 +1,14 @@
+import json
+
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn import metrics as peer
 
 from bt_jax.evaluation import classification
 from bt_jax.report import paper
 from bt_jax.report.tables import class_table
+from tests.conftest import table_of
 from tests.test_evaluation import make_slices
 
 LABEL = np.array([0, 0, 1, 1, 1, 0])
@@ -115,3 +119,20 @@ def test_table_is_laid_out_as_table_2_with_the_printed_values_and_the_split():
     assert words in text, text
   (line,) = [line for line in text.splitlines() if line.startswith("precision   ")]
   assert line.split()[1:] == ["0.6667", "0.6667", ".90", ".94", ".93", ".96"]
+
+
+def test_classifier_writes_rows_table_and_pictures(classifier):
+  workdir, out = classifier
+  split = json.loads((workdir / "split.json").read_text())
+  rows = table_of(workdir / "slices.csv")
+  assert [f"{row['case']}/{row['slice']}" for row in rows] == split["test"]
+  test = json.loads((workdir / "summary.json").read_text())["test"]
+  right = sum(row["label"] == row["prediction"] for row in rows)
+  assert test["accuracy"] == pytest.approx(right / len(rows)) and sum(test["confusion"].values()) == len(rows)
+  for name in ("tumor", "no_tumor"):
+    assert {"precision", "recall", "f1"} <= test["per_class"][name].keys()
+  assert "roc_auc" in test and "average_precision" in test and "cannot hold together" in out
+  for name in ("curves", "confusion"):
+    with Image.open(workdir / "figures" / f"{name}.png") as picture:
+      assert min(picture.size) > 300
+  assert {"train_accuracy", "validation_accuracy"} <= table_of(workdir / "metrics.csv")[0].keys()

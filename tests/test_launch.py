@@ -1,33 +1,17 @@
 """launch.py as a user runs it: in a process of its own."""
 
-import csv
 import json
 import shutil
 import signal
 import time
 
-import jax
-import numpy as np
 import pytest
-import safetensors.numpy
 from PIL import Image
 
 from bt_jax.datasets import splits
-from bt_jax.pretrained.convert import load_weights
-from bt_jax.training.checkpoints import AS_SAVED, Checkpoints
-from tests.conftest import launch, start
-from tests.golden import weights
+from tests.conftest import launch, start, table_of
 
 OUTPUTS = ("config.json", "split.json", "metrics.csv", "slices.csv", "patients.csv", "summary.json", "table.txt")
-
-
-@pytest.fixture(scope="module")
-def run(tiny, tmp_path_factory):
-  """An unbroken run: its folder and what it printed."""
-  workdir = tmp_path_factory.mktemp("runs") / "whole"
-  status, out, err = launch([*tiny, f"--workdir={workdir}"])
-  assert status == 0, err
-  return workdir, out
 
 
 def last_state(workdir):
@@ -35,11 +19,6 @@ def last_state(workdir):
   folder = workdir / "checkpoints" / "latest"
   step = max(int(path.name) for path in folder.iterdir() if path.name.isdigit())
   return step, json.loads((folder / str(step) / "record" / "metadata").read_text())["arrays_sha256"]
-
-
-def table_of(path):
-  with open(path, newline="") as file:
-    return list(csv.DictReader(file))
 
 
 def test_writes_what_it_says(run):
@@ -256,134 +235,3 @@ def test_no_data_names_layout_command_and_phantom(tmp_path):
       "configs/seg.py:phantom",
     ):
       assert words in err
-
-
-@pytest.fixture(scope="module")
-def tiny_cls(tiny) -> list[str]:
-  """Flags of a classifier's run of seconds, of the same data and split as `tiny`."""
-  places = [flag for flag in tiny if flag.startswith("--config.data")]
-  return [
-    "--config=configs/cls.py:phantom",
-    *places,
-    "--config.model.width=2",
-    "--config.model.depth=2",
-    "--config.train.epochs=2",
-    "--config.train.score=loss",
-  ]
-
-
-@pytest.fixture(scope="module")
-def classifier(tiny_cls, tmp_path_factory):
-  """An unbroken classifier's run: its folder and what it printed."""
-  workdir = tmp_path_factory.mktemp("runs") / "classifier"
-  status, out, err = launch([*tiny_cls, f"--workdir={workdir}"])
-  assert status == 0, err
-  return workdir, out
-
-
-def test_classifier_writes_rows_table_and_pictures(classifier):
-  workdir, out = classifier
-  split = json.loads((workdir / "split.json").read_text())
-  rows = table_of(workdir / "slices.csv")
-  assert [f"{row['case']}/{row['slice']}" for row in rows] == split["test"]
-  test = json.loads((workdir / "summary.json").read_text())["test"]
-  right = sum(row["label"] == row["prediction"] for row in rows)
-  assert test["accuracy"] == pytest.approx(right / len(rows)) and sum(test["confusion"].values()) == len(rows)
-  for name in ("tumor", "no_tumor"):
-    assert {"precision", "recall", "f1"} <= test["per_class"][name].keys()
-  assert "roc_auc" in test and "average_precision" in test and "cannot hold together" in out
-  for name in ("curves", "confusion"):
-    with Image.open(workdir / "figures" / f"{name}.png") as picture:
-      assert min(picture.size) > 300
-  assert {"train_accuracy", "validation_accuracy"} <= table_of(workdir / "metrics.csv")[0].keys()
-
-
-def test_cascade_of_two_runs_of_one_split(classifier, run, tiny_cls, tmp_path):
-  flags = ["--mode=cascade", f"--classifier={classifier[0]}", f"--workdir={tmp_path / 'cascade'}"]
-  status, out, err = launch([*flags, f"--segmenter={run[0]}", "--sensitivity=1.0"])
-  assert status == 0, err
-  assert "Cascade on the test part: phantom (synthetic), patient_fold_00" in out
-  summary = json.loads((tmp_path / "cascade/summary.json").read_text())
-  alone = json.loads((run[0] / "summary.json").read_text())["test"]
-  assert summary["test"]["segmentation"]["alone"] == alone  # the segmenter's own numbers, again
-  assert (
-    summary["test"]["classification"]["classifier"] == json.loads((classifier[0] / "summary.json").read_text())["test"]
-  )
-  assert summary["gate"]["validation"]["tumor_slices_missed_by_gate"] == 0  # sensitivity 1 on validation
-  assert table_of(tmp_path / "cascade/slices.csv")[0].keys() >= {
-    "gate_passes",
-    "both_probability",
-    "paper_rule_prediction",
-  }
-  for wrong, said in (
-    ([], "--segmenter=RUN"),
-    ([f"--segmenter={classifier[0]}"], "is of classification, expected segmentation"),
-    ([f"--segmenter={tmp_path}"], "holds no run"),
-    ([f"--segmenter={run[0]}", "--sensitivity=0"], "--sensitivity is 0.0"),
-    ([f"--segmenter={run[0]}", "--config=configs/seg.py"], "takes no --config"),
-  ):
-    status, _, err = launch([*flags, *wrong])
-    assert status == 1 and said in err and len(err.splitlines()) == 1, err
-  other = tmp_path / "other"
-  shutil.copytree(run[0], other)
-  split = json.loads((other / "split.json").read_text())
-  (other / "split.json").write_text(json.dumps(split | {"hash": "0", "name": "patient_fold_07"}))
-  status, _, err = launch([*flags, f"--segmenter={other}"])
-  assert status == 1 and "not of the same split" in err and "patient_fold_07" in err and len(err.splitlines()) == 1
-
-
-def test_weights_are_converted_once_and_a_run_starts_from_them_and_another_from_that_run(tiny, tmp_path):
-  arrays = weights.random_arrays(weights.naming("torchvision"))
-  safetensors.numpy.save_file(arrays, tmp_path / "resnet50.safetensors")
-  converted = tmp_path / "converted"
-  convert = ["--mode=convert", "--config=configs/cls.py", f"--workdir={converted}"]
-  for _ in range(2):
-    status, out, err = launch([*convert, f"--config.model.pretrained={tmp_path / 'resnet50.safetensors'}"])
-    assert status == 0 and "torchvision variant, inputs normalised as imagenet" in out, err
-  assert {path.name for path in converted.iterdir()} == {"weights.safetensors", "weights.json"}
-
-  places = [flag for flag in tiny if flag.startswith("--config.data")]
-  frozen = "--config.train.stage_rates=stem=0,stage1=0,stage2=0,stage3=0,stage4=0"
-  common = [*places, "--config.train.epochs=1", "--config.train.batch_size=32", "--config.train.score=loss", frozen]
-  first = [
-    "--config=configs/cls.py:phantom", *common, "--config.model.name=resnet50", f"--config.model.pretrained={converted}",
-    f"--workdir={tmp_path / 'classifier'}",
-  ]  # fmt: skip
-  status, out, err = launch(first)
-  assert status == 0 and "encoder from" in out and "beyond the encoder is left out" in out, err
-  assert json.loads((tmp_path / "classifier/summary.json").read_text())["normalize"] == "imagenet"
-  second = [
-    "--config=configs/seg.py:phantom", *common, "--config.model.name=resunet",
-    f"--config.model.pretrained={tmp_path / 'classifier'}", f"--workdir={tmp_path / 'segmenter'}",
-  ]  # fmt: skip
-  status, out, err = launch(second)
-  assert status == 0, err
-  # All stages are frozen, so both encoders are what the file holds, bit for bit: parameters and statistics.
-  expected = load_weights(str(converted)).variables
-  for name in ("classifier", "segmenter"):
-    variables, record = Checkpoints(tmp_path / name / "checkpoints/best").restore(AS_SAVED)
-    assert record["normalize"] == "imagenet"
-    for collection in ("params", "batch_stats"):
-      jax.tree.map(np.testing.assert_array_equal, variables[collection]["encoder"], expected[collection]["encoder"])
-
-  for flags, said in (
-    ([*second[:-2], f"--config.model.pretrained={tmp_path / 'segmenter'}", "--config.split.fold=1"], "that leaks"),
-    ([*second[:-2], "--config.model.pretrained=missing.pth"], "there is no file missing.pth"),
-    ([*tiny, f"--config.model.pretrained={converted}"], "needs a network with a ResNet-50 encoder"),
-    ([*first[:-1], "--config.model.variant=keras"], "set --config.model.variant=torchvision"),
-    (["--mode=convert", "--config=configs/cls.py:small"], "nothing to convert"),
-  ):
-    status, _, err = launch([*flags, f"--workdir={tmp_path / 'refused'}"])
-    assert status == 1 and said in err and len(err.splitlines()) == 1, err
-    assert not (tmp_path / "refused").exists()
-
-
-def test_a_run_of_another_network_is_no_encoder(run, tiny, tmp_path):
-  flags = [
-    *tiny,
-    "--config.model.name=resunet",
-    f"--config.model.pretrained={run[0]}",
-    f"--workdir={tmp_path / 'refused'}",
-  ]
-  status, _, err = launch(flags)
-  assert status == 1 and "is of unet, which has no ResNet-50 encoder" in err and len(err.splitlines()) == 1

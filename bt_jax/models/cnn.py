@@ -34,16 +34,12 @@ class CNN(nn.Module):
   classes: int = 2
   dtype: Any = jnp.float32
 
-  @property
-  def halvings(self) -> int:
-    return self.depth
-
   @nn.compact
   def __call__(
     self, x: Float[Array, "batch height width channels"], *, train: bool = False
   ) -> Float[Array, "batch classes"]:
     """Returns logits; raises UserError where height or width does not divide by 2 ** depth."""
-    check_size(x, self.halvings)
+    check_size(x, self.depth)
     pool = choose("model.pool", self.pool, POOLS)
     for level in range(self.depth):
       x = Level(self.width * 2**level, self.dtype, name=f"stage{level + 1}")(x, train=train)

@@ -24,14 +24,13 @@ class ResUNet(nn.Module):
   variant: str = "torchvision"
   features: tuple[int, ...] = (16, 32, 64, 128, 256)
   dtype: Any = jnp.float32
-  halvings = HALVINGS
 
   @nn.compact
   def __call__(
     self, x: Float[Array, "batch height width channels"], *, train: bool = False
   ) -> Float[Array, "batch height width 1"]:
     """Returns logits; raises UserError where height or width does not divide by 32."""
-    check_size(x, self.halvings)
+    check_size(x, HALVINGS)
     stages = ResNet50(self.variant, dtype=self.dtype, name="encoder")(x, train=train)
     skips = [None, *(stages[name] for name in STAGES[:-1])]  # nothing has the full resolution
     x = expand(stages[STAGES[-1]], skips, self.features, dtype=self.dtype, train=train)
@@ -67,16 +66,12 @@ class ResUNetScratch(nn.Module):
   depth: int = 4
   dtype: Any = jnp.float32
 
-  @property
-  def halvings(self) -> int:
-    return self.depth
-
   @nn.compact
   def __call__(
     self, x: Float[Array, "batch height width channels"], *, train: bool = False
   ) -> Float[Array, "batch height width 1"]:
     """Returns logits; raises UserError where height or width does not divide by 2 ** depth."""
-    check_size(x, self.halvings)
+    check_size(x, self.depth)
     for index in (1, 2):  # the recipe's order: ReLU before batch norm
       x = nn.relu(_conv(x, self.width, 3, f"stem_conv{index}", self.dtype))
       x = _norm(x, f"stem_norm{index}", self.dtype, train)

@@ -23,16 +23,12 @@ class UNet(nn.Module):
   depth: int = 4
   dtype: Any = jnp.float32
 
-  @property
-  def halvings(self) -> int:
-    return self.depth
-
   @nn.compact
   def __call__(
     self, x: Float[Array, "batch height width channels"], *, train: bool = False
   ) -> Float[Array, "batch height width 1"]:
     """Returns logits; raises UserError where height or width does not divide by 2 ** depth."""
-    check_size(x, self.halvings)
+    check_size(x, self.depth)
     skips = []
     for level in range(self.depth):
       x = ConvBlock(self.width * 2**level, self.dtype, name=f"encoder{level + 1}")(x, train=train)

@@ -1,0 +1,67 @@
+import json
+
+import jax
+import numpy as np
+import safetensors.numpy
+
+from bt_jax.pretrained.convert import load_weights
+from bt_jax.training.checkpoints import AS_SAVED, Checkpoints
+from tests.conftest import launch
+from tests.golden import weights
+
+
+def test_weights_are_converted_once_and_a_run_starts_from_them_and_another_from_that_run(tiny, tmp_path):
+  arrays = weights.random_arrays(weights.naming("torchvision"))
+  safetensors.numpy.save_file(arrays, tmp_path / "resnet50.safetensors")
+  converted = tmp_path / "converted"
+  convert = ["--mode=convert", "--config=configs/cls.py", f"--workdir={converted}"]
+  for _ in range(2):
+    status, out, err = launch([*convert, f"--config.model.pretrained={tmp_path / 'resnet50.safetensors'}"])
+    assert status == 0 and "torchvision variant, inputs normalised as imagenet" in out, err
+  assert {path.name for path in converted.iterdir()} == {"weights.safetensors", "weights.json"}
+
+  places = [flag for flag in tiny if flag.startswith("--config.data")]
+  frozen = "--config.train.stage_rates=stem=0,stage1=0,stage2=0,stage3=0,stage4=0"
+  common = [*places, "--config.train.epochs=1", "--config.train.batch_size=32", "--config.train.score=loss", frozen]
+  first = [
+    "--config=configs/cls.py:phantom", *common, "--config.model.name=resnet50", f"--config.model.pretrained={converted}",
+    f"--workdir={tmp_path / 'classifier'}",
+  ]  # fmt: skip
+  status, out, err = launch(first)
+  assert status == 0 and "encoder from" in out and "beyond the encoder is left out" in out, err
+  assert json.loads((tmp_path / "classifier/summary.json").read_text())["normalize"] == "imagenet"
+  second = [
+    "--config=configs/seg.py:phantom", *common, "--config.model.name=resunet",
+    f"--config.model.pretrained={tmp_path / 'classifier'}", f"--workdir={tmp_path / 'segmenter'}",
+  ]  # fmt: skip
+  status, out, err = launch(second)
+  assert status == 0, err
+  # All stages are frozen, so both encoders are what the file holds, bit for bit: parameters and statistics.
+  expected = load_weights(str(converted)).variables
+  for name in ("classifier", "segmenter"):
+    variables, record = Checkpoints(tmp_path / name / "checkpoints/best").restore(AS_SAVED)
+    assert record["normalize"] == "imagenet"
+    for collection in ("params", "batch_stats"):
+      jax.tree.map(np.testing.assert_array_equal, variables[collection]["encoder"], expected[collection]["encoder"])
+
+  for flags, said in (
+    ([*second[:-2], f"--config.model.pretrained={tmp_path / 'segmenter'}", "--config.split.fold=1"], "that leaks"),
+    ([*second[:-2], "--config.model.pretrained=missing.pth"], "there is no file missing.pth"),
+    ([*tiny, f"--config.model.pretrained={converted}"], "needs a network with a ResNet-50 encoder"),
+    ([*first[:-1], "--config.model.variant=keras"], "set --config.model.variant=torchvision"),
+    (["--mode=convert", "--config=configs/cls.py:small"], "nothing to convert"),
+  ):
+    status, _, err = launch([*flags, f"--workdir={tmp_path / 'refused'}"])
+    assert status == 1 and said in err and len(err.splitlines()) == 1, err
+    assert not (tmp_path / "refused").exists()
+
+
+def test_a_run_of_another_network_is_no_encoder(run, tiny, tmp_path):
+  flags = [
+    *tiny,
+    "--config.model.name=resunet",
+    f"--config.model.pretrained={run[0]}",
+    f"--workdir={tmp_path / 'refused'}",
+  ]
+  status, _, err = launch(flags)
+  assert status == 1 and "is of unet, which has no ResNet-50 encoder" in err and len(err.splitlines()) == 1

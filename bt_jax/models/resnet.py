@@ -36,6 +36,7 @@ VARIANTS = {
 BLOCKS = (3, 4, 6, 3)
 STAGES = ("stem", *(f"stage{number + 1}" for number in range(len(BLOCKS))))
 HALVINGS = len(STAGES)
+_WIDTH = 64  # channels of the stem
 
 
 class Bottleneck(nn.Module):
@@ -114,12 +115,10 @@ class ResNet50(nn.Module):
 
   Attributes:
     variant: `torchvision` or `keras`.
-    width: channels of the stem, 64 as published; less is for tests.
     dtype: of the computation; parameters and batch statistics are float32.
   """
 
   variant: str = "torchvision"
-  width: int = 64
   dtype: Any = jnp.float32
 
   @nn.compact
@@ -128,12 +127,12 @@ class ResNet50(nn.Module):
   ) -> dict[str, Float[Array, "batch _ _ _"]]:
     """Returns what comes out of each of `STAGES`; stage n is 2 ** (n + 1) times smaller than the input, the stem twice."""
     variant = choose("model.variant", self.variant, VARIANTS)
-    features = {"stem": Stem(self.width, variant, self.dtype, name="stem")(x, train=train)}
+    features = {"stem": Stem(_WIDTH, variant, self.dtype, name="stem")(x, train=train)}
     # After a ReLU a border of zeros (Keras) is as good as one of minus infinity (torchvision).
     x = nn.max_pool(features["stem"], (3, 3), (2, 2), ((1, 1), (1, 1)))
     for number, (stage, blocks) in enumerate(zip(STAGES[1:], BLOCKS, strict=True)):
       stride = 1 if number == 0 else 2
-      x = Stage(self.width * 2**number, blocks, stride, variant, self.dtype, name=stage)(x, train=train)
+      x = Stage(_WIDTH * 2**number, blocks, stride, variant, self.dtype, name=stage)(x, train=train)
       features[stage] = x
     return features
 

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from bt_jax import metrics
-from bt_jax.evaluation.rows import Row
+from bt_jax.evaluation.rows import Row, identity
 from bt_jax.schema import Slices
 
 THRESHOLDS = np.arange(1, 100) / 100
@@ -28,11 +28,7 @@ def class_rows(
   label = slices.label
   return [
     {
-      "data": data,
-      "split": split,
-      "case": str(slices.case[at]),
-      "patient": str(slices.patient[at]),
-      "slice": int(slices.number[at]),
+      **identity(slices, at, data=data, split=split),
       "label": int(label[at]),
       "probability": float(probabilities[at]),
       "prediction": int(predictions[at]),

@@ -36,17 +36,24 @@ def slice_rows(
   counts = metrics.count(masks, truth)
   return [
     {
-      "data": data,
-      "split": split,
-      "case": str(slices.case[at]),
-      "patient": str(slices.patient[at]),
-      "slice": int(slices.number[at]),
+      **identity(slices, at, data=data, split=split),
       **{name: int(value[at]) for name, value in counts._asdict().items()},
       "label": int(truth[at].any()),
       "probability": float(probabilities[at].max()),
     }
     for at in range(len(slices))
   ]
+
+
+def identity(slices: Slices, at: int, *, data: str, split: str) -> Row:
+  """The columns that every row of a slice begins with: data, split, case, patient, slice."""
+  return {
+    "data": data,
+    "split": split,
+    "case": str(slices.case[at]),
+    "patient": str(slices.patient[at]),
+    "slice": int(slices.number[at]),
+  }
 
 
 def patient_rows(rows: list[Row]) -> list[Row]:

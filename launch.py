@@ -10,6 +10,7 @@ Fields are listed, with their meaning, in configs/common.py; presets at the top 
 For research only, never clinical use.
 """
 
+import os
 import pathlib
 import re
 import sys
@@ -17,16 +18,10 @@ import sys
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-from bt_jax import cascade, experiment, runs
-from bt_jax.errors import UserError
-from bt_jax.training.loop import Stopped
+from bt_jax.errors import Stopped, UserError
 
-_MODES = {
-  "build": lambda config, workdir: print(f"built in {runs.build(config).data_path}"),
-  "train": experiment.train,
-  "evaluate": experiment.evaluate,
-  "convert": experiment.convert,
-}
+# JAX and all that needs it are imported once the flags are right and the other hosts are there.
+_MODES = ("build", "train", "evaluate", "convert")  # functions of bt_jax.experiment
 _CASCADE = "cascade"  # the one mode without a configuration: its runs have theirs
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file and preset, e.g. configs/seg.py:small.")
@@ -42,6 +37,10 @@ _SEGMENTER = flags.DEFINE_string("segmenter", None, "cascade: folder of the segm
 _SENSITIVITY = flags.DEFINE_float(
   "sensitivity", 0.98, "cascade: share of the validation slices with a tumour that the gate lets through."
 )
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "Several hosts: address:port of the first.")
+_HOSTS = flags.DEFINE_integer("hosts", None, "Several hosts: how many processes there are.")
+_HOST = flags.DEFINE_integer("host", None, "Several hosts: which of them this is, from 0.")
+_TIMEOUT = flags.DEFINE_integer("connect_timeout", 300, "Several hosts: seconds to wait for the others.")
 
 
 def _parse(argv: list[str]) -> list[str]:
@@ -89,13 +88,23 @@ def _fail(message: str) -> None:
 
 
 def _run() -> None:
+  from bt_jax import machine
+
+  if _MODE.value != _CASCADE:
+    machine.prepare(_CONFIG.value)
+  if not machine.connect(coordinator=_COORDINATOR.value, hosts=_HOSTS.value, host=_HOST.value, timeout=_TIMEOUT.value):
+    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+    os.environ["TQDM_DISABLE"] = "1"  # read when it is imported, in the next line
+  from bt_jax import cascade, experiment
+
   workdir = pathlib.Path(_WORKDIR.value).expanduser() if _WORKDIR.value else None
   if _MODE.value == _CASCADE:
     cascade.evaluate(
       classifier=_CLASSIFIER.value, segmenter=_SEGMENTER.value, sensitivity=_SENSITIVITY.value, workdir=workdir
     )
   else:
-    _MODES[_MODE.value](_CONFIG.value, workdir or experiment.default_workdir(_CONFIG.value, _MODE.value))
+    mode = getattr(experiment, _MODE.value)
+    mode(_CONFIG.value, workdir or experiment.default_workdir(_CONFIG.value, _MODE.value))
 
 
 def main(argv: list[str]) -> None:

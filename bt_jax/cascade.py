@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 import bt_jax
-from bt_jax import files, runs
+from bt_jax import files, machine, runs
 from bt_jax.errors import UserError
 from bt_jax.evaluation import cascade
 from bt_jax.evaluation.aggregation import summarize
@@ -47,8 +47,10 @@ def evaluate(
   models = [files.read_json(folder / "config.json")["model"]["name"] for folder in found.values()]
   workdir = workdir or pathlib.Path("runs") / "_".join(["cascade", *models, splits["segmenter"]["name"]])
   about = {**{role: str(folder.resolve()) for role, folder in found.items()}, "sensitivity": sensitivity}
+  configs = {role: _config(folder) for role, folder in found.items()}
+  machine.prepare(*configs.values())
   with claim(workdir, about, new=True, may_differ="sensitivity"):
-    rows = {role: _predict(folder) for role, folder in found.items()}
+    rows = {role: _predict(folder, configs[role]) for role, folder in found.items()}
     begin(workdir, about)
     _report(workdir, about, rows)
 
@@ -77,14 +79,18 @@ class _Predicted(NamedTuple):
   rows: dict[str, list[Row]]
 
 
-def _predict(folder: pathlib.Path) -> _Predicted:
-  """Rows of the validation and test parts by a run's best checkpoint, at its own or its validation part's threshold."""
+def _config(folder: pathlib.Path) -> ConfigDict:
+  """The configuration of a run, without folders of its data that are no longer there."""
   config = ConfigDict(files.read_json(folder / "config.json"))
   if config.data.root and not pathlib.Path(config.data.root).expanduser().is_dir():
     config.data.root = None  # moved since; the data set is built
   if config.data.dir and not pathlib.Path(config.data.dir).expanduser().is_dir():
     config.data.dir = None  # moved too: TFDS's own folder
-  make_parts(config)  # sets what must be set before JAX looks for devices
+  return config
+
+
+def _predict(folder: pathlib.Path, config: ConfigDict) -> _Predicted:
+  """Rows of the validation and test parts by a run's best checkpoint, at its own or its validation part's threshold."""
   best = Checkpoints(folder / "checkpoints" / "best", read_only=True)
   known = best.restore()
   best.close()

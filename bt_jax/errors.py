@@ -1,4 +1,4 @@
-"""The one exception for what a user can cause."""
+"""The exceptions that end a run in one line: what a user can cause, and that a user asked for it."""
 
 from collections.abc import Mapping
 from typing import TypeVar
@@ -11,6 +11,14 @@ class UserError(Exception):
 
   `launch.py` prints it without a stack trace and exits with status 1.
   """
+
+
+class Stopped(Exception):
+  """Ctrl-C or SIGTERM ended training after a save."""
+
+  def __init__(self, step: int, signal_number: int):
+    super().__init__(f"stopped at step {step}, saved; the same command goes on from there")
+    self.exit_code = 128 + signal_number
 
 
 def choose(field: str, name: str, options: Mapping[str, T]) -> T:

@@ -1,12 +1,13 @@
 """From a configuration to the parts of an experiment; every wrong field is told here, before any data is touched."""
 
 import dataclasses
+import functools
 import math
-import os
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
@@ -18,16 +19,14 @@ from bt_jax.losses import Loss, make_loss
 from bt_jax.models import make_model
 from bt_jax.pipeline.augment import make_augment
 from bt_jax.pipeline.contrast import make_contrast
-from bt_jax.pipeline.feed import SAMPLINGS
+from bt_jax.pipeline.feed import FEEDS, SAMPLINGS
 from bt_jax.pipeline.preprocess import Augment, make_preprocess, parse_channels
-from bt_jax.schema import Slices
 from bt_jax.training import finetune, parallel
 from bt_jax.training.optimizer import make_optimizer, make_schedule
 from bt_jax.training.state import PyTree
 from bt_jax.training.step import make_predict_step
 from bt_jax.training.task import TASKS, Task
 
-_DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 _DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
@@ -40,10 +39,11 @@ class Parts:
     task, judge: what the network is for, and how its predictions are judged.
     channels: of the network's input.
     normalize: how its inputs are normalised, a name of `SCHEMES`.
-    contrast: over slices as they are read.
+    contrast: of every slice as it is read.
     shapes: of the network's variables.
     kept_statistics: the stages whose batch statistics stay.
-    optimizer: from the steps of an epoch to the schedule and the optimiser.
+    schedule: from the steps of an epoch to the learning rate of each step.
+    optimizer: for a learning rate of 1.
     predict_step: compiled.
   """
 
@@ -53,13 +53,14 @@ class Parts:
   model: nn.Module
   channels: int
   normalize: str
-  contrast: Callable[[Slices], Slices]
+  contrast: Callable[[np.ndarray], np.ndarray]
   preprocess: Callable
   augment: Augment
   loss: Loss
   shapes: PyTree
   kept_statistics: set[str]
-  optimizer: Callable[[int], tuple[optax.Schedule, optax.GradientTransformation]]
+  schedule: Callable[[int], optax.Schedule]
+  optimizer: optax.GradientTransformation
   predict_step: Callable
 
 
@@ -77,9 +78,8 @@ def make_parts(config: ConfigDict, normalize: str = "unit") -> Parts:
     config: of the run.
     normalize: what `data.normalize=auto` stands for; any will do where only fields are to be checked.
   """
-  if config.train.deterministic and _DETERMINISTIC not in (flags := os.environ.get("XLA_FLAGS", "")):
-    os.environ["XLA_FLAGS"] = f"{flags} {_DETERMINISTIC}"  # read when JAX first looks for devices, in the next lines
   data_variant(config)
+  choose("feed", config.feed, dict.fromkeys(FEEDS))
   mesh = parallel.make_mesh()
   _check_numbers(config, mesh)
   splits.check_choice(kind=config.split.kind, fold=config.split.fold)
@@ -108,23 +108,21 @@ def make_parts(config: ConfigDict, normalize: str = "unit") -> Parts:
     {"update": [], "keep": finetune.stages_of(statistics.get("encoder", statistics))},
   )
 
-  def optimizer(steps_per_epoch: int) -> tuple[optax.Schedule, optax.GradientTransformation]:
-    schedule = make_schedule(
+  def schedule(steps_per_epoch: int) -> optax.Schedule:
+    return make_schedule(
       name=config.train.schedule,
       learning_rate=config.train.learning_rate,
       warmup_steps=round(config.train.warmup_epochs * steps_per_epoch),
       steps=config.train.epochs * steps_per_epoch,
     )
-    chain = make_optimizer(
-      schedule,
-      name=config.train.optimizer,
-      momentum=config.train.momentum,
-      epsilon=config.train.epsilon,
-      weight_decay=config.train.weight_decay,
-    )
-    return schedule, finetune.by_stage(chain, rates)
 
-  optimizer(1)  # so that a wrong name is told now
+  schedule(1)  # so that a wrong name is told now
+  optimizer = make_optimizer(
+    name=config.train.optimizer,
+    momentum=config.train.momentum,
+    epsilon=config.train.epsilon,
+    weight_decay=config.train.weight_decay,
+  )
   return Parts(
     mesh=mesh,
     task=task,
@@ -138,8 +136,15 @@ def make_parts(config: ConfigDict, normalize: str = "unit") -> Parts:
     loss=loss,
     shapes=shapes,
     kept_statistics={*kept, *(stage for stage, factor in rates.items() if not factor)},
-    optimizer=optimizer,
-    predict_step=parallel.compile_predict_step(make_predict_step(model=model, task=task, preprocess=preprocess), mesh),
+    schedule=schedule,
+    optimizer=finetune.by_stage(optimizer, rates),
+    predict_step=parallel.compile_step(
+      config.parallel,
+      make_predict_step(model=model, task=task, preprocess=preprocess),
+      mesh,
+      cut=(False, True),
+      cut_out=True,
+    ),
   )
 
 
@@ -168,6 +173,7 @@ def _check_together(config: ConfigDict, normalize: str) -> None:
 
 # The range of every number that has one.
 _RANGES = {
+  "host_timeout": (1, math.inf),
   "split.seed": (0, math.inf),
   "model.width": (1, math.inf),
   "model.depth": (1, math.inf),
@@ -186,6 +192,9 @@ _RANGES = {
   "data.size": (1, math.inf),
   "train.seed": (0, math.inf),
   "train.epochs": (1, math.inf),
+  "train.accumulate": (1, math.inf),
+  "train.steps_per_dispatch": (1, math.inf),
+  "data.workers": (0, math.inf),
   "train.learning_rate": (0, math.inf),
   "train.warmup_epochs": (0, math.inf),
   "train.momentum": (0, 1),
@@ -198,9 +207,8 @@ _RANGES = {
 
 def _check_numbers(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
   for name, (low, high) in _RANGES.items():
-    section, field = name.split(".")
-    value = config[section][field]
+    value = functools.reduce(ConfigDict.__getitem__, name.split("."), config)
     if value is not None and not low <= value <= high:
       raise UserError(f"{name} is {value}, expected {low} " + ("or more" if high == math.inf else f"to {high}"))
-  parallel.check_batch_size(mesh, "train.batch_size", config.train.batch_size)
+  parallel.check_batch_size(mesh, "train.batch_size", config.train.batch_size, config.train.accumulate)
   parallel.check_batch_size(mesh, "eval.batch_size", config.eval.batch_size)

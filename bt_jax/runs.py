@@ -4,12 +4,10 @@ import dataclasses
 import functools
 import json
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
-import optax
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
@@ -19,7 +17,7 @@ from bt_jax.errors import UserError
 from bt_jax.parts import Parts, data_variant
 from bt_jax.pipeline import feed
 from bt_jax.schema import Slices
-from bt_jax.training import parallel
+from bt_jax.training import hosts, parallel
 from bt_jax.training.checkpoints import Checkpoints
 from bt_jax.training.state import PyTree, TrainState, init_state
 
@@ -32,13 +30,13 @@ class Data:
     builder: of the data set.
     index: of all its slices.
     split: which of them train, validate and test.
-    contrast: applied to slices as they are read.
+    reader: of slices by id, contrast raised.
   """
 
   builder: store.Builder
   index: list[store.SliceId]
   split: splits.Split
-  contrast: Callable[[Slices], Slices]
+  reader: store.Reader
 
   @property
   def title(self) -> str:
@@ -51,7 +49,7 @@ class Data:
 
   def read(self, part: str) -> Slices:
     """The slices of `train`, `validation` or `test`."""
-    return self.contrast(store.read_slices(self.builder, list(getattr(self.split, part)), self.index))
+    return self.reader.read(getattr(self.split, part), progress=True)
 
   def labels(self, part: str) -> np.ndarray:
     """int32, 1 where a slice of the part has a tumour; no image is read."""
@@ -63,7 +61,8 @@ class Data:
     path = workdir / "split.json"
     if path.is_file() and files.read_json(path)["hash"] != self.split.hash:
       raise UserError(f"{path} is not the split of this configuration on this data set: choose another --workdir")
-    files.write_json(path, self.split.to_json(self.title))
+    if hosts.is_first():
+      files.write_json(path, self.split.to_json(self.title))
 
 
 def build(config: ConfigDict) -> store.Builder:
@@ -76,7 +75,7 @@ def open_data(config: ConfigDict, parts: Parts) -> Data:
   builder = build(config)
   index = store.read_index(builder)
   split = splits.make_split(index, kind=config.split.kind, fold=config.split.fold, seed=config.split.seed)
-  return Data(builder, index, split, parts.contrast)
+  return Data(builder, index, split, store.Reader.of(builder, index, parts.contrast))
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:
@@ -84,15 +83,13 @@ def plain(config: ConfigDict) -> dict[str, Any]:
   return json.loads(json.dumps(config.to_dict()))
 
 
-def first_state(
-  config: ConfigDict, parts: Parts, optimizer: optax.GradientTransformation, *, abstract: bool
-) -> TrainState:
+def first_state(config: ConfigDict, parts: Parts, *, abstract: bool) -> TrainState:
   """The state before the first step, on all devices; `abstract`: its shapes alone, to restore a checkpoint into."""
   everywhere = parallel.replicated(parts.mesh)
   init = functools.partial(
     init_state,
     parts.model,
-    optimizer,
+    parts.optimizer,
     size=config.data.size,
     channels=parts.channels,
     seed=config.train.seed,
@@ -107,33 +104,23 @@ def first_state(
 
 def restore_best(config: ConfigDict, workdir: pathlib.Path, parts: Parts) -> tuple[PyTree, dict[str, Any]]:
   """The variables of a run's best checkpoint and its record; raises UserError where there is none."""
-  _, optimizer = parts.optimizer(1)
   best = Checkpoints(workdir / "checkpoints" / "best", read_only=True)
-  restored = best.restore(first_state(config, parts, optimizer, abstract=True).eval_variables)
+  restored = best.restore(first_state(config, parts, abstract=True).eval_variables)
   best.close()
   if restored is None:
     raise UserError(f"{workdir} holds no checkpoint: train first, with --mode=train")
   return restored
 
 
-def predict(
-  config: ConfigDict, parts: Parts, variables: PyTree, slices: Slices, data: dict[str, jax.Array] | None = None
-) -> np.ndarray:
-  """Logits of tumour, float32: [slices, 256, 256] or [slices], by the task.
-
-  Args:
-    config: of the run.
-    parts: of the run.
-    variables: of its network.
-    slices: to predict.
-    data: the same on the device, if they are there already.
-  """
-  if data is None:
-    data = feed.resident(slices, parallel.replicated(parts.mesh))
-  batches = list(feed.eval_batches(len(slices), config.eval.batch_size))
+def predict(config: ConfigDict, parts: Parts, variables: PyTree, slices: Slices) -> np.ndarray:
+  """Logits of tumour, float32: [slices, 256, 256] or [slices], by the task; each host predicts its share of every batch."""
+  batch_size = config.eval.batch_size
+  batches = list(feed.eval_batches(len(slices), batch_size))
+  rows, examples = parallel.local_rows(parts.mesh, batch_size), feed.arrays(slices)
   logits: np.ndarray | None = None
   for indices, valid in tqdm(batches, desc="predicting", unit="batch", leave=False):
-    batch = np.asarray(parts.predict_step(variables, data, indices))
+    local = {name: array[indices[rows]] for name, array in examples.items()}
+    batch = parallel.fetch(parts.predict_step(variables, parallel.lay_out(parts.mesh, local, batch_size)))
     if logits is None:
       logits = np.empty((len(slices), *batch.shape[1:]), np.float32)
     logits[indices[valid]] = batch[valid]
@@ -143,3 +130,10 @@ def predict(
 def probabilities(logits: np.ndarray) -> np.ndarray:
   """Of tumour, from logits, 0..1."""
   return np.asarray(jax.nn.sigmoid(logits))
+
+
+def devices() -> str:
+  """What a run is on, in words."""
+  found = jax.devices()
+  hosts = f" of {jax.process_count()} hosts" if jax.process_count() > 1 else ""
+  return f"{len(found)} x {found[0].device_kind}{hosts}"

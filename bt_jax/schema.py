@@ -6,6 +6,7 @@ import numpy as np
 
 SLICE_SIZE = 256  # pixels; every published slice is 256 x 256
 CHANNELS = ("pre", "flair", "post")  # pre-contrast, FLAIR, post-contrast
+SLICE_BYTES = SLICE_SIZE**2 * (len(CHANNELS) + 1)  # of image and mask in memory
 
 # The genomic clusters and clinical fields of `data.csv`, in its order; -1 stands for an empty field.
 CLINICAL_FIELDS = (

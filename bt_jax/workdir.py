@@ -1,17 +1,20 @@
-"""The folder of a run: whose it is, and that one process at a time works in it."""
+"""The folder of a run: whose it is, and that one process, or one on each host, works in it at a time."""
 
 import contextlib
 import pathlib
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import filelock
 
 from bt_jax import files
 from bt_jax.errors import UserError
+from bt_jax.training import hosts
 
 _CONFIG = "config.json"
-_PLACES = ("data.root", "data.dir")  # fields that may always differ between two starts of one run
+# Fields that may always differ between two starts of one run: they say where and how, not what.
+_HOW = ("data.root", "data.dir", "data.workers", "parallel", "feed", "host_timeout", "train.steps_per_dispatch")
 
 
 @contextlib.contextmanager
@@ -22,11 +25,22 @@ def claim(workdir: pathlib.Path, config: dict[str, Any], *, new: bool, may_diffe
     workdir: the folder of the run.
     config: the configuration as nested dictionaries.
     new: whether a new run may start here.
-    may_differ: the section whose fields may differ from those of the run; the places of the data always may.
+    may_differ: the section whose fields may differ from those of the run; those of `_HOW` always may.
 
   Raises:
     UserError: the folder is in use, not writable, holds another configuration's run, or holds none and `new` is false.
   """
+  with hosts.together():
+    release = _claim(workdir, config, new=new, may_differ=may_differ) if hosts.is_first() else lambda: None
+  try:
+    with hosts.watch(workdir / ".hosts", timeout=config.get("host_timeout", 60)):
+      yield
+  finally:
+    release()
+
+
+def _claim(workdir: pathlib.Path, config: dict[str, Any], *, new: bool, may_differ: str | None) -> Callable[[], None]:
+  """Holds the folder; what is returned lets go of it."""
   path = workdir / _CONFIG
   if not new and not path.is_file():
     raise UserError(f"{workdir} holds no run: train one with --mode=train, or name its folder with --workdir")
@@ -39,28 +53,35 @@ def claim(workdir: pathlib.Path, config: dict[str, Any], *, new: bool, may_diffe
     raise UserError(f"{workdir} is in use by another process: wait for it, or choose another --workdir") from error
   except OSError as error:
     raise UserError(f"cannot write to {workdir} ({error.strerror}): choose another --workdir") from error
-  try:
-    if path.is_file():
-      _check_same(workdir, _flat(files.read_json(path)), _flat(config), may_differ)
-    yield
-  finally:
+
+  def release() -> None:
     lock.release()
     if not path.is_file():
+      shutil.rmtree(workdir / ".hosts", ignore_errors=True)
       pathlib.Path(lock.lock_file).unlink(missing_ok=True)
       if not was_there:
         workdir.rmdir()
 
+  try:
+    if path.is_file():
+      _check_same(workdir, _flat(files.read_json(path)), _flat(config), may_differ)
+  except UserError:
+    release()
+    raise
+  return release
+
 
 def begin(workdir: pathlib.Path, config: dict[str, Any]) -> None:
   """Makes the folder that of this configuration's run."""
-  files.write_json(workdir / _CONFIG, config)
+  if hosts.is_first():
+    files.write_json(workdir / _CONFIG, config)
 
 
 def _check_same(workdir: pathlib.Path, there: dict[str, Any], here: dict[str, Any], may_differ: str | None) -> None:
   differ = [
     name
     for name in sorted(here.keys() | there.keys())
-    if here.get(name) != there.get(name) and name not in _PLACES and name.split(".")[0] != may_differ
+    if here.get(name) != there.get(name) and name not in _HOW and name.split(".")[0] != may_differ
   ]
   if differ:
     told = ", ".join(f"{name} ({there.get(name)!r} there, {here.get(name)!r} now)" for name in differ)

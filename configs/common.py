@@ -10,12 +10,19 @@ def get_config() -> ConfigDict:
   config = ConfigDict()
   config.task = "segmentation"  # or classification: which slices have a tumour
   config.preset = ""  # which preset of its file this is; names the run's folder
+  config.parallel = "jit"  # over all devices: jit, one program cut by the compiler; pmap, the program on each
+  config.feed = (
+    "auto"  # resident: training slices stay in memory, a GPU's or TPU's own; stream: read ahead from the disk
+  )
+
+  config.host_timeout = 60  # seconds of silence after which another host counts as lost
 
   config.data = ConfigDict()
   config.data.name = "lgg"  # lgg: the published slices; phantom: synthetic ones, written on the spot
   config.data.root = config_dict.placeholder(str)  # folder that holds kaggle_3m/; not needed once the data set is built
   config.data.dir = config_dict.placeholder(str)  # where the built data set lives; None: TFDS's own folder
   config.data.expect_full = True  # insist on all 110 patients and 3,929 slices
+  config.data.workers = 1  # processes that read for feed=stream; 0: threads of the one that trains
   config.data.size = 256  # pixels; the network sees slices of size x size, scores are on the data's own grid
   config.data.channels = "pre,flair,post"  # what the network sees, in this order; any number of these, also repeated
   config.data.contrast = "none"  # raised first: stretch (1st to 99th percentile) or clahe, by slice
@@ -57,6 +64,9 @@ def get_config() -> ConfigDict:
   config.train = ConfigDict()
   config.train.seed = 0  # of initial parameters, order of slices, augmentation and dropout
   config.train.batch_size = 16  # slices, over all devices
+  config.train.accumulate = 1  # pieces that a batch is taken in, one after another, in less memory
+  config.train.remat = False  # compute most of the way forward again on the way back, in less memory
+  config.train.steps_per_dispatch = config_dict.placeholder(int)  # feed=resident; None: 1 on a CPU, 10 elsewhere
   config.train.epochs = 60
   config.train.optimizer = "adamw"  # sgd, adam, adamw
   config.train.learning_rate = 1e-3  # at its highest

@@ -65,7 +65,7 @@ def tiny(phantom_root, data_dir) -> list[str]:
 
 # Compiled programs are kept between the processes of one test session.
 _CACHE = tempfile.TemporaryDirectory()
-_VARIABLES = {
+VARIABLES = {
   "XLA_FLAGS": _FAST_COMPILE,
   "PYTHONUNBUFFERED": "1",
   "JAX_COMPILATION_CACHE_DIR": _CACHE.name,
@@ -78,7 +78,7 @@ def start(flags: list[str]) -> subprocess.Popen:
   """Starts launch.py as a user would, on one CPU device."""
   return subprocess.Popen(
     [sys.executable, "launch.py", *flags],
-    cwd=ROOT, env={**os.environ, **_VARIABLES}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    cwd=ROOT, env={**os.environ, **VARIABLES}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
   )  # fmt: skip
 
 

@@ -45,12 +45,18 @@ STEPS = {
   "seg, dice, sgd": (
     "seg",
     "small",
-    {"model.width": 2, "loss.name": "dice", "train.optimizer": "sgd", "train.sampling": "balanced"},
+    {
+      "model.width": 2,
+      "loss.name": "dice",
+      "train.optimizer": "sgd",
+      "train.sampling": "balanced",
+      "train.accumulate": 2,
+    },
   ),
   "seg, bce": (
     "seg",
     "small",
-    {"model.width": 2, "loss.name": "bce", "data.channels": "flair,post", "train.score": "loss"},
+    {"model.width": 2, "loss.name": "bce", "data.channels": "flair,post", "train.score": "loss", "train.remat": True},
   ),
   "cls, default": ("cls", "", {"model.pretrained": "", "data.size": 32, "train.batch_stats": "keep"}),
   "cls, paper": ("cls", "paper", {"model.pretrained": "", "data.size": 128}),
@@ -75,23 +81,21 @@ def test_what_a_configuration_names_takes_a_step_and_predicts(name, monkeypatch)
   rng = np.random.default_rng(0)
   truth = np.zeros((8, 64, 64), np.uint8)
   truth[:4, 20:40, 20:40] = 1
-  slices = made.contrast(
-    dataclasses.replace(make_slices(truth, "AABBAABB"), image=rng.integers(0, 256, (8, 64, 64, 3)).astype(np.uint8))
-  )
-  _, optimizer = made.optimizer(10)
-  state = runs.first_state(config, made, optimizer, abstract=False)
+  image = np.stack([made.contrast(image) for image in rng.integers(0, 256, (8, 64, 64, 3)).astype(np.uint8)])
+  slices = dataclasses.replace(make_slices(truth, "AABBAABB"), image=image)
+  state = runs.first_state(config, made, abstract=False)
   step = make_train_step(
       model=made.model, task=made.task, preprocess=made.preprocess, augment=made.augment, loss=made.loss,
-      optimizer=optimizer, ema_decay=config.train.ema_decay, mixup=config.train.mixup,
-      kept_statistics=made.kept_statistics, seed=0,
+      optimizer=made.optimizer, ema_decay=config.train.ema_decay, mixup=config.train.mixup,
+      kept_statistics=made.kept_statistics, pieces=config.train.accumulate, remat=config.train.remat, seed=0,
   )  # fmt: skip
-  everywhere = parallel.replicated(made.mesh)
-  data = feed.resident(slices, everywhere, class_weights=config.train.class_weights)
+  examples = feed.arrays(slices, feed.slice_weights(config.train.class_weights, slices.label))
   groups = feed.sampling_groups(config.train.sampling, slices.label)
   indices = feed.train_indices(seed=0, step=0, batch_size=8, groups=groups)
-  state, loss = parallel.compile_train_step(step, made.mesh)(state, data, indices)
+  compiled = parallel.compile_step(config.parallel, step, made.mesh, cut=(False, True, False), donate=True)
+  state, loss = compiled(state, {name: array[indices] for name, array in examples.items()}, made.schedule(10)(0))
   assert np.isfinite(loss) and int(state.nonfinite_step) == -1 and int(state.step) == 1
-  logits = runs.predict(config, made, state.eval_variables, slices, data)
+  logits = runs.predict(config, made, state.eval_variables, slices)
   assert logits.shape == ((8, 64, 64) if file == "seg" else (8,)) and np.isfinite(logits).all()
 
 
@@ -157,6 +161,15 @@ def test_no_such_preset():
     ("loss.name", "cross_entropy", "loss.name is 'cross_entropy', expected one of bce"),
     ("train.batch_size", 0, "train.batch_size is 0"),
     ("train.batch_size", 12, "take 8 or 16"),
+    (
+      "train.accumulate",
+      3,
+      "expected a positive multiple of the number of devices (8) times train.accumulate (3): take 24",
+    ),
+    ("train.steps_per_dispatch", 0, "train.steps_per_dispatch is 0, expected 1 or more"),
+    ("parallel", "xmap", "parallel is 'xmap', expected one of jit, pmap"),
+    ("feed", "disk", "feed is 'disk', expected one of auto, resident, stream"),
+    ("data.workers", -1, "data.workers is -1, expected 0 or more"),
     ("train.epochs", 0, "train.epochs is 0, expected 1 or more"),
     ("train.optimizer", "lbfgs", "train.optimizer is 'lbfgs'"),
     ("train.score", "dice", "train.score is 'dice', expected one of pooled.dice"),

@@ -84,13 +84,13 @@ def test_frozen_stages_keep_parameters_and_statistics_bit_for_bit(unbiased):
       model=model, task=TASKS["classification"],
       preprocess=lambda batch, augment, key: (batch["image"], batch["mask"]), augment=lambda *arrays: arrays,
       loss=lambda logits, targets: cross_entropy(logits, targets, label_smoothing=0.0), optimizer=optimizer,
-      ema_decay=0.0, mixup=0.3, kept_statistics=set(rates), seed=0,
+      ema_decay=0.0, mixup=0.3, kept_statistics=set(rates), pieces=1, remat=False, seed=0,
   )  # fmt: skip
   data = {
       "image": jax.random.normal(jax.random.key(0), (4, 32, 32, 3)), "mask": jnp.zeros((4, 32, 32, 1)),
       "label": jnp.array([0, 1, 0, 1], jnp.int32), "weight": jnp.ones(4),
   }  # fmt: skip
-  after, loss = jax.jit(step)(state, data, jnp.arange(4))
+  after, loss = jax.jit(step)(state, data, 1.0)
   assert np.isfinite(loss)
   for collection in ("params", "batch_stats"):
     before, now = (tree.variables[collection]["encoder"] for tree in (state, after))
@@ -132,8 +132,8 @@ def test_mixup_of_a_batch_with_itself_reversed_lies_between_both():
   make_train_step(
       model=model, task=TASKS["classification"],
       preprocess=lambda batch, augment, key: (batch["image"], batch["mask"]), augment=lambda *arrays: arrays,
-      loss=loss, optimizer=optimizer, ema_decay=0.0, mixup=0.5, kept_statistics=set(), seed=0,
-  )(state, data, jnp.arange(2))  # fmt: skip
+      loss=loss, optimizer=optimizer, ema_decay=0.0, mixup=0.5, kept_statistics=set(), pieces=1, remat=False, seed=0,
+  )(state, data, jnp.float32(1.0))  # fmt: skip
   share = float(np.asarray(jax.lax.stop_gradient(seen[-1]))[1, 0, 0, 0])
   assert 0 < share < 1
   np.testing.assert_allclose(seen[-1][0], 1 - share, atol=1e-6)

@@ -64,7 +64,7 @@ def test_index_and_slices_by_id(builder):
   places = [(entry.id.split("/")[0], int(entry.id.split("/")[1])) for entry in index]
   assert places == sorted(places)
   ids = [entry.id for entry in index][5:50:9][::-1]
-  slices = store.read_slices(builder, ids, index)
+  slices = store.Reader.of(builder, index).read(ids)
   assert slices.ids == ids
   for at, entry in enumerate(next(e for e in index if e.id == name) for name in ids):
     example = builder.as_data_source(f"fold_{entry.fold:02d}")[entry.position]
@@ -232,7 +232,7 @@ def test_real_data_reads_back_as_the_files_are(tmp_path_factory):
   built = store.open_or_build("partial", root=str(root), data_dir=str(root))
   assert list(built.info.splits) == ["fold_03"]
   index = store.read_index(built)
-  slices = store.read_slices(built, [entry.id for entry in index], index)
+  slices = store.Reader.of(built, index).read([entry.id for entry in index])
   images, masks = (np.concatenate(parts) for parts in zip(*map(kaggle_tree.read_case, part), strict=True))
   np.testing.assert_array_equal(slices.image, images)
   np.testing.assert_array_equal(slices.mask, masks)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+from bt_jax.datasets import store
 from bt_jax.errors import UserError
 from bt_jax.pipeline import augment, contrast, feed, preprocess
 from tests.test_evaluation import make_slices
@@ -194,22 +195,48 @@ def test_balanced_class_weights_make_both_classes_weigh_alike():
   truth = np.zeros((8, 2, 2))
   truth[:2] = 1
   slices = make_slices(truth, "AAAABBBB")
-  weight = np.asarray(
-    feed.resident(slices, jax.sharding.SingleDeviceSharding(jax.devices()[0]), class_weights="balanced")["weight"]
-  )
-  np.testing.assert_allclose(weight, [2, 2, *[8 / 12] * 6], rtol=1e-6)
-  assert (np.asarray(feed.resident(slices, jax.sharding.SingleDeviceSharding(jax.devices()[0]))["weight"]) == 1).all()
+  np.testing.assert_allclose(feed.slice_weights("balanced", slices.label), [2, 2, *[8 / 12] * 6], rtol=1e-6)
+  assert (feed.slice_weights("none", slices.label) == 1).all() and (feed.arrays(slices)["weight"] == 1).all()
 
 
-def test_contrast_raises_the_spread_and_leaves_black_and_truth():
+def test_contrast_raises_the_spread_and_leaves_black():
   rng = np.random.default_rng(10)
-  slices = make_slices(np.ones((2, 64, 64)), "AB")
-  slices.image[:, 8:56, 8:56] = rng.integers(90, 130, (2, 48, 48, 3))
+  image = np.zeros((64, 64, 3), np.uint8)
+  image[8:56, 8:56] = rng.integers(90, 130, (48, 48, 3))
   for name in ("stretch", "clahe"):
-    changed = contrast.make_contrast(name)(slices)
-    inside = lambda image: image[:, 12:52, 12:52].astype(float)
-    assert inside(changed.image).std() > 1.5 * inside(slices.image).std(), name
-    assert changed.image.dtype == np.uint8 and (changed.mask == slices.mask).all()
-  stretched = contrast.make_contrast("stretch")(slices).image
-  assert not stretched[:, :8].any() and stretched.min() == 0 and stretched.max() == 255
-  assert contrast.make_contrast("none")(slices) is slices
+    changed = contrast.make_contrast(name)(image)
+    inside = lambda image: image[12:52, 12:52].astype(float)
+    assert inside(changed).std() > 1.5 * inside(image).std(), name
+    assert changed.dtype == np.uint8
+  stretched = contrast.make_contrast("stretch")(image)
+  assert not stretched[:8].any() and stretched.min() == 0 and stretched.max() == 255
+  assert contrast.make_contrast("none")(image) is image
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_stream_gives_the_batches_of_memory_from_any_step_on(builder, workers):
+  index = store.read_index(builder)
+  reader, ids = store.Reader.of(builder, index), [entry.id for entry in index][:30]
+  slices = reader.read(ids)
+  weights = feed.slice_weights("balanced", slices.label)
+  groups = feed.sampling_groups("balanced", slices.label)
+  rows = np.array([1, 2, 5])  # of a host that has these examples of each batch
+  batches = feed.Batches(reader.read, ids, groups, weights, seed=3, batch_size=8, rows=rows)
+  memory = feed.arrays(slices, weights)
+  steps = list(feed.stream(batches, start=2, stop=9, workers=workers))
+  assert len(steps) == 7
+  for step, batch in enumerate(steps, start=2):
+    indices = feed.train_indices(seed=3, step=step, batch_size=8, groups=groups)[rows]
+    assert batch.keys() == memory.keys()
+    for name, array in batch.items():
+      np.testing.assert_array_equal(array, memory[name][indices])
+      assert array.dtype == memory[name].dtype
+
+
+def test_auto_feed_goes_by_size_and_says_so():
+  for slices, memory, kind in ((3929, 16e9, "resident"), (3929, 4e9, "stream")):
+    chosen, why = feed.choose_feed("auto", slices, int(memory))
+    assert chosen == kind and "3929 slices take 1.03 GB" in why  # 256 x 256 x 4 bytes each
+  assert feed.choose_feed("stream", 1, int(16e9))[0] == "stream"
+  with pytest.raises(UserError, match="feed is 'disk', expected one of auto, resident, stream"):
+    feed.choose_feed("disk", 1, 1)

@@ -2,9 +2,12 @@
 
 import concurrent.futures
 import dataclasses
+import functools
 import io
 import pathlib
 import shutil
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import filelock
 import numpy as np
@@ -113,23 +116,52 @@ def read_index(builder: Builder) -> list[SliceId]:
   return [entry for *_, entry in sorted(index, key=lambda item: item[:2])]
 
 
-def read_slices(builder: Builder, ids: list[str], index: list[SliceId]) -> Slices:
-  """Decodes the slices with these ids, in this order, into memory (0.26 MB each), with a progress bar."""
-  place = {entry.id: entry for entry in index}
-  folds = {place[name].fold for name in ids}
-  sources = {fold: builder.as_data_source(lgg_mri.fold_split(fold), decoders=_AS_PNG) for fold in folds}
-  image = np.empty((len(ids), SLICE_SIZE, SLICE_SIZE, len(CHANNELS)), np.uint8)
-  mask = np.empty((len(ids), SLICE_SIZE, SLICE_SIZE, 1), np.uint8)
+@dataclasses.dataclass(frozen=True)
+class Reader:
+  """Reads slices of a built data set by id; light to hand to another process, where it opens the files anew.
 
-  def read(at: int) -> tuple[str, str, int, np.ndarray, np.ndarray]:
-    entry = place[ids[at]]
-    example = sources[entry.fold][entry.position]
-    # Decoded here: TFDS would tell every user to install OpenCV.
-    image[at] = Image.open(io.BytesIO(example["image"]))
-    mask[at, ..., 0] = Image.open(io.BytesIO(example["mask"]))
-    return example["case"].decode(), entry.patient, example["slice"], example["volume_mean"], example["volume_std"]
+  Attributes:
+    variant: of the data set, see `open_or_build`.
+    data_dir: where built data sets live.
+    places: (fold, position) of each id.
+    change: done to every image, uint8 [256, 256, 3], as it is read.
+  """
 
-  with concurrent.futures.ThreadPoolExecutor() as pool:
-    rows = list(tqdm(pool.map(read, range(len(ids))), total=len(ids), desc="reading slices", unit="slice", leave=False))
-  case, patient, number, mean, std = (np.array(column) for column in zip(*rows, strict=True))
-  return Slices(case, patient, number, image, mask, mean, std)
+  variant: str
+  data_dir: str
+  places: dict[str, tuple[int, int]]
+  change: Callable[[np.ndarray], np.ndarray]
+
+  @classmethod
+  def of(
+    cls, builder: Builder, index: list[SliceId], change: Callable[[np.ndarray], np.ndarray] = np.asarray
+  ) -> "Reader":
+    """Of a data set that is built, and the index of its slices."""
+    places = {entry.id: (entry.fold, entry.position) for entry in index}
+    return cls(builder.builder_config.name, str(builder.data_dir_root), places, change)
+
+  def read(self, ids: Sequence[str], *, progress: bool = False) -> Slices:
+    """Decodes the slices with these ids, in this order, into memory (0.26 MB each); `progress` shows a bar."""
+    image = np.empty((len(ids), SLICE_SIZE, SLICE_SIZE, len(CHANNELS)), np.uint8)
+    mask = np.empty((len(ids), SLICE_SIZE, SLICE_SIZE, 1), np.uint8)
+
+    def read(at: int) -> tuple[str, str, int, np.ndarray, np.ndarray]:
+      fold, position = self.places[ids[at]]
+      example = _source(self.variant, self.data_dir, fold)[position]
+      # Decoded here: TFDS would tell every user to install OpenCV.
+      image[at] = self.change(np.asarray(Image.open(io.BytesIO(example["image"]))))
+      mask[at, ..., 0] = Image.open(io.BytesIO(example["mask"]))
+      case, patient = example["case"].decode(), example["patient"].decode()
+      return case, patient, example["slice"], example["volume_mean"], example["volume_std"]
+
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+      results = pool.map(read, range(len(ids)))
+      rows = list(tqdm(results, total=len(ids), desc="reading slices", unit="slice", leave=False, disable=not progress))
+    case, patient, number, mean, std = (np.array(column) for column in zip(*rows, strict=True))
+    return Slices(case, patient, number, image, mask, mean, std)
+
+
+@functools.cache
+def _source(variant: str, data_dir: str, fold: int) -> Sequence[dict[str, Any]]:
+  builder = tfds.builder(f"lgg_mri/{variant}", data_dir=data_dir, file_format="array_record")
+  return builder.as_data_source(lgg_mri.fold_split(fold), decoders=_AS_PNG)

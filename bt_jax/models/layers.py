@@ -2,10 +2,13 @@
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import linen as nn
+from jax import lax
 from jaxtyping import Array, Float
 
+from bt_jax import whole
 from bt_jax.errors import UserError
 
 
@@ -44,30 +47,65 @@ class UpConv2x2(nn.Module):
     return windows.reshape(batch, 2 * height, 2 * width, self.features) + bias.astype(self.dtype)
 
 
-class BatchNorm(nn.BatchNorm):
-  """Batch norm that can keep the running variance as PyTorch does: unbiased, by n - 1 instead of n.
+class BatchNorm(nn.Module):
+  """Batch norm over the whole batch (Ioffe and Szegedy 2015, arXiv:1502.03167), however it is cut over devices.
 
   Every network of ours takes this one and says at the call whether it goes by the batch, so that training can keep the
   statistics of some stages (see `training/finetune.py`).
 
   Attributes:
-    unbiased: whether it does; Flax and Keras keep the biased one.
+    momentum: share of the running statistics that stays.
+    epsilon: added to the variance.
+    unbiased: whether the running variance is divided by n - 1, as PyTorch keeps it, or by n, as Flax and Keras do.
+    dtype: of the computation; parameters and statistics are float32.
   """
 
+  momentum: float = 0.99
+  epsilon: float = 1e-5
   unbiased: bool = False
+  dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
     self, x: Float[Array, "*batch channels"], *, use_running_average: bool
   ) -> Float[Array, "*batch channels"]:
-    before = self.get_variable("batch_stats", "var")
-    y = super().__call__(x, use_running_average=use_running_average)
-    if self.unbiased and before is not None and not use_running_average and self.is_mutable_collection("batch_stats"):
-      after = self.get_variable("batch_stats", "var")
-      # after = momentum before + (1 - momentum) biased; n / (n - 1) = 1 + 1 / (n - 1)
-      count = x.size // x.shape[-1]
-      self.put_variable("batch_stats", "var", after + (after - self.momentum * before) / max(count - 1, 1))
-    return y
+    shape = x.shape[-1:]
+    running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
+    running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
+    if use_running_average:
+      mean, var = running_mean.value, running_var.value
+    else:
+      exact, axes = x.astype(jnp.float32), range(x.ndim - 1)
+      mean, square = whole.mean(jnp.stack([exact.mean(axes), jnp.square(exact).mean(axes)]))
+      var = jnp.maximum(square - jnp.square(mean), 0)
+      if self.is_mutable_collection("batch_stats") and not self.is_initializing():
+        count = x.size // x.shape[-1] * whole.parts()
+        kept = var * (count / max(count - 1, 1)) if self.unbiased else var
+        for running, new in ((running_mean, mean), (running_var, kept)):
+          running.value = self.momentum * running.value + (1 - self.momentum) * new
+    scale = self.param("scale", nn.initializers.ones_init(), shape)
+    bias = self.param("bias", nn.initializers.zeros_init(), shape)
+    return ((x - mean) * (lax.rsqrt(var + self.epsilon) * scale) + bias).astype(self.dtype)
+
+
+class Dropout(nn.Module):
+  """Sets a share of the features of each example to 0 and scales the rest up (Srivastava et al. 2014).
+
+  Each example has a key of its own, so that the outcome is the same however the batch is cut over devices.
+
+  Attributes:
+    rate: the share.
+  """
+
+  rate: float
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "batch *features"], *, train: bool) -> Float[Array, "batch *features"]:
+    if not train:
+      return x
+    keys = whole.keys(self.make_rng("dropout"), x.shape[0])
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, x.shape[1:]))(keys)
+    return jnp.where(keep, x / (1 - self.rate), 0)
 
 
 class ConvBlock(nn.Module):

@@ -8,7 +8,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float
 
 from bt_jax.errors import UserError, choose
-from bt_jax.models.layers import BatchNorm
+from bt_jax.models.layers import BatchNorm, Dropout
 
 
 class Variant(NamedTuple):
@@ -166,7 +166,7 @@ class PaperHead(nn.Module):
     x = x.reshape(x.shape[0], -1)
     for index in (1, 2):
       x = nn.relu(nn.Dense(256, name=f"dense{index}")(x))
-      x = nn.Dropout(0.3, deterministic=not train)(x)
+      x = Dropout(0.3)(x, train=train)
     return nn.Dense(self.classes, name="dense3")(x)
 
 

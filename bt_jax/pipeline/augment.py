@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float
 
+from bt_jax import whole
 from bt_jax.pipeline.preprocess import Augment
 
 
@@ -47,7 +48,7 @@ def make_augment(
     return image, mask
 
   def augment(key, image, mask):
-    return jax.vmap(one)(jax.random.split(key, image.shape[0]), image, mask)
+    return jax.vmap(one)(whole.keys(key, image.shape[0]), image, mask)
 
   return augment
 

@@ -1,15 +1,11 @@
 """Contrast between tumour and healthy tissue raised before anything else (section 3.3 of the paper), once, on the host."""
 
-import concurrent.futures
-import dataclasses
 from collections.abc import Callable
 
 import numpy as np
 from jaxtyping import UInt8
-from tqdm import tqdm
 
 from bt_jax.errors import UserError, choose
-from bt_jax.schema import Slices
 
 Slice = UInt8[np.ndarray, "height width 3"]
 
@@ -34,32 +30,23 @@ def clahe(image: Slice) -> Slice:
   return np.round(np.stack(channels, axis=-1) * 255).astype(np.uint8)
 
 
-CONTRASTS: dict[str, Callable[[Slice], Slice] | None] = {"none": None, "stretch": stretch, "clahe": clahe}
+def _as_it_is(image: Slice) -> Slice:
+  return image
 
 
-def make_contrast(name: str) -> Callable[[Slices], Slices]:
-  """The function of this name over slices, with a progress bar; their volume statistics are left as they are.
+CONTRASTS: dict[str, Callable[[Slice], Slice]] = {"none": _as_it_is, "stretch": stretch, "clahe": clahe}
+
+
+def make_contrast(name: str) -> Callable[[Slice], Slice]:
+  """The function of this name.
 
   Raises:
     UserError: no such contrast, or scikit-image is missing.
   """
   function = choose("data.contrast", name, CONTRASTS)
-  if function is None:
-    return lambda slices: slices
   if function is clahe:
     try:
       import skimage  # noqa: F401
     except ImportError as error:
       raise UserError("data.contrast=clahe needs scikit-image: pip install scikit-image, or take stretch") from error
-
-  def apply(slices: Slices) -> Slices:
-    image = np.empty_like(slices.image)
-
-    def one(at: int) -> None:
-      image[at] = function(slices.image[at])
-
-    with concurrent.futures.ThreadPoolExecutor() as pool:
-      list(tqdm(pool.map(one, range(len(image))), total=len(image), desc="contrast", unit="slice", leave=False))
-    return dataclasses.replace(slices, image=image)
-
-  return apply
+  return function

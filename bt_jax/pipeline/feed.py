@@ -1,14 +1,17 @@
-"""Which slices make batch number n, and the slices of a split as arrays on the device."""
+"""Which slices make batch number n, and how they come to the devices: from memory, or streamed from the disk."""
 
+import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
+import os
+import signal
+from collections.abc import Callable, Iterator, Sequence
 
-import jax
+import grain
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from bt_jax.errors import UserError, choose
-from bt_jax.schema import Slices
+from bt_jax.schema import SLICE_BYTES, Slices
 
 Groups = Sequence[Int[np.ndarray, "_"]]
 
@@ -55,21 +58,91 @@ def eval_batches(size: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.nd
     yield np.where(indices < size, indices, 0), indices < size
 
 
-def resident(slices: Slices, sharding: jax.sharding.Sharding, *, class_weights: str = "none") -> dict[str, jax.Array]:
-  """The slices as device arrays, still uint8: 0.26 MB each, 1 GB for the whole data set.
-
-  Args:
-    slices: of one part.
-    sharding: where they go.
-    class_weights: `none`, or `balanced`: each slice weighs n / (2 x the slices of its class) in the objective.
+def slice_weights(class_weights: str, labels: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+  """What each slice weighs in the objective: 1, or, `balanced`, n / (2 x the slices of its class).
 
   Raises:
     UserError: no such weights.
   """
-  balanced = choose("train.class_weights", class_weights, {"none": False, "balanced": True})
-  weight = np.ones(len(slices), np.float32)
-  if balanced:
-    counts = np.bincount(slices.label, minlength=2)
-    weight = (len(slices) / (2 * np.maximum(counts, 1)))[slices.label].astype(np.float32)
-  arrays = {name: getattr(slices, name) for name in ("image", "mask", "label", "volume_mean", "volume_std")}
-  return {name: jax.device_put(array, sharding) for name, array in (arrays | {"weight": weight}).items()}
+  if not choose("train.class_weights", class_weights, {"none": False, "balanced": True}):
+    return np.ones(len(labels), np.float32)
+  counts = np.bincount(labels, minlength=2)
+  return (len(labels) / (2 * np.maximum(counts, 1)))[labels].astype(np.float32)
+
+
+def arrays(slices: Slices, weights: Float[np.ndarray, "n"] | None = None) -> dict[str, np.ndarray]:
+  """What a step takes of slices, each along its first axis; all weigh 1 if no weights are given."""
+  names = ("image", "mask", "label", "volume_mean", "volume_std")
+  weights = np.ones(len(slices), np.float32) if weights is None else weights
+  return {name: getattr(slices, name) for name in names} | {"weight": weights}
+
+
+FEEDS = ("auto", "resident", "stream")
+_RESIDENT_SHARE = 0.25  # of a memory; the rest is for the network
+
+
+def choose_feed(feed: str, slices: int, memory: int) -> tuple[str, str]:
+  """The feed and why, in words: `auto` is `resident` where `slices` take at most a quarter of `memory` bytes.
+
+  Raises:
+    UserError: no such feed.
+  """
+  choose("feed", feed, dict.fromkeys(FEEDS))
+  size = slices * SLICE_BYTES
+  told = f"{slices} slices take {size / 1e9:.2f} GB of {memory / 1e9:.0f} GB"
+  if feed == "auto":
+    feed = "resident" if size <= _RESIDENT_SHARE * memory else "stream"
+    return feed, f"chosen as {told}"
+  return feed, f"asked for; {told}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Batches:
+  """Training batches read from the disk, each by its number; light to hand to a worker process.
+
+  Attributes:
+    read: from ids to their slices.
+    ids: of the training part.
+    groups: see `sampling_groups`.
+    weights: see `slice_weights`.
+    seed: of the order.
+    batch_size: over all hosts.
+    rows: which of a batch this host reads.
+  """
+
+  read: Callable[[Sequence[str]], Slices]
+  ids: Sequence[str]
+  groups: Groups
+  weights: Float[np.ndarray, "n"]
+  seed: int
+  batch_size: int
+  rows: Int[np.ndarray, "_"]
+
+  def __call__(self, step: int) -> dict[str, np.ndarray]:
+    indices = train_indices(seed=self.seed, step=step, batch_size=self.batch_size, groups=self.groups)[self.rows]
+    return arrays(self.read([self.ids[at] for at in indices]), self.weights[indices])
+
+
+def stream(batches: Batches, *, start: int, stop: int, workers: int, ahead: int = 2) -> Iterator[dict[str, np.ndarray]]:
+  """The batches from step `start` up to `stop`, read ahead by Grain.
+
+  As a batch is a function of its number, a run that starts anew at any step sees what an unbroken one would.
+
+  Args:
+    batches: what reads one.
+    start: the first step.
+    stop: the step after the last.
+    workers: processes that read; 0 reads in threads of this one.
+    ahead: batches that each worker holds ready.
+  """
+  steps = grain.MapDataset.range(start, stop).map(batches)
+  if not workers:
+    return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=2 * ahead)))
+  iterable = steps.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=1))
+  options = grain.MultiprocessingOptions(num_workers=workers, per_worker_buffer_size=ahead)
+  return iter(iterable.mp_prefetch(options, worker_init_fn=_in_worker))
+
+
+def _in_worker(worker: int, workers: int) -> None:
+  signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that trains, which ends its workers
+  os.environ["JAX_PLATFORMS"] = "cpu"

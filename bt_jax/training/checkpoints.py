@@ -13,6 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from bt_jax.errors import UserError
+from bt_jax.training import hosts
 
 PyTree = Any
 _KEEP = 2  # the one before stays, to fall back to
@@ -90,9 +91,11 @@ class Checkpoints:
         corrupt = True
         if self._read_only:
           continue
-        aside = self.folder / f"{step}{_CORRUPT}"
-        shutil.rmtree(aside, ignore_errors=True)  # of the same step, corrupt before
-        (self.folder / str(step)).rename(aside)
+        if hosts.is_first():
+          aside = self.folder / f"{step}{_CORRUPT}"
+          shutil.rmtree(aside, ignore_errors=True)  # of the same step, corrupt before
+          (self.folder / str(step)).rename(aside)
+        hosts.gather(None)  # only then
         self._open().reload()
     if corrupt or list(self.folder.glob(f"*{_CORRUPT}")):
       raise UserError(f"no checkpoint in {self.folder} can be read: remove the run's folder to start over")

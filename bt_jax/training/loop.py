@@ -10,20 +10,13 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from bt_jax.errors import UserError
+from bt_jax.errors import Stopped, UserError
+from bt_jax.training import hosts
 from bt_jax.training.checkpoints import Checkpoints
 from bt_jax.training.state import TrainState
 
 _LOOK_EVERY = 10  # steps between looks at the loss; each look waits for the device
 Row = dict[str, int | float]
-
-
-class Stopped(Exception):
-  """Ctrl-C or SIGTERM ended training after a save."""
-
-  def __init__(self, step: int, signal_number: int):
-    super().__init__(f"stopped at step {step}, saved; the same command goes on from there")
-    self.exit_code = 128 + signal_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +54,8 @@ def train(
   history: list[Row],
   *,
   plan: Plan,
-  step: Callable[[TrainState, int], tuple[TrainState, jax.Array]],
+  feed: Callable[[int, int], tuple[int, Any]],
+  step: Callable[[TrainState, Any], tuple[TrainState, jax.Array]],
   validate: Callable[[TrainState], dict[str, float]],
   learning_rate: Callable[[int], float],
   latest: Checkpoints,
@@ -75,7 +69,8 @@ def train(
     state: to go on from.
     history: a row per epoch so far.
     plan: see `Plan`.
-    step: takes step number n; a pure function of the state and n.
+    feed: from the number of the next step and the most steps that may be taken to how many it holds and their input.
+    step: takes these steps; from state and input to the new state and the last loss.
     validate: from state to `loss`, `accuracy` and `score` on the validation part.
     learning_rate: at a step, for the table.
     latest: gets the whole state after every epoch, and when stopped.
@@ -88,17 +83,27 @@ def train(
     UserError: a loss, or what a step made of the parameters, was not finite.
   """
   done = int(state.step)
-  started, trained = time.perf_counter(), 0
+  started, trained, waited, first = time.perf_counter(), 0, 0.0, True
   with (
     _stop_signals() as asked,
     tqdm(total=plan.steps * plan.batch_size, initial=done * plan.batch_size, desc="training", unit="slice") as progress,
   ):
     while not is_finished(plan, history):
-      state, loss = step(state, done)
-      done, trained = done + 1, trained + plan.batch_size
-      progress.update(plan.batch_size)
+      asking = time.perf_counter()
+      steps, inputs = feed(done, plan.steps_per_epoch - done % plan.steps_per_epoch)
+      waited += time.perf_counter() - asking
+      state, loss = step(state, inputs)
+      done, trained = done + steps, trained + steps * plan.batch_size
+      if first:
+        jax.block_until_ready(loss)
+        tqdm.write(f"first step after {time.perf_counter() - started:.1f} s")
+        started, trained, waited, first = time.perf_counter(), 0, 0.0, False  # of a compiler's time says nothing
+      progress.update(steps * plan.batch_size)
       end_of_epoch = done % plan.steps_per_epoch == 0
-      if done % _LOOK_EVERY == 0 or end_of_epoch or asked:
+      look = done // _LOOK_EVERY > (done - steps) // _LOOK_EVERY or end_of_epoch
+      # Hosts agree at the same steps; one alone needs to ask nobody.
+      stop = (asked and jax.process_count() == 1) or (look and any(hosts.gather(bool(asked))))
+      if look or stop:
         _check_finite(state, latest)
         score = f"{history[-1]['validation_score']:.3f}" if history else "-"
         progress.set_postfix_str(f"loss {float(loss):.4f}, validation score {score}")
@@ -114,6 +119,7 @@ def train(
           "train_accuracy": float(state.accuracy_sum) / steps_since,
           **{f"validation_{name}": value for name, value in validation.items()},
           "slices_per_second": trained / seconds,
+          "input_share": waited / seconds,
         }
         state = state.replace(loss_sum=state.loss_sum * 0, accuracy_sum=state.accuracy_sum * 0)
         history = [*history, row]
@@ -121,10 +127,10 @@ def train(
           best.save(done, state.eval_variables, record | {"history": history})
         latest.save(done, state, record | {"history": history})
         report(history)
-        started, trained = time.perf_counter(), 0
-      if asked:
+        started, trained, waited = time.perf_counter(), 0, 0.0
+      if stop:
         latest.save(done, state, record | {"history": history})
-        raise Stopped(done, asked[0])
+        raise Stopped(done, asked[0] if asked else signal.SIGTERM)
   return state, history
 
 

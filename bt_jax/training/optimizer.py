@@ -23,13 +23,10 @@ def make_schedule(*, name: str, learning_rate: float, warmup_steps: int, steps: 
   return choose("train.schedule", name, schedules)()
 
 
-def make_optimizer(
-  schedule: optax.Schedule, *, name: str, momentum: float, epsilon: float, weight_decay: float
-) -> optax.GradientTransformation:
-  """The optimiser of this name.
+def make_optimizer(*, name: str, momentum: float, epsilon: float, weight_decay: float) -> optax.GradientTransformation:
+  """The optimiser of this name, for a learning rate of 1: what it says is to be scaled by that of the step.
 
   Args:
-    schedule: from step to learning rate.
     name: `sgd` (Nesterov), `adam` or `adamw`.
     momentum: of `sgd`.
     epsilon: of `adam` and `adamw`.
@@ -40,8 +37,8 @@ def make_optimizer(
   """
   kernels = lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)
   optimizers = {
-    "sgd": lambda: optax.sgd(schedule, momentum=momentum, nesterov=True),
-    "adam": lambda: optax.adam(schedule, eps=epsilon),
-    "adamw": lambda: optax.adamw(schedule, eps=epsilon, weight_decay=weight_decay, mask=kernels),
+    "sgd": lambda: optax.sgd(1.0, momentum=momentum, nesterov=True),
+    "adam": lambda: optax.adam(1.0, eps=epsilon),
+    "adamw": lambda: optax.adamw(1.0, eps=epsilon, weight_decay=weight_decay, mask=kernels),
   }
   return choose("train.optimizer", name, optimizers)()

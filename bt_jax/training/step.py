@@ -6,19 +6,17 @@ import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jax import lax
+from jaxtyping import Array, Float
 
+from bt_jax import whole
 from bt_jax.losses import Loss
-from bt_jax.pipeline.preprocess import Augment
+from bt_jax.pipeline.preprocess import Augment, Batch
 from bt_jax.training.finetune import keep_statistics
 from bt_jax.training.state import PyTree, TrainState
 from bt_jax.training.task import Task
 
-Data = dict[str, jax.Array]  # a whole split on the device, see pipeline/feed.py
-
-
-def _gather(data: Data, indices: Int[Array, "batch"]) -> Data:
-  return {name: array[indices] for name, array in data.items()}
+TrainStep = Callable[[TrainState, Batch, Float[Array, ""]], tuple[TrainState, Float[Array, ""]]]
 
 
 def make_train_step(
@@ -32,12 +30,15 @@ def make_train_step(
   ema_decay: float,
   mixup: float,
   kept_statistics: Collection[str],
+  pieces: int,
+  remat: bool,
   seed: int,
-) -> Callable[[TrainState, Data, Int[Array, "batch"]], tuple[TrainState, Float[Array, ""]]]:
-  """Makes `train_step(state, data, indices) -> (state, loss)`, one step on the slices `indices` of `data`.
+) -> TrainStep:
+  """Makes `train_step(state, batch, learning_rate) -> (state, loss)`.
 
   Randomness is a function of `seed` and `state.step` alone. A step whose loss or outcome is not finite is counted, and
-  otherwise changes nothing but `state.nonfinite_step`, so the parameters before it survive.
+  otherwise changes nothing but `state.nonfinite_step`, so the parameters before it survive. The learning rate comes from
+  outside, so that runs whose epochs differ in length share one compiled step.
 
   Args:
     model: called with `train=True`.
@@ -45,40 +46,78 @@ def make_train_step(
     preprocess: see `make_preprocess`.
     augment: see `make_augment`.
     loss: per example; the objective is its mean over the batch, each times the slice's weight.
-    optimizer: as made by `make_optimizer`.
+    optimizer: as made by `make_optimizer`, for a learning rate of 1.
     ema_decay: of the moving average; read only where the state has one. The average follows faster at first:
       min(ema_decay, (1 + step) / (10 + step)).
     mixup: alpha of Zhang et al. 2018 (arXiv:1710.09412), images and targets mixed with those of the batch reversed by a
       share from Beta(alpha, alpha); 0 mixes nothing.
     kept_statistics: the stages whose batch norm goes by its running statistics and keeps them.
+    pieces: how many the batch is cut in, one after another in less memory; gradients are their mean. Batch norm and a
+      pooled loss see a piece at a time.
+    remat: see `keep_products`; the rest is computed again. Of use on GPUs and TPUs: XLA undoes it on a CPU.
     seed: of augmentation, dropout and mixup.
   """
 
-  def train_step(state: TrainState, data: Data, indices: Int[Array, "batch"]) -> tuple[TrainState, Float[Array, ""]]:
-    step_key = jax.random.fold_in(jax.random.key(seed), state.step)
-    augment_key, dropout_key = jax.random.split(step_key)
-    batch = _gather(data, indices)
+  def forward(params: PyTree, statistics: PyTree, images: jax.Array, key: jax.Array) -> tuple[jax.Array, PyTree]:
+    with nn.intercept_methods(keep_statistics(kept_statistics)):
+      return model.apply(
+        {"params": params, "batch_stats": statistics},
+        images,
+        train=True,
+        mutable=["batch_stats"],
+        rngs={"dropout": key},
+      )
+
+  if remat:
+    forward = keep_products(forward)
+
+  def gradient_of(params: PyTree, statistics: PyTree, batch: Batch, key: jax.Array) -> tuple[PyTree, PyTree, jax.Array]:
+    """The gradient, the new statistics, and loss and accuracy, of one piece."""
+    augment_key, dropout_key, mixup_key = jax.random.split(key, 3)
     weight = batch["weight"]
     images, masks = preprocess(batch, augment, augment_key)
     targets = task.target(batch["label"], masks)
     if mixup:
-      share = jax.random.beta(jax.random.fold_in(step_key, 2), mixup, mixup)
-      images, targets, weight = (share * array + (1 - share) * array[::-1] for array in (images, targets, weight))
+      share = jax.random.beta(mixup_key, mixup, mixup)
+      images, targets, weight = (
+        share * array + (1 - share) * whole.reverse(array) for array in (images, targets, weight)
+      )
 
     def objective(params: PyTree) -> tuple[Float[Array, ""], tuple[jax.Array, PyTree]]:
-      with nn.intercept_methods(keep_statistics(kept_statistics)):
-        outputs, updates = model.apply(
-          state.variables | {"params": params},
-          images,
-          train=True,
-          mutable=["batch_stats"],
-          rngs={"dropout": dropout_key},
-        )
+      outputs, updates = forward(params, statistics, images, dropout_key)
       return (loss(outputs, targets) * weight).mean(), (outputs, updates)
 
-    (value, (outputs, updates)), gradient = jax.value_and_grad(objective, has_aux=True)(state.variables["params"])
-    change, opt_state = optimizer.update(gradient, state.opt_state, state.variables["params"])
-    variables = {**state.variables, "params": optax.apply_updates(state.variables["params"], change), **updates}
+    (value, (outputs, updates)), gradient = jax.value_and_grad(objective, has_aux=True)(params)
+    told = jnp.stack([value, task.accuracy(outputs, targets)])
+    return gradient, updates.get("batch_stats", {}), told
+
+  def train_step(
+    state: TrainState, batch: Batch, learning_rate: Float[Array, ""]
+  ) -> tuple[TrainState, Float[Array, ""]]:
+    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    params, statistics = state.variables["params"], state.variables["batch_stats"]
+    if pieces == 1:
+      gradient, statistics, told = gradient_of(params, statistics, batch, key)
+    else:
+
+      def add(carry: tuple, piece: tuple) -> tuple[tuple, None]:
+        gradient, statistics, told = carry
+        more, statistics, more_told = gradient_of(params, statistics, *piece)
+        return (jax.tree.map(jnp.add, gradient, more), statistics, told + more_told), None
+
+      first = jax.tree.map(jnp.zeros_like, params), statistics, jnp.zeros(2)
+      # Every piece takes examples from everywhere in the batch, so that it is on all devices.
+      cut = jax.tree.map(lambda x: x.reshape(-1, pieces, *x.shape[1:]).swapaxes(0, 1), batch)
+      # On a CPU a convolution inside a loop runs on one thread.
+      unroll = jax.default_backend() == "cpu"
+      sums, _ = lax.scan(add, first, (cut, jax.random.split(key, pieces)), unroll=unroll)
+      gradient, statistics, told = sums[0], sums[1], sums[2] / pieces
+      gradient = jax.tree.map(lambda x: x / pieces, gradient)
+    gradient, (value, accuracy) = jax.tree.map(whole.mean, (gradient, told))
+
+    change, opt_state = optimizer.update(gradient, state.opt_state, params)
+    change = jax.tree.map(lambda x: learning_rate * x, change)
+    variables = {**state.variables, "params": optax.apply_updates(params, change), "batch_stats": statistics}
     average = state.average
     if average is not None:
       decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
@@ -88,7 +127,7 @@ def make_train_step(
       average=average,
       opt_state=opt_state,
       loss_sum=state.loss_sum + value,
-      accuracy_sum=state.accuracy_sum + task.accuracy(outputs, targets),
+      accuracy_sum=state.accuracy_sum + accuracy,
     )
     finite = jnp.isfinite(value)
     for leaf in jax.tree.leaves(variables):  # a gradient that is not finite, or a step too far, ends here
@@ -100,14 +139,39 @@ def make_train_step(
   return train_step
 
 
+def keep_products(forward: Callable) -> Callable:
+  """The function, keeping for the way back only what convolutions and matrix products put out."""
+  return jax.checkpoint(
+    forward, policy=lambda primitive, *_, **__: primitive.name in ("conv_general_dilated", "dot_general")
+  )
+
+
+def make_resident_step(train_step: TrainStep) -> Callable:
+  """Makes `steps(state, indices, data, learning_rates, count) -> (state, last loss)` out of the step: several at once.
+
+  `data` is a whole part on the device, `indices` [batch, n] and `learning_rates` [n] are those of n steps, of which the
+  first `count` are taken; the number is no part of the program, so that one is compiled for all.
+  """
+
+  def steps(
+    state: TrainState, indices: jax.Array, data: Batch, learning_rates: jax.Array, count: jax.Array
+  ) -> tuple[TrainState, jax.Array]:
+    def one(at: jax.Array, carry: tuple[TrainState, jax.Array]) -> tuple[TrainState, jax.Array]:
+      batch = {name: array[indices[:, at]] for name, array in data.items()}
+      return train_step(carry[0], batch, learning_rates[at])
+
+    return lax.fori_loop(0, count, one, (state, jnp.float32(0)))
+
+  return steps
+
+
 def make_predict_step(*, model: nn.Module, task: Task, preprocess: Callable) -> Callable:
-  """Makes `predict_step(variables, data, indices) -> logits`, float32.
+  """Makes `predict_step(variables, batch) -> logits`, float32.
 
   By the task they are [batch, height, width] on the data's own grid, or [batch]. A segmenter's logits are resized, so that results at different input sizes are scored against the same truth.
   """
 
-  def predict_step(variables: PyTree, data: Data, indices: Int[Array, "batch"]) -> Float[Array, "batch *grid"]:
-    batch = _gather(data, indices)
+  def predict_step(variables: PyTree, batch: Batch) -> Float[Array, "batch *grid"]:
     images, _ = preprocess(batch)
     return task.tumor_logits(model.apply(variables, images, train=False), batch["image"].shape[1])
 

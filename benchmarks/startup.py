@@ -1,0 +1,89 @@
+"""Seconds from the command to the first step, cold and warm, and of imports and help.
+
+  python benchmarks/startup.py [--repeats=5] [--config=configs/seg.py:phantom]
+
+Each is a process of its own, all in turn; medians. Cold is with an empty JAX_COMPILATION_CACHE_DIR, warm with the one
+just filled; the data set is built before. A run is killed at its first step. Without torch its import is left out.
+"""
+
+import argparse
+import importlib.util
+import os
+import pathlib
+import platform
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+ROOT = pathlib.Path(__file__).parent.parent
+FIRST_STEP = re.compile(r"first step after ([\d.]+) s")
+
+
+def command(*arguments: str) -> float:
+  """Seconds until Python with these arguments ends; it may fail, but not with a traceback."""
+  started = time.perf_counter()
+  done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
+  seconds = time.perf_counter() - started
+  if "Traceback" in done.stderr:
+    sys.exit(f"{' '.join(arguments)} failed:\n{done.stderr}")
+  return seconds
+
+
+def first_step(*arguments: str, cache: str) -> tuple[float, float]:
+  """Seconds until launch.py tells of its first step, by our clock and by its own."""
+  environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache, "PYTHONUNBUFFERED": "1"}
+  with tempfile.TemporaryDirectory() as work, tempfile.TemporaryFile("w+") as errors:
+    started = time.perf_counter()
+    with subprocess.Popen(
+      [sys.executable, "launch.py", *arguments, f"--workdir={work}/run"],
+      cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=errors,
+    ) as process:  # fmt: skip
+      for line in process.stdout:
+        if match := FIRST_STEP.match(line):
+          seconds = time.perf_counter() - started
+          process.kill()
+          return seconds, float(match[1])
+    errors.seek(0)
+    sys.exit(f"launch.py ended before its first step:\n{errors.read()}")
+
+
+def main() -> None:
+  """Prints the table."""
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("--repeats", type=int, default=5)
+  parser.add_argument("--config", default="configs/seg.py:phantom")
+  args = parser.parse_args()
+  commands = {
+    "help": ("launch.py", "--help"),
+    "a misspelt flag": ("launch.py", "--confgi=x"),
+    "import bt_jax": ("-c", "import bt_jax"),
+    "import bt_jax.experiment": ("-c", "import bt_jax.experiment"),
+  }
+  if importlib.util.find_spec("torch"):
+    commands["import torch"] = ("-c", "import torch")
+  times: dict[str, list[float]] = {name: [] for name in (*commands, "first step, cold", "first step, warm")}
+  own: dict[str, list[float]] = {"first step, cold": [], "first step, warm": []}
+  with tempfile.TemporaryDirectory() as work:
+    os.environ["TMPDIR"] = work  # what killed processes leave goes with it
+    run = (f"--config={args.config}", f"--config.data.dir={work}/data")
+    command("launch.py", "--mode=build", *run)
+    for _ in range(args.repeats):
+      for name, arguments in commands.items():
+        times[name].append(command(*arguments))
+      with tempfile.TemporaryDirectory() as cache:
+        for name in own:
+          seconds, told = first_step(*run, cache=cache)
+          times[name].append(seconds)
+          own[name].append(told)
+  print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+  print(f"{args.config}, median of {args.repeats}")
+  for name, values in times.items():
+    told = f"{statistics.median(own[name]):8.1f} s by its own clock" if name in own else ""
+    print(f"{name:26}{statistics.median(values):8.2f} s{told}")
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,101 @@
+"""What must be settled before JAX first looks for devices: which there are, how they compute, and the other hosts."""
+
+import contextlib
+import os
+import pathlib
+import sys
+import threading
+
+import jax
+from ml_collections import ConfigDict
+
+from bt_jax.errors import UserError
+
+_DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
+_CPU_DEVICES = "--xla_force_host_platform_device_count"
+CACHE = pathlib.Path("~/.cache/bt_jax/xla")
+
+
+def prepare(*configs: ConfigDict) -> None:
+  """Sets up JAX for runs of these configurations; does nothing where JAX has looked for devices already.
+
+  Compiled programs are kept in `JAX_COMPILATION_CACHE_DIR`, or else in `CACHE`. On a CPU every core is a device, as far
+  as the batches divide over them: XLA cuts one convolution of few channels badly over cores, and the batch well.
+  """
+  flags = os.environ.get("XLA_FLAGS", "")
+  if any(config.train.deterministic for config in configs) and _DETERMINISTIC not in flags:
+    os.environ["XLA_FLAGS"] = f"{flags} {_DETERMINISTIC}".strip()
+  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    jax.config.update("jax_compilation_cache_dir", str(CACHE.expanduser()))
+  if _CPU_DEVICES not in flags:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    batch_sizes = [
+      size
+      for config in configs
+      for size in (config.train.batch_size // max(config.train.accumulate, 1), config.eval.batch_size)
+    ]
+    divide = [n for n in range(1, cores + 1) if all(size > 0 and size % n == 0 for size in batch_sizes)]
+    with contextlib.suppress(RuntimeError):  # JAX has looked
+      jax.config.update("jax_num_cpu_devices", max(divide, default=1))
+
+
+def connect(*, coordinator: str | None, hosts: int | None, host: int | None, timeout: int) -> bool:
+  """Joins the other hosts of the run, where it has any, and tells whether this is the first.
+
+  Told by the arguments, or by the environment of SLURM (more tasks than one), Open MPI, or a TPU pod.
+
+  Args:
+    coordinator: address and port of the first host.
+    hosts: how many processes there are.
+    host: which of them this is, from 0.
+    timeout: seconds to wait for the others.
+
+  Raises:
+    UserError: only some of the arguments are given, or the others did not come.
+  """
+  told = {"--coordinator": coordinator, "--hosts": hosts, "--host": host}
+  missing = [name for name, value in told.items() if value is None]
+  if 0 < len(missing) < 3:
+    raise UserError(
+      f"{' and '.join(missing)} must be given too: a run on several hosts needs {', '.join(told)} on each"
+    )
+  if missing and not _has_others():
+    return True
+  if not missing and not 0 <= host < hosts:
+    raise UserError(f"--host is {host}, expected 0 to {hosts - 1}: they are counted from 0, and --hosts says how many")
+  failed = lambda reason: (
+    f"the hosts did not meet ({reason}): start the same command on all of them, with a coordinator address that each can reach"
+  )
+  # JAX's own limit ends the process with a stack trace, so it comes later.
+  timer = threading.Timer(timeout, _leave, [failed(f"waited {timeout} s")])
+  timer.daemon = True
+  timer.start()
+  try:
+    jax.distributed.initialize(
+      coordinator_address=coordinator,
+      num_processes=hosts,
+      process_id=host,
+      cluster_detection_method=None if missing else "deactivate",
+      initialization_timeout=2 * timeout,
+      heartbeat_timeout_seconds=2 * timeout,  # see also training/hosts.py
+    )
+  except (RuntimeError, ValueError) as error:
+    raise UserError(failed((str(error).splitlines() or [type(error).__name__])[0])) from error
+  finally:
+    timer.cancel()
+  return jax.process_index() == 0
+
+
+def _leave(message: str) -> None:
+  print(f"error: {message}", file=sys.stderr, flush=True)
+  os._exit(1)
+
+
+def _has_others() -> bool:
+  """Whether the environment is that of a run on several hosts."""
+  environment = os.environ
+  return (
+    ("SLURM_STEP_NODELIST" in environment and int(environment.get("SLURM_NTASKS", 1)) > 1)
+    or int(environment.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
+    or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+  )

@@ -1,0 +1,107 @@
+"""Several hosts as one: what all must agree on, and what to do when one is lost."""
+
+import contextlib
+import json
+import os
+import pathlib
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from bt_jax.errors import UserError
+
+
+def is_first() -> bool:
+  """Whether this is the host that writes tables; checkpoints are written by all together."""
+  return jax.process_index() == 0
+
+
+def gather(value: Any) -> list[Any]:
+  """What every host says, anything of JSON, in the order of hosts; all must ask at the same point."""
+  if jax.process_count() == 1:
+    return [value]
+  text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+  lengths = multihost_utils.process_allgather(np.array([len(text)])).ravel()
+  padded = np.zeros(lengths.max(), np.uint8)
+  padded[: len(text)] = text
+  texts = multihost_utils.process_allgather(padded).reshape(len(lengths), -1)
+  return [json.loads(bytes(text[:length])) for text, length in zip(texts, lengths, strict=True)]
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+  """What is done here is done on all hosts or on none: bad input of one is raised on each."""
+  problem = None
+  try:
+    yield
+  except UserError as error:
+    problem = str(error)
+  if found := [text for text in gather(problem) if text]:
+    raise UserError(found[0])
+
+
+@contextlib.contextmanager
+def watch(folder: pathlib.Path, *, timeout: int) -> Iterator[None]:
+  """Ends this process with one line where another host was not heard of for `timeout` seconds.
+
+  Each host counts up in a file of its own in `folder`, which all of them share, and looks at those of the others. The
+  collectives of a GPU wait forever for a host that is gone, and JAX's own watch ends the process with a stack trace.
+  """
+  count, me = jax.process_count(), jax.process_index()
+  if count == 1:
+    yield
+    return
+  folder.mkdir(parents=True, exist_ok=True)
+  done = threading.Event()
+  beat = lambda host: folder / str(host)
+
+  def heard(host: int) -> str:
+    try:
+      return beat(host).read_text()
+    except OSError:
+      return ""
+
+  def look() -> None:
+    last = {host: (heard(host), time.monotonic()) for host in range(count) if host != me}
+    beats = 0
+    while not done.wait(timeout / 10):
+      beats += 1
+      with contextlib.suppress(OSError):
+        beat(me).write_text(f"{os.getpid()} {beats}")
+      for host, (said, when) in last.items():
+        if (says := heard(host)) != said:
+          last[host] = says, time.monotonic()
+        elif time.monotonic() - when > timeout:
+          leave(f"host {host} of {count} was not heard of for {timeout} s")
+
+  beat(me).write_text(f"{os.getpid()} 0")
+  thread = threading.Thread(target=look, daemon=True)
+  thread.start()
+  try:
+    yield
+    multihost_utils.sync_global_devices("bt_jax: done")
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" in str(error):  # the trouble of this host
+      raise
+    leave(f"what all hosts do together failed ({str(error).splitlines()[0][:120]})")
+  finally:
+    done.set()
+    thread.join()
+    beat(me).unlink(missing_ok=True)
+
+
+def leave(reason: str) -> None:
+  """Ends this process at once, without waiting for the others."""
+  print(
+    f"\nerror: {reason}: another host is gone, so this one stops; the same command on all hosts goes on from the last checkpoint",
+    file=sys.stderr,
+    flush=True,
+  )
+  sys.stdout.flush()
+  os._exit(1)

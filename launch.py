@@ -94,15 +94,17 @@ def _run() -> None:
     machine.prepare(_CONFIG.value)
   if not machine.connect(coordinator=_COORDINATOR.value, hosts=_HOSTS.value, host=_HOST.value, timeout=_TIMEOUT.value):
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    os.environ["TQDM_DISABLE"] = "1"  # read when it is imported, in the next line
-  from bt_jax import cascade, experiment
-
+    os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported, further down
   workdir = pathlib.Path(_WORKDIR.value).expanduser() if _WORKDIR.value else None
   if _MODE.value == _CASCADE:
+    from bt_jax import cascade
+
     cascade.evaluate(
       classifier=_CLASSIFIER.value, segmenter=_SEGMENTER.value, sensitivity=_SENSITIVITY.value, workdir=workdir
     )
   else:
+    from bt_jax import experiment
+
     mode = getattr(experiment, _MODE.value)
     mode(_CONFIG.value, workdir or experiment.default_workdir(_CONFIG.value, _MODE.value))
 

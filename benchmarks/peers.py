@@ -133,7 +133,7 @@ def bce_dice(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
 def steps(
   name: str, width: int, images: np.ndarray, targets: np.ndarray, *, dtype: str
 ) -> dict[str, Callable[[], int | None] | None]:
-  """Functions that take one step and wait for it, and on CUDA one that returns the peak bytes of a training step.
+  """Functions that take one step and wait for it, and on CUDA one that returns the bytes that a training step takes.
 
   Args:
     name: one of `PEERS`.
@@ -178,9 +178,10 @@ def steps(
     judge(logits.float())
     wait()
 
-  def peak() -> int:
+  def memory() -> int:
+    before = torch.cuda.memory_allocated()
     torch.cuda.reset_peak_memory_stats()
     train()
-    return torch.cuda.max_memory_allocated()
+    return torch.cuda.max_memory_allocated() - before
 
-  return {"training": train, "inference": predict, "peak": peak if cuda else None}
+  return {"training": train, "inference": predict, "memory": memory if cuda else None}

@@ -1,21 +1,27 @@
-"""Training and inference slices per second of the U-Net, beside the same network in PyTorch.
+"""Training and inference slices per second, and memory, of our networks beside the same ones in PyTorch.
 
-  python benchmarks/step.py [--width=8] [--sizes=128,256] [--batch=8] [--repeats=7]
+  python benchmarks/step.py [--models=unet,resunet,resnet50] [--sizes=128,256] [--width=32] [--batch=8] [--repeats=7]
 
-Both in float32, in one process, in turn; medians and their ratio. What is timed is the network: forward, and for
-training backward and AdamW with the sum of binary cross-entropy and Dice. Input is on the device already, without
-augmentation. Without torch (`pip install torch`) only ours is timed.
+Both in one process, in turn; medians and their ratio. What is timed is the network: forward, and for training backward
+and AdamW, with the sum of binary cross-entropy and Dice or with cross-entropy. Input is on the device already, without
+augmentation. PyTorch runs channels last; on a GPU both compute in bfloat16 and PyTorch is compiled, on a CPU both
+compute in float32. Memory is what a training step takes beyond what stood before it. Limit is the share of the time
+that the machine would need at the rates of its matrix products and copies, measured here, for the step's operations
+or bytes, whichever takes longer. Without torch (`pip install torch`) only ours is timed.
 """
 
 import argparse
-import functools
+import ctypes
 import itertools
 import os
 import pathlib
 import platform
+import re
 import statistics
 import sys
 import time
+from collections.abc import Callable
+from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
@@ -24,151 +30,159 @@ import jax.numpy as jnp
 import numpy as np
 
 from bt_jax.losses import make_loss
-from bt_jax.models.unet import UNet
+from bt_jax.models import CLASSIFIERS, MODELS, make_model
+from bt_jax.training import parallel
 from bt_jax.training.optimizer import make_optimizer
 from bt_jax.training.state import init_state
 from bt_jax.training.step import make_train_step
 from bt_jax.training.task import TASKS
 
-LOSS = {
-  "name": "bce_dice",
-  "smooth": 1.0,
-  "pooled": True,
-  "fp_weight": 0.3,
-  "fn_weight": 0.7,
-  "exponent": 0.75,
-  "label_smoothing": 0.0,
-}
+LOSS = {"smooth": 1.0, "pooled": True, "fp_weight": 0.3, "fn_weight": 0.7, "exponent": 0.75, "label_smoothing": 0.0}
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def ours(width: int, images: np.ndarray, masks: np.ndarray) -> dict:
-  """Functions that take one step and wait for it."""
-  model = UNet(width=width)
-  optimizer = make_optimizer(lambda step: 1e-3, name="adamw", momentum=0.9, epsilon=1e-8, weight_decay=1e-4)
-  state = init_state(model, optimizer, size=images.shape[1], channels=3, seed=0, average=False)
-  ones = np.ones(len(images))
-  arrays = {"image": images, "mask": masks, "label": ones.astype(np.int32), "weight": ones.astype(np.float32)}
-  data = {name: jnp.asarray(array) for name, array in arrays.items()}
-  preprocess = lambda batch, augment=None, key=None: (batch["image"], batch["mask"])
-  step = jax.jit(
-    make_train_step(
-      model=model,
-      task=TASKS["segmentation"],
-      preprocess=preprocess,
-      augment=lambda key, image, mask: (image, mask),
-      loss=make_loss(**LOSS),
-      optimizer=optimizer,
-      ema_decay=0.0,
-      mixup=0.0,
-      kept_statistics=(),
-      seed=0,
-    ),
-    donate_argnums=0,
+def examples(name: str, size: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
+  """Images and masks or labels, random."""
+  rng = np.random.default_rng(0)
+  images = rng.standard_normal((batch, size, size, 3), dtype=np.float32)
+  if name in CLASSIFIERS:
+    return images, rng.integers(0, 2, batch).astype(np.int32)
+  return images, (rng.random((batch, size, size, 1)) < 0.05).astype(np.float32)
+
+
+def ours(name: str, width: int, images: np.ndarray, targets: np.ndarray, *, dtype: str) -> dict[str, Any]:
+  """Functions that take one step and wait for it, and what the compiled programs count."""
+  task = TASKS["classification" if name in CLASSIFIERS else "segmentation"]
+  model = make_model(MODELS, name, width=width, dtype=DTYPES[dtype])
+  optimizer = make_optimizer(name="adamw", momentum=0.9, epsilon=1e-8, weight_decay=1e-4)
+  mesh, batch = parallel.make_mesh(), len(images)
+  masks, labels = (targets, np.ones(batch, np.int32)) if targets.ndim > 1 else (images[..., :1], targets)
+  arrays = {"image": images, "mask": masks, "label": labels, "weight": np.ones(batch, np.float32)}
+  data = parallel.lay_out(mesh, arrays, batch)
+  state = jax.device_put(
+    jax.jit(lambda: init_state(model, optimizer, size=images.shape[1], channels=3, seed=0, average=False))(),
+    parallel.replicated(mesh),
   )
-  predict = jax.jit(lambda variables, x: jax.nn.sigmoid(model.apply(variables, x)))
-  indices = jnp.arange(len(images), dtype=jnp.int32)
+  train_step = make_train_step(
+    model=model,
+    task=task,
+    preprocess=lambda batch, augment=None, key=None: (batch["image"], batch["mask"]),
+    augment=lambda key, image, mask: (image, mask),
+    loss=make_loss(name="cross_entropy" if name in CLASSIFIERS else "bce_dice", **LOSS),
+    optimizer=optimizer,
+    ema_decay=0.0,
+    mixup=0.0,
+    kept_statistics=(),
+    pieces=1,
+    remat=False,
+    seed=0,
+  )
+  judge = jax.nn.softmax if name in CLASSIFIERS else jax.nn.sigmoid
+  predict_step = lambda variables, images: judge(model.apply(variables, images))
+  train = parallel.compile_step("jit", train_step, mesh, cut=(False, True, False), donate=True)
+  predict = parallel.compile_step("jit", predict_step, mesh, cut=(False, True), cut_out=True)
   variables = jax.tree.map(jnp.copy, state.variables)
+  train = train.lower(state, data, 1e-3).compile()
+  predict = predict.lower(variables, data["image"]).compile()
   holder = [state]
 
-  def train() -> None:
-    holder[0], loss = step(holder[0], data, indices)
+  def training() -> None:
+    holder[0], loss = train(holder[0], data, np.float32(1e-3))
     loss.block_until_ready()
 
-  return {"training": train, "inference": lambda: predict(variables, data["image"]).block_until_ready()}
+  return {
+    "training": training,
+    "inference": lambda: predict(variables, data["image"]).block_until_ready(),
+    "memory": lambda: train.memory_analysis().temp_size_in_bytes,
+    "counted": {"training": train.cost_analysis(), "inference": predict.cost_analysis()},
+  }
 
 
-def pytorch(width: int, images: np.ndarray, masks: np.ndarray) -> dict:
-  """The same in PyTorch, channels last."""
-  import torch
-  from torch import nn
+def seconds(function: Callable[[], None]) -> float:
+  """How long one call takes."""
+  started = time.perf_counter()
+  function()
+  return time.perf_counter() - started
 
-  def block(inputs: int, outputs: int) -> nn.Sequential:
-    layers = []
-    for channels in (inputs, outputs):
-      layers += [nn.Conv2d(channels, outputs, 3, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU(inplace=True)]
-    return nn.Sequential(*layers)
 
-  class Net(nn.Module):
-    def __init__(self, depth: int = 4):
-      super().__init__()
-      widths = [width * 2**level for level in range(depth + 1)]
-      self.down = nn.ModuleList(itertools.starmap(block, itertools.pairwise([3, *widths])))
-      self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, 2) for a, b in itertools.pairwise(widths))
-      self.join = nn.ModuleList(block(2 * a, a) for a in widths[:-1])
-      self.head = nn.Conv2d(width, 1, 1)
+def rates(dtype: str) -> tuple[float, float]:
+  """Floating-point operations and bytes per second of one device: a matrix product and a copy, the best of several."""
+  size = 8192 if jax.default_backend() != "cpu" else 2048
+  square = jnp.ones((size, size), DTYPES[dtype])
+  long = jnp.ones(2**28 if jax.default_backend() != "cpu" else 2**25)
+  product, copy = jax.jit(lambda x: x @ x), jax.jit(lambda x: x + 1)
+  best = lambda function, x: min(seconds(lambda: function(x).block_until_ready()) for _ in range(8))
+  return 2 * size**3 / best(product, square), 2 * long.nbytes / best(copy, long)
 
-    def forward(self, x):
-      skips = []
-      for level, layer in enumerate(self.down):
-        x = layer(x if level == 0 else nn.functional.max_pool2d(x, 2))
-        skips.append(x)
-      for level in reversed(range(len(self.up))):
-        x = self.join[level](torch.cat([skips[level], self.up[level](x)], 1))
-      return self.head(x)
 
-  device = "cuda" if torch.cuda.is_available() else "cpu"
-  wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-  layout = functools.partial(torch.Tensor.contiguous, memory_format=torch.channels_last)
-  net = Net().to(device, memory_format=torch.channels_last)
-  x, y = (layout(torch.from_numpy(array.transpose(0, 3, 1, 2).copy()).to(device)) for array in (images, masks))
-  optimizer = torch.optim.AdamW(net.parameters(), 1e-3, weight_decay=1e-4)
+def growth(step: Callable[[], None]) -> int:
+  """Bytes that this process holds at its peak during a step beyond those before it."""
+  status = lambda name: 1024 * int(re.search(rf"{name}:\s+(\d+)", pathlib.Path("/proc/self/status").read_text())[1])
+  ctypes.CDLL(None).malloc_trim(0)  # gives back what is free
+  before = status("VmRSS")
+  pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
+  step()
+  return status("VmHWM") - before
 
-  def train() -> None:
-    net.train()
-    logits = net(x)
-    p = logits.sigmoid()
-    dice = 1 - (2 * (p * y).sum() + 1) / (p.sum() + y.sum() + 1)
-    loss = nn.functional.binary_cross_entropy_with_logits(logits, y) + dice
-    optimizer.zero_grad()
-    loss.backward()
-    optimizer.step()
-    wait()
 
-  @torch.inference_mode()
-  def predict() -> None:
-    net.eval()
-    net(x).sigmoid()
-    wait()
-
-  return {"training": train, "inference": predict}
+def measure(peers: dict[str, Callable], name: str, size: int, args: argparse.Namespace, machine: tuple) -> None:
+  """Prints the rows of one network at one size."""
+  images, targets = examples(name, size, args.batch)
+  functions = {peer: make(name, args.width, images, targets, dtype=args.dtype) for peer, make in peers.items()}
+  for work in ("training", "inference"):
+    times: dict[str, list[float]] = {peer: [] for peer in peers}
+    for repeat, peer in itertools.product(range(args.repeats + 2), peers):
+      taken = seconds(functions[peer][work])
+      if repeat >= 2:  # the first compile and warm up
+        times[peer].append(taken)
+    medians = [statistics.median(values) for values in times.values()]
+    counted, devices = functions["bt_jax"]["counted"][work], len(jax.devices())
+    flops, moved = (
+      counted[key] * (devices if jax.default_backend() == "cpu" else 1) for key in ("flops", "bytes accessed")
+    )
+    limit = max(flops / machine[0], moved / machine[1]) / medians[0]
+    ratio = f"{medians[1] / medians[0]:8.2f}" if len(medians) > 1 else f"{'-':>8}"
+    told = f"{name:9}{work:10}{size:4}" + "".join(f"{args.batch / median:10.1f}" for median in medians) + ratio
+    if work == "training":
+      on_cpu = jax.default_backend() == "cpu" and pathlib.Path("/proc/self/clear_refs").exists()
+      memory = [growth(of["training"]) if on_cpu else (of["memory"] or (lambda: 0))() for of in functions.values()]
+      told += "".join(f"{value / 1e6:10.0f}" for value in memory)
+    else:
+      told += " " * 10 * len(medians)
+    print(f"{told}{limit:8.2f}", flush=True)
 
 
 def main() -> None:
   """Prints the table."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--width", type=int, default=8)
-  parser.add_argument("--sizes", default="128,256")
+  parser.add_argument("--models", default="unet,resunet,resnet50")
+  parser.add_argument("--sizes", default="128,256", help="pixels")
+  parser.add_argument("--width", type=int, default=32, help="of the U-Net")
   parser.add_argument("--batch", type=int, default=8)
+  parser.add_argument("--dtype", choices=DTYPES, help="default: float32 on a CPU, bfloat16 elsewhere")
   parser.add_argument("--repeats", type=int, default=7)
   args = parser.parse_args()
-  peers = {"bt_jax": ours}
+  cores = len(os.sched_getaffinity(0))
+  jax.config.update("jax_num_cpu_devices", max(n for n in range(1, cores + 1) if args.batch % n == 0))
+  args.dtype = args.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
+  peers, version = {"bt_jax": ours}, "not installed"
   try:
     import torch
 
-    peers["PyTorch"] = pytorch
-    version = torch.__version__
+    from benchmarks.peers import steps
+
+    peers["PyTorch"], version = steps, torch.__version__
   except ImportError:
-    version = "not installed"
-  print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores; devices: {jax.devices()}")
-  print(
-    f"jax {jax.__version__}, torch {version}; U-Net of width {args.width}, batch {args.batch}, median of {args.repeats}"
-  )
-  print("slices per second:" + "".join(f"{name:>12}" for name in peers) + "       ratio")
-  for size in map(int, args.sizes.split(",")):
-    rng = np.random.default_rng(0)
-    images = rng.standard_normal((args.batch, size, size, 3), dtype=np.float32)
-    masks = (rng.random((args.batch, size, size, 1)) < 0.05).astype(np.float32)
-    functions = {name: make(args.width, images, masks) for name, make in peers.items()}
-    for work in ("training", "inference"):
-      times: dict[str, list[float]] = {name: [] for name in peers}
-      for repeat, name in itertools.product(range(args.repeats + 2), peers):
-        started = time.perf_counter()
-        functions[name][work]()
-        if repeat >= 2:  # the first compile and warm up
-          times[name].append(time.perf_counter() - started)
-      speeds = [args.batch / statistics.median(values) for values in times.values()]
-      ratio = f"{speeds[0] / speeds[1]:12.2f}" if len(speeds) > 1 else f"{'-':>12}"
-      print(f"{work:10}{size:4}x{size:<3}" + "".join(f"{speed:12.1f}" for speed in speeds) + ratio)
+    pass
+  device = f"{len(jax.devices())} x {jax.devices()[0].device_kind}"
+  print(f"{platform.processor() or platform.machine()}, {cores} cores; devices: {device}")
+  print(f"jax {jax.__version__}, torch {version}; {args.dtype}, batch {args.batch}, U-Net of width {args.width}")
+  print(f"slices per second, median of {args.repeats}; then memory of a training step, ours first")
+  heads = [*peers, "ratio", *("MB" for _ in peers), "limit"]
+  print(" " * 23 + "".join(f"{head:>{8 if head in ('ratio', 'limit') else 10}}" for head in heads))
+  machine = rates(args.dtype)
+  for name, size in itertools.product(args.models.split(","), map(int, args.sizes.split(","))):
+    measure(peers, name, size, args, machine)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from ml_collections import ConfigDict
-from tensorboardX import SummaryWriter
 
 import bt_jax
 from bt_jax import files, runs, warmstart
@@ -220,6 +219,8 @@ class _Report:
   """Writes the history after every epoch, on the first host: `metrics.csv` and TensorBoard."""
 
   def __init__(self, data: Data, workdir: pathlib.Path, step: int):
+    from tensorboardX import SummaryWriter  # imports torch where that is installed, which takes seconds
+
     self._data, self._workdir = data, workdir
     self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1) if hosts.is_first() else None
     if self._board:

@@ -4,7 +4,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from sklearn.metrics import average_precision_score, roc_auc_score
 
 from bt_jax import metrics
 from bt_jax.evaluation.rows import Row, identity
@@ -98,6 +97,8 @@ def summarize_classes(rows: list[Row]) -> dict[str, Any]:
     (their mean) with accuracy, precision, recall, specificity, F1 and IoU. A class that is neither there nor predicted
     has None; one that is there and never predicted has precision 0. Accuracy is the same number for both of two classes.
   """
+  from sklearn.metrics import average_precision_score, roc_auc_score  # takes a second, which a segmenter need not wait
+
   label = np.array([row["label"] for row in rows])
   probability = np.array([row["probability"] for row in rows])
   tumor = _confusion_of(rows)

@@ -6,7 +6,6 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
 
-import grain
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -135,6 +134,8 @@ def stream(batches: Batches, *, start: int, stop: int, workers: int, ahead: int 
     workers: processes that read; 0 reads in threads of this one.
     ahead: batches that each worker holds ready.
   """
+  import grain  # not for who keeps the slices in memory
+
   steps = grain.MapDataset.range(start, stop).map(batches)
   if not workers:
     return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=2 * ahead)))

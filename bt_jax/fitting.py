@@ -1,5 +1,6 @@
 """Training of one configuration: its feed, its compiled step, its validation, and the loop over them."""
 
+import functools
 import os
 import pathlib
 from collections.abc import Callable
@@ -8,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from ml_collections import ConfigDict
 
 import bt_jax
@@ -23,7 +23,7 @@ from bt_jax.schema import Slices
 from bt_jax.training import hosts, loop, parallel
 from bt_jax.training.checkpoints import Checkpoints
 from bt_jax.training.state import TrainState
-from bt_jax.training.step import make_resident_step, make_train_step
+from bt_jax.training.step import TrainStep, make_resident_step, make_train_step
 
 Feed = Callable[[int, int], tuple[int, Any]]
 Step = Callable[[TrainState, Any], tuple[TrainState, jax.Array]]
@@ -49,7 +49,7 @@ def fit(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Data, wei
   plan = loop.Plan(
     config.train.epochs * steps_per_epoch, steps_per_epoch, config.train.batch_size, config.train.patience
   )
-  schedule = parts.schedule(steps_per_epoch)
+  rates = np.asarray(jax.vmap(parts.schedule(steps_per_epoch))(jnp.arange(plan.steps)), np.float32)
   latest, best = (Checkpoints(workdir / "checkpoints" / name) for name in ("latest", "best"))
   history: list[loop.Row] = []
   if restored := latest.restore(first_state(config, parts, abstract=True)):
@@ -67,7 +67,7 @@ def fit(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Data, wei
     print(f"going on from step {int(state.step)} of {plan.steps}")
 
   print(f"training on {size} slices of {data.title}, {data.split.name}; devices: {runs.devices()}")
-  take, step = _feed_and_step(config, parts, data, groups, schedule, plan, int(state.step))
+  take, step = feed_and_step(config, parts, data, groups=groups, rates=rates, start=int(state.step))
   validation = data.read("validation")
 
   def validate(state: TrainState) -> dict[str, float]:
@@ -82,7 +82,7 @@ def fit(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Data, wei
       feed=take,
       step=step,
       validate=validate,
-      learning_rate=schedule,
+      learning_rates=rates,
       latest=latest,
       best=best,
       record={
@@ -98,18 +98,76 @@ def fit(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Data, wei
     checkpoints.close()
 
 
-def _feed_and_step(
+def feed_and_step(
+  config: ConfigDict, parts: Parts, data: Data, *, groups: feed.Groups, rates: np.ndarray, start: int
+) -> tuple[Feed, Step]:
+  """What the loop takes its inputs from, by `config.feed`, and the compiled step that they fit.
+
+  Args:
+    config: of the run.
+    parts: made of it.
+    data: its slices.
+    groups: of training slices, see `sampling_groups`.
+    rates: learning rates, float32 [steps].
+    start: the step to begin with.
+  """
+  mesh, batch_size, ids = parts.mesh, config.train.batch_size, data.split.train
+  weights = feed.slice_weights(config.train.class_weights, data.labels("train"))
+  order = functools.partial(feed.train_indices, seed=config.train.seed, batch_size=batch_size, groups=groups)
+  kind, why = feed.choose_feed(config.feed, len(ids), _memory())
+  on_cpu = jax.default_backend() == "cpu"
+  at_once = config.train.steps_per_dispatch or (1 if on_cpu else 10)
+  if kind == "resident" and (at_once > 1 or not on_cpu or jax.process_count() > 1):
+    print(f"feed: resident on the device ({why}), up to {at_once} steps at once")
+    return _several_at_once(config, parts, _on_each_device(mesh, data, weights), order, rates, at_once)
+
+  print(f"feed: {kind} ({why})")
+  if kind == "stream":
+    rows = parallel.local_rows(mesh, batch_size)
+    source = feed.Batches(data.reader.read, ids, weights, order, rows)
+    batches = feed.stream(source, start=start, stop=len(rates), workers=config.data.workers)
+    local = lambda step: next(batches)
+  else:  # a CPU's memory is the host's
+    examples = feed.arrays(data.read("train"), weights)
+    local = lambda step: {name: array[order(step=step)] for name, array in examples.items()}
+  compiled = parallel.compile_step(
+    config.parallel, _train_step(config, parts), mesh, cut=(False, True, False), donate=True
+  )
+  take = lambda done, most: (1, (parallel.lay_out(mesh, local(done), batch_size), rates[done]))
+  return take, lambda state, inputs: compiled(state, *inputs)
+
+
+def _several_at_once(
   config: ConfigDict,
   parts: Parts,
-  data: Data,
-  groups: feed.Groups,
-  schedule: optax.Schedule,
-  plan: loop.Plan,
-  start: int,
+  data: dict[str, jax.Array],
+  order: Callable[..., np.ndarray],
+  rates: np.ndarray,
+  at_once: int,
 ) -> tuple[Feed, Step]:
-  """What the loop takes its inputs from, by `config.feed`, and the compiled step that they fit."""
-  mesh, batch_size, seed = parts.mesh, config.train.batch_size, config.train.seed
-  train_step = make_train_step(
+  """The same for slices that are on the devices: what goes there is which of them make the next batches."""
+  mesh, batch_size = parts.mesh, config.train.batch_size
+  rows = parallel.local_rows(mesh, batch_size)
+  compiled = parallel.compile_step(
+    config.parallel,
+    make_resident_step(_train_step(config, parts)),
+    mesh,
+    cut=(False, True, False, False, False),
+    donate=True,
+  )
+
+  def take(done: int, most: int) -> tuple[int, Any]:
+    count = min(at_once, most)
+    steps = done + np.minimum(np.arange(at_once), count - 1)  # those after the last are not taken
+    indices = np.stack([order(step=int(step)) for step in steps], axis=1)[rows]
+    laid_out = parallel.lay_out(mesh, {"indices": indices}, batch_size)["indices"]
+    return count, (laid_out, data, rates[steps], np.int32(count))
+
+  return take, lambda state, inputs: compiled(state, *inputs)
+
+
+def _train_step(config: ConfigDict, parts: Parts) -> TrainStep:
+  return make_train_step(
     model=parts.model,
     task=parts.task,
     preprocess=parts.preprocess,
@@ -121,45 +179,8 @@ def _feed_and_step(
     kept_statistics=parts.kept_statistics,
     pieces=config.train.accumulate,
     remat=config.train.remat,
-    seed=seed,
+    seed=config.train.seed,
   )
-  ids, labels = data.split.train, data.labels("train")
-  weights, rows = feed.slice_weights(config.train.class_weights, labels), parallel.local_rows(mesh, batch_size)
-  rate = jax.jit(schedule, backend="cpu")
-  kind, why = feed.choose_feed(config.feed, len(ids), _memory())
-  on_cpu = jax.default_backend() == "cpu"
-  at_once = config.train.steps_per_dispatch or (1 if on_cpu else 10)
-  indices = lambda step: feed.train_indices(seed=seed, step=step, batch_size=batch_size, groups=groups)
-
-  if kind == "resident" and (at_once > 1 or not on_cpu or jax.process_count() > 1):
-    print(f"feed: resident on the device ({why}), up to {at_once} steps at once")
-    whole = _on_each_device(mesh, data, weights)
-    compiled = parallel.compile_step(
-      config.parallel, make_resident_step(train_step), mesh, cut=(False, True, False, False, False), donate=True
-    )
-
-    def take(done: int, most: int) -> tuple[int, Any]:
-      count = min(at_once, most)
-      steps = [indices(done + min(at, count - 1)) for at in range(at_once)]
-      batches = parallel.lay_out(mesh, {"indices": np.stack(steps, axis=1)[rows]}, batch_size)["indices"]
-      return count, (batches, whole, np.array([rate(done + at) for at in range(at_once)], np.float32), count)
-
-    return take, lambda state, inputs: compiled(state, *inputs)
-
-  print(f"feed: {kind} ({why})")
-  compiled = parallel.compile_step(config.parallel, train_step, mesh, cut=(False, True, False), donate=True)
-  if kind == "stream":
-    source = feed.Batches(data.reader.read, ids, groups, weights, seed, batch_size, rows)
-    batches = feed.stream(source, start=start, stop=plan.steps, workers=config.data.workers)
-    local = lambda step: next(batches)
-  else:  # a CPU's memory is the host's
-    examples = feed.arrays(data.read("train"), weights)
-    local = lambda step: {name: array[indices(step)] for name, array in examples.items()}
-
-  def take_one(done: int, most: int) -> tuple[int, Any]:
-    return 1, (parallel.lay_out(mesh, local(done), batch_size), rate(done))
-
-  return take_one, lambda state, inputs: compiled(state, *inputs)
 
 
 def _on_each_device(mesh: jax.sharding.Mesh, data: Data, weights: np.ndarray) -> dict[str, jax.Array]:

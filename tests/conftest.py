@@ -64,18 +64,18 @@ def tiny(phantom_root, data_dir) -> list[str]:
 
 
 # Compiled programs are kept between the processes of one test session.
-_CACHE = tempfile.TemporaryDirectory()
+CACHE = tempfile.TemporaryDirectory()
 VARIABLES = {
   "XLA_FLAGS": _FAST_COMPILE,
   "PYTHONUNBUFFERED": "1",
-  "JAX_COMPILATION_CACHE_DIR": _CACHE.name,
+  "JAX_COMPILATION_CACHE_DIR": CACHE.name,
   "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
   "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
 
 
 def start(flags: list[str]) -> subprocess.Popen:
-  """Starts launch.py as a user would, on one CPU device."""
+  """Starts launch.py as a user would."""
   return subprocess.Popen(
     [sys.executable, "launch.py", *flags],
     cwd=ROOT, env={**os.environ, **VARIABLES}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,

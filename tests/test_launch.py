@@ -1,6 +1,7 @@
 """launch.py as a user runs it: in a process of its own."""
 
 import json
+import pathlib
 import shutil
 import signal
 import time
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from bt_jax.datasets import splits
-from tests.conftest import launch, start, table_of
+from tests.conftest import CACHE, launch, start, table_of
 
 OUTPUTS = ("config.json", "split.json", "metrics.csv", "slices.csv", "patients.csv", "summary.json", "table.txt")
 
@@ -151,6 +152,16 @@ def test_loss_that_is_not_finite_stops_with_the_step(tiny, tmp_path):
   assert status == 1
   assert "not finite at step" in err and "Traceback" not in err
   assert not (workdir / "summary.json").exists()
+
+
+def test_another_fold_compiles_no_step_anew(run, tiny, tmp_path):
+  """Of another size, with other epochs: the program is the same, and comes from the folder of the cache."""
+  compiled = lambda: {path.name for path in pathlib.Path(CACHE.name).iterdir() if "train_step" in path.name}
+  before = compiled()
+  flags = [*tiny, f"--workdir={tmp_path / 'run'}", "--config.split.fold=5", "--config.train.epochs=1"]
+  status, _, err = launch(flags)
+  assert status == 0, err
+  assert before and compiled() == before
 
 
 def test_early_stopping_stops_and_stays_stopped(tiny, tmp_path):

@@ -1,4 +1,5 @@
 import collections
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -221,7 +222,8 @@ def test_stream_gives_the_batches_of_memory_from_any_step_on(builder, workers):
   weights = feed.slice_weights("balanced", slices.label)
   groups = feed.sampling_groups("balanced", slices.label)
   rows = np.array([1, 2, 5])  # of a host that has these examples of each batch
-  batches = feed.Batches(reader.read, ids, groups, weights, seed=3, batch_size=8, rows=rows)
+  order = functools.partial(feed.train_indices, seed=3, batch_size=8, groups=groups)
+  batches = feed.Batches(reader.read, ids, weights, order, rows)
   memory = feed.arrays(slices, weights)
   steps = list(feed.stream(batches, start=2, stop=9, workers=workers))
   assert len(steps) == 7

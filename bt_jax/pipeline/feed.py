@@ -7,6 +7,7 @@ import signal
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
+from absl import flags
 from jaxtyping import Float, Int
 
 from bt_jax.errors import UserError, choose
@@ -102,23 +103,19 @@ class Batches:
   Attributes:
     read: from ids to their slices.
     ids: of the training part.
-    groups: see `sampling_groups`.
     weights: see `slice_weights`.
-    seed: of the order.
-    batch_size: over all hosts.
+    order: `train_indices` of all but its step.
     rows: which of a batch this host reads.
   """
 
   read: Callable[[Sequence[str]], Slices]
   ids: Sequence[str]
-  groups: Groups
   weights: Float[np.ndarray, "n"]
-  seed: int
-  batch_size: int
+  order: Callable[..., Int[np.ndarray, "batch_size"]]
   rows: Int[np.ndarray, "_"]
 
   def __call__(self, step: int) -> dict[str, np.ndarray]:
-    indices = train_indices(seed=self.seed, step=step, batch_size=self.batch_size, groups=self.groups)[self.rows]
+    indices = self.order(step=step)[self.rows]
     return arrays(self.read([self.ids[at] for at in indices]), self.weights[indices])
 
 
@@ -136,6 +133,8 @@ def stream(batches: Batches, *, start: int, stop: int, workers: int, ahead: int 
   """
   import grain  # not for who keeps the slices in memory
 
+  if not flags.FLAGS.is_parsed():  # Grain reads some of its own, which nobody parses outside launch.py
+    flags.FLAGS.mark_as_parsed()
   steps = grain.MapDataset.range(start, stop).map(batches)
   if not workers:
     return iter(steps.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=2 * ahead)))

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -57,7 +57,7 @@ def train(
   feed: Callable[[int, int], tuple[int, Any]],
   step: Callable[[TrainState, Any], tuple[TrainState, jax.Array]],
   validate: Callable[[TrainState], dict[str, float]],
-  learning_rate: Callable[[int], float],
+  learning_rates: Sequence[float],
   latest: Checkpoints,
   best: Checkpoints,
   record: dict[str, Any],
@@ -72,7 +72,7 @@ def train(
     feed: from the number of the next step and the most steps that may be taken to how many it holds and their input.
     step: takes these steps; from state and input to the new state and the last loss.
     validate: from state to `loss`, `accuracy` and `score` on the validation part.
-    learning_rate: at a step, for the table.
+    learning_rates: of every step, for the table.
     latest: gets the whole state after every epoch, and when stopped.
     best: gets the evaluation variables whenever the score rises.
     record: what goes into every checkpoint beside `history`.
@@ -114,7 +114,7 @@ def train(
         row = {
           "epoch": -(-done // plan.steps_per_epoch),
           "step": done,
-          "learning_rate": float(learning_rate(done - 1)),
+          "learning_rate": float(learning_rates[done - 1]),
           "train_loss": float(state.loss_sum) / steps_since,
           "train_accuracy": float(state.accuracy_sum) / steps_since,
           **{f"validation_{name}": value for name, value in validation.items()},

@@ -1,0 +1,57 @@
+import jax
+import numpy as np
+import pytest
+
+from bt_jax import fitting, runs
+from bt_jax.parts import make_parts
+from bt_jax.pipeline import feed
+from configs import seg
+
+
+@pytest.fixture(scope="module")
+def inputs(phantom_root, data_dir):
+  """Makes the configuration of a feed, its parts and its data, by fold."""
+
+  def make(fold, **fields):
+    config = seg.get_config("phantom")
+    config.update_from_flattened_dict(
+      {
+        "data.root": str(phantom_root), "data.dir": str(data_dir), "data.size": 32, "model.width": 2, "model.depth": 2,
+        "split.fold": fold,
+      }
+      | {name.replace("__", "."): value for name, value in fields.items()}
+    )  # fmt: skip
+    parts = make_parts(config, "volume")
+    data = runs.open_data(config, parts)
+    groups = feed.sampling_groups("all", data.labels("train"))
+    rates = np.linspace(0, 1, 40, dtype=np.float32)
+    take, _ = fitting.feed_and_step(config, parts, data, groups=groups, rates=rates, start=0)
+    return take, data, rates
+
+  return make
+
+
+def test_inputs_of_several_steps_have_one_shape_for_all_folds_and_counts(inputs):
+  shapes, sizes = set(), set()
+  for fold in (0, 5):
+    take, data, rates = inputs(fold, train__steps_per_dispatch=4)
+    sizes.add(len(data.split.train))
+    for done, most, taken in ((0, 11, 4), (8, 3, 3), (10, 1, 1)):
+      count, (indices, whole, learning_rates, told) = take(done, most)
+      assert count == told == taken and indices.shape == (8, 4) and indices.max() < len(data.split.train)
+      np.testing.assert_array_equal(learning_rates[:count], rates[done : done + count])
+      shapes.add(str(jax.tree.map(lambda x: (x.shape, x.dtype), (indices, whole, learning_rates))))
+  assert len(sizes) == 2 and len(shapes) == 1
+
+
+def test_all_feeds_hold_the_same_slices(inputs):
+  several, _, _ = inputs(0, train__steps_per_dispatch=3)
+  _, (indices, whole, _, _) = several(0, 9)
+  memory, *_ = inputs(0, feed="resident")
+  disk, *_ = inputs(0, feed="stream", data__workers=0)
+  for step in range(3):
+    (one, (batch, rate)), (_, (same, _)) = memory(step, 9), disk(step, 9)
+    assert one == 1 and rate == np.linspace(0, 1, 40, dtype=np.float32)[step]
+    for name, array in batch.items():
+      np.testing.assert_array_equal(array, same[name])
+      np.testing.assert_array_equal(array, np.asarray(whole[name])[np.asarray(indices)[:, step]])

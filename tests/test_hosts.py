@@ -10,8 +10,6 @@ import time
 import numpy as np
 import pytest
 
-from bt_jax import machine
-from bt_jax.errors import UserError
 from tests.conftest import ROOT, VARIABLES, launch, table_of
 
 FLAGS = ["--config.train.epochs=2", "--config.eval.batch_size=16", "--config.augment.rotation_degrees=10"]
@@ -105,33 +103,3 @@ def test_a_host_that_never_comes(tiny, tmp_path):
   process = start([*tiny, f"--workdir={tmp_path / 'run'}"], 0, free_port(), timeout=3)
   _, err = process.communicate(timeout=60)
   assert process.returncode == 1 and "error: the hosts did not meet (waited 3 s)" in err and "Traceback" not in err
-
-
-def test_flags_of_hosts_come_together():
-  with pytest.raises(UserError, match="--hosts and --host must be given too"):
-    machine.connect(coordinator="here:1", hosts=None, host=None, timeout=1)
-  with pytest.raises(UserError, match="--host is 2, expected 0 to 1"):
-    machine.connect(coordinator="here:1", hosts=2, host=2, timeout=1)
-
-
-@pytest.mark.parametrize(
-  ("environment", "others"),
-  [
-    ({}, False),
-    ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4"}, False),  # inside sbatch, not srun: one process
-    ({"SLURM_STEP_NODELIST": "node[1-2]", "SLURM_NTASKS": "2"}, True),
-    ({"SLURM_STEP_NODELIST": "node1", "SLURM_NTASKS": "1", "SLURM_ARRAY_TASK_ID": "7"}, False),  # a fold of an array
-    ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
-    ({"TPU_WORKER_HOSTNAMES": "10.0.0.1,10.0.0.2"}, True),
-    ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
-  ],
-)
-def test_the_environment_tells_whether_there_are_other_hosts(environment, others, monkeypatch):
-  asked = []
-  for name in ("SLURM_STEP_NODELIST", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "TPU_WORKER_HOSTNAMES"):
-    monkeypatch.delenv(name, raising=False)
-  for name, value in environment.items():
-    monkeypatch.setenv(name, value)
-  monkeypatch.setattr(machine.jax.distributed, "initialize", lambda **arguments: asked.append(arguments))
-  assert machine.connect(coordinator=None, hosts=None, host=None, timeout=1)  # in the test this is the only host
-  assert bool(asked) == others

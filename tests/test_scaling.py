@@ -1,0 +1,58 @@
+"""What a compiled step sends, read from its text, and the seconds predicted from it."""
+
+import pytest
+
+from benchmarks import scaling
+
+MACHINE = scaling.Machine(
+  flops=1e12, island=4, link=100.0, network=10.0, latency=0.5, network_latency=2.0
+)  # numbers to reckon with by hand
+
+
+def test_bytes_of_collectives_by_kind():
+  text = """
+  %all-reduce.1 = (f32[3,4]{1,0}, bf16[10]{0}) all-reduce(%a, %b), to_apply=%add
+  ROOT %all-reduce.2 = f32[] all-reduce(%c), to_apply=%add
+  %long = (f32[2]{0}, /*index=1*/pred[3]{0:T(8,128)}) all-reduce(%d, /*index=1*/%e), to_apply=%or
+  %g = u8[4,2]{1,0} all-gather(%f), dimensions={0}
+  %x = f32[9]{0} add(%all-reduce.1, %g)
+  """
+  assert scaling.collectives(text) == {"all-reduce": (3, 48 + 20 + 4 + 8 + 3), "all-gather": (1, 8)}
+
+
+def test_collectives_in_two_halves_count_once():
+  text = """
+  %s = (f32[3]{0}, f32[3]{0}) all-reduce-start(%a, %b), to_apply=%add
+  %d = (f32[3]{0}, f32[3]{0}) all-reduce-done(%s)
+  %s2 = (f32[2]{0}, f32[8]{0}) all-gather-start(%a), dimensions={0}
+  %d2 = f32[8]{0} all-gather-done(%s2)
+  """
+  assert scaling.collectives(text) == {"all-reduce": (1, 24), "all-gather": (1, 32)}
+
+
+def test_ring_by_hand():
+  assert scaling.ring(1, 100, 50, 1) == 0
+  assert scaling.ring(2, 100, 50, 1) == 2 + 2  # each half once there and back, two hops
+  assert scaling.ring(8, 100, 50, 1) == 1.75 * 2 + 14
+
+
+def test_islands_send_each_device_s_share():
+  assert scaling.all_reduce(MACHINE, 4, 400) == scaling.ring(4, 400, 100, 0.5) == 6 + 3
+  assert scaling.all_reduce(MACHINE, 8, 400) == 9 + scaling.ring(2, 100, 10, 2) == 9 + 10 + 4
+
+
+@pytest.mark.parametrize("overlap", [False, True])
+def test_efficiency_is_whole_where_nothing_is_sent(overlap):
+  assert scaling.efficiency(3.0, scaling.all_reduce(MACHINE, 64, 0), overlap=overlap) == 1
+  assert scaling.efficiency(3.0, 6.0, overlap=overlap) == pytest.approx(1 / 2 if overlap else 1 / 3)
+
+
+def test_a_step_sends_gradients_and_sums_whatever_the_number_of_devices():
+  step, init = scaling.make_step("unet", 16, width=2, depth=1)
+  found = []
+  for devices in (2, 4):
+    compiled = scaling.lower(step, init, 16, devices, 2).compile(compiler_options=scaling.FAST_COMPILE)
+    found.append(scaling.collectives(compiled.as_text()))
+  params, norm = scaling.expected_bytes(init)
+  assert found[0] == found[1] and set(found[0]) == {"all-reduce"}
+  assert params > 0 and 0 <= found[0]["all-reduce"][1] - params - norm <= 64

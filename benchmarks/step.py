@@ -129,6 +129,10 @@ def measure(peers: dict[str, Callable], name: str, size: int, args: argparse.Nam
   """Prints the rows of one network at one size."""
   images, targets = examples(name, size, args.batch)
   functions = {peer: make(name, args.width, images, targets, dtype=args.dtype) for peer, make in peers.items()}
+  if args.profile:
+    with jax.profiler.trace(f"{args.profile}/{name}_{size}"):
+      for _ in range(3):
+        functions["bt_jax"]["training"]()
   for work in ("training", "inference"):
     times: dict[str, list[float]] = {peer: [] for peer in peers}
     for repeat, peer in itertools.product(range(args.repeats + 2), peers):
@@ -161,6 +165,9 @@ def main() -> None:
   parser.add_argument("--batch", type=int, default=8)
   parser.add_argument("--dtype", choices=DTYPES, help="default: float32 on a CPU, bfloat16 elsewhere")
   parser.add_argument("--repeats", type=int, default=7)
+  parser.add_argument(
+    "--profile", help="folder for a trace of three training steps of ours, for TensorBoard or Perfetto"
+  )
   args = parser.parse_args()
   cores = len(os.sched_getaffinity(0))
   jax.config.update("jax_num_cpu_devices", max(n for n in range(1, cores + 1) if args.batch % n == 0))

@@ -133,7 +133,8 @@ def make_train_step(
     for leaf in jax.tree.leaves(variables):  # a gradient that is not finite, or a step too far, ends here
       finite &= jnp.isfinite(leaf).all()
     failed = state.replace(nonfinite_step=jnp.where(state.nonfinite_step < 0, state.step, state.nonfinite_step))
-    state = jax.tree.map(lambda good, bad: jnp.where(finite, good, bad), stepped, failed)
+    # A `where` for every leaf would have the compiler repeat the whole test in each.
+    state = lax.cond(finite, lambda: stepped, lambda: failed)
     return state.replace(step=state.step + 1), value
 
   return train_step

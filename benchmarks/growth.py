@@ -1,0 +1,177 @@
+"""Time and memory against the number of slices, the image size and the batch.
+
+  python benchmarks/growth.py [--root=DIR]     DIR holds kaggle_3m/; without it, the synthetic data set
+
+Every row is a process of its own; after each block comes the slope of a straight line through it in log-log: 1 where twice
+as much takes twice as much, 0 where it takes the same.
+
+The feeds alone: shares of the training slices, repeated where there are more than all. `ready` is from opening a feed to
+its first batch, the start of a stream's processes included; then so many batches. Memory is the peak of resident memory
+on the host, less the peak before: on a CPU, slices that are `resident` are part of it. Workers, the
+processes that read, are counted whole. Linux only.
+
+The training step: size against pixels at the middle batch, and batch at the middle size. Memory is what the compiled step
+needs beside its arguments, on each device. Ten times the real data takes 10 GB: --shares=0.1,1.
+"""
+
+import argparse
+import dataclasses
+import math
+import multiprocessing
+import os
+import pathlib
+import platform
+import re
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy as np
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+
+
+def prepare(fields: dict) -> tuple:
+  """Configuration, parts and data."""
+  from absl import flags
+
+  from bt_jax import machine, runs
+  from bt_jax.parts import make_parts
+  from configs import seg
+
+  flags.FLAGS.mark_as_parsed()  # Grain asks for its own
+  config = seg.get_config()
+  config.update_from_flattened_dict({"model.dtype": "float32", "train.steps_per_dispatch": 1, **fields})
+  machine.prepare(config)
+  parts = make_parts(config, "volume")
+  return config, parts, runs.open_data(config, parts)
+
+
+def build(fields: dict) -> str:
+  """Builds the data set; returns what it is and the devices."""
+  from bt_jax import runs
+
+  _, _, data = prepare(fields)
+  return f"{data.title}, {len(data.split.train)} slices train; {runs.devices()}"
+
+
+def open_feed(config, parts, data, ids: Sequence[str], steps: int) -> tuple:
+  """The feed and the step of training on these slices."""
+  from bt_jax import fitting
+  from bt_jax.pipeline import feed
+
+  entries = {entry.id: entry for entry in data.index}
+  data = dataclasses.replace(
+    data, index=[entries[name] for name in ids], split=dataclasses.replace(data.split, train=ids)
+  )
+  groups = feed.sampling_groups(config.train.sampling, data.labels("train"))
+  return fitting.feed_and_step(config, parts, data, groups=groups, rates=np.full(steps, 1e-3, np.float32), start=0)
+
+
+def peak(process: int | str = "self") -> float:
+  """Megabytes; `ru_maxrss` will not do, as it begins with what the process held that started this one."""
+  status = pathlib.Path(f"/proc/{process}/status").read_text()
+  return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) / 1024
+
+
+def measure_feed(fields: dict, share: float, batches: int) -> tuple[float, ...]:
+  """Slices, seconds until ready, milliseconds of a batch, and megabytes more than before and of all workers."""
+  import jax
+
+  config, parts, data = prepare(fields)
+  ids = (data.split.train * math.ceil(share))[: round(share * len(data.split.train))]
+  before, started = peak(), time.perf_counter()
+  take, _ = open_feed(config, parts, data, ids, batches + 100)  # more, so that the processes that read are still there
+  jax.block_until_ready(take(0, 1))
+  ready = time.perf_counter()
+  for step in range(1, batches + 1):
+    jax.block_until_ready(take(step, 1))
+  seconds = time.perf_counter() - ready
+  workers = sum(peak(child.pid) for child in multiprocessing.active_children())
+  return len(ids), ready - started, 1000 * seconds / batches, peak() - before, workers
+
+
+def measure_step(fields: dict, repeats: int) -> tuple[float, ...]:
+  """Milliseconds of a training step and megabytes that it needs."""
+  import jax
+
+  from bt_jax import runs
+
+  config, parts, data = prepare({**fields, "feed": "resident"})
+  take, step = open_feed(config, parts, data, data.split.train[: config.train.batch_size], 1)
+  state, (_, inputs) = runs.first_state(config, parts, abstract=False), take(0, 1)
+  compiled = jax.jit(step, donate_argnums=0).lower(state, inputs).compile()
+  times = []
+  for _ in range(repeats + 2):
+    started = time.perf_counter()
+    state, loss = compiled(state, inputs)
+    loss.block_until_ready()
+    times.append(time.perf_counter() - started)
+  return 1000 * statistics.median(times[2:]), compiled.memory_analysis().temp_size_in_bytes / 2**20
+
+
+def alone(function, *arguments):
+  """What a function returns in a process of its own; what it prints goes to the errors."""
+  with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), to_errors) as pool:
+    return pool.submit(function, *arguments).result()
+
+
+def to_errors() -> None:
+  """Sends what this process prints to the errors."""
+  sys.stdout = sys.stderr
+
+
+def print_block(names: Sequence[str], rows: Sequence[Sequence[float]]) -> None:
+  """Prints a table and the slopes of its columns against the first."""
+  print("\n" + "".join(f"{name:>14}" for name in names))
+  for row in rows:
+    print(f"{row[0]:14.0f}" + "".join(f"{value:14.2f}" for value in row[1:]))
+  if len(rows) > 1:
+    x, *columns = np.log(np.maximum(np.array(rows).T, 1e-3))
+    print(f"{'slope':>14}" + "".join(f"{np.polyfit(x, column, 1)[0]:14.2f}" for column in columns), flush=True)
+
+
+def main() -> None:
+  """Prints the tables."""
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  numbers = lambda text: sorted(map(int, text.split(",")))
+  parser.add_argument("--root", help="folder that holds kaggle_3m/; default: synthetic data")
+  parser.add_argument("--shares", default="0.1,1,10", help="of the training slices")
+  parser.add_argument("--batches", type=int, default=30, help="that the feeds are timed over")
+  parser.add_argument("--workers", type=int, default=1, help="processes that read for the stream")
+  parser.add_argument("--sizes", type=numbers, default="64,128,256")
+  parser.add_argument("--batch_sizes", type=numbers, default="4,8,16")
+  parser.add_argument("--width", type=int, default=8)
+  parser.add_argument("--repeats", type=int, default=5, help="of a training step, whose median is taken")
+  args = parser.parse_args()
+  size, batch = (values[len(values) // 2] for values in (args.sizes, args.batch_sizes))
+  with tempfile.TemporaryDirectory() as work:
+    fields = {
+      "data.name": "lgg" if args.root else "phantom", "data.dir": work, "data.workers": args.workers,
+      "data.size": size, "model.width": args.width, "train.batch_size": batch,
+      "eval.batch_size": math.gcd(*args.batch_sizes),  # so that all run on as many devices
+    }  # fmt: skip
+    told = alone(build, {**fields, "data.root": args.root})
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    print(f"{told}; U-Net of width {args.width}, float32")
+    for kind in ("resident", "stream"):
+      rows = [
+        alone(measure_feed, {**fields, "feed": kind}, float(share), args.batches) for share in args.shares.split(",")
+      ]
+      names = (f"{kind}: slices", "ready, s", "ms a batch", "MB more", "MB of workers")
+      print_block(names, [row if kind == "stream" else row[:-1] for row in rows])
+    step = lambda size, batch: alone(
+      measure_step, {**fields, "data.size": size, "train.batch_size": batch}, args.repeats
+    )
+    pairs = {*((each, batch) for each in args.sizes), *((size, each) for each in args.batch_sizes)}
+    found = {pair: step(*pair) for pair in sorted(pairs)}
+    print(f"\nthe training step in batches of {batch}, then at {size}x{size}:")
+    print_block(("pixels", "ms", "MB"), [(s * s, *found[s, batch]) for s in args.sizes])
+    print_block(("batch", "ms", "MB"), [(b, *found[size, b]) for b in args.batch_sizes])
+
+
+if __name__ == "__main__":
+  main()

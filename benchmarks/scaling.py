@@ -1,0 +1,219 @@
+"""What a training step computes, moves and sends, from the compiled program, and how far it should scale.
+
+  python benchmarks/scaling.py [--models=unet,resunet,resnet50] [--size=256] [--batch-per-device=16] [--fraction=0.4]
+
+Four parts: collectives of the program compiled for 1, 2, 4 and 8 virtual CPU devices (2 and 8 for all models but the
+first), in float32 and at a small size, which they do not depend on; FLOPs at the asked size; the efficiency predicted
+from both and the makers' stated rates; milliseconds measured on virtual devices. Nothing is measured on an accelerator.
+To be compiled faster the programs do without fusion, augmentation, moving average and AdamW; one whole one is compared.
+"""
+
+import argparse
+import collections
+import concurrent.futures as futures
+import functools
+import math
+import os
+import pathlib
+import platform
+import re
+import sys
+import time
+from typing import NamedTuple
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+
+import jax
+import numpy as np
+
+from bt_jax.parts import make_parts
+from bt_jax.training import parallel
+from bt_jax.training.state import init_state
+from bt_jax.training.step import make_train_step
+from configs import cls, seg
+
+
+class Machine(NamedTuple):
+  """Stated rates, not measured; what the makers do not state is assumed."""
+
+  flops: float  # bfloat16, per device and second, at its peak
+  island: int  # devices joined by the fast link
+  link: float  # bytes per second and device in the island
+  network: float  # bytes per second and device between islands
+  latency: float  # seconds of each hop in the island, assumed
+  network_latency: float  # the same between islands
+
+
+MACHINES = {
+  "H100": Machine(989e12, 8, 450e9, 50e9, 1e-6, 5e-6),  # NVLink one way; 400 Gb/s of network
+  "TPU v5e": Machine(197e12, 256, 4 * 50e9, 6.25e9, 1e-6, 10e-6),  # a pod of 256; its data-centre network is assumed
+}
+DEVICES = (1, 2, 4, 8)
+KINDS = "all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute|collective-broadcast"
+COLLECTIVE = re.compile(rf"= (\(.*?\)|\S+) ({KINDS})(?:-done)?\(")
+SHAPE = re.compile(r"\b(?:pred|[a-z]+(\d+)\w*)\[([\d,]*)\]")  # bits and sizes
+FAST_COMPILE = {"xla_backend_optimization_level": 0, "xla_disable_hlo_passes": "fusion"}
+
+
+def shape_bytes(shape: str) -> int:
+  """Bytes of an HLO shape, or of all in a tuple."""
+  numbers = lambda sizes: map(int, filter(None, sizes.split(",")))
+  return sum(int(bits or 8) * math.prod(numbers(sizes)) for bits, sizes in SHAPE.findall(shape)) // 8
+
+
+def collectives(text: str) -> dict[str, tuple[int, int]]:
+  """How many collectives of each kind a program has, and the bytes that come out; those in two halves by the second."""
+  found: dict[str, list[int]] = collections.defaultdict(list)
+  for line in text.splitlines():
+    if match := COLLECTIVE.search(line):
+      found[match[2]].append(shape_bytes(match[1]))
+  return {kind: (len(sizes), sum(sizes)) for kind, sizes in found.items()}
+
+
+def ring(count: int, size: float, rate: float, latency: float) -> float:
+  """Seconds of a ring all-reduce of `size` bytes over `count` devices."""
+  return 2 * (count - 1) / count * size / rate + 2 * (count - 1) * latency if size else 0.0
+
+
+def all_reduce(machine: Machine, count: int, size: float) -> float:
+  """Predicted seconds: a ring in each island, and between islands one for each device's share."""
+  inside = min(count, machine.island)
+  between = ring(math.ceil(count / inside), size / inside, machine.network, machine.network_latency)
+  return ring(inside, size, machine.link, machine.latency) + between
+
+
+def efficiency(computing: float, sending: float, *, overlap: bool) -> float:
+  """The share of a step's seconds that is computing, where sending takes turns with it or goes on beside it."""
+  return computing / (max(computing, sending) if overlap else computing + sending)
+
+
+def make_step(name: str, size: int, *, whole: bool = False, **fields) -> tuple:
+  """The training step of a network by its configuration, and the shapes of its first state; `fields` are of the model."""
+  config = (cls if name == "resnet50" else seg).get_config("")
+  config.data.update(size=size, normalize="volume")
+  config.model.update(**{"name": name, "pretrained": "", "dtype": "float32"} | fields)
+  if not whole:
+    config.train.update(optimizer="sgd", ema_decay=0.0)
+  parts, train = make_parts(config), config.train
+  augment = parts.augment if whole else lambda key, image, mask: (image, mask)
+  step = make_train_step(
+    model=parts.model, task=parts.task, preprocess=parts.preprocess, augment=augment, loss=parts.loss,
+    optimizer=parts.optimizer, ema_decay=train.ema_decay, mixup=train.mixup, kept_statistics=parts.kept_statistics,
+    pieces=1, remat=False, seed=0,
+  )  # fmt: skip
+  shape = {"size": size, "channels": 3, "seed": 0, "average": train.ema_decay > 0}
+  return step, functools.partial(init_state, parts.model, parts.optimizer, **shape)
+
+
+def make_batch(size: int, count: int) -> dict[str, np.ndarray]:
+  """Noise in the form of `count` slices."""
+  rng = np.random.default_rng(0)
+  return {
+    "image": rng.integers(0, 256, (count, size, size, 3), np.uint8),
+    "mask": rng.integers(0, 2, (count, size, size, 1), np.uint8),
+    "label": np.arange(count, dtype=np.int32) % 2,
+    "weight": np.ones(count, np.float32),
+    "volume_mean": np.full((count, 3), 128, np.float32),
+    "volume_std": np.full((count, 3), 74, np.float32),
+  }
+
+
+def lower(step, init, size: int, devices: int, batch_per_device: int) -> jax.stages.Lowered:
+  """The step for a batch cut over so many devices."""
+  mesh = parallel.make_mesh(jax.devices()[:devices])
+  jitted = parallel.compile_step("jit", step, mesh, cut=(False, True, False), donate=True)
+  return jitted.lower(jax.eval_shape(init), make_batch(size, devices * batch_per_device), np.float32(0.1))
+
+
+def expected_bytes(init) -> tuple[int, int]:
+  """Bytes of the gradient, and those that batch norm adds: three for each two statistics, one of them on the way back."""
+  variables = jax.eval_shape(init).variables
+  size = lambda part: 4 * sum(leaf.size for leaf in jax.tree.leaves(variables[part]))
+  return size("params"), size("batch_stats") * 3 // 2
+
+
+def count(name: str, size: int, devices: tuple[int, ...], *, whole: bool = False) -> tuple[int, int]:
+  """Prints what the compiled programs send, and checks it; returns number and bytes of the last one's all-reduces."""
+  step, init = make_step(name, size, whole=whole)
+  label, gradients = f"{name}, whole" if whole else name, sum(expected_bytes(init))
+  lowered = [lower(step, init, size, number, 2) for number in devices]
+  with futures.ThreadPoolExecutor(2) as pool:
+    programs = list(pool.map(lambda one: one.compile(compiler_options=FAST_COMPILE), lowered))
+  flops, sent = [], []
+  for number, compiled in zip(devices, programs, strict=True):
+    found, cost = collectives(compiled.as_text()), compiled.cost_analysis()
+    times, size_sent = found.pop("all-reduce", (0, 0))
+    expected = gradients if number > 1 else 0
+    row = f"{label:16}{number:8}{times:12}{size_sent:14,}{expected:14,}{size_sent - expected:8}"
+    print(f"{row}{cost['flops'] / 1e9:10.3f}{cost['bytes accessed'] / 1e9:10.3f}  {found or 'none'}", flush=True)
+    flops.append(cost["flops"])
+    sent.append(size_sent)
+    if found or not 0 <= size_sent - expected <= 64:
+      sys.exit(f"{label} on {number} devices sends other than gradients, batch norm's sums and a few of the loss")
+  if len({size for size in sent if size}) > 1 or max(flops) > 1.02 * min(flops):
+    sys.exit(f"{label}: what a device sends or computes depends on the number of devices")
+  return times, size_sent
+
+
+def measure(size: int, batch: int, devices: int) -> float:
+  """Median milliseconds of a step of a small U-Net on virtual devices."""
+  step, init = make_step("unet", size, width=8)
+  mesh = parallel.make_mesh(jax.devices()[:devices])
+  compiled = parallel.compile_step("jit", step, mesh, cut=(False, True, False), donate=True)
+  state = jax.device_put(init(), parallel.replicated(mesh))
+  data = parallel.lay_out(mesh, make_batch(size, batch), batch)
+  times = []
+  for _ in range(12):
+    started = time.perf_counter()
+    state, loss = compiled(state, data, np.float32(1e-3))
+    loss.block_until_ready()
+    times.append(1000 * (time.perf_counter() - started))
+  return float(np.median(times[2:]))  # the first two compile and warm up
+
+
+def main() -> None:
+  """Prints the four tables."""
+  parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+  parser.add_argument("--models", default="unet,resunet,resnet50")
+  parser.add_argument("--size", type=int, default=256)
+  parser.add_argument("--batch-per-device", type=int, default=16)
+  parser.add_argument("--fraction", type=float, default=0.4, help="of the peak FLOP/s, assumed")
+  parser.add_argument("--check-size", type=int, default=64, help="pixels of the programs compiled")
+  for field in Machine._fields:
+    parser.add_argument(f"--{field.replace('_', '-')}", type=float, help="of every machine, in place of the table's")
+  args = parser.parse_args()
+  os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={max(DEVICES)}"
+  jax.config.update("jax_platforms", "cpu")
+  given = {field: getattr(args, field) for field in Machine._fields if getattr(args, field) is not None}
+  models = args.models.split(",")
+  print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, jax {jax.__version__}")
+  print(f"\ncounted per device and step, {args.check_size} x {args.check_size} pixels, 2 slices per device, float32")
+  print("step             devices all-reduces    bytes sent      expected    rest     GFLOP        GB  other kinds")
+  sent = {name: count(name, args.check_size, DEVICES if name == models[0] else (2, 8)) for name in models}
+  count(models[0], args.check_size, (2,), whole=True)
+  print("expected: 4 bytes for each parameter and 12 for each channel of batch norm; the rest are sums of the loss")
+  print(f"\nFLOPs per device and step, {args.size} x {args.size} pixels, {args.batch_per_device} slices per device")
+  flops = {}
+  for name in models:
+    lowered = lower(*make_step(name, args.size, whole=True), args.size, 1, args.batch_per_device)
+    flops[name] = lowered.cost_analysis()["flops"]
+    print(f"{name:16}{flops[name] / 1e12:8.3f} TFLOP")
+  print(f"\npredicted efficiency, at {args.fraction:g} of the peak; rates are stated or assumed, not measured")
+  print("lower: no overlap, every all-reduce waits for its own hops; upper: one all-reduce, all of it beside computing")
+  print("machine   step            devices  computing ms  sending ms     lower     upper")
+  for label, stated in MACHINES.items():
+    machine = stated._replace(**given)
+    for name in models:
+      computing, (times, size) = flops[name] / (machine.flops * args.fraction), sent[name]
+      for devices in (8, 64, 512):
+        most, least = times * all_reduce(machine, devices, size / times), all_reduce(machine, devices, size)
+        low, high = efficiency(computing, most, overlap=False), efficiency(computing, least, overlap=True)
+        print(f"{label:10}{name:16}{devices:7}{1e3 * computing:14.2f}{1e3 * most:12.2f}{low:10.1%}{high:10.1%}")
+  print(f"\nmeasured: U-Net of width 8, {args.check_size} x {args.check_size} pixels, 8 slices in all")
+  print("virtual devices share the cores: what cutting and collectives add shows, and no speed-up")
+  for devices in DEVICES:
+    print(f"{devices} virtual devices{measure(args.check_size, 8, devices):10.1f} ms", flush=True)
+
+
+if __name__ == "__main__":
+  main()

@@ -15,6 +15,7 @@ it comes, not compiled, not channels last. All epochs are in turn. Its threads s
 """
 
 import argparse
+import contextlib
 import dataclasses
 import functools
 import importlib.metadata
@@ -50,7 +51,9 @@ def ours(config, data, kind: str) -> Epoch:
   groups = feed.sampling_groups(config.train.sampling, data.labels("train"))
   length = len(data.split.train) // config.train.batch_size
   rates = np.full(config.train.epochs * length, config.train.learning_rate, np.float32)
-  take, step = fitting.feed_and_step(config, parts, data, groups=groups, rates=rates, start=0)
+  take, step = fitting.feed_and_step(
+    config, parts, data, groups=groups, rates=rates, start=0, stack=contextlib.ExitStack()
+  )
   state, done = runs.first_state(config, parts, abstract=False), 0
 
   def epoch() -> tuple[float, float]:
@@ -156,13 +159,11 @@ def main() -> None:
   parser.add_argument("--dtype", default="float32", help="of our computation")
   args, load = parser.parse_args(), os.getloadavg()[0]
   import jax
-  from absl import flags
 
   from bt_jax import machine, runs
   from bt_jax.parts import make_parts
   from configs import seg
 
-  flags.FLAGS.mark_as_parsed()  # Grain asks for its own
   config, spawn = seg.get_config(), multiprocessing.get_context("spawn")
   with tempfile.TemporaryDirectory() as work, ProcessPoolExecutor(1, spawn) as pool:
     config.update_from_flattened_dict({

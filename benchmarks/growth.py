@@ -15,6 +15,7 @@ needs beside its arguments, on each device. Ten times the real data takes 10 GB:
 """
 
 import argparse
+import contextlib
 import dataclasses
 import math
 import multiprocessing
@@ -36,13 +37,10 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 def prepare(fields: dict) -> tuple:
   """Configuration, parts and data."""
-  from absl import flags
-
   from bt_jax import machine, runs
   from bt_jax.parts import make_parts
   from configs import seg
 
-  flags.FLAGS.mark_as_parsed()  # Grain asks for its own
   config = seg.get_config()
   config.update_from_flattened_dict({"model.dtype": "float32", "train.steps_per_dispatch": 1, **fields})
   machine.prepare(config)
@@ -68,7 +66,8 @@ def open_feed(config, parts, data, ids: Sequence[str], steps: int) -> tuple:
     data, index=[entries[name] for name in ids], split=dataclasses.replace(data.split, train=ids)
   )
   groups = feed.sampling_groups(config.train.sampling, data.labels("train"))
-  return fitting.feed_and_step(config, parts, data, groups=groups, rates=np.full(steps, 1e-3, np.float32), start=0)
+  rates, stack = np.full(steps, 1e-3, np.float32), contextlib.ExitStack()
+  return fitting.feed_and_step(config, parts, data, groups=groups, rates=rates, start=0, stack=stack)
 
 
 def peak(process: int | str = "self") -> float:

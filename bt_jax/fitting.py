@@ -1,5 +1,6 @@
 """Training of one configuration: its feed, its compiled step, its validation, and the loop over them."""
 
+import contextlib
 import functools
 import os
 import pathlib
@@ -12,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import bt_jax
-from bt_jax import files, runs, warmstart
+from bt_jax import files, machine, runs, warmstart
 from bt_jax.errors import UserError
 from bt_jax.evaluation.aggregation import score_of
 from bt_jax.parts import Parts
@@ -67,14 +68,14 @@ def fit(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Data, wei
     print(f"going on from step {int(state.step)} of {plan.steps}")
 
   print(f"training on {size} slices of {data.title}, {data.split.name}; devices: {runs.devices()}")
-  take, step = feed_and_step(config, parts, data, groups=groups, rates=rates, start=int(state.step))
   validation = data.read("validation")
 
   def validate(state: TrainState) -> dict[str, float]:
     logits = runs.predict(config, parts, state.eval_variables, validation)
     return _validation(config, parts, data, validation, logits)
 
-  with _Report(data, workdir, int(state.step)) as report:
+  with contextlib.ExitStack() as stack:
+    take, step = feed_and_step(config, parts, data, groups=groups, rates=rates, start=int(state.step), stack=stack)
     loop.train(
       state,
       history,
@@ -92,14 +93,21 @@ def fit(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Data, wei
         "normalize": parts.normalize,
         "bt_jax": bt_jax.__version__,
       },
-      report=report,
+      report=stack.enter_context(_Report(data, workdir, int(state.step))),
     )
   for checkpoints in (latest, best):
     checkpoints.close()
 
 
 def feed_and_step(
-  config: ConfigDict, parts: Parts, data: Data, *, groups: feed.Groups, rates: np.ndarray, start: int
+  config: ConfigDict,
+  parts: Parts,
+  data: Data,
+  *,
+  groups: feed.Groups,
+  rates: np.ndarray,
+  start: int,
+  stack: contextlib.ExitStack,
 ) -> tuple[Feed, Step]:
   """What the loop takes its inputs from, by `config.feed`, and the compiled step that they fit.
 
@@ -110,6 +118,7 @@ def feed_and_step(
     groups: of training slices, see `sampling_groups`.
     rates: learning rates, float32 [steps].
     start: the step to begin with.
+    stack: closes the feed.
   """
   mesh, batch_size, ids = parts.mesh, config.train.batch_size, data.split.train
   weights = feed.slice_weights(config.train.class_weights, data.labels("train"))
@@ -125,7 +134,10 @@ def feed_and_step(
   if kind == "stream":
     rows = parallel.local_rows(mesh, batch_size)
     source = feed.Batches(data.reader.read, ids, weights, order, rows)
-    batches = feed.stream(source, start=start, stop=len(rates), workers=config.data.workers)
+    workers = config.data.workers
+    workers = min(8, max(1, machine.cores() - 1)) if workers is None else workers
+    batches = feed.stream(source, start=start, stop=len(rates), workers=workers)
+    stack.enter_context(contextlib.closing(batches))
     local = lambda step: next(batches)
   else:  # a CPU's memory is the host's
     examples = feed.arrays(data.read("train"), weights)

@@ -28,15 +28,19 @@ def prepare(*configs: ConfigDict) -> None:
   if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     jax.config.update("jax_compilation_cache_dir", str(CACHE.expanduser()))
   if _CPU_DEVICES not in flags:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     batch_sizes = [
       size
       for config in configs
       for size in (config.train.batch_size // max(config.train.accumulate, 1), config.eval.batch_size)
     ]
-    divide = [n for n in range(1, cores + 1) if all(size > 0 and size % n == 0 for size in batch_sizes)]
+    divide = [n for n in range(1, cores() + 1) if all(size > 0 and size % n == 0 for size in batch_sizes)]
     with contextlib.suppress(RuntimeError):  # JAX has looked
       jax.config.update("jax_num_cpu_devices", max(divide, default=1))
+
+
+def cores() -> int:
+  """Of the processor, those that this process may use."""
+  return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def connect(*, coordinator: str | None, hosts: int | None, host: int | None, timeout: int) -> bool:

@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
   config.data.root = config_dict.placeholder(str)  # folder that holds kaggle_3m/; not needed once the data set is built
   config.data.dir = config_dict.placeholder(str)  # where the built data set lives; None: TFDS's own folder
   config.data.expect_full = True  # insist on all 110 patients and 3,929 slices
-  config.data.workers = 1  # processes that read for feed=stream; 0: threads of the one that trains
+  config.data.workers = config_dict.placeholder(int)  # feed=stream: processes that read; None: up to 8, as cores allow
   config.data.size = 256  # pixels; the network sees slices of size x size, scores are on the data's own grid
   config.data.channels = "pre,flair,post"  # what the network sees, in this order; any number of these, also repeated
   config.data.contrast = "none"  # raised first: stretch (1st to 99th percentile) or clahe, by slice

@@ -1,3 +1,5 @@
+import contextlib
+
 import jax
 import numpy as np
 import pytest
@@ -25,10 +27,11 @@ def inputs(phantom_root, data_dir):
     data = runs.open_data(config, parts)
     groups = feed.sampling_groups("all", data.labels("train"))
     rates = np.linspace(0, 1, 40, dtype=np.float32)
-    take, _ = fitting.feed_and_step(config, parts, data, groups=groups, rates=rates, start=0)
+    take, _ = fitting.feed_and_step(config, parts, data, groups=groups, rates=rates, start=0, stack=stack)
     return take, data, rates
 
-  return make
+  with contextlib.ExitStack() as stack:
+    yield make
 
 
 def test_inputs_of_several_steps_have_one_shape_for_all_folds_and_counts(inputs):

@@ -119,7 +119,7 @@ class Batches:
     return arrays(self.read([self.ids[at] for at in indices]), self.weights[indices])
 
 
-def stream(batches: Batches, *, start: int, stop: int, workers: int, ahead: int = 2) -> Iterator[dict[str, np.ndarray]]:
+def stream(batches: Batches, *, start: int, stop: int, workers: int, ahead: int = 2) -> "grain.DatasetIterator":
   """The batches from step `start` up to `stop`, read ahead by Grain.
 
   As a batch is a function of its number, a run that starts anew at any step sees what an unbroken one would.
@@ -130,6 +130,9 @@ def stream(batches: Batches, *, start: int, stop: int, workers: int, ahead: int 
     stop: the step after the last.
     workers: processes that read; 0 reads in threads of this one.
     ahead: batches that each worker holds ready.
+
+  Returns:
+    An iterator, to be closed, over `arrays` of each batch.
   """
   import grain  # not for who keeps the slices in memory
 

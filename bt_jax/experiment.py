@@ -55,7 +55,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
     check_fits(parts.shapes, weights, variant=config.model.variant)
     warmstart.check_same(workdir, weights)
   parts = make_parts(config, warmstart.normalization(workdir, weights))
-  with claim(workdir, plain(config), new=True):
+  with claim(workdir, plain(config), new=True, host_timeout=config.host_timeout):
     with hosts.together():
       data = open_data(config, parts)
       warmstart.check_no_leak(data.split, weights)
@@ -73,7 +73,7 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path) -> None:
   """
   machine.prepare(config)
   parts = make_parts(config, warmstart.normalization(workdir, None))
-  with claim(workdir, plain(config), new=False, may_differ="eval"):
+  with claim(workdir, plain(config), new=False, may_differ="eval", host_timeout=config.host_timeout):
     with hosts.together():
       data = open_data(config, parts)
       data.write_split(workdir)

@@ -18,7 +18,9 @@ _HOW = ("data.root", "data.dir", "data.workers", "parallel", "feed", "host_timeo
 
 
 @contextlib.contextmanager
-def claim(workdir: pathlib.Path, config: dict[str, Any], *, new: bool, may_differ: str | None = None) -> Iterator[None]:
+def claim(
+  workdir: pathlib.Path, config: dict[str, Any], *, new: bool, may_differ: str | None = None, host_timeout: int = 60
+) -> Iterator[None]:
   """Holds the folder for this process; one that no run was begun in is left as it was found.
 
   Args:
@@ -26,6 +28,7 @@ def claim(workdir: pathlib.Path, config: dict[str, Any], *, new: bool, may_diffe
     config: the configuration as nested dictionaries.
     new: whether a new run may start here.
     may_differ: the section whose fields may differ from those of the run; those of `_HOW` always may.
+    host_timeout: seconds of silence after which another host counts as lost.
 
   Raises:
     UserError: the folder is in use, not writable, holds another configuration's run, or holds none and `new` is false.
@@ -33,7 +36,7 @@ def claim(workdir: pathlib.Path, config: dict[str, Any], *, new: bool, may_diffe
   with hosts.together():
     release = _claim(workdir, config, new=new, may_differ=may_differ) if hosts.is_first() else lambda: None
   try:
-    with hosts.watch(workdir / ".hosts", timeout=config.get("host_timeout", 60)):
+    with hosts.watch(workdir / ".hosts", timeout=host_timeout):
       yield
   finally:
     release()

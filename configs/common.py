@@ -11,10 +11,7 @@ def get_config() -> ConfigDict:
   config.task = "segmentation"  # or classification: which slices have a tumour
   config.preset = ""  # which preset of its file this is; names the run's folder
   config.parallel = "jit"  # over all devices: jit, one program cut by the compiler; pmap, the program on each
-  config.feed = (
-    "auto"  # resident: training slices stay in memory, a GPU's or TPU's own; stream: read ahead from the disk
-  )
-
+  config.feed = "auto"  # resident: training slices stay in memory, a GPU's own; stream: read ahead from the disk
   config.host_timeout = 60  # seconds of silence after which another host counts as lost
 
   config.data = ConfigDict()

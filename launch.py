@@ -22,6 +22,7 @@ from bt_jax.errors import Stopped, UserError
 
 # JAX and all that needs it are imported once the flags are right and the other hosts are there.
 _MODES = ("build", "train", "evaluate", "convert")  # functions of bt_jax.experiment
+_WIDE = ("train", "evaluate")  # those for several hosts
 _CASCADE = "cascade"  # the one mode without a configuration: its runs have theirs
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file and preset, e.g. configs/seg.py:small.")
@@ -37,7 +38,7 @@ _SEGMENTER = flags.DEFINE_string("segmenter", None, "cascade: folder of the segm
 _SENSITIVITY = flags.DEFINE_float(
   "sensitivity", 0.98, "cascade: share of the validation slices with a tumour that the gate lets through."
 )
-_COORDINATOR = flags.DEFINE_string("coordinator", None, "Several hosts: address:port of the first.")
+_COORDINATOR = flags.DEFINE_string("coordinator", None, "Several hosts: address:port of the first; auto on a TPU pod.")
 _HOSTS = flags.DEFINE_integer("hosts", None, "Several hosts: how many processes there are.")
 _HOST = flags.DEFINE_integer("host", None, "Several hosts: which of them this is, from 0.")
 _TIMEOUT = flags.DEFINE_integer("connect_timeout", 300, "Several hosts: seconds to wait for the others.")
@@ -47,6 +48,8 @@ def _parse(argv: list[str]) -> list[str]:
   """Parses the flags; a mistake in them is told in one line."""
   try:
     rest = flags.FLAGS(argv)
+    if _MODE.value not in _WIDE and (_COORDINATOR.value, _HOSTS.value, _HOST.value) != (None,) * 3:
+      raise UserError(f"--mode={_MODE.value} is for one host: leave --coordinator, --hosts and --host out")
     if len(rest) > 1:
       raise UserError(f"{rest[1]!r} is not a flag: flags are --config, --config.<field>=value and those of --help")
     if _MODE.value == _CASCADE:
@@ -90,11 +93,13 @@ def _fail(message: str) -> None:
 def _run() -> None:
   from bt_jax import machine
 
-  if _MODE.value != _CASCADE:
+  if _MODE.value in _WIDE:
     machine.prepare(_CONFIG.value)
-  if not machine.connect(coordinator=_COORDINATOR.value, hosts=_HOSTS.value, host=_HOST.value, timeout=_TIMEOUT.value):
-    sys.stdout = open(os.devnull, "w")  # noqa: SIM115
-    os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported, further down
+    if not machine.connect(
+      coordinator=_COORDINATOR.value, hosts=_HOSTS.value, host=_HOST.value, timeout=_TIMEOUT.value
+    ):
+      sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+      os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported, further down
   workdir = pathlib.Path(_WORKDIR.value).expanduser() if _WORKDIR.value else None
   if _MODE.value == _CASCADE:
     from bt_jax import cascade

@@ -18,7 +18,7 @@ from bt_jax.report import figures
 from bt_jax.report.tables import heading
 from bt_jax.runs import Data, open_data, plain
 from bt_jax.schema import Slices
-from bt_jax.training import hosts
+from bt_jax.training import hosts, parallel
 from bt_jax.training.checkpoints import Checkpoints
 from bt_jax.workdir import begin, claim
 
@@ -48,12 +48,14 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
   """
   machine.prepare(config)
   parts = make_parts(config)  # a wrong field is told before any weights are fetched
-  # A run that has a checkpoint needs its first weights no more.
-  saved = Checkpoints(workdir / "checkpoints" / "latest").exist
-  weights = None if saved else warmstart.load(config.model.pretrained)
-  if weights is not None:
-    check_fits(parts.shapes, weights, variant=config.model.variant)
-    warmstart.check_same(workdir, weights)
+  parallel.check_batch_size(parts.mesh, "train.batch_size", config.train.batch_size, config.train.accumulate)
+  with hosts.together():
+    # A run that has a checkpoint needs its first weights no more.
+    saved = Checkpoints(workdir / "checkpoints" / "latest").exist
+    weights = None if saved else warmstart.load(config.model.pretrained)
+    if weights is not None:
+      check_fits(parts.shapes, weights, variant=config.model.variant)
+      warmstart.check_same(workdir, weights)
   parts = make_parts(config, warmstart.normalization(workdir, weights))
   with claim(workdir, plain(config), new=True, host_timeout=config.host_timeout):
     with hosts.together():

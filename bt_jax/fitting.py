@@ -1,10 +1,12 @@
 """Training of one configuration: its feed, its compiled step, its validation, and the loop over them."""
 
+import collections
 import contextlib
 import functools
+import itertools
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -41,7 +43,7 @@ def fit(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Data, wei
     weights: that a new run starts from.
 
   Raises:
-    UserError: there is nothing to sample, or the loss is not finite.
+    UserError: there is nothing to sample, the loss is not finite, or memory does not suffice.
     Stopped: Ctrl-C or SIGTERM, once the state is saved.
   """
   groups = feed.sampling_groups(config.train.sampling, data.labels("train"))
@@ -74,7 +76,7 @@ def fit(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Data, wei
     logits = runs.predict(config, parts, state.eval_variables, validation)
     return _validation(config, parts, data, validation, logits)
 
-  with contextlib.ExitStack() as stack:
+  with _told_if_memory_ends(), contextlib.ExitStack() as stack:
     take, step = feed_and_step(config, parts, data, groups=groups, rates=rates, start=int(state.step), stack=stack)
     loop.train(
       state,
@@ -97,6 +99,19 @@ def fit(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Data, wei
     )
   for checkpoints in (latest, best):
     checkpoints.close()
+
+
+@contextlib.contextmanager
+def _told_if_memory_ends() -> Iterator[None]:
+  try:
+    yield
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    raise UserError(
+      "the memory of the device does not suffice: try --config.train.accumulate=2, --config.train.remat=True, a smaller "
+      "--config.train.batch_size or --config.feed=stream"
+    ) from error
 
 
 def feed_and_step(
@@ -123,7 +138,7 @@ def feed_and_step(
   mesh, batch_size, ids = parts.mesh, config.train.batch_size, data.split.train
   weights = feed.slice_weights(config.train.class_weights, data.labels("train"))
   order = functools.partial(feed.train_indices, seed=config.train.seed, batch_size=batch_size, groups=groups)
-  kind, why = feed.choose_feed(config.feed, len(ids), _memory())
+  kind, why = feed.choose_feed(config.feed, len(ids), min(hosts.gather(_memory())))
   on_cpu = jax.default_backend() == "cpu"
   at_once = config.train.steps_per_dispatch or (1 if on_cpu else 10)
   if kind == "resident" and (at_once > 1 or not on_cpu or jax.process_count() > 1):
@@ -138,15 +153,24 @@ def feed_and_step(
     workers = min(8, max(1, machine.cores() - 1)) if workers is None else workers
     batches = feed.stream(source, start=start, stop=len(rates), workers=workers)
     stack.enter_context(contextlib.closing(batches))
-    local = lambda step: next(batches)
+    ready = _ahead(parallel.lay_out(mesh, batch, batch_size) for batch in batches)
   else:  # a CPU's memory is the host's
     examples = feed.arrays(data.read("train"), weights)
-    local = lambda step: {name: array[order(step=step)] for name, array in examples.items()}
+    chosen = (order(step=step) for step in itertools.count(start))
+    ready = (parallel.lay_out(mesh, {name: array[at] for name, array in examples.items()}, batch_size) for at in chosen)
   compiled = parallel.compile_step(
     config.parallel, _train_step(config, parts), mesh, cut=(False, True, False), donate=True
   )
-  take = lambda done, most: (1, (parallel.lay_out(mesh, local(done), batch_size), rates[done]))
+  take = lambda done, most: (1, (next(ready), rates[done]))
   return take, lambda state, inputs: compiled(state, *inputs)
+
+
+def _ahead(batches: Iterator[dict[str, jax.Array]]) -> Iterator[dict[str, jax.Array]]:
+  """The same batches, each on its way to the devices while the one before is worked on."""
+  waiting = collections.deque(itertools.islice(batches, 1))
+  while waiting:
+    waiting.extend(itertools.islice(batches, 1))
+    yield waiting.popleft()
 
 
 def _several_at_once(

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import pathlib
+import re
 import sys
 import threading
 
@@ -27,7 +28,7 @@ def prepare(*configs: ConfigDict) -> None:
     os.environ["XLA_FLAGS"] = f"{flags} {_DETERMINISTIC}".strip()
   if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     jax.config.update("jax_compilation_cache_dir", str(CACHE.expanduser()))
-  if _CPU_DEVICES not in flags:
+  if _CPU_DEVICES not in flags and "JAX_NUM_CPU_DEVICES" not in os.environ:
     batch_sizes = [
       size
       for config in configs
@@ -46,10 +47,10 @@ def cores() -> int:
 def connect(*, coordinator: str | None, hosts: int | None, host: int | None, timeout: int) -> bool:
   """Joins the other hosts of the run, where it has any, and tells whether this is the first.
 
-  Told by the arguments, or by the environment of SLURM (more tasks than one), Open MPI, or a TPU pod.
+  Told by the arguments, or by the environment of SLURM or Open MPI (more tasks than one).
 
   Args:
-    coordinator: address and port of the first host.
+    coordinator: address:port of the first host; `auto` where JAX finds out all by itself, as on a TPU pod.
     hosts: how many processes there are.
     host: which of them this is, from 0.
     timeout: seconds to wait for the others.
@@ -57,14 +58,17 @@ def connect(*, coordinator: str | None, hosts: int | None, host: int | None, tim
   Raises:
     UserError: only some of the arguments are given, or the others did not come.
   """
-  told = {"--coordinator": coordinator, "--hosts": hosts, "--host": host}
+  auto = coordinator == "auto"
+  told = {"--coordinator": None if auto else coordinator, "--hosts": hosts, "--host": host}
   missing = [name for name, value in told.items() if value is None]
   if 0 < len(missing) < 3:
     raise UserError(
       f"{' and '.join(missing)} must be given too: a run on several hosts needs {', '.join(told)} on each"
     )
-  if missing and not _has_others():
+  if missing and not auto and not _has_others():
     return True
+  if not missing and not re.fullmatch(r".+:\d+", coordinator):
+    raise UserError(f"--coordinator is {coordinator!r}, expected address:port of the first host, e.g. node1:12345")
   if not missing and not 0 <= host < hosts:
     raise UserError(f"--host is {host}, expected 0 to {hosts - 1}: they are counted from 0, and --hosts says how many")
   failed = lambda reason: (
@@ -76,12 +80,13 @@ def connect(*, coordinator: str | None, hosts: int | None, host: int | None, tim
   timer.start()
   try:
     jax.distributed.initialize(
-      coordinator_address=coordinator,
+      coordinator_address=told["--coordinator"],
       num_processes=hosts,
       process_id=host,
       cluster_detection_method=None if missing else "deactivate",
       initialization_timeout=2 * timeout,
-      heartbeat_timeout_seconds=2 * timeout,  # see also training/hosts.py
+      heartbeat_timeout_seconds=300,  # training/hosts.py notices sooner
+      shutdown_timeout_seconds=30,
     )
   except (RuntimeError, ValueError) as error:
     raise UserError(failed((str(error).splitlines() or [type(error).__name__])[0])) from error
@@ -98,8 +103,6 @@ def _leave(message: str) -> None:
 def _has_others() -> bool:
   """Whether the environment is that of a run on several hosts."""
   environment = os.environ
-  return (
-    ("SLURM_STEP_NODELIST" in environment and int(environment.get("SLURM_NTASKS", 1)) > 1)
-    or int(environment.get("OMPI_COMM_WORLD_SIZE", 1)) > 1
-    or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
-  )
+  return ("SLURM_STEP_NODELIST" in environment and int(environment.get("SLURM_NTASKS", 1)) > 1) or int(
+    environment.get("OMPI_COMM_WORLD_SIZE", 1)
+  ) > 1

@@ -210,5 +210,4 @@ def _check_numbers(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
     value = functools.reduce(ConfigDict.__getitem__, name.split("."), config)
     if value is not None and not low <= value <= high:
       raise UserError(f"{name} is {value}, expected {low} " + ("or more" if high == math.inf else f"to {high}"))
-  parallel.check_batch_size(mesh, "train.batch_size", config.train.batch_size, config.train.accumulate)
   parallel.check_batch_size(mesh, "eval.batch_size", config.eval.batch_size)

@@ -1,6 +1,7 @@
 """The folder of a run: whose it is, and that one process, or one on each host, works in it at a time."""
 
 import contextlib
+import json
 import pathlib
 import shutil
 from collections.abc import Callable, Iterator
@@ -14,7 +15,16 @@ from bt_jax.training import hosts
 
 _CONFIG = "config.json"
 # Fields that may always differ between two starts of one run: they say where and how, not what.
-_HOW = ("data.root", "data.dir", "data.workers", "parallel", "feed", "host_timeout", "train.steps_per_dispatch")
+_HOW = (
+  "data.root",
+  "data.dir",
+  "data.workers",
+  "parallel",
+  "feed",
+  "host_timeout",
+  "train.steps_per_dispatch",
+  "train.remat",
+)
 
 
 @contextlib.contextmanager
@@ -34,6 +44,8 @@ def claim(
     UserError: the folder is in use, not writable, holds another configuration's run, or holds none and `new` is false.
   """
   with hosts.together():
+    if len({json.dumps(_what(said)) for said in hosts.gather(config)}) > 1:
+      raise UserError("the hosts were started with different configurations: start the same command on all of them")
     release = _claim(workdir, config, new=new, may_differ=may_differ) if hosts.is_first() else lambda: None
   try:
     with hosts.watch(workdir / ".hosts", timeout=host_timeout):
@@ -63,11 +75,12 @@ def _claim(workdir: pathlib.Path, config: dict[str, Any], *, new: bool, may_diff
       shutil.rmtree(workdir / ".hosts", ignore_errors=True)
       pathlib.Path(lock.lock_file).unlink(missing_ok=True)
       if not was_there:
-        workdir.rmdir()
+        with contextlib.suppress(OSError):  # another host's file may be there
+          workdir.rmdir()
 
   try:
     if path.is_file():
-      _check_same(workdir, _flat(files.read_json(path)), _flat(config), may_differ)
+      _check_same(workdir, files.read_json(path), config, may_differ)
   except UserError:
     release()
     raise
@@ -80,11 +93,16 @@ def begin(workdir: pathlib.Path, config: dict[str, Any]) -> None:
     files.write_json(workdir / _CONFIG, config)
 
 
+def _what(config: dict[str, Any]) -> dict[str, Any]:
+  return {name: value for name, value in _flat(config).items() if name not in _HOW}
+
+
 def _check_same(workdir: pathlib.Path, there: dict[str, Any], here: dict[str, Any], may_differ: str | None) -> None:
+  there, here = _what(there), _what(here)
   differ = [
     name
     for name in sorted(here.keys() | there.keys())
-    if here.get(name) != there.get(name) and name not in _HOW and name.split(".")[0] != may_differ
+    if here.get(name) != there.get(name) and name.split(".")[0] != may_differ
   ]
   if differ:
     told = ", ".join(f"{name} ({there.get(name)!r} there, {here.get(name)!r} now)" for name in differ)

@@ -1,6 +1,7 @@
 """Two processes as two hosts with four devices each, as a user would start them."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.conftest import ROOT, VARIABLES, launch, table_of
+from tests.conftest import start as begin
 
 FLAGS = ["--config.train.epochs=2", "--config.eval.batch_size=16", "--config.augment.rotation_degrees=10"]
 
@@ -40,21 +42,21 @@ def both(flags):
 def alone(tiny, tmp_path_factory):
   """The run on one host with one device."""
   workdir = tmp_path_factory.mktemp("alone") / "run"
-  status, _, err = launch([*tiny, *FLAGS, f"--workdir={workdir}"])
-  assert status == 0, err
+  status, out, err = launch([*tiny, *FLAGS, f"--workdir={workdir}"], devices=1)
+  assert status == 0 and "1 x cpu" in out, err
   return workdir
 
 
 def assert_same_run(one, other):
-  columns = ("train_loss", "validation_loss", "validation_accuracy", "validation_score")
-  for a, b in zip(table_of(one / "metrics.csv"), table_of(other / "metrics.csv"), strict=True):
-    for name in columns:
-      np.testing.assert_allclose(float(a[name]), float(b[name]), rtol=0.02, atol=2e-3, err_msg=name)
+  """The first epoch within rounding; the second within what rounding grows to, as Adam divides by small gradients."""
+  tables = [table_of(run / "metrics.csv") for run in (one, other)]
+  for epoch, (a, b) in enumerate(zip(*tables, strict=True)):
+    for name in ("train_loss", "validation_loss", "validation_accuracy"):
+      np.testing.assert_allclose(float(a[name]), float(b[name]), rtol=(1e-3, 0.02)[epoch], err_msg=name)
   rows = [table_of(run / "slices.csv") for run in (one, other)]
   assert [(row["case"], row["slice"]) for row in rows[0]] == [(row["case"], row["slice"]) for row in rows[1]]
-  for name in ("probability",):
-    values = [[float(row[name]) for row in table] for table in rows]
-    np.testing.assert_allclose(values[0], values[1], atol=0.02)
+  values = [[float(row["probability"]) for row in table] for table in rows]
+  np.testing.assert_allclose(values[0], values[1], atol=0.02)
 
 
 @pytest.mark.parametrize("feed", ["resident", "stream"])
@@ -66,37 +68,55 @@ def test_two_hosts_of_four_devices_give_the_result_of_one(tiny, alone, tmp_path,
   assert not [line for line in silent.splitlines() if "[Gloo]" not in line]  # a library's own
   assert_same_run(alone, workdir)
   assert not list((workdir / ".hosts").iterdir())
-  if feed == "stream":  # what eight devices on two hosts saved, one device goes on with
-    status, out, err = launch([*tiny, *FLAGS, f"--workdir={workdir}"])
-    assert status == 0 and "trained already" in out, err
 
 
-def test_one_host_killed_stops_the_other_and_the_same_command_resumes(tiny, alone, tmp_path):
+def stop_after_an_epoch(workdir, processes, stop):
+  while not (workdir / "metrics.csv").exists():
+    assert processes[0].poll() is None, processes[0].communicate()
+    time.sleep(0.002)
+  stop()
+
+
+@pytest.mark.parametrize("killed", [1, 0])
+def test_one_host_killed_stops_the_other_and_the_same_command_resumes(tiny, alone, tmp_path, killed):
   workdir, port = tmp_path / "run", free_port()
   flags = [*tiny, *FLAGS, f"--workdir={workdir}", "--config.host_timeout=10"]
   processes = [start(flags, host, port) for host in (0, 1)]
-  while not (workdir / "metrics.csv").exists():  # written after the first epoch
-    assert processes[0].poll() is None, processes[0].communicate()
-    time.sleep(0.002)
-  processes[1].send_signal(signal.SIGKILL)
-  _, err = processes[0].communicate(timeout=150)
-  processes[1].communicate()
-  lines = [line for line in err.replace("\r", "\n").splitlines() if line.startswith("error: ")]
-  assert processes[0].returncode == 1 and len(lines) == 1, err
-  assert (
-    "another host is gone, so this one stops; the same command on all hosts goes on from the last checkpoint"
-    in lines[0]
-  )
-  status, out, err = launch(flags)  # also on fewer devices than it was begun with
-  assert status == 0 and "going on from step" in out, err
-  assert_same_run(alone, workdir)
+  stop_after_an_epoch(workdir, processes, processes[killed].kill)
+  _, err = processes[1 - killed].communicate(timeout=60)
+  processes[killed].communicate()
+  if killed:
+    lines = [line for line in err.replace("\r", "\n").splitlines() if line.startswith("error: ")]
+    assert processes[0].returncode == 1 and len(lines) == 1, err
+    assert "another host is gone, so this one stops; the same command on all hosts goes on from the last" in lines[0]
+    status, out, err = launch(flags, devices=4)  # fewer than it was begun with
+    assert status == 0 and "going on from step" in out and "4 x cpu" in out, err
+    assert_same_run(alone, workdir)
+  else:  # with the first host goes JAX's coordinator, and JAX ends the others itself, in more words
+    assert processes[1].returncode != 0 and ("another host is gone" in err or "another task died" in err), err
 
 
-def test_bad_input_of_one_host_is_told_on_both(tiny, alone):
-  results = both([*tiny, *FLAGS, f"--workdir={alone}", "--config.train.learning_rate=0.5"])
-  for process, _, err in results:
+def test_what_eight_devices_saved_goes_on_with_one_and_by_pmap(tiny, alone, tmp_path):
+  flags = [*tiny, *FLAGS, f"--workdir={tmp_path / 'run'}"]
+  process = begin(flags, devices=8)
+  stop_after_an_epoch(tmp_path / "run", [process], lambda: process.send_signal(signal.SIGTERM))
+  out, err = process.communicate(timeout=120)
+  assert process.returncode == 128 + signal.SIGTERM and "8 x cpu" in out, err
+  shutil.copytree(tmp_path / "run", tmp_path / "again")
+  for name, devices, parallel in (("run", 1, "jit"), ("again", 4, "pmap")):
+    more = [f"--workdir={tmp_path / name}", f"--config.parallel={parallel}"]
+    status, out, err = launch([*flags, *more], devices=devices)
+    assert status == 0 and "going on from step" in out and f"{devices} x cpu" in out, err
+    assert_same_run(alone, tmp_path / name)
+
+
+def test_hosts_that_disagree_are_told_on_both(tiny, tmp_path):
+  port, flags = free_port(), [*tiny, f"--workdir={tmp_path / 'run'}"]
+  processes = [start([*flags, f"--config.train.seed={host}"], host, port) for host in (0, 1)]
+  for process in processes:
+    _, err = process.communicate(timeout=120)
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
-    assert process.returncode == 1 and len(lines) == 1 and "train.learning_rate (0.005 there, 0.5 now)" in lines[0], err
+    assert process.returncode == 1 and len(lines) == 1 and "started with different configurations" in lines[0], err
 
 
 def test_a_host_that_never_comes(tiny, tmp_path):

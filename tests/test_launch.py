@@ -227,6 +227,8 @@ def test_build_mode_and_help(tiny, data_dir):
     (["--config=configs/seg.py:phantom", "--mode=fly"], "mode"),
     (["--config=configs/seg.py:phantom", "--wrokdir=x"], "wrokdir"),
     (["--config=configs/seg.py:phantom", "train"], "'train' is not a flag"),
+    (["--config=configs/seg.py:phantom", "--mode=convert", "--hosts=2"], "--mode=convert is for one host"),
+    (["--config=configs/seg.py:phantom", "--hosts=2", "--host=0"], "--coordinator must be given too"),
   ],
 )
 def test_wrong_flags_are_told_in_one_line(flags, said):

@@ -66,6 +66,8 @@ def test_index_and_slices_by_id(builder):
   ids = [entry.id for entry in index][5:50:9][::-1]
   slices = store.Reader.of(builder, index).read(ids)
   assert slices.ids == ids
+  nothing = store.Reader.of(builder, index).read([])  # the share of a host where there is no more
+  assert len(nothing) == 0 and nothing.volume_mean.shape == (0, 3) and nothing.label.shape == (0,)
   for at, entry in enumerate(next(e for e in index if e.id == name) for name in ids):
     example = builder.as_data_source(f"fold_{entry.fold:02d}")[entry.position]
     np.testing.assert_array_equal(slices.image[at], example["image"])

@@ -59,6 +59,8 @@ print("jax" in sys.modules)
 def test_flags_of_hosts_come_together():
   with pytest.raises(UserError, match="--hosts and --host must be given too"):
     machine.connect(coordinator="here:1", hosts=None, host=None, timeout=1)
+  with pytest.raises(UserError, match="--coordinator is 'here', expected address:port"):
+    machine.connect(coordinator="here", hosts=2, host=0, timeout=1)
   with pytest.raises(UserError, match="--host is 2, expected 0 to 1"):
     machine.connect(coordinator="here:1", hosts=2, host=2, timeout=1)
 
@@ -71,13 +73,11 @@ def test_flags_of_hosts_come_together():
     ({"SLURM_STEP_NODELIST": "node[1-2]", "SLURM_NTASKS": "2"}, True),
     ({"SLURM_STEP_NODELIST": "node1", "SLURM_NTASKS": "1", "SLURM_ARRAY_TASK_ID": "7"}, False),  # a fold of an array
     ({"OMPI_COMM_WORLD_SIZE": "2"}, True),
-    ({"TPU_WORKER_HOSTNAMES": "10.0.0.1,10.0.0.2"}, True),
-    ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
   ],
 )
 def test_the_environment_tells_whether_there_are_other_hosts(environment, others, monkeypatch):
   asked = []
-  for name in ("SLURM_STEP_NODELIST", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE", "TPU_WORKER_HOSTNAMES"):
+  for name in ("SLURM_STEP_NODELIST", "SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"):
     monkeypatch.delenv(name, raising=False)
   for name, value in environment.items():
     monkeypatch.setenv(name, value)

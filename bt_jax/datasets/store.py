@@ -157,8 +157,9 @@ class Reader:
     with concurrent.futures.ThreadPoolExecutor() as pool:
       results = pool.map(read, range(len(ids)))
       rows = list(tqdm(results, total=len(ids), desc="reading slices", unit="slice", leave=False, disable=not progress))
-    case, patient, number, mean, std = (np.array(column) for column in zip(*rows, strict=True))
-    return Slices(case, patient, number, image, mask, mean, std)
+    case, patient, number, mean, std = zip(*rows, strict=True) if rows else ((),) * 5
+    statistics = (np.array(column, np.float32).reshape(-1, len(CHANNELS)) for column in (mean, std))
+    return Slices(np.array(case), np.array(patient), np.array(number, np.int32), image, mask, *statistics)
 
 
 @functools.cache

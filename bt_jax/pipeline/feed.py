@@ -2,8 +2,10 @@
 
 import dataclasses
 import functools
+import multiprocessing
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -147,5 +149,13 @@ def stream(batches: Batches, *, start: int, stop: int, workers: int, ahead: int 
 
 
 def _in_worker(worker: int, workers: int) -> None:
-  signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that trains, which ends its workers
+  for number in (signal.SIGINT, signal.SIGTERM):  # are for the process that trains, which ends its workers
+    signal.signal(number, signal.SIG_IGN)
+  threading.Thread(target=_end_with_parent, daemon=True).start()
   os.environ["JAX_PLATFORMS"] = "cpu"
+
+
+def _end_with_parent() -> None:
+  """A parent that was killed ends nobody."""
+  multiprocessing.parent_process().join()
+  os._exit(1)

@@ -81,16 +81,20 @@ class Checkpoints:
       return None
     corrupt = False
     for step in sorted(self._open().all_steps(), reverse=True):
+      found, trouble = None, None
       try:
-        return self._read(step, like)
+        found = self._read(step, like)
       except (MemoryError, jax.errors.JaxRuntimeError):  # the machine's trouble, not the checkpoint's
         raise
       except Exception as error:  # Orbax raises many kinds for a broken checkpoint
-        fate = "left alone" if self._read_only else "set aside"
-        print(f"checkpoint {self.folder / str(step)} is corrupt ({_first_line(error)}): {fate}, trying the one before")
-        corrupt = True
-        if self._read_only:
-          continue
+        trouble = _first_line(error)
+      troubles = list(filter(None, hosts.gather(trouble)))
+      if not troubles:
+        return found
+      fate = "left alone" if self._read_only else "set aside"
+      print(f"checkpoint {self.folder / str(step)} is corrupt ({troubles[0]}): {fate}, trying the one before")
+      corrupt = True
+      if not self._read_only:
         if hosts.is_first():
           aside = self.folder / f"{step}{_CORRUPT}"
           shutil.rmtree(aside, ignore_errors=True)  # of the same step, corrupt before

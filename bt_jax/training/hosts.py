@@ -2,8 +2,10 @@
 
 import contextlib
 import json
+import multiprocessing
 import os
 import pathlib
+import re
 import sys
 import threading
 import time
@@ -36,13 +38,16 @@ def gather(value: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-  """What is done here is done on all hosts or on none: bad input of one is raised on each."""
-  problem = None
+  """What fails here on one host is raised on all: there as it is, and on the others, in one line, as a UserError."""
+  problem: Exception | None = None
   try:
     yield
-  except UserError as error:
-    problem = str(error)
-  if found := [text for text in gather(problem) if text]:
+  except Exception as error:
+    problem = error
+  told = gather(None if problem is None else str(problem).splitlines()[0])
+  if problem is not None:
+    raise problem
+  if found := [text for text in told if text]:
     raise UserError(found[0])
 
 
@@ -87,8 +92,8 @@ def watch(folder: pathlib.Path, *, timeout: int) -> Iterator[None]:
     yield
     multihost_utils.sync_global_devices("bt_jax: done")
   except jax.errors.JaxRuntimeError as error:
-    if "RESOURCE_EXHAUSTED" in str(error):  # the trouble of this host
-      raise
+    if not re.search("gloo|nccl|unavailable|deadline|coordination|heartbeat|barrier", str(error), re.IGNORECASE):
+      raise  # the trouble of this host alone
     leave(f"what all hosts do together failed ({str(error).splitlines()[0][:120]})")
   finally:
     done.set()
@@ -97,7 +102,9 @@ def watch(folder: pathlib.Path, *, timeout: int) -> Iterator[None]:
 
 
 def leave(reason: str) -> None:
-  """Ends this process at once, without waiting for the others."""
+  """Ends this process and those it started at once, without waiting for the other hosts."""
+  for process in multiprocessing.active_children():
+    process.kill()
   print(
     f"\nerror: {reason}: another host is gone, so this one stops; the same command on all hosts goes on from the last checkpoint",
     file=sys.stderr,

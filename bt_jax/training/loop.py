@@ -97,7 +97,9 @@ def train(
       if first:
         jax.block_until_ready(loss)
         tqdm.write(f"first step after {time.perf_counter() - started:.1f} s")
-        started, trained, waited, first = time.perf_counter(), 0, 0.0, False  # of a compiler's time says nothing
+        first = False
+        if done % plan.steps_per_epoch:  # the compiler's time says nothing of the rest
+          started, trained, waited = time.perf_counter(), 0, 0.0
       progress.update(steps * plan.batch_size)
       end_of_epoch = done % plan.steps_per_epoch == 0
       look = done // _LOOK_EVERY > (done - steps) // _LOOK_EVERY or end_of_epoch

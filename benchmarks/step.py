@@ -5,18 +5,18 @@
 Both in one process, in turn; medians and their ratio. What is timed is the network: forward, and for training backward
 and AdamW, with the sum of binary cross-entropy and Dice or with cross-entropy. Input is on the device already, without
 augmentation. PyTorch runs channels last; on a GPU both compute in bfloat16 and PyTorch is compiled, on a CPU both
-compute in float32. Memory is what a training step takes beyond what stood before it. Limit is the share of the time
-that the machine would need at the rates of its matrix products and copies, measured here, for the step's operations
-or bytes, whichever takes longer. Without torch (`pip install torch`) only ours is timed.
+compute in float32. Memory is what a training step takes beyond what stood before it: ours by the compiled program,
+PyTorch's by its own count, which it has on a GPU only. Limit is the share of the time that the machine would need, at the
+rates of its matrix products and copies measured here, for the operations or the bytes that the compiled program counts,
+whichever takes longer; bytes that a cache holds are counted too, so that on a CPU it may pass 1. Without torch
+(`pip install torch`) only ours is timed.
 """
 
 import argparse
-import ctypes
 import itertools
 import os
 import pathlib
 import platform
-import re
 import statistics
 import sys
 import time
@@ -93,7 +93,7 @@ def ours(name: str, width: int, images: np.ndarray, targets: np.ndarray, *, dtyp
   return {
     "training": training,
     "inference": lambda: predict(variables, data["image"]).block_until_ready(),
-    "memory": lambda: train.memory_analysis().temp_size_in_bytes,
+    "memory": lambda: train.memory_analysis().temp_size_in_bytes * len(jax.devices()),
     "counted": {"training": train.cost_analysis(), "inference": predict.cost_analysis()},
   }
 
@@ -113,16 +113,6 @@ def rates(dtype: str) -> tuple[float, float]:
   product, copy = jax.jit(lambda x: x @ x), jax.jit(lambda x: x + 1)
   best = lambda function, x: min(seconds(lambda: function(x).block_until_ready()) for _ in range(8))
   return 2 * size**3 / best(product, square), 2 * long.nbytes / best(copy, long)
-
-
-def growth(step: Callable[[], None]) -> int:
-  """Bytes that this process holds at its peak during a step beyond those before it."""
-  status = lambda name: 1024 * int(re.search(rf"{name}:\s+(\d+)", pathlib.Path("/proc/self/status").read_text())[1])
-  ctypes.CDLL(None).malloc_trim(0)  # gives back what is free
-  before = status("VmRSS")
-  pathlib.Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-  step()
-  return status("VmHWM") - before
 
 
 def measure(peers: dict[str, Callable], name: str, size: int, args: argparse.Namespace, machine: tuple) -> None:
@@ -148,9 +138,7 @@ def measure(peers: dict[str, Callable], name: str, size: int, args: argparse.Nam
     ratio = f"{medians[1] / medians[0]:8.2f}" if len(medians) > 1 else f"{'-':>8}"
     told = f"{name:9}{work:10}{size:4}" + "".join(f"{args.batch / median:10.1f}" for median in medians) + ratio
     if work == "training":
-      on_cpu = jax.default_backend() == "cpu" and pathlib.Path("/proc/self/clear_refs").exists()
-      memory = [growth(of["training"]) if on_cpu else (of["memory"] or (lambda: 0))() for of in functions.values()]
-      told += "".join(f"{value / 1e6:10.0f}" for value in memory)
+      told += "".join(f"{of['memory']() / 1e6:10.0f}" if of["memory"] else f"{'-':>10}" for of in functions.values())
     else:
       told += " " * 10 * len(medians)
     print(f"{told}{limit:8.2f}", flush=True)

@@ -42,7 +42,7 @@ Epoch = Callable[[], tuple[float, float]]  # returns its seconds, and those of t
 
 def ours(config, data, kind: str) -> Epoch:
   """Trains an epoch, as bt_jax.training.loop does."""
-  from bt_jax import fitting, runs
+  from bt_jax import feeding, runs
   from bt_jax.parts import make_parts
   from bt_jax.pipeline import feed
 
@@ -51,7 +51,7 @@ def ours(config, data, kind: str) -> Epoch:
   groups = feed.sampling_groups(config.train.sampling, data.labels("train"))
   length = len(data.split.train) // config.train.batch_size
   rates = np.full(config.train.epochs * length, config.train.learning_rate, np.float32)
-  take, step = fitting.feed_and_step(
+  take, step = feeding.feed_and_step(
     config, parts, data, groups=groups, rates=rates, start=0, stack=contextlib.ExitStack()
   )
   state, done = runs.first_state(config, parts, abstract=False), 0

@@ -58,7 +58,7 @@ def build(fields: dict) -> str:
 
 def open_feed(config, parts, data, ids: Sequence[str], steps: int) -> tuple:
   """The feed and the step of training on these slices."""
-  from bt_jax import fitting
+  from bt_jax import feeding
   from bt_jax.pipeline import feed
 
   entries = {entry.id: entry for entry in data.index}
@@ -67,7 +67,7 @@ def open_feed(config, parts, data, ids: Sequence[str], steps: int) -> tuple:
   )
   groups = feed.sampling_groups(config.train.sampling, data.labels("train"))
   rates, stack = np.full(steps, 1e-3, np.float32), contextlib.ExitStack()
-  return fitting.feed_and_step(config, parts, data, groups=groups, rates=rates, start=0, stack=stack)
+  return feeding.feed_and_step(config, parts, data, groups=groups, rates=rates, start=0, stack=stack)
 
 
 def peak(process: int | str = "self") -> float:

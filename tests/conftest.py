@@ -74,12 +74,13 @@ VARIABLES = {
 }
 
 
-def start(flags: list[str], devices: int | None = None) -> subprocess.Popen:
-  """Starts launch.py as a user would; on a CPU of so many devices, if told."""
+def start(flags: list[str], devices: int | None = None, **options: bool) -> subprocess.Popen:
+  """Starts launch.py as a user would; on a CPU of so many devices, if told; `options` are of the process."""
   variables = {"XLA_FLAGS": f"{_FAST_COMPILE} --xla_force_host_platform_device_count={devices}"} if devices else {}
   return subprocess.Popen(
     [sys.executable, "launch.py", *flags],
     cwd=ROOT, env={**os.environ, **VARIABLES, **variables}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    **options,
   )  # fmt: skip
 
 
@@ -90,6 +91,13 @@ def launch(flags: list[str], devices: int | None = None) -> tuple[int, str, str]
   return process.returncode, out, err
 
 
+def unbroken(flags: list[str], workdir: pathlib.Path) -> tuple[pathlib.Path, str]:
+  """Runs launch.py in this folder to its good end: the folder and what it printed."""
+  status, out, err = launch([*flags, f"--workdir={workdir}"])
+  assert status == 0, err
+  return workdir, out
+
+
 def table_of(path):
   with open(path, newline="") as file:
     return list(csv.DictReader(file))
@@ -98,10 +106,7 @@ def table_of(path):
 @pytest.fixture(scope="session")
 def run(tiny, tmp_path_factory):
   """An unbroken run: its folder and what it printed."""
-  workdir = tmp_path_factory.mktemp("runs") / "whole"
-  status, out, err = launch([*tiny, f"--workdir={workdir}"])
-  assert status == 0, err
-  return workdir, out
+  return unbroken(tiny, tmp_path_factory.mktemp("runs") / "whole")
 
 
 @pytest.fixture(scope="session")
@@ -121,7 +126,4 @@ def tiny_cls(tiny) -> list[str]:
 @pytest.fixture(scope="session")
 def classifier(tiny_cls, tmp_path_factory):
   """An unbroken classifier's run: its folder and what it printed."""
-  workdir = tmp_path_factory.mktemp("runs") / "classifier"
-  status, out, err = launch([*tiny_cls, f"--workdir={workdir}"])
-  assert status == 0, err
-  return workdir, out
+  return unbroken(tiny_cls, tmp_path_factory.mktemp("runs") / "classifier")

@@ -1,6 +1,7 @@
 """launch.py as a user runs it: in a process of its own."""
 
 import json
+import os
 import pathlib
 import shutil
 import signal
@@ -103,6 +104,22 @@ def test_stopped_run_goes_on_to_the_same_bits(run, tiny, tmp_path, how):
   assert [[row[name] for name in columns] for row in table_of(workdir / "metrics.csv")] == [
     [row[name] for name in columns] for row in table_of(whole / "metrics.csv")
   ]
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
+def test_processes_that_read_a_stream_end_with_the_run_and_not_before(tiny, tmp_path, how):
+  """A cluster's SIGTERM goes to all of them; a SIGKILL to the one that trains."""
+  flags = [*tiny, f"--workdir={tmp_path / 'run'}", "--config.feed=stream", "--config.data.workers=2"]
+  process = start(flags, start_new_session=True)
+  while not (tmp_path / "run" / "metrics.csv").exists():
+    assert process.poll() is None, process.communicate()
+    time.sleep(0.002)
+  (os.kill if how == signal.SIGKILL else os.killpg)(process.pid, how)
+  # Ends when all that hold its pipes have ended, so also those that read.
+  out, err = process.communicate(timeout=60)
+  assert "Traceback" not in err and (how == signal.SIGKILL or "saved; the same command goes on" in out), err
+  with pytest.raises(ProcessLookupError):
+    os.killpg(process.pid, 0)
 
 
 def test_corrupt_last_checkpoint_falls_back_and_ends_the_same(run, tiny, tmp_path):

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-from bt_jax import fitting, runs
+from bt_jax import feeding, runs
 from bt_jax.parts import make_parts
 from bt_jax.pipeline import feed
 from configs import seg
@@ -27,7 +27,7 @@ def inputs(phantom_root, data_dir):
     data = runs.open_data(config, parts)
     groups = feed.sampling_groups("all", data.labels("train"))
     rates = np.linspace(0, 1, 40, dtype=np.float32)
-    take, _ = fitting.feed_and_step(config, parts, data, groups=groups, rates=rates, start=0, stack=stack)
+    take, _ = feeding.feed_and_step(config, parts, data, groups=groups, rates=rates, start=0, stack=stack)
     return take, data, rates
 
   with contextlib.ExitStack() as stack:

@@ -35,7 +35,8 @@ def default_workdir(config: ConfigDict, mode: str) -> pathlib.Path:
     source = pathlib.Path(config.model.pretrained)
     name = source.stem if source.suffix in READERS else config.model.pretrained.replace("/", "--")
     return pathlib.Path("runs") / f"weights_{name}"
-  part = f"fold_{config.split.fold:02d}" if config.split.kind == "fold" else splits.RANDOM_NAME
+  kind = config.split.kind
+  part = {"random": splits.RANDOM_NAME, "buda10": splits.BUDA_NAME}.get(kind, f"fold_{config.split.fold:02d}")
   return pathlib.Path("runs") / "_".join(filter(None, (config.model.name, config.preset, part)))
 
 

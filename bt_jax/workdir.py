@@ -24,6 +24,8 @@ _HOW = (
   "host_timeout",
   "train.steps_per_dispatch",
   "train.remat",
+  "crossval.folds",
+  "report.show_slices",
 )
 
 

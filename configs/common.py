@@ -27,7 +27,9 @@ def get_config() -> ConfigDict:
   # symmetric: -1..1; imagenet, caffe: as weights of PyTorch and Keras expect; auto: as model.pretrained does, or volume
 
   config.split = ConfigDict()
-  config.split.kind = "fold"  # fold: by patient; random: by slice, which leaks
+  config.split.kind = (
+    "fold"  # fold: by patient; random: by slice, which leaks; buda10: ten patients that others judge on
+  )
   config.split.fold = 0  # 0..21: the test fold; the next one validates
   config.split.seed = 0  # of the random split
 
@@ -86,6 +88,13 @@ def get_config() -> ConfigDict:
   config.eval.batch_size = 32  # slices, over all devices
   config.eval.threshold = config_dict.placeholder(float)  # of probability; None: chosen on the validation part
   config.eval.largest_component = False  # segmentation: keep only the largest 3-D component of each volume
+  config.eval.baselines = True  # also judge methods that learn nothing, or little, on the same slices
+
+  config.crossval = ConfigDict()
+  config.crossval.folds = "all"  # of --mode=crossval: or some of the 22, e.g. "0,3-6"
+
+  config.report = ConfigDict()
+  config.report.show_slices = True  # pictures of slices in the run's folder and its report; off: numbers alone
   return config
 
 

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import random
 
 import pytest
 
@@ -9,7 +10,9 @@ from bt_jax.errors import UserError
 
 # 22 folds of five patients with 36 slices each but for the last, 3,929 slices in all as in the real data.
 INDEX = [
-  SliceId(fold, number, f"patient_{5 * fold + member}", f"case_{5 * fold + member}/{number}", 0)
+  SliceId(
+    fold, number, f"patient_{5 * fold + member}", f"case_{5 * fold + member}", f"case_{5 * fold + member}/{number}", 0
+  )
   for fold in range(22)
   for member in range(5)
   for number in range(1, 37 if (fold, member) != (21, 4) else 6)
@@ -51,6 +54,20 @@ def test_random_split_is_the_papers_590_slices_and_says_that_it_leaks():
   assert split.hash != splits.make_split(INDEX, kind="random", fold=0, seed=1).hash
 
 
+def test_buda10_is_the_draw_of_the_public_implementation():
+  split = splits.make_split(INDEX, kind="buda10", fold=0, seed=5)
+  cases = sorted({entry.case for entry in INDEX})
+  random.seed(42)  # as published: the module's own generator
+  theirs = random.sample(cases, 10)
+  assert {name.split("/")[0] for name in split.test} == set(theirs)
+  assert len(patients(INDEX, split.validation)) == 5 and len(patients(INDEX, split.train)) == 95
+  assert split.name == "patients_buda10" and not split.leaky
+  assert sorted(sum(parts(split), ())) == sorted(entry.id for entry in INDEX)
+  assert split == splits.make_split(INDEX, kind="buda10", fold=3, seed=0)
+  with pytest.raises(UserError, match="takes 10 cases to test and 5 to validate, but this data set has 15 in all"):
+    splits.make_split([entry for entry in INDEX if entry.fold < 3], kind="buda10", fold=0, seed=0)
+
+
 def test_hash_and_json():
   split = splits.make_split(INDEX, kind="fold", fold=3, seed=0)
   written = json.loads(json.dumps(split.to_json("made up")))
@@ -61,7 +78,7 @@ def test_hash_and_json():
 
 
 def test_shared_patient_is_refused():
-  wrong = [*INDEX, SliceId(3, 0, "patient_0", "case_0/99", 0)]
+  wrong = [*INDEX, SliceId(3, 0, "patient_0", "case_0", "case_0/99", 0)]
   with pytest.raises(UserError, match="patient_0 is in the train and the test part of patient_fold_03: that leaks"):
     splits.make_split(wrong, kind="fold", fold=3, seed=0)
 

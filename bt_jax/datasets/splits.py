@@ -4,7 +4,8 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -12,9 +13,12 @@ from bt_jax.datasets.lgg_mri.lgg_mri_dataset_builder import FOLDS
 from bt_jax.datasets.store import SliceId
 from bt_jax.errors import UserError, choose
 
+KINDS = ("fold", "random", "buda10")
 PARTS = ("train", "validation", "test")
 RANDOM_NAME = "random_slices_leaky"
 RANDOM_TEST_SHARE = 0.15  # of 3,929 slices: the 590 of the paper
+BUDA_NAME = "patients_buda10"
+BUDA_SEED, BUDA_TEST, BUDA_VALIDATION = 42, 10, 5  # cases
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,7 +53,9 @@ def make_split(index: Sequence[SliceId], *, kind: str, fold: int, seed: int) -> 
   Args:
     index: every slice, ordered by id.
     kind: `fold`: test is `fold`, validation the next fold, training the rest, by patient. `random`: 15 % of the slices
-      (rounded up) test and as many validate, whoever they are from.
+      (rounded up) test and as many validate, whoever they are from. `buda10`: test are the ten cases that
+      github.com/mateuszbuda/brain-segmentation-pytorch validates on, `random.sample(sorted(cases), 10)` seeded with 42;
+      five others validate, drawn on by the same generator, and the rest train.
     fold: 0 to 21; read by `fold` only.
     seed: read by `random` only.
 
@@ -57,24 +63,30 @@ def make_split(index: Sequence[SliceId], *, kind: str, fold: int, seed: int) -> 
     UserError: no such kind or fold, an empty part, or a patient in two parts of a patient split.
   """
   check_choice(kind=kind, fold=fold)
-  split = _fold_split(index, fold) if kind == "fold" else _random_split(index, seed)
+  split = {
+    "fold": lambda: _fold_split(index, fold),
+    "random": lambda: _random_split(index, seed),
+    "buda10": lambda: _buda_split(index),
+  }[kind]()
   _check(split, index)
   return split
 
 
 def check_choice(*, kind: str, fold: int) -> None:
   """Raises UserError where there is no such kind of split or no such fold."""
-  choose("split.kind", kind, dict.fromkeys(("fold", "random")))
+  choose("split.kind", kind, dict.fromkeys(KINDS))
   if kind == "fold" and not 0 <= fold < FOLDS:
     raise UserError(f"split.fold is {fold}, expected 0 to {FOLDS - 1}")
 
 
+def fold_name(fold: int) -> str:
+  """What the split of a fold is called: `patient_fold_07`."""
+  return f"patient_fold_{fold:02d}"
+
+
 def _fold_split(index: Sequence[SliceId], fold: int) -> Split:
-  parts: dict[str, list[str]] = {part: [] for part in PARTS}
-  for entry in index:
-    part = {fold: "test", (fold + 1) % FOLDS: "validation"}.get(entry.fold, "train")
-    parts[part].append(entry.id)
-  return Split(f"patient_fold_{fold:02d}", False, **{part: tuple(ids) for part, ids in parts.items()})
+  part_of = {fold: "test", (fold + 1) % FOLDS: "validation"}
+  return _by_part(fold_name(fold), index, lambda entry: part_of.get(entry.fold, "train"))
 
 
 def _random_split(index: Sequence[SliceId], seed: int) -> Split:
@@ -84,6 +96,27 @@ def _random_split(index: Sequence[SliceId], seed: int) -> Split:
   return Split(
     RANDOM_NAME, True, **{part: tuple(index[at].id for at in sorted(places)) for part, places in chosen.items()}
   )
+
+
+def _buda_split(index: Sequence[SliceId]) -> Split:
+  cases = sorted({entry.case for entry in index})
+  if len(cases) <= BUDA_TEST + BUDA_VALIDATION:
+    raise UserError(
+      f"split.kind=buda10 takes {BUDA_TEST} cases to test and {BUDA_VALIDATION} to validate, but this data set has {len(cases)} in all: "
+      "take --config.split.kind=fold"
+    )
+  generator = random.Random(BUDA_SEED)
+  test = generator.sample(cases, BUDA_TEST)
+  validation = generator.sample([case for case in cases if case not in test], BUDA_VALIDATION)
+  part_of = dict.fromkeys(test, "test") | dict.fromkeys(validation, "validation")
+  return _by_part(BUDA_NAME, index, lambda entry: part_of.get(entry.case, "train"))
+
+
+def _by_part(name: str, index: Sequence[SliceId], part_of: Callable[[SliceId], str]) -> Split:
+  parts: dict[str, list[str]] = {part: [] for part in PARTS}
+  for entry in index:
+    parts[part_of(entry)].append(entry.id)
+  return Split(name, False, **{part: tuple(ids) for part, ids in parts.items()})
 
 
 def _check(split: Split, index: Sequence[SliceId]) -> None:

@@ -33,6 +33,7 @@ class SliceId:
   fold: int
   position: int
   patient: str
+  case: str
   id: str
   label: int
 
@@ -110,7 +111,7 @@ def read_index(builder: Builder) -> list[SliceId]:
         (
           case,
           int(example["slice"]),
-          SliceId(fold, position, patient, slice_id(case, int(example["slice"])), int(example["label"])),
+          SliceId(fold, position, patient, case, slice_id(case, int(example["slice"])), int(example["label"])),
         )
       )
   return [entry for *_, entry in sorted(index, key=lambda item: item[:2])]

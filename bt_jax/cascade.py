@@ -5,15 +5,14 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-import bt_jax
-from bt_jax import files, machine, runs
+from bt_jax import files, machine, results, runs
 from bt_jax.errors import UserError
-from bt_jax.evaluation import cascade
+from bt_jax.evaluation import bootstrap, cascade
 from bt_jax.evaluation.aggregation import summarize
 from bt_jax.evaluation.classification import summarize_classes
 from bt_jax.evaluation.rows import Row
 from bt_jax.parts import Parts, make_parts
-from bt_jax.report import figures
+from bt_jax.report import figures, html
 from bt_jax.report.tables import cascade_table, heading
 from bt_jax.runs import Data
 from bt_jax.training.checkpoints import Checkpoints
@@ -149,11 +148,12 @@ def _report(workdir: pathlib.Path, about: dict[str, Any], runs_of: dict[str, _Pr
       "validation": cascade.gate_effect(parts["validation"][0], passes["validation"]),
     },
     "thresholds": {way: at for way, (_, at) in ways.items()},
-    "versions": {"bt_jax": bt_jax.__version__},
+    **results.about_this(),
+    "intervals": bootstrap.about(len({row["patient"] for row in segmented})),
     "test": {
       "gate": cascade.gate_effect(segmented, passes["test"]),
-      "segmentation": {"alone": summarize(segmented), "gated": summarize(gated)},
-      "classification": {way: summarize_classes(rows) for way, rows in told.items()},
+      "segmentation": {"alone": summarize(segmented, intervals=True), "gated": summarize(gated, intervals=True)},
+      "classification": {way: summarize_classes(rows, intervals=True) for way, rows in told.items()},
     },
   }
   rows = [
@@ -172,5 +172,6 @@ def _report(workdir: pathlib.Path, about: dict[str, Any], runs_of: dict[str, _Pr
     files.write_json(workdir / "summary.json", summary),
     files.write_bytes(workdir / "table.txt", f"{table}\n".encode()),
     figures.save_gate(workdir / "figures/gate.png", segmented, probability["test"], threshold, title=title),
+    html.write_report(workdir, show_slices=False),
   ]
   print(f"\n{table}\n\nwritten:\n" + "\n".join(f"  {path}" for path in written))

@@ -40,6 +40,28 @@ def read_json(path: str | pathlib.Path) -> Any:
     raise UserError(f"{path} is damaged ({error}): put the file back, or choose another folder") from error
 
 
+def read_csv(path: str | pathlib.Path) -> list[dict[str, Any]]:
+  """What `write_csv` wrote, with its integers, floats, booleans and empty values; raises UserError where it is damaged."""
+  with open(path, newline="", encoding="utf-8") as file:
+    names, *lines = [*csv.reader(file)] or [[]]
+  if any(len(line) != len(names) for line in lines):
+    raise UserError(f"{path} is damaged (a line has more or fewer columns than its head): evaluate its run again")
+  return [{name: _value(text) for name, text in zip(names, line, strict=True)} for line in lines]
+
+
+def _value(text: str) -> Any:
+  if text == "":
+    return None
+  if text in ("True", "False"):
+    return text == "True"
+  for kind in (int, float):
+    try:
+      return kind(text)
+    except ValueError:
+      continue
+  return text
+
+
 def write_csv(path: str | pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> pathlib.Path:
   """Writes rows that share their keys under a header; floats in full precision."""
   text = io.StringIO()

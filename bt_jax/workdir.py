@@ -14,7 +14,7 @@ from bt_jax.errors import UserError
 from bt_jax.training import hosts
 
 _CONFIG = "config.json"
-# Fields that may always differ between two starts of one run: they say where and how, not what.
+# Fields, and sections of them, that may always differ between two starts of one run: they say where and how, not what.
 _HOW = (
   "data.root",
   "data.dir",
@@ -24,8 +24,8 @@ _HOW = (
   "host_timeout",
   "train.steps_per_dispatch",
   "train.remat",
-  "crossval.folds",
-  "report.show_slices",
+  "crossval",
+  "report",
 )
 
 
@@ -96,18 +96,29 @@ def begin(workdir: pathlib.Path, config: dict[str, Any]) -> None:
 
 
 def _what(config: dict[str, Any]) -> dict[str, Any]:
-  return {name: value for name, value in _flat(config).items() if name not in _HOW}
+  return {name: value for name, value in _flat(config).items() if not {name, name.split(".")[0]} & {*_HOW}}
+
+
+def differences(there: dict[str, Any], here: dict[str, Any], may_differ: str | None = None) -> dict[str, str]:
+  """The fields in which two configurations, as nested dictionaries, are of different runs, each with both values.
+
+  Args:
+    there: of the run that was begun.
+    here: asked for now.
+    may_differ: a field, or a section of them, that does not count; those of `_HOW` never do.
+  """
+  there, here = _what(there), _what(here)
+  return {
+    name: f"{name} ({there.get(name)!r} there, {here.get(name)!r} now)"
+    for name in sorted(here.keys() | there.keys())
+    if here.get(name) != there.get(name) and may_differ not in (name, name.split(".")[0])
+  }
 
 
 def _check_same(workdir: pathlib.Path, there: dict[str, Any], here: dict[str, Any], may_differ: str | None) -> None:
-  there, here = _what(there), _what(here)
-  differ = [
-    name
-    for name in sorted(here.keys() | there.keys())
-    if here.get(name) != there.get(name) and name.split(".")[0] != may_differ
-  ]
+  differ = differences(there, here, may_differ)
   if differ:
-    told = ", ".join(f"{name} ({there.get(name)!r} there, {here.get(name)!r} now)" for name in differ)
+    told = ", ".join(differ.values())
     cure = "use --mode=evaluate" if all(name.startswith("eval.") for name in differ) else "choose another --workdir"
     raise UserError(f"{workdir} holds the run of another configuration, which differs in {told}: {cure}")
 

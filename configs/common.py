@@ -27,9 +27,7 @@ def get_config() -> ConfigDict:
   # symmetric: -1..1; imagenet, caffe: as weights of PyTorch and Keras expect; auto: as model.pretrained does, or volume
 
   config.split = ConfigDict()
-  config.split.kind = (
-    "fold"  # fold: by patient; random: by slice, which leaks; buda10: ten patients that others judge on
-  )
+  config.split.kind = "fold"  # by patient; random: by slice, which leaks; buda10: ten cases that others judge on
   config.split.fold = 0  # 0..21: the test fold; the next one validates
   config.split.seed = 0  # of the random split
 
@@ -94,6 +92,7 @@ def get_config() -> ConfigDict:
   config.crossval.folds = "all"  # of --mode=crossval: or some of the 22, e.g. "0,3-6"
 
   config.report = ConfigDict()
+  config.report.subgroups = "all"  # none, or some of site, grade, sequences, size and the molecular clusters
   config.report.show_slices = True  # pictures of slices in the run's folder and its report; off: numbers alone
   return config
 

@@ -60,6 +60,7 @@ def tiny(phantom_root, data_dir) -> list[str]:
     "--config.train.epochs=4",
     "--config.train.ema_decay=0.9",
     "--config.augment.rotation_degrees=10",
+    "--config.eval.baselines=False",
   ]
 
 
@@ -120,6 +121,7 @@ def tiny_cls(tiny) -> list[str]:
     "--config.model.depth=2",
     "--config.train.epochs=2",
     "--config.train.score=loss",
+    "--config.eval.baselines=False",
   ]
 
 

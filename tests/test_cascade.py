@@ -103,11 +103,11 @@ def test_cascade_of_two_runs_of_one_split(classifier, run, tiny_cls, tmp_path):
   assert status == 0, err
   assert "Cascade on the test part: phantom (synthetic), patient_fold_00" in out
   summary = json.loads((tmp_path / "cascade/summary.json").read_text())
-  alone = json.loads((run[0] / "summary.json").read_text())["test"]
-  assert summary["test"]["segmentation"]["alone"] == alone  # the segmenter's own numbers, again
-  assert (
-    summary["test"]["classification"]["classifier"] == json.loads((classifier[0] / "summary.json").read_text())["test"]
-  )
+  own = {role: json.loads((folder / "summary.json").read_text())["test"] for role, folder in (("s", run[0]), ("c", classifier[0]))}
+  ways = summary["test"]["classification"]
+  for name in ("pooled", "patient", "slice", "detection"):  # the segmenter's own numbers, again
+    assert summary["test"]["segmentation"]["alone"][name] == own["s"][name]
+  assert {name: own["c"][name] for name in ways["classifier"]} == ways["classifier"]
   assert summary["gate"]["validation"]["tumor_slices_missed_by_gate"] == 0  # sensitivity 1 on validation
   assert table_of(tmp_path / "cascade/slices.csv")[0].keys() >= {
     "gate_passes",

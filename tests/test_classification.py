@@ -7,7 +7,6 @@ from sklearn import metrics as peer
 
 from bt_jax.evaluation import classification
 from bt_jax.report import paper
-from bt_jax.report.tables import class_table
 from tests.conftest import table_of
 from tests.test_evaluation import make_slices
 
@@ -70,13 +69,6 @@ def test_summary_agrees_with_scikit_learn():
   ).tolist()
 
 
-def test_calibration_error_of_the_calibrated_is_small_and_of_the_sure_and_wrong_is_one():
-  rng = np.random.default_rng(1)
-  probability = rng.random(20_000)
-  assert classification.calibration_error(probability, (rng.random(20_000) < probability).astype(int)) < 0.02
-  assert classification.calibration_error(np.ones(4), np.zeros(4, int)) == 1
-
-
 def test_one_class_only_and_constant_probabilities():
   summary = classification.summarize_classes(rows_of(np.zeros(4, int), np.full(4, 0.2, np.float32)))
   assert summary["roc_auc"] is None and summary["average_precision"] is None and summary["accuracy"] == 1
@@ -106,19 +98,6 @@ def test_what_the_paper_prints_and_what_cannot_hold():
   assert round(2 * tp / (2 * tp + fp + fn), 2) == float(paper.PRINTED["f1"][0][1]) != float(paper.PRINTED["dsc"][0][1])
   assert round(0.97 / (2 - 0.97), 2) == 0.94 and round(0.88 / (2 - 0.88), 2) == 0.79
   assert set(paper.CANNOT_HOLD) == {"accuracy", "dsc", "iou", "si"}
-
-
-def test_table_is_laid_out_as_table_2_with_the_printed_values_and_the_split():
-  summary = {
-      "data": "made up", "split": "random_slices_leaky", "leaky": True, "threshold": 0.5, "model": "cnn",
-      "threshold_from": "from the configuration", "test": classification.summarize_classes(rows_of()),
-  }  # fmt: skip
-  text = class_table(summary)
-  for words in ("made up, random_slices_leaky", "one patient in training and test", "6 slices", "roc_auc", "paper, CNN",
-                "371", "219", "DSC is F1 by another name", "never clinical"):  # fmt: skip
-    assert words in text, text
-  (line,) = [line for line in text.splitlines() if line.startswith("precision   ")]
-  assert line.split()[1:] == ["0.6667", "0.6667", ".90", ".94", ".93", ".96"]
 
 
 def test_classifier_writes_rows_table_and_pictures(classifier):

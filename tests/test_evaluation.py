@@ -2,7 +2,6 @@ import numpy as np
 import pytest
 
 from bt_jax.evaluation import aggregation, postprocess, rows
-from bt_jax.report.tables import results_table
 from bt_jax.schema import Slices
 
 
@@ -92,19 +91,6 @@ def test_a_part_without_any_tumour():
   summary = aggregation.summarize(rows.slice_rows(slices, np.zeros((2, 2, 2), np.float32), masks, data="d", split="s"))
   assert summary["pooled"]["dice"] == summary["patient"]["dice_mean"] == summary["slice"]["dice_empty_is_one"] == 1
   assert summary["slice"]["dice_nonempty_truth"] is None
-
-
-def test_table_says_data_split_aggregation_rule_and_counts(table):
-  summary = {
-      "data": "made up", "split": "random_slices_leaky", "leaky": True, "threshold": 0.5,
-      "threshold_from": "from the configuration", "largest_component": False, "test": aggregation.summarize(table),
-  }  # fmt: skip
-  text = results_table(summary)
-  for words in ("made up, random_slices_leaky", "one patient in training and test", "2 patients, 6 slices, 4 of them", "threshold 0.50",
-                "pixels pooled", "volume mean", "volume median", "counts 1", "slices with a tumour only", "never clinical"):  # fmt: skip
-    assert words in text, text
-  (line,) = [line for line in text.splitlines() if line.startswith("dice")]
-  assert line.split()[1:] == ["0.6316", "0.6477", "0.6477", "0.5833", "0.6250"]
 
 
 def test_largest_component_is_three_dimensional_and_by_volume_of_the_case():

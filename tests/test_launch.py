@@ -221,7 +221,7 @@ def test_build_mode_and_help(tiny, data_dir):
     "--config",
     "--workdir",
     "--mode",
-    "build|train|evaluate|convert|cascade",
+    "build|train|evaluate|crossval|convert|cascade|compare|report",
     "configs/seg.py:phantom",
     "configs/common.py",
   ):
@@ -247,7 +247,22 @@ def test_build_mode_and_help(tiny, data_dir):
     (["--config=configs/seg.py:phantom", "--mode=fly"], "mode"),
     (["--config=configs/seg.py:phantom", "--wrokdir=x"], "wrokdir"),
     (["--config=configs/seg.py:phantom", "train"], "'train' is not a flag"),
-    (["--config=configs/seg.py:phantom", "--mode=convert", "--hosts=2"], "--mode=convert is for one host"),
+    (
+      ["--config=configs/seg.py:phantom", "--mode=convert", "--hosts=2"],
+      "--mode=convert takes no --hosts: it is for --mode=train",
+    ),
+    (
+      ["--config=configs/seg.py:phantom", "--runs=a,b"],
+      "--mode=train takes no --runs: it is for --mode=crossval, --mode=compare",
+    ),
+    (["--config=configs/seg.py:phantom", "--config.report.subgroups=hospital"], "report.subgroups has 'hospital'"),
+    (["--config=configs/seg.py:phantom", "--mode=crossval", "--config.crossval.folds=22"], "crossval.folds is '22'"),
+    (["--config=configs/seg.py:phantom", "--mode=crossval", "--config.split.kind=random"], "goes over patient folds"),
+    (["--mode=crossval"], "no configuration"),
+    (["--mode=report"], "needs the folder of a finished run"),
+    (["--mode=report", "--workdir=/nowhere/at/all"], "holds no finished run"),
+    (["--mode=compare", "--runs=/nowhere"], "takes two runs, not 1"),
+    (["--mode=compare", "--runs=/nowhere,/neither"], "/nowhere holds no finished run"),
     (["--config=configs/seg.py:phantom", "--hosts=2", "--host=0"], "--coordinator must be given too"),
   ],
 )

@@ -6,7 +6,7 @@ import functools
 import io
 import pathlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import filelock
@@ -18,7 +18,7 @@ from tqdm import tqdm
 from bt_jax.datasets import kaggle_tree, phantom
 from bt_jax.datasets.lgg_mri import lgg_mri_dataset_builder as lgg_mri
 from bt_jax.errors import UserError
-from bt_jax.schema import CHANNELS, SLICE_SIZE, Slices, slice_id
+from bt_jax.schema import CHANNELS, CLINICAL_FIELDS, SLICE_SIZE, Slices, slice_id
 
 Builder = lgg_mri.Builder
 
@@ -115,6 +115,21 @@ def read_index(builder: Builder) -> list[SliceId]:
         )
       )
   return [entry for *_, entry in sorted(index, key=lambda item: item[:2])]
+
+
+def read_clinical(builder: Builder, patients: Collection[str]) -> dict[str, dict[str, Any]]:
+  """What is known of patients beside their images: site, has_pre, has_post and the fields of `data.csv`, by patient."""
+  found: dict[str, dict[str, Any]] = {}
+  for name in builder.info.splits:
+    for example in builder.as_data_source(name, decoders=_AS_PNG):
+      patient = example["patient"].decode()
+      if patient in patients and patient not in found:
+        found[patient] = {
+          "site": example["site"].decode(),
+          **{field: bool(example[field]) for field in ("has_pre", "has_post")},
+          **{field: int(example[field]) for field in CLINICAL_FIELDS},
+        }
+  return found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,44 +6,111 @@ from typing import Any
 import numpy as np
 
 from bt_jax import metrics
-from bt_jax.evaluation.rows import Row, counts_of, patient_rows
+from bt_jax.evaluation import bootstrap
+from bt_jax.evaluation.bootstrap import Numbers, by_patient, share
+from bt_jax.evaluation.rows import Row, counts_of
 
 # The rule for slices whose truth and prediction are both empty, by the ending of the key.
 EMPTY_RULES = {
   "empty_is_one": "a slice empty in truth and prediction counts 1",
   "nonempty_truth": "slices with a tumour only",
 }
+DISTANCES = ("hd95", "assd")
 
 
-def summarize(rows: list[Row]) -> dict[str, Any]:
-  """The numbers of one part of a split.
+def summarize(rows: list[Row], *, intervals: bool = False) -> dict[str, Any]:
+  """The overlap and detection of one part of a split, from its rows by slice.
+
+  Args:
+    rows: those of `rows.slice_rows`.
+    intervals: whether each number gets its `<number>_ci95`, see `bootstrap.estimate`.
 
   Returns:
     `slices`, `tumor_slices`, `patients`, and for every metric of `METRICS` (all in 0..1): `pooled.<metric>` over all
-    pixels; `patient.<metric>_mean` and `_median` over patient volumes; `slice.<metric>_<rule>`, the mean over slices by
-    the rules of `EMPTY_RULES`. In `pooled` and `patient` a pair that is all empty counts 1.
+    pixels; `patient.<metric>_mean`, `_median`, `_std`, `_q25` and `_q75` over patient volumes; `slice.<metric>_<rule>`,
+    the mean over slices by the rules of `EMPTY_RULES`. In `pooled` and `patient` a pair that is all empty counts 1.
+    `detection`: slices with any pixel predicted, as `sensitivity` among those with a tumour, `false_positive_rate` among
+    those without, and `accuracy`. `volume`: predicted minus true volume in voxels, with the 95 % limits of agreement of
+    Bland and Altman (1986) as `limits_low` and `limits_high`. None where a number has no value.
   """
-  counts = counts_of(rows)
-  volumes = counts_of(patient_rows(rows))
-  tumor = np.array([row["label"] for row in rows]) == 1
-  pooled, patient, by_slice = {}, {}, {}
-  for name, metric in metrics.METRICS.items():
-    pooled[name] = metric(metrics.pool(counts), empty=1.0).item()
-    values = metric(volumes, empty=1.0)
-    patient |= {f"{name}_mean": float(np.mean(values)), f"{name}_median": float(np.median(values))}
-    values = metric(counts, empty=1.0)
-    by_slice |= {
-      f"{name}_empty_is_one": float(np.mean(values)),
-      f"{name}_nonempty_truth": float(np.mean(values[tumor])) if tumor.any() else None,
-    }
+  patients = len({row["patient"] for row in rows})
   return {
     "slices": len(rows),
-    "tumor_slices": int(tumor.sum()),
-    "patients": len(volumes.tp),
-    "pooled": pooled,
-    "patient": patient,
-    "slice": by_slice,
+    "tumor_slices": sum(row["label"] for row in rows),
+    "patients": patients,
+    **bootstrap.estimate(numbers_of(rows), patients, intervals=intervals),
   }
+
+
+def numbers_of(rows: list[Row]) -> Numbers:
+  """The numbers of `summarize`, by dotted name, for any sample of the patients."""
+  counts = counts_of(rows)
+  tumor = np.array([row["label"] for row in rows]) == 1
+  marked = counts.tp + counts.fp > 0
+  columns = {
+    **counts._asdict(),
+    "slices": np.ones(len(rows)),
+    "tumor": tumor,
+    "healthy": ~tumor,
+    "found": tumor & marked,
+    "false_alarms": ~tumor & marked,
+  }
+  for name, metric in metrics.METRICS.items():
+    values = metric(counts, empty=1.0)
+    columns |= {f"{name}_empty_is_one": values, f"{name}_nonempty_truth": np.where(tumor, values, 0)}
+  sums = by_patient(rows, columns)
+  volumes = metrics.Counts(*(sums[name] for name in metrics.Counts._fields))
+  by_volume = {name: metric(volumes, empty=1.0) for name, metric in metrics.METRICS.items()}
+  error, truth = volumes.fp - volumes.fn, volumes.tp + volumes.fn
+
+  def numbers(index: np.ndarray) -> dict[str, np.ndarray]:
+    total = {name: column[index].sum(-1) for name, column in sums.items()}
+    pixels = metrics.Counts(*(total[name] for name in metrics.Counts._fields))
+    found = {}
+    for name, metric in metrics.METRICS.items():
+      found[f"pooled.{name}"] = metric(pixels, empty=1.0)
+      found |= {f"patient.{name}_{ending}": value for ending, value in spread(by_volume[name][index]).items()}
+      found[f"slice.{name}_empty_is_one"] = share(total[f"{name}_empty_is_one"], total["slices"])
+      found[f"slice.{name}_nonempty_truth"] = share(total[f"{name}_nonempty_truth"], total["tumor"])
+    found["detection.sensitivity"] = share(total["found"], total["tumor"])
+    found["detection.false_positive_rate"] = share(total["false_alarms"], total["healthy"])
+    right = total["found"] + total["healthy"] - total["false_alarms"]
+    found["detection.accuracy"] = share(right, total["slices"])
+    mean, deviation = error[index].mean(-1), deviation_of(error[index])
+    found["volume.error_mean"] = mean
+    found["volume.limits_low"], found["volume.limits_high"] = mean - 1.96 * deviation, mean + 1.96 * deviation
+    found["volume.absolute_error_mean"] = np.abs(error[index]).mean(-1)
+    found["volume.absolute_error_median"] = np.median(np.abs(error[index]), -1)
+    found["volume.absolute_error_of_total"] = share(np.abs(error[index]).sum(-1), truth[index].sum(-1))
+    return found
+
+  return numbers
+
+
+def summarize_distances(patients: list[Row], *, intervals: bool) -> dict[str, Any]:
+  """Surface distances over patient volumes, from rows that have the columns of `DISTANCES` and `unit`.
+
+  Returns:
+    `unit` and, for each distance, its mean, median, spread and, if asked, intervals.
+  """
+  columns = {name: np.array([row[name] for row in patients], float) for name in DISTANCES}
+  numbers = lambda index: {
+    f"{name}_{ending}": value
+    for name, column in columns.items()
+    for ending, value in spread(column[index]).items()
+  }  # fmt: skip
+  return {"unit": patients[0]["unit"], **bootstrap.estimate(numbers, len(patients), intervals=intervals)}
+
+
+def spread(values: np.ndarray) -> dict[str, np.ndarray]:
+  """Mean, median, standard deviation and quartiles over the last axis."""
+  low, median, high = np.quantile(values, [0.25, 0.5, 0.75], axis=-1)
+  return {"mean": values.mean(-1), "median": median, "std": deviation_of(values), "q25": low, "q75": high}
+
+
+def deviation_of(values: np.ndarray) -> np.ndarray:
+  """The sample standard deviation over the last axis; nan of one value."""
+  return values.std(-1, ddof=1) if values.shape[-1] > 1 else np.full(values.shape[:-1], np.nan)
 
 
 # The numbers of a summary that can pick the best checkpoint: those that always have a value.
@@ -55,6 +122,6 @@ SCORES = tuple(
 )
 
 
-def score_of(summary: dict[str, Any], name: str) -> float | None:
-  """One number of a summary by its dotted name, e.g. `pooled.dice`; None where it has no value."""
+def score_of(summary: dict[str, Any], name: str) -> float | list[float] | None:
+  """One number of a summary, or its interval, by its dotted name, e.g. `pooled.dice`; None where it has no value."""
   return functools.reduce(lambda group, key: group[key], name.split("."), summary)

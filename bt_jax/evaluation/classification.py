@@ -6,11 +6,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from bt_jax import metrics
+from bt_jax.evaluation import bootstrap, calibration
+from bt_jax.evaluation.aggregation import spread
+from bt_jax.evaluation.bootstrap import Numbers, by_patient, share
 from bt_jax.evaluation.rows import Row, identity
 from bt_jax.schema import Slices
 
 THRESHOLDS = np.arange(1, 100) / 100
-BINS = 10  # of equal width, for the calibration error
 CLASSES = ("no_tumor", "tumor")
 _CLASS_METRICS = {
   "precision": metrics.precision,
@@ -78,66 +80,92 @@ def _confusion_of(rows: list[Row]) -> metrics.Counts:
   return confusion(np.array([row["prediction"] for row in rows]) == 1, np.array([row["label"] for row in rows]))
 
 
-def calibration_error(probabilities: Float[np.ndarray, "n"], label: Int[np.ndarray, "n"]) -> float:
-  """Expected calibration error of the probability of tumour (Guo et al. 2017, arXiv:1706.04599), 0..1.
-
-  Over `BINS` bins of equal width: the distance between mean probability and share of tumours, weighed by the slices.
-  """
-  bins = np.minimum((probabilities * BINS).astype(int), BINS - 1)
-  distance = [abs(np.sum(probabilities[bins == at] - label[bins == at])) for at in range(BINS)]
-  return float(np.sum(distance) / len(label))
-
-
-def summarize_classes(rows: list[Row]) -> dict[str, Any]:
+def summarize_classes(rows: list[Row], *, intervals: bool = False) -> dict[str, Any]:
   """The numbers of one part of a split.
 
-  Returns:
-    `slices`, `tumor_slices`, `patients`, `accuracy`, `specificity` (of tumour), `roc_auc` and `average_precision` (None
-    where all slices are of one class), `ece`, `confusion` (`tn`, `fp`, `fn`, `tp`), and `per_class.<class>` and `macro`
-    (their mean) with accuracy, precision, recall, specificity, F1 and IoU. A class that is neither there nor predicted
-    has None; one that is there and never predicted has precision 0. Accuracy is the same number for both of two classes.
-  """
-  from sklearn.metrics import average_precision_score, roc_auc_score  # takes a second, which a segmenter need not wait
+  Args:
+    rows: those of `class_rows`.
+    intervals: whether each number gets its `<number>_ci95`, see `bootstrap.estimate`.
 
-  label = np.array([row["label"] for row in rows])
-  probability = np.array([row["probability"] for row in rows])
+  Returns:
+    `slices`, `tumor_slices`, `patients`, `confusion` (`tn`, `fp`, `fn`, `tp`), `accuracy`, `specificity` (of tumour),
+    `roc_auc` and `average_precision` (None where all slices are of one class), `ece`, `patient.accuracy_mean`, `_median` and so
+    on over patients, and `per_class.<class>` and `macro` (their mean) with accuracy, precision, recall, specificity, F1 and
+    IoU. A class that is neither there nor predicted has None; one that is there and never predicted has precision 0.
+    Accuracy is the same number for both of two classes.
+  """
   tumor = _confusion_of(rows)
-  accuracy = (tumor.tp + tumor.tn).item() / len(rows)
-  healthy = metrics.Counts(tp=tumor.tn, fp=tumor.fn, fn=tumor.fp, tn=tumor.tp)
-  per_class = {}
-  for name, counts, other in (("no_tumor", healthy, tumor), ("tumor", tumor, healthy)):
-    values = {metric: function(counts, empty=np.nan).item() for metric, function in _CLASS_METRICS.items()}
-    values["specificity"] = metrics.recall(other, empty=np.nan).item()
-    support = int(counts.tp.item() + counts.fn.item())
-    per_class[name] = {
-      "support": support,
-      "accuracy": accuracy,
-      **{metric: _none(value) for metric, value in values.items()},
-    }
-  both = 0 < label.sum() < len(label)
+  patients = len({row["patient"] for row in rows})
+  label = [row["label"] for row in rows]
+  found = bootstrap.estimate(numbers_of(rows), patients, intervals=intervals)
+  for name, support in (("no_tumor", len(rows) - sum(label)), ("tumor", sum(label))):
+    found["per_class"][name] = {"support": support, **found["per_class"][name]}
   return {
     "slices": len(rows),
-    "tumor_slices": int(label.sum()),
-    "patients": len({row["patient"] for row in rows}),
-    "accuracy": accuracy,
-    "specificity": per_class["tumor"]["specificity"],
-    "roc_auc": float(roc_auc_score(label, probability)) if both else None,
-    "average_precision": float(average_precision_score(label, probability)) if both else None,
-    "ece": calibration_error(probability, label),
+    "tumor_slices": sum(label),
+    "patients": patients,
     "confusion": {name: int(getattr(tumor, name).item()) for name in ("tn", "fp", "fn", "tp")},
-    "per_class": per_class,
-    "macro": {
-      metric: _mean([per_class[name][metric] for name in CLASSES]) for metric in (*_CLASS_METRICS, "specificity")
-    },
+    **found,
   }
 
 
-def _none(value: float) -> float | None:
-  return None if np.isnan(value) else value
+def numbers_of(rows: list[Row]) -> Numbers:
+  """The numbers of `summarize_classes`, by dotted name, for any sample of the patients."""
+  label = np.array([row["label"] for row in rows]) == 1
+  predicted = np.array([row["prediction"] for row in rows]) == 1
+  cells = {"tp": label & predicted, "fp": ~label & predicted, "fn": label & ~predicted, "tn": ~label & ~predicted}
+  sums = by_patient(rows, cells)
+  right = share(sums["tp"] + sums["tn"], sum(sums.values()))
+  ranked, calibrated = ranking(rows), calibration.slice_errors(rows, {"ece": "probability"})
+
+  def numbers(index: np.ndarray) -> dict[str, np.ndarray]:
+    tumor = metrics.Counts(*(sums[name][index].sum(-1) for name in metrics.Counts._fields))
+    healthy = metrics.Counts(tp=tumor.tn, fp=tumor.fn, fn=tumor.fp, tn=tumor.tp)
+    accuracy = share(tumor.tp + tumor.tn, sum(tumor))
+    found = {"accuracy": accuracy, "specificity": metrics.recall(healthy, empty=np.nan), **ranked(index)}
+    found |= calibrated(index)
+    found |= {f"patient.accuracy_{ending}": value for ending, value in spread(right[index]).items()}
+    for name, counts, other in (("no_tumor", healthy, tumor), ("tumor", tumor, healthy)):
+      found[f"per_class.{name}.accuracy"] = accuracy
+      for metric, function in _CLASS_METRICS.items():
+        found[f"per_class.{name}.{metric}"] = function(counts, empty=np.nan)
+      found[f"per_class.{name}.specificity"] = metrics.recall(other, empty=np.nan)
+    for metric in (*_CLASS_METRICS, "specificity"):
+      found[f"macro.{metric}"] = np.mean([found[f"per_class.{name}.{metric}"] for name in CLASSES], axis=0)
+    return found
+
+  return numbers
 
 
-def _mean(values: list[float | None]) -> float | None:
-  return None if None in values else float(np.mean(values))
+def ranking(rows: list[Row]) -> Numbers:
+  """Area under the ROC curve and average precision of a sample of patients, as scikit-learn defines them.
+
+  Both from one sorting: a patient drawn k times weighs k times. nan where a sample has slices of one class only.
+  """
+  score, label = (np.array([row[name] for row in rows]) for name in ("probability", "label"))
+  order = np.argsort(-score, kind="stable")
+  label = label[order]
+  starts = np.flatnonzero(np.diff(score[order], prepend=np.inf))  # slices of one score are let in together
+  names = [row["patient"] for row in rows]
+  places = {name: at for at, name in enumerate(dict.fromkeys(names))}
+  patient = np.array([places[names[at]] for at in order])
+
+  def numbers(index: np.ndarray) -> dict[str, np.ndarray]:
+    drawn = (index[..., None] == np.arange(len(places))).sum(-2)
+    weight = drawn[..., patient]
+    rise = lambda of: np.add.reduceat(weight * of, starts, axis=-1)
+    new_tp, new_fp = rise(label), rise(1 - label)
+    tp, fp = new_tp.cumsum(-1), new_fp.cumsum(-1)
+    tumor, healthy = tp[..., -1], fp[..., -1]
+    area = (new_fp * (tp - new_tp / 2)).sum(-1)
+    precision = tp / np.maximum(tp + fp, 1)
+    defined = np.where((tumor > 0) & (healthy > 0), 1.0, np.nan)
+    return {
+      "roc_auc": defined * share(area, tumor * healthy),
+      "average_precision": defined * share((new_tp * precision).sum(-1), tumor),
+    }
+
+  return numbers
 
 
 # The numbers of a summary that can pick the best checkpoint.

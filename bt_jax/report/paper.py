@@ -1,6 +1,6 @@
 """What the paper prints, and which of it cannot hold together."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 # Table 2 of the paper (CNN) and the text of its section 4.2 (ResNet50): no tumour, tumour.
 PRINTED = {
@@ -23,7 +23,11 @@ NOTE = (
   "Section 6 prints the ResNet50's figures once more in other columns (no tumour: precision .98, recall .95, F1 .93, accuracy .94;\n"
   "tumour: .87, .92, .88, .96): .98 is its recall in section 4.2. All printed values are for slices drawn at random, which leaks."
 )
-_OURS = {"dsc": "f1", "si": "f1"}
+
+
+def same_as(name: str) -> str:
+  """Our name of a metric of Table 2: DSC and SI are F1."""
+  return {"dsc": "f1", "si": "f1"}.get(name, name)
 
 
 def table2_lines(per_class: dict[str, dict[str, Any]], model: str) -> list[str]:
@@ -34,8 +38,74 @@ def table2_lines(per_class: dict[str, dict[str, Any]], model: str) -> list[str]:
     f"{'':10}" + f"{'no tumour':>14}{'tumour':>10}" + f"{'no tumour':>12}{'tumour':>8}" * 2 + "   cannot hold together",
   ]
   for name, (cnn, resnet) in PRINTED.items():
-    ours = [per_class[kind][_OURS.get(name, name)] for kind in ("no_tumor", "tumor")]
+    ours = [per_class[kind][same_as(name)] for kind in ("no_tumor", "tumor")]
     shown = ["-" if value is None else str(value) if name == "support" else f"{value:.4f}" for value in ours]
     cells = f"{shown[0]:>14}{shown[1]:>10}" + "".join(f"{pair[0]:>12}{pair[1]:>8}" for pair in (cnn, resnet))
     lines.append(f"{name:10}{cells}   {CANNOT_HOLD.get(name, '')}".rstrip())
   return lines
+
+
+class Published(NamedTuple):
+  """A figure printed elsewhere, and on what it was measured.
+
+  Attributes:
+    result: as printed.
+    data: or how its test slices were drawn.
+    by: whose it is.
+    leaks: whether slices of one patient stand on both sides.
+  """
+
+  result: str
+  data: str
+  by: str
+  leaks: bool = False
+
+
+# Table 3 of the paper, by the names of our methods of the same kind; None: our networks.
+TABLE3 = {
+  "otsu": Published("DSC .89", "BRATS 2015", "[41] multi-level threshold"),
+  "kmeans": Published("SI .91", "BRATS 2017", "[42] K-means"),
+  "darwinian_pso": Published("DSC .91", "BRATS 2012", "[43] random Darwinian"),
+  "random_order_pso": Published("DSC .93", "BRATS 2015", "[44] particle swarm optimisation"),
+  "morphological": Published("DSC .90", "BRATS 2015", "[45] morphological technique"),
+  None: Published(
+    "its ResUNet: SI .95, IoU .91, DSC .95", "TCGA-LGG and TCIA", "ResUNet with fine-tuned ResNet50", leaks=True
+  ),
+}
+TABLE3_NOTE = (
+  "The paper's own line equals, to the last digit, what its ResNet50 gets for the healthy class of slices (F1 .95, Jaccard .91): "
+  "most likely it counts slices, not pixels. DSC, SI and F1 are one formula."
+)
+
+# Measured on this very data set, by others.
+ANCHORS = (
+  Published(
+    "Dice per volume: mean .836, median .873; human readers .84 ± .02",
+    "patients, 22-fold cross-validation",
+    "Buda et al. 2019, U-Net (the paper prints .82 and .85)",
+  ),
+  Published(
+    "Dice per volume: mean .91, median .92, on the 10 patients that the best epoch was picked on",
+    "patients, 10 of 110",
+    "mateuszbuda/brain-segmentation-pytorch, U-Net with batch norm",
+  ),
+  Published("mean IoU of slices .857", "patients", "Attention U-Net, 2025"),
+  Published("Dice .9516 (validation), IoU .923 (test)", "slices", "U-Net with ResNeXt50 encoder", leaks=True),
+  Published("accuracy .94 (the paper), .95 to .98", "slices", "ResNet50 classifiers", leaks=True),
+  Published(
+    "accuracy .925 to .949, pooled Dice .77 to .81, without a look at the image",
+    "slices",
+    "a copy of the nearest training slice of the same patient",
+    leaks=True,
+  ),
+)
+FIGURES = {
+  "1": "sample slices with their masks",
+  "3": "confusion matrix of the CNN",
+  "4": "accuracy and loss of the CNN",
+  "5": "confusion matrix of the ResNet50",
+  "6": "accuracy and loss of the ResNet50",
+  "7": "predicted tumour",
+  "8": "predicted no tumour",
+  "9": "focal Tversky accuracy and loss",
+}

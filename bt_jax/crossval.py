@@ -1,0 +1,116 @@
+"""All patient folds of one configuration: trained one after another, resumed, and pooled."""
+
+import pathlib
+import re
+import time
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
+
+from bt_jax import experiment, files, machine, pooling, results
+from bt_jax.datasets import store
+from bt_jax.datasets.lgg_mri.lgg_mri_dataset_builder import FOLDS
+from bt_jax.errors import UserError
+from bt_jax.evaluation import subgroups
+from bt_jax.evaluation.aggregation import score_of
+from bt_jax.evaluation.rows import Row
+from bt_jax.evaluation.volumes import volume_columns
+from bt_jax.judges import JUDGES
+from bt_jax.parts import make_parts
+from bt_jax.runs import build, plain
+from bt_jax.workdir import begin, claim
+
+
+def crossval(config: ConfigDict, workdir: pathlib.Path, runs: Sequence[str] = ()) -> None:
+  """Trains the folds of `config.crossval.folds` that are not finished, each in `workdir/fold_NN`, and pools their rows.
+
+  Every patient of these folds is then predicted once, by a network that never saw it.
+
+  Args:
+    config: of every fold; its `split.fold` is left unread.
+    workdir: where the pooled tables go.
+    runs: folders of finished folds, or patterns of them, which are pooled where they are and nothing is trained.
+
+  Raises:
+    UserError: a field cannot be, a fold is missing, of another configuration or not sound, or as `experiment.train`.
+    Stopped: Ctrl-C or SIGTERM, once the state of the fold at work is saved.
+  """
+  machine.prepare(config)
+  folds = parse_folds(config.crossval.folds)
+  if config.split.kind != "fold":
+    raise UserError(f"--mode=crossval goes over patient folds, and split.kind is {config.split.kind!r}: leave it out")
+  make_parts(config)  # a wrong field is told before the first fold
+  about = plain(config)
+  about["split"]["fold"] = None
+  with claim(workdir, about, new=True):
+    if runs:
+      folders = pooling.find_folds(runs, folds, plain(config))
+    else:
+      begin(workdir, about)
+      folders = _train(config, workdir, folds)
+    everyone = None if runs or len(folds) == FOLDS else true_shapes(config)
+    summary, tables = pooling.pool(folders, groupings=subgroups.parse(config.report.subgroups), everyone=everyone)
+    begin(workdir, about)
+    results.write(workdir, tables, summary, JUDGES[config.task], show_slices=config.report.show_slices)
+
+
+def parse_folds(names: str) -> list[int]:
+  """The folds that `crossval.folds` names: `all`, or numbers and ranges, `0,3-6`; raises UserError for any other."""
+  if names == "all":
+    return list(range(FOLDS))
+  folds: list[int] = []
+  for part in names.split(","):
+    match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+    chosen = range(int(match[1]), int(match[2] or match[1]) + 1) if match else range(0)
+    if not chosen or chosen[-1] >= FOLDS:
+      raise UserError(f"crossval.folds is {names!r}, expected all, or some of 0 to {FOLDS - 1} as in 0,3-6")
+    folds += chosen
+  return sorted(set(folds))
+
+
+def _train(config: ConfigDict, workdir: pathlib.Path, folds: list[int]) -> dict[int, pathlib.Path]:
+  """The folder of each fold, once all are finished; a line for each says how far it is."""
+  folders = {fold: workdir / f"fold_{fold:02d}" for fold in folds}
+  taken: list[float] = []
+  for done, (fold, folder) in enumerate(folders.items(), 1):
+    started = time.perf_counter()
+    finished = pooling.is_finished(folder)
+    mine = ConfigDict(config)
+    mine.split.fold = fold
+    if finished:
+      pooling.check_same(folder, plain(mine))
+    else:
+      experiment.train(mine, folder)
+      taken.append(time.perf_counter() - started)
+    told = "finished before" if finished else f"finished in {_duration(taken[-1])}"
+    unfinished = sum(not pooling.is_finished(other) for other in folders.values())
+    left = f", about {_duration(sum(taken) / len(taken) * unfinished)} left" if taken and unfinished else ""
+    print(f"fold {fold}: {told}, {_headline(folder)}; {done} of {len(folds)} folds{left}", flush=True)
+  return folders
+
+
+def _duration(seconds: float) -> str:
+  minutes = round(seconds / 60)
+  if minutes < 1:
+    return f"{seconds:.0f} s"
+  return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def _headline(folder: pathlib.Path) -> str:
+  summary = files.read_json(folder / "summary.json")
+  names = list(JUDGES[summary["task"]].headline.items())[:2]
+  values = {short.replace("_", " "): score_of(summary["test"], name) for short, name in names}
+  return ", ".join(f"{name} {'-' if value is None else f'{value:.3f}'}" for name, value in values.items())
+
+
+def true_shapes(config: ConfigDict) -> list[Row]:
+  """Shapes in the radiologists' masks of all patients of the data set, those of folds that are not trained too."""
+  builder = build(config)
+  index = store.read_index(builder)
+  reader, rows = store.Reader.of(builder, index), []
+  for fold in sorted({entry.fold for entry in index}):
+    slices = reader.read([entry.id for entry in index if entry.fold == fold])
+    clinical = store.read_clinical(builder, set(slices.patient.tolist()))
+    shapes = volume_columns(slices, None, spacing_mm=None)
+    rows += [{"patient": patient, **columns, **clinical[patient]} for patient, columns in shapes.items()]
+  return rows

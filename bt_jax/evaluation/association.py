@@ -1,0 +1,98 @@
+"""Are shape and genes related? Exact tests of the shape features against the genomic clusters of patients."""
+
+import statistics
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+from scipy import stats
+
+from bt_jax.evaluation.shape import FEATURES
+from bt_jax.schema import CLINICAL_FIELDS
+
+# The columns of `data.csv` that group patients by genes: six by one platform each, and COC, the cluster of clusters,
+# which is made of the others. Buda et al.'s groups by IDH mutation and 1p/19q co-deletion are not in the file.
+GROUPINGS = CLINICAL_FIELDS[:7]
+UNKNOWN = -1
+_SAME = 1 + 1e-7  # tables as likely as the observed one but for rounding
+
+
+def associations(rows: list[dict[str, Any]], prefix: str) -> list[dict[str, Any]]:
+  """Fisher's exact test of every shape feature against every genomic grouping.
+
+  Buda et al. 2019 (arXiv:1906.03720) ask the same of ten pairs, with Bonferroni's correction. A feature is cut in two
+  at its median over all patients that have it: above, and not above. A test takes the patients whose feature and
+  cluster are both known. Holm's correction is over all tests that can be done.
+
+  Args:
+    rows: one per patient, with each of `FEATURES` behind the prefix (None: no value) and `GROUPINGS` (-1: not known).
+    prefix: of the features' columns, such as `truth_`.
+
+  Returns:
+    One per feature and grouping: feature, grouping, patients, clusters (those that occur, in order), above and
+    not_above (patients by cluster), p and p_holm (None where nothing can be tested), and why (None where it can).
+  """
+  tests = [
+    {"feature": feature, "grouping": grouping} | _test(rows, f"{prefix}{feature}", grouping)
+    for feature in FEATURES
+    for grouping in GROUPINGS
+  ]
+  adjusted = iter(holm([test["p"] for test in tests if test["p"] is not None]))
+  return [test | {"p_holm": None if test["p"] is None else next(adjusted)} for test in tests]
+
+
+def _test(rows: list[dict[str, Any]], column: str, grouping: str) -> dict[str, Any]:
+  """Patients, clusters, the table of counts, p and why there is none."""
+  valued = [row for row in rows if row[column] is not None]
+  known = [row for row in valued if row[grouping] != UNKNOWN]
+  clusters = sorted({row[grouping] for row in known})
+  median = statistics.median(row[column] for row in valued) if valued else None
+  table = [
+    [sum(row[grouping] == cluster and (row[column] > median) == side for row in known) for cluster in clusters]
+    for side in (True, False)
+  ]
+  if len(clusters) < 2:
+    why = "fewer than two clusters have patients whose shape is known"
+  elif not all(map(any, table)):
+    why = "all patients with a known cluster are on one side of the median"
+  else:
+    why = None
+  return {
+    "patients": len(known),
+    "clusters": clusters,
+    "above": table[0],
+    "not_above": table[1],
+    "p": fisher_exact(np.array(table)) if why is None else None,
+    "why": why,
+  }
+
+
+def fisher_exact(table: Int[np.ndarray, "2 groups"]) -> float:
+  """Two-sided exact test of independence of a table of two rows.
+
+  The probability, given the sums of rows and columns, of all tables that are no likelier than this one (Freeman and
+  Halton 1951, doi:10.1093/biomet/38.1-2.141); for two columns it is Fisher's. Every table is listed: some 10^5 for five
+  columns of 22. A table with one row or column that is not 0 gives 1, as no other table is possible.
+  """
+  table = table[:, table.any(0)]
+  observed, columns = table[0], table.sum(0)
+  if len(columns) < 2:
+    return 1.0
+  heads = np.stack(np.meshgrid(*(np.arange(size + 1) for size in columns[:-1]), indexing="ij"), axis=-1)
+  heads = heads.reshape(-1, len(columns) - 1)
+  # Where the last column would hold too many or fewer than none, the probability is 0.
+  first_rows = np.column_stack([heads, observed.sum() - heads.sum(1)])
+  probability = stats.multivariate_hypergeom.pmf(first_rows, columns, observed.sum())
+  limit = stats.multivariate_hypergeom.pmf(observed, columns, observed.sum())
+  return float(min(1.0, probability[probability <= limit * _SAME].sum()))
+
+
+def holm(p: list[float]) -> list[float]:
+  """P-values adjusted for their number, in the order given (Holm 1979, Scandinavian Journal of Statistics 6, 65-70).
+
+  The smallest of n is multiplied by n, the next by n - 1, and so on; none is below the one before, or above 1.
+  """
+  order = np.argsort(p, kind="stable")
+  adjusted = np.empty(len(p))
+  adjusted[order] = np.maximum.accumulate(np.minimum(1, np.take(p, order) * np.arange(len(p), 0, -1)))
+  return adjusted.tolist()

@@ -1,0 +1,104 @@
+"""Numbers and their intervals over patients: slices of one patient are alike, so patients are what is drawn again."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy import stats
+
+from bt_jax.evaluation.rows import Row
+
+LEVEL = 0.95
+RESAMPLES = 2000
+FEW = 10  # patients, below which an interval is not to be relied on
+# From which patients, with repeats, to the numbers of such a sample; nan where one has no value.
+Numbers = Callable[[Int[np.ndarray, "samples patients"]], dict[str, Float[np.ndarray, "samples"]]]
+
+
+def estimate(numbers: Numbers, patients: int, *, intervals: bool = True) -> dict[str, Any]:
+  """Every number of all patients and, as `<name>_ci95`, its percentile interval by bootstrap over patients.
+
+  Args:
+    numbers: see `Numbers`; their names may be dotted, `pooled.dice`, and come back as nested dictionaries.
+    patients: how many there are.
+    intervals: whether to make any.
+
+  Returns:
+    Floats, or None where a number has no value. An interval is [low, high]; None where there is one patient only, or
+    where more than one sample in twenty has no value. The same samples, seeded, for every number.
+  """
+  flat: dict[str, Any] = {}
+  drawn = _drawn(numbers, patients) if intervals and patients > 1 else {}
+  for name, (value,) in numbers(np.arange(patients)[None]).items():
+    flat[name] = None if np.isnan(value) else float(value)
+    if intervals:
+      flat[f"{name}_ci95"] = None if flat[name] is None else _interval(drawn.get(name))
+  return _nested(flat)
+
+
+def about(patients: int) -> dict[str, Any]:
+  """How the intervals of so many patients were made, for `summary.json`; `why` says what is wrong with them."""
+  why = f"{patients} patients only: read these intervals as a lower bound of what is not known"
+  if patients == 1:
+    why = "one patient only: there is no interval over patients"
+  return {
+    "level": LEVEL,
+    "method": "percentile bootstrap over patients",
+    "resamples": RESAMPLES,
+    "patients": patients,
+    "why": why if patients < FEW else None,
+  }
+
+
+def by_patient(rows: list[Row], columns: dict[str, np.ndarray]) -> dict[str, Float[np.ndarray, "patients"]]:
+  """Sums over each patient's rows of columns as long as `rows`, in the order in which the patients come."""
+  names = [row["patient"] for row in rows]
+  places = {name: at for at, name in enumerate(dict.fromkeys(names))}
+  at = np.array([places[name] for name in names])
+  return {name: np.bincount(at, weights=column, minlength=len(places)) for name, column in columns.items()}
+
+
+def share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+  """`part / whole`, nan where the whole is 0."""
+  return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=np.asarray(whole) != 0)
+
+
+def _drawn(numbers: Numbers, patients: int) -> dict[str, Float[np.ndarray, "resamples"]]:
+  names = list(numbers(np.arange(patients)[None]))
+
+  def statistic(index: np.ndarray, axis: int) -> np.ndarray:
+    found = numbers(index.reshape(-1, patients))
+    return np.reshape([found[name] for name in names], (len(names), *index.shape[:-1]))
+
+  with warnings.catch_warnings():
+    warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # samples without a value are told by `_interval`
+    result = stats.bootstrap(
+      (np.arange(patients),),
+      statistic,
+      n_resamples=RESAMPLES,
+      batch=500,
+      vectorized=True,
+      method="percentile",
+      confidence_level=LEVEL,
+      rng=np.random.default_rng(0),
+    )
+  return dict(zip(names, result.bootstrap_distribution, strict=True))
+
+
+def _interval(drawn: Float[np.ndarray, "resamples"] | None) -> list[float] | None:
+  if drawn is None or np.isnan(drawn).mean() > 0.05:
+    return None
+  return [float(edge) for edge in np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])]
+
+
+def _nested(flat: dict[str, Any]) -> dict[str, Any]:
+  nested: dict[str, Any] = {}
+  for name, value in flat.items():
+    *groups, last = name.split(".")
+    place = nested
+    for group in groups:
+      place = place.setdefault(group, {})
+    place[last] = value
+  return nested

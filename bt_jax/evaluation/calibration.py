@@ -1,0 +1,122 @@
+"""How far a probability can be taken at its word, before and after temperature scaling. All from rows.
+
+A row of `reliability.csv` counts the pixels of one patient whose probability is in one bin; slices are counted from their
+own rows, which have `probability` and `probability_calibrated`.
+"""
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from scipy.optimize import minimize_scalar
+from scipy.special import expit, logit
+
+from bt_jax.evaluation.bootstrap import Numbers, by_patient, share
+from bt_jax.evaluation.rows import Row
+from bt_jax.schema import Slices
+
+BINS = 10  # of equal width
+CALIBRATED = "probability_calibrated"
+_LIMITS = (0.05, 20.0)  # of the temperature
+_EDGE = 1e-6  # probabilities are kept this far from 0 and 1, where log odds end
+
+
+def fit_temperature(probability: Float[np.ndarray, "n"], label: np.ndarray) -> float:
+  """The temperature in `_LIMITS` with the highest likelihood of these (validation) labels (Guo et al. 2017).
+
+  Above 1 the probabilities were too sure, below 1 not sure enough.
+  """
+  odds, sign = logit(_inside(probability)), np.where(label == 1, -1.0, 1.0)
+
+  def cost(log_temperature: float) -> float:
+    return float(np.logaddexp(0, sign * odds / np.exp(log_temperature)).mean())
+
+  low, high = np.log(_LIMITS)
+  return float(np.exp(minimize_scalar(cost, bounds=(low, high), method="bounded", options={"xatol": 1e-3}).x))
+
+
+def calibrate(probability: Float[np.ndarray, "*shape"], temperature: float) -> Float[np.ndarray, "*shape"]:
+  """The probability whose log odds are those of this one divided by the temperature."""
+  return expit(logit(_inside(probability)) / temperature)
+
+
+def _inside(probability: np.ndarray) -> np.ndarray:
+  return np.clip(probability.astype(np.float64), _EDGE, 1 - _EDGE)
+
+
+def pixel_rows(
+  slices: Slices, probability: Float[np.ndarray, "n height width"], temperature: float, *, data: str, split: str
+) -> list[Row]:
+  """The rows of `reliability.csv`: pixels, sum of probabilities and pixels of tumour by patient and bin.
+
+  With `calibrated` 0 as predicted and 1 at the temperature; bin b holds probabilities from b / `BINS` on.
+  """
+  rows = []
+  for patient in dict.fromkeys(slices.patient.tolist()):
+    places = np.flatnonzero(slices.patient == patient)
+    truth = slices.mask[places].ravel()
+    for calibrated in (0, 1):
+      values = probability[places].ravel()
+      values = calibrate(values, temperature) if calibrated else values
+      counted = _count(values, truth)
+      rows += [
+        {"data": data, "split": split, "patient": patient, "calibrated": calibrated, "bin": at}
+        | {name: column[at].item() for name, column in counted.items()}
+        for at in range(BINS)
+      ]
+  return rows
+
+
+def _count(probability: Float[np.ndarray, "n"], label: UInt8[np.ndarray, "n"]) -> dict[str, np.ndarray]:
+  at = bin_of(probability)
+  return {
+    "pixels": np.bincount(at, minlength=BINS),
+    "probability_sum": np.bincount(at, weights=probability, minlength=BINS),
+    "tumor_pixels": np.bincount(at, weights=label, minlength=BINS).astype(int),
+  }
+
+
+def bin_of(probability: Float[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+  """The bin of each probability; 1 is in the last."""
+  return np.minimum((probability * BINS).astype(int), BINS - 1)
+
+
+def slice_errors(rows: list[Row], columns: dict[str, str]) -> Numbers:
+  """Expected calibration error of slices by each column of probabilities, see `errors`.
+
+  Args:
+    rows: with `label` and the columns.
+    columns: from the name of an error to that of its column.
+  """
+  label = np.array([row["label"] for row in rows])
+  distances = {"all": np.ones(len(rows))}
+  for name, column in columns.items():
+    probability = np.array([row[column] for row in rows], float)
+    distances |= _by_bin(name, bin_of(probability), probability - label)
+  return errors(by_patient(rows, distances), tuple(columns))
+
+
+def pixel_errors(rows: list[Row]) -> Numbers:
+  """The same of pixels, from the rows of `reliability.csv`: `ece` as predicted, `ece_calibrated` at the temperature."""
+  column = lambda name: np.array([row[name] for row in rows], float)
+  distance, calibrated = column("probability_sum") - column("tumor_pixels"), column("calibrated") == 1
+  distances = {"all": np.where(calibrated, 0, column("pixels"))}
+  for name, kind in (("ece", ~calibrated), ("ece_calibrated", calibrated)):
+    distances |= _by_bin(name, column("bin"), np.where(kind, distance, 0))
+  return errors(by_patient(rows, distances), ("ece", "ece_calibrated"))
+
+
+def _by_bin(name: str, at: np.ndarray, distance: np.ndarray) -> dict[str, np.ndarray]:
+  return {f"{name} {number}": np.where(at == number, distance, 0) for number in range(BINS)}
+
+
+def errors(sums: dict[str, np.ndarray], names: tuple[str, ...]) -> Numbers:
+  """Expected calibration error of the probability of tumour (Guo et al. 2017, arXiv:1706.04599), 0..1.
+
+  Over `BINS` bins of equal width: the distance between mean probability and share of tumours, weighed by how many there
+  are in the bin.
+  """
+
+  def numbers(index: np.ndarray) -> dict[str, np.ndarray]:
+    far = lambda name: sum(np.abs(sums[f"{name} {number}"][index].sum(-1)) for number in range(BINS))
+    return {name: share(far(name), sums["all"][index].sum(-1)) for name in names}
+
+  return numbers

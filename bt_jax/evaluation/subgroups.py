@@ -1,0 +1,78 @@
+"""The patients of a table in groups: by hospital, grade, missing sequences, size of the tumour, molecular cluster."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from bt_jax.errors import UserError
+from bt_jax.evaluation import association
+from bt_jax.evaluation.rows import Row
+
+_GRADES = {1: "II", 2: "III"}  # of the World Health Organization, as data.csv codes them
+UNKNOWN = "not known"
+
+
+def _missing(row: Row) -> str:
+  absent = [name for name in ("pre", "post") if not row[f"has_{name}"]]
+  return f"no {' and '.join(absent)}" if absent else "none missing"
+
+
+# From a row of `patients.csv`, with `quartile`, to the group it is in.
+GROUPINGS: dict[str, Callable[[Row], str]] = {
+  "site": lambda row: row["site"],
+  "grade": lambda row: _GRADES.get(row["neoplasm_histologic_grade"], UNKNOWN),
+  "sequences": _missing,
+  "size": lambda row: row["quartile"],
+  **{
+    name: lambda row, name=name: (
+      UNKNOWN if row[name] == association.UNKNOWN else f"{name.removesuffix('Cluster')} {row[name]}"
+    )
+    for name in association.GROUPINGS
+  },
+}
+
+
+def parse(names: str) -> tuple[str, ...]:
+  """The groupings that `report.subgroups` names; raises UserError where there is none of a name."""
+  if names in ("all", "none"):
+    return tuple(GROUPINGS) if names == "all" else ()
+  asked = tuple(name.strip() for name in names.split(","))
+  for name in asked:
+    if name not in GROUPINGS:
+      raise UserError(f"report.subgroups has {name!r}, expected all, none, or some of {', '.join(GROUPINGS)}")
+  return asked
+
+
+def summarize(
+  patients: list[Row], rows: list[Row], names: tuple[str, ...], numbers: Callable[[list[Row]], dict[str, Any]]
+) -> dict[str, list[dict[str, Any]]]:
+  """What `numbers` says of the slices of each group of patients, by grouping.
+
+  Args:
+    patients: one row each, with the clinical columns.
+    rows: of their slices.
+    names: of groupings.
+    numbers: from rows to numbers.
+
+  Returns:
+    For each name its groups, each with `group`, `patients`, `slices` and the numbers.
+  """
+  quartile = dict(zip((row["patient"] for row in patients), _quartiles(patients), strict=True))
+  found = {}
+  for name in names:
+    group_of = {row["patient"]: GROUPINGS[name](row | {"quartile": quartile[row["patient"]]}) for row in patients}
+    found[name] = []
+    for group in sorted(set(group_of.values()), key=lambda group: (group == UNKNOWN, group)):
+      members = [row for row in rows if group_of[row["patient"]] == group]
+      count = sum(of == group for of in group_of.values())
+      found[name].append({"group": group, "patients": count, "slices": len(members), **numbers(members)})
+  return found
+
+
+def _quartiles(patients: list[Row]) -> list[str]:
+  """Which quarter of these patients each is in by the volume of its true mask (a classifier's: tumour slices)."""
+  size = np.array([row["tp"] + row["fn"] for row in patients])
+  edges = np.quantile(size, [0.25, 0.5, 0.75])
+  words = ("smallest quarter", "second quarter", "third quarter", "largest quarter")
+  return [f"{at + 1}: {words[at]}" for at in np.searchsorted(edges, size)]

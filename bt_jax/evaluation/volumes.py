@@ -1,0 +1,40 @@
+"""What is measured on whole volumes: distances of surfaces and shapes, one row per patient."""
+
+import numpy as np
+from jaxtyping import Bool
+
+from bt_jax.evaluation import shape, surface
+from bt_jax.evaluation.rows import Row
+from bt_jax.schema import Slices
+
+COLUMNS = ("unit", "hd95", "assd")
+
+
+def volume_columns(
+  slices: Slices, masks: Bool[np.ndarray, "n height width"] | None, *, spacing_mm: tuple[float, float, float] | None
+) -> dict[str, Row]:
+  """Columns of `patients.csv` for each patient.
+
+  Args:
+    slices: whole volumes, with the truth.
+    masks: predicted; None where nothing is, as by a classifier.
+    spacing_mm: between slices, rows and columns; None where it is not known: distances are then in pixels, a step to the
+      next slice counted as one.
+
+  Returns:
+    By patient: the features of `shape.shape_features` as `truth_<feature>`; with masks also as `predicted_<feature>`,
+    `hd95` and `assd`, and their `unit`.
+  """
+  found: dict[str, Row] = {}
+  for patient in dict.fromkeys(slices.patient.tolist()):
+    places = np.flatnonzero(slices.patient == patient)
+    places = places[np.argsort(slices.number[places])]
+    truth = slices.mask[places, ..., 0] == 1
+    columns = {f"truth_{name}": value for name, value in shape.shape_features(truth).items()}
+    if masks is not None:
+      predicted = masks[places]
+      distances = surface.surface_distances(predicted, truth, spacing_mm or (1.0, 1.0, 1.0))
+      columns |= {f"predicted_{name}": value for name, value in shape.shape_features(predicted).items()}
+      columns |= {"unit": "mm" if spacing_mm else "pixels", **distances._asdict()}
+    found[patient] = columns
+  return found

@@ -1,0 +1,168 @@
+"""A run's best checkpoint, judged on the test part: its rows, those of the baselines, and the pictures."""
+
+import pathlib
+import shutil
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from bt_jax import results, runs
+from bt_jax.datasets import splits, store
+from bt_jax.evaluation import baselines, calibration, subgroups
+from bt_jax.evaluation.rows import Row
+from bt_jax.evaluation.volumes import volume_columns
+from bt_jax.parts import Parts
+from bt_jax.report import figures, volumes
+from bt_jax.report.tables import heading
+from bt_jax.results import Tables
+from bt_jax.runs import Data
+from bt_jax.schema import Slices
+from bt_jax.training import hosts
+from bt_jax.training.checkpoints import Checkpoints
+
+
+def judge_best(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Data) -> None:
+  """Writes tables, pictures and report of the best checkpoint of the run in `workdir`."""
+  variables, record = runs.restore_best(config, workdir, parts)
+  latest = Checkpoints(workdir / "checkpoints" / "latest")
+  # The best checkpoint's history ends with its own epoch.
+  history = (latest.restore() or (None, record))[1]["history"]
+  latest.close()
+
+  def predict(part: str) -> tuple[Slices, np.ndarray]:
+    slices = data.read(part)
+    return slices, runs.probabilities(runs.predict(config, parts, variables, slices))
+
+  validation, test = predict("validation"), predict("test")
+  if test[0].ids != list(data.split.test):
+    raise RuntimeError("the slices read are not those of the split")
+  if not hosts.is_first():
+    return
+  judge, largest, threshold = parts.judge, config.eval.largest_component, config.eval.threshold
+  chosen = threshold is None
+  if chosen:
+    threshold = judge.threshold(validation[1], validation[0], largest)
+  predictions = judge.predict(test[1], test[0], threshold, largest)
+  temperatures = _temperatures(config, *validation)
+  parameters, rivals = _baselines(config, parts, data, test[0])
+  tables = _tables(config, parts, data, test, predictions, temperatures, rivals)
+  about = {
+    **data.names,
+    "synthetic": data.builder.builder_config.synthetic,
+    "split_hash": data.split.hash,
+    "parts": {part: len(getattr(data.split, part)) for part in splits.PARTS},
+    "task": config.task,
+    "model": config.model.name,
+    "normalize": parts.normalize,
+    "threshold": threshold,
+    "threshold_from": "chosen on the validation part" if chosen else "from the configuration",
+    "largest_component": largest,
+    "temperatures": temperatures,
+    "checkpoint": {"step": record["step"], "arrays_sha256": record["arrays_sha256"]},
+    "epochs": {"trained": history[-1]["epoch"], "planned": config.train.epochs},
+    "seconds": _seconds(config, history),
+    "devices": runs.devices(),
+    **results.about_this(),
+  }
+  groupings = subgroups.parse(config.report.subgroups)
+  summary = results.summarize(tables, judge, about, groupings=groupings, parameters=parameters)
+  drawn = _draw(config, workdir, parts, test[0], predictions, tables.slices, history, title=heading(summary))
+  results.write(workdir, tables, summary, judge, show_slices=config.report.show_slices, drawn=drawn)
+  print(f"curves while training: tensorboard --logdir={workdir / 'tensorboard'}")
+
+
+def _draw(
+  config: ConfigDict,
+  workdir: pathlib.Path,
+  parts: Parts,
+  slices: Slices,
+  predictions: np.ndarray,
+  rows: list[Row],
+  history: list[Row],
+  *,
+  title: str,
+) -> list[pathlib.Path]:
+  folder, show = workdir / "figures", config.report.show_slices
+  for path in (workdir / "volumes", *folder.glob("overlays_*.png")):  # of an earlier evaluation
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+  if show:
+    volumes.save_volumes(workdir / "volumes", slices, predictions if config.task == "segmentation" else None)
+  return [
+    figures.save_curves(folder / "curves.png", history, title=title, score=config.train.score),
+    *parts.judge.draw(folder, slices, predictions, rows, title=title, show_slices=show),
+  ]
+
+
+def _temperatures(config: ConfigDict, slices: Slices, probabilities: np.ndarray) -> dict[str, float]:
+  """Those that suit the validation part: of slices by their highest pixel, and of a segmenter's pixels."""
+  if config.task == "classification":
+    return {"slices": calibration.fit_temperature(probabilities, slices.label)}
+  return {
+    "slices": calibration.fit_temperature(probabilities.max((1, 2)), slices.label),
+    "pixels": calibration.fit_temperature(probabilities.ravel(), slices.mask.ravel()),
+  }
+
+
+def _tables(
+  config: ConfigDict,
+  parts: Parts,
+  data: Data,
+  test: tuple[Slices, np.ndarray],
+  predictions: np.ndarray,
+  temperatures: dict[str, float],
+  rivals: dict[str, np.ndarray],
+) -> Tables:
+  slices, probabilities = test
+  judge, names = parts.judge, {"data": data.title, "split": data.split.name}
+  segments = config.task == "segmentation"
+  rows = judge.rows(slices, probabilities, predictions, **names)
+  calibrated = calibration.calibrate(np.array([row["probability"] for row in rows]), temperatures["slices"])
+  rows = [row | {calibration.CALIBRATED: value.item()} for row, value in zip(rows, calibrated, strict=True)]
+  clinical = store.read_clinical(data.builder, set(slices.patient.tolist()))
+  # The published slices are TIFFs, which tell no spacing.
+  whole = {} if data.split.leaky else volume_columns(slices, predictions if segments else None, spacing_mm=None)
+  return Tables(
+    slices=rows,
+    patients=[
+      row | whole.get(row["patient"], {}) | clinical[row["patient"]] for row in judge.patients(rows)
+    ],
+    reliability=calibration.pixel_rows(slices, probabilities, temperatures["pixels"], **names) if segments else [],
+    baselines=[
+      {"baseline": name, **row}
+      for name, masks in rivals.items()
+      for row in judge.rows(slices, *_as_predicted(masks, segments), **names)
+    ],
+  )  # fmt: skip
+
+
+def _as_predicted(masks: np.ndarray, segments: bool) -> tuple[np.ndarray, np.ndarray]:
+  """A baseline's masks as the probabilities and predictions of a segmenter, or of a classifier: any pixel is a tumour."""
+  predictions = masks if segments else masks.any((1, 2))
+  return predictions.astype(np.float32), predictions
+
+
+def _baselines(
+  config: ConfigDict, parts: Parts, data: Data, test: Slices
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+  """The parameters of every baseline, fitted on training slices, and the masks it predicts."""
+  if not config.eval.baselines:
+    return {}, {}
+  masks, parameters = {}, {}
+  sample = data.reader.read(baselines.sample_ids(data.split.train, data.labels("train"), seed=0))
+  for name in tqdm(baselines.METHODS, desc="baselines", unit="method", leave=False):
+    parameters[name] = baselines.fit(name, sample, seed=0)
+    masks[name] = baselines.predict(name, test, parameters[name], seed=0)
+  if data.split.leaky:
+    nearest = baselines.nearest_ids(data.split.train, test.ids)
+    known = sorted({name for name in nearest if name is not None})
+    masks[baselines.COPY] = baselines.copy_nearest(nearest, data.reader.read(known))
+  return parameters, masks
+
+
+def _seconds(config: ConfigDict, history: list[Row]) -> float:
+  """Of training, without validation and compilation."""
+  starts = [0, *(row["step"] for row in history)]
+  slices = np.diff(starts) * config.train.batch_size
+  return float(sum(slices / [row["slices_per_second"] for row in history]))

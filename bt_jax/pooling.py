@@ -1,0 +1,171 @@
+"""The runs of folds taken together: found, checked, and their rows pooled."""
+
+import glob
+import hashlib
+import pathlib
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from bt_jax import files, results
+from bt_jax.datasets import splits
+from bt_jax.datasets.lgg_mri.lgg_mri_dataset_builder import FOLDS
+from bt_jax.errors import UserError
+from bt_jax.evaluation.aggregation import score_of
+from bt_jax.evaluation.rows import Row
+from bt_jax.judges import JUDGES
+from bt_jax.results import Tables
+from bt_jax.workdir import differences
+
+
+def is_finished(folder: pathlib.Path) -> bool:
+  """Whether a fold's run ended with all its tables; what it ends with is written last."""
+  return (folder / "report.html").is_file()
+
+
+def find_folds(runs: Sequence[str], folds: list[int], config: dict[str, Any]) -> dict[int, pathlib.Path]:
+  """The run of each of these folds among folders; raises UserError where one is missing, there twice, or foreign.
+
+  Args:
+    runs: folders of runs, of folders of runs, or patterns of either.
+    folds: that are asked for; others are left out.
+    config: that each must be of, as nested dictionaries.
+  """
+  found: dict[int, pathlib.Path] = {}
+  for run in runs:
+    matches = [pathlib.Path(match) for match in sorted(glob.glob(str(pathlib.Path(run).expanduser())))]
+    folders = [folder for match in matches for folder in ([match] if _is_run(match) else sorted(match.glob("*")))]
+    folders = [folder for folder in folders if _is_run(folder)]
+    if not folders:
+      raise UserError(f"--runs: {run} holds no run: name the folders of finished folds, or a pattern of them")
+    for folder in folders:
+      fold = files.read_json(folder / "config.json").get("split", {}).get("fold")
+      if fold in found and folder.resolve() != found[fold].resolve():
+        raise UserError(f"--runs: {found[fold]} and {folder} are both of fold {fold}: leave one of them out")
+      if fold in folds:
+        found[fold] = folder
+  missing = [fold for fold in folds if fold not in found]
+  if missing:
+    raise UserError(
+      f"--runs: there is no run of the folds {', '.join(map(str, missing))}: train them, or name those there are with "
+      "--config.crossval.folds"
+    )
+  for fold, folder in found.items():
+    if not is_finished(folder):
+      raise UserError(f"--runs: the run of fold {fold} in {folder} is not finished: start its command again")
+    check_same(folder, config | {"split": config["split"] | {"fold": fold}})
+  return {fold: found[fold] for fold in folds}
+
+
+def _is_run(folder: pathlib.Path) -> bool:
+  """Of a single fold: a pooled cross-validation has no split."""
+  return (folder / "config.json").is_file() and (folder / "split.json").is_file()
+
+
+def check_same(folder: pathlib.Path, config: dict[str, Any]) -> None:
+  """Raises UserError where the run in a folder is not of this configuration, as nested dictionaries."""
+  if differ := differences(files.read_json(folder / "config.json"), config):
+    raise UserError(
+      f"{folder} is of another configuration, which differs in {', '.join(differ.values())}: folds of one configuration "
+      "only are pooled; leave it out, or choose another --workdir"
+    )
+
+
+def pool(
+  folders: dict[int, pathlib.Path], *, groupings: tuple[str, ...], everyone: list[Row] | None = None
+) -> tuple[dict[str, Any], Tables]:
+  """The summary and the tables of folds taken together.
+
+  Args:
+    folders: of each fold's finished run.
+    groupings: names of subgroups.
+    everyone: rows of all patients with the shapes of their true masks; None where these folds have all of them.
+
+  Raises:
+    UserError: folds are of different data, a row is missing or there twice, or a network saw a patient it is judged on.
+  """
+  split_of = {fold: files.read_json(folder / "split.json") for fold, folder in folders.items()}
+  tables_of = {fold: Tables.read(folder) for fold, folder in folders.items()}
+  check(folders, split_of, tables_of)
+  tables = Tables.joined(list(tables_of.values()))
+  summaries = {fold: files.read_json(folder / "summary.json") for fold, folder in folders.items()}
+  first = next(iter(summaries.values()))
+  same = lambda name: (
+    first[name] if all(summary[name] == first[name] for summary in summaries.values()) else "differs by fold"
+  )
+  told = f"{len(folders)} patient folds" if len(folders) == FOLDS else f"{len(folders)} of {FOLDS} patient folds"
+  hashes = "".join(split["hash"] for split in split_of.values())
+  about = {
+    "data": first["data"],
+    "split": told,
+    "leaky": False,
+    "synthetic": first["synthetic"],
+    "split_hash": hashlib.sha256(hashes.encode()).hexdigest(),
+    "parts": {"test": len(tables.slices)},
+    **{name: same(name) for name in ("task", "model", "normalize", "largest_component", "devices")},
+    "threshold": None,
+    "threshold_from": f"{first['threshold_from']}, by fold",
+    "temperatures": dict.fromkeys(first["temperatures"]),
+    "checkpoint": None,
+    "epochs": {
+      "planned": first["epochs"]["planned"],
+      "trained": sum(of["epochs"]["trained"] for of in summaries.values()),
+    },
+    "seconds": sum(summary["seconds"] for summary in summaries.values()),
+    "folds": [_fold(fold, folders[fold], summary) for fold, summary in summaries.items()],
+    **results.about_this(),
+  }
+  return results.summarize(tables, JUDGES[first["task"]], about, groupings=groupings, everyone=everyone), tables
+
+
+def _fold(fold: int, folder: pathlib.Path, summary: dict[str, Any]) -> dict[str, Any]:
+  test = summary["test"]
+  names = JUDGES[summary["task"]].headline
+  return {
+    "fold": fold,
+    "run": str(folder.resolve()),
+    **{name: test[name] for name in ("patients", "slices", "tumor_slices")},
+    **{short: score_of(test, name) for short, name in names.items()},
+    **{name: summary[name] for name in ("threshold", "temperatures", "checkpoint", "epochs", "seconds", "commit")},
+  }
+
+
+def check(folders: dict[int, pathlib.Path], split_of: dict[int, dict[str, Any]], tables_of: dict[int, Tables]) -> None:
+  """Raises UserError where folds cannot be pooled; see `pool`."""
+  everything: dict[int, set[str]] = {}
+  tested: dict[str, int] = {}
+  for fold, folder in folders.items():
+    split, rows = split_of[fold], tables_of[fold].slices
+    if split["name"] != splits.fold_name(fold):
+      raise UserError(f"{folder} is of the split {split['name']}, expected {splits.fold_name(fold)}: leave it out")
+    _check_rows(folder, split, rows)
+    seen = {_patient(name) for part in ("train", "validation") for name in split[part]}
+    for patient in dict.fromkeys(_patient(name) for name in split["test"]):
+      if patient in seen:
+        raise UserError(f"{folder}: its network saw {patient}, which it is judged on: that leaks; train it again")
+      if patient in tested:
+        raise UserError(f"{patient} is in the folds {tested[patient]} and {fold}: expected once; leave one of them out")
+      tested[patient] = fold
+    everything[fold] = {name for part in splits.PARTS for name in split[part]}
+    first = next(iter(everything))
+    if everything[fold] != everything[first]:
+      differ = len(everything[fold] ^ everything[first])
+      raise UserError(
+        f"{folder} is of other data than {folders[first]} ({differ} slices are in one only): train both on the same"
+      )
+
+
+def _check_rows(folder: pathlib.Path, split: dict[str, Any], rows: list[Row]) -> None:
+  there = [f"{row['case']}/{row['slice']}" for row in rows]
+  missing, twice = set(split["test"]) - set(there), {name for name, times in Counter(there).items() if times > 1}
+  foreign = set(there) - set(split["test"])
+  for names, what in ((missing, "no row of"), (twice, "more than one row of"), (foreign, "a row of the foreign slice")):
+    if names:
+      raise UserError(
+        f"{folder}/slices.csv has {what} {min(names)} ({len(names)} such slices): evaluate the run again, with --mode=evaluate"
+      )
+
+
+def _patient(slice_id: str) -> str:
+  """`TCGA_CS_4941` of `TCGA_CS_4941_19960909/12`: a patient's examinations differ in their date."""
+  return slice_id.partition("/")[0].rpartition("_")[0]

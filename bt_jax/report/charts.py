@@ -1,0 +1,229 @@
+"""Charts of the report as pictures in themselves, each with the words that stand for it.
+
+Lines and dots are told apart by colour, from the palette of Okabe and Ito (2008), and by shape too.
+"""
+
+import base64
+import io
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import matplotlib
+import numpy as np
+from jaxtyping import Bool, UInt8
+
+from bt_jax.evaluation.calibration import BINS, CALIBRATED, bin_of
+from bt_jax.report.words import MINUS, number
+
+matplotlib.use("agg")
+from matplotlib import pyplot as plt
+
+_BLUE, _ORANGE, _GREEN, _GREY = "#0072B2", "#D55E00", "#009E73", "#6b7280"
+_STYLE = {
+  "svg.fonttype": "none", "svg.hashsalt": "bt_jax", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False,
+  "axes.edgecolor": _GREY, "xtick.color": "#374151", "ytick.color": "#374151", "axes.labelcolor": "#374151",
+  "font.family": "sans-serif", "font.sans-serif": ["Helvetica", "Arial", "DejaVu Sans"],
+}  # fmt: skip
+_PARTS = {"training": "train", "validation": "validation"}  # as columns of metrics.csv call them
+_SIZE = (4.4, 3.3)  # inches, so that the words stay legible on a telephone
+
+
+class Chart(NamedTuple):
+  """A picture, what it shows in words and numbers, and a heading.
+
+  Attributes:
+    title: over it.
+    source: as a `data:` address.
+    alt: for who does not see it.
+    paper: the figure of the paper that it stands for; empty: none.
+  """
+
+  title: str
+  source: str
+  alt: str
+  paper: str = ""
+
+
+def source(content: bytes, kind: str) -> str:
+  """The `data:` address of a picture, kind `png` or `svg+xml`."""
+  return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _figure(size: tuple[float, float] = _SIZE) -> tuple[Any, Any]:
+  return plt.subplots(figsize=size, layout="constrained")
+
+
+def _svg(figure: Any) -> str:
+  content = io.BytesIO()
+  figure.savefig(content, format="svg", metadata={"Date": None}, transparent=True)
+  plt.close(figure)
+  return source(content.getvalue(), "svg+xml")
+
+
+def slice_reliability(rows: Sequence[dict[str, Any]]) -> Chart:
+  """Share of slices with a tumour by their probability, before and after scaling."""
+  label = np.array([row["label"] for row in rows], float)
+  kinds = {"as predicted": "probability", "after scaling": CALIBRATED}
+  curves = {}
+  for name, column in kinds.items():
+    if rows[0].get(column) is not None:
+      probability = np.array([row[column] for row in rows], float)
+      at = bin_of(probability)
+      curves[name] = tuple(
+        np.bincount(at, weights=weights, minlength=BINS) for weights in (np.ones(len(at)), probability, label)
+      )
+  return _reliability("Reliability, slices", "slices", curves)
+
+
+def pixel_reliability(rows: Sequence[dict[str, Any]]) -> Chart:
+  """The same of pixels, from the rows of `reliability.csv`."""
+  column = lambda name: np.array([row[name] for row in rows], float)
+  at, curves = column("bin").astype(int), {}
+  for name, kind in (("as predicted", 0), ("after scaling", 1)):
+    kept = column("calibrated") == kind
+    count = lambda weights, kept=kept: np.bincount(at[kept], weights=column(weights)[kept], minlength=BINS)
+    curves[name] = tuple(count(weights) for weights in ("pixels", "probability_sum", "tumor_pixels"))
+  return _reliability("Reliability, pixels", "pixels", curves)
+
+
+def _reliability(title: str, unit: str, curves: dict[str, tuple[np.ndarray, ...]]) -> Chart:
+  told = []
+  with plt.rc_context(_STYLE):
+    figure, axis = _figure((4.4, 4.0))
+    axis.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8, linestyle=":")
+    for (name, (count, chance, tumor)), look in zip(curves.items(), ((_ORANGE, "s--"), (_BLUE, "o-")), strict=False):
+      full = count > 0
+      x, y = chance[full] / count[full], tumor[full] / count[full]
+      axis.plot(x, y, look[1], color=look[0], label=name, markersize=4)
+      told.append(f"{name}: " + ", ".join(f"{number(of)} at {number(at)}" for at, of in zip(x, y, strict=True)))
+    axis.set(
+      xlabel="mean predicted probability", ylabel=f"share of {unit} with tumour", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02)
+    )
+    axis.legend(frameon=False, loc="upper left")
+    alt = f"Share of {unit} with tumour at each mean predicted probability; the diagonal is best. {'; '.join(told)}."
+    return Chart(title, _svg(figure), alt)
+
+
+def volume_agreement(rows: Sequence[dict[str, Any]], volume: dict[str, Any]) -> Chart:
+  """Difference of predicted and true volume over their mean, by patient (Bland and Altman 1986)."""
+  truth = np.array([row["tp"] + row["fn"] for row in rows], float)
+  predicted = np.array([row["tp"] + row["fp"] for row in rows], float)
+  lines = {
+    name: volume.get(key)
+    for name, key in (("mean", "error_mean"), ("upper limit", "limits_high"), ("lower limit", "limits_low"))
+  }
+  known = {name: line for name, line in lines.items() if line is not None}
+  with plt.rc_context(_STYLE):
+    figure, axis = _figure()
+    axis.axhline(0, color=_GREY, linewidth=0.6)
+    axis.plot((truth + predicted) / 2, predicted - truth, "o", color=_BLUE, markersize=4, alpha=0.8)
+    for name, line in known.items():
+      axis.axhline(line, color=_ORANGE, linewidth=1.2, linestyle="-" if name == "mean" else "--")
+      axis.annotate(
+        f"{name} {number(line, 'pixels')}",
+        (1, line),
+        xycoords=("axes fraction", "data"),
+        ha="right",
+        va="bottom",
+        fontsize=8,
+        xytext=(0, 2),
+        textcoords="offset points",
+      )
+    for side in (axis.xaxis, axis.yaxis):
+      side.set_major_formatter("{x:,.0f}")
+      side.get_major_locator().set_params(nbins=6)
+    axis.set(xlabel="mean of predicted and true volume, pixels", ylabel=f"predicted {MINUS} true, pixels")
+    axis.margins(x=0.08, y=0.15)
+    told = ", ".join(f"{name} {number(line, 'pixels')}" for name, line in known.items()) or "no limits of agreement"
+    alt = f"Bland-Altman plot of tumour volume in pixels, {len(rows)} patients: predicted minus true volume, {told}."
+    return Chart("Tumour volume: agreement (Bland-Altman)", _svg(figure), alt)
+
+
+def by_patient(rows: Sequence[dict[str, Any]], name: str, title: str) -> Chart:
+  """A number of every patient, from the lowest to the highest."""
+  values = np.sort(np.array([row[name] for row in rows if row[name] is not None], float))
+  mean, median = values.mean(), np.median(values)
+  with plt.rc_context(_STYLE):
+    figure, axis = _figure()
+    axis.plot(np.arange(1, len(values) + 1), values, "o", color=_BLUE, markersize=4)
+    axis.axhline(mean, color=_ORANGE, linewidth=1.2, label=f"mean {number(mean)}")
+    axis.axhline(median, color=_GREEN, linewidth=1.2, linestyle="--", label=f"median {number(median)}")
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.set(xlabel="patients, from the lowest", ylabel=title, ylim=(-0.02, 1.02))
+    axis.legend(frameon=False, loc="best")
+    alt = (
+      f"{title} of {len(values)} patients in order: lowest {number(values[0])}, median {number(median)}, mean {number(mean)}, "
+      f"highest {number(values[-1])}."
+    )
+    return Chart(f"{title} by patient", _svg(figure), alt)
+
+
+def training_curves(history: Sequence[dict[str, Any]], score: str, figure: str) -> list[Chart]:
+  """Loss, accuracy and validation score over epochs; `figure` of the paper shows the first two for its network."""
+  column = lambda name: np.array([row[name] for row in history], float)
+  pair = lambda name: {words: column(f"{part}_{name}") for words, part in _PARTS.items()}
+  about = "training: augmented, mean over batches; validation: as one batch"
+  words = "minus validation loss" if score == "loss" else f"validation {score.replace('.', ' ').replace('_', ' ')}"
+  return [
+    _over_epochs("Loss", history, pair("loss"), about, figure),
+    _over_epochs("Accuracy at 0.5", history, pair("accuracy"), about, figure),
+    _over_epochs(
+      "Score that picks the checkpoint", history, {words: column("validation_score")}, "the highest is kept"
+    ),
+  ]
+
+
+def tversky_curves(history: Sequence[dict[str, Any]], exponent: float) -> list[Chart]:
+  """Focal Tversky index and loss over epochs; the index is 1 - loss ** (1 / exponent), of an epoch's mean loss."""
+  losses = {words: np.array([row[f"{part}_loss"] for row in history], float) for words, part in _PARTS.items()}
+  index = {words: 1 - loss ** (1 / exponent) for words, loss in losses.items()}
+  how = f"derived from the mean loss of an epoch as 1 {MINUS} loss^(1/{exponent:g})"
+  return [
+    _over_epochs("Tversky index", history, index, how, "Fig. 9"),
+    _over_epochs("Focal Tversky loss", history, losses, "mean of an epoch", "Fig. 9"),
+  ]
+
+
+def _over_epochs(
+  title: str, history: Sequence[dict[str, Any]], curves: dict[str, np.ndarray], how: str, figure: str = ""
+) -> Chart:
+  epochs = [row["epoch"] for row in history]
+  with plt.rc_context(_STYLE):
+    picture, axis = _figure()
+    for (name, values), (color, style) in zip(curves.items(), ((_BLUE, "-"), (_ORANGE, "--")), strict=False):
+      axis.plot(epochs, values, style, color=color, label=name, marker="o" if len(epochs) == 1 else None)
+    if len(curves) == 1:
+      axis.plot(epochs[int(np.argmax(values))], values.max(), "o", color=color, label=f"best {number(values.max())}")
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.set(
+      xlabel="epoch", ylabel=title.lower().replace("tversky", "Tversky") if len(curves) > 1 else next(iter(curves))
+    )
+    axis.legend(frameon=False)
+    told = "; ".join(
+      f"{name} {number(values[0])} after the first and {number(values[-1])} after the last, between {number(values.min())} and "
+      f"{number(values.max())}"
+      for name, values in curves.items()
+    )
+    return Chart(title, _svg(picture), f"{title} over {len(epochs)} epochs ({how}): {told}.", figure)
+
+
+def samples(
+  pictures: Sequence[tuple[str, UInt8[np.ndarray, "size size"], Bool[np.ndarray, "size size"]]],
+) -> Chart:
+  """FLAIR slices over their true masks, as in the paper's Fig. 1; each with what it is called."""
+  with plt.rc_context(_STYLE):
+    figure, axes = plt.subplots(
+      2, len(pictures), figsize=(2.2 * len(pictures), 4.8), layout="constrained", squeeze=False
+    )
+    for (name, flair, mask), (above, below) in zip(pictures, axes.T, strict=True):
+      above.imshow(flair, cmap="gray", vmin=0, vmax=255)
+      below.imshow(mask, cmap="gray", vmin=0, vmax=1)
+      above.set_title(name, fontsize=8)
+    for axis in axes.flat:
+      axis.axis("off")
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=110)
+    plt.close(figure)
+    marked = "; ".join(f"{' '.join(name.split())}: {int(mask.sum()):,} pixels of tumour" for name, _, mask in pictures)
+    alt = f"FLAIR slices above, the radiologist's masks below. {marked}."
+    return Chart("Sample slices with their masks", source(content.getvalue(), "png"), alt, paper="Fig. 1")

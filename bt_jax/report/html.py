@@ -1,0 +1,71 @@
+"""The report of a run: one HTML file with everything in it, that loads nothing from anywhere."""
+
+import pathlib
+
+import jinja2
+from markupsafe import Markup
+
+import bt_jax
+from bt_jax import files
+from bt_jax.report import sections, viewer, words
+from bt_jax.report.record import Record, read
+
+_PAGE_BYTES = 9_500_000  # of the whole file, at most
+_ENOUGH_BYTES = 5_000_000  # of volumes, from which on only the best, median and worst are added
+
+
+def write_report(workdir: pathlib.Path, *, show_slices: bool) -> pathlib.Path:
+  """Writes `report.html` in the folder of a finished run, from the tables and pictures there.
+
+  Args:
+    workdir: of training, evaluation, a cascade or a pooled cross-validation.
+    show_slices: whether the page may hold pictures of slices.
+
+  Raises:
+    UserError: the folder holds no finished run, or one without any slice.
+  """
+  record = read(workdir)
+  results = [section for make in sections.RESULTS if (section := make(record, show_slices))]
+  page = _page(record, results, show_slices, [])
+  if show_slices and (shown := viewer.choose(record, room=_PAGE_BYTES - len(page), enough=_ENOUGH_BYTES)):
+    page = _page(record, results, show_slices, shown)
+  return files.write_bytes(workdir / "report.html", page)
+
+
+def _page(record: Record, results: list[sections.Section], show_slices: bool, shown: list[viewer.Shown]) -> bytes:
+  patient_of = {row["case"]: row["patient"] for row in record.rows}
+  in_viewer = {patient_of[volume.case]: volume.case for volume in shown}
+  parts = [sections.patients(record, in_viewer), *results, sections.published(record, results), sections.about(record)]
+  environment = jinja2.Environment(
+    loader=jinja2.PackageLoader("bt_jax.report", "."),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
+  inline = lambda name: Markup(environment.loader.get_source(environment, name)[0])  # ours, so nothing to escape
+  page = environment.get_template("report.html.j2").render(
+    style=inline("style.css"),
+    script=inline("viewer.js"),
+    title=words.model(record.summary),
+    task=words.TASKS[record.task],
+    split=words.split(record.summary["split"]),
+    data=record.summary["data"],
+    notices=words.notices(record.summary),
+    sentences=words.sentences(record.summary),
+    headline=words.headline(record.summary),
+    sections=[part for part in parts if part],
+    volumes=shown,
+    no_volumes=_no_volumes(show_slices, record),
+    volumes_note=viewer.told(record, shown),
+    version=bt_jax.__version__,
+  )
+  return page.encode()
+
+
+def _no_volumes(show_slices: bool, record: Record) -> str:
+  if not show_slices:
+    return "Pictures of slices are switched off for this report (config.report.show_slices is false), so there are none here."
+  if record.task == "cascade":
+    return "A cascade keeps no pictures; they are in the report of the segmenter's run."
+  return "This run's folder holds no volumes to show."

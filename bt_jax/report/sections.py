@@ -1,0 +1,295 @@
+"""The sections of the report, each from what a run left behind; one that has nothing to say is left out."""
+
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bt_jax.evaluation.classification import summarize_classes
+from bt_jax.report import charts, paper, paper_sheets, sheets, viewer, words
+from bt_jax.report.charts import Chart
+from bt_jax.report.record import Record
+from bt_jax.report.sheets import Table
+
+
+class Section(NamedTuple):
+  """A part of the page.
+
+  Attributes:
+    key: of its address in the page.
+    title: its heading.
+    lead: paragraphs before the rest.
+    tables: in order.
+    charts: in order, after the tables.
+    listing: text to be shown as it is.
+    folded: tables that open on a click.
+  """
+
+  key: str
+  title: str
+  lead: Sequence[str] = ()
+  tables: Sequence[Table] = ()
+  charts: Sequence[Chart] = ()
+  listing: str = ""
+  folded: Sequence[Table] = ()
+
+
+def scores(record: Record, show_slices: bool) -> Section:
+  """The numbers of the test part."""
+  test = record.summary["test"]
+  about = words.intervals(record.summary) or "This run made no intervals."
+  if record.task == "cascade":
+    runs = "; ".join(f"{role}: {_name(record.summary[role]['run'])}" for role in ("classifier", "segmenter"))
+    drawn = _picture(record, "gate", "What the gate keeps and saves at every threshold", _gate_words(test["gate"]))
+    lead = [f"Two runs as one system. Each has a report of its own: {runs}."]
+    return Section("scores", "Scores", lead, charts=drawn, listing=record.table)
+  if record.task == "classification":
+    return Section("scores", "Scores", [about], [sheets.classes(test), sheets.confusion(test["confusion"])],
+                   _patient_chart(record, "accuracy", "Accuracy"))  # fmt: skip
+  return Section("scores", "Scores", [about], [sheets.overlap(test)], _patient_chart(record, "dice", "Dice"))
+
+
+def _name(path: str) -> str:
+  """Of a folder, without where it lies on somebody's disk."""
+  return pathlib.PurePath(path).name
+
+
+def _gate_words(gate: dict[str, Any]) -> str:
+  rates = [words.number(gate[name]) for name in ("sensitivity", "false_positive_rate", "false_positive_rate_gated")]
+  return (
+    f"Shares over the gate's threshold. At the chosen one {rates[0]} of the slices with a tumour are let through, and the share of "
+    f"healthy slices marked in vain goes from {rates[1]} to {rates[2]}."
+  )
+
+
+def _patient_chart(record: Record, name: str, title: str) -> list[Chart]:
+  known = [row for row in record.patients if row.get(name) is not None]
+  return [charts.by_patient(known, name, title)] if known else []
+
+
+def _picture(record: Record, name: str, title: str, alt: str, figure: str = "") -> list[Chart]:
+  path = record.folder / "figures" / f"{name}.png"
+  return [Chart(title, charts.source(path.read_bytes(), "png"), alt, figure)] if path.is_file() else []
+
+
+def slices(record: Record, show_slices: bool) -> Section | None:
+  """Pictures of slices."""
+  if not show_slices:
+    return None
+  sample = viewer.sample_chart(record)
+  drawn = [sample] if sample else []
+  if record.task == "segmentation":
+    for name, kind, figure in (("tumor", "with", "Fig. 7"), ("no_tumor", "without", "Fig. 8")):
+      alt = f"Outlines of truth and prediction on FLAIR: best, median and worst slices {kind} a tumour. {_slice_words(record, name)}"
+      drawn += _picture(record, f"overlays_{name}", f"Predictions on slices {kind} a tumour", alt, figure)
+  return Section("samples", "Sample slices", charts=drawn) if drawn else None
+
+
+def _slice_words(record: Record, name: str) -> str:
+  rows = [row for row in record.rows if row["label"] == (name == "tumor")]
+  if not rows:
+    return ""
+  if name == "tumor":
+    dice = np.array([2 * row["tp"] / (2 * row["tp"] + row["fp"] + row["fn"]) for row in rows])
+    return (
+      f"Dice from {words.number(dice.min())} to {words.number(dice.max())}, median {words.number(np.median(dice))}."
+    )
+  wrong = [row["fp"] for row in rows]
+  return f"{sum(count > 0 for count in wrong)} of {len(rows)} have pixels marked, at most {max(wrong):,}."
+
+
+def detection(record: Record, show_slices: bool) -> Section | None:
+  """Slices, volumes and surfaces of a segmentation."""
+  test = record.summary["test"]
+  if record.task != "segmentation":
+    return None
+  found = []
+  if test.get("detection"):
+    found.append(sheets.listed("Slices with any pixel marked", test["detection"], "share"))
+  found.append(sheets.confusion(_marked(record)["confusion"]))
+  lead, drawn = [], []
+  for name, caption, kind in (
+    ("volume", "Tumour volume", "pixels"),
+    ("surface", "Distance of the surfaces", "distance"),
+  ):
+    group = test.get(name) or {"why": "this run did not measure it"}
+    if len(sheets.numbers_of(group)) > ("why" in group):
+      notes = [words.sentence(group["empty"])] if group.get("empty") else []
+      found.append(sheets.listed(f"{caption}, in {group.get('unit') or 'pixels'}", group, kind, notes))
+    else:
+      lead.append(f"{caption}: no value, {group.get('why') or 'this run did not measure it'}.")
+  if record.patients and "fp" in record.patients[0]:
+    drawn.append(charts.volume_agreement(record.patients, test.get("volume") or {}))
+  return Section("detection", "Detection, volume and surface", lead, found, drawn)
+
+
+def _marked(record: Record) -> dict[str, Any]:
+  """A segmenter's slices judged as a classifier's: tumour where any pixel is marked."""
+  return summarize_classes([row | {"prediction": int(row["tp"] + row["fp"] > 0)} for row in record.rows])
+
+
+def calibration(record: Record, show_slices: bool) -> Section | None:
+  """Whether probabilities can be taken at their word."""
+  groups = record.summary["test"].get("calibration") or {}
+  if record.task == "cascade" or not groups:
+    return None
+  drawn = [charts.pixel_reliability(record.reliability)] if record.reliability else []
+  return Section("calibration", "Calibration", tables=[sheets.calibration(groups)],
+                 charts=[*drawn, charts.slice_reliability(record.rows)])  # fmt: skip
+
+
+def subgroups(record: Record, show_slices: bool) -> Section | None:
+  """The patients in groups."""
+  found = sheets.subgroups(record.summary["test"].get("subgroups") or {})
+  if not found:
+    return None
+  lead = ["Groups are small and were not chosen in advance: differences between them are questions, not answers."]
+  molecular = [table for table in found if table.caption.endswith("Cluster")]
+  return Section("subgroups", "Subgroups of patients", lead, [table for table in found if table not in molecular],
+                 folded=molecular)  # fmt: skip
+
+
+def associations(record: Record, show_slices: bool) -> Section | None:
+  """Shape against molecular clusters."""
+  found = record.summary["test"].get("associations") or {}
+  if found.get("why") and not found.get("truth"):
+    return Section("associations", "Shape and molecular clusters", [f"No tests: {found['why']}."])
+  if not found:
+    return None
+  return Section("associations", "Shape and molecular clusters", folded=[sheets.associations(found)])
+
+
+def training(record: Record, show_slices: bool) -> Section | None:
+  """Curves of training, and of pooled runs what each of them got."""
+  if record.summary.get("folds"):
+    return Section("training", "The runs that are pooled", ["Curves are in the report of each run."],
+                   [sheets.folds(record.summary["folds"])])  # fmt: skip
+  if not record.history:
+    return None
+  figure = {"cnn": "Fig. 4", "resnet50": "Fig. 6"}.get(record.summary.get("model", ""), "")
+  drawn = charts.training_curves(record.history, record.config["train"]["score"], figure)
+  loss, lead = record.config.get("loss") or {}, []
+  if loss.get("name") == "focal_tversky":
+    drawn += charts.tversky_curves(record.history, loss["exponent"])
+    lead = [
+      'The paper\'s "focal Tversky accuracy" is the Tversky index TI. Here it is derived from the loss: the loss is '
+      f"(1 {words.MINUS} TI)^{loss['exponent']:g}, so TI = 1 {words.MINUS} loss^(1/{loss['exponent']:g}), of each epoch's mean loss."
+    ]
+  return Section("training", "Training", lead, charts=drawn)
+
+
+def published(record: Record, others: Sequence[Section]) -> Section:
+  """The paper's tables and where its figures are, and what others measured."""
+  summary, test, found = record.summary, record.summary["test"], []
+  if record.task == "classification":
+    found.append(paper_sheets.table2(test["per_class"], words.model(summary)))
+    if summary.get("baselines"):
+      found.append(paper_sheets.baselines(summary))
+  elif record.task == "segmentation":
+    found.append(paper_sheets.table2(_marked(record)["per_class"], f"any pixel marked by the {words.model(summary)}"))
+    found.append(paper_sheets.table3(summary))
+  lead = [
+    "The paper is Aish et al. 2024, Brain Tumor Segmentation and Classification Using ResNet50 and U-Net. Its printed values are for "
+    "slices drawn at random, which leaks."
+  ]
+  return Section(
+    "published", "Beside the paper and others", lead, [*found, paper_sheets.anchors(), _figures(record, others)]
+  )
+
+
+def _figures(record: Record, others: Sequence[Section]) -> Table:
+  here = {chart.paper: section.title for section in others for chart in section.charts if chart.paper}
+  model = record.summary.get("model")
+  if record.task == "segmentation":
+    here |= {name: "Detection, volume and surface: slices with any pixel marked" for name in ("Fig. 3", "Fig. 5")}
+    here |= {name: "Training: of this network" for name in ("Fig. 4", "Fig. 6") if record.history}
+  elif record.task == "classification":
+    here["Fig. 3" if model == "cnn" else "Fig. 5"] = "Scores: confusion matrix"
+  rows = [
+    [sheets.text(f"Fig. {name}"), sheets.text(shown), sheets.text(here.get(f"Fig. {name}", _ABSENT[name]))]
+    for name, shown in paper.FIGURES.items()
+  ]
+  return sheets.table("The paper's figures in this report", ("paper", "shows", "here"), rows)
+
+
+_ABSENT = {
+  "1": "not here: no pictures of slices in this report",
+  **dict.fromkeys("34", "not here: in the report of a CNN's run"),
+  **dict.fromkeys("56", "not here: in the report of a ResNet50's run"),
+  **dict.fromkeys("78", "not here: in the report of a segmentation run with pictures of slices"),
+  "9": "not here: in the report of a run with the focal Tversky loss",
+}
+
+
+def about(record: Record) -> Section:
+  """What was run: data, split, versions, hardware, time."""
+  summary = record.summary
+  split, largest = summary.get("parts") or {}, summary.get("largest_component")
+  epochs, checkpoint = summary.get("epochs") or {}, summary.get("checkpoint") or {}
+  facts = {
+    "data": summary["data"],
+    "split": summary["split"],
+    "slices": ", ".join(f"{part} {count:,}" for part, count in split.items()),
+    "hash of the split": summary.get("split_hash"),
+    "network": words.model(summary),
+    "weights to begin with": (record.config.get("model") or {}).get("pretrained"),
+    "intensities": summary.get("normalize"),
+    "epochs": f"{epochs['trained']} of {epochs['planned']} planned" if epochs else None,
+    "checkpoint": f"step {checkpoint['step']}, SHA-256 {checkpoint['arrays_sha256']}" if checkpoint else None,
+    "threshold": _threshold(summary),
+    "largest 3-D component only": {True: "yes", False: "no"}.get(largest, largest),
+    "baselines": "; ".join(_fitted(one) for one in summary.get("baselines") or []),
+    "commit": summary.get("commit") or "not known",
+    "versions": ", ".join(f"{name} {version}" for name, version in (summary.get("versions") or {}).items()),
+    "hardware": summary.get("devices"),
+    "finished": summary.get("finished"),
+    "time": words.duration(summary["seconds"]) if summary.get("seconds") is not None else "not known",
+    "folder": record.folder.resolve().name,
+  }
+  rows = [[sheets.text(name), sheets.text(fact)] for name, fact in facts.items() if fact]
+  fields = [[sheets.text(name), sheets.text(content)] for name, content in _flat(record.config).items()]
+  return Section(
+    "run", "What was run",
+    tables=[sheets.table("This run", ("", ""), rows)],
+    folded=[sheets.table("Configuration, every field", ("field", "value"), fields)] if fields else [],
+  )  # fmt: skip
+
+
+def _threshold(summary: dict[str, Any]) -> str | None:
+  if summary.get("threshold") is None:
+    return summary.get("threshold_from")
+  return f"{words.number(summary['threshold'], 'factor')}, {summary['threshold_from']}"
+
+
+def _fitted(baseline: dict[str, Any]) -> str:
+  told = ", ".join(f"{name} {content}" for name, content in (baseline.get("parameters") or {}).items())
+  return f"{baseline['title']} ({told or 'no parameters here'})"
+
+
+def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
+  found = {}
+  for name, content in config.items():
+    if isinstance(content, dict):
+      found |= _flat(content, f"{prefix}{name}.")
+    else:
+      found[f"{prefix}{name}"] = "none" if content is None or content == "" else str(content)
+  return found
+
+
+def patients(record: Record, shown: dict[str, str]) -> Section | None:
+  """The sortable table; `shown` are the cases in the viewer, by patient."""
+  if not record.patients:
+    return None
+  ranked = viewer.ranks(record)
+  name = viewer.score(record)
+  score = {row["patient"]: row.get(name) for row in record.patients}
+  told = ", ".join(f"{rank}: {patient} ({words.number(score[patient])})" for patient, rank in ranked.items())
+  lead = [f"By {'Dice' if name == 'dice' else name}, {told}. A click on a heading sorts the table."] if told else []
+  return Section("patients", "Patients", lead, [sheets.patients(record.patients, shown, record.summary["test"])])
+
+
+# In the order of the page; patients, the paper and the run are put around them.
+RESULTS: tuple[Callable[[Record, bool], Section | None], ...] = (
+  scores, detection, calibration, subgroups, associations, slices, training,
+)  # fmt: skip

@@ -1,0 +1,175 @@
+"""Which volumes the report shows, and the words under each of their slices."""
+
+import itertools
+import pathlib
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from bt_jax.report import volumes
+from bt_jax.report.charts import Chart, samples, source
+from bt_jax.report.record import Record
+from bt_jax.report.words import number
+
+Row = dict[str, Any]
+_SAMPLES = 4  # volumes with a slice among the samples
+
+
+class Shown(NamedTuple):
+  """A volume in the page.
+
+  Attributes:
+    case: its name.
+    heading: with its rank and score.
+    flair: the sprite as a `data:` address.
+    lines: of the sprite.
+    outlines: the data of the SVG path of each layer.
+    captions: under each slice.
+    bars: for each slice, the share of tumour in truth and in prediction, 0..1.
+    start: the slice to show first and in print, with the largest tumour.
+  """
+
+  case: str
+  heading: str
+  flair: str
+  lines: int
+  outlines: dict[str, str]
+  captions: list[str]
+  bars: list[tuple[float, float]]
+  start: int
+
+
+def score(record: Record) -> str:
+  """The column of `patients.csv` that ranks patients."""
+  return "dice" if record.task == "segmentation" else "accuracy"
+
+
+def ranks(record: Record) -> dict[str, str]:
+  """The best, the median and the worst patient, from patient to rank."""
+  known = [row for row in record.patients if row.get(score(record)) is not None]
+  if not known:
+    return {}
+  ordered = sorted(known, key=lambda row: row[score(record)])
+  found: dict[str, list[str]] = {}
+  for rank, at in (("best", -1), ("median", (len(ordered) - 1) // 2), ("worst", 0)):
+    found.setdefault(ordered[at]["patient"], []).append(rank)
+  return {patient: " and ".join(names) for patient, names in found.items()}
+
+
+def choose(record: Record, *, room: int, enough: int) -> list[Shown]:
+  """Volumes of the best, median and worst patients first, then of others.
+
+  Args:
+    record: of the run.
+    room: bytes that all together may take.
+    enough: bytes that they may take with others among them.
+  """
+  ranked = ranks(record)
+  scores = {row["patient"]: row.get(score(record)) for row in record.patients}
+  cases: dict[str, list[Row]] = {}
+  for row in record.rows:
+    cases.setdefault(row["case"], []).append(row)
+  order = [*ranked, *(patient for patient in scores if patient not in ranked)]
+  place = {patient: at for at, patient in enumerate(order)}
+  shown, used = [], 0
+  for case, rows in sorted(cases.items(), key=lambda item: (place.get(item[1][0]["patient"], len(place)), item[0])):
+    rows = sorted(rows, key=lambda row: row["slice"])
+    patient, folder = rows[0]["patient"], _folder(record, case)
+    limit = room if patient in ranked else min(room, enough)
+    if folder is None or used + (folder / case / "flair.png").stat().st_size * 4 / 3 > limit:
+      continue
+    volume = volumes.read_volume(folder, case, len(rows))
+    if volume is None:
+      continue
+    entry = _show(volume, rows, _heading(case, ranked.get(patient, ""), scores.get(patient), score(record)))
+    size = len(entry.flair) + sum(map(len, entry.outlines.values()))
+    if used + size <= limit:
+      shown.append(entry)
+      used += size
+  return shown
+
+
+def told(record: Record, shown: list[Shown]) -> str:
+  """How many volumes there are to see, and which of the best, median and worst are not."""
+  cases = {row["case"]: row["patient"] for row in record.rows}
+  seen = {cases[volume.case] for volume in shown}
+  missing = [f"the {rank} one ({patient})" for patient, rank in ranks(record).items() if patient not in seen]
+  part = ", only slices of the test part" if record.summary["leaky"] else ""
+  count = f"{len(shown)} of {len(cases)} volumes{part}"
+  if len(shown) == len(cases):
+    return f"{count}."
+  first = f"without {' and '.join(missing)}" if missing else "the best, median and worst first"
+  return f"{count}, {first}; the others are left out to keep this file small."
+
+
+def _folder(record: Record, case: str) -> pathlib.Path | None:
+  """Where the volumes of a case are: in the run's folder, or, of pooled runs, in that of one of them."""
+  told = [fold["run"] for fold in record.summary.get("folds") or [] if fold.get("run")]
+  folds = [*sorted(record.folder.glob("fold_*")), *(record.folder / run for run in told), *map(pathlib.Path, told)]
+  for run in (record.folder, *folds):
+    if (run / "volumes" / case / "flair.png").is_file():
+      return run / "volumes"
+  return None
+
+
+def _heading(case: str, rank: str, value: float | None, name: str) -> str:
+  told = [rank] if rank else []
+  if value is not None:
+    told.append(f"{'Dice' if name == 'dice' else name} {number(value)}")
+  return f"{case}: {', '.join(told)}" if told else case
+
+
+def _show(volume: volumes.Volume, rows: list[Row], heading: str) -> Shown:
+  area = volume.truth.sum((1, 2))
+  layers = {"truth": volume.truth, "prediction": volume.prediction}
+  if volume.prediction is None:
+    bars = [(float(row["label"]), row["probability"] or 0.0) for row in rows]
+  else:
+    predicted = volume.prediction.sum((1, 2))
+    most = max(area.max(), predicted.max(), 1)
+    bars = [(float(of / most), float(told / most)) for of, told in zip(area, predicted, strict=True)]
+  return Shown(
+    case=volume.case,
+    heading=heading,
+    flair=source(volume.flair, "png"),
+    lines=-(-len(rows) // volumes.COLUMNS),
+    outlines={name: volumes.outlines(masks) for name, masks in layers.items() if masks is not None},
+    captions=[f"Slice {row['slice']} ({at} of {len(rows)}): {_caption(row)}" for at, row in enumerate(rows, start=1)],
+    bars=bars,
+    start=int(area.argmax()) if area.any() else len(rows) // 2,
+  )
+
+
+def _caption(row: Row) -> str:
+  truth = "tumour" if row["label"] else "no tumour"
+  if "tp" not in row:
+    told = "tumour" if row["prediction"] else "no tumour"
+    return f"{truth}; predicted {told}, probability of tumour {number(row['probability'])}"
+  marked, missed = row["tp"] + row["fp"], row["fn"]
+  if row["label"]:
+    told = (
+      f"Dice {number(2 * row['tp'] / (2 * row['tp'] + row['fp'] + missed))}" if marked else "nothing marked (Dice 0)"
+    )
+  else:
+    told = f"{marked:,} pixels marked in vain (Dice 0)" if marked else "nothing marked, rightly"
+  return f"{truth}; {told}; highest probability {number(row['probability'])}"
+
+
+def sample_chart(record: Record) -> Chart | None:
+  """Slices of some patients with their masks: of each the one with the largest tumour."""
+  pictures = list(itertools.islice(_samples(record), _SAMPLES))
+  return samples(pictures) if pictures else None
+
+
+def _samples(record: Record) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+  rows: dict[str, list[Row]] = {}
+  for row in record.rows:
+    rows.setdefault(row["case"], []).append(row)
+  for case, members in rows.items():
+    folder = _folder(record, case)
+    volume = volumes.read_volume(folder, case, len(members)) if folder else None
+    if volume is not None and volume.truth.any():
+      at = int(volume.truth.sum((1, 2)).argmax())
+      number = sorted(row["slice"] for row in members)[at]
+      yield f"{case}\nslice {number}", volumes.flair_slices(volume)[at], volume.truth[at]

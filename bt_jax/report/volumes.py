@@ -1,0 +1,101 @@
+"""Volumes for the viewer of the report: the slices of a case side by side in one picture (a sprite) for each layer."""
+
+import io
+import pathlib
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, UInt8
+from PIL import Image
+from skimage import measure
+
+from bt_jax import files
+from bt_jax.schema import CHANNELS, SLICE_SIZE, Slices
+
+COLUMNS = 8  # slices per line of a sprite
+_TOLERANCE = 0.3  # pixels that an outline may be off, to be drawn with fewer points
+
+
+class Volume(NamedTuple):
+  """What the viewer needs of a case; its slices in order.
+
+  Attributes:
+    case: its name.
+    flair: a PNG, grey, with `COLUMNS` slices per line.
+    truth: the masks.
+    prediction: the masks; None for a classifier.
+  """
+
+  case: str
+  flair: bytes
+  truth: Bool[np.ndarray, "n size size"]
+  prediction: Bool[np.ndarray, "n size size"] | None
+
+
+def save_volumes(
+  folder: pathlib.Path, slices: Slices, masks: Bool[np.ndarray, "n size size"] | None
+) -> list[pathlib.Path]:
+  """Writes FOLDER/CASE/flair.png, truth.png and prediction.png (none where `masks` is None) for every case."""
+  layers = {
+    "flair": slices.image[..., CHANNELS.index("flair")],
+    "truth": slices.mask[..., 0] == 1,
+    "prediction": masks,
+  }
+  written = []
+  for case in dict.fromkeys(map(str, slices.case)):
+    places = np.flatnonzero(slices.case == case)
+    places = places[np.argsort(slices.number[places])]
+    for name, layer in layers.items():
+      if layer is not None:
+        written.append(files.write_bytes(folder / case / f"{name}.png", _png(_sprite(layer[places]))))
+  return written
+
+
+def read_volume(folder: pathlib.Path, case: str, count: int) -> Volume | None:
+  """The volume of `count` slices that `save_volumes` wrote; None where it did not, or wrote another number of them."""
+  paths = {name: folder / case / f"{name}.png" for name in ("flair", "truth", "prediction")}
+  if not paths["flair"].is_file() or not paths["truth"].is_file():
+    return None
+  lines = -(-count // COLUMNS)
+  found = {name: np.array(Image.open(path)) for name, path in paths.items() if path.is_file()}
+  if any(sprite.shape != (lines * SLICE_SIZE, COLUMNS * SLICE_SIZE) for sprite in found.values()):
+    return None
+  masks = {name: _slices(found[name])[:count] > 0 for name in ("truth", "prediction") if name in found}
+  return Volume(case, paths["flair"].read_bytes(), masks["truth"], masks.get("prediction"))
+
+
+def flair_slices(volume: Volume) -> UInt8[np.ndarray, "n size size"]:
+  """The pictures of a volume."""
+  return _slices(np.array(Image.open(io.BytesIO(volume.flair))))[: len(volume.truth)]
+
+
+def outlines(masks: Bool[np.ndarray, "n size size"]) -> str:
+  """The outlines of all slices as the data of one SVG path, in pixels of the sprite; at most 0.3 pixels off."""
+  pieces = []
+  for at, mask in enumerate(masks):
+    line, column = divmod(at, COLUMNS)
+    # A frame of nothing closes the outline of a mask that touches the border; pixels have their centre at one half.
+    for contour in measure.find_contours(np.pad(mask, 1).astype(np.uint8), 0.5):
+      points = measure.approximate_polygon(contour, _TOLERANCE)[:-1, ::-1] - 0.5
+      points += np.array([column, line]) * SLICE_SIZE
+      pieces.append("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points) + "Z")
+  return "".join(pieces)
+
+
+def _sprite(layer: np.ndarray) -> np.ndarray:
+  lines = -(-len(layer) // COLUMNS)
+  padded = np.zeros((lines * COLUMNS, *layer.shape[1:]), layer.dtype)
+  padded[: len(layer)] = layer
+  height, width = layer.shape[1:]
+  return padded.reshape(lines, COLUMNS, height, width).swapaxes(1, 2).reshape(lines * height, COLUMNS * width)
+
+
+def _slices(sprite: np.ndarray) -> np.ndarray:
+  cut = sprite.reshape(-1, SLICE_SIZE, COLUMNS, SLICE_SIZE).swapaxes(1, 2)
+  return cut.reshape(-1, SLICE_SIZE, SLICE_SIZE)
+
+
+def _png(picture: np.ndarray) -> bytes:
+  content = io.BytesIO()
+  Image.fromarray(picture).save(content, "PNG", optimize=True)
+  return content.getvalue()

@@ -1,0 +1,148 @@
+"""Folders of finished runs, made up: three patients, a square tumour that grows from slice to slice, numbers told apart."""
+
+import itertools
+import shutil
+
+import numpy as np
+from PIL import Image
+
+from bt_jax import files
+from bt_jax.evaluation.classification import class_rows, patient_class_rows, summarize_classes
+from bt_jax.evaluation.rows import patient_rows, slice_rows
+from bt_jax.report import volumes
+from bt_jax.schema import Slices
+
+EVIL = "<b>x"  # a case that would be markup if it were not escaped
+NAMES = {"data": "made up", "split": "patient_fold_00"}
+
+
+def make_slices(counts, size=8, noise=False):
+  """Volumes of so many slices by case; every slice but the first has a square tumour, the larger the later."""
+  rng = np.random.default_rng(0)
+  total = sum(counts.values())
+  image = np.zeros((total, 256, 256, 3), np.uint8)
+  mask = np.zeros((total, 256, 256, 1), np.uint8)
+  case = np.repeat(list(counts), list(counts.values()))
+  number = np.concatenate([np.arange(count) + 1 for count in counts.values()])
+  for at in range(total):
+    image[at, ..., 1] = rng.integers(0, 256, (256, 256)) if noise else 10 * number[at]
+    edge = 100 + size * (number[at] - 1)
+    mask[at, 100:edge, 100:edge] = 1
+  stats = np.ones((total, 3), np.float32)
+  patient = np.array([f"patient {name}" for name in case])
+  return Slices(case, patient, number, image, mask, stats, stats)
+
+
+def shifted(slices):
+  """Predictions: the truth moved right, by one pixel in the first case, two in the second, and so on."""
+  order = {case: at for at, case in enumerate(dict.fromkeys(slices.case), start=1)}
+  return np.stack(
+    [np.roll(mask[..., 0] == 1, order[case], 1) for case, mask in zip(slices.case, slices.mask, strict=True)]
+  )
+
+
+_SEEN = itertools.count(1)
+
+
+def estimates(*names):
+  """A value of its own, with an interval of its own, for each name."""
+  found = {}
+  for name in names:
+    at = 0.1 + 0.0035 * next(_SEEN) % 0.8
+    found |= {name: at, f"{name}_ci95": [at - 0.0611, at + 0.0622]}
+  return found
+
+
+def common(slices, **changes):
+  return {
+    **NAMES, "leaky": False, "synthetic": False, "split_hash": "a1b2c3", "parts": {"train": 3543, "validation": 186, "test": len(slices)},
+    "normalize": "volume", "threshold": 0.45, "threshold_from": "chosen on the validation part", "largest_component": False,
+    "checkpoint": {"step": 3101, "arrays_sha256": "d4e5f6"}, "epochs": {"trained": 2, "planned": 60},
+    "versions": {"bt_jax": "0.1.0", "jax": "0.9.1"}, "devices": "1 x cpu", "commit": "c0ffee", "finished": "2025-01-02T03:04:05+00:00",
+    "seconds": 3723.4, "baselines": [],
+    "intervals": {"level": 0.95, "method": "percentile bootstrap over patients", "resamples": 2000, "patients": 3, "why": "3 patients only"},
+  } | changes  # fmt: skip
+
+
+METRICS = ("dice", "iou", "precision", "recall", "accuracy")
+
+
+def segmentation(folder, counts=None, masks=True, **changes):
+  slices = make_slices(counts or {"case A": 9, EVIL: 3, "case C": 4})
+  predicted = shifted(slices)
+  rows = slice_rows(slices, predicted.astype(np.float32) * 0.9, predicted, **NAMES)
+  rows = [row | {"probability_calibrated": row["probability"] * 0.8} for row in rows]
+  patients = [row | {"hd95": at + 0.25, "assd": at + 0.5, "site": "XY"} for at, row in enumerate(patient_rows(rows))]
+  patients[0]["hd95"] = float("nan")
+  reliability = [
+    {**NAMES, "patient": "A", "calibrated": kind, "bin": 9 * kind, "pixels": 1000, "probability_sum": 625.0, "tumor_pixels": 375}
+    for kind in (0, 1)
+  ]  # fmt: skip
+  means, medians = ([f"{name}_{ending}" for name in METRICS] for ending in ("mean", "median"))
+  test = {
+    "slices": len(slices), "tumor_slices": int(slices.label.sum()), "patients": len(patients),
+    "pooled": estimates(*METRICS), "patient": estimates(*means, *medians) | {"dice_std": 0.0123, "dice_q25": 0.2345, "dice_q75": 0.3456},
+    "slice": estimates(*(f"{name}_{rule}" for name in METRICS for rule in ("empty_is_one", "nonempty_truth"))),
+    "detection": estimates("sensitivity", "false_positive_rate", "accuracy"),
+    "volume": {"unit": "pixels", "error_mean": -1234.0, "error_mean_ci95": [-2345.0, 67.0], "limits_low": -4567.0, "limits_high": 2099.0},
+    "surface": {"unit": "pixels", "empty": "both empty: 0", "hd95_mean": None, "hd95_mean_ci95": None, "assd_mean": 5.4321, "assd_mean_ci95": None},
+    "calibration": {"pixels": {"temperature": 1.75, **estimates("ece", "ece_calibrated")}, "slices": {"temperature": 0.5, **estimates("ece", "ece_calibrated")}},
+    "subgroups": {"site": [{"group": "XY", "patients": 2, "slices": 12, **estimates("dice_mean")}, {"group": "Z", "patients": 1, "slices": 4, "dice_mean": 0.777, "dice_mean_ci95": None}]},
+    "associations": {"truth": [{"feature": "angular_std", "grouping": "RNASeqCluster", "patients": 3, "p": 0.0001, "p_holm": 0.0456, "why": None}],
+                     "predicted": [{"feature": "angular_std", "grouping": "RNASeqCluster", "patients": 3, "p": None, "p_holm": None, "why": "one cluster only"}]},
+  }  # fmt: skip
+  otsu = {"name": "otsu", "title": "Otsu's threshold", "parameters": {"classes": 4}, "elsewhere": "DSC .89 on BRATS 2015",
+          "test": {"pooled": estimates("dice", "iou"), "patient": estimates("dice_mean")}}  # fmt: skip
+  config = {
+    "loss": {"name": "focal_tversky", "exponent": 0.5},
+    "train": {"score": "pooled.dice"},
+    "model": {"pretrained": ""},
+  }
+  summary = common(slices, task="segmentation", model="unet", test=test, baselines=[otsu]) | changes
+  return write(folder, summary, config, rows, patients, reliability, (slices, predicted if masks else None))
+
+
+def classification(folder, **changes):
+  slices = make_slices({"case A": 3, "case B": 4})
+  probability = np.linspace(0, 1, len(slices))
+  rows = class_rows(slices, probability, probability >= 0.5, **NAMES)
+  test = summarize_classes(rows) | {"accuracy_ci95": [0.5011, 0.9022]}
+  config = {"loss": {"name": "cross_entropy"}, "train": {"score": "loss"}}
+  summary = common(slices, task="classification", model="cnn", test=test, **changes)
+  return write(folder, summary, config, rows, patient_class_rows(rows), [], (slices, None))
+
+
+def pooled(folder):
+  fold = {
+    "fold": 7,
+    "run": "fold_07",
+    "threshold": 0.35,
+    "patients": 3,
+    "slices": 16,
+    "seconds": 61.0,
+    "pooled_dice": 0.6543,
+  }
+  folder = segmentation(folder, folds=[fold], threshold=None, split="22 patient folds")
+  shutil.move(folder / "volumes", folder / "fold_07/volumes")
+  (folder / "metrics.csv").unlink()
+  return folder
+
+
+def write(folder, summary, config, rows, patients, reliability, shown):
+  history = [
+    {"epoch": at, "train_loss": 0.5 / at, "validation_loss": 0.5, "train_accuracy": 0.9, "validation_accuracy": 0.8, "validation_score": 0.1 * at}
+    for at in (1, 2)
+  ]  # fmt: skip
+  files.write_json(folder / "summary.json", summary)
+  files.write_json(folder / "config.json", config)
+  for name, table in (("slices", rows), ("patients", patients), ("reliability", reliability), ("metrics", history)):
+    if table:
+      files.write_csv(folder / f"{name}.csv", table)
+  volumes.save_volumes(folder / "volumes", *shown)
+  for name in ("overlays_tumor", "overlays_no_tumor"):
+    (folder / "figures").mkdir(exist_ok=True)
+    Image.new("L", (20, 10)).save(folder / f"figures/{name}.png")
+  return folder
+
+
+KINDS = {"segmentation": segmentation, "classification": classification, "pooled": pooled}

@@ -1,0 +1,45 @@
+import numpy as np
+import pytest
+from scipy import stats
+
+from bt_jax.evaluation import aggregation, comparison, rows
+from tests.test_evaluation import make_slices
+
+
+def test_paired_by_hand_and_by_scipy():
+  rng = np.random.default_rng(0)
+  before, change = rng.random(12), np.array([0.1, 0.2, -0.05, 0.0, 0.3, 0.12, -0.02, 0.07, 0.01, 0.22, 0.04, -0.11])
+  first, second = ([{"dice": value} for value in values] for values in (before, before + change))
+  found = comparison.paired(first, second, "dice")
+  assert (found["higher"], found["equal"], found["lower"]) == (8, 1, 3)
+  assert found["mean"] == pytest.approx(change.mean()) and found["median"] == pytest.approx(np.median(change))
+  assert found["mean_ci95"][0] < change.mean() < found["mean_ci95"][1]
+  assert found["p"] == pytest.approx(stats.wilcoxon(before + change, before).pvalue)
+
+
+def test_nothing_to_test_is_said():
+  same = [{"dice": 0.5}, {"dice": 0.7}]
+  assert comparison.paired(same, same, "dice")["p"] is None
+  assert comparison.paired(same, same, "dice")["why"] == "no patient differs"
+  assert comparison.paired(same[:1], [{"dice": 1.0}], "dice")["why"] == "one patient only"
+
+
+def test_differences_of_pooled_numbers_are_of_the_same_samples():
+  """A run against itself with one pixel more per slice: the difference hardly varies, whatever the patients do."""
+  rng = np.random.default_rng(0)
+  truth = (rng.random((30, 8, 8)) < 0.4).astype(int)
+  worse = (truth == 1) & (rng.random((30, 8, 8)) < np.repeat(rng.random(6), 5)[:, None, None])
+  better = worse.copy()
+  for mask, true in zip(better, truth, strict=True):
+    mask.flat[np.flatnonzero(true)[0]] = True
+  slices = make_slices(truth, "".join(letter * 5 for letter in "ABCDEF"))
+  first, second = (
+    aggregation.numbers_of(rows.slice_rows(slices, masks.astype(np.float32), masks, data="d", split="s"))
+    for masks in (worse, better)
+  )
+  found = comparison.differences(first, second, 6)["pooled"]
+  whole = np.arange(6)[None]
+  assert found["dice"] == pytest.approx((second(whole)["pooled.dice"] - first(whole)["pooled.dice"]).item())
+  low, high = found["dice_ci95"]
+  apart = [np.quantile(numbers(rng.integers(0, 6, (500, 6)))["pooled.dice"], [0.025, 0.975]) for numbers in (first, second)]
+  assert 0 <= low <= found["dice"] <= high and high - low < 0.5 * np.ptp(apart[0])

@@ -1,0 +1,174 @@
+"""All folds: trained, resumed and pooled by launch.py, and what cannot be pooled."""
+
+import dataclasses
+import json
+import shutil
+import signal
+import time
+
+import pytest
+
+from bt_jax import crossval, files, pooling
+from bt_jax.errors import UserError
+from bt_jax.results import Tables
+from tests.conftest import launch, start, table_of, unbroken
+
+FOLDS = (0, 7)
+
+
+@pytest.fixture(scope="module")
+def flags(tiny):
+  return [*tiny, "--mode=crossval", "--config.train.epochs=1", "--config.crossval.folds=0,7"]
+
+
+@pytest.fixture(scope="module")
+def pooled(flags, tmp_path_factory):
+  """An unbroken cross-validation of two folds: its folder and what it printed."""
+  return unbroken([*flags, "--config.eval.baselines=True"], tmp_path_factory.mktemp("runs") / "all")
+
+
+def test_every_patient_once_by_a_network_that_never_saw_it(pooled):
+  workdir, out = pooled
+  rows = table_of(workdir / "slices.csv")
+  tested = [f"{row['case']}/{row['slice']}" for row in rows]
+  split_of = {fold: json.loads((workdir / f"fold_{fold:02d}" / "split.json").read_text()) for fold in FOLDS}
+  assert tested == [name for fold in FOLDS for name in split_of[fold]["test"]] and len(set(tested)) == len(tested)
+  for fold, split in split_of.items():
+    seen = {name.split("/")[0] for part in ("train", "validation") for name in split[part]}
+    assert not seen & {row["case"] for row in rows if row["split"] == f"patient_fold_{fold:02d}"}
+  patients = [row["patient"] for row in table_of(workdir / "patients.csv")]
+  assert sorted(patients) == sorted({row["patient"] for row in rows})
+  assert "fold 0: finished in" in out and "1 of 2 folds, about" in out and "2 of 2 folds" in out
+
+
+def test_summary_is_that_of_one_run_and_more(pooled):
+  workdir, out = pooled
+  summary = json.loads((workdir / "summary.json").read_text())
+  single = json.loads((workdir / "fold_00" / "summary.json").read_text())
+  assert single.keys() - summary.keys() == set() and single["test"].keys() == summary["test"].keys()
+  assert [fold["fold"] for fold in summary["folds"]] == list(FOLDS)
+  assert summary["split"] == "2 of 22 patient folds" and "2 of 22 patient folds" in out
+
+  def check(group):
+    for name, value in group.items():
+      if isinstance(value, dict):
+        check(value)
+      elif name.rpartition("_")[2] in ("mean", "median"):
+        low, high = group[f"{name}_ci95"]
+        assert low <= value <= high
+
+  check(summary["test"])
+  # Counted anew from the rows, as a reader would.
+  rows = table_of(workdir / "slices.csv")
+  tp, fp, fn = (sum(int(row[name]) for row in rows) for name in ("tp", "fp", "fn"))
+  assert summary["test"]["pooled"]["dice"] == pytest.approx(2 * tp / max(2 * tp + fp + fn, 1))
+  healthy = [int(row["tp"]) + int(row["fp"]) > 0 for row in rows if row["label"] == "0"]
+  assert summary["test"]["detection"]["false_positive_rate"] == pytest.approx(sum(healthy) / len(healthy))
+
+
+def test_baselines_are_on_the_same_rows(pooled):
+  workdir, out = pooled
+  ours = [(row["case"], row["slice"]) for row in table_of(workdir / "slices.csv")]
+  theirs = table_of(workdir / "baselines.csv")
+  names = list(dict.fromkeys(row["baseline"] for row in theirs))
+  assert names == ["nothing", "otsu", "kmeans", "darwinian_pso", "random_order_pso", "morphological"]
+  for name in names:
+    assert [(row["case"], row["slice"]) for row in theirs if row["baseline"] == name] == ours
+  summary = json.loads((workdir / "summary.json").read_text())
+  assert [baseline["name"] for baseline in summary["baselines"]] == names
+  healthy = [row["label"] == "0" for row in table_of(workdir / "slices.csv")]
+  nothing = summary["baselines"][0]["test"]
+  assert nothing["slice"]["dice_empty_is_one"] == pytest.approx(sum(healthy) / len(healthy))
+  assert nothing["pooled"]["dice"] == 0 and summary["baselines"][0]["title"] in out
+
+
+def test_again_trains_nothing(pooled, flags):
+  workdir, _ = pooled
+  before = (workdir / "slices.csv").read_text()
+  status, out, err = launch([*flags, "--config.eval.baselines=True", f"--workdir={workdir}"])
+  assert status == 0 and out.count("finished before") == 2 and "training on" not in out, err
+  assert (workdir / "slices.csv").read_text() == before
+
+
+def test_killed_goes_on_and_ends_the_same(pooled, flags, tmp_path):
+  whole, _ = pooled
+  workdir = tmp_path / "broken"
+  flags = [*flags, "--config.eval.baselines=True", f"--workdir={workdir}"]
+  process = start(flags)
+  while not (workdir / "fold_07" / "metrics.csv").exists():
+    assert process.poll() is None, process.communicate()
+    time.sleep(0.002)
+  process.send_signal(signal.SIGKILL)
+  process.communicate(timeout=60)
+  assert not (workdir / "summary.json").exists()
+  status, out, err = launch(flags)
+  assert status == 0 and out.count("finished before") == 1, err
+  for name in ("slices.csv", "patients.csv", "baselines.csv", "reliability.csv"):
+    assert (workdir / name).read_text() == (whole / name).read_text()
+
+
+def test_folds_elsewhere_are_pooled_by_the_same_command(pooled, flags, tmp_path):
+  whole, _ = pooled
+  for fold in FOLDS:  # as two jobs of an array leave them, the picture of volumes aside
+    shutil.copytree(whole / f"fold_{fold:02d}", tmp_path / f"job_{fold}")
+  flags = [*flags, "--config.eval.baselines=True", f"--workdir={tmp_path / 'out'}"]
+  assert launch([*flags, f"--runs={tmp_path}/job_*"])[0] == 0
+  ours, theirs = (json.loads((folder / "summary.json").read_text()) for folder in (tmp_path / "out", whole))
+  # Trained here, the true masks of the other folds are at hand too; elsewhere only what the folds brought.
+  assert len(theirs["test"]["associations"].pop("truth")) == 3 * 7
+  assert ours["test"] | {"associations": None} == theirs["test"] | {"associations": None}
+  assert ours["split_hash"] == theirs["split_hash"]
+
+  missing = [*flags, "--config.crossval.folds=0,7,9-10", f"--runs={tmp_path}/job_*"]
+  _one_line(missing, "there is no run of the folds 9, 10")
+  _one_line([*flags, f"--runs={tmp_path}/job_*,{whole}"], "are both of fold 0")
+  _one_line([*flags, "--config.train.learning_rate=0.5", f"--workdir={tmp_path / 'new'}", f"--runs={tmp_path}/job_*"],
+            "job_0 is of another configuration, which differs in train.learning_rate (0.005 there, 0.5 now)")  # fmt: skip
+  _one_line([*flags, f"--runs={tmp_path}/nothing"], "holds no run")
+  (tmp_path / "job_7" / "report.html").unlink()
+  _one_line([*flags, f"--runs={tmp_path}/job_*"], "the run of fold 7 in")
+
+
+def _one_line(flags, message):
+  status, _, err = launch(flags)
+  assert status == 1 and message in err and "Traceback" not in err, err
+  assert len([line for line in err.splitlines() if line.startswith("error: ")]) == 1
+
+
+@pytest.mark.parametrize("names", ["22", "3-1", "a", "", "0,,1"])
+def test_no_such_folds(names):
+  with pytest.raises(UserError, match="crossval.folds is"):
+    crossval.parse_folds(names)
+
+
+def test_folds_by_name():
+  assert crossval.parse_folds("all") == list(range(22)) and crossval.parse_folds("0, 3-5,4") == [0, 3, 4, 5]
+
+
+def test_what_cannot_be_pooled(pooled, tmp_path):
+  workdir, _ = pooled
+  folders = {fold: workdir / f"fold_{fold:02d}" for fold in FOLDS}
+  splits = {fold: files.read_json(folder / "split.json") for fold, folder in folders.items()}
+  tables = {fold: Tables.read(folder) for fold, folder in folders.items()}
+  pooling.check(folders, splits, tables)
+
+  def refused(message, *, split=None, rows=None):
+    changed = dataclasses.replace(tables[7], slices=tables[7].slices if rows is None else rows)
+    with pytest.raises(UserError, match=message):
+      pooling.check(folders, splits | {7: splits[7] | (split or {})}, tables | {7: changed})
+
+  rows = tables[7].slices
+  refused(r"fold_07/slices.csv has no row of .* \(1 such slices\)", rows=rows[1:])
+  refused(r"has more than one row of", rows=[*rows, rows[0]])
+  refused(r"has a row of the foreign slice", rows=[*rows, tables[0].slices[0]])
+  refused(r"its network saw .*, which it is judged on: that leaks", split={"train": splits[7]["train"] + splits[7]["test"][:1]})
+  refused(r"is of other data than .* \(1 slices are in one only\)", split={"train": splits[7]["train"][1:]})
+  refused(r"is of the split random_slices_leaky, expected patient_fold_07", split={"name": "random_slices_leaky"})
+  first = splits[0]["test"]
+  twice = {"test": splits[7]["test"] + first, "train": [name for name in splits[7]["train"] if name not in first]}
+  refused(r"is in the folds 0 and 7: expected once", split=twice, rows=rows + tables[0].slices)
+  empty = tmp_path / "empty"
+  shutil.copytree(folders[0], empty)
+  (empty / "slices.csv").write_text((empty / "slices.csv").read_text().splitlines()[0] + "\n")
+  with pytest.raises(UserError, match="holds no rows of test slices"):
+    Tables.read(empty)

@@ -1,0 +1,247 @@
+import html as markup
+import json
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bt_jax import files
+from bt_jax.errors import UserError
+from bt_jax.report import charts, html, volumes, words
+from bt_jax.schema import Slices
+from tests.made_up_runs import KINDS, NAMES, classification, estimates, make_slices, segmentation, shifted
+
+
+@pytest.fixture(scope="module")
+def reports(tmp_path_factory):
+  return {
+    name: html.write_report(make(tmp_path_factory.mktemp("run")), show_slices=True) for name, make in KINDS.items()
+  }
+
+
+def text_of(path):
+  """What a reader sees, without markup."""
+  page = re.sub(r"<(script|style)\b.*?</\1>", " ", path.read_text(), flags=re.S)
+  return " ".join(markup.unescape(re.sub(r"<[^>]*>", " ", page)).replace("\N{NO-BREAK SPACE}", " ").split())
+
+
+def floats_of(group):
+  members = group.values() if isinstance(group, dict) else group
+  for member in members:
+    if isinstance(member, dict | list):
+      yield from floats_of(member)
+    elif isinstance(member, float):
+      yield member
+
+
+def test_volumes_come_back_in_the_order_of_their_slices(tmp_path):
+  slices = make_slices({"A": 10, "B": 2})
+  mixed = Slices(
+    *(
+      getattr(slices, name)[::-1]
+      for name in ("case", "patient", "number", "image", "mask", "volume_mean", "volume_std")
+    )
+  )
+  written = volumes.save_volumes(tmp_path, mixed, shifted(slices)[::-1])
+  assert len(written) == 6 and all(path.is_file() for path in written)
+  assert (
+    Image.open(tmp_path / "A/flair.png").size == (8 * 256, 2 * 256) and Image.open(tmp_path / "A/truth.png").mode == "1"
+  )
+  volume = volumes.read_volume(tmp_path, "A", 10)
+  np.testing.assert_array_equal(volumes.flair_slices(volume), slices.image[:10, ..., 1])
+  np.testing.assert_array_equal(volume.truth, slices.mask[:10, ..., 0] == 1)
+  np.testing.assert_array_equal(volume.prediction, shifted(slices)[:10])
+  assert volumes.read_volume(tmp_path, "A", 17) is None and volumes.read_volume(tmp_path, "C", 10) is None
+  volumes.save_volumes(tmp_path / "cls", slices, None)
+  assert volumes.read_volume(tmp_path / "cls", "B", 2).prediction is None
+
+
+def test_outlines_run_along_the_edges_of_pixels_in_their_tile():
+  masks = np.zeros((10, 256, 256), bool)
+  masks[0, :3, :5] = True  # at the border
+  masks[9, 10:13, 20:24] = True  # the second tile of the second line
+  path = volumes.outlines(masks)
+  first, second = (np.array(re.findall(r"([\d.]+) ([\d.]+)", part), float) for part in path.split("Z")[:2])
+  assert path.count("Z") == 2
+  assert [*first.min(0), *first.max(0)] == [0, 0, 5, 3]
+  assert [*second.min(0), *second.max(0)] == [256 + 20, 256 + 10, 256 + 24, 256 + 13]
+
+
+def test_numbers_in_words():
+  assert (
+    words.number(0.12345) == "0.123"
+    and words.number(-0.5) == "\N{MINUS SIGN}0.500"
+    and words.number(None) == words.MISSING
+  )
+  assert words.number(12345.6, "pixels") == "12,346" and words.number(0.0009, "p") == "<0.001"
+  assert words.interval([0.1, 0.25]) == "0.100 to 0.250" and words.interval(None) == ""
+  assert [words.duration(seconds) for seconds in (59.6, 61, 7265)] == ["1 min 0 s", "1 min 1 s", "2 h 1 min"]
+  assert words.plain({"a": [float("nan"), 1.0], "b": float("inf")}) == {"a": [None, 1.0], "b": None}
+
+
+def test_charts_say_their_numbers():
+  history = [{"epoch": 1, "train_loss": 0.25, "validation_loss": 0.5}]
+  index, loss = charts.tversky_curves(history, 0.5)  # 1 - 0.25 ** 2 and 1 - 0.5 ** 2
+  assert "0.938" in index.alt and "0.750" in index.alt and "0.250" in loss.alt and index.paper == "Fig. 9"
+  rows = [{"label": label, "probability": 0.92, "probability_calibrated": 0.52} for label in (1, 1, 1, 0)]
+  alt = charts.slice_reliability(rows).alt
+  assert "as predicted: 0.750 at 0.920" in alt and "after scaling: 0.750 at 0.520" in alt
+  rows = [{"dice": value} for value in (0.9, 0.1, 0.2)]
+  assert "lowest 0.100, median 0.200, mean 0.400, highest 0.900" in charts.by_patient(rows, "dice", "Dice").alt
+
+
+def test_every_number_of_a_segmentation_is_there_with_its_interval(reports):
+  text = text_of(reports["segmentation"])
+  summary = json.loads((reports["segmentation"].parent / "summary.json").read_text())
+  test = summary["test"]
+  groups = [test[name] for name in ("pooled", "patient", "slice", "detection", "subgroups")] + [
+    summary["baselines"][0]["test"]
+  ]
+  groups += [
+    {name: part for name, part in group.items() if name != "temperature"} for group in test["calibration"].values()
+  ]
+  wanted = [f"{value:.3f}" for value in floats_of(groups)]
+  assert len(wanted) > 90 and not [value for value in wanted if value not in text]
+  for shown in (
+    "\N{MINUS SIGN}1,234 \N{MINUS SIGN}2,345 to 67",
+    "\N{MINUS SIGN}4,567",
+    "2,099",
+    "5.4",
+    "1.75",
+    "<0.001",
+    "0.046",
+  ):
+    assert shown in text, shown
+  dice = test["pooled"]["dice"]
+  assert f"Dice coefficient is {dice:.3f} (95 % interval {dice - 0.0611:.3f} to {dice + 0.0622:.3f})" in text
+  assert "2,000 resamples of 3 patients. 3 patients only." in text
+  for fact in (
+    "a1b2c3",
+    "d4e5f6",
+    "c0ffee",
+    "jax 0.9.1",
+    "1 x cpu",
+    "1 h 2 min",
+    "train 3,543",
+    "2 of 60 planned",
+    "classes 4",
+  ):
+    assert fact in text, fact
+  assert "research only, never clinical use" in text and "This split leaks" not in text and "Synthetic" not in text
+
+
+def test_the_papers_tables_stand_beside_ours(reports):
+  text = text_of(reports["segmentation"])
+  for printed in (
+    "its ResUNet: SI .95, IoU .91, DSC .95",
+    "DSC .93 BRATS 2015",
+    "mean .836, median .873",
+    "371",
+    "measured elsewhere",
+  ):
+    assert printed in text, printed
+  assert re.search(r"Otsu's threshold [\d. to]+ DSC .89 BRATS 2015", text)
+  assert "[42] K-means – – – SI .91" in text and "“–”: not run here." in text  # noqa: RUF001
+  assert "Fig. 9 focal Tversky accuracy and loss Training" in text
+  assert "Fig. 7 predicted tumour not here" in text_of(reports["classification"])
+
+
+def test_what_has_no_value_has_a_reason_and_never_a_nan(reports):
+  for path in reports.values():
+    assert not re.search(r"\b(NaN|nan|None|null|undefined|inf)\b", text_of(path))
+    assert not re.search(r"\bnan\b", re.sub(r"base64,[\w+/=]+", "", path.read_text()), re.I)
+  text = text_of(reports["segmentation"])
+  assert (
+    "no test: one cluster only" in text and "no value: none in patients.csv" in text and "Without an interval" in text
+  )
+  assert "HD95, mean –" in text  # noqa: RUF001
+  assert "95 % limits of agreement, upper 2,099" in text
+
+
+def test_notices_say_what_leaks_and_what_is_synthetic(tmp_path):
+  text = text_of(
+    html.write_report(
+      classification(tmp_path, leaky=True, synthetic=True, split="random_slices_leaky"), show_slices=True
+    )
+  )
+  assert (
+    "This split leaks." in text and "slices of one patient in training and test" in text and "Synthetic data." in text
+  )
+  assert text.index("This split leaks.") < text.index("told right")  # before any number
+
+
+def test_classification_and_pooled_runs_show_their_own(reports):
+  text = text_of(reports["classification"])
+  test = json.loads((reports["classification"].parent / "summary.json").read_text())["test"]
+  assert (
+    f"{test['accuracy']:.1%}".replace("%", " %") in text
+    and "0.501 to 0.902" in text
+    and f"{test['roc_auc']:.3f}" in text
+  )
+  assert "Overlap" not in text and "predicted no tumour, probability of tumour" in reports["classification"].read_text()
+  text = text_of(reports["pooled"])
+  assert "22 patient folds" in text and "0.654" in text and "0.35" in text and "3 of 3 volumes" in text
+
+
+def test_a_cascade_tells_what_its_gate_does(tmp_path):
+  folder = segmentation(tmp_path)
+  shutil.rmtree(folder / "volumes")
+  (folder / "patients.csv").unlink()
+  gate = {"healthy_slices": 40, "false_positives": 9, "false_positives_gated": 4, "tumor_slices": 21, "tumor_slices_missed_by_gate": 2,
+          "sensitivity": 19 / 21, "false_positive_rate": 9 / 40, "false_positive_rate_gated": 4 / 40}  # fmt: skip
+  alone = {"slices": 61, "patients": 3, "pooled": estimates("dice"), "patient": estimates("dice_mean")}
+  runs = {"classifier": {"run": "/secret/a", "model": "cnn"}, "segmenter": {"run": "/secret/b", "model": "unet"}}
+  summary = {**NAMES, "leaky": False, "synthetic": True, **runs, "gate": {"threshold": 0.1234, "threshold_from": "chosen"},
+             "test": {"gate": gate, "segmentation": {"alone": alone, "gated": alone}, "classification": {}}}  # fmt: skip
+  files.write_json(folder / "summary.json", summary)
+  files.write_bytes(folder / "table.txt", b"the table < as it is")
+  Image.new("L", (20, 10)).save(folder / "figures/gate.png")
+  page = html.write_report(folder, show_slices=False)
+  text = text_of(page)
+  assert "CNN and U-Net" in text and "the table < as it is" in text and "gate at 0.123, chosen" in text
+  assert "9 are marked in vain without it and 4 with it; of 21 slices with a tumour it stops 2." in text
+  assert "0.905 of the slices with a tumour are let through" in page.read_text() and "/secret" not in page.read_text()
+
+
+def test_without_slices_there_is_no_picture_of_one(tmp_path):
+  page = html.write_report(segmentation(tmp_path), show_slices=False).read_text()
+  assert "data:image/png" not in page and "Pictures of slices are switched off" in page and "data:image/svg" in page
+  assert not re.search(r"<path|<figure class=.volume", page)
+
+
+def test_a_large_run_stays_below_ten_megabytes_and_shows_best_and_worst(tmp_path):
+  slices = make_slices({f"case {at}": 20 for at in range(7)}, noise=True)  # noise does not compress: 12 MB in all
+  folder = segmentation(tmp_path, counts={f"case {at}": 20 for at in range(7)})
+  volumes.save_volumes(folder / "volumes", slices, shifted(slices))
+  assert sum(path.stat().st_size for path in folder.rglob("flair.png")) * 4 / 3 > 10_000_000
+  page = html.write_report(folder, show_slices=True)
+  assert page.stat().st_size < 10_000_000
+  shown = re.findall(r"<option[^>]*>([^:]*): (\w+)", page.read_text())
+  assert shown[:3] == [("case 0", "best"), ("case 3", "median"), ("case 6", "worst")]
+
+
+def test_an_unfinished_run_is_told_in_one_line(tmp_path):
+  folder = segmentation(tmp_path)
+  (folder / "slices.csv").write_text((folder / "slices.csv").read_text().splitlines()[0] + "\n")
+  with pytest.raises(UserError, match="slices.csv has no rows"):
+    html.write_report(folder, show_slices=True)
+  (folder / "summary.json").unlink()
+  with pytest.raises(UserError, match="holds no finished run: summary.json is missing"):
+    html.write_report(folder, show_slices=True)
+  assert not (folder / "report.html").exists()
+
+
+def test_a_run_with_less_in_its_folder_still_has_a_page(tmp_path):
+  folder = segmentation(tmp_path)
+  for name in ("patients.csv", "reliability.csv", "metrics.csv", "config.json"):
+    (folder / name).unlink()
+  for name in ("volumes", "figures"):
+    shutil.rmtree(folder / name)
+  summary = json.loads((folder / "summary.json").read_text())
+  test = {name: summary["test"][name] for name in ("slices", "tumor_slices", "patients", "pooled", "patient", "slice")}
+  kept = ("data", "split", "leaky", "synthetic", "task", "model", "threshold", "threshold_from")
+  files.write_json(folder / "summary.json", {name: summary[name] for name in kept} | {"test": test})
+  text = text_of(html.write_report(folder, show_slices=True))
+  assert "holds no volumes" in text and "This run made no intervals." in text and "did not measure it" in text

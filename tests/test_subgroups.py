@@ -1,0 +1,43 @@
+import pytest
+
+from bt_jax.errors import UserError
+from bt_jax.evaluation import subgroups
+
+
+def patient(name, site, size, **fields):
+  row = {"patient": name, "site": site, "tp": size, "fn": 0, "has_pre": True, "has_post": True}
+  return row | {"neoplasm_histologic_grade": 2, "RNASeqCluster": 1} | fields
+
+
+PATIENTS = [
+  patient("a", "CS", 10, neoplasm_histologic_grade=1),
+  patient("b", "DU", 20, has_post=False),
+  patient("c", "CS", 30, RNASeqCluster=-1, neoplasm_histologic_grade=-1),
+  patient("d", "HT", 40, has_pre=False, has_post=False),
+]
+ROWS = [{"patient": row["patient"]} for row in PATIENTS for _ in range(row["tp"] // 10)]
+
+
+def groups(name):
+  numbers = lambda rows: {"patients_seen": sorted({row["patient"] for row in rows})}
+  found = subgroups.summarize(PATIENTS, ROWS, (name,), numbers)[name]
+  return {row["group"]: (row["patients"], row["slices"], row["patients_seen"]) for row in found}
+
+
+def test_groups_and_counts_by_hand():
+  assert groups("site") == {"CS": (2, 4, ["a", "c"]), "DU": (1, 2, ["b"]), "HT": (1, 4, ["d"])}
+  assert groups("grade") == {"II": (1, 1, ["a"]), "III": (2, 6, ["b", "d"]), "not known": (1, 3, ["c"])}
+  assert groups("sequences") == {
+    "no post": (1, 2, ["b"]),
+    "no pre and post": (1, 4, ["d"]),
+    "none missing": (2, 4, ["a", "c"]),
+  }
+  assert [members for _, _, members in groups("size").values()] == [["a"], ["b"], ["c"], ["d"]]
+  assert groups("RNASeqCluster") == {"RNASeq 1": (3, 7, ["a", "b", "d"]), "not known": (1, 3, ["c"])}
+
+
+def test_names():
+  assert subgroups.parse("site, size") == ("site", "size")
+  assert subgroups.parse("none") == () and set(subgroups.parse("all")) == set(subgroups.GROUPINGS)
+  with pytest.raises(UserError, match="report.subgroups has 'hospital', expected all, none, or some of site, grade"):
+    subgroups.parse("site,hospital")

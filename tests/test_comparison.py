@@ -1,8 +1,13 @@
+import json
+import shutil
+
 import numpy as np
 import pytest
 from scipy import stats
 
+from bt_jax import files
 from bt_jax.evaluation import aggregation, comparison, rows
+from tests.conftest import launch, table_of
 from tests.test_evaluation import make_slices
 
 
@@ -41,5 +46,38 @@ def test_differences_of_pooled_numbers_are_of_the_same_samples():
   whole = np.arange(6)[None]
   assert found["dice"] == pytest.approx((second(whole)["pooled.dice"] - first(whole)["pooled.dice"]).item())
   low, high = found["dice_ci95"]
-  apart = [np.quantile(numbers(rng.integers(0, 6, (500, 6)))["pooled.dice"], [0.025, 0.975]) for numbers in (first, second)]
+  apart = [
+    np.quantile(numbers(rng.integers(0, 6, (500, 6)))["pooled.dice"], [0.025, 0.975]) for numbers in (first, second)
+  ]
   assert 0 <= low <= found["dice"] <= high and high - low < 0.5 * np.ptp(apart[0])
+
+
+def test_two_runs_of_one_split(run, classifier, tmp_path):
+  first, second = run[0], tmp_path / "second"
+  shutil.copytree(first, second)
+  rows = table_of(second / "slices.csv")
+  at = next(at for at, row in enumerate(rows) if row["label"] == "1")
+  rows[at] |= {"tp": int(rows[at]["tp"]) + int(rows[at]["fn"]), "fn": 0}  # that slice's tumour found whole
+  files.write_csv(second / "slices.csv", rows)
+  flags = ["--mode=compare", f"--workdir={tmp_path / 'out'}"]
+  status, out, err = launch([*flags, f"--runs={first},{second}"])
+  assert status == 0 and "Wilcoxon" in out and "one patient only" in out, err
+  found = json.loads((tmp_path / "out" / "comparison.json").read_text())
+  tp, fp, fn = (sum(int(row[name]) for row in rows) for name in ("tp", "fp", "fn"))
+  before = json.loads((first / "summary.json").read_text())["test"]["pooled"]["dice"]
+  assert found["differences"]["pooled"]["dice"] == pytest.approx(2 * tp / (2 * tp + fp + fn) - before)
+  assert found["data"] == "phantom (synthetic)" and found["split"] == "patient_fold_00"
+
+  def refused(runs, message):
+    status, _, err = launch([*flags, f"--runs={runs}"])
+    assert status == 1 and message in err and len(err.splitlines()) == 1, err
+
+  refused(f"{first},{classifier[0]}", "are not of the same task")
+  summary = json.loads((second / "summary.json").read_text())
+  files.write_json(second / "summary.json", summary | {"split_hash": "0", "split": "patient_fold_07"})
+  refused(f"{first},{second}", "are not of the same split")
+  files.write_json(second / "summary.json", summary)
+  files.write_csv(second / "slices.csv", rows[1:])
+  refused(f"{first},{second}", "differ in their slices")
+  (second / "slices.csv").write_text("case,slice\n")
+  refused(f"{first},{second}", "holds no rows of test slices")

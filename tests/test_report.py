@@ -116,7 +116,7 @@ def test_every_number_of_a_segmentation_is_there_with_its_interval(reports):
     assert shown in text, shown
   dice = test["pooled"]["dice"]
   assert f"Dice coefficient is {dice:.3f} (95 % interval {dice - 0.0611:.3f} to {dice + 0.0622:.3f})" in text
-  assert "2,000 resamples of 3 patients. 3 patients only." in text
+  assert "2,000 resamples of 3 patients (3 patients only)." in text
   for fact in (
     "a1b2c3",
     "d4e5f6",

@@ -67,7 +67,7 @@ def test_perfect_masks():
   assert test["surface"]["hd95_mean"] == 0 and test["volume"]["error_mean"] == 0
   assert test["detection"]["sensitivity"] == 1 and test["detection"]["false_positive_rate"] == 0
   assert test["subgroups"]["site"][0]["group"] == "CS" and test["subgroups"]["site"][0]["patients"] == 3
-  assert "3 patients are too few" in test["associations"]["why"]
+  assert "of 3 patients: expected 20" in test["associations"]["why"]
   assert test["calibration"]["pixels"]["ece"] == pytest.approx(0.1)  # .9 where 1 is right, .1 where 0 is
   assert "1.0000 [1.000, 1.000]" in table and "Empty mask" in table and "pixels" in table
 

@@ -99,13 +99,14 @@ def _reliability(title: str, unit: str, curves: dict[str, tuple[np.ndarray, ...]
     axis.set(
       xlabel="mean predicted probability", ylabel=f"share of {unit} with tumour", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02)
     )
-    axis.legend(frameon=False, loc="upper left")
+    axis.legend(frameon=False)
     alt = f"Share of {unit} with tumour at each mean predicted probability; the diagonal is best. {'; '.join(told)}."
     return Chart(title, _svg(figure), alt)
 
 
 def volume_agreement(rows: Sequence[dict[str, Any]], volume: dict[str, Any]) -> Chart:
   """Difference of predicted and true volume over their mean, by patient (Bland and Altman 1986)."""
+  unit = volume.get("unit") or "pixels"
   truth = np.array([row["tp"] + row["fn"] for row in rows], float)
   predicted = np.array([row["tp"] + row["fp"] for row in rows], float)
   lines = {
@@ -132,10 +133,10 @@ def volume_agreement(rows: Sequence[dict[str, Any]], volume: dict[str, Any]) -> 
     for side in (axis.xaxis, axis.yaxis):
       side.set_major_formatter("{x:,.0f}")
       side.get_major_locator().set_params(nbins=6)
-    axis.set(xlabel="mean of predicted and true volume, pixels", ylabel=f"predicted {MINUS} true, pixels")
+    axis.set(xlabel=f"mean of predicted and true volume, {unit}", ylabel=f"predicted {MINUS} true, {unit}")
     axis.margins(x=0.08, y=0.15)
     told = ", ".join(f"{name} {number(line, 'pixels')}" for name, line in known.items()) or "no limits of agreement"
-    alt = f"Bland-Altman plot of tumour volume in pixels, {len(rows)} patients: predicted minus true volume, {told}."
+    alt = f"Bland-Altman plot of tumour volume in {unit}, {len(rows)} patients: predicted minus true volume, {told}."
     return Chart("Tumour volume: agreement (Bland-Altman)", _svg(figure), alt)
 
 

@@ -16,7 +16,9 @@ from bt_jax.schema import CHANNELS, Slices
 matplotlib.use("agg")
 from matplotlib import pyplot as plt
 
-_TRUTH, _PREDICTION = "#00d26a", "#ff3864"
+# Colours of Okabe and Ito that the colour-blind can tell apart, and lines that differ without colour.
+_TRUTH = {"colors": "#56b4e9", "linestyles": "solid"}
+_PREDICTION = {"colors": "#e69f00", "linestyles": "dashed"}
 _COLUMNS = 3
 
 
@@ -118,7 +120,9 @@ def save_overlays(
       for axis, at in zip(line, members, strict=False):
         _draw(axis, slices, masks, at)
         axis.set_title(f"{rank}: {slices.case[at]}\nslice {slices.number[at]}, {caption(at)}", fontsize=8)
-    handles = [plt.Line2D([], [], color=color) for color in (_TRUTH, _PREDICTION)]
+    handles = [
+      plt.Line2D([], [], color=style["colors"], linestyle=style["linestyles"]) for style in (_TRUTH, _PREDICTION)
+    ]
     figure.legend(handles, ["truth", "prediction"], loc="outside lower center", ncols=2)
     figure.suptitle(f"{title}\ntest slices {'with' if name == 'tumor' else 'without'} a tumour, FLAIR")
     paths.append(_save(folder / f"overlays_{name}.png", figure))
@@ -126,10 +130,11 @@ def save_overlays(
 
 
 def _draw(axis: Any, slices: Slices, masks: np.ndarray, at: int) -> None:
-  axis.imshow(slices.image[at][..., CHANNELS.index("flair")], cmap="gray", vmin=0, vmax=255)
-  for mask, color in ((slices.mask[at][..., 0] == 1, _TRUTH), (masks[at], _PREDICTION)):
+  flair = slices.image[at][..., CHANNELS.index("flair")]
+  axis.imshow(flair, cmap="gray", vmin=0, vmax=max(np.quantile(flair, 0.999), 1))
+  for mask, style in ((slices.mask[at][..., 0] == 1, _TRUTH), (masks[at], _PREDICTION)):
     if mask.any():
-      axis.contour(mask, levels=[0.5], colors=color, linewidths=0.9)
+      axis.contour(mask, levels=[0.5], linewidths=0.9, **style)
 
 
 def _save(path: pathlib.Path, figure: Any) -> pathlib.Path:

@@ -38,7 +38,7 @@ class Section(NamedTuple):
 def scores(record: Record, show_slices: bool) -> Section:
   """The numbers of the test part."""
   test = record.summary["test"]
-  about = words.intervals(record.summary) or "This run made no intervals."
+  about = words.sentence(words.intervals(record.summary) or "this run made no intervals")
   if record.task == "cascade":
     runs = "; ".join(f"{role}: {_name(record.summary[role]['run'])}" for role in ("classifier", "segmenter"))
     drawn = _picture(record, "gate", "What the gate keeps and saves at every threshold", _gate_words(test["gate"]))

@@ -21,6 +21,7 @@ TITLES = {
   "assd_q25": "mean surface distance, lower quartile", "assd_q75": "mean surface distance, upper quartile",
   "false_positive_rate": "healthy slices marked in vain", "sensitivity": "slices with a tumour found",
   "average_precision": "average precision", "f1": "F1", "iou": "IoU", "tumor_slices": "with tumour",
+  "sequences": "missing sequences", "size": "size of the tumour",
 }  # fmt: skip
 
 

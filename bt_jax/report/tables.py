@@ -149,7 +149,11 @@ def _intervals_lines(summary: dict[str, Any]) -> list[str]:
 
 
 def _counts(test: dict[str, Any]) -> str:
-  return f"{test['patients']} patients, {test['slices']} slices, {test['tumor_slices']} of them with a tumour"
+  return f"{_patients(test)}, {test['slices']} slices, {test['tumor_slices']} of them with a tumour"
+
+
+def _patients(group: dict[str, Any]) -> str:
+  return "1 patient" if group["patients"] == 1 else f"{group['patients']} patients"
 
 
 def _threshold(summary: dict[str, Any]) -> str:
@@ -171,7 +175,7 @@ def compare_table(summary: dict[str, Any]) -> str:
   first, second = summary["first"], summary["second"]
   intervals = summary["intervals"]
   lines = [
-    f"Two runs on the same test part: {heading(summary)}; {intervals['patients']} patients, {summary['slices']} slices",
+    f"Two runs on the same test part: {heading(summary)}; {_patients(intervals)}, {summary['slices']} slices",
     f"first:  {first['run']} ({first['model']})",
     f"second: {second['run']} ({second['model']})",
     "",

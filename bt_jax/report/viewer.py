@@ -13,6 +13,7 @@ from bt_jax.report.record import Record
 from bt_jax.report.words import number
 
 Row = dict[str, Any]
+_WHITE = 0.999  # share of a volume's pixels that is not white when shown
 _SAMPLES = 4  # volumes with a slice among the samples
 
 
@@ -23,6 +24,7 @@ class Shown(NamedTuple):
     case: its name.
     heading: with its rank and score.
     flair: the sprite as a `data:` address.
+    brightness: factor that lets its brightest pixels be white.
     lines: of the sprite.
     outlines: the data of the SVG path of each layer.
     captions: under each slice.
@@ -33,6 +35,7 @@ class Shown(NamedTuple):
   case: str
   heading: str
   flair: str
+  brightness: float
   lines: int
   outlines: dict[str, str]
   captions: list[str]
@@ -133,6 +136,7 @@ def _show(volume: volumes.Volume, rows: list[Row], heading: str) -> Shown:
     case=volume.case,
     heading=heading,
     flair=source(volume.flair, "png"),
+    brightness=255 / max(float(np.quantile(volumes.flair_slices(volume), _WHITE)), 1),
     lines=-(-len(rows) // volumes.COLUMNS),
     outlines={name: volumes.outlines(masks) for name, masks in layers.items() if masks is not None},
     captions=[f"Slice {row['slice']} ({at} of {len(rows)}): {_caption(row)}" for at, row in enumerate(rows, start=1)],

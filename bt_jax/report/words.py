@@ -81,8 +81,8 @@ def intervals(summary: dict[str, Any]) -> str:
   about = summary.get("intervals")
   if not about:
     return ""
-  made = f"Intervals are {_level(summary)} by {about['method']}: {about['resamples']:,} resamples of {about['patients']} patients."
-  return f"{made} {sentence(about['why'])}" if about.get("why") else made
+  made = f"{_level(summary)} intervals by {about['method']}, {about['resamples']:,} resamples of {about['patients']} patients"
+  return f"{made} ({about['why']})" if about.get("why") else made
 
 
 def sentence(text: str) -> str:
@@ -168,7 +168,7 @@ def _protocol(summary: dict[str, Any]) -> str:
     told += f"; threshold {number(summary['threshold'], 'factor')}, {summary['threshold_from']}"
   elif "gate" in summary:
     told += f"; gate at {number(summary['gate']['threshold'])}, {summary['gate']['threshold_from']}"
-  return f"{told}. {intervals(summary)}".strip()
+  return f"{told}{'; ' if summary.get('intervals') else ''}{intervals(summary)}."
 
 
 def notices(summary: dict[str, Any]) -> list[tuple[str, str, str]]:

@@ -57,7 +57,7 @@ def _run() -> None:
 
       comparing.compare(given.RUNS.value, workdir)
     case "report":
-      from bt_jax import results
+      from bt_jax.running import results
 
       results.report(workdir, given.SHOW_SLICES.value)
     case "crossval":

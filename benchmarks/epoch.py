@@ -42,9 +42,9 @@ Epoch = Callable[[], tuple[float, float]]  # returns its seconds, and those of t
 
 def ours(config, data, kind: str) -> Epoch:
   """Trains an epoch, as bt_jax.training.loop does."""
-  from bt_jax import feeding, runs
-  from bt_jax.parts import make_parts
   from bt_jax.pipeline import feed
+  from bt_jax.running import feeding, runs
+  from bt_jax.running.parts import make_parts
 
   config.feed = kind
   parts = make_parts(config, "volume")
@@ -160,8 +160,9 @@ def main() -> None:
   args, load = parser.parse_args(), os.getloadavg()[0]
   import jax
 
-  from bt_jax import machine, runs
-  from bt_jax.parts import make_parts
+  from bt_jax import machine
+  from bt_jax.running import runs
+  from bt_jax.running.parts import make_parts
   from configs import seg
 
   config, spawn = seg.get_config(), multiprocessing.get_context("spawn")

@@ -37,8 +37,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 def prepare(fields: dict) -> tuple:
   """Configuration, parts and data."""
-  from bt_jax import machine, runs
-  from bt_jax.parts import make_parts
+  from bt_jax import machine
+  from bt_jax.running import runs
+  from bt_jax.running.parts import make_parts
   from configs import seg
 
   config = seg.get_config()
@@ -50,7 +51,7 @@ def prepare(fields: dict) -> tuple:
 
 def build(fields: dict) -> str:
   """Builds the data set; returns what it is and the devices."""
-  from bt_jax import runs
+  from bt_jax.running import runs
 
   _, _, data = prepare(fields)
   return f"{data.title}, {len(data.split.train)} slices train; {runs.devices()}"
@@ -58,8 +59,8 @@ def build(fields: dict) -> str:
 
 def open_feed(config, parts, data, ids: Sequence[str], steps: int) -> tuple:
   """The feed and the step of training on these slices."""
-  from bt_jax import feeding
   from bt_jax.pipeline import feed
+  from bt_jax.running import feeding
 
   entries = {entry.id: entry for entry in data.index}
   data = dataclasses.replace(
@@ -97,7 +98,7 @@ def measure_step(fields: dict, repeats: int) -> tuple[float, ...]:
   """Milliseconds of a training step and megabytes that it needs."""
   import jax
 
-  from bt_jax import runs
+  from bt_jax.running import runs
 
   config, parts, data = prepare({**fields, "feed": "resident"})
   take, step = open_feed(config, parts, data, data.split.train[: config.train.batch_size], 1)

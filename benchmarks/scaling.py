@@ -26,7 +26,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 import jax
 import numpy as np
 
-from bt_jax.parts import make_parts
+from bt_jax.running.parts import make_parts
 from bt_jax.training import parallel
 from bt_jax.training.state import init_state
 from bt_jax.training.step import make_train_step

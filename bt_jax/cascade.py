@@ -5,18 +5,20 @@ from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
-from bt_jax import files, machine, results, runs
+from bt_jax import files, machine
 from bt_jax.errors import UserError
 from bt_jax.evaluation import bootstrap, cascade
 from bt_jax.evaluation.aggregation import summarize
 from bt_jax.evaluation.classification import summarize_classes
 from bt_jax.evaluation.rows import Row
-from bt_jax.parts import Parts, make_parts
-from bt_jax.report import figures, html
+from bt_jax.report import figures
+from bt_jax.report.page import html
 from bt_jax.report.tables import cascade_table, heading
-from bt_jax.runs import Data
+from bt_jax.running import results, runs
+from bt_jax.running.parts import Parts, make_parts
+from bt_jax.running.runs import Data
+from bt_jax.running.workdir import begin, claim
 from bt_jax.training.checkpoints import Checkpoints
-from bt_jax.workdir import begin, claim
 
 _ROLES = {"classifier": "classification", "segmenter": "segmentation"}
 

@@ -8,9 +8,9 @@ from bt_jax import files
 from bt_jax.errors import UserError
 from bt_jax.evaluation import bootstrap, comparison
 from bt_jax.evaluation.aggregation import score_of
-from bt_jax.judges import JUDGES
 from bt_jax.report.tables import compare_table
-from bt_jax.results import Tables
+from bt_jax.running.judges import JUDGES
+from bt_jax.running.results import Tables
 
 
 def compare(runs: Sequence[str], workdir: pathlib.Path | None) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from bt_jax import experiment, files, machine, pooling, results
+from bt_jax import experiment, files, machine, pooling
 from bt_jax.datasets import store
 from bt_jax.datasets.lgg_mri.lgg_mri_dataset_builder import FOLDS
 from bt_jax.errors import UserError
@@ -15,10 +15,11 @@ from bt_jax.evaluation import subgroups
 from bt_jax.evaluation.aggregation import score_of
 from bt_jax.evaluation.rows import Row
 from bt_jax.evaluation.volumes import volume_columns
-from bt_jax.judges import JUDGES
-from bt_jax.parts import make_parts
-from bt_jax.runs import build, plain
-from bt_jax.workdir import begin, claim
+from bt_jax.running import results
+from bt_jax.running.judges import JUDGES
+from bt_jax.running.parts import make_parts
+from bt_jax.running.runs import build, plain
+from bt_jax.running.workdir import begin, claim
 
 
 def crossval(config: ConfigDict, workdir: pathlib.Path, runs: Sequence[str] = ()) -> None:

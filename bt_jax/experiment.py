@@ -4,18 +4,19 @@ import pathlib
 
 from ml_collections import ConfigDict
 
-from bt_jax import machine, runs, warmstart
+from bt_jax import machine
 from bt_jax.datasets import splits
 from bt_jax.errors import UserError
-from bt_jax.fitting import fit
-from bt_jax.judging import judge_best
-from bt_jax.parts import make_parts
 from bt_jax.pretrained.convert import check_fits, save_converted
 from bt_jax.pretrained.sources import READERS
-from bt_jax.runs import open_data, plain
+from bt_jax.running import runs, warmstart
+from bt_jax.running.fitting import fit
+from bt_jax.running.judging import judge_best
+from bt_jax.running.parts import make_parts
+from bt_jax.running.runs import open_data, plain
+from bt_jax.running.workdir import begin, claim
 from bt_jax.training import hosts, parallel
 from bt_jax.training.checkpoints import Checkpoints
-from bt_jax.workdir import begin, claim
 
 
 def build(config: ConfigDict, workdir: pathlib.Path) -> None:

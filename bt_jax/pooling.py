@@ -7,15 +7,16 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from bt_jax import files, results
+from bt_jax import files
 from bt_jax.datasets import splits
 from bt_jax.datasets.lgg_mri.lgg_mri_dataset_builder import FOLDS
 from bt_jax.errors import UserError
 from bt_jax.evaluation.aggregation import score_of
 from bt_jax.evaluation.rows import Row
-from bt_jax.judges import JUDGES
-from bt_jax.results import Tables
-from bt_jax.workdir import differences
+from bt_jax.running import results
+from bt_jax.running.judges import JUDGES
+from bt_jax.running.results import Tables
+from bt_jax.running.workdir import differences
 
 
 def is_finished(folder: pathlib.Path) -> bool:

@@ -9,7 +9,7 @@ from PIL import Image
 from bt_jax import files
 from bt_jax.evaluation.classification import class_rows, patient_class_rows, summarize_classes
 from bt_jax.evaluation.rows import patient_rows, slice_rows
-from bt_jax.report import volumes
+from bt_jax.report.page import volumes
 from bt_jax.schema import Slices
 
 EVIL = "<b>x"  # a case that would be markup if it were not escaped

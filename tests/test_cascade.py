@@ -103,7 +103,10 @@ def test_cascade_of_two_runs_of_one_split(classifier, run, tiny_cls, tmp_path):
   assert status == 0, err
   assert "Cascade on the test part: phantom (synthetic), patient_fold_00" in out
   summary = json.loads((tmp_path / "cascade/summary.json").read_text())
-  own = {role: json.loads((folder / "summary.json").read_text())["test"] for role, folder in (("s", run[0]), ("c", classifier[0]))}
+  own = {
+    role: json.loads((folder / "summary.json").read_text())["test"]
+    for role, folder in (("s", run[0]), ("c", classifier[0]))
+  }
   ways = summary["test"]["classification"]
   for name in ("pooled", "patient", "slice", "detection"):  # the segmenter's own numbers, again
     assert summary["test"]["segmentation"]["alone"][name] == own["s"][name]

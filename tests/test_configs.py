@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from bt_jax import experiment, parts, runs
+from bt_jax import experiment
 from bt_jax.errors import UserError
 from bt_jax.pipeline import feed
+from bt_jax.running import parts, runs
 from bt_jax.training import parallel
 from bt_jax.training.step import make_train_step
 from configs import cls, common, seg

@@ -10,7 +10,7 @@ import pytest
 
 from bt_jax import crossval, files, pooling
 from bt_jax.errors import UserError
-from bt_jax.results import Tables
+from bt_jax.running.results import Tables
 from tests.conftest import launch, start, table_of, unbroken
 
 FOLDS = (0, 7)
@@ -161,7 +161,10 @@ def test_what_cannot_be_pooled(pooled, tmp_path):
   refused(r"fold_07/slices.csv has no row of .* \(1 such slices\)", rows=rows[1:])
   refused(r"has more than one row of", rows=[*rows, rows[0]])
   refused(r"has a row of the foreign slice", rows=[*rows, tables[0].slices[0]])
-  refused(r"its network saw .*, which it is judged on: that leaks", split={"train": splits[7]["train"] + splits[7]["test"][:1]})
+  refused(
+    r"its network saw .*, which it is judged on: that leaks",
+    split={"train": splits[7]["train"] + splits[7]["test"][:1]},
+  )
   refused(r"is of other data than .* \(1 slices are in one only\)", split={"train": splits[7]["train"][1:]})
   refused(r"is of the split random_slices_leaky, expected patient_fold_07", split={"name": "random_slices_leaky"})
   first = splits[0]["test"]

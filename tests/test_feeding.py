@@ -4,9 +4,9 @@ import jax
 import numpy as np
 import pytest
 
-from bt_jax import feeding, runs
-from bt_jax.parts import make_parts
 from bt_jax.pipeline import feed
+from bt_jax.running import feeding, runs
+from bt_jax.running.parts import make_parts
 from configs import seg
 
 

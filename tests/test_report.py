@@ -9,7 +9,7 @@ from PIL import Image
 
 from bt_jax import files
 from bt_jax.errors import UserError
-from bt_jax.report import charts, html, volumes, words
+from bt_jax.report.page import charts, html, volumes, words
 from bt_jax.schema import Slices
 from tests.made_up_runs import KINDS, NAMES, classification, estimates, make_slices, segmentation, shifted
 

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from bt_jax.report import html, words
+from bt_jax.report.page import html, words
 from tests.made_up_runs import EVIL, KINDS
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

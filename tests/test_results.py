@@ -8,8 +8,8 @@ import pytest
 from bt_jax.errors import UserError
 from bt_jax.evaluation import calibration, classification, rows
 from bt_jax.evaluation.volumes import volume_columns
-from bt_jax.judges import JUDGES
-from bt_jax.results import Tables, summarize
+from bt_jax.running.judges import JUDGES
+from bt_jax.running.results import Tables, summarize
 from tests.test_evaluation import make_slices
 
 CLINICAL = {"site": "CS", "has_pre": True, "has_post": False, "neoplasm_histologic_grade": 1, "RNASeqCluster": -1}

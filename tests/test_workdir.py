@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from bt_jax.errors import UserError
-from bt_jax.workdir import begin, claim
+from bt_jax.running.workdir import begin, claim
 from tests.conftest import ROOT
 
 CONFIG = {"preset": "", "data": {"root": None, "dir": None}, "eval": {"threshold": None}, "train": {"epochs": 3}}
@@ -49,7 +49,7 @@ def test_places_may_differ_and_one_section_where_allowed(tmp_path):
 def test_one_process_at_a_time(tmp_path):
   begin(tmp_path, CONFIG)
   program = (
-    "import sys, pathlib; from bt_jax.workdir import claim; from bt_jax.errors import UserError\n"
+    "import sys, pathlib; from bt_jax.running.workdir import claim; from bt_jax.errors import UserError\n"
     f"try:\n  with claim(pathlib.Path(sys.argv[1]), {CONFIG!r}, new=True): print('held')\n"
     "except UserError as error: print(error)"
   )

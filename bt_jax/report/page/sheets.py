@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from bt_jax.evaluation.aggregation import EMPTY_RULES
-from bt_jax.report.words import MISSING, interval, number, sentence
+from bt_jax.report.page.words import MISSING, interval, number, sentence
 
 Group = dict[str, Any]
 _NO_VALUE = "no value, as there is nothing here to measure it on"

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bt_jax.evaluation.classification import summarize_classes
-from bt_jax.report import charts, paper, paper_sheets, sheets, viewer, words
-from bt_jax.report.charts import Chart
-from bt_jax.report.record import Record
-from bt_jax.report.sheets import Table
+from bt_jax.report import paper
+from bt_jax.report.page import charts, paper_sheets, sheets, viewer, words
+from bt_jax.report.page.charts import Chart
+from bt_jax.report.page.record import Record
+from bt_jax.report.page.sheets import Table
 
 
 class Section(NamedTuple):

@@ -13,9 +13,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from bt_jax import machine
-from bt_jax.parts import Parts
 from bt_jax.pipeline import feed
-from bt_jax.runs import Data
+from bt_jax.running.parts import Parts
+from bt_jax.running.runs import Data
 from bt_jax.training import hosts, parallel
 from bt_jax.training.state import TrainState
 from bt_jax.training.step import TrainStep, make_resident_step, make_train_step

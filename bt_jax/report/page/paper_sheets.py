@@ -3,8 +3,8 @@
 from typing import Any
 
 from bt_jax.report import paper
-from bt_jax.report.sheets import Cell, Table, measured, table, text, value
-from bt_jax.report.words import model
+from bt_jax.report.page.sheets import Cell, Table, measured, table, text, value
+from bt_jax.report.page.words import model
 
 _ROWS = {"support": "support", "accuracy": "accuracy", "precision": "precision", "recall": "recall", "f1": "F1", "dsc": "DSC",
          "iou": "IoU", "si": "SI"}  # fmt: skip

@@ -14,8 +14,8 @@ from tqdm import tqdm
 from bt_jax import files
 from bt_jax.datasets import splits, store
 from bt_jax.errors import UserError
-from bt_jax.parts import Parts, data_variant
 from bt_jax.pipeline import feed
+from bt_jax.running.parts import Parts, data_variant
 from bt_jax.schema import Slices
 from bt_jax.training import hosts, parallel
 from bt_jax.training.checkpoints import Checkpoints

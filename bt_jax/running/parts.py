@@ -15,13 +15,13 @@ from ml_collections import ConfigDict
 from bt_jax.datasets import splits
 from bt_jax.errors import UserError, choose
 from bt_jax.evaluation import subgroups
-from bt_jax.judges import JUDGES, Judge
 from bt_jax.losses import Loss, make_loss
 from bt_jax.models import make_model
 from bt_jax.pipeline.augment import make_augment
 from bt_jax.pipeline.contrast import make_contrast
 from bt_jax.pipeline.feed import FEEDS, SAMPLINGS
 from bt_jax.pipeline.preprocess import Augment, make_preprocess, parse_channels
+from bt_jax.running.judges import JUDGES, Judge
 from bt_jax.training import finetune, parallel
 from bt_jax.training.optimizer import make_optimizer, make_schedule
 from bt_jax.training.state import PyTree

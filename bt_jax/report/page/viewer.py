@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bt_jax.report import volumes
-from bt_jax.report.charts import Chart, samples, source
-from bt_jax.report.record import Record
-from bt_jax.report.words import number
+from bt_jax.report.page import volumes
+from bt_jax.report.page.charts import Chart, samples, source
+from bt_jax.report.page.record import Record
+from bt_jax.report.page.words import number
 
 Row = dict[str, Any]
 _WHITE = 0.999  # share of a volume's pixels that is not white when shown

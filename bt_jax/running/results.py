@@ -16,8 +16,8 @@ from bt_jax.errors import UserError
 from bt_jax.evaluation import association, baselines, bootstrap, calibration, subgroups, surface
 from bt_jax.evaluation.aggregation import score_of, summarize_distances
 from bt_jax.evaluation.rows import Row
-from bt_jax.judges import Judge
-from bt_jax.report import html
+from bt_jax.report.page import html
+from bt_jax.running.judges import Judge
 
 _ENOUGH = 20  # patients, to look for associations with their genes
 
@@ -82,7 +82,7 @@ def about_this() -> dict[str, Any]:
 @functools.cache
 def _commit() -> str | None:
   """Of the checkout that this code runs from, `-dirty` where files differ from it; None elsewhere."""
-  root = pathlib.Path(__file__).parent.parent
+  root = pathlib.Path(bt_jax.__file__).parent.parent
   if not (root / ".git").exists():
     return None
   try:

@@ -7,8 +7,8 @@ from markupsafe import Markup
 
 import bt_jax
 from bt_jax import files
-from bt_jax.report import sections, viewer, words
-from bt_jax.report.record import Record, read
+from bt_jax.report.page import sections, viewer, words
+from bt_jax.report.page.record import Record, read
 
 _PAGE_BYTES = 9_500_000  # of the whole file, at most
 _ENOUGH_BYTES = 5_000_000  # of volumes, from which on only the best, median and worst are added
@@ -37,7 +37,7 @@ def _page(record: Record, results: list[sections.Section], show_slices: bool, sh
   in_viewer = {patient_of[volume.case]: volume.case for volume in shown}
   parts = [sections.patients(record, in_viewer), *results, sections.published(record, results), sections.about(record)]
   environment = jinja2.Environment(
-    loader=jinja2.PackageLoader("bt_jax.report", "."),
+    loader=jinja2.PackageLoader("bt_jax.report.page", "."),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,

@@ -10,14 +10,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 import bt_jax
-from bt_jax import files, runs, warmstart
+from bt_jax import files
 from bt_jax.errors import UserError
 from bt_jax.evaluation.aggregation import score_of
-from bt_jax.feeding import feed_and_step
-from bt_jax.parts import Parts
 from bt_jax.pipeline import feed
 from bt_jax.pretrained.convert import Weights, fill_encoder
-from bt_jax.runs import Data, first_state, plain
+from bt_jax.running import runs, warmstart
+from bt_jax.running.feeding import feed_and_step
+from bt_jax.running.parts import Parts
+from bt_jax.running.runs import Data, first_state, plain
 from bt_jax.schema import Slices
 from bt_jax.training import hosts, loop, parallel
 from bt_jax.training.checkpoints import Checkpoints

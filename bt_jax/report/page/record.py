@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from bt_jax import files
 from bt_jax.errors import UserError
-from bt_jax.report.words import plain
+from bt_jax.report.page.words import plain
 
 Row = dict[str, Any]
 _WORDS = {"data", "split", "case", "patient", "site"}  # columns that are words even where they look like numbers

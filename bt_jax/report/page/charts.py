@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from bt_jax.evaluation.calibration import BINS, CALIBRATED, bin_of
-from bt_jax.report.words import MINUS, number
+from bt_jax.report.page.words import MINUS, number
 
 matplotlib.use("agg")
 from matplotlib import pyplot as plt

@@ -8,9 +8,9 @@ from bt_jax import files
 from bt_jax.errors import UserError
 from bt_jax.evaluation import bootstrap, comparison
 from bt_jax.evaluation.aggregation import score_of
+from bt_jax.evaluation.tables import Tables, read_run
 from bt_jax.report.tables import compare_table
 from bt_jax.running.judges import JUDGES
-from bt_jax.running.results import Tables
 
 
 def compare(runs: Sequence[str], workdir: pathlib.Path | None) -> None:
@@ -26,7 +26,7 @@ def compare(runs: Sequence[str], workdir: pathlib.Path | None) -> None:
   if len(runs) != 2:
     raise UserError(f"--mode=compare takes two runs, not {len(runs)}: --runs=FIRST,SECOND")
   folders = [pathlib.Path(run).expanduser() for run in runs]
-  first, second = (_read(folder) for folder in folders)
+  first, second = (read_run(folder) for folder in folders)
   _check_alike(folders, first, second)
   (about, before), (_, after) = first, second
   judge, patients = JUDGES[about["task"]], len(before.patients)
@@ -67,15 +67,6 @@ def compare(runs: Sequence[str], workdir: pathlib.Path | None) -> None:
   print(f"\n{table}\n\nwritten:\n" + "\n".join(f"  {path}" for path in written))
 
 
-def _read(folder: pathlib.Path) -> tuple[dict[str, Any], Tables]:
-  if not (folder / "summary.json").is_file():
-    raise UserError(f"--runs: {folder} holds no finished run: name the folder of one")
-  summary = files.read_json(folder / "summary.json")
-  if summary.get("task") not in JUDGES or "commit" not in summary:
-    raise UserError(f"--runs: {folder} holds no run of one network, evaluated by this version: evaluate it again")
-  return summary, Tables.read(folder)
-
-
 def _check_alike(
   folders: list[pathlib.Path], first: tuple[dict[str, Any], Tables], second: tuple[dict[str, Any], Tables]
 ) -> None:
@@ -86,6 +77,9 @@ def _check_alike(
         f"{folder}: {of['task']}, {of['data']}, {of['split']}" for folder, of in zip(folders, (one, two), strict=True)
       )
       raise UserError(f"--runs are not of the same {what} ({told}): only runs judged on the same slices are compared")
-  ids = [[(row["case"], row["slice"]) for row in tables.slices] for tables in (before, after)]
-  if ids[0] != ids[1]:
-    raise UserError(f"--runs: slices.csv of {folders[0]} and {folders[1]} differ in their slices: evaluate both again")
+  for name, key in (("slices", ("case", "slice")), ("patients", ("patient",))):
+    ids = [[[row[part] for part in key] for row in getattr(tables, name)] for tables in (before, after)]
+    if ids[0] != ids[1]:
+      raise UserError(
+        f"--runs: {name}.csv of {folders[0]} and {folders[1]} differ in their {name} or their order: evaluate both again"
+      )

@@ -29,7 +29,7 @@ def write_bytes(path: str | pathlib.Path, content: bytes) -> pathlib.Path:
 
 def write_json(path: str | pathlib.Path, content: Any) -> pathlib.Path:
   """Writes JSON, indented, keys in the order given."""
-  return write_bytes(path, (json.dumps(content, indent=2) + "\n").encode())
+  return write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 def read_json(path: str | pathlib.Path) -> Any:
@@ -41,16 +41,19 @@ def read_json(path: str | pathlib.Path) -> Any:
 
 
 def read_csv(path: str | pathlib.Path) -> list[dict[str, Any]]:
-  """What `write_csv` wrote, with its integers, floats, booleans and empty values; raises UserError where it is damaged."""
-  with open(path, newline="", encoding="utf-8") as file:
-    names, *lines = [*csv.reader(file)] or [[]]
+  """What `write_csv` wrote, with its integers, floats, booleans, and None for what is empty or nan; raises UserError where it is damaged."""
+  try:
+    with open(path, newline="", encoding="utf-8") as file:
+      names, *lines = [*csv.reader(file)] or [[]]
+  except (UnicodeDecodeError, csv.Error) as error:
+    raise UserError(f"{path} is damaged (it is no table of text): evaluate its run again") from error
   if any(len(line) != len(names) for line in lines):
     raise UserError(f"{path} is damaged (a line has more or fewer columns than its head): evaluate its run again")
   return [{name: _value(text) for name, text in zip(names, line, strict=True)} for line in lines]
 
 
 def _value(text: str) -> Any:
-  if text == "":
+  if text in ("", "nan"):
     return None
   if text in ("True", "False"):
     return text == "True"

@@ -11,12 +11,14 @@ from bt_jax import files
 from bt_jax.datasets import splits
 from bt_jax.datasets.lgg_mri.lgg_mri_dataset_builder import FOLDS
 from bt_jax.errors import UserError
-from bt_jax.evaluation.aggregation import score_of
+from bt_jax.evaluation.aggregation import chosen
 from bt_jax.evaluation.rows import Row
+from bt_jax.evaluation.tables import Tables, read_run
 from bt_jax.running import results
 from bt_jax.running.judges import JUDGES
-from bt_jax.running.results import Tables
 from bt_jax.running.workdir import differences
+
+_ALIKE = ("data", "synthetic", "task", "model", "normalize", "threshold_from", "largest_component")  # in all folds
 
 
 def is_finished(folder: pathlib.Path) -> bool:
@@ -86,14 +88,12 @@ def pool(
     UserError: folds are of different data, a row is missing or there twice, or a network saw a patient it is judged on.
   """
   split_of = {fold: files.read_json(folder / "split.json") for fold, folder in folders.items()}
-  tables_of = {fold: Tables.read(folder) for fold, folder in folders.items()}
+  runs = {fold: read_run(folder) for fold, folder in folders.items()}
+  summaries, tables_of = ({fold: run[at] for fold, run in runs.items()} for at in (0, 1))
   check(folders, split_of, tables_of)
+  _check_judged_alike(folders, summaries)
   tables = Tables.joined(list(tables_of.values()))
-  summaries = {fold: files.read_json(folder / "summary.json") for fold, folder in folders.items()}
   first = next(iter(summaries.values()))
-  same = lambda name: (
-    first[name] if all(summary[name] == first[name] for summary in summaries.values()) else "differs by fold"
-  )
   told = f"{len(folders)} patient folds" if len(folders) == FOLDS else f"{len(folders)} of {FOLDS} patient folds"
   hashes = "".join(split["hash"] for split in split_of.values())
   about = {
@@ -103,7 +103,9 @@ def pool(
     "synthetic": first["synthetic"],
     "split_hash": hashlib.sha256(hashes.encode()).hexdigest(),
     "parts": {"test": len(tables.slices)},
-    **{name: same(name) for name in ("task", "model", "normalize", "largest_component", "devices")},
+    **{name: first[name] for name in ("task", "model", "normalize", "largest_component")},
+    **{name: "; ".join(sorted({str(of[name]) for of in summaries.values()})) for name in ("devices", "machine")},
+    "commits": sorted({str(of["commit"]) for of in summaries.values()}),
     "threshold": None,
     "threshold_from": f"{first['threshold_from']}, by fold",
     "temperatures": dict.fromkeys(first["temperatures"]),
@@ -119,14 +121,29 @@ def pool(
   return results.summarize(tables, JUDGES[first["task"]], about, groupings=groupings, everyone=everyone), tables
 
 
+def _check_judged_alike(folders: dict[int, pathlib.Path], summaries: dict[int, dict[str, Any]]) -> None:
+  """Raises UserError where folds were evaluated in different ways, as `--mode=evaluate` may have done."""
+  first = next(iter(summaries))
+  baselines = {fold: [baseline["name"] for baseline in of["baselines"]] for fold, of in summaries.items()}
+  for fold, summary in summaries.items():
+    named = {name: (summary[name], summaries[first][name]) for name in _ALIKE}
+    named["baselines"] = (baselines[fold], baselines[first])
+    differ = [
+      f"{name} ({there!r}, {here!r} in {folders[first]})" for name, (there, here) in named.items() if there != here
+    ]
+    if differ:
+      raise UserError(
+        f"{folders[fold]} was evaluated in another way: {', '.join(differ)}; evaluate it again as the others were, with --mode=evaluate"
+      )
+
+
 def _fold(fold: int, folder: pathlib.Path, summary: dict[str, Any]) -> dict[str, Any]:
   test = summary["test"]
-  names = JUDGES[summary["task"]].headline
   return {
     "fold": fold,
     "run": str(folder.resolve()),
     **{name: test[name] for name in ("patients", "slices", "tumor_slices")},
-    **{short: score_of(test, name) for short, name in names.items()},
+    **chosen(test, JUDGES[summary["task"]].headline),
     **{name: summary[name] for name in ("threshold", "temperatures", "checkpoint", "epochs", "seconds", "commit")},
   }
 

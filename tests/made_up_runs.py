@@ -59,11 +59,13 @@ def common(slices, **changes):
     "normalize": "volume", "threshold": 0.45, "threshold_from": "chosen on the validation part", "largest_component": False,
     "checkpoint": {"step": 3101, "arrays_sha256": "d4e5f6"}, "epochs": {"trained": 2, "planned": 60},
     "versions": {"bt_jax": "0.1.0", "jax": "0.9.1"}, "devices": "1 x cpu", "commit": "c0ffee", "finished": "2025-01-02T03:04:05+00:00",
-    "seconds": 3723.4, "baselines": [],
+    "seconds": 3723.4, "machine": "8 cores of a made-up machine", "temperatures": {"slices": 1.5}, "baselines": [],
     "intervals": {"level": 0.95, "method": "percentile bootstrap over patients", "resamples": 2000, "patients": 3, "why": "3 patients only"},
   } | changes  # fmt: skip
 
 
+CLUSTERS = {"clusters": [1, 4], "above": [0, 2], "not_above": [1, 0]}
+COUNTED = {"pixels": 1000, "probability_sum": 625.0, "tumor_pixels": 375}
 METRICS = ("dice", "iou", "precision", "recall", "accuracy")
 
 
@@ -75,8 +77,9 @@ def segmentation(folder, counts=None, masks=True, **changes):
   patients = [row | {"hd95": at + 0.25, "assd": at + 0.5, "site": "XY"} for at, row in enumerate(patient_rows(rows))]
   patients[0]["hd95"] = float("nan")
   reliability = [
-    {**NAMES, "patient": "A", "calibrated": kind, "bin": 9 * kind, "pixels": 1000, "probability_sum": 625.0, "tumor_pixels": 375}
-    for kind in (0, 1)
+    {**NAMES, "patient": row["patient"], "calibrated": kind, "bin": place}
+    | {name: value * ((place, row) == (9 * kind, patients[0])) for name, value in COUNTED.items()}
+    for row in patients for kind in (0, 1) for place in range(10)
   ]  # fmt: skip
   means, medians = ([f"{name}_{ending}" for name in METRICS] for ending in ("mean", "median"))
   test = {
@@ -84,14 +87,14 @@ def segmentation(folder, counts=None, masks=True, **changes):
     "pooled": estimates(*METRICS), "patient": estimates(*means, *medians) | {"dice_std": 0.0123, "dice_q25": 0.2345, "dice_q75": 0.3456},
     "slice": estimates(*(f"{name}_{rule}" for name in METRICS for rule in ("empty_is_one", "nonempty_truth"))),
     "detection": estimates("sensitivity", "false_positive_rate", "accuracy"),
-    "volume": {"unit": "pixels", "error_mean": -1234.0, "error_mean_ci95": [-2345.0, 67.0], "limits_low": -4567.0, "limits_high": 2099.0},
+    "volume": {"unit": "voxels", "error_mean": -1234.0, "error_mean_ci95": [-2345.0, 67.0], "limits_low": -4567.0, "limits_high": 2099.0},
     "surface": {"unit": "pixels", "empty": "both empty: 0", "hd95_mean": None, "hd95_mean_ci95": None, "assd_mean": 5.4321, "assd_mean_ci95": None},
-    "calibration": {"pixels": {"temperature": 1.75, **estimates("ece", "ece_calibrated")}, "slices": {"temperature": 0.5, **estimates("ece", "ece_calibrated")}},
+    "calibration": {"pixels": {"temperature": 1.75, "why": None, **estimates("ece", "ece_calibrated")}, "slices": {"temperature": 0.05, "why": "held at its limit", **estimates("ece", "ece_calibrated")}},
     "subgroups": {"site": [{"group": "XY", "patients": 2, "slices": 12, **estimates("dice_mean")}, {"group": "Z", "patients": 1, "slices": 4, "dice_mean": 0.777, "dice_mean_ci95": None}]},
-    "associations": {"truth": [{"feature": "angular_std", "grouping": "RNASeqCluster", "patients": 3, "p": 0.0001, "p_holm": 0.0456, "why": None}],
-                     "predicted": [{"feature": "angular_std", "grouping": "RNASeqCluster", "patients": 3, "p": None, "p_holm": None, "why": "one cluster only"}]},
+    "associations": {"truth": [{"feature": "angular_std", "grouping": "RNASeqCluster", "patients": 3, "p": 0.0001, "p_holm": 0.0456, "why": None, **CLUSTERS}],
+                     "predicted": [{"feature": "angular_std", "grouping": "RNASeqCluster", "patients": 3, "p": None, "p_holm": None, "why": "one cluster only", **CLUSTERS}]},
   }  # fmt: skip
-  otsu = {"name": "otsu", "title": "Otsu's threshold", "parameters": {"classes": 4}, "elsewhere": "DSC .89 on BRATS 2015",
+  otsu = {"name": "otsu", "title": "Otsu's threshold", "parameters": {"classes": 4},
           "test": {"pooled": estimates("dice", "iou"), "patient": estimates("dice_mean")}}  # fmt: skip
   config = {
     "loss": {"name": "focal_tversky", "exponent": 0.5},
@@ -106,7 +109,13 @@ def classification(folder, **changes):
   slices = make_slices({"case A": 3, "case B": 4})
   probability = np.linspace(0, 1, len(slices))
   rows = class_rows(slices, probability, probability >= 0.5, **NAMES)
-  test = summarize_classes(rows) | {"accuracy_ci95": [0.5011, 0.9022]}
+  rows = [row | {"probability_calibrated": row["probability"] * 0.8} for row in rows]
+  test = summarize_classes(rows) | {
+    "accuracy_ci95": [0.5011, 0.9022],
+    "subgroups": {},
+    "associations": {"why": "7 slices"},
+  }
+  test["calibration"] = {"slices": {"temperature": 1.5, "why": None, **estimates("ece", "ece_calibrated")}}
   config = {"loss": {"name": "cross_entropy"}, "train": {"score": "loss"}}
   summary = common(slices, task="classification", model="cnn", test=test, **changes)
   return write(folder, summary, config, rows, patient_class_rows(rows), [], (slices, None))

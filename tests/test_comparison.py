@@ -29,6 +29,15 @@ def test_nothing_to_test_is_said():
   assert comparison.paired(same[:1], [{"dice": 1.0}], "dice")["why"] == "one patient only"
 
 
+def test_patients_without_a_value_are_left_out_and_counted():
+  first = [{"hd95": value} for value in (1.0, None, 3.0, 4.0)]
+  second = [{"hd95": value} for value in (2.0, 5.0, None, 6.0)]
+  found = comparison.paired(first, second, "hd95")
+  assert found["patients"] == 2 and found["mean"] == pytest.approx(1.5) and found["higher"] == 2
+  none = comparison.paired(first[1:2], second[1:2], "hd95")
+  assert none["patients"] == 0 and none["p"] is None and none["why"] == "no patient has a value"
+
+
 def test_differences_of_pooled_numbers_are_of_the_same_samples():
   """A run against itself with one pixel more per slice: the difference hardly varies, whatever the patients do."""
   rng = np.random.default_rng(0)
@@ -78,6 +87,8 @@ def test_two_runs_of_one_split(run, classifier, tmp_path):
   refused(f"{first},{second}", "are not of the same split")
   files.write_json(second / "summary.json", summary)
   files.write_csv(second / "slices.csv", rows[1:])
-  refused(f"{first},{second}", "differ in their slices")
+  refused(f"{first},{second}", "slices.csv has 3 rows, but summary.json 4 slices")
+  files.write_csv(second / "slices.csv", rows[::-1])
+  refused(f"{first},{second}", "differ in their slices or their order")
   (second / "slices.csv").write_text("case,slice\n")
-  refused(f"{first},{second}", "holds no rows of test slices")
+  refused(f"{first},{second}", "slices.csv is missing or has no rows")

@@ -10,7 +10,7 @@ import pytest
 
 from bt_jax import crossval, files, pooling
 from bt_jax.errors import UserError
-from bt_jax.running.results import Tables
+from bt_jax.evaluation.tables import Tables
 from tests.conftest import launch, start, table_of, unbroken
 
 FOLDS = (0, 7)
@@ -125,6 +125,9 @@ def test_folds_elsewhere_are_pooled_by_the_same_command(pooled, flags, tmp_path)
   _one_line([*flags, "--config.train.learning_rate=0.5", f"--workdir={tmp_path / 'new'}", f"--runs={tmp_path}/job_*"],
             "job_0 is of another configuration, which differs in train.learning_rate (0.005 there, 0.5 now)")  # fmt: skip
   _one_line([*flags, f"--runs={tmp_path}/nothing"], "holds no run")
+  told = json.loads((tmp_path / "job_7" / "summary.json").read_text())
+  files.write_json(tmp_path / "job_7" / "summary.json", told | {"threshold_from": "from the configuration"})
+  _one_line([*flags, f"--runs={tmp_path}/job_*"], "job_7 was evaluated in another way: threshold_from")
   (tmp_path / "job_7" / "report.html").unlink()
   _one_line([*flags, f"--runs={tmp_path}/job_*"], "the run of fold 7 in")
 
@@ -173,5 +176,5 @@ def test_what_cannot_be_pooled(pooled, tmp_path):
   empty = tmp_path / "empty"
   shutil.copytree(folders[0], empty)
   (empty / "slices.csv").write_text((empty / "slices.csv").read_text().splitlines()[0] + "\n")
-  with pytest.raises(UserError, match="holds no rows of test slices"):
+  with pytest.raises(UserError, match="slices.csv is missing or has no rows"):
     Tables.read(empty)

@@ -78,7 +78,6 @@ def test_numbers_in_words():
   assert words.number(12345.6, "pixels") == "12,346" and words.number(0.0009, "p") == "<0.001"
   assert words.interval([0.1, 0.25]) == "0.100 to 0.250" and words.interval(None) == ""
   assert [words.duration(seconds) for seconds in (59.6, 61, 7265)] == ["1 min 0 s", "1 min 1 s", "2 h 1 min"]
-  assert words.plain({"a": [float("nan"), 1.0], "b": float("inf")}) == {"a": [None, 1.0], "b": None}
 
 
 def test_charts_say_their_numbers():
@@ -193,7 +192,8 @@ def test_a_cascade_tells_what_its_gate_does(tmp_path):
           "sensitivity": 19 / 21, "false_positive_rate": 9 / 40, "false_positive_rate_gated": 4 / 40}  # fmt: skip
   alone = {"slices": 61, "patients": 3, "pooled": estimates("dice"), "patient": estimates("dice_mean")}
   runs = {"classifier": {"run": "/secret/a", "model": "cnn"}, "segmenter": {"run": "/secret/b", "model": "unet"}}
-  summary = {**NAMES, "leaky": False, "synthetic": True, **runs, "gate": {"threshold": 0.1234, "threshold_from": "chosen"},
+  summary = {**NAMES, "leaky": False, "synthetic": True, **runs, "intervals": {"level": 0.95, "method": "m", "resamples": 9, "patients": 3, "why": None},
+             "versions": {"bt_jax": "0.1.0"}, "gate": {"threshold": 0.1234, "threshold_from": "chosen"},
              "test": {"gate": gate, "segmentation": {"alone": alone, "gated": alone}, "classification": {}}}  # fmt: skip
   files.write_json(folder / "summary.json", summary)
   files.write_bytes(folder / "table.txt", b"the table < as it is")
@@ -225,23 +225,31 @@ def test_a_large_run_stays_below_ten_megabytes_and_shows_best_and_worst(tmp_path
 def test_an_unfinished_run_is_told_in_one_line(tmp_path):
   folder = segmentation(tmp_path)
   (folder / "slices.csv").write_text((folder / "slices.csv").read_text().splitlines()[0] + "\n")
-  with pytest.raises(UserError, match="slices.csv has no rows"):
+  with pytest.raises(UserError, match="slices.csv is missing or has no rows"):
     html.write_report(folder, show_slices=True)
   (folder / "summary.json").unlink()
-  with pytest.raises(UserError, match="holds no finished run: summary.json is missing"):
+  with pytest.raises(UserError, match="holds no finished run, as it has no summary.json"):
     html.write_report(folder, show_slices=True)
   assert not (folder / "report.html").exists()
 
 
 def test_a_run_with_less_in_its_folder_still_has_a_page(tmp_path):
   folder = segmentation(tmp_path)
-  for name in ("patients.csv", "reliability.csv", "metrics.csv", "config.json"):
+  for name in ("metrics.csv", "config.json"):
     (folder / name).unlink()
   for name in ("volumes", "figures"):
     shutil.rmtree(folder / name)
-  summary = json.loads((folder / "summary.json").read_text())
-  test = {name: summary["test"][name] for name in ("slices", "tumor_slices", "patients", "pooled", "patient", "slice")}
-  kept = ("data", "split", "leaky", "synthetic", "task", "model", "threshold", "threshold_from")
-  files.write_json(folder / "summary.json", {name: summary[name] for name in kept} | {"test": test})
   text = text_of(html.write_report(folder, show_slices=True))
-  assert "holds no volumes" in text and "This run made no intervals." in text and "did not measure it" in text
+  assert "holds no volumes" in text and "Training" not in text and "Bland-Altman" in text
+
+
+def test_a_damaged_configuration_or_history_is_told(tmp_path):
+  folder = segmentation(tmp_path)
+  (folder / "metrics.csv").write_text("epoch,train_loss\n1,0.5\n")
+  with pytest.raises(
+    UserError, match="metrics.csv is missing, damaged or of another version .no value in validation_loss"
+  ):
+    html.write_report(folder, show_slices=True)
+  (folder / "config.json").write_text("null")
+  with pytest.raises(UserError, match="config.json is damaged: it is not the configuration of a run"):
+    html.write_report(folder, show_slices=True)

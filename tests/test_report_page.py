@@ -128,6 +128,14 @@ def test_the_viewer_pages_and_switches_layers_by_click_key_and_wheel(visit, repo
   assert chosen.get_attribute("data-case") == "case A" and where().startswith("Slice 3")
 
 
+def test_every_picture_is_there_at_once_and_a_section_is_where_its_link_leads(visit, reports):
+  page = visit(reports["segmentation"])
+  assert page.evaluate("[...document.images].every((image) => image.complete && image.naturalWidth > 0)")
+  page.emulate_media(reduced_motion="reduce")
+  page.get_by_role("link", name="Training").click()
+  page.wait_for_function("Math.abs(document.getElementById('training').getBoundingClientRect().top) < 40")
+
+
 def test_print_shows_every_volume_at_its_largest_tumour(visit, reports):
   page = visit(reports["segmentation"])
   page.keyboard.press("ArrowLeft")

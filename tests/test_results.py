@@ -7,9 +7,10 @@ import pytest
 
 from bt_jax.errors import UserError
 from bt_jax.evaluation import calibration, classification, rows
+from bt_jax.evaluation.tables import Tables
 from bt_jax.evaluation.volumes import volume_columns
 from bt_jax.running.judges import JUDGES
-from bt_jax.running.results import Tables, summarize
+from bt_jax.running.results import summarize
 from tests.test_evaluation import make_slices
 
 CLINICAL = {"site": "CS", "has_pre": True, "has_post": False, "neoplasm_histologic_grade": 1, "RNASeqCluster": -1}
@@ -161,5 +162,5 @@ def test_tables_come_back_from_their_files_as_they_were(tmp_path):
   with pytest.raises(UserError, match="slices.csv is damaged"):
     Tables.read(tmp_path)
   (tmp_path / "slices.csv").unlink()
-  with pytest.raises(UserError, match="holds no rows of test slices"):
+  with pytest.raises(UserError, match="slices.csv is missing or has no rows"):
     Tables.read(tmp_path)

@@ -5,7 +5,7 @@ from bt_jax.evaluation import subgroups
 
 
 def patient(name, site, size, **fields):
-  row = {"patient": name, "site": site, "tp": size, "fn": 0, "has_pre": True, "has_post": True}
+  row = {"patient": name, "site": site, "truth_voxels": size, "has_pre": True, "has_post": True}
   return row | {"neoplasm_histologic_grade": 2, "RNASeqCluster": 1} | fields
 
 
@@ -15,7 +15,7 @@ PATIENTS = [
   patient("c", "CS", 30, RNASeqCluster=-1, neoplasm_histologic_grade=-1),
   patient("d", "HT", 40, has_pre=False, has_post=False),
 ]
-ROWS = [{"patient": row["patient"]} for row in PATIENTS for _ in range(row["tp"] // 10)]
+ROWS = [{"patient": row["patient"]} for row in PATIENTS for _ in range(row["truth_voxels"] // 10)]
 
 
 def groups(name):
@@ -29,7 +29,7 @@ def test_groups_and_counts_by_hand():
   assert groups("grade") == {"II": (1, 1, ["a"]), "III": (2, 6, ["b", "d"]), "not known": (1, 3, ["c"])}
   assert groups("sequences") == {
     "no post": (1, 2, ["b"]),
-    "no pre and post": (1, 4, ["d"]),
+    "no pre nor post": (1, 4, ["d"]),
     "none missing": (2, 4, ["a", "c"]),
   }
   assert [members for _, _, members in groups("size").values()] == [["a"], ["b"], ["c"], ["d"]]

@@ -122,6 +122,15 @@ SCORES = tuple(
 )
 
 
+def chosen(summary: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
+  """Some numbers of a summary and their intervals; `names` are their short names, each with the dotted one."""
+  return {
+    f"{short}{ending}": score_of(summary, f"{name}{ending}")
+    for short, name in names.items()
+    for ending in ("", "_ci95")
+  }
+
+
 def score_of(summary: dict[str, Any], name: str) -> float | list[float] | None:
   """One number of a summary, or its interval, by its dotted name, e.g. `pooled.dice`; None where it has no value."""
   return functools.reduce(lambda group, key: group[key], name.split("."), summary)

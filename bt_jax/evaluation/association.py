@@ -10,8 +10,7 @@ from scipy import stats
 from bt_jax.evaluation.shape import FEATURES
 from bt_jax.schema import CLINICAL_FIELDS
 
-# The columns of `data.csv` that group patients by genes: six by one platform each, and COC, the cluster of clusters,
-# which is made of the others. Buda et al.'s groups by IDH mutation and 1p/19q co-deletion are not in the file.
+# The columns of `data.csv` that group patients by genes: clusters by six kinds of data, and COC, the cluster of clusters. Buda et al.'s groups by IDH mutation and 1p/19q co-deletion are not in the file.
 GROUPINGS = CLINICAL_FIELDS[:7]
 UNKNOWN = -1
 _SAME = 1 + 1e-7  # tables as likely as the observed one but for rounding

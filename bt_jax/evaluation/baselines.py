@@ -47,13 +47,11 @@ class Method(NamedTuple):
 
   Attributes:
     title: what tables call it.
-    elsewhere: what the paper's Table 3 prints for it, measured by others on other data; None where it prints nothing.
     grid: the values that each parameter is chosen from.
     function: (slices, parameters, seed) -> masks before the clean-up; does not read `slices.mask`.
   """
 
   title: str
-  elsewhere: str | None
   grid: dict[str, tuple]
   function: Callable[[Slices, Parameters, int], Masks]
 
@@ -127,12 +125,9 @@ def copy_nearest(nearest: Sequence[str | None], training: Slices) -> Bool[np.nda
   return masks
 
 
-def told(name: str) -> dict[str, str | None]:
-  """What tables call a baseline, and what the paper prints for it."""
-  if name == COPY:
-    return {"title": "Copy of the nearest training slice's mask", "elsewhere": None}
-  method = choose("baseline", name, METHODS)
-  return {"title": method.title, "elsewhere": method.elsewhere}
+def title(name: str) -> str:
+  """What tables call a baseline."""
+  return "Copy of the nearest training slice" if name == COPY else choose("baseline", name, METHODS).title
 
 
 def _case_and_number(name: str) -> tuple[str, int]:
@@ -225,20 +220,19 @@ def _morphological(slices: Slices, parameters: Parameters, seed: int) -> Masks:
   return masks
 
 
-def _by_class(title: str, elsewhere: str, find: Callable[..., Float[np.ndarray, "n"]]) -> Method:
-  return Method(title, elsewhere, {**CLASSES, **OPENING, **CLEAN_UP}, _make_brightest_class(find))
+def _by_class(title: str, find: Callable[..., Float[np.ndarray, "n"]]) -> Method:
+  return Method(title, {**CLASSES, **OPENING, **CLEAN_UP}, _make_brightest_class(find))
 
 
 METHODS: dict[str, Method] = {
-  "nothing": Method("Empty mask", None, {}, _nothing),
-  "otsu": _by_class("Multi-level threshold (Otsu)", "DSC .89 on BRATS 2015", _otsu),
-  "kmeans": _by_class("K-means", "SI .91 on BRATS 2017", _kmeans),
+  "nothing": Method("Empty mask", {}, _nothing),
+  "otsu": _by_class("Multi-level threshold (Otsu)", _otsu),
+  "kmeans": _by_class("K-means", _kmeans),
   # The paper prints "Random Darwinian" and "Particle Swarm Optimization", and says no more of either.
-  "darwinian_pso": _by_class("Darwinian particle swarm", "DSC .91 on BRATS 2012", _darwinian),
-  "random_order_pso": _by_class("Particle swarm in random order", "DSC .93 on BRATS 2015", _random_order),
+  "darwinian_pso": _by_class("Darwinian particle swarm", _darwinian),
+  "random_order_pso": _by_class("Particle swarm in random order", _random_order),
   "morphological": Method(
     "Threshold and morphology",
-    "DSC .90 on BRATS 2015",
     {"threshold": (1.25, 1.5, 2.0), **OPENING, **CLEAN_UP},
     _morphological,
   ),

@@ -40,7 +40,7 @@ def estimate(numbers: Numbers, patients: int, *, intervals: bool = True) -> dict
 
 def about(patients: int) -> dict[str, Any]:
   """How the intervals of so many patients were made, for `summary.json`; `why` says what is wrong with them."""
-  why = f"{patients} patients only: read these intervals as a lower bound of what is not known"
+  why = f"{patients} patients only: these intervals are too narrow to rely on"
   if patients == 1:
     why = "one patient only: there is no interval over patients"
   return {

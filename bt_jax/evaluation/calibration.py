@@ -20,9 +20,9 @@ _EDGE = 1e-6  # probabilities are kept this far from 0 and 1, where log odds end
 
 
 def fit_temperature(probability: Float[np.ndarray, "n"], label: np.ndarray) -> float:
-  """The temperature in `_LIMITS` with the highest likelihood of these (validation) labels (Guo et al. 2017).
+  """The temperature in `_LIMITS` with the highest likelihood of these labels (Guo et al. 2017, arXiv:1706.04599).
 
-  Above 1 the probabilities were too sure, below 1 not sure enough.
+  Labels are those of validation. Above 1 the probabilities were too sure, below 1 not sure enough.
   """
   odds, sign = logit(_inside(probability)), np.where(label == 1, -1.0, 1.0)
 
@@ -31,6 +31,15 @@ def fit_temperature(probability: Float[np.ndarray, "n"], label: np.ndarray) -> f
 
   low, high = np.log(_LIMITS)
   return float(np.exp(minimize_scalar(cost, bounds=(low, high), method="bounded", options={"xatol": 1e-3}).x))
+
+
+def doubt(temperature: float | None) -> str | None:
+  """What is wrong with a temperature, if anything: it was held back where no temperature fits."""
+  if temperature is None or all(abs(np.log(temperature / limit)) > 0.05 for limit in _LIMITS):
+    return None
+  return (
+    f"the temperature is held at its limit of {temperature:.2g}: the validation part has one class, or tells nothing"
+  )
 
 
 def calibrate(probability: Float[np.ndarray, "*shape"], temperature: float) -> Float[np.ndarray, "*shape"]:
@@ -109,7 +118,7 @@ def _by_bin(name: str, at: np.ndarray, distance: np.ndarray) -> dict[str, np.nda
 
 
 def errors(sums: dict[str, np.ndarray], names: tuple[str, ...]) -> Numbers:
-  """Expected calibration error of the probability of tumour (Guo et al. 2017, arXiv:1706.04599), 0..1.
+  """Expected calibration error of the probability of tumour, 0..1; for one class what Guo et al. 2017 do for the surest.
 
   Over `BINS` bins of equal width: the distance between mean probability and share of tumours, weighed by how many there
   are in the bin.

@@ -36,9 +36,14 @@ def paired(first: list[Row], second: list[Row], column: str) -> dict[str, Any]:
 
   Returns:
     `first_mean`, `second_mean`, the differences' `mean` and `median` with `_ci95`, how often the second is `higher`,
-    `equal` and `lower`, and `p` (two-sided; None, with `why`, where there is nothing to test).
+    `equal` and `lower`, and `p` (two-sided; None, with `why`, where there is nothing to test). Patients without a value
+    in either run are left out; `patients` are those that are not.
   """
-  before, after = (np.array([row[column] for row in rows], float) for rows in (first, second))
+  pairs = [(one[column], two[column]) for one, two in zip(first, second, strict=True)]
+  before, after = np.array([pair for pair in pairs if None not in pair], float).reshape(-1, 2).T
+  if not len(before):
+    names = ("first_mean", "second_mean", "mean", "mean_ci95", "median", "median_ci95", "p")
+    return dict.fromkeys(names) | {"patients": 0, "higher": 0, "equal": 0, "lower": 0, "why": "no patient has a value"}
   change = after - before
   numbers = lambda index: {"mean": change[index].mean(-1), "median": np.median(change[index], -1)}
   p, why = None, None
@@ -49,6 +54,7 @@ def paired(first: list[Row], second: list[Row], column: str) -> dict[str, Any]:
   else:
     p = float(stats.wilcoxon(change).pvalue)
   return {
+    "patients": len(change),
     "first_mean": float(before.mean()),
     "second_mean": float(after.mean()),
     **bootstrap.estimate(numbers, len(change)),

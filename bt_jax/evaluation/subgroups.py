@@ -13,16 +13,17 @@ _GRADES = {1: "II", 2: "III"}  # of the World Health Organization, as data.csv c
 UNKNOWN = "not known"
 
 
-def _missing(row: Row) -> str:
+def missing_sequences(row: Row) -> str:
+  """Which sequences a patient has not, in words, from a row of `patients.csv`."""
   absent = [name for name in ("pre", "post") if not row[f"has_{name}"]]
-  return f"no {' and '.join(absent)}" if absent else "none missing"
+  return f"no {' nor '.join(absent)}" if absent else "none missing"
 
 
 # From a row of `patients.csv`, with `quartile`, to the group it is in.
 GROUPINGS: dict[str, Callable[[Row], str]] = {
   "site": lambda row: row["site"],
   "grade": lambda row: _GRADES.get(row["neoplasm_histologic_grade"], UNKNOWN),
-  "sequences": _missing,
+  "sequences": missing_sequences,
   "size": lambda row: row["quartile"],
   **{
     name: lambda row, name=name: (
@@ -56,12 +57,17 @@ def summarize(
     numbers: from rows to numbers.
 
   Returns:
-    For each name its groups, each with `group`, `patients`, `slices` and the numbers.
+    For each name its groups, each with `group`, `patients`, `slices` and the numbers. `size` is left out where patients
+    have no `truth_voxels`, as where a split cuts volumes.
   """
-  quartile = dict(zip((row["patient"] for row in patients), _quartiles(patients), strict=True))
+  sized = all("truth_voxels" in row for row in patients)
+  quartiles = _quartiles(patients) if sized else [""] * len(patients)
+  known = [row | {"quartile": quartile} for row, quartile in zip(patients, quartiles, strict=True)]
   found = {}
   for name in names:
-    group_of = {row["patient"]: GROUPINGS[name](row | {"quartile": quartile[row["patient"]]}) for row in patients}
+    if name == "size" and not sized:
+      continue
+    group_of = {row["patient"]: GROUPINGS[name](row) for row in known}
     found[name] = []
     for group in sorted(set(group_of.values()), key=lambda group: (group == UNKNOWN, group)):
       members = [row for row in rows if group_of[row["patient"]] == group]
@@ -71,8 +77,8 @@ def summarize(
 
 
 def _quartiles(patients: list[Row]) -> list[str]:
-  """Which quarter of these patients each is in by the volume of its true mask (a classifier's: tumour slices)."""
-  size = np.array([row["tp"] + row["fn"] for row in patients])
+  """Which quarter of these patients each is in by the volume of its true mask."""
+  size = np.array([row["truth_voxels"] for row in patients])
   edges = np.quantile(size, [0.25, 0.5, 0.75])
   words = ("smallest quarter", "second quarter", "third quarter", "largest quarter")
   return [f"{at + 1}: {words[at]}" for at in np.searchsorted(edges, size)]

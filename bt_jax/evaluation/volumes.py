@@ -4,10 +4,9 @@ import numpy as np
 from jaxtyping import Bool
 
 from bt_jax.evaluation import shape, surface
+from bt_jax.evaluation.postprocess import largest_part
 from bt_jax.evaluation.rows import Row
 from bt_jax.schema import Slices
-
-COLUMNS = ("unit", "hd95", "assd")
 
 
 def volume_columns(
@@ -22,19 +21,21 @@ def volume_columns(
       next slice counted as one.
 
   Returns:
-    By patient: the features of `shape.shape_features` as `truth_<feature>`; with masks also as `predicted_<feature>`,
-    `hd95` and `assd`, and their `unit`.
+    By patient: `truth_voxels` and the features of `shape.shape_features` as `truth_<feature>`; with masks also
+    `predicted_<feature>`, of the largest 3-D part, as a stray pixel at the other end of the head would make its ellipsoid,
+    and `hd95` and `assd`, of all parts, with their `unit`.
   """
   found: dict[str, Row] = {}
   for patient in dict.fromkeys(slices.patient.tolist()):
     places = np.flatnonzero(slices.patient == patient)
     places = places[np.argsort(slices.number[places])]
     truth = slices.mask[places, ..., 0] == 1
-    columns = {f"truth_{name}": value for name, value in shape.shape_features(truth).items()}
+    columns = {"truth_voxels": int(truth.sum())}
+    columns |= {f"truth_{name}": value for name, value in shape.shape_features(truth).items()}
     if masks is not None:
       predicted = masks[places]
       distances = surface.surface_distances(predicted, truth, spacing_mm or (1.0, 1.0, 1.0))
-      columns |= {f"predicted_{name}": value for name, value in shape.shape_features(predicted).items()}
+      columns |= {f"predicted_{name}": value for name, value in shape.shape_features(largest_part(predicted)).items()}
       columns |= {"unit": "mm" if spacing_mm else "pixels", **distances._asdict()}
     found[patient] = columns
   return found

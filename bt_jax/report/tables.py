@@ -90,16 +90,20 @@ _CLASSIFIED = {
 
 def _baseline_lines(summary: dict[str, Any], columns: dict[str, tuple[str | None, ...]]) -> list[str]:
   """This network and the baselines on the same slices."""
-  named = [(f"this {summary['model']}", summary["test"])]
-  named += [(baseline["title"], baseline["test"]) for baseline in summary["baselines"]]
+  named = [(f"this {summary['model']}", summary["test"], None)]
+  named += [(baseline["title"], baseline["test"], baseline["name"]) for baseline in summary["baselines"]]
   head = "dice; slices by any pixel" if columns is _SEGMENTED else "slices"
-  lines = [f"{f'on the same slices ({head})':50}" + "".join(f"{title:>24}" for title in columns)]
-  for title, test in named:
+  lines = [
+    f"{f'on the same slices ({head})':50}" + "".join(f"{title:>24}" for title in columns) + "   printed in the paper"
+  ]
+  for title, test, name in named:
+    printed = paper.TABLE3.get(name) if columns is _SEGMENTED else None
     cells = (
       _cell(functools.reduce(dict.__getitem__, filter(None, path[:-1]), test), path[-1]) for path in columns.values()
     )
-    lines.append(f"{title:50}" + "".join(f"{cell:>24}" for cell in cells))
-  return lines
+    line = f"{title:50}" + "".join(f"{cell:>24}" for cell in cells)
+    lines.append(f"{line}   {printed.result} on {printed.data}" if printed else line)
+  return [*lines, "Printed values were measured by others on other data: no comparison."]
 
 
 def _detection_lines(test: dict[str, Any]) -> list[str]:
@@ -136,6 +140,7 @@ def _calibration_lines(calibration: dict[str, Any]) -> list[str]:
     at = "of each fold" if found["temperature"] is None else f"{found['temperature']:.2f}"
     lines.append(
       f"calibration error of {name}: {_cell(found, 'ece')}, at the temperature {at} (from validation) {_cell(found, 'ece_calibrated')}"
+      + (f"; {found['why']}" if found["why"] else "")
     )
   return lines
 
@@ -193,7 +198,8 @@ def compare_table(summary: dict[str, Any]) -> str:
     ),
     "",
     *_intervals_lines(summary),
-    f"Of hd95 and assd, lower is better. p is of each row alone, not corrected for their number. {_NOT_CLINICAL}",
+    f"Of hd95 and assd, lower is better. p is of each row alone, not corrected for their number; of n patients it cannot be below "
+    f"2 / 2^n, which is {2 / 2 ** intervals['patients']:.2g} here. {_NOT_CLINICAL}",
   ]
   return "\n".join(lines)
 

@@ -11,13 +11,13 @@ from tqdm import tqdm
 from bt_jax.datasets import splits, store
 from bt_jax.evaluation import baselines, calibration, subgroups
 from bt_jax.evaluation.rows import Row
+from bt_jax.evaluation.tables import Tables
 from bt_jax.evaluation.volumes import volume_columns
 from bt_jax.report import figures
 from bt_jax.report.page import volumes
 from bt_jax.report.tables import heading
 from bt_jax.running import results, runs
 from bt_jax.running.parts import Parts
-from bt_jax.running.results import Tables
 from bt_jax.running.runs import Data
 from bt_jax.schema import Slices
 from bt_jax.training import hosts

@@ -1,68 +1,26 @@
 """From the tables of a run, or of many folds, to its numbers: `summary.json`, `table.txt` and `report.html`."""
 
-import dataclasses
 import datetime
 import functools
 import importlib.metadata
 import pathlib
 import platform
+import re
 import subprocess
 from collections.abc import Sequence
 from typing import Any
 
 import bt_jax
-from bt_jax import files
+from bt_jax import files, machine
 from bt_jax.errors import UserError
 from bt_jax.evaluation import association, baselines, bootstrap, calibration, subgroups, surface
-from bt_jax.evaluation.aggregation import score_of, summarize_distances
+from bt_jax.evaluation.aggregation import chosen, summarize_distances
 from bt_jax.evaluation.rows import Row
+from bt_jax.evaluation.tables import Tables
 from bt_jax.report.page import html
 from bt_jax.running.judges import Judge
 
 _ENOUGH = 20  # patients, to look for associations with their genes
-
-
-@dataclasses.dataclass(frozen=True)
-class Tables:
-  """The rows that every number is made from.
-
-  Attributes:
-    slices: one per test slice.
-    patients: one per patient.
-    reliability: pixels of each patient by bin of probability; none of a classifier.
-    baselines: as `slices`, for every baseline, which the column `baseline` names.
-  """
-
-  slices: list[Row]
-  patients: list[Row]
-  reliability: list[Row]
-  baselines: list[Row]
-
-  def write(self, workdir: pathlib.Path) -> list[pathlib.Path]:
-    """Writes each table that has rows, and removes what an earlier evaluation left of one that has none."""
-    written = []
-    for name, rows in vars(self).items():
-      path = workdir / f"{name}.csv"
-      if rows:
-        written.append(files.write_csv(path, rows))
-      else:
-        path.unlink(missing_ok=True)
-    return written
-
-  @classmethod
-  def read(cls, workdir: pathlib.Path) -> "Tables":
-    """The tables of a run; raises UserError where it has no rows."""
-    path = {field.name: workdir / f"{field.name}.csv" for field in dataclasses.fields(cls)}
-    tables = cls(**{name: files.read_csv(file) if file.is_file() else [] for name, file in path.items()})
-    if not tables.slices or not tables.patients:
-      raise UserError(f"{workdir} holds no rows of test slices: finish its run with the command that began it")
-    return tables
-
-  @classmethod
-  def joined(cls, several: "list[Tables]") -> "Tables":
-    """The rows of several runs, one after another."""
-    names = [field.name for field in dataclasses.fields(cls)]
-    return cls(**{name: [row for tables in several for row in getattr(tables, name)] for name in names})
 
 
 def about_this() -> dict[str, Any]:
@@ -75,8 +33,17 @@ def about_this() -> dict[str, Any]:
       **{name: importlib.metadata.version(name) for name in packages},
     },
     "commit": _commit(),
+    "machine": _machine(),
     "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
   }
+
+
+@functools.cache
+def _machine() -> str:
+  """The processor's name, where the system tells it, and how many cores this process may use."""
+  path = pathlib.Path("/proc/cpuinfo")
+  names = re.findall(r"^model name\s*:\s*(.+)$", path.read_text(), re.MULTILINE) if path.is_file() else []
+  return f"{machine.cores()} cores of {names[0] if names else platform.processor() or platform.machine()}"
 
 
 @functools.cache
@@ -119,7 +86,7 @@ def summarize(
     distances = functools.partial(summarize_distances, tables.patients, intervals=True)
     test["surface"] = {"empty": surface.EMPTY, **distances()} if whole else cut
   test["calibration"] = _calibration(tables, about["temperatures"])
-  pick = lambda rows: _pick(judge.summarize(rows, intervals=True), judge.headline)
+  pick = lambda rows: chosen(judge.summarize(rows, intervals=True), judge.headline)
   test["subgroups"] = subgroups.summarize(tables.patients, tables.slices, groupings, pick)
   test["associations"] = _associations(tables, everyone or tables.patients) if whole else cut
   return {
@@ -127,7 +94,7 @@ def summarize(
     "intervals": bootstrap.about(test["patients"]),
     "test": test,
     "baselines": [
-      {"name": name, **baselines.told(name), "parameters": (parameters or {}).get(name)}
+      {"name": name, "title": baselines.title(name), "parameters": (parameters or {}).get(name)}
       | {"test": judge.summarize([row for row in tables.baselines if row["baseline"] == name], intervals=True)}
       for name in dict.fromkeys(row["baseline"] for row in tables.baselines)
     ],
@@ -141,13 +108,13 @@ def _calibration(tables: Tables, temperatures: dict[str, float | None]) -> dict[
   }
   if tables.reliability:
     numbers["pixels"] = calibration.pixel_errors(tables.reliability)
-  return {name: {"temperature": temperatures[name], **bootstrap.estimate(of, patients)} for name, of in numbers.items()}
-
-
-def _pick(test: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
-  """Some numbers of a summary by short names, each with its interval."""
   return {
-    f"{short}{ending}": score_of(test, f"{name}{ending}") for short, name in names.items() for ending in ("", "_ci95")
+    name: {
+      "temperature": temperatures[name],
+      "why": calibration.doubt(temperatures[name]),
+      **bootstrap.estimate(of, patients),
+    }
+    for name, of in numbers.items()
   }
 
 

@@ -106,7 +106,7 @@ def _reliability(title: str, unit: str, curves: dict[str, tuple[np.ndarray, ...]
 
 def volume_agreement(rows: Sequence[dict[str, Any]], volume: dict[str, Any]) -> Chart:
   """Difference of predicted and true volume over their mean, by patient (Bland and Altman 1986)."""
-  unit = volume.get("unit") or "pixels"
+  unit = volume["unit"]
   truth = np.array([row["tp"] + row["fn"] for row in rows], float)
   predicted = np.array([row["tp"] + row["fp"] for row in rows], float)
   lines = {

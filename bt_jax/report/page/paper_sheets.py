@@ -29,7 +29,7 @@ def table2(per_class: dict[str, dict[str, Any]], title: str) -> Table:
 
 def table3(summary: dict[str, Any]) -> Table:
   """Table 3: this run and the methods without learning, on the same slices, beside what was printed."""
-  baselines = {baseline["name"]: baseline for baseline in summary.get("baselines") or []}
+  baselines = {baseline["name"]: baseline for baseline in summary["baselines"]}
   rows = [_line(f"this run: {model(summary)}", summary["test"], paper.TABLE3[None], "")]
   for name, printed in paper.TABLE3.items():
     if name is not None and name not in baselines:

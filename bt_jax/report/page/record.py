@@ -5,10 +5,14 @@ from typing import Any, NamedTuple
 
 from bt_jax import files
 from bt_jax.errors import UserError
-from bt_jax.report.page.words import plain
+from bt_jax.evaluation.rows import Row
+from bt_jax.evaluation.tables import Tables, read_run, read_summary
 
-Row = dict[str, Any]
-_WORDS = {"data", "split", "case", "patient", "site"}  # columns that are words even where they look like numbers
+# What a cascade's summary and every line of `metrics.csv` must have.
+_CASCADE = ("data", "split", "leaky", "synthetic", "classifier", "segmenter", "gate", "test", "intervals")
+_HISTORY = (
+  "epoch", "train_loss", "validation_loss", "train_accuracy", "validation_accuracy", "validation_score",
+)  # fmt: skip
 
 
 class Record(NamedTuple):
@@ -41,32 +45,36 @@ class Record(NamedTuple):
 
 
 def read(folder: pathlib.Path) -> Record:
-  """The run in a folder; a number that is not finite is None.
+  """The run in a folder.
 
   Raises:
-    UserError: there is no finished run, or one without any slice.
+    UserError: there is no finished run, or its files are damaged, of another version, or do not fit each other.
   """
-  for name in ("summary.json", "slices.csv"):
-    if not (folder / name).is_file():
-      raise UserError(
-        f"{folder} holds no finished run: {name} is missing, expected one that was evaluated; run --mode=train"
-      )
-  rows = _rows(folder / "slices.csv")
-  if not rows:
-    raise UserError(f"{folder / 'slices.csv'} has no rows, expected one for each test slice: run --mode=evaluate again")
-  config, table = folder / "config.json", folder / "table.txt"
+  if not (folder / "summary.json").is_file() or "segmenter" not in read_summary(folder, ()):
+    summary, tables = read_run(folder)
+  else:
+    summary, rows = read_summary(folder, _CASCADE), _table(folder / "slices.csv", ("case", "patient", "slice", "label"))
+    tables = Tables(rows, [], [], [])
+  config, told = folder / "config.json", folder / "table.txt"
+  about = files.read_json(config) if config.is_file() else {}
+  if not isinstance(about, dict) or ("loss" in about) != ("train" in about):
+    raise UserError(f"{config} is damaged: it is not the configuration of a run; put it back, or remove it")
   return Record(
     folder,
-    plain(files.read_json(folder / "summary.json")),
-    files.read_json(config) if config.is_file() else {},
-    rows,
-    *(_rows(folder / f"{name}.csv") for name in ("patients", "metrics", "reliability")),
-    table.read_text(encoding="utf-8") if table.is_file() else "",
+    summary,
+    about,
+    tables.slices,
+    tables.patients,
+    _table(folder / "metrics.csv", _HISTORY) if (folder / "metrics.csv").is_file() else [],
+    tables.reliability,
+    told.read_text(encoding="utf-8", errors="replace") if told.is_file() else "",
   )
 
 
-def _rows(path: pathlib.Path) -> list[Row]:
-  if not path.is_file():
-    return []
-  words = lambda row: {name: str(row[name]) for name in _WORDS if name in row}
-  return [plain(row | words(row)) for row in files.read_csv(path)]
+def _table(path: pathlib.Path, columns: tuple[str, ...]) -> list[Row]:
+  rows = files.read_csv(path) if path.is_file() else []
+  missing = [name for name in columns if any(row.get(name) is None for row in rows)]
+  if not rows or missing:
+    told = f"no value in {', '.join(missing)}" if rows else "it has no rows"
+    raise UserError(f"{path} is missing, damaged or of another version ({told}): start its run's command again")
+  return rows

@@ -39,7 +39,7 @@ class Section(NamedTuple):
 def scores(record: Record, show_slices: bool) -> Section:
   """The numbers of the test part."""
   test = record.summary["test"]
-  about = words.sentence(words.intervals(record.summary) or "this run made no intervals")
+  about = words.sentence(words.intervals(record.summary))
   if record.task == "cascade":
     runs = "; ".join(f"{role}: {_name(record.summary[role]['run'])}" for role in ("classifier", "segmenter"))
     drawn = _picture(record, "gate", "What the gate keeps and saves at every threshold", _gate_words(test["gate"]))
@@ -48,7 +48,9 @@ def scores(record: Record, show_slices: bool) -> Section:
   if record.task == "classification":
     return Section("scores", "Scores", [about], [sheets.classes(test), sheets.confusion(test["confusion"])],
                    _patient_chart(record, "accuracy", "Accuracy"))  # fmt: skip
-  return Section("scores", "Scores", [about], [sheets.overlap(test)], _patient_chart(record, "dice", "Dice"))
+  return Section(
+    "scores", "Scores", [about], [sheets.overlap(test, record.summary["leaky"])], _patient_chart(record, "dice", "Dice")
+  )
 
 
 def _name(path: str) -> str:
@@ -105,23 +107,24 @@ def detection(record: Record, show_slices: bool) -> Section | None:
   test = record.summary["test"]
   if record.task != "segmentation":
     return None
-  found = []
-  if test.get("detection"):
-    found.append(sheets.listed("Slices with any pixel marked", test["detection"], "share"))
-  found.append(sheets.confusion(_marked(record)["confusion"]))
+  found = [
+    sheets.listed("Slices with any pixel marked", test["detection"], "share"),
+    sheets.confusion(_marked(record)["confusion"]),
+  ]
   lead, drawn = [], []
   for name, caption, kind in (
     ("volume", "Tumour volume", "pixels"),
     ("surface", "Distance of the surfaces", "distance"),
   ):
-    group = test.get(name) or {"why": "this run did not measure it"}
-    if len(sheets.numbers_of(group)) > ("why" in group):
-      notes = [words.sentence(group["empty"])] if group.get("empty") else []
-      found.append(sheets.listed(f"{caption}, in {group.get('unit') or 'pixels'}", group, kind, notes))
-    else:
-      lead.append(f"{caption}: no value, {group.get('why') or 'this run did not measure it'}.")
-  if record.patients and "fp" in record.patients[0]:
-    drawn.append(charts.volume_agreement(record.patients, test.get("volume") or {}))
+    group = test[name]
+    if "why" in group:
+      lead.append(f"{caption}: no value, {group['why']}.")
+      continue
+    notes = [words.sentence(group["empty"])] if name == "surface" else []
+    notes += [words.STEP] if name == "surface" and group["unit"] == "pixels" else []
+    found.append(sheets.listed(f"{caption}, in {group['unit']}", group, kind, notes))
+  if "why" not in test["volume"]:
+    drawn.append(charts.volume_agreement(record.patients, test["volume"]))
   return Section("detection", "Detection, volume and surface", lead, found, drawn)
 
 
@@ -132,9 +135,9 @@ def _marked(record: Record) -> dict[str, Any]:
 
 def calibration(record: Record, show_slices: bool) -> Section | None:
   """Whether probabilities can be taken at their word."""
-  groups = record.summary["test"].get("calibration") or {}
-  if record.task == "cascade" or not groups:
+  if record.task == "cascade":
     return None
+  groups = record.summary["test"]["calibration"]
   drawn = [charts.pixel_reliability(record.reliability)] if record.reliability else []
   return Section("calibration", "Calibration", tables=[sheets.calibration(groups)],
                  charts=[*drawn, charts.slice_reliability(record.rows)])  # fmt: skip
@@ -145,7 +148,10 @@ def subgroups(record: Record, show_slices: bool) -> Section | None:
   found = sheets.subgroups(record.summary["test"].get("subgroups") or {})
   if not found:
     return None
-  lead = ["Groups are small and were not chosen in advance: differences between them are questions, not answers."]
+  lead = [
+    "The groups were fixed before any result was seen; their intervals are not corrected for how many there are. Differences between small "
+    "groups are questions, not answers."
+  ]
   molecular = [table for table in found if table.caption.endswith("Cluster")]
   return Section("subgroups", "Subgroups of patients", lead, [table for table in found if table not in molecular],
                  folded=molecular)  # fmt: skip
@@ -153,12 +159,22 @@ def subgroups(record: Record, show_slices: bool) -> Section | None:
 
 def associations(record: Record, show_slices: bool) -> Section | None:
   """Shape against molecular clusters."""
-  found = record.summary["test"].get("associations") or {}
-  if found.get("why") and not found.get("truth"):
-    return Section("associations", "Shape and molecular clusters", [f"No tests: {found['why']}."])
-  if not found:
+  if record.task == "cascade":
     return None
-  return Section("associations", "Shape and molecular clusters", folded=[sheets.associations(found)])
+  found = record.summary["test"]["associations"]
+  words_of = {"truth": "the radiologists' masks", "predicted": "the predicted masks"}
+  lead = []
+  for kind in filter(found.get, words_of):
+    tests = [row for row in found[kind] if row["p_holm"] is not None]
+    clear = [f"{sheets.title(row['feature'])} and {row['grouping']}" for row in tests if row["p_holm"] < 0.05]
+    told = f": {', '.join(clear)}" if clear else ""
+    lead.append(
+      f"From {words_of[kind]}, {len(clear)} of {len(tests)} tests are below .05 after Holm's correction{told}."
+    )
+  if found.get("why"):
+    lead.append(words.sentence(f"Not tested: {found['why']}"))
+  tested = [sheets.associations(found)] if lead[0].startswith("From") else []
+  return Section("associations", "Shape and molecular clusters", lead, folded=tested)
 
 
 def training(record: Record, show_slices: bool) -> Section | None:
@@ -166,12 +182,12 @@ def training(record: Record, show_slices: bool) -> Section | None:
   if record.summary.get("folds"):
     return Section("training", "The runs that are pooled", ["Curves are in the report of each run."],
                    [sheets.folds(record.summary["folds"])])  # fmt: skip
-  if not record.history:
+  if record.task == "cascade" or not record.history or not record.config:
     return None
-  figure = {"cnn": "Fig. 4", "resnet50": "Fig. 6"}.get(record.summary.get("model", ""), "")
+  figure = {"cnn": "Fig. 4", "resnet50": "Fig. 6"}.get(record.summary["model"], "")
   drawn = charts.training_curves(record.history, record.config["train"]["score"], figure)
-  loss, lead = record.config.get("loss") or {}, []
-  if loss.get("name") == "focal_tversky":
+  loss, lead = record.config["loss"], []
+  if loss["name"] == "focal_tversky":
     drawn += charts.tversky_curves(record.history, loss["exponent"])
     lead = [
       'The paper\'s "focal Tversky accuracy" is the Tversky index TI. Here it is derived from the loss: the loss is '
@@ -185,14 +201,14 @@ def published(record: Record, others: Sequence[Section]) -> Section:
   summary, test, found = record.summary, record.summary["test"], []
   if record.task == "classification":
     found.append(paper_sheets.table2(test["per_class"], words.model(summary)))
-    if summary.get("baselines"):
+    if summary["baselines"]:
       found.append(paper_sheets.baselines(summary))
   elif record.task == "segmentation":
     found.append(paper_sheets.table2(_marked(record)["per_class"], f"any pixel marked by the {words.model(summary)}"))
     found.append(paper_sheets.table3(summary))
   lead = [
-    "The paper is Aish et al. 2024, Brain Tumor Segmentation and Classification Using ResNet50 and U-Net. Its printed values are for "
-    "slices drawn at random, which leaks."
+    "The paper is Aish et al. 2024, Brain Tumor Segmentation and Classification Using ResNet50 and U-Net. What it prints for its own "
+    "networks is for slices drawn at random, which leaks."
   ]
   return Section(
     "published", "Beside the paper and others", lead, [*found, paper_sheets.anchors(), _figures(record, others)]
@@ -203,8 +219,10 @@ def _figures(record: Record, others: Sequence[Section]) -> Table:
   here = {chart.paper: section.title for section in others for chart in section.charts if chart.paper}
   model = record.summary.get("model")
   if record.task == "segmentation":
-    here |= {name: "Detection, volume and surface: slices with any pixel marked" for name in ("Fig. 3", "Fig. 5")}
-    here |= {name: "Training: of this network" for name in ("Fig. 4", "Fig. 6") if record.history}
+    here |= dict.fromkeys(
+      ("Fig. 3", "Fig. 5"), "of this network: Detection, volume and surface, slices with any pixel marked"
+    )
+    here |= {name: "of this network: Training" for name in ("Fig. 4", "Fig. 6") if record.history}
   elif record.task == "classification":
     here["Fig. 3" if model == "cnn" else "Fig. 5"] = "Scores: confusion matrix"
   rows = [
@@ -218,7 +236,7 @@ _ABSENT = {
   "1": "not here: no pictures of slices in this report",
   **dict.fromkeys("34", "not here: in the report of a CNN's run"),
   **dict.fromkeys("56", "not here: in the report of a ResNet50's run"),
-  **dict.fromkeys("78", "not here: in the report of a segmentation run with pictures of slices"),
+  **dict.fromkeys("78", "not here: in the report of a single segmentation run with pictures of slices"),
   "9": "not here: in the report of a run with the focal Tversky loss",
 }
 
@@ -240,12 +258,14 @@ def about(record: Record) -> Section:
     "checkpoint": f"step {checkpoint['step']}, SHA-256 {checkpoint['arrays_sha256']}" if checkpoint else None,
     "threshold": _threshold(summary),
     "largest 3-D component only": {True: "yes", False: "no"}.get(largest, largest),
-    "baselines": "; ".join(_fitted(one) for one in summary.get("baselines") or []),
+    "baselines": "; ".join(_fitted(one) for one in summary.get("baselines", [])),
     "commit": summary.get("commit") or "not known",
-    "versions": ", ".join(f"{name} {version}" for name, version in (summary.get("versions") or {}).items()),
-    "hardware": summary.get("devices"),
+    "commits of the folds": ", ".join(summary.get("commits", [])),
+    "versions": ", ".join(f"{name} {version}" for name, version in summary["versions"].items()),
+    "devices": summary.get("devices"),
+    "machine": summary.get("machine"),
     "finished": summary.get("finished"),
-    "time": words.duration(summary["seconds"]) if summary.get("seconds") is not None else "not known",
+    "time of training": words.duration(summary["seconds"]) if summary.get("seconds") is not None else "not known",
     "folder": record.folder.resolve().name,
   }
   rows = [[sheets.text(name), sheets.text(fact)] for name, fact in facts.items() if fact]

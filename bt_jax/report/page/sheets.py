@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from bt_jax.evaluation.aggregation import EMPTY_RULES
-from bt_jax.report.page.words import MISSING, interval, number, sentence
+from bt_jax.evaluation.bootstrap import FEW
+from bt_jax.evaluation.subgroups import missing_sequences
+from bt_jax.report.page.words import MISSING, STEP, interval, number, sentence
 
 Group = dict[str, Any]
 _NO_VALUE = "no value, as there is nothing here to measure it on"
@@ -92,18 +94,20 @@ def title(name: str) -> str:
   return TITLES.get(name, name.replace("_", " "))
 
 
-def numbers_of(group: Group) -> list[str]:
-  """The names of the numbers in a group, without their intervals."""
-  counts = ("patients", "slices", "tumor_slices", "temperature")
+_COUNTS = ("patients", "slices", "tumor_slices", "temperature")
+
+
+def numbers_of(group: Group, counts: tuple[str, ...] = _COUNTS) -> list[str]:
+  """The names of the numbers in a group, without their intervals and `counts`."""
   return [
     name
     for name, content in group.items()
-    if not name.endswith("_ci95") and name not in counts and isinstance(content, float | int | None)
+    if not name.endswith(("_ci95", "why")) and name not in counts and isinstance(content, float | int | None)
   ]
 
 
-def overlap(test: Group) -> Table:
-  """Overlap by metric and aggregation."""
+def overlap(test: Group, leaky: bool) -> Table:
+  """Overlap by metric and aggregation; `leaky`: of volumes the test slices alone are there."""
   metrics = {"dice": "Dice (DSC, F1, SI)", "iou": "IoU (Jaccard)", "precision": "precision", "recall": "recall",
              "accuracy": "pixels right"}  # fmt: skip
   rows = [
@@ -121,6 +125,8 @@ def overlap(test: Group) -> Table:
   notes = [
     f"(1) {EMPTY_RULES['empty_is_one']}. (2) {EMPTY_RULES['nonempty_truth']}. Pooled and per volume, an all-empty pair counts 1."
   ]
+  if leaky:
+    notes.append("Volumes: of each patient the slices of the test part alone.")
   if test["patient"].get("dice_std") is not None:
     spread = [number(test["patient"][f"dice_{name}"]) for name in ("std", "q25", "q75")]
     notes.append(
@@ -133,7 +139,7 @@ def overlap(test: Group) -> Table:
 def listed(caption: str, group: Group, kind: str, notes: Sequence[str] = ()) -> Table:
   """Every number of a flat group on a line of its own; shares are told by their name."""
   shares = ("_of_total", "_rate")
-  kind_of = lambda name: "share" if name.startswith("relative") or name.endswith(shares) else kind
+  kind_of = lambda name: "share" if name.endswith(shares) else kind
   rows = [[text(title(name)), measured(group, name, kind_of(name))] for name in numbers_of(group)]
   return table(caption, ("", "test part"), rows, notes)
 
@@ -143,7 +149,7 @@ def classes(test: Group) -> Table:
   names = ("accuracy", "roc_auc", "average_precision", "specificity", "ece")
   why = "no value, as all slices are of one class"
   rows = [[text(title(name)), measured(test, name, why=why)] for name in names if name in test]
-  macro = test.get("macro") or {}
+  macro = test["macro"]
   rows += [[text(f"{title(name)}, mean of both classes"), measured(macro, name, why=why)] for name in numbers_of(macro)]
   return table("Slices told apart", ("", "test part"), rows)
 
@@ -178,6 +184,7 @@ def calibration(groups: Group) -> Table:
     "Expected calibration error over ten bins of equal width: 0 is best. The temperature divides the log odds; it is fitted on the "
     "validation part; above 1 the probabilities were too sure."
   ]
+  notes += [sentence(f"{name}: {group['why']}") for name, group in groups.items() if group["why"]]
   return table(
     "Expected calibration error", ("probabilities of", "as predicted", "after scaling", "temperature"), rows, notes
   )
@@ -199,7 +206,9 @@ def subgroups(groups: dict[str, list[Group]]) -> list[Table]:
       ]
       for group in members
     ]
-    found.append(table(f"By {title(name)}", (title(name), "patients", "slices", *map(title, names)), rows))
+    few = any(1 < group["patients"] < FEW for group in members)
+    notes = [f"Intervals of fewer than {FEW} patients are too narrow to rely on."] if few else []
+    found.append(table(f"By {title(name)}", (title(name), "patients", "slices", *map(title, names)), rows, notes))
   return found
 
 
@@ -215,15 +224,14 @@ def associations(found: dict[str, list[Group]]) -> Table:
   for feature, grouping in dict.fromkeys(place for side in sides.values() for place in side):
     row = [text(title(feature)), text(grouping.removesuffix("Cluster"))]
     for side in sides.values():
-      test = side.get((feature, grouping), {})
-      why = f"no test: {test.get('why') or 'it was not made'}"
-      row += [
-        value(test.get(name), kind, why=why) for name, kind in (("patients", "count"), ("p", "p"), ("p_holm", "p"))
-      ]
+      test = side[feature, grouping]
+      above = zip(test["clusters"], test["above"], test["not_above"], strict=True)
+      row.append(text(", ".join(f"{cluster}: {high} of {high + low}" for cluster, high, low in above)))
+      row += [value(test[name], "p", why=f"no test: {test['why']}") for name in ("p", "p_holm")]
     rows.append(row)
   heads = ["shape", "clusters by"]
   for words in sides:
-    heads += [f"patients, {words}", "p", "p, Holm"]
+    heads += [f"above the median by cluster, {words}", "p", "p, Holm"]
   notes = [
     "Each shape feature (Buda et al. 2019) is cut at its median; two-sided Freeman-Halton exact test against the clusters; Holm's "
     "correction over all tests of one kind of mask."
@@ -245,8 +253,8 @@ def patients(rows: list[Group], cases: dict[str, str], test: Group) -> Table:
   segmented = "dice" in rows[0]
   seen = [_patient(row, segmented) for row in rows]
   columns = [column for column in _COLUMNS if column[0] in seen[0] and not (segmented and column[0] == "accuracy")]
-  surface = test.get("surface") or {}
-  why = f"no value: {surface.get('why') or 'none in patients.csv'}"
+  surface = test.get("surface", {})  # of a classifier there is none
+  why = f"no value: {surface.get('why', 'none in patients.csv')}"
   lines = [
     [
       text(row["patient"], case=cases.get(row["patient"], "")),
@@ -254,9 +262,10 @@ def patients(rows: list[Group], cases: dict[str, str], test: Group) -> Table:
     ]
     for row in seen
   ]
-  notes = ["px: pixels of the whole volume."] if segmented else []
+  notes = ["px: pixels of FLAIR abnormality in the whole volume."] if segmented else []
   if "hd95" in seen[0]:
-    notes.append(f"HD95 and ASSD in {surface.get('unit') or 'pixels'}. {sentence(surface.get('empty') or '')}".strip())
+    notes.append(f"HD95 and ASSD in {surface['unit']}. {sentence(surface['empty'])}")
+    notes += [STEP] if surface["unit"] == "pixels" else []
   return table(
     "Patients of the test part", ("patient", *(words for _, words, _ in columns)), lines, notes, sortable=True
   )
@@ -267,14 +276,13 @@ def _patient(row: Group, segmented: bool) -> Group:
   if segmented:
     seen |= {"truth": row["tp"] + row["fn"], "predicted": row["tp"] + row["fp"]}
   if "has_pre" in row:
-    missing = [name for name in ("pre", "post") if row.get(f"has_{name}") == 0]
-    seen["missing"] = f"no {' nor '.join(missing)}" if missing else "all"
+    seen["missing"] = missing_sequences(row)
   return seen
 
 
 def folds(runs: list[Group]) -> Table:
   """What each run of a cross-validation got."""
   kinds = {"patients": "count", "slices": "count", "tumor_slices": "count", "seconds": "pixels", "threshold": "factor"}
-  names = [name for name, content in runs[0].items() if name != "fold" and isinstance(content, float | int | None)]
-  rows = [[value(run["fold"]), *(value(run.get(name), kinds.get(name, "share")) for name in names)] for run in runs]
+  names = [name for name in numbers_of(runs[0], counts=()) if name != "fold"]
+  rows = [[value(run["fold"]), *(measured(run, name, kinds.get(name, "share")) for name in names)] for run in runs]
   return table("Runs by test fold", ("fold", *map(title, names)), rows, sortable=True)

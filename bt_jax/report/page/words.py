@@ -1,10 +1,11 @@
 """Numbers, intervals and sentences as a reader of the report meets them."""
 
-import math
 from typing import Any
 
+from bt_jax.evaluation.baselines import COPY
 from bt_jax.report import paper
 
+STEP = "The spacing is not known: distances are in pixels, and a step to the next slice, in truth several millimetres, counts as one."
 MISSING, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 TASKS = {
@@ -28,15 +29,6 @@ _FORMATS = {
   "count": "{:,d}",
   "percent": "{:.1%}",
 }
-
-
-def plain(value: Any) -> Any:
-  """The same nested value with None wherever a float is not finite."""
-  if isinstance(value, dict):
-    return {key: plain(member) for key, member in value.items()}
-  if isinstance(value, list):
-    return [plain(member) for member in value]
-  return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def number(value: float | int | None, kind: str = "share") -> str:
@@ -72,17 +64,18 @@ def model(summary: dict[str, Any]) -> str:
 def split(name: str) -> str:
   """A split's name in words."""
   if name.startswith("patient_fold_"):
-    return f"patient fold {int(name.removeprefix('patient_fold_'))} of 22"
-  return {"random_slices_leaky": "slices drawn at random (leaky)"}.get(name, name.replace("_", " "))
+    return f"patient fold {int(name.removeprefix('patient_fold_'))} of 0 to 21"
+  return {
+    "random_slices_leaky": "slices drawn at random (leaky)",
+    "patients_buda10": "the ten patients of brain-segmentation-pytorch",
+  }.get(name, name.replace("_", " "))
 
 
 def intervals(summary: dict[str, Any]) -> str:
-  """How the intervals were made, and what is wrong with them; empty where the run tells nothing."""
-  about = summary.get("intervals")
-  if not about:
-    return ""
+  """How the intervals were made, and what is wrong with them."""
+  about = summary["intervals"]
   made = f"{_level(summary)} intervals by {about['method']}, {about['resamples']:,} resamples of {about['patients']} patients"
-  return f"{made} ({about['why']})" if about.get("why") else made
+  return f"{made} ({about['why']})" if about["why"] else made
 
 
 def sentence(text: str) -> str:
@@ -91,7 +84,7 @@ def sentence(text: str) -> str:
 
 
 def _level(summary: dict[str, Any]) -> str:
-  return f"{(summary.get('intervals') or {}).get('level', 0.95):.0%}".replace("%", f"{_NO_BREAK}%")
+  return f"{summary['intervals']['level']:.0%}".replace("%", f"{_NO_BREAK}%")
 
 
 def _with(group: dict[str, Any], name: str, kind: str = "share", level: str = "") -> str:
@@ -116,8 +109,8 @@ def _segmentation(test: dict[str, Any], level: str) -> tuple[str, str]:
     f"{_with(test['pooled'], 'dice', level=level)} over all pixels and {_with(test['patient'], 'dice_mean')} as the mean "
     f"over patient volumes, whose median is {number(test['patient']['dice_median'])}."
   )
-  found = test.get("detection") or {}
-  if found.get("sensitivity") is None or found.get("false_positive_rate") is None:
+  found = test["detection"]
+  if found["sensitivity"] is None or found["false_positive_rate"] is None:
     return first, f"{test['tumor_slices']:,} of the slices have a tumour."
   second = (
     f"Of the {test['tumor_slices']:,} slices with a tumour, {_with(found, 'sensitivity', 'percent')} have some of it marked; "
@@ -162,13 +155,13 @@ def _protocol(summary: dict[str, Any]) -> str:
     told += f", {len(summary['folds'])} runs, each judged on patients that it never saw, their slices pooled"
   elif summary["leaky"]:
     told += ", with slices of one patient in training and test"
-  elif summary["split"].startswith("patient_fold"):
+  else:
     told += ", no patient in both training and test"
   if summary.get("threshold") is not None:
     told += f"; threshold {number(summary['threshold'], 'factor')}, {summary['threshold_from']}"
   elif "gate" in summary:
     told += f"; gate at {number(summary['gate']['threshold'])}, {summary['gate']['threshold_from']}"
-  return f"{told}{'; ' if summary.get('intervals') else ''}{intervals(summary)}."
+  return f"{told}; {intervals(summary)}."
 
 
 def notices(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -178,7 +171,7 @@ def notices(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     text = (
       "Slices were drawn one by one, so slices of the same patient stand in training and in test. The numbers below are higher "
       "than they would be for new patients: a copy of the nearest training slice, without a look at the image, already reaches "
-      f"{paper.ANCHORS[-1].result.removesuffix(', without a look at the image')}. Use a patient split to judge a model."
+      f"{_copied(summary)}. Use a patient split to judge a model."
     )
     found.append(("leak", "This split leaks", text))
   if summary["synthetic"]:
@@ -190,6 +183,17 @@ def notices(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
   return [*found, ("research", "For research only, never clinical use", text)]
 
 
+def _copied(summary: dict[str, Any]) -> str:
+  """What the copy of the nearest training slice gets: in this run, or else as others measured it."""
+  for baseline in summary.get("baselines", []):
+    if baseline["name"] == COPY:
+      test = baseline["test"]
+      if "pooled" in test:
+        return f"a Dice of {_with(test['pooled'], 'dice')} over all pixels of this test part"
+      return f"an accuracy of {_with(test, 'accuracy', 'percent')} on this test part"
+  return paper.ANCHORS[-1].result.removesuffix(", without a look at the image")
+
+
 def headline(summary: dict[str, Any]) -> list[tuple[str, str, str, str]]:
   """The numbers at the top: (name, value, interval, rule)."""
   test = summary["test"]
@@ -199,8 +203,8 @@ def headline(summary: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     wanted = (
       ("Dice, pixels pooled", test["pooled"], "dice", "all test pixels together"),
       ("Dice, volume mean", test["patient"], "dice_mean", "each patient counts once"),
-      ("Tumour slices found", test.get("detection") or {}, "sensitivity", "any pixel marked"),
-      ("Healthy slices marked", test.get("detection") or {}, "false_positive_rate", "lower is better"),
+      ("Tumour slices found", test["detection"], "sensitivity", "any pixel marked"),
+      ("Healthy slices marked", test["detection"], "false_positive_rate", "lower is better"),
     )
   else:
     wanted = (

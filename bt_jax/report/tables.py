@@ -103,7 +103,7 @@ def _baseline_lines(summary: dict[str, Any], columns: dict[str, tuple[str | None
     )
     line = f"{title:50}" + "".join(f"{cell:>24}" for cell in cells)
     lines.append(f"{line}   {printed.result} on {printed.data}" if printed else line)
-  return [*lines, "Printed values were measured by others on other data: no comparison."]
+  return [*lines, "Printed values were measured elsewhere, most on other data: no comparison."]
 
 
 def _detection_lines(test: dict[str, Any]) -> list[str]:

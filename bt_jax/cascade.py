@@ -97,7 +97,12 @@ def _predict(folder: pathlib.Path, config: ConfigDict) -> _Predicted:
   best.close()
   if known is None:
     raise UserError(f"{folder} holds no checkpoint: train first, with --mode=train")
-  parts: Parts = make_parts(config, known[1]["normalize"])
+  try:
+    parts: Parts = make_parts(config, known[1]["normalize"])
+  except AttributeError as error:
+    raise UserError(
+      f"{folder} was trained by another version (its configuration lacks {error}): train it again"
+    ) from error
   data = runs.open_data(config, parts)
   if data.split.hash != files.read_json(folder / "split.json")["hash"]:
     raise UserError(f"the data set has changed since the run in {folder} was trained: train it again")

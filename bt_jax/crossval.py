@@ -40,6 +40,7 @@ def crossval(config: ConfigDict, workdir: pathlib.Path, runs: Sequence[str] = ()
   folds = parse_folds(config.crossval.folds)
   if config.split.kind != "fold":
     raise UserError(f"--mode=crossval goes over patient folds, and split.kind is {config.split.kind!r}: leave it out")
+  groupings = subgroups.parse(config.report.subgroups)
   make_parts(config)  # a wrong field is told before the first fold
   about = plain(config)
   about["split"]["fold"] = None
@@ -50,7 +51,7 @@ def crossval(config: ConfigDict, workdir: pathlib.Path, runs: Sequence[str] = ()
       begin(workdir, about)
       folders = _train(config, workdir, folds)
     everyone = None if runs or len(folds) == FOLDS else true_shapes(config)
-    summary, tables = pooling.pool(folders, groupings=subgroups.parse(config.report.subgroups), everyone=everyone)
+    summary, tables = pooling.pool(folders, groupings=groupings, everyone=everyone)
     begin(workdir, about)
     results.write(workdir, tables, summary, JUDGES[config.task], show_slices=config.report.show_slices)
 

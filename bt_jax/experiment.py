@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from bt_jax import machine
 from bt_jax.datasets import splits
 from bt_jax.errors import UserError
+from bt_jax.evaluation import subgroups
 from bt_jax.pretrained.convert import check_fits, save_converted
 from bt_jax.pretrained.sources import READERS
 from bt_jax.running import runs, warmstart
@@ -45,6 +46,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
     Stopped: Ctrl-C or SIGTERM, once the state is saved.
   """
   machine.prepare(config)
+  subgroups.parse(config.report.subgroups)
   parts = make_parts(config)  # a wrong field is told before any weights are fetched
   parallel.check_batch_size(parts.mesh, "train.batch_size", config.train.batch_size, config.train.accumulate)
   with hosts.together():
@@ -72,6 +74,7 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path) -> None:
     UserError: as `train`, or there is no run or no checkpoint.
   """
   machine.prepare(config)
+  subgroups.parse(config.report.subgroups)
   parts = make_parts(config, warmstart.normalization(workdir, None))
   with claim(workdir, plain(config), new=False, may_differ="eval", host_timeout=config.host_timeout):
     with hosts.together():

@@ -92,18 +92,19 @@ def _baseline_lines(summary: dict[str, Any], columns: dict[str, tuple[str | None
   """This network and the baselines on the same slices."""
   named = [(f"this {summary['model']}", summary["test"], None)]
   named += [(baseline["title"], baseline["test"], baseline["name"]) for baseline in summary["baselines"]]
-  head = "dice; slices by any pixel" if columns is _SEGMENTED else "slices"
+  segments = columns is _SEGMENTED
+  head = f"on the same slices ({'dice; slices by any pixel' if segments else 'slices'})"
   lines = [
-    f"{f'on the same slices ({head})':50}" + "".join(f"{title:>24}" for title in columns) + "   printed in the paper"
+    f"{head:50}" + "".join(f"{title:>24}" for title in columns) + "   printed in the paper, not to compare" * segments
   ]
   for title, test, name in named:
-    printed = paper.TABLE3.get(name) if columns is _SEGMENTED else None
+    printed = paper.TABLE3.get(name) if segments else None
     cells = (
       _cell(functools.reduce(dict.__getitem__, filter(None, path[:-1]), test), path[-1]) for path in columns.values()
     )
     line = f"{title:50}" + "".join(f"{cell:>24}" for cell in cells)
     lines.append(f"{line}   {printed.result} on {printed.data}" if printed else line)
-  return [*lines, "Printed values were measured elsewhere, most on other data: no comparison."]
+  return lines
 
 
 def _detection_lines(test: dict[str, Any]) -> list[str]:

@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 
 from bt_jax.datasets import splits
 from bt_jax.errors import UserError, choose
-from bt_jax.evaluation import subgroups
 from bt_jax.losses import Loss, make_loss
 from bt_jax.models import make_model
 from bt_jax.pipeline.augment import make_augment
@@ -84,7 +83,6 @@ def make_parts(config: ConfigDict, normalize: str = "unit") -> Parts:
   mesh = parallel.make_mesh()
   _check_numbers(config, mesh)
   splits.check_choice(kind=config.split.kind, fold=config.split.fold)
-  subgroups.parse(config.report.subgroups)
   task, judge = (choose("task", config.task, options) for options in (TASKS, JUDGES))
   choose("train.score", config.train.score, dict.fromkeys((*judge.scores, "loss")))
   choose("loss.name", config.loss.name, dict.fromkeys(task.losses))

@@ -64,8 +64,8 @@ def _page(record: Record, results: list[sections.Section], show_slices: bool, sh
 
 
 def _no_volumes(show_slices: bool, record: Record) -> str:
-  if not show_slices:
-    return "Pictures of slices are switched off for this report (config.report.show_slices is false), so there are none here."
   if record.task == "cascade":
     return "A cascade keeps no pictures; they are in the report of the segmenter's run."
+  if not show_slices:
+    return "Pictures of slices are switched off for this report, so there are none here."
   return "This run's folder holds no volumes to show."

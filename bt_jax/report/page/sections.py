@@ -169,7 +169,8 @@ def associations(record: Record, show_slices: bool) -> Section | None:
     clear = [f"{sheets.title(row['feature'])} and {row['grouping']}" for row in tests if row["p_holm"] < 0.05]
     told = f": {', '.join(clear)}" if clear else ""
     lead.append(
-      f"From {words_of[kind]}, {len(clear)} of {len(tests)} tests are below .05 after Holm's correction{told}."
+      f"From {words_of[kind]} of {max(row['patients'] for row in found[kind])} patients, {len(clear)} of {len(tests)} tests are below "
+      f".05 after Holm's correction{told}."
     )
   if found.get("why"):
     lead.append(words.sentence(f"Not tested: {found['why']}"))

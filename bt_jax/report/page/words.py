@@ -64,7 +64,7 @@ def model(summary: dict[str, Any]) -> str:
 def split(name: str) -> str:
   """A split's name in words."""
   if name.startswith("patient_fold_"):
-    return f"patient fold {int(name.removeprefix('patient_fold_'))} of 0 to 21"
+    return f"patient fold {int(name.removeprefix('patient_fold_'))} (of 0 to 21)"
   return {
     "random_slices_leaky": "slices drawn at random (leaky)",
     "patients_buda10": "the ten patients of brain-segmentation-pytorch",

@@ -14,6 +14,7 @@ from bt_jax.errors import UserError
 from bt_jax.evaluation.aggregation import chosen
 from bt_jax.evaluation.rows import Row
 from bt_jax.evaluation.tables import Tables, read_run
+from bt_jax.report.page import html
 from bt_jax.running import results
 from bt_jax.running.judges import JUDGES
 from bt_jax.running.workdir import differences
@@ -23,7 +24,7 @@ _ALIKE = ("data", "synthetic", "task", "model", "normalize", "threshold_from", "
 
 def is_finished(folder: pathlib.Path) -> bool:
   """Whether a fold's run ended with all its tables; what it ends with is written last."""
-  return (folder / "report.html").is_file()
+  return (folder / html.NAME).is_file()
 
 
 def find_folds(runs: Sequence[str], folds: list[int], config: dict[str, Any]) -> dict[int, pathlib.Path]:

@@ -151,6 +151,7 @@ def write(
     drawn: the pictures that were written already.
   """
   table = judge.table(summary)
+  (workdir / html.NAME).unlink(missing_ok=True)  # written last: a folder that has it is finished
   written = [
     *tables.write(workdir),
     files.write_json(workdir / "summary.json", summary),

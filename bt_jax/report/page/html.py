@@ -10,6 +10,7 @@ from bt_jax import files
 from bt_jax.report.page import sections, viewer, words
 from bt_jax.report.page.record import Record, read
 
+NAME = "report.html"
 _PAGE_BYTES = 9_500_000  # of the whole file, at most
 _ENOUGH_BYTES = 5_000_000  # of volumes, from which on only the best, median and worst are added
 
@@ -29,7 +30,7 @@ def write_report(workdir: pathlib.Path, *, show_slices: bool) -> pathlib.Path:
   page = _page(record, results, show_slices, [])
   if show_slices and (shown := viewer.choose(record, room=_PAGE_BYTES - len(page), enough=_ENOUGH_BYTES)):
     page = _page(record, results, show_slices, shown)
-  return files.write_bytes(workdir / "report.html", page)
+  return files.write_bytes(workdir / NAME, page)
 
 
 def _page(record: Record, results: list[sections.Section], show_slices: bool, shown: list[viewer.Shown]) -> bytes:

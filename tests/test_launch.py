@@ -160,6 +160,20 @@ def test_evaluate_again_with_other_evaluation_fields(run, tiny):
   assert launch(flags)[0] == 0  # and back to the run's own
 
 
+def test_no_picture_of_a_slice_where_none_may_be_shown(run, tiny, tmp_path):
+  workdir = tmp_path / "copy"
+  shutil.copytree(run[0], workdir)
+  flags = [*tiny, f"--workdir={workdir}", "--mode=evaluate"]
+  assert list(workdir.glob("volumes/*/flair.png")) and "data:image/png" in (workdir / "report.html").read_text()
+  assert launch([*flags, "--config.report.show_slices=False"])[0] == 0
+  assert not (workdir / "volumes").exists() and not list(workdir.glob("figures/overlays*"))
+  assert "data:image/png" not in (workdir / "report.html").read_text()
+  shutil.copytree(run[0], tmp_path / "again")
+  status, out, err = launch(["--mode=report", f"--workdir={tmp_path / 'again'}", "--noshow_slices"])
+  assert status == 0 and f"{tmp_path}/again/report.html" in out, err
+  assert "data:image/png" not in (tmp_path / "again" / "report.html").read_text()
+
+
 def test_evaluate_needs_a_run(tiny, tmp_path):
   status, _, err = launch([*tiny, f"--workdir={tmp_path / 'none'}", "--mode=evaluate"])
   assert status == 1 and "holds no run" in err and not (tmp_path / "none").exists()

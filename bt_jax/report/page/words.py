@@ -159,6 +159,8 @@ def _protocol(summary: dict[str, Any]) -> str:
     told += ", no patient in both training and test"
   if summary.get("threshold") is not None:
     told += f"; threshold {number(summary['threshold'], 'factor')}, {summary['threshold_from']}"
+  elif summary.get("folds"):
+    told += f"; thresholds {summary['threshold_from']}"
   elif "gate" in summary:
     told += f"; gate at {number(summary['gate']['threshold'])}, {summary['gate']['threshold_from']}"
   return f"{told}; {intervals(summary)}."

@@ -15,6 +15,7 @@ from bt_jax.evaluation import subgroups
 from bt_jax.evaluation.aggregation import score_of
 from bt_jax.evaluation.rows import Row
 from bt_jax.evaluation.volumes import volume_columns
+from bt_jax.report.page.words import duration
 from bt_jax.running import results
 from bt_jax.running.judges import JUDGES
 from bt_jax.running.parts import make_parts
@@ -84,18 +85,11 @@ def _train(config: ConfigDict, workdir: pathlib.Path, folds: list[int]) -> dict[
     else:
       experiment.train(mine, folder)
       taken.append(time.perf_counter() - started)
-    told = "finished before" if finished else f"finished in {_duration(taken[-1])}"
+    told = "finished before" if finished else f"finished in {duration(taken[-1])}"
     unfinished = sum(not pooling.is_finished(other) for other in folders.values())
-    left = f", about {_duration(sum(taken) / len(taken) * unfinished)} left" if taken and unfinished else ""
+    left = f", about {duration(sum(taken) / len(taken) * unfinished)} left" if taken and unfinished else ""
     print(f"fold {fold}: {told}, {_headline(folder)}; {done} of {len(folds)} folds{left}", flush=True)
   return folders
-
-
-def _duration(seconds: float) -> str:
-  minutes = round(seconds / 60)
-  if minutes < 1:
-    return f"{seconds:.0f} s"
-  return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _headline(folder: pathlib.Path) -> str:
@@ -109,10 +103,10 @@ def true_shapes(config: ConfigDict) -> list[Row]:
   """Shapes in the radiologists' masks of all patients of the data set, those of folds that are not trained too."""
   builder = build(config)
   index = store.read_index(builder)
+  clinical = store.read_clinical(builder, {entry.patient for entry in index})
   reader, rows = store.Reader.of(builder, index), []
   for fold in sorted({entry.fold for entry in index}):
     slices = reader.read([entry.id for entry in index if entry.fold == fold])
-    clinical = store.read_clinical(builder, set(slices.patient.tolist()))
     shapes = volume_columns(slices, None, spacing_mm=None)
     rows += [{"patient": patient, **columns, **clinical[patient]} for patient, columns in shapes.items()]
   return rows

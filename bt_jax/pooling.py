@@ -172,6 +172,11 @@ def check(folders: dict[int, pathlib.Path], split_of: dict[int, dict[str, Any]],
       raise UserError(
         f"{folder} is of other data than {folders[first]} ({differ} slices are in one only): train both on the same"
       )
+  missed = {_patient(name) for names in everything.values() for name in names} - tested.keys()
+  if missed and len(folders) == FOLDS:
+    raise UserError(
+      f"{min(missed)} is tested in none of the {FOLDS} folds: their splits are not those of this data set"
+    )
 
 
 def _check_rows(folder: pathlib.Path, split: dict[str, Any], rows: list[Row]) -> None:

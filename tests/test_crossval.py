@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import pathlib
 import shutil
 import signal
 import time
@@ -9,6 +10,8 @@ import time
 import pytest
 
 from bt_jax import crossval, files, pooling
+from bt_jax.datasets.splits import make_split
+from bt_jax.datasets.store import SliceId
 from bt_jax.errors import UserError
 from bt_jax.evaluation.tables import Tables
 from tests.conftest import launch, start, table_of, unbroken
@@ -146,6 +149,26 @@ def test_no_such_folds(names):
 
 def test_folds_by_name():
   assert crossval.parse_folds("all") == list(range(22)) and crossval.parse_folds("0, 3-5,4") == [0, 3, 4, 5]
+
+
+def test_all_22_folds_have_each_of_110_patients_once_or_it_is_told():
+  index = [
+    SliceId(fold, number, f"TCGA_XX_{fold}{member}", f"TCGA_XX_{fold}{member}_20000101", f"TCGA_XX_{fold}{member}_20000101/{number}", 1)
+    for fold in range(22) for member in range(5) for number in (1, 2)
+  ]  # fmt: skip
+  split_of = {fold: make_split(index, kind="fold", fold=fold, seed=0).to_json("made up") for fold in range(22)}
+
+  def check():
+    rows_of = lambda ids: [{"case": name.split("/")[0], "slice": int(name.split("/")[1])} for name in ids]
+    tables = {fold: Tables(rows_of(split["test"]), [], [], []) for fold, split in split_of.items()}
+    pooling.check({fold: pathlib.Path(f"fold_{fold}") for fold in split_of}, split_of, tables)
+    return {name.rpartition("_")[0] for split in split_of.values() for name in split["test"]}
+
+  assert len(check()) == 110
+  lost = split_of[3]["test"][:2]
+  split_of[3] |= {"test": split_of[3]["test"][2:], "train": (*split_of[3]["train"], *lost)}
+  with pytest.raises(UserError, match="TCGA_XX_30 is tested in none of the 22 folds"):
+    check()
 
 
 def test_what_cannot_be_pooled(pooled, tmp_path):

@@ -6,7 +6,7 @@ import functools
 import io
 import pathlib
 import shutil
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import filelock
@@ -117,10 +117,12 @@ def read_index(builder: Builder) -> list[SliceId]:
   return [entry for *_, entry in sorted(index, key=lambda item: item[:2])]
 
 
-def read_clinical(builder: Builder, patients: Collection[str]) -> dict[str, dict[str, Any]]:
+def read_clinical(builder: Builder, patients: set[str]) -> dict[str, dict[str, Any]]:
   """What is known of patients beside their images: site, has_pre, has_post and the fields of `data.csv`, by patient."""
   found: dict[str, dict[str, Any]] = {}
   for name in builder.info.splits:
+    if len(found) == len(patients):
+      break
     for example in builder.as_data_source(name, decoders=_AS_PNG):
       patient = example["patient"].decode()
       if patient in patients and patient not in found:

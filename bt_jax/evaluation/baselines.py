@@ -16,7 +16,6 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import ndimage
 from skimage.filters import threshold_multiotsu
-from sklearn.cluster import KMeans
 from threadpoolctl import threadpool_limits
 
 from bt_jax.errors import choose
@@ -194,6 +193,8 @@ def _otsu(histograms: Histograms, classes: int, *, seed: int) -> Float[np.ndarra
 
 def _kmeans(histograms: Histograms, classes: int, *, seed: int) -> Float[np.ndarray, "n"]:
   """Clusters the values that occur, each with the weight of its pixels; half-way between the brightest two centres."""
+  from sklearn.cluster import KMeans  # takes half a second, which the start of every run need not wait
+
   levels = []
   with threadpool_limits(1):  # on so few values, threads cost more than they save
     for counts in histograms:

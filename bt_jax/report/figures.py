@@ -22,27 +22,41 @@ _PREDICTION = {"colors": "#e69f00", "linestyles": "dashed"}
 _COLUMNS = 3
 
 
-def save_curves(path: pathlib.Path, history: Sequence[dict[str, float]], *, title: str, score: str) -> pathlib.Path:
+PARTS = {"training": "train", "validation": "validation"}  # as columns of metrics.csv call them
+ABOUT_PARTS = "training: augmented, mean over batches; validation: as one batch"
+_LINES = (("#0072b2", "-"), ("#d55e00", "--"))
+
+
+def curves_of(history: Sequence[dict[str, Any]], score: str) -> dict[str, dict[str, np.ndarray]]:
+  """Loss, accuracy and the score that picks the checkpoint over epochs: the curves of each by name."""
+  column = lambda name: np.array([row[name] for row in history], float)
+  pair = lambda name: {words: column(f"{part}_{name}") for words, part in PARTS.items()}
+  words = "minus validation loss" if score == "loss" else f"validation {score.replace('.', ' ').replace('_', ' ')}"
+  return {
+    "loss": pair("loss"),
+    "accuracy at 0.5": pair("accuracy"),
+    "score that picks the checkpoint": {words: column("validation_score")},
+  }
+
+
+def draw_epochs(axis: Any, epochs: Sequence[int], curves: dict[str, np.ndarray], title: str) -> None:
+  """Draws curves over epochs; where there is one alone, its name is the axis's, and its best is marked."""
+  for (name, values), (color, style) in zip(curves.items(), _LINES, strict=False):
+    axis.plot(epochs, values, style, color=color, label=name, marker="o" if len(epochs) == 1 else None)
+  if len(curves) == 1:
+    axis.plot(epochs[int(np.argmax(values))], values.max(), "o", color=color, label=f"best {values.max():.3f}")
+  axis.xaxis.get_major_locator().set_params(integer=True)
+  axis.set(xlabel="epoch", ylabel=title if len(curves) > 1 else name)
+  axis.legend(frameon=False)
+
+
+def save_curves(path: pathlib.Path, history: Sequence[dict[str, Any]], *, title: str, score: str) -> pathlib.Path:
   """Loss, accuracy and validation score over epochs."""
-  epochs = [row["epoch"] for row in history]
-  figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
-  left.plot(epochs, [row["train_loss"] for row in history], label="training (augmented, mean over batches)")
-  left.plot(epochs, [row["validation_loss"] for row in history], label="validation (as one batch)")
-  left.set(xlabel="epoch", ylabel="loss", ylim=(0, None))
-  left.legend()
-  middle.plot(epochs, [row["train_accuracy"] for row in history], label="training")
-  middle.plot(epochs, [row["validation_accuracy"] for row in history], label="validation")
-  middle.set(xlabel="epoch", ylabel="accuracy at 0.5", ylim=(None, 1))
-  middle.legend(loc="lower right")
-  scores = [row["validation_score"] for row in history]
-  right.plot(epochs, scores, color="tab:orange")
-  right.plot(epochs[int(np.argmax(scores))], max(scores), "o", color="tab:orange", label=f"best: {max(scores):.3f}")
-  if score == "loss":
-    right.set(xlabel="epoch", ylabel="minus validation loss")
-  else:
-    right.set(xlabel="epoch", ylabel=f"validation {score}", ylim=(0, 1))
-  right.legend(loc="lower right")
+  figure, axes = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
+  for axis, (name, curves) in zip(axes, curves_of(history, score).items(), strict=True):
+    draw_epochs(axis, [row["epoch"] for row in history], curves, name)
   figure.suptitle(title)
+  figure.supxlabel(ABOUT_PARTS, fontsize=9)
   return _save(path, figure)
 
 

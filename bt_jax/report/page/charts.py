@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Bool, UInt8
 
 from bt_jax.evaluation.calibration import BINS, CALIBRATED, bin_of
+from bt_jax.report import figures
 from bt_jax.report.page.words import MINUS, number
 
 matplotlib.use("agg")
@@ -24,7 +25,6 @@ _STYLE = {
   "axes.edgecolor": _GREY, "xtick.color": "#374151", "ytick.color": "#374151", "axes.labelcolor": "#374151",
   "font.family": "sans-serif", "font.sans-serif": ["Helvetica", "Arial", "DejaVu Sans"],
 }  # fmt: skip
-_PARTS = {"training": "train", "validation": "validation"}  # as columns of metrics.csv call them
 _SIZE = (4.4, 3.3)  # inches, so that the words stay legible on a telephone
 
 
@@ -161,27 +161,21 @@ def by_patient(rows: Sequence[dict[str, Any]], name: str, title: str) -> Chart:
 
 def training_curves(history: Sequence[dict[str, Any]], score: str, figure: str) -> list[Chart]:
   """Loss, accuracy and validation score over epochs; `figure` of the paper shows the first two for its network."""
-  column = lambda name: np.array([row[name] for row in history], float)
-  pair = lambda name: {words: column(f"{part}_{name}") for words, part in _PARTS.items()}
-  about = "training: augmented, mean over batches; validation: as one batch"
-  words = "minus validation loss" if score == "loss" else f"validation {score.replace('.', ' ').replace('_', ' ')}"
+  *both, (picked, best) = figures.curves_of(history, score).items()
   return [
-    _over_epochs("Loss", history, pair("loss"), about, figure),
-    _over_epochs("Accuracy at 0.5", history, pair("accuracy"), about, figure),
-    _over_epochs(
-      "Score that picks the checkpoint", history, {words: column("validation_score")}, "the highest is kept"
-    ),
+    *(_over_epochs(name, history, curves, figures.ABOUT_PARTS, figure) for name, curves in both),
+    _over_epochs(picked, history, best, "the highest is kept"),
   ]
 
 
 def tversky_curves(history: Sequence[dict[str, Any]], exponent: float) -> list[Chart]:
   """Focal Tversky index and loss over epochs; the index is 1 - loss ** (1 / exponent), of an epoch's mean loss."""
-  losses = {words: np.array([row[f"{part}_loss"] for row in history], float) for words, part in _PARTS.items()}
+  losses = {words: np.array([row[f"{part}_loss"] for row in history], float) for words, part in figures.PARTS.items()}
   index = {words: 1 - loss ** (1 / exponent) for words, loss in losses.items()}
   how = f"derived from the mean loss of an epoch as 1 {MINUS} loss^(1/{exponent:g})"
   return [
     _over_epochs("Tversky index", history, index, how, "Fig. 9"),
-    _over_epochs("Focal Tversky loss", history, losses, "mean of an epoch", "Fig. 9"),
+    _over_epochs("focal Tversky loss", history, losses, "mean of an epoch", "Fig. 9"),
   ]
 
 
@@ -191,20 +185,13 @@ def _over_epochs(
   epochs = [row["epoch"] for row in history]
   with plt.rc_context(_STYLE):
     picture, axis = _figure()
-    for (name, values), (color, style) in zip(curves.items(), ((_BLUE, "-"), (_ORANGE, "--")), strict=False):
-      axis.plot(epochs, values, style, color=color, label=name, marker="o" if len(epochs) == 1 else None)
-    if len(curves) == 1:
-      axis.plot(epochs[int(np.argmax(values))], values.max(), "o", color=color, label=f"best {number(values.max())}")
-    axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.set(
-      xlabel="epoch", ylabel=title.lower().replace("tversky", "Tversky") if len(curves) > 1 else next(iter(curves))
-    )
-    axis.legend(frameon=False)
+    figures.draw_epochs(axis, epochs, curves, title)
     told = "; ".join(
       f"{name} {number(values[0])} after the first and {number(values[-1])} after the last, between {number(values.min())} and "
       f"{number(values.max())}"
       for name, values in curves.items()
     )
+    title = f"{title[0].upper()}{title[1:]}"
     return Chart(title, _svg(picture), f"{title} over {len(epochs)} epochs ({how}): {told}.", figure)
 
 

@@ -82,8 +82,8 @@ def test_numbers_in_words():
 
 def test_charts_say_their_numbers():
   history = [{"epoch": 1, "train_loss": 0.25, "validation_loss": 0.5}]
-  index, loss = charts.tversky_curves(history, 0.5)  # 1 - 0.25 ** 2 and 1 - 0.5 ** 2
-  assert "0.938" in index.alt and "0.750" in index.alt and "0.250" in loss.alt and index.paper == "Fig. 9"
+  index = charts.tversky_index(history, 0.5)  # 1 - 0.25 ** 2 and 1 - 0.5 ** 2
+  assert "0.938" in index.alt and "0.750" in index.alt and index.paper == "Fig. 9"
   rows = [{"label": label, "probability": 0.92, "probability_calibrated": 0.52} for label in (1, 1, 1, 0)]
   alt = charts.slice_reliability(rows).alt
   assert "as predicted: 0.750 at 0.920" in alt and "after scaling: 0.750 at 0.520" in alt

@@ -168,15 +168,12 @@ def training_curves(history: Sequence[dict[str, Any]], score: str, figure: str) 
   ]
 
 
-def tversky_curves(history: Sequence[dict[str, Any]], exponent: float) -> list[Chart]:
-  """Focal Tversky index and loss over epochs; the index is 1 - loss ** (1 / exponent), of an epoch's mean loss."""
+def tversky_index(history: Sequence[dict[str, Any]], exponent: float) -> Chart:
+  """The Tversky index over epochs, 1 - loss ** (1 / exponent) of an epoch's mean focal Tversky loss."""
   losses = {words: np.array([row[f"{part}_loss"] for row in history], float) for words, part in figures.PARTS.items()}
   index = {words: 1 - loss ** (1 / exponent) for words, loss in losses.items()}
   how = f"derived from the mean loss of an epoch as 1 {MINUS} loss^(1/{exponent:g})"
-  return [
-    _over_epochs("Tversky index", history, index, how, "Fig. 9"),
-    _over_epochs("focal Tversky loss", history, losses, "mean of an epoch", "Fig. 9"),
-  ]
+  return _over_epochs("Tversky index", history, index, how, "Fig. 9")
 
 
 def _over_epochs(

@@ -189,10 +189,10 @@ def training(record: Record, show_slices: bool) -> Section | None:
   drawn = charts.training_curves(record.history, record.config["train"]["score"], figure)
   loss, lead = record.config["loss"], []
   if loss["name"] == "focal_tversky":
-    drawn += charts.tversky_curves(record.history, loss["exponent"])
+    drawn.append(charts.tversky_index(record.history, loss["exponent"]))
     lead = [
       'The paper\'s "focal Tversky accuracy" is the Tversky index TI. Here it is derived from the loss: the loss is '
-      f"(1 {words.MINUS} TI)^{loss['exponent']:g}, so TI = 1 {words.MINUS} loss^(1/{loss['exponent']:g}), of each epoch's mean loss."
+      f"(1 {words.MINUS} TI)^{loss['exponent']:g}, so TI = 1 {words.MINUS} loss^(1/{loss['exponent']:g}), of each epoch's mean loss. The loss itself is the first curve."
     ]
   return Section("training", "Training", lead, charts=drawn)
 

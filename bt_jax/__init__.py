@@ -1,3 +1,55 @@
 """Brain-tumour detection and segmentation in MRI, in JAX and Flax. For research only, never clinical use."""
 
+import os
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
 __version__ = "0.1.0"
+SENSITIVITY = 0.98  # share of the slices with a tumour that a classifier's gate lets through, of the validation part
+
+# What follows imports JAX only where it is called: the flags are told without.
+
+
+def load(checkpoint: str | os.PathLike | Sequence[str | os.PathLike], **options: Any) -> Any:
+  """The `inference.predictor.Predictor` of a run, of several, or of an exported file.
+
+  Args:
+    checkpoint: one, or several whose probabilities are averaged; see `inference.loading.load`.
+    options: `classifier`, `tta`, `threshold` and `sensitivity`, see there.
+
+  Raises:
+    UserError: there is no such network.
+  """
+  from bt_jax.inference import loading
+
+  several = [checkpoint] if isinstance(checkpoint, str | os.PathLike) else checkpoint
+  return loading.load([os.fspath(one) for one in several], **options)
+
+
+def read(path: str | os.PathLike | None = None, **roles: str | os.PathLike) -> Any:
+  """The `inference.scans.Scan` in a file, a zip or a folder, for `Predictor.predict`.
+
+  Args:
+    path: of one study.
+    roles: `flair`, `pre` and `post`: files instead of `path`, or SeriesInstanceUIDs of the DICOM study in `path`.
+
+  Raises:
+    UserError: it cannot be read, or holds several studies.
+  """
+  from bt_jax.errors import UserError
+  from bt_jax.inference import studies
+
+  found = studies.find(
+    None if path is None else pathlib.Path(path), {role: os.fspath(told) for role, told in roles.items()}
+  )
+  if len(found) > 1:
+    raise UserError(f"{path} holds {len(found)} studies ({found[0].name}, {found[1].name}, ...): name one of them")
+  return studies.read(found[0])
+
+
+def save(prediction: Any, folder: str | os.PathLike, *, probabilities: bool = False) -> list[pathlib.Path]:
+  """Writes what `--mode=predict` writes of the prediction of a scan that was read; see `inference.outputs.save`."""
+  from bt_jax.inference import outputs
+
+  return outputs.save(prediction, pathlib.Path(folder), probabilities=probabilities)

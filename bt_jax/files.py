@@ -1,6 +1,7 @@
 """Writes files aside and renames them, so that a killed run never leaves half a file."""
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -25,6 +26,16 @@ def write_bytes(path: str | pathlib.Path, content: bytes) -> pathlib.Path:
   finally:
     aside.unlink(missing_ok=True)
   return path
+
+
+def sha256_of(paths: Sequence[str | pathlib.Path]) -> str:
+  """The SHA-256 of the bytes of these files, one after another, in hexadecimal; their names do not count."""
+  digest = hashlib.sha256()
+  for path in paths:
+    with open(path, "rb") as file:
+      while block := file.read(2**20):
+        digest.update(block)
+  return digest.hexdigest()
 
 
 def write_json(path: str | pathlib.Path, content: Any) -> pathlib.Path:

@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any
 
+import jax.numpy as jnp
 from flax import linen as nn
 
 from bt_jax.errors import choose
@@ -15,6 +16,7 @@ from bt_jax.models.unet import UNet
 CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {"cnn": CNN, "resnet50": ResNet50Classifier}
 SEGMENTERS: dict[str, Callable[..., nn.Module]] = {"unet": UNet, "resunet": ResUNet, "resunet_scratch": ResUNetScratch}
 MODELS = CLASSIFIERS | SEGMENTERS
+DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def make_model(options: dict[str, Callable[..., nn.Module]], name: str, **fields: Any) -> nn.Module:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float
 
 from bt_jax.errors import UserError, choose
 from bt_jax.schema import CHANNELS
@@ -96,7 +96,8 @@ def make_preprocess(*, size: int, normalize: str, channels: str) -> Callable:
 
   Returns:
     `preprocess(batch, augment=None, key=None)` -> (inputs float32 [batch, size, size, channels], masks float32
-    [batch, size, size, 1] in {0, 1}), where batch has `image` and `mask` in uint8, `volume_mean` and `volume_std`.
+    [batch, size, size, 1] in {0, 1}), where batch has `image` and `mask` in uint8, `volume_mean` and `volume_std`. A scan
+    that nobody has marked has no mask, and an image in float32, of the same 0..255: None comes back for its mask.
 
   Raises:
     UserError: no such way to normalise, or no such channel.
@@ -105,16 +106,16 @@ def make_preprocess(*, size: int, normalize: str, channels: str) -> Callable:
   places = parse_channels(channels)
 
   def preprocess(
-    batch: dict[str, UInt8[Array, "..."] | Array],
+    batch: Batch,
     augment: Augment | None = None,
     key: jax.Array | None = None,
-  ) -> tuple[Image, Float[Array, "batch size size 1"]]:
+  ) -> tuple[Image, Float[Array, "batch size size 1"] | None]:
     # Augmentation sees plain intensities in 0..1, where black is 0 and gamma has a meaning; z-scores come last.
     image = resize(batch["image"].astype(jnp.float32) / 255, size)
-    mask = resize(batch["mask"].astype(jnp.float32), size)
+    mask = resize(batch["mask"].astype(jnp.float32), size) if "mask" in batch else None
     if augment is not None:
       image, mask = augment(key, image, mask)
     image = scheme(image[..., np.array(places)], batch, places)
-    return image, (mask >= 0.5).astype(jnp.float32)
+    return image, None if mask is None else (mask >= 0.5).astype(jnp.float32)
 
   return preprocess

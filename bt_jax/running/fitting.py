@@ -1,8 +1,11 @@
 """Training of one configuration: its validation, its reports, and the loop over its steps."""
 
 import contextlib
+import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +15,9 @@ from ml_collections import ConfigDict
 import bt_jax
 from bt_jax import files
 from bt_jax.errors import UserError
+from bt_jax.evaluation import calibration
 from bt_jax.evaluation.aggregation import score_of
+from bt_jax.inference import suspicion
 from bt_jax.pipeline import feed
 from bt_jax.pretrained.convert import Weights, fill_encoder
 from bt_jax.running import runs, warmstart
@@ -23,6 +28,8 @@ from bt_jax.schema import Slices
 from bt_jax.training import hosts, loop, parallel
 from bt_jax.training.checkpoints import Checkpoints
 from bt_jax.training.state import TrainState
+
+_PROFILED = 16  # training volumes
 
 
 def fit(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Data, weights: Weights | None) -> None:
@@ -65,9 +72,10 @@ def fit(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Data, wei
   print(f"training on {size} slices of {data.title}, {data.split.name}; devices: {runs.devices()}")
   validation = data.read("validation")
 
-  def validate(state: TrainState) -> dict[str, float]:
+  def validate(state: TrainState) -> loop.Validation:
     logits = runs.predict(config, parts, state.eval_variables, validation)
-    return _validation(config, parts, data, validation, logits)
+    decide = functools.partial(_decide, config, parts, validation, logits)
+    return loop.Validation(_validation(config, parts, data, validation, logits), decide)
 
   with _told_if_memory_ends(), contextlib.ExitStack() as stack:
     take, step = feed_and_step(config, parts, data, groups=groups, rates=rates, start=int(state.step), stack=stack)
@@ -86,6 +94,7 @@ def fit(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Data, wei
         "split_hash": data.split.hash,
         "config": plain(config),
         "normalize": parts.normalize,
+        "profile": _profile(data),
         "bt_jax": bt_jax.__version__,
       },
       report=stack.enter_context(_Report(data, workdir, int(state.step))),
@@ -136,6 +145,36 @@ def _validation(config: ConfigDict, parts: Parts, data: Data, slices: Slices, lo
         "of one class: set --config.train.score=loss"
       )
   return {"loss": loss, "accuracy": float(parts.task.accuracy(outputs, target)), "score": score}
+
+
+def _decide(config: ConfigDict, parts: Parts, slices: Slices, logits: np.ndarray) -> dict[str, Any]:
+  """What prediction needs beside the parameters, all of it from the validation part.
+
+  The threshold and temperature that suit it, and the probabilities of its slices with a tumour, by which a gate of any
+  sensitivity is chosen.
+  """
+  probabilities = runs.probabilities(logits)
+  of_slices = probabilities.reshape(len(slices), -1).max(1)
+  threshold = config.eval.threshold
+  if threshold is None:
+    threshold = parts.judge.threshold(probabilities, slices, config.eval.largest_component)
+  return {
+    "threshold": threshold,
+    "temperature": calibration.fit_temperature(of_slices, slices.label),
+    "tumor_probabilities": np.sort(of_slices[slices.label == 1]).tolist(),
+  }
+
+
+def _profile(data: Data) -> dict[str, list[float]]:
+  """What training volumes look like, so that prediction can tell a scan that looks otherwise; of some, spread over all."""
+  train, cases = set(data.split.train), {}
+  for entry in data.index:
+    if entry.id in train:
+      cases.setdefault(entry.case, []).append(entry.id)
+  volumes = list(cases.values())
+  chosen = np.unique(np.linspace(0, len(volumes) - 1, _PROFILED).astype(int))
+  reader = dataclasses.replace(data.reader, change=np.asarray)  # as scans come, contrast not raised
+  return suspicion.profile(reader.read(volumes[at]).image for at in chosen)
 
 
 class _Report:

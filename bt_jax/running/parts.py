@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from bt_jax.datasets import splits
 from bt_jax.errors import UserError, choose
 from bt_jax.losses import Loss, make_loss
-from bt_jax.models import make_model
+from bt_jax.models import DTYPES, make_model
 from bt_jax.pipeline.augment import make_augment
 from bt_jax.pipeline.contrast import make_contrast
 from bt_jax.pipeline.feed import FEEDS, SAMPLINGS
@@ -26,8 +26,6 @@ from bt_jax.training.optimizer import make_optimizer, make_schedule
 from bt_jax.training.state import PyTree
 from bt_jax.training.step import make_predict_step
 from bt_jax.training.task import TASKS, Task
-
-_DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +85,7 @@ def make_parts(config: ConfigDict, normalize: str = "unit") -> Parts:
   choose("train.score", config.train.score, dict.fromkeys((*judge.scores, "loss")))
   choose("loss.name", config.loss.name, dict.fromkeys(task.losses))
   choose("train.sampling", config.train.sampling, SAMPLINGS)
-  fields = {**config.model, "dtype": choose("model.dtype", config.model.dtype, _DTYPES)}
+  fields = {**config.model, "dtype": choose("model.dtype", config.model.dtype, DTYPES)}
   model = make_model(task.models, **fields)
   if config.data.normalize != "auto":
     normalize = config.data.normalize

@@ -65,7 +65,7 @@ class Checkpoints:
     if not manager.save(step, args=items, force=True):
       raise RuntimeError(f"checkpoint {step} was not saved in {self.folder}")
 
-  def restore(self, like: PyTree = None) -> tuple[PyTree, dict[str, Any]] | None:
+  def restore(self, like: PyTree = None, *, step: int | None = None) -> tuple[PyTree, dict[str, Any]] | None:
     """The newest checkpoint that is whole, as (arrays, record); None if there is none.
 
     A corrupt one is set aside under another name (not if read-only), with a word, for the one before it.
@@ -73,6 +73,7 @@ class Checkpoints:
     Args:
       like: arrays, or their abstract shapes and shardings, of the same tree; None reads the record alone; `AS_SAVED`
         is for who does not know the tree and gives nested dictionaries of NumPy arrays.
+      step: only this one will do.
 
     Raises:
       UserError: there are checkpoints, and none can be read.
@@ -80,7 +81,8 @@ class Checkpoints:
     if not self.folder.is_dir():
       return None
     corrupt = False
-    for step in sorted(self._open().all_steps(), reverse=True):
+    steps = self._open().all_steps() if step is None else [step]
+    for step in sorted(steps, reverse=True):
       found, trouble = None, None
       try:
         found = self._read(step, like)

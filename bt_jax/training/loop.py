@@ -5,7 +5,7 @@ import dataclasses
 import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from tqdm import tqdm
@@ -17,6 +17,19 @@ from bt_jax.training.state import TrainState
 
 _LOOK_EVERY = 10  # steps between looks at the loss; each look waits for the device
 Row = dict[str, int | float]
+
+
+class Validation(NamedTuple):
+  """What a look at the validation part says.
+
+  Attributes:
+    numbers: `loss`, `accuracy` and `score`.
+    decide: what prediction must know beside the parameters, such as its threshold, from the same look; only the best
+      checkpoint pays for it.
+  """
+
+  numbers: dict[str, float]
+  decide: Callable[[], dict[str, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +69,7 @@ def train(
   plan: Plan,
   feed: Callable[[int, int], tuple[int, Any]],
   step: Callable[[TrainState, Any], tuple[TrainState, jax.Array]],
-  validate: Callable[[TrainState], dict[str, float]],
+  validate: Callable[[TrainState], Validation],
   learning_rates: Sequence[float],
   latest: Checkpoints,
   best: Checkpoints,
@@ -71,7 +84,7 @@ def train(
     plan: see `Plan`.
     feed: from the number of the next step and the most steps that may be taken to how many it holds and their input.
     step: takes these steps; from state and input to the new state and the last loss.
-    validate: from state to `loss`, `accuracy` and `score` on the validation part.
+    validate: from state to what the validation part says.
     learning_rates: of every step, for the table.
     latest: gets the whole state after every epoch, and when stopped.
     best: gets the evaluation variables whenever the score rises.
@@ -119,14 +132,14 @@ def train(
           "learning_rate": float(learning_rates[done - 1]),
           "train_loss": float(state.loss_sum) / steps_since,
           "train_accuracy": float(state.accuracy_sum) / steps_since,
-          **{f"validation_{name}": value for name, value in validation.items()},
+          **{f"validation_{name}": value for name, value in validation.numbers.items()},
           "slices_per_second": trained / seconds,
           "input_share": waited / seconds,
         }
         state = state.replace(loss_sum=state.loss_sum * 0, accuracy_sum=state.accuracy_sum * 0)
         history = [*history, row]
         if best_row(history) is row:
-          best.save(done, state.eval_variables, record | {"history": history})
+          best.save(done, state.eval_variables, record | {"history": history, "decision": validation.decide()})
         latest.save(done, state, record | {"history": history})
         report(history)
         started, trained, waited = time.perf_counter(), 0, 0.0

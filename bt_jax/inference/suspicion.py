@@ -1,0 +1,144 @@
+"""Tells a scan that does not look like those a network was trained on, each time with the reason.
+
+The published slices show whole heads, other data sets brains alone: what is odd depends on the training volumes, whose
+`profile` a checkpoint keeps. Rules are few and wide, for a warning that comes often is not read.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+from jaxtyping import Bool, Float, Num
+from scipy import ndimage
+from skimage import filters
+
+from bt_jax.schema import CHANNELS
+
+MIN_SLICES = 5  # a few slices through crown or base do not look like the middle of a head
+_MOST_SLICES, _MOST_PIXELS = 9, 256  # that are looked at, and along an edge, give or take a factor of two
+_AIR = -200  # Hounsfield units, below fat's -100; no scale of MR has a good part of an image there
+_FEW_LEVELS = 4.5  # of grey: a mask has two, a map of tissues three; middle slices of heads have 25 and more
+_BRIGHT_BORDER = 0.4  # as a share of the head's intensity; published volumes reach 0.05, photographs seldom stay below
+_SKULL_MARGIN = 0.3  # half of what lies between brains with a skull (0.7 and more) and without (0.4 and less)
+_FULL, _TINY = 0.97, 0.6  # span of the frame: all of it, and as a share of the smallest in training
+_LEAST = float(np.finfo(np.float32).tiny)  # stands for 0 where something is divided by it
+_RAYS = np.linspace(0, 2 * np.pi, 48, endpoint=False)
+_RIM = np.linspace(0, 0.35, 36)  # depths below the outline, as a share of the ray: scalp, skull, the brain's rim
+_BRAIN = np.linspace(0.35, 0.9, 20)
+
+
+def features(image: Num[np.ndarray, "slices height width 3"]) -> dict[str, float]:
+  """What the middle third of a volume looks like in FLAIR, in any resolution and unit of intensity.
+
+  Args:
+    image: the three channels; any scale.
+
+  Returns:
+    `skull`: how deep intensities fall behind the rim, as a share of the brain's: 0.9 for a head, whose skull is dark
+      between bright scalp and brain, 0.1 for a brain alone; 0..1.
+    `span`: the smaller of the head's height and width, as a share of the frame's, 0..1.
+    `border`: median intensity along the edge of the frame as a share of that in the head.
+    `levels`: of grey in the head, the effective number (e to the entropy of 256 bins), 1..256.
+  """
+  flair = _middle(image)
+  flair = np.maximum(flair - np.percentile(flair, 1), 0)
+  flair /= max(flair.max(), _LEAST)
+  head = np.stack([_foreground(picture) for picture in flair])
+  if not head.any():
+    head[:] = True
+  edge = [flair[:, 0], flair[:, -1], flair[:, :, 0], flair[:, :, -1]]
+  dips = [_dip(picture, mask) for picture, mask in zip(flair, head, strict=True) if mask.any()]
+  inside = flair[head]
+  brightest = max(np.percentile(inside, 99.5), _LEAST)  # a hot pixel would leave few bins to the rest
+  counts = np.histogram(np.minimum(inside, brightest), 256, (0, brightest))[0]
+  shares = counts[counts > 0] / counts.sum()
+  spans = [(np.ptp(np.flatnonzero(seen)) + 1) / seen.size for seen in (head.any((0, 2)), head.any((0, 1)))]
+  return {
+    "skull": float(np.median(dips)),
+    "span": float(min(spans)),
+    "border": float(np.median(np.concatenate(edge, axis=1)) / max(np.median(flair[head]), _LEAST)),
+    "levels": float(np.exp(-np.sum(shares * np.log(shares)))),
+  }
+
+
+def profile(volumes: Iterable[Num[np.ndarray, "slices height width 3"]]) -> dict[str, list[float]]:
+  """The lowest and highest value of each feature over the volumes of a training, one at least."""
+  found = [features(volume) for volume in volumes]
+  return {name: [min(row[name] for row in found), max(row[name] for row in found)] for name in found[0]}
+
+
+def warnings(image: Num[np.ndarray, "slices height width 3"], profile: dict[str, list[float]] | None) -> list[str]:
+  """What is odd about a scan, a sentence each; of a scan that is no head on a dark background, that alone.
+
+  Args:
+    image: the three channels in the scale of the file.
+    profile: of the training volumes, as `profile` gives it; None judges by the rules that hold for any brain.
+  """
+  if (image[..., CHANNELS.index("flair")] < _AIR).mean() > 0.01:
+    return [f"intensities below {_AIR} look like Hounsfield units of CT: the networks know MR only"]
+  found = features(image)
+  if found["levels"] < _FEW_LEVELS:
+    return ["next to no shades of grey: a mask or an empty slice, not FLAIR of a head"]
+  if found["border"] > _BRIGHT_BORDER:
+    return [
+      f"the edge of the frame is {found['border']:.0%} as bright as what it frames: inverted, cropped into the brain, or "
+      "no head on a dark background"
+    ]
+  return _unlike_training(found, profile, len(image)) if profile else []
+
+
+def _unlike_training(found: dict[str, float], profile: dict[str, list[float]], slices: int) -> list[str]:
+  odd = []
+  (least_skull, most_skull), (least_span, most_span) = profile["skull"], profile["span"]
+  if found["skull"] > most_skull + _SKULL_MARGIN:
+    odd.append("skull and scalp are there, the network was trained on brains without: strip them before")
+  if slices < MIN_SLICES:
+    return odd
+  if found["skull"] < least_skull - _SKULL_MARGIN:
+    odd.append("no dark skull under a bright scalp, as the network was trained on: stripped, or no FLAIR of a head?")
+  if found["span"] >= _FULL > most_span:
+    odd.append("the head fills the frame from edge to edge, tighter than any the network was trained on")
+  if found["span"] < _TINY * least_span:
+    odd.append(f"the head spans {found['span']:.0%} of the frame, far less than any the network was trained on")
+  return odd
+
+
+def _middle(image: Num[np.ndarray, "slices height width 3"]) -> Float[np.ndarray, "some rows columns"]:
+  """FLAIR of some slices of the middle third of those that show anything, small enough to be quick."""
+  flair = image[..., CHANNELS.index("flair")]
+  shown = np.ptp(flair, axis=(1, 2)) > 0
+  places = np.flatnonzero(shown if shown.any() else ~shown)
+  third = places[len(places) // 3 : len(places) - len(places) // 3]
+  chosen = third[np.unique(np.linspace(0, len(third) - 1, _MOST_SLICES).astype(int))]
+  step = max(max(flair.shape[1:]) // _MOST_PIXELS, 1)
+  return flair[chosen, ::step, ::step].astype(np.float64)
+
+
+def _foreground(picture: Float[np.ndarray, "rows columns"]) -> Bool[np.ndarray, "rows columns"]:
+  """What stands out from the background, less specks; Otsu with fat and lesions held down, and lowered for dim scalps."""
+  smooth = ndimage.gaussian_filter(picture, 1)
+  if smooth.min() == smooth.max():
+    return np.zeros(picture.shape, bool)
+  # Fat and lesions: the upper quarter of what is brighter than the mean, however wide a margin the frame has.
+  tissue = np.percentile(smooth[smooth >= min(smooth.mean(), smooth.max())], 75)
+  labels, _ = ndimage.label(smooth > 0.6 * filters.threshold_otsu(np.minimum(smooth, tissue)))
+  kept = np.bincount(labels.ravel()) >= picture.size // 500
+  kept[0] = False
+  return kept[labels]
+
+
+def _dip(picture: Float[np.ndarray, "rows columns"], head: Bool[np.ndarray, "rows columns"]) -> float:
+  """On the way from the outline to the centre, how far intensity falls before the brain, as a share of the brain's.
+
+  The median over rays; a rim that is brighter than the brain counts as bright as the brain.
+  """
+  centre = np.array(ndimage.center_of_mass(head))[:, None, None]
+  rays = np.stack([np.sin(_RAYS), np.cos(_RAYS)])[:, :, None]
+  steps = np.arange(np.hypot(*head.shape))
+  reach = np.where(ndimage.map_coordinates(head.astype(np.uint8), centre + rays * steps, order=0), steps, 0).max(1)
+  along = lambda depths: ndimage.map_coordinates(
+    picture, centre + rays * (reach[:, None] * (1 - depths)), order=1, mode="nearest"
+  )
+  rim, brain = along(_RIM), np.median(along(_BRAIN))
+  peak = np.minimum(np.maximum.accumulate(rim, axis=1), brain)
+  fall = np.maximum((peak - rim).max(1), 0)
+  return float(np.median(fall) / max(brain, _LEAST))

@@ -8,13 +8,16 @@
   python launch.py --mode=report --workdir=RUN                            the page of a run again, from its tables
   python launch.py --mode=cascade --classifier=RUN --segmenter=RUN        two runs of one split as one system
   python launch.py --mode=convert --config=configs/cls.py --config.model.pretrained=FILE --workdir=DIR
+  python launch.py --mode=predict --checkpoint=RUN --input=SCAN --output=DIR     a mask for a scan of any kind
+  python launch.py --mode=export --checkpoint=RUN --output=FILE           one file that runs with jax alone
+  python launch.py --mode=serve --checkpoint=RUN                          a page to drop scans on
 
 Fields are listed, with their meaning, in configs/common.py; presets at the top of each configuration file.
 For research only, never clinical use.
 """
 
+import importlib
 import os
-import pathlib
 import sys
 
 from absl import app, flags, logging
@@ -27,47 +30,20 @@ flags.adopt_module_key_flags(given)  # so that --help shows them
 
 def _run() -> None:
   """Runs the mode; JAX and all that needs it are imported once the flags are right and the other hosts are there."""
-  mode, config = given.MODE.value, given.CONFIG.value
-  workdir = pathlib.Path(given.WORKDIR.value).expanduser() if given.WORKDIR.value else None
-  if mode in given.WIDE:
+  mode, told = given.MODE.value, given.told()
+  if "hosts" in told:
     from bt_jax import machine
 
-    machine.prepare(config)
-    first = machine.connect(
-      coordinator=given.COORDINATOR.value,
-      hosts=given.HOSTS.value,
-      host=given.HOST.value,
-      timeout=given.TIMEOUT.value,
-    )
-    if not first:
+    machine.prepare(told["config"])
+    place = {name: told.pop(name) for name in ("coordinator", "hosts", "host")}
+    if not machine.connect(**place, timeout=told.pop("connect_timeout")):
       sys.stdout = open(os.devnull, "w")  # noqa: SIM115
       os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported, further down
-  match mode:
-    case "cascade":
-      from bt_jax import cascade
+  if "config" in told and told["workdir"] is None:
+    from bt_jax import experiment
 
-      cascade.evaluate(
-        classifier=given.CLASSIFIER.value,
-        segmenter=given.SEGMENTER.value,
-        sensitivity=given.SENSITIVITY.value,
-        workdir=workdir,
-      )
-    case "compare":
-      from bt_jax import comparing
-
-      comparing.compare(given.RUNS.value, workdir)
-    case "report":
-      from bt_jax.running import results
-
-      results.report(workdir, given.SHOW_SLICES.value)
-    case "crossval":
-      from bt_jax import crossval, experiment
-
-      crossval.crossval(config, workdir or experiment.default_workdir(config, mode), given.RUNS.value)
-    case _:
-      from bt_jax import experiment
-
-      getattr(experiment, mode)(config, workdir or experiment.default_workdir(config, mode))
+    told["workdir"] = experiment.default_workdir(told["config"], mode)
+  getattr(importlib.import_module(f"bt_jax.{given.MODES[mode].module}"), mode)(**told)
 
 
 def main(argv: list[str]) -> None:
@@ -80,7 +56,7 @@ def main(argv: list[str]) -> None:
   except UserError as error:
     given.fail(str(error))
   except OSError as error:
-    where = error.filename or given.WORKDIR.value or "a file"
+    where = error.filename or given.told().get("workdir") or given.told().get("output") or "a file"
     given.fail(f"cannot read or write {where} ({error.strerror or error}): free some space or mend the folder")
   except Stopped as stop:
     print(stop)

@@ -7,7 +7,8 @@ from ml_collections import ConfigDict
 
 from bt_jax import files, machine
 from bt_jax.errors import UserError
-from bt_jax.evaluation import bootstrap, cascade
+from bt_jax.evaluation import bootstrap
+from bt_jax.evaluation import cascade as gating
 from bt_jax.evaluation.aggregation import summarize
 from bt_jax.evaluation.classification import summarize_classes
 from bt_jax.evaluation.rows import Row
@@ -23,9 +24,7 @@ from bt_jax.training.checkpoints import Checkpoints
 _ROLES = {"classifier": "classification", "segmenter": "segmentation"}
 
 
-def evaluate(
-  *, classifier: str | None, segmenter: str | None, sensitivity: float, workdir: pathlib.Path | None
-) -> None:
+def cascade(*, classifier: str | None, segmenter: str | None, sensitivity: float, workdir: pathlib.Path | None) -> None:
   """Writes tables and figures of both together; whatever is chosen or fitted is so on the validation part.
 
   Args:
@@ -122,13 +121,13 @@ def _predict(folder: pathlib.Path, config: ConfigDict) -> _Predicted:
 def _report(workdir: pathlib.Path, about: dict[str, Any], runs_of: dict[str, _Predicted]) -> None:
   segmenter, classifier = runs_of["segmenter"], runs_of["classifier"]
   parts = {part: (segmenter.rows[part], classifier.rows[part]) for part in ("validation", "test")}
-  probability = {part: cascade.column(rows[1], "probability") for part, rows in parts.items()}
-  label = cascade.column(parts["validation"][0], "label")
-  threshold = cascade.gate_threshold(probability["validation"], label, about["sensitivity"])
+  probability = {part: gating.column(rows[1], "probability") for part, rows in parts.items()}
+  label = gating.column(parts["validation"][0], "label")
+  threshold = gating.gate_threshold(probability["validation"], label, about["sensitivity"])
   passes = {part: values >= threshold for part, values in probability.items()}
   segmented, classified = parts["test"]
-  gated = cascade.gate(segmented, passes["test"])
-  ways = cascade.tell_apart(parts["validation"], parts["test"], classifier.threshold)
+  gated = gating.gate(segmented, passes["test"])
+  ways = gating.tell_apart(parts["validation"], parts["test"], classifier.threshold)
   told = {
     way: [
       row | {"probability": float(p), "prediction": int(p >= at)} for row, p in zip(classified, chance, strict=True)
@@ -152,13 +151,13 @@ def _report(workdir: pathlib.Path, about: dict[str, Any], runs_of: dict[str, _Pr
       "sensitivity_asked": about["sensitivity"],
       "threshold": threshold,
       "threshold_from": "chosen on the validation part",
-      "validation": cascade.gate_effect(parts["validation"][0], passes["validation"]),
+      "validation": gating.gate_effect(parts["validation"][0], passes["validation"]),
     },
     "thresholds": {way: at for way, (_, at) in ways.items()},
     **results.about_this(),
     "intervals": bootstrap.about(len({row["patient"] for row in segmented})),
     "test": {
-      "gate": cascade.gate_effect(segmented, passes["test"]),
+      "gate": gating.gate_effect(segmented, passes["test"]),
       "segmentation": {"alone": summarize(segmented, intervals=True), "gated": summarize(gated, intervals=True)},
       "classification": {way: summarize_classes(rows, intervals=True) for way, rows in told.items()},
     },
@@ -168,8 +167,8 @@ def _report(workdir: pathlib.Path, about: dict[str, Any], runs_of: dict[str, _Pr
       **row,
       "classifier_probability": float(probability["test"][at]),
       "gate_passes": int(passes["test"][at]),
-      **{f"{way}_probability": told[way][at]["probability"] for way in cascade.FEATURES},
-      **{f"{way}_prediction": told[way][at]["prediction"] for way in cascade.WAYS},
+      **{f"{way}_probability": told[way][at]["probability"] for way in gating.FEATURES},
+      **{f"{way}_prediction": told[way][at]["prediction"] for way in gating.WAYS},
     }
     for at, row in enumerate(segmented)
   ]

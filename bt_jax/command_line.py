@@ -1,50 +1,90 @@
 """The flags of launch.py; a mistake in them is told in one line, before JAX is imported."""
 
+import pathlib
 import re
 import sys
-from typing import NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+import bt_jax
 from bt_jax.errors import UserError
 
-# What each mode takes beside --workdir: a configuration, and flags of its own.
-_SEVERAL_HOSTS = ("coordinator", "hosts", "host")
-_TAKES = {
-  "build": ("config",),
-  "train": ("config", *_SEVERAL_HOSTS),
-  "evaluate": ("config", *_SEVERAL_HOSTS),
-  "crossval": ("config", "runs"),
-  "convert": ("config",),
-  "cascade": ("classifier", "segmenter", "sensitivity"),
-  "compare": ("runs",),
-  "report": ("show_slices",),
+_RUN, _SEVERAL_HOSTS = ("config", "workdir"), ("coordinator", "hosts", "host", "connect_timeout")
+_NETWORKS = ("checkpoint", "classifier", "sensitivity", "tta", "threshold")
+
+
+class Mode(NamedTuple):
+  """The module in `bt_jax` with the function of the mode's name, and the flags that it takes."""
+
+  module: str
+  takes: tuple[str, ...]
+
+
+MODES = {
+  "build": Mode("experiment", _RUN),
+  "train": Mode("experiment", (*_RUN, *_SEVERAL_HOSTS)),
+  "evaluate": Mode("experiment", (*_RUN, *_SEVERAL_HOSTS)),
+  "crossval": Mode("crossval", (*_RUN, "runs")),
+  "convert": Mode("experiment", _RUN),
+  "cascade": Mode("cascade", ("classifier", "segmenter", "sensitivity", "workdir")),
+  "compare": Mode("comparing", ("runs", "workdir")),
+  "report": Mode("running.results", ("workdir", "show_slices")),
+  "predict": Mode("predicting", (*_NETWORKS, "input", "pre", "flair", "post", "output", "probabilities", "shard")),
+  "export": Mode("predicting", (*_NETWORKS, "output")),
+  "serve": Mode("predicting", (*_NETWORKS, "bind", "port", "limit_mb", "keep")),
 }
-WIDE = tuple(mode for mode, takes in _TAKES.items() if "hosts" in takes)  # those for several hosts
+_NEEDED = ("checkpoint", "output")  # wherever they are taken
+_PATHS = ("workdir", "input", "output", "keep")
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file and preset, e.g. configs/seg.py:small.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; by default one under runs/, named after it.")
+flags.DEFINE_string("workdir", None, "Folder of the run; by default one under runs/, named after it.")
 MODE = flags.DEFINE_enum(
   "mode",
   "train",
-  list(_TAKES),
+  list(MODES),
   "build: the data set; train: and evaluate; evaluate: again; crossval: all patient folds, pooled; report: the page of a run "
-  "again; compare: two runs of one split; cascade: a classifier and a segmenter as one; convert: published weights.",
+  "again; compare: two runs of one split; cascade: a classifier and a segmenter as one; convert: published weights; "
+  "predict: on scans without truth; export: networks to one file; serve: a page to look at predictions.",
 )
-RUNS = flags.DEFINE_list(
+flags.DEFINE_list(
   "runs", [], "compare: folders of two runs. crossval: folders of finished folds, or patterns of them, to pool."
 )
-CLASSIFIER = flags.DEFINE_string("classifier", None, "cascade: folder of the classifier's run.")
-SEGMENTER = flags.DEFINE_string("segmenter", None, "cascade: folder of the segmenter's run.")
-SENSITIVITY = flags.DEFINE_float(
-  "sensitivity", 0.98, "cascade: share of the validation slices with a tumour that the gate lets through."
+flags.DEFINE_string(
+  "classifier", None, "cascade, predict, export, serve: folder of the classifier's run, which stops healthy slices."
 )
-SHOW_SLICES = flags.DEFINE_bool("show_slices", None, "report: whether it shows slices; by default as the run was told.")
-COORDINATOR = flags.DEFINE_string("coordinator", None, "Several hosts: address:port of the first; auto on a TPU pod.")
-HOSTS = flags.DEFINE_integer("hosts", None, "Several hosts: how many processes there are.")
-HOST = flags.DEFINE_integer("host", None, "Several hosts: which of them this is, from 0.")
-TIMEOUT = flags.DEFINE_integer("connect_timeout", 300, "Several hosts: seconds to wait for the others.")
+flags.DEFINE_string("segmenter", None, "cascade: folder of the segmenter's run.")
+flags.DEFINE_float(
+  "sensitivity",
+  bt_jax.SENSITIVITY,
+  "Of the classifier: share of the validation slices with a tumour that it lets through.",
+)
+flags.DEFINE_bool("show_slices", None, "report: whether it shows slices; by default as the run was told.")
+flags.DEFINE_list(
+  "checkpoint", [], "predict, export, serve: folders of segmenters' runs, patterns of them, or one exported file."
+)
+flags.DEFINE_bool("tta", False, "predict, export, serve: average each slice mirrored and turned a little, too.")
+flags.DEFINE_float(
+  "threshold", None, "predict, export, serve: of a pixel's probability; by default as chosen on the validation part."
+)
+flags.DEFINE_string(
+  "input", None, "predict: a file (TIFF, PNG, JPEG, NIfTI, DICOM, zip) or a folder of a study, or of many."
+)
+flags.DEFINE_string("pre", None, "predict: file of the pre-contrast sequence; or its SeriesInstanceUID in --input.")
+flags.DEFINE_string("flair", None, "predict: file of FLAIR; or its SeriesInstanceUID in --input.")
+flags.DEFINE_string("post", None, "predict: file of the post-contrast sequence; or its SeriesInstanceUID in --input.")
+flags.DEFINE_string("output", None, "predict: folder for what is found. export: the file (.onnx: ONNX).")
+flags.DEFINE_bool("probabilities", False, "predict: write probabilities beside masks.")
+flags.DEFINE_string("shard", None, "predict: i/n, every n-th study from the i-th on, for n machines.")
+flags.DEFINE_string("bind", "127.0.0.1", "serve: address to listen on; another lets the network in.")
+flags.DEFINE_integer("port", 8000, "serve: port; 0 picks a free one.")
+flags.DEFINE_integer("limit_mb", 512, "serve: most of one scan's files together, in MB.", lower_bound=1)
+flags.DEFINE_string("keep", None, "serve: folder that keeps every prediction; by default none is kept.")
+flags.DEFINE_string("coordinator", None, "Several hosts: address:port of the first; auto on a TPU pod.")
+flags.DEFINE_integer("hosts", None, "Several hosts: how many processes there are.")
+flags.DEFINE_integer("host", None, "Several hosts: which of them this is, from 0.")
+flags.DEFINE_integer("connect_timeout", 300, "Several hosts: seconds to wait for the others.")
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -63,18 +103,28 @@ def parse(argv: list[str]) -> list[str]:
     fail(" ".join(str(error).split()))
 
 
+def told() -> dict[str, Any]:
+  """The values of the flags that the mode takes, by name; paths as such."""
+  values = {name: flags.FLAGS[name].value for name in MODES[MODE.value].takes}
+  paths = {name: pathlib.Path(values[name]).expanduser() if values[name] else None for name in _PATHS if name in values}
+  return values | paths
+
+
 def fail(message: str) -> NoReturn:
   """Leaves with status 1 and one line."""
   sys.exit(f"error: {message}")
 
 
 def _check_taken(mode: str) -> None:
-  for name in dict.fromkeys(name for takes in _TAKES.values() for name in takes):
-    takers = [f"--mode={taker}" for taker, takes in _TAKES.items() if name in takes]
-    if name not in _TAKES[mode] and flags.FLAGS[name].present:
+  takes = MODES[mode].takes
+  for name in dict.fromkeys(name for other in MODES.values() for name in other.takes):
+    takers = [f"--mode={other}" for other in MODES if name in MODES[other].takes]
+    if name not in takes and flags.FLAGS[name].present:
       cure = "its runs have theirs" if name == "config" else f"it is for {', '.join(takers)}"
       raise UserError(f"--mode={mode} takes no --{name}: {cure}")
-  if "config" in _TAKES[mode] and CONFIG.value is None:
+    if name in takes and name in _NEEDED and not flags.FLAGS[name].value:
+      raise UserError(f"--mode={mode} needs --{name}, {flags.FLAGS[name].help}")
+  if "config" in takes and CONFIG.value is None:
     raise UserError("no configuration: pass e.g. --config=configs/seg.py:phantom")
 
 

@@ -1,0 +1,109 @@
+"""Unpacks a zip from a stranger: nothing outside of the folder, and no more than a limit."""
+
+import itertools
+import lzma
+import pathlib
+import stat
+import struct
+import zipfile
+import zlib
+
+from bt_jax.errors import UserError
+
+_BLOCK = 2**20
+_RATIO = 500  # bytes out of one; background of zeros packs to 1 : 200 at most in real scans
+_SMALL = 2**26  # bytes below which no ratio is odd
+_LONGEST = 120  # characters of a name
+_LEFT_OUT = "__MACOSX"
+
+
+def unpack(
+  path: pathlib.Path, folder: pathlib.Path, *, limit_bytes: int = 4 * 2**30, limit_files: int = 20_000
+) -> list[pathlib.Path]:
+  """Unpacks the files of a zip, without hidden ones, into a folder.
+
+  Args:
+    path: of the zip.
+    folder: an empty one; on an error it may hold a part of the files.
+    limit_bytes: of all files together, unpacked.
+    limit_files: how many there may be.
+
+  Returns:
+    The files, in the order of the zip.
+
+  Raises:
+    UserError: it is no zip, damaged, encrypted, empty or too big, or holds a path that leads out of the folder, a link,
+      another zip, or a file twice.
+  """
+  try:
+    with zipfile.ZipFile(path) as archive:
+      members = [member for member in archive.infolist() if not member.is_dir() and not _is_hidden(member.filename)]
+      _check(path, members, limit_bytes, limit_files)
+      files, left = [], limit_bytes
+      for member in members:
+        file = folder / _safe(member.filename)
+        left -= _extract(archive, member, file, min(left, max(_SMALL, member.compress_size * _RATIO)), path)
+        files.append(file)
+      return files
+  except FileExistsError as error:
+    raise UserError(f"{path} holds a file twice ({error.filename}): pack it again") from error
+  except NotADirectoryError as error:
+    raise UserError(f"{path} holds a file that is a folder, too: pack it again") from error
+  except NotImplementedError as error:
+    raise UserError(f"{path} is packed in a way that is not read ({error}): pack it as an ordinary zip") from error
+  except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, struct.error, ValueError, OSError) as error:
+    raise UserError(f"{path} is no zip, damaged or truncated ({error}): copy or pack it again") from error
+
+
+def _check(path: pathlib.Path, members: list[zipfile.ZipInfo], limit_bytes: int, limit_files: int) -> None:
+  """Everything that can be told before a byte is written."""
+  if not members:
+    raise UserError(f"{path} holds no file: pack the study again")
+  if len(members) > limit_files:
+    raise UserError(f"{path} holds {len(members)} files, expected {limit_files} at most: pack one study alone")
+  if sum(member.file_size for member in members) > limit_bytes:
+    raise UserError(f"{path} unpacks to over {limit_bytes:,} bytes: pack one study alone")
+  for member in members:
+    if member.flag_bits & 1:
+      raise UserError(f"{path} is encrypted ({member.filename!r}): unpack it, or pack it without a password")
+    if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG):
+      raise UserError(f"{path} holds a link ({member.filename!r}), expected files alone: pack the files themselves")
+    parts = _parts(member.filename)
+    if ".." in parts or not parts[0] or ":" in parts[0]:
+      raise UserError(
+        f"{path} holds a path that leads out of it ({member.filename!r}): do not trust it, get another copy"
+      )
+    if member.filename.lower().endswith(".zip"):
+      raise UserError(f"{path} holds another zip ({member.filename!r}): unpack that before")
+  names = [_safe(member.filename) for member in members]
+  if twice := next((name for name, same in itertools.groupby(sorted(names)) if len([*same]) > 1), None):
+    raise UserError(f"{path} holds a file twice ({twice!r}): pack it again")
+
+
+def _extract(
+  archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: pathlib.Path, limit: int, path: pathlib.Path
+) -> int:
+  """Counts what really comes out, whatever is declared; returns how much it was."""
+  file.parent.mkdir(parents=True, exist_ok=True)
+  size = 0
+  with archive.open(member) as packed, open(file, "xb") as out:
+    while block := packed.read(_BLOCK):
+      size += len(block)
+      if size > limit:
+        raise UserError(f"{path} is a zip bomb ({member.filename!r} unpacks to over {limit:,} bytes): it is not read")
+      out.write(block)
+  return size
+
+
+def _parts(name: str) -> list[str]:
+  return name.replace("\\", "/").split("/")
+
+
+def _is_hidden(name: str) -> bool:
+  return any(part == _LEFT_OUT or (part.startswith(".") and part not in (".", "..")) for part in _parts(name))
+
+
+def _safe(name: str) -> str:
+  """The same path of harmless characters; the end of a long name is kept, as it says the kind."""
+  parts = (part for part in _parts(name) if part not in ("", "."))
+  return "/".join("".join(c if c.isprintable() else "_" for c in part)[-_LONGEST:] for part in parts)

@@ -1,0 +1,112 @@
+"""A DICOM study in: its series found and sorted, their roles told, brought to the grid of FLAIR."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+from scipy import ndimage
+
+from bt_jax.errors import UserError
+from bt_jax.files import sha256_of
+from bt_jax.inference import dicom_geometry, dicom_pixels, dicom_roles, dicom_series, scans
+from bt_jax.inference.dicom_files import is_dicom, lenient, study_uid
+from bt_jax.inference.dicom_geometry import Stack
+from bt_jax.inference.dicom_series import Series
+from bt_jax.inference.segmentation import write
+
+__all__ = ["is_dicom", "read", "study_uid", "write"]
+
+_HEAD = {"HEAD", "BRAIN", "SKULL", "HEADNECK", "NECKHEAD", "WHOLEBRAIN"}
+_PLANES = ("sagittally", "coronally", "axially")  # by the axis of the patient that slices follow
+
+
+def read(files: Sequence[pathlib.Path], *, name: str, given: Mapping[str, str]) -> scans.Scan:
+  """Reads one study.
+
+  Args:
+    files: all of it, of any names; what is no DICOM image is left out.
+    name: of the study.
+    given: SeriesInstanceUIDs by role (pre, flair, post); the others are guessed.
+
+  Raises:
+    UserError: the files are damaged, of several patients or studies, lack slices, or have no FLAIR.
+  """
+  with lenient():
+    return _read(files, name, given)
+
+
+def _read(files: Sequence[pathlib.Path], name: str, given: Mapping[str, str]) -> scans.Scan:
+  found = dicom_series.collect(files, name)
+  chosen, warnings = dicom_roles.choose(found, given, name)
+  flair = dicom_geometry.arrange(chosen["flair"])
+  arrays, stacks = {"flair": dicom_pixels.decode(flair)}, {"flair": flair}
+  warnings += flair.warnings + _oddities(chosen["flair"], flair)
+  for role, series in chosen.items():
+    if role == "flair":
+      continue
+    try:
+      stack = dicom_geometry.arrange(series)
+      array, odd = _to_grid(stack, dicom_pixels.decode(stack), flair)
+    except UserError as error:
+      if role in given:
+        raise
+      warnings.append(f"{role} is left out: {error}")  # what was only guessed does not stop the study
+      continue
+    warnings += odd
+    if array is not None:
+      arrays[role], stacks[role] = array, stack
+  image, roles, missing = scans.fill_roles(arrays, {role: stack.series.label for role, stack in stacks.items()}, name)
+  if flair.affine is not None:
+    image = scans.to_axial(image, flair.affine)
+  return scans.Scan(
+    name=name,
+    format="dicom",
+    image=np.ascontiguousarray(image),
+    spacing_mm=scans.axial_spacing(flair.affine) if flair.thickness_known else None,
+    roles=roles,
+    slice_names=[f"{index:04d}" for index in range(len(image))],
+    warnings=warnings + missing,
+    sha256=sha256_of([path for stack in stacks.values() for path in dict.fromkeys(one.path for one in stack.frames)]),
+    source=flair,
+  )
+
+
+def _to_grid(
+  stack: Stack, array: Float[np.ndarray, "slices rows columns"], flair: Stack
+) -> tuple[Float[np.ndarray, "_ _ _"] | None, list[str]]:
+  """An array on the grid of FLAIR, or None where nothing says how it lies to it; with warnings."""
+  label, shape = stack.series.label, (len(flair.frames), *flair.frames[0].shape)
+  if stack.affine is None or flair.affine is None:
+    return None, [f"{label} is left out: nothing says how it lies to FLAIR"]
+  frames = [one.series.says("FrameOfReferenceUID") for one in (stack, flair)]
+  known = bool(frames[0]) and frames[0] == frames[1]
+  if array.shape == shape and np.allclose(stack.affine, flair.affine, atol=1e-3):
+    other = f"{label} has another frame of reference than FLAIR, but the same grid: it is taken to fit"
+    return array, [] if known else [other]
+  if not known:
+    return None, [f"{label} is left out: it has another frame of reference than FLAIR, register them before"]
+  # A voxel reaches beyond its middle: without a margin, the outermost slices of FLAIR would often fall to nothing.
+  matrix = np.linalg.inv(stack.affine) @ flair.affine
+  matrix[:3, 3] += 1
+  moved = ndimage.affine_transform(np.pad(array, 1, mode="edge"), matrix, output_shape=shape, order=1)
+  if moved.min() == moved.max():
+    return None, [f"{label} is left out: it lies elsewhere than FLAIR"]
+  return moved, [f"{label} was resampled to the grid of FLAIR, linearly"]
+
+
+def _oddities(series: Series, stack: Stack) -> list[str]:
+  """What of FLAIR the networks have not learned from, a sentence each."""
+  warnings = []
+  modality, part = series.says("Modality"), series.says("BodyPartExamined").upper()
+  if modality != "MR":
+    warnings.append(f"this is {modality or 'of unknown modality'}, the networks know MR only")
+  if part and part not in _HEAD:
+    warnings.append(f"the body part is {part}, the networks know heads only")
+  if stack.affine is not None:
+    plane = _PLANES[int(abs(stack.affine[:3, 0]).argmax())]
+    if plane != "axially":
+      warnings.append(f"slices were taken {plane}: the axial plane, which the networks look at, may be coarse")
+  if len(stack.frames) == 1:
+    warnings.append("one slice stands for its volume: its own mean and deviation are used")
+  return warnings

@@ -1,0 +1,72 @@
+"""From a scan's own grid and scale to those of the training slices, and back; pure JAX, so that an export holds it too."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from bt_jax.schema import SLICE_SIZE
+
+_BRIGHTEST = 99.9  # percentile of a channel that becomes 255; a few hot pixels should not make the rest dark
+Image = Float[Array | np.ndarray, "slices height width channels"]
+
+
+def window(volume: Image, numpy=np) -> tuple[Array | np.ndarray, Array | np.ndarray]:
+  """The intensities of each channel that become 0 and 255, [channels] each.
+
+  A volume whose values lie in 0..255, as those of pictures do, is taken as it is: the networks learned from such. Of any
+  other the lowest value becomes black, and the 99.9th percentile white.
+
+  Args:
+    volume: whole; its scale is that of all its slices.
+    numpy: `numpy`, or `jax.numpy` where the volume is traced.
+  """
+  low, high = volume.min((0, 1, 2)), numpy.percentile(volume, _BRIGHTEST, axis=(0, 1, 2))
+  high = numpy.where(high > low, high, volume.max((0, 1, 2)))  # all but a few voxels are alike
+  as_it_is = (volume.min() >= 0) & (volume.max() > 1) & (volume.max() <= 255)
+  return numpy.where(as_it_is, 0.0, low), numpy.where(as_it_is, 255.0, high)
+
+
+def scale(image: Image, low: Float[Array, "channels"], high: Float[Array, "channels"]) -> Image:
+  """Intensities in 0..255, where `low` is 0 and `high` 255."""
+  return jnp.clip((image - low) / jnp.maximum(high - low, 1e-12), 0, 1) * 255
+
+
+def _placement(height: int, width: int, aspect: float) -> tuple[Array, Array]:
+  """(scale, translation) of rows and columns from a grid of this size to the middle of the training grid.
+
+  Args:
+    height: may be symbolic, like `width`.
+    width: in pixels.
+    aspect: mm of a row by mm of a column; the picture keeps its shape in mm.
+  """
+  shape = jnp.stack([jnp.asarray(height, jnp.float32) * aspect, jnp.asarray(width, jnp.float32)])
+  factor = SLICE_SIZE / shape.max()
+  # Whole pixels, so that a picture which is only padded is not blurred.
+  return factor * jnp.array([aspect, 1.0]), jnp.round((SLICE_SIZE - shape * factor) / 2)
+
+
+def to_training(image: Image, aspect: float = 1.0) -> Float[Array, "slices 256 256 channels"]:
+  """Resamples linearly to 256 x 256, the longer side filling it, what is left over black."""
+  slices, height, width, channels = image.shape
+  factor, offset = _placement(height, width, aspect)
+  return jax.image.scale_and_translate(
+    image, (slices, SLICE_SIZE, SLICE_SIZE, channels), (1, 2), factor, offset, "linear"
+  )
+
+
+def to_own(
+  image: Float[Array, "slices 256 256"], height: int, width: int, aspect: float = 1.0
+) -> Float[Array, "slices height width"]:
+  """Undoes `to_training`, linearly."""
+  factor, offset = _placement(height, width, aspect)
+  return jax.image.scale_and_translate(
+    image, (image.shape[0], height, width), (1, 2), 1 / factor, -offset / factor, "linear"
+  )
+
+
+def statistics(volume: Image) -> tuple[Array | np.ndarray, Array | np.ndarray]:
+  """Mean and deviation of each channel of a volume on the training grid, as those of the data set: black counts."""
+  mean = lambda values: values.mean(2).mean(1).mean(0)  # of means: one sum of all would lose digits in float32
+  centre = mean(volume)
+  return centre, mean((volume - centre) ** 2) ** 0.5

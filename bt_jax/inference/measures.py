@@ -1,0 +1,160 @@
+"""The numbers of one prediction: what `prediction.json` says."""
+
+import itertools
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy import ndimage, spatial
+
+from bt_jax import metrics
+from bt_jax.inference.predictor import Prediction
+from bt_jax.inference.scans import NOTICE
+
+Mask = Bool[np.ndarray, "slices height width"]
+
+
+def describe(prediction: Prediction) -> dict[str, Any]:
+  """The content of `prediction.json`, ready to be written.
+
+  Places count slices, rows and columns from 0, in the order of `scan.image`. What is in mm is None where the spacing is
+  unknown, what is of the tumour where there is none. `probability` is that of the likeliest slice, 0..1.
+  """
+  scan, mask, spacing = prediction.scan, prediction.mask, prediction.scan.spacing_mm
+  place = _place(mask)
+  box = place["bounding_box"]
+  return {
+    "research_use": NOTICE,
+    "study": scan.name,
+    "tumor": bool(mask.any()),
+    "probability": float(prediction.slice_probability.max()),
+    **size(mask, spacing),
+    **largest_diameter(mask, spacing),
+    "slice_range": box and box["slices"],
+    **place,
+    "components": _components(mask, box),
+    "disagreement": disagreement(prediction.members, spacing),
+    "threshold": float(prediction.threshold),
+    "looks_wrong": bool(prediction.looks_wrong),
+    "warnings": list(prediction.warnings),
+    "shape": list(mask.shape),
+    "spacing_mm": [float(length) for length in spacing] if spacing else None,
+    "roles": dict(scan.roles),
+    "input": {"format": scan.format, "sha256": scan.sha256},
+    "model": prediction.about,
+    "slices": _slices(prediction),
+  }
+
+
+def size(mask: Mask, spacing_mm: tuple[float, float, float] | None) -> dict[str, int | float | None]:
+  """`voxels`, `volume_mm3` and `volume_ml` of a mask; the last two None where the spacing is unknown."""
+  voxels = int(mask.sum())
+  volume = voxels * float(np.prod(spacing_mm)) if spacing_mm else None
+  return {"voxels": voxels, "volume_mm3": volume, "volume_ml": None if volume is None else volume / 1000}
+
+
+def largest_diameter(mask: Mask, spacing_mm: tuple[float, float, float] | None) -> dict[str, float | int | None]:
+  """The largest distance within one 8-connected part of one slice, from outer corner to outer corner of its pixels.
+
+  Returns:
+    `largest_diameter_mm`; `largest_diameter_pixels`, where a pixel is 1 x 1 whatever its spacing; and
+    `largest_diameter_slice`, the slice of the first of them that is known. None for each that is not.
+  """
+  pixels = _longest(mask, (1.0, 1.0))
+  mm = _longest(mask, spacing_mm[1:]) if spacing_mm else (None, pixels[1])
+  return {
+    "largest_diameter_mm": mm[0],
+    "largest_diameter_pixels": pixels[0],
+    "largest_diameter_slice": mm[1],
+  }
+
+
+def _longest(mask: Mask, scale: tuple[float, float]) -> tuple[float | None, int | None]:
+  """The largest distance, and its slice; a part is skipped whose frame has no longer diagonal, as most do in noise."""
+  best, where = 0.0, None
+  for at in np.flatnonzero(mask.any((1, 2))):
+    labels, _ = ndimage.label(mask[at], np.ones((3, 3)))
+    frames = ndimage.find_objects(labels)
+    sides = [(rows.stop - rows.start, columns.stop - columns.start) for rows, columns in frames]
+    diagonals = np.hypot(*(np.array(sides) * scale).T)
+    for part in np.argsort(-diagonals):
+      if diagonals[part] <= best:
+        break
+      length = float(spatial.distance.pdist(_hull(labels[frames[part]] == part + 1) * scale).max())
+      if length > best:
+        best, where = length, int(at)
+  return (None, None) if where is None else (best, where)
+
+
+def _hull(part: Bool[np.ndarray, "height width"]) -> Float[np.ndarray, "corners 2"]:
+  """The corners (row, column) of the convex hull around the pixels of a part that has some in every row."""
+  first, last = part.argmax(1), part.shape[1] - part[:, ::-1].argmax(1)
+  rows = np.arange(len(part))
+  corners = [np.stack([row, column], axis=1) for row in (rows, rows + 1) for column in (first, last)]
+  points = np.concatenate(corners).astype(float)
+  return points[spatial.ConvexHull(points).vertices]
+
+
+def _place(mask: Mask) -> dict[str, Any]:
+  """Where the mask lies: `bounding_box`, first and last place along each axis, and `centroid`."""
+  if not mask.any():
+    return {"bounding_box": None, "centroid": None}
+  counts = {"slices": mask.sum((1, 2)), "rows": mask.sum((0, 2)), "columns": mask.sum((0, 1))}
+  return {
+    "bounding_box": {name: [int(at) for at in np.flatnonzero(each)[[0, -1]]] for name, each in counts.items()},
+    "centroid": [float(np.average(np.arange(each.size), weights=each)) for each in counts.values()],
+  }
+
+
+def _components(mask: Mask, box: dict[str, list[int]] | None) -> int:
+  """The number of 26-connected parts."""
+  if box is None:
+    return 0
+  inside = tuple(slice(first, last + 1) for first, last in box.values())
+  return int(ndimage.label(mask[inside], np.ones((3, 3, 3)))[1])
+
+
+def disagreement(
+  members: Bool[np.ndarray, "members slices height width"], spacing_mm: tuple[float, float, float] | None
+) -> dict[str, float | int | None] | None:
+  """How far the masks of an ensemble differ; None for a single member.
+
+  Returns:
+    The number of `members`; `pairwise_dice_mean`, over all pairs, where two that are both empty count 1; and the smallest
+    and the largest `voxels` and `volume_mm3`.
+  """
+  if len(members) < 2:
+    return None
+  dice = [
+    metrics.dice(metrics.pool(metrics.count(one, other)), empty=1.0).item()
+    for one, other in itertools.combinations(members, 2)
+  ]
+  least, most = (size(members[choose(members.sum((1, 2, 3)))], spacing_mm) for choose in (np.argmin, np.argmax))
+  return {
+    "members": len(members),
+    "pairwise_dice_mean": float(np.mean(dice)),
+    "voxels_min": least["voxels"],
+    "voxels_max": most["voxels"],
+    "volume_mm3_min": least["volume_mm3"],
+    "volume_mm3_max": most["volume_mm3"],
+  }
+
+
+def _slices(prediction: Prediction) -> list[dict[str, Any]]:
+  scan = prediction.scan
+  areas = prediction.mask.sum((1, 2))
+  square_mm = scan.spacing_mm[1] * scan.spacing_mm[2] if scan.spacing_mm else None
+  return [
+    {
+      "index": at,
+      "name": name,
+      "tumor": bool(area),
+      "probability": float(probability),
+      "area_pixels": int(area),
+      "area_mm2": float(area * square_mm) if scan.spacing_mm else None,
+      "gated": bool(gated),
+    }
+    for at, (name, area, probability, gated) in enumerate(
+      zip(scan.slice_names, areas, prediction.slice_probability, prediction.gated, strict=True)
+    )
+  ]

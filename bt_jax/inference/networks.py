@@ -1,0 +1,136 @@
+"""Trained networks as pure functions, out of checkpoints alone: no configuration and no data set is needed beside them."""
+
+import dataclasses
+import functools
+import glob
+import json
+import pathlib
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bt_jax.errors import UserError
+from bt_jax.models import DTYPES, make_model
+from bt_jax.pipeline.preprocess import make_preprocess
+from bt_jax.training.checkpoints import AS_SAVED, Checkpoints, PyTree
+from bt_jax.training.step import make_predict_step
+from bt_jax.training.task import TASKS
+
+_BEST = pathlib.Path("checkpoints") / "best"
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+  """One trained network.
+
+  Attributes:
+    variables: its parameters and statistics.
+    logits: from variables and a batch of slices on the training grid to logits of tumour; those of one architecture
+      share the function.
+    contrast: how it is raised in every slice before, a name of `pipeline.contrast.CONTRASTS`.
+    decision: what its validation part decided: `threshold`, `temperature` and `tumor_probabilities`.
+    profile: the range of each feature of `suspicion.features` over volumes it was trained on.
+    largest_component: whether its masks are of the largest 3-D part alone.
+    about: where it is from, for outputs.
+  """
+
+  variables: PyTree
+  logits: Callable
+  contrast: str
+  decision: dict[str, Any]
+  profile: dict[str, list[float]]
+  largest_component: bool
+  about: dict[str, Any]
+
+
+def find(names: Sequence[str], flag: str) -> list[pathlib.Path]:
+  """The files and folders that hold a network each.
+
+  Args:
+    names: paths, or patterns of them, of runs, of their checkpoints, of cross-validations with runs in them, or of exports.
+    flag: that they were given by.
+
+  Raises:
+    UserError: there is none, or one is given twice.
+  """
+  found: list[pathlib.Path] = []
+  for name in names:
+    path = pathlib.Path(name).expanduser()
+    paths = [path] if path.exists() else sorted(map(pathlib.Path, glob.glob(str(path))))
+    if not paths:
+      raise UserError(f"--{flag}: there is no {name}: name the folder of a run, or an exported file")
+    for path in paths:
+      folds = sorted(fold for fold in path.glob("fold_*") if (fold / _BEST).is_dir()) if path.is_dir() else []
+      found += folds if not (path / _BEST).is_dir() and folds else [path]
+  if not found:
+    raise UserError(f"--{flag} is empty: name the folder of a run, or an exported file")
+  places = [path.resolve() for path in found]
+  if twice := [path for path in found if places.count(path.resolve()) > 1]:
+    raise UserError(f"--{flag}: {twice[0]} is given twice: leave one out")
+  return found
+
+
+def load(folder: pathlib.Path, task: str, flag: str) -> Network:
+  """The network of a run, or of one of its checkpoints.
+
+  Args:
+    folder: of the run, of `checkpoints/best` in it, or of one step in that.
+    task: that it must have been trained for.
+    flag: that it was given by.
+
+  Raises:
+    UserError: there is no checkpoint, it cannot be read, is of another version, or of another task.
+  """
+  (variables, record), place = _restore(folder, flag), folder
+  try:
+    config, decision, profile = record["config"], record["decision"], record["profile"]
+    if config["task"] != task:
+      other = {"segmentation": "checkpoint", "classification": "classifier"}[config["task"]]
+      raise UserError(f"--{flag}: {place} is of {config['task']}, expected {task}: name it with --{other}")
+    # The whole of what shapes the function; runs of one cross-validation differ in none of it.
+    key = json.dumps([task, config["model"] | {"pretrained": ""}, config["data"], record["normalize"]], sort_keys=True)
+    return Network(
+      variables=variables,
+      logits=_logits(key),
+      contrast=config["data"]["contrast"],
+      decision=decision,
+      profile=profile,
+      largest_component=config["eval"]["largest_component"],
+      about={
+        "path": str(place.resolve()),
+        "model": config["model"]["name"],
+        "data": record["data"],
+        "split": record["split"],
+        "step": record["step"],
+        "arrays_sha256": record["arrays_sha256"],
+        "threshold": decision["threshold"],
+        "bt_jax": record["bt_jax"],
+      },
+    )
+  except KeyError as error:
+    raise UserError(f"--{flag}: {place} was trained by another version (it lacks {error}): train it again") from error
+
+
+def _restore(folder: pathlib.Path, flag: str) -> tuple[PyTree, dict[str, Any]]:
+  step = None
+  if (folder / _BEST).is_dir():
+    folder = folder / _BEST
+  elif re.fullmatch(r"\d+", folder.name) and (folder / "record").is_dir():
+    folder, step = folder.parent, int(folder.name)
+  if not folder.is_dir() or not Checkpoints(folder).exist:
+    raise UserError(f"--{flag}: {folder} holds no checkpoint: name the folder of a finished run, or an exported file")
+  checkpoints = Checkpoints(folder, read_only=True)
+  restored = checkpoints.restore(AS_SAVED, step=step)
+  checkpoints.close()
+  if restored is None:
+    raise UserError(f"--{flag}: {folder} holds no checkpoint: name the folder of a finished run, or an exported file")
+  return restored
+
+
+@functools.cache
+def _logits(key: str) -> Callable:
+  """`predict_step(variables, batch)` of a task, model, data section and normalisation, as JSON."""
+  task, model, data, normalize = json.loads(key)
+  network = make_model(TASKS[task].models, **{**model, "dtype": DTYPES[model["dtype"]]})
+  preprocess = make_preprocess(size=data["size"], normalize=normalize, channels=data["channels"])
+  return make_predict_step(model=network, task=TASKS[task], preprocess=preprocess)

@@ -1,0 +1,157 @@
+"""Pictures of one prediction: each slice with the mask over it, and all of them on one sheet."""
+
+import functools
+import io
+import math
+import pathlib
+
+import numpy as np
+from jaxtyping import Int
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+from scipy import ndimage
+
+from bt_jax import files
+from bt_jax.inference.measures import size
+from bt_jax.inference.predictor import Prediction
+from bt_jax.inference.scans import NOTICE, Scan
+from bt_jax.schema import CHANNELS
+
+_FLAIR = CHANNELS.index("flair")
+_MARK = (230, 159, 0)  # Okabe and Ito's orange, the colour of predictions in reports
+_FILL = 0.2  # how much of it covers the tumour
+_PAPER, _INK = (24, 24, 24), (230, 230, 230)
+_LONGEST, _SHORTEST = 512, 200  # pixels along the longer side of a picture
+_TILE, _COLUMNS, _MOST_TILES = 128, 10, 60  # of the contact sheet
+_FONT, _LINE, _GAP = 12, 16, 4  # pixels
+_HEADING = 400  # pixels of a name in a heading
+_LONGEST_NAME = 200  # bytes of a file's name, of the 255 that most disks take
+_SEEN = 2**22  # values, give or take, that the range of grey is taken from
+
+
+def save(folder: pathlib.Path, prediction: Prediction) -> list[pathlib.Path]:
+  """Writes FOLDER/overlays/SLICE.png for each slice, and FOLDER/contact_sheet.png.
+
+  FLAIR is shown from its 0.5th to its 99.5th percentile over the volume, the mask in orange.
+  """
+  scan, window = prediction.scan, _window(prediction.scan)
+  longest = max(_square_pixels(scan))
+  scale = min(_LONGEST / longest, float(math.ceil(_SHORTEST / longest)))
+  written = []
+  for at, name in enumerate(_file_names(scan.slice_names)):
+    gate = ", stopped by the classifier" if prediction.gated[at] else ""
+    heading = f"{_short(scan.slice_names[at])}: probability {prediction.slice_probability[at]:.3f}{gate}"
+    page = _with_text(_overlay(prediction, at, window, scale), [heading, NOTICE])
+    written.append(files.write_bytes(folder / "overlays" / f"{name}.png", _png(page)))
+  return [*written, files.write_bytes(folder / "contact_sheet.png", _png(_contact_sheet(prediction, window)))]
+
+
+def choose_tiles(areas: Int[np.ndarray, "slices"]) -> tuple[list[int], int]:
+  """The slices on a contact sheet, and one in how many these are: evenly spread, with that of the largest area.
+
+  Args:
+    areas: of the mask by slice, one slice at least.
+  """
+  step = math.ceil(len(areas) / _MOST_TILES)
+  chosen = {*range(0, len(areas), step)} | ({int(np.argmax(areas))} if areas.any() else set())
+  return sorted(chosen), step
+
+
+def _contact_sheet(prediction: Prediction, window: tuple[float, float]) -> Image.Image:
+  scan = prediction.scan
+  chosen, step = choose_tiles(prediction.mask.sum((1, 2)))
+  height, width = _square_pixels(scan)
+  scale = _TILE / max(height, width)
+  columns = min(_COLUMNS, len(chosen))
+  cell = (_TILE + _GAP, max(round(height * scale), 1) + _LINE + _GAP)
+  area = Image.new("RGB", (columns * cell[0], -(-len(chosen) // columns) * cell[1]), _PAPER)
+  for place, at in enumerate(chosen):
+    tile = _overlay(prediction, at, window, scale)
+    left, top = place % columns * cell[0], place // columns * cell[1]
+    area.paste(tile, (left + (_TILE - tile.width) // 2, top))
+    probability = f"  {prediction.slice_probability[at]:.2f}"
+    label = _short(scan.slice_names[at], _TILE - _font().getlength(probability)) + probability
+    color = _MARK if prediction.mask[at].any() else _INK
+    ImageDraw.Draw(area).text((left + 2, top + cell[1] - _LINE - _GAP), label, color, _font())
+  several = f"{len(scan.slice_names)} slices" + (f", one in {step} shown" if step > 1 else "")
+  return _with_text(area, [f"{_short(scan.name)}: {_finding(prediction)}; {several}", NOTICE])
+
+
+def _finding(prediction: Prediction) -> str:
+  told = size(prediction.mask, prediction.scan.spacing_mm)
+  if not told["voxels"]:
+    return "no tumour marked"
+  return (
+    f"tumour marked, {told['voxels']} voxels"
+    if told["volume_ml"] is None
+    else f"tumour marked, {told['volume_ml']:.2f} ml"
+  )
+
+
+def _window(scan: Scan) -> tuple[float, float]:
+  """The intensities shown black and white."""
+  flair = scan.image[..., _FLAIR]
+  step = max(math.isqrt(flair.size // _SEEN), 1)
+  low, high = np.percentile(flair[:, ::step, ::step], (0.5, 99.5))
+  return (float(low), float(high)) if low < high else (float(flair.min()), float(flair.max()))
+
+
+def _square_pixels(scan: Scan) -> tuple[float, float]:
+  """Height and width of a slice in pixels as high as wide, the finer spacing kept."""
+  _, height, width, _ = scan.image.shape
+  _, rows, columns = scan.spacing_mm or (1, 1, 1)
+  return height * rows / min(rows, columns), width * columns / min(rows, columns)
+
+
+def _overlay(prediction: Prediction, at: int, window: tuple[float, float], scale: float) -> Image.Image:
+  """A slice, its finer pixels scaled, the tumour lightly filled, a line of one pixel around it."""
+  wanted = tuple(max(round(side * scale), 1) for side in reversed(_square_pixels(prediction.scan)))
+  resize = lambda values, how: np.asarray(Image.fromarray(values.astype(np.float32)).resize(wanted, how))
+  low, high = window
+  shown = resize(np.clip(prediction.scan.image[at, ..., _FLAIR], low, high), Image.Resampling.BICUBIC)
+  grey = 255 * np.clip((shown.astype(np.float64) - low) / (high - low), 0, 1)
+  # A pixel that holds any tumour shows it, so that a few voxels are seen in small pictures too.
+  tumor = resize(prediction.mask[at], Image.Resampling.BOX) > 0
+  line = ndimage.binary_dilation(tumor, np.ones((3, 3))) & ~tumor
+  share = (_FILL * tumor + line)[..., None]
+  mixed = grey[..., None] * (1 - share) + np.array(_MARK) * share
+  return Image.fromarray(np.round(mixed).astype(np.uint8))
+
+
+def _with_text(picture: Image.Image, lines: list[str]) -> Image.Image:
+  """The picture above lines of small text, as wide as either needs."""
+  width = max(picture.width, *(math.ceil(_font().getlength(line)) + 2 * _GAP for line in lines))
+  page = Image.new("RGB", (width, picture.height + len(lines) * _LINE + _GAP), _PAPER)
+  page.paste(picture, ((width - picture.width) // 2, 0))
+  for at, line in enumerate(lines):
+    ImageDraw.Draw(page).text((_GAP, picture.height + at * _LINE + 1), line, _INK, _font())
+  return page
+
+
+@functools.cache
+def _font() -> ImageFont.FreeTypeFont:
+  return ImageFont.load_default(_FONT)
+
+
+def _short(name: str, width: float = _HEADING) -> str:
+  """The end of a name, which tells slices apart, in one line of so many pixels."""
+  name, start = " ".join("".join(c if c.isprintable() else " " for c in name).split()), ""
+  while name and _font().getlength(start + name) > width:
+    name, start = name[1:], "..."
+  return start + name
+
+
+def _file_names(names: list[str]) -> list[str]:
+  """The slices' names in harmless characters, each once; of a long one the end."""
+  harmless = ["".join(c if c.isprintable() and c not in "/\\" else "_" for c in name) for name in names]
+  cut = [name.encode()[-_LONGEST_NAME:].decode(errors="ignore") for name in harmless]
+  if len({name.casefold() for name in cut}) == len(cut):
+    return cut
+  return [f"{at:04d}_{name}" for at, name in enumerate(cut)]
+
+
+def _png(picture: Image.Image) -> bytes:
+  text = PngImagePlugin.PngInfo()
+  text.add_text("Disclaimer", NOTICE)
+  content = io.BytesIO()
+  picture.save(content, "PNG", pnginfo=text)
+  return content.getvalue()

@@ -1,0 +1,211 @@
+"""From a scan to its mask: brought to the training grid, through the networks in batches, and back."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array, Bool, Float, Shaped
+from tqdm import tqdm
+
+from bt_jax.errors import UserError
+from bt_jax.evaluation.postprocess import largest_part
+from bt_jax.inference import grid, suspicion
+from bt_jax.inference.forward import Marked
+from bt_jax.inference.scans import Scan, fill_roles
+from bt_jax.pipeline.contrast import make_contrast
+from bt_jax.pipeline.preprocess import Batch
+from bt_jax.schema import CHANNELS
+
+_BATCHES = (32, 8, 1)  # slices; few sizes, as each is compiled, and small ones, so that one slice does not wait for 32
+Brought = Float[np.ndarray, "slices 256 256 3"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+  """What turns probabilities into an answer; travels in an export.
+
+  Attributes:
+    threshold: of a pixel's probability.
+    temperature: of the probability of a slice.
+    gate: the classifier's probability below which a slice is left empty; None without one.
+    tta: whether mirrored and turned slices were averaged.
+    largest_component: whether only the largest 3-D part is kept.
+    profile: the range of each feature of `suspicion.features` over training volumes.
+  """
+
+  threshold: float
+  temperature: float
+  gate: float | None
+  tta: bool
+  largest_component: bool
+  profile: dict[str, list[float]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+  """What the networks say of one scan, on its own grid.
+
+  Attributes:
+    scan: that was predicted.
+    mask: of the tumour, in the order of `scan.image`.
+    probability: of tumour by pixel, the mean of the networks; 0 in slices that the gate stopped.
+    slice_probability: of tumour anywhere in the slice, calibrated on validation slices.
+    members: each network's own mask.
+    gated: the slices that the classifier stopped.
+    threshold: of the mask.
+    warnings: what is odd about the scan, a sentence each.
+    looks_wrong: whether it looks unlike what the networks were trained on.
+    about: the networks and the version they were run by.
+  """
+
+  scan: Scan
+  mask: Bool[np.ndarray, "slices height width"]
+  probability: Float[np.ndarray, "slices height width"]
+  slice_probability: Float[np.ndarray, "slices"]
+  members: Bool[np.ndarray, "members slices height width"]
+  gated: Bool[np.ndarray, "slices"]
+  threshold: float
+  warnings: list[str]
+  looks_wrong: bool
+  about: dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+  """Networks and what they decide by; made by `load`.
+
+  Attributes:
+    decision: see `Decision`.
+    about: the networks, for outputs.
+    mark: from all slices of a volume on the training grid, in 0..255, to what the networks say of them, some at a time.
+  """
+
+  decision: Decision
+  about: dict[str, Any]
+  mark: Callable[[Brought], Iterator[Marked]]
+
+  def predict(
+    self,
+    volume: Scan | Shaped[np.ndarray, "..."],
+    *,
+    spacing_mm: tuple[float, float, float] | None = None,
+    progress: bool = False,
+  ) -> Prediction:
+    """Marks the tumour in a scan.
+
+    Args:
+      volume: a scan, as `bt_jax.read` reads it; or an array of axial slices in any scale, [slices, height, width, 3] of
+        pre-contrast, FLAIR and post-contrast, or [slices, height, width] of FLAIR alone. The front of the head is at the
+        top.
+      spacing_mm: of an array: between slices, rows and columns.
+      progress: whether to show a bar.
+
+    Raises:
+      UserError: the array has another shape, values that are not finite, or is constant.
+    """
+    scan = volume if isinstance(volume, Scan) else of_array(volume, spacing_mm)
+    count, height, width, _ = scan.image.shape
+    aspect = scan.spacing_mm[1] / scan.spacing_mm[2] if scan.spacing_mm else 1.0
+    low, high = grid.window(scan.image)
+    pieces = list(_pieces(count, _BATCHES))
+    brought = np.concatenate([_bring(scan.image[start:stop], low, high, aspect) for start, stop in pieces])
+    probability, members = np.empty((count, height, width), np.float32), []
+    slice_probability, gated, done = np.empty(count, np.float32), np.empty(count, bool), 0
+    bar = tqdm(total=count, desc="predicting", unit="slice", leave=False, disable=not progress)
+    for marked in self.mark(brought):
+      stop = done + len(marked.gated)
+      own = np.asarray(_take_back(marked.members, aspect, height=height, width=width))
+      members.append(own >= self.decision.threshold)
+      probability[done:stop] = own.mean(0)
+      slice_probability[done:stop], gated[done:stop], done = marked.slice_probability, marked.gated, stop
+      bar.update(len(marked.gated))
+    bar.close()
+    mask = probability >= self.decision.threshold
+    if self.decision.largest_component:
+      mask = largest_part(mask)
+    odd = suspicion.warnings(scan.image, self.decision.profile)
+    return Prediction(
+      scan=scan,
+      mask=mask,
+      probability=probability,
+      slice_probability=slice_probability,
+      members=np.concatenate(members, axis=1),
+      gated=gated,
+      threshold=self.decision.threshold,
+      warnings=[*scan.warnings, *odd],
+      looks_wrong=bool(odd),
+      about=self.about,
+    )
+
+
+def of_array(volume: Shaped[np.ndarray, "..."], spacing_mm: tuple[float, float, float] | None = None) -> Scan:
+  """A scan out of an array; raises UserError for one of another shape."""
+  volume = np.asarray(volume)
+  if not (np.issubdtype(volume.dtype, np.number) or volume.dtype == bool) or np.iscomplexobj(volume):
+    raise UserError(f"the volume is of {volume.dtype}, expected real numbers")
+  name, told = "the array", dict.fromkeys(CHANNELS, "the array")
+  if volume.ndim == 3:
+    image, roles, warnings = fill_roles({"flair": volume}, told, name)
+  elif volume.ndim == 4 and volume.shape[-1] == len(CHANNELS):
+    image, roles, warnings = volume.astype(np.float32), told, []
+  else:
+    raise UserError(
+      f"the volume has the shape {volume.shape}, expected [slices, height, width, 3], or [slices, height, width] of FLAIR"
+    )
+  spacing = tuple(map(float, spacing_mm)) if spacing_mm is not None else None
+  if spacing and (len(spacing) != 3 or not all(0 < length < np.inf for length in spacing)):
+    raise UserError(f"spacing_mm is {spacing_mm}, expected three lengths: between slices, rows and columns")
+  return Scan(name, "array", image, spacing, roles, [f"{at:04d}" for at in range(len(image))], warnings)
+
+
+def _pieces(count: int, sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+  """(start, stop) of pieces of `count` slices, each of one of these sizes, the largest that fit; the last may be less."""
+  start = 0
+  while start < count:
+    size = next((size for size in sizes if size <= count - start), sizes[-1])
+    yield start, min(start + size, count)
+    start += size
+
+
+def mark(
+  forward: Callable[[Batch], Marked], contrasts: Sequence[str], devices: int, brought: Brought
+) -> Iterator[Marked]:
+  """What the networks say of slices; while one batch is fetched, the devices work on the next."""
+  sizes = sorted({-(-size // devices) * devices for size in _BATCHES}, reverse=True)
+  mean, std = grid.statistics(brought)
+  waiting: list[tuple[Marked, int]] = []
+  for start, stop in _pieces(len(brought), sizes):
+    whole = next(size for size in reversed(sizes) if size >= stop - start)
+    image = np.pad(brought[start:stop], ((0, whole - stop + start), (0, 0), (0, 0), (0, 0)))
+    repeat = lambda values, whole=whole: np.tile(values, (whole, 1))
+    images = {name: _raise(image, name) for name in contrasts}
+    waiting.append((forward({"image": images, "volume_mean": repeat(mean), "volume_std": repeat(std)}), stop - start))
+    if len(waiting) > 1:
+      yield _fetch(*waiting.pop(0))
+  yield from (_fetch(*one) for one in waiting)
+
+
+def _raise(image: Brought, contrast: str) -> Brought:
+  """Contrast is raised in 8 bits, as in training."""
+  if contrast == "none":
+    return image
+  raised = map(make_contrast(contrast), np.round(image).astype(np.uint8))
+  return np.stack(list(raised)).astype(np.float32)
+
+
+def _fetch(marked: Marked, count: int) -> Marked:
+  members, slice_probability, gated = jax.device_get(marked)
+  return Marked(members[:, :count], slice_probability[:count], gated[:count])
+
+
+@jax.jit
+def _bring(image: Array, low: Array, high: Array, aspect: float) -> Array:
+  return grid.to_training(grid.scale(image, low, high), aspect)
+
+
+@functools.partial(jax.jit, static_argnames=("height", "width"))
+def _take_back(members: Array, aspect: float, *, height: int, width: int) -> Array:
+  return jax.vmap(lambda one: grid.to_own(one, height, width, aspect))(members)

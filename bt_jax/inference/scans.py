@@ -1,0 +1,124 @@
+"""One scan as the networks want it, whatever file it came from, and the way back to the file's own grid."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Shaped
+from nibabel import orientations
+
+from bt_jax.errors import UserError
+from bt_jax.schema import CHANNELS
+
+NOTICE = "For research only, never clinical use."  # stands in every output
+
+# Slices run from the feet to the head, rows from front to back, columns from the patient's right to the left: the way
+# the published slices lie. As nibabel counts axes: columns, rows, slices.
+_AXIAL = orientations.axcodes2ornt(("L", "P", "S"))
+
+
+@dataclasses.dataclass(frozen=True)
+class Scan:
+  """One scan.
+
+  Attributes:
+    name: of the study, for people.
+    format: of its files, a name of `studies.FORMATS`.
+    image: float32 [slices, height, width, 3], pre-contrast, FLAIR and post-contrast in whatever scale the file has;
+      axial, where the file says how it lies.
+    spacing_mm: between slices, rows and columns; None where the file does not say.
+    roles: what each of the three channels was read from, in words.
+    slice_names: what each slice is called in outputs, e.g. the stem of its file or `0012`.
+    warnings: what is odd about the files, a sentence each.
+    sha256: of the bytes of its files; empty where it is of none.
+    source: what its format needs to write a mask like it.
+  """
+
+  name: str
+  format: str
+  image: Float[np.ndarray, "slices height width 3"]
+  spacing_mm: tuple[float, float, float] | None
+  roles: dict[str, str]
+  slice_names: list[str]
+  warnings: list[str]
+  sha256: str = ""
+  source: Any = None
+
+  def __post_init__(self):
+    check_image(self.image, self.name)
+
+
+def check_image(image: np.ndarray, name: str) -> None:
+  """Raises UserError where an image has no slice, is not finite, or has a channel of one value only."""
+  if not image.size:
+    raise UserError(f"{name} has no pixel: name another file")
+  lowest, highest = image.min((0, 1, 2)), image.max((0, 1, 2))
+  if not np.isfinite([lowest, highest]).all():
+    count = int((~np.isfinite(image)).any(-1).sum())
+    raise UserError(f"{name} has {count} voxels that are not finite (NaN or infinite): replace them before")
+  for role, low, high in zip(CHANNELS, lowest, highest, strict=True):
+    if low == high:
+      raise UserError(f"{name} is constant in the {role} channel (all {low:g}): name another file")
+
+
+def fill_roles(
+  found: dict[str, Shaped[np.ndarray, "..."]], told: dict[str, str], name: str
+) -> tuple[Float[np.ndarray, "... 3"], dict[str, str], list[str]]:
+  """The three channels out of those that were found; FLAIR stands in for the others, as in the published slices.
+
+  Args:
+    found: arrays of one shape by role, a name of `CHANNELS`.
+    told: what each was read from, in words.
+    name: of the study.
+
+  Returns:
+    The channels in the last axis, what each was read from, and a warning for those replaced.
+
+  Raises:
+    UserError: there is no FLAIR, or shapes differ.
+  """
+  if "flair" not in found:
+    raise UserError(f"{name} has no FLAIR: name it with --flair, the networks look for FLAIR abnormality")
+  shapes = {role: array.shape for role, array in found.items()}
+  if len(set(shapes.values())) > 1:
+    sizes = ", ".join(f"{role} {' x '.join(map(str, shape))}" for role, shape in shapes.items())
+    raise UserError(f"the sequences of {name} differ in size ({sizes}): register and resample them to FLAIR before")
+  missing = [role for role in CHANNELS if role not in found]
+  image = np.stack([found.get(role, found["flair"]) for role in CHANNELS], axis=-1).astype(np.float32)
+  roles = {role: told.get(role, f"FLAIR in its place: {told['flair']}") for role in CHANNELS}
+  warnings = [f"no {' and no '.join(missing)} sequence: FLAIR stands in its place"] if missing else []
+  return image, roles, warnings
+
+
+def to_axial(array: Shaped[np.ndarray, "..."], affine: Float[np.ndarray, "4 4"]) -> Shaped[np.ndarray, "..."]:
+  """Turns [i, j, k, ...] into [slices, rows, columns, ...] by flips and swaps of axes alone.
+
+  Args:
+    array: as it lies in the file.
+    affine: from (i, j, k) to mm, to the right, front and head (RAS), as nibabel has it; oblique ones go to the nearest axes.
+
+  Raises:
+    UserError: the affine is not one of a volume.
+  """
+  turned = orientations.apply_orientation(array, orientations.ornt_transform(_orientation(affine), _AXIAL))
+  return np.moveaxis(turned, (0, 1, 2), (2, 1, 0))
+
+
+def from_axial(array: Shaped[np.ndarray, "..."], affine: Float[np.ndarray, "4 4"]) -> Shaped[np.ndarray, "..."]:
+  """Undoes `to_axial`, exactly."""
+  turned = np.moveaxis(array, (2, 1, 0), (0, 1, 2))
+  return orientations.apply_orientation(turned, orientations.ornt_transform(_AXIAL, _orientation(affine)))
+
+
+def axial_spacing(affine: Float[np.ndarray, "4 4"]) -> tuple[float, float, float]:
+  """Mm between slices, rows and columns once an array of this affine is axial."""
+  lengths = np.sqrt((affine[:3, :3] ** 2).sum(0))
+  columns, rows, slices = (float(lengths[axis]) for axis in np.argsort(_orientation(affine)[:, 0]))
+  return slices, rows, columns
+
+
+def _orientation(affine: np.ndarray) -> np.ndarray:
+  """For each axis of the array, the axis of the patient it runs along, and which way."""
+  if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+    raise UserError("the affine of the volume is singular: mend its header, or convert it again")
+  return orientations.io_orientation(affine)

@@ -1,0 +1,177 @@
+"""A mask and its probability as DICOM Segmentations on the frames of their source series."""
+
+import io
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Shaped
+
+from bt_jax.files import write_bytes
+from bt_jax.inference.dicom_files import lenient
+from bt_jax.inference.dicom_geometry import Stack
+from bt_jax.inference.dicom_series import Frame
+from bt_jax.inference.scans import NOTICE, Scan, from_axial
+
+_SERIES_NUMBER = 9001  # beyond those of scanners
+_DESCRIPTION = f"FLAIR abnormality. {NOTICE}"  # DICOM allows 64 characters
+_COPIED = ("PatientID", "PatientName", "StudyID", "AccessionNumber", "ReferringPhysicianName")
+_FORMATTED = {
+  "PatientBirthDate": r"\d{8}",
+  "StudyDate": r"\d{8}",
+  "StudyTime": r"\d{6}(\.\d{1,6})?",
+  "PatientSex": "[MFO]",
+}
+
+
+def write(
+  scan: Scan,
+  folder: pathlib.Path,
+  mask: Bool[np.ndarray, "slices height width"],
+  probability: Float[np.ndarray, "slices height width"] | None,
+  *,
+  software: str,
+) -> list[pathlib.Path]:
+  """Writes `mask.dcm`, and `probability.dcm` where there is one, in the patient and study of the source.
+
+  Args:
+    scan: that `dicom.read` gave.
+    folder: to write to.
+    mask: in the order of `scan.image`.
+    probability: 0..1; kept in steps of 1/255.
+    software: name and version of what made them; DICOM allows 64 characters.
+  """
+  import highdicom
+
+  parts = [("mask.dcm", "BINARY", mask)]
+  if probability is not None:
+    parts.append(("probability.dcm", "FRACTIONAL", probability.clip(0, 1)))
+  with lenient():
+    source, series_uid = _enhanced(scan.source), highdicom.UID()
+    contents = {
+      name: _encode(scan.source, source, kind, array, software=software[:64], series_uid=series_uid, number=number)
+      for number, (name, kind, array) in enumerate(parts, start=1)
+    }
+  return [write_bytes(pathlib.Path(folder) / name, content) for name, content in contents.items()]
+
+
+def _encode(
+  stack: Stack,
+  source: Any,
+  kind: str,
+  array: Shaped[np.ndarray, "_ _ _"],
+  *,
+  software: str,
+  series_uid: str,
+  number: int,
+) -> bytes:
+  """A DICOM Segmentation, BINARY or FRACTIONAL, on the frames of a stack; the number is that of its instance."""
+  import highdicom
+
+  segmentation = highdicom.seg.Segmentation(
+    source_images=[source],
+    pixel_array=np.ascontiguousarray(array if stack.affine is None else from_axial(array, stack.affine)),
+    segmentation_type=kind,
+    segment_descriptions=[_segment(software)],
+    series_instance_uid=series_uid,
+    series_number=_SERIES_NUMBER,
+    sop_instance_uid=highdicom.UID(),
+    instance_number=number,
+    manufacturer="bt_jax",
+    manufacturer_model_name="bt_jax",
+    software_versions=software,
+    device_serial_number="0",
+    content_label="TUMOR",
+    content_description=_DESCRIPTION,
+    series_description=_DESCRIPTION,
+    content_qualification="RESEARCH",
+    omit_empty_frames=False,  # an empty mask says that there is no tumour
+    specific_character_set="ISO_IR 192",
+  )
+  _refer(segmentation, stack.frames)
+  content = io.BytesIO()
+  segmentation.save_as(content)
+  return content.getvalue()
+
+
+def _segment(software: str) -> Any:
+  import highdicom
+  from pydicom.sr.codedict import codes
+
+  return highdicom.seg.SegmentDescription(
+    segment_number=1,
+    segment_label="Tumor (FLAIR abnormality)",
+    segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
+    segmented_property_type=codes.SCT.Neoplasm,
+    algorithm_type="AUTOMATIC",
+    algorithm_identification=highdicom.AlgorithmIdentificationSequence(
+      name="bt_jax", family=codes.DCM.ArtificialIntelligence, version=software
+    ),
+    anatomic_regions=[codes.SCT.Brain],
+  )
+
+
+def _enhanced(stack: Stack) -> Any:
+  """The source as one image of many frames, however many files it has, with all that highdicom asks for.
+
+  What anonymised files lack is left empty; a place in space that they lack is made up, in a frame of reference of its own.
+  """
+  import re
+
+  import highdicom
+  from pydicom import Dataset
+  from pydicom.uid import EnhancedMRImageStorage
+
+  frames = stack.frames
+  about = frames[0].about
+  dataset = Dataset()
+  for keyword in _COPIED:
+    setattr(dataset, keyword, about[keyword])
+  for keyword, pattern in _FORMATTED.items():
+    setattr(dataset, keyword, about[keyword] if re.fullmatch(pattern, about[keyword]) else "")
+  dataset.SOPClassUID, dataset.SOPInstanceUID = EnhancedMRImageStorage, highdicom.UID()
+  dataset.StudyInstanceUID = about["StudyInstanceUID"] or highdicom.UID()
+  dataset.SeriesInstanceUID = about["SeriesInstanceUID"] or highdicom.UID()
+  placed = stack.affine is not None
+  dataset.FrameOfReferenceUID = (placed and about["FrameOfReferenceUID"]) or highdicom.UID()
+  dataset.Modality = about["Modality"] or "OT"
+  dataset.Rows, dataset.Columns = frames[0].shape
+  dataset.NumberOfFrames = len(frames)
+  positions = [one.position if placed else (0, 0, index) for index, one in enumerate(frames)]
+  patient = highdicom.enum.CoordinateSystemNames.PATIENT
+  shared = Dataset()
+  shared.PlaneOrientationSequence = highdicom.PlaneOrientationSequence(
+    patient, frames[0].orientation.ravel() if placed else (1, 0, 0, 0, 1, 0)
+  )
+  distance = float(np.linalg.norm(stack.affine[:3, 0])) if placed else 1.0
+  shared.PixelMeasuresSequence = highdicom.PixelMeasuresSequence(
+    frames[0].spacing if placed else (1, 1), slice_thickness=distance, spacing_between_slices=distance
+  )
+  dataset.SharedFunctionalGroupsSequence = [shared]
+  dataset.PerFrameFunctionalGroupsSequence = [Dataset() for _ in frames]
+  for group, position in zip(dataset.PerFrameFunctionalGroupsSequence, positions, strict=True):
+    group.PlanePositionSequence = highdicom.PlanePositionSequence(patient, position)
+  return dataset
+
+
+def _refer(segmentation: Any, frames: Sequence[Frame]) -> None:
+  """Makes a segmentation of the one enhanced image refer to the files that it stands for."""
+  for group in segmentation.PerFrameFunctionalGroupsSequence:
+    for derivation in group.DerivationImageSequence:
+      for item in derivation.SourceImageSequence:
+        frame = frames[item.ReferencedFrameNumber - 1]
+        _name(item, frame)
+        if frame.number:
+          item.ReferencedFrameNumber = frame.number
+        else:
+          del item.ReferencedFrameNumber
+  instances = [_name(type(item)(), one) for one in {frame.path: frame for frame in frames}.values()]
+  segmentation.SourceImageSequence = instances
+  segmentation.ReferencedSeriesSequence[0].ReferencedInstanceSequence = instances
+
+
+def _name(item: Any, frame: Frame) -> Any:
+  item.ReferencedSOPClassUID = frame.about["SOPClassUID"]
+  item.ReferencedSOPInstanceUID = frame.about["SOPInstanceUID"]
+  return item

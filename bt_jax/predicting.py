@@ -1,0 +1,60 @@
+"""Trained networks at work on scans of strangers: from the command line, in one file, or behind a page."""
+
+import functools
+import pathlib
+from typing import Any
+
+from bt_jax import machine
+from bt_jax.inference import loading, stream
+
+
+def predict(
+  *,
+  input: pathlib.Path | None,
+  pre: str | None,
+  flair: str | None,
+  post: str | None,
+  output: pathlib.Path,
+  probabilities: bool,
+  shard: str | None,
+  checkpoint: list[str],
+  **options: Any,
+) -> None:
+  """Writes masks, pictures and numbers of all studies in a file or folder.
+
+  Args:
+    input: of a study, or of many.
+    pre: file of a sequence, without `input`; or with it, its SeriesInstanceUID.
+    flair: the same.
+    post: the same.
+    output: see `stream.predict`.
+    probabilities: see there.
+    shard: see there.
+    checkpoint: of the networks.
+    options: see `loading.load`.
+
+  Raises:
+    UserError: see both.
+  """
+  machine.prepare()
+  given = {role: told for role, told in {"pre": pre, "flair": flair, "post": post}.items() if told}
+  load = functools.partial(loading.load, checkpoint, **options)
+  stream.predict(input, output, given=given, probabilities=probabilities, shard=shard, load=load)
+
+
+def export(*, output: pathlib.Path, checkpoint: list[str], **options: Any) -> None:
+  """Writes networks as one file; see `loading.load` for the options."""
+  from bt_jax.inference import export
+
+  machine.prepare()
+  export.write(output, *loading.open_networks(checkpoint, options.pop("classifier")), **options)
+
+
+def serve(
+  *, bind: str, port: int, limit_mb: int, keep: pathlib.Path | None, checkpoint: list[str], **options: Any
+) -> None:
+  """Opens the viewer's page; see `server.serve`, and `loading.load` for the options."""
+  from bt_jax.serving import server
+
+  machine.prepare()
+  server.serve(loading.load(checkpoint, **options), host=bind, port=port, limit_mb=limit_mb, keep=keep)

@@ -1,0 +1,239 @@
+import io
+import struct
+import zlib
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from bt_jax.errors import UserError
+from bt_jax.inference import images
+from bt_jax.inference.scans import NOTICE
+from bt_jax.schema import CHANNELS
+
+RNG = np.random.default_rng(0)
+HEIGHT, WIDTH = 12, 9
+
+
+def random(shape, dtype="u1"):
+  high = {"u1": 256, "u2": 65536, "f4": 3000}[dtype]
+  return RNG.uniform(0, high, shape).astype(dtype)
+
+
+def chunk(kind, content):
+  return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(values, depth=16, colour=2, size=None):
+  """An encoder of the specification's simplest case, independent of every library."""
+  height, width = size or values.shape[:2]
+  rows = b"".join(b"\0" + row.astype(f">u{depth // 8}").tobytes() for row in values)
+  head = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+  return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+
+
+def save(path, values, **options):
+  """By library and suffix."""
+  if path.suffix == ".tif":
+    tifffile.imwrite(path, values, photometric="rgb" if values.ndim == 3 and values.shape[-1] == 3 else None, **options)
+  elif values.dtype == np.uint16 and values.ndim == 3:
+    path.write_bytes(png(values))
+  else:
+    Image.fromarray(values).save(path)
+  return path
+
+
+def refused(paths, *words, given=None):
+  with pytest.raises(UserError) as error:
+    images.read(paths, name="study", given=given or {})
+  message = str(error.value)
+  assert "\n" not in message
+  for word in words:
+    assert word in message, message
+
+
+@pytest.mark.parametrize("suffix", [".tif", ".png"])
+@pytest.mark.parametrize("dtype", ["u1", "u2"])
+def test_three_channels_are_pre_flair_post_and_keep_their_values(tmp_path, suffix, dtype):
+  values = random((HEIGHT, WIDTH, 3), dtype)
+  scan = images.read([save(tmp_path / f"a{suffix}", values)], name="study")
+  assert scan.image.dtype == np.float32
+  np.testing.assert_array_equal(scan.image, values[None])
+  assert scan.roles == {role: f"channel {place} of a{suffix}" for place, role in enumerate(CHANNELS, 1)}
+  assert scan.slice_names == ["a"] and scan.spacing_mm is None and scan.format == "images"
+  assert any("one slice" in warning for warning in scan.warnings)
+
+
+@pytest.mark.parametrize(("suffix", "dtype"), [(".tif", "u1"), (".tif", "u2"), (".tif", "f4"), (".png", "u1"), (".png", "u2")])  # fmt: skip
+def test_grey_is_flair_in_all_three(tmp_path, suffix, dtype):
+  slices = [random((HEIGHT, WIDTH), dtype) for _ in range(3)]
+  paths = [save(tmp_path / f"s_{number}{suffix}", values) for number, values in enumerate(slices)]
+  scan = images.read(paths[::-1], name="study")
+  for place in range(3):
+    np.testing.assert_array_equal(scan.image[..., place], np.stack(slices[::-1]))
+  assert scan.slice_names == ["s_2", "s_1", "s_0"]  # as given
+  assert "no pre and no post" in scan.warnings[0] and "s_2" in scan.roles["flair"]
+
+
+@pytest.mark.parametrize("compression", ["lzw", "zlib", "packbits", "zstd"])
+@pytest.mark.parametrize("byteorder", ["<", ">"])
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_tiffs_of_every_layout(tmp_path, compression, byteorder, planar):
+  values = random((HEIGHT, WIDTH, 3), "u2")
+  stored = values if planar == "contig" else np.moveaxis(values, -1, 0)
+  path = tmp_path / "a.tif"
+  tifffile.imwrite(
+    path, stored, photometric="rgb", planarconfig=planar, byteorder=byteorder, compression=compression
+  )  # fmt: skip
+  np.testing.assert_array_equal(images.read([path], name="study").image[0], values)
+
+
+def test_pillow_s_lzw_and_white_as_zero_and_palettes(tmp_path):
+  values = random((HEIGHT, WIDTH))
+  Image.fromarray(values).save(tmp_path / "lzw.tif", compression="tiff_lzw")
+  tifffile.imwrite(tmp_path / "white.tif", values, photometric="miniswhite")
+  for suffix in ("tif", "png"):
+    picture = Image.fromarray(values // 64).convert("P")
+    picture.putpalette([10, 0, 0, 0, 20, 0, 0, 0, 30, 40, 50, 60])
+    picture.save(tmp_path / f"palette.{suffix}")
+  read = lambda name: images.read([tmp_path / name], name="study").image[0]
+  np.testing.assert_array_equal(read("lzw.tif")[..., 1], values)
+  np.testing.assert_array_equal(read("white.tif")[..., 1], 255 - values)
+  colours = np.array([[10, 0, 0], [0, 20, 0], [0, 0, 30], [40, 50, 60]])[values // 64]
+  np.testing.assert_array_equal(read("palette.tif"), colours)
+  np.testing.assert_array_equal(read("palette.png"), colours)
+
+
+def test_alpha_goes_only_where_it_says_nothing(tmp_path):
+  values = random((HEIGHT, WIDTH, 4))
+  Image.fromarray(values).save(tmp_path / "varies.png")
+  values[..., 3] = 255
+  Image.fromarray(values).save(tmp_path / "opaque.png")
+  np.testing.assert_array_equal(images.read([tmp_path / "opaque.png"], name="a").image[0], values[..., :3])
+  refused([tmp_path / "varies.png"], "varies.png", "transparent")
+
+
+@pytest.mark.parametrize("imagej", [False, True])
+def test_the_pages_of_a_tiff_are_slices_and_come_back_as_pages(tmp_path, imagej):
+  values = random((3, HEIGHT, WIDTH), "u2")  # three pages, not three channels
+  tifffile.imwrite(tmp_path / "v.tif", values, photometric="minisblack", imagej=imagej, metadata={"axes": "ZYX"})
+  scan = images.read([tmp_path / "v.tif"], name="study")
+  np.testing.assert_array_equal(scan.image[..., 1], values)
+  assert scan.slice_names == ["v_0001", "v_0002", "v_0003"]
+  mask = values > 30000
+  (written,) = images.write(scan, tmp_path / "out", mask, None, software="bt_jax 9")
+  assert written == tmp_path / "out" / "masks" / "v_mask.tif"
+  with tifffile.TiffFile(written) as tiff:
+    assert len(tiff.pages) == 3 and tiff.pages[0].description == NOTICE and tiff.pages[0].software == "bt_jax 9"
+  np.testing.assert_array_equal(tifffile.imread(written), mask * np.uint8(255))
+
+
+@pytest.mark.parametrize(("suffix", "out"), [(".tif", ".tif"), (".png", ".png"), (".jpg", ".png")])
+def test_masks_come_in_the_format_of_their_slices(tmp_path, suffix, out):
+  paths = [save(tmp_path / f"s{number}{suffix}", random((HEIGHT, WIDTH))) for number in range(2)]
+  scan = images.read(paths, name="study")
+  mask, probability = random((2, HEIGHT, WIDTH)) > 99, random((2, HEIGHT, WIDTH), "f4") / 3000
+  written = images.write(scan, tmp_path / "out", mask, probability, software="bt_jax 9")
+  assert len(written) == 4 and all(path.is_file() for path in written)
+  for number in range(2):
+    with Image.open(tmp_path / "out" / "masks" / f"s{number}_mask{out}") as picture:
+      np.testing.assert_array_equal(np.asarray(picture), mask[number] * np.uint8(255))
+      assert out == ".tif" or picture.text == {"Description": NOTICE, "Software": "bt_jax 9"}
+    path = tmp_path / "out" / "probabilities" / f"s{number}_probability.tif"
+    np.testing.assert_array_equal(tifffile.imread(path), probability[number])
+
+
+def test_pictures_by_role(tmp_path):
+  values = {role: random((HEIGHT, WIDTH)) for role in CHANNELS}
+  paths = {role: save(tmp_path / f"{role}.png", values[role]) for role in CHANNELS}
+  given = {"post": str(paths["post"]), "pre": str(paths["pre"])}
+  scan = images.read([paths["flair"]], name="study", given=given)
+  for place, role in enumerate(CHANNELS):
+    np.testing.assert_array_equal(scan.image[0, ..., place], values[role])
+    assert scan.roles[role] == f"{role}.png"
+  (tmp_path / "copy.png").write_bytes(paths["flair"].read_bytes())
+  refused([paths["flair"]], "copy.png", "twice", given={"pre": str(tmp_path / "copy.png")})
+  save(tmp_path / "colour.png", random((HEIGHT, WIDTH, 3)))
+  refused([paths["flair"]], "colour.png", "3 channels", given={"pre": str(tmp_path / "colour.png")})
+
+
+def test_warnings_of_three_channels_that_are_none(tmp_path):
+  grey = np.repeat(random((HEIGHT, WIDTH, 1)), 3, axis=-1)
+  assert any("the same" in one for one in images.read([save(tmp_path / "a.png", grey)], name="a").warnings)
+  colour = images.read([save(tmp_path / "a.jpg", random((HEIGHT, WIDTH, 3)))], name="a").warnings
+  assert any("JPEG" in one for one in colour)
+
+
+def test_slices_of_one_volume_are_alike(tmp_path):
+  one = save(tmp_path / "a.png", random((HEIGHT, WIDTH)))
+  for other in (random((WIDTH, HEIGHT)), random((HEIGHT, WIDTH, 3)), random((HEIGHT, WIDTH), "u2")):
+    refused([one, save(tmp_path / "b.png", other)], "a.png", "b.png", "alike")
+  refused([one, save(tmp_path / "a.tif", random((HEIGHT, WIDTH)))], "a.tif", "twice")
+  tifffile.imwrite(tmp_path / "m.tif", random((HEIGHT, WIDTH)))
+  tifffile.imwrite(tmp_path / "m.tif", random((WIDTH, HEIGHT)), append=True)
+  refused([tmp_path / "m.tif"], "m.tif", "pages of different")
+
+
+def test_what_a_header_promises_is_checked_before_it_is_believed(tmp_path):
+  """10 GB to 100 GB each; were they decoded, the test would end here."""
+  values = random((HEIGHT, WIDTH))
+  (tmp_path / "a.png").write_bytes(png(values, 8, 0, size=(100_000, 100_000)))
+  (tmp_path / "b.png").write_bytes(png(values, 8, 0, size=(9_000, 9_000)))
+  buffer = io.BytesIO()
+  tifffile.imwrite(buffer, values)
+  for name, size in (("c.tif", 60_000), ("d.tif", 5_000)):  # the second is not too large, but not there
+    buffer.seek(0)
+    with tifffile.TiffFile(buffer) as tiff:
+      tags = [tiff.pages[0].tags[tag] for tag in ("ImageWidth", "ImageLength")]
+    content = bytearray(buffer.getvalue())
+    for tag in tags:
+      struct.pack_into("<H" if tag.dtype == 3 else "<I", content, tag.valueoffset, size)
+    (tmp_path / name).write_bytes(content)
+  for name in ("a.png", "b.png", "c.tif"):
+    refused([tmp_path / name], name, "larger than any MRI")
+  refused([tmp_path / "d.tif"], "d.tif")
+
+
+@pytest.mark.parametrize("name", ["a.tif", "lzw.tif", "a.png", "deep.png", "a.jpg"])
+def test_no_cut_and_no_broken_byte_ends_in_another_error(tmp_path, name):
+  path = tmp_path / name
+  if name == "deep.png":
+    path.write_bytes(imagecodecs.png_encode(random((HEIGHT, WIDTH, 3), "u2")))
+  else:
+    save(path, random((HEIGHT, WIDTH)), **({"compression": "lzw"} if name == "lzw.tif" else {}))
+  whole = path.read_bytes()
+  for length in RNG.integers(0, len(whole) - 24, 25):
+    path.write_bytes(whole[:length])
+    refused([path], name)
+  for _ in range(60):
+    content = bytearray(whole)
+    for place in RNG.integers(0, len(whole), 4):
+      content[place] = RNG.integers(256)
+    path.write_bytes(content)
+    try:
+      images.read([path], name="study")
+    except UserError as error:
+      assert name in str(error) or str(error).startswith("study"), error
+      assert "\n" not in str(error)
+
+
+def test_what_is_no_slice(tmp_path):
+  (tmp_path / "empty.png").touch()
+  refused([tmp_path / "empty.png"], "empty.png", "0 bytes")
+  (tmp_path / "text.png").write_text("hello")
+  refused([tmp_path / "text.png"], "text.png", "no TIFF, PNG or JPEG")
+  save(tmp_path / "flat.png", np.full((HEIGHT, WIDTH), 7, np.uint8))
+  refused([tmp_path / "flat.png"], "constant")
+  values = random((HEIGHT, WIDTH), "f4")
+  values[3, 4] = np.nan
+  refused([save(tmp_path / "nan.tif", values)], "not finite")
+  refused([save(tmp_path / "complex.tif", values.astype(np.complex64))], "complex.tif", "complex64")
+  Image.fromarray(random((HEIGHT, WIDTH, 4)), "CMYK").save(tmp_path / "print.jpg")
+  refused([tmp_path / "print.jpg"], "print.jpg", "CMYK")
+  frames = [Image.fromarray(random((HEIGHT, WIDTH))) for _ in range(3)]
+  frames[0].save(tmp_path / "film.png", save_all=True, append_images=frames[1:])
+  refused([tmp_path / "film.png"], "film.png", "animated")
+  tifffile.imwrite(tmp_path / "time.tif", random((2, 4, HEIGHT, WIDTH)), photometric="minisblack")
+  refused([tmp_path / "time.tif"], "time.tif", "axes")

@@ -1,0 +1,265 @@
+import gzip
+import io
+import itertools
+import pathlib
+
+import nibabel
+import numpy as np
+import pytest
+from nibabel import orientations
+
+from bt_jax.errors import UserError
+from bt_jax.inference import nifti, scans
+from bt_jax.schema import CHANNELS
+
+RNG = np.random.default_rng(0)
+SHAPE, SPACING = (5, 7, 9), (0.9, 1.3, 4.0)
+BUNDLED = pathlib.Path(nibabel.__file__).parent / "tests" / "data"
+TURNS = [
+  np.stack([place, sign], axis=1).astype(float)
+  for place in itertools.permutations(range(3))
+  for sign in itertools.product((1, -1), repeat=3)
+]
+
+
+def affine_of(turn, degrees=0.0):
+  """A grid whose axes run as told, turned about an oblique axis, with an origin of its own."""
+  x, y, z = np.array([1.0, 2.0, 3.0]) / np.sqrt(14)
+  cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
+  angle = np.deg2rad(degrees)
+  rotation = np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * cross @ cross
+  axes = np.zeros((3, 3))
+  for axis, (place, sign) in enumerate(turn):
+    axes[int(place), axis] = sign * SPACING[axis]
+  affine = np.eye(4)
+  affine[:3, :3], affine[:3, 3] = rotation @ axes, [-31.5, 12.25, 7.75]
+  return affine
+
+
+def volume(shape=SHAPE):
+  return RNG.normal(500, 90, shape).astype(np.float32)
+
+
+def save(path, values, affine=None, kind=nibabel.Nifti1Image, edit=None):
+  image = kind(values, np.diag([1.0, 1, 3, 1]) if affine is None else affine)
+  if edit:
+    edit(image.header)
+    image = kind(values, None, image.header)  # as it is, whatever the affine
+  image.to_filename(path)
+  return path
+
+
+def read(path, given=None):
+  return nifti.read([path], name="study", given=given or {})
+
+
+def refused(path, *words, given=None):
+  with pytest.raises(UserError) as error:
+    read(path, given)
+  message = str(error.value)
+  assert "\n" not in message
+  for word in words:
+    assert word in message, message
+
+
+def write(scan, folder, mask, probability=None):
+  return nifti.write(scan, folder, mask, probability, software="bt_jax 9")
+
+
+@pytest.mark.parametrize("degrees", [0.0, 17.0])
+@pytest.mark.parametrize("turn", TURNS, ids=lambda turn: "".join(orientations.ornt2axcodes(turn)))
+def test_masks_come_back_voxel_for_voxel_and_points_stay_where_they_are(tmp_path, turn, degrees):
+  affine = affine_of(turn, degrees)
+  values = volume()
+  crop = tuple(slice(start, size - 1) for start, size in zip((1, 0, 2), SHAPE, strict=True))
+  part = nibabel.Nifti1Image(values, affine).slicer[crop]  # nibabel moves the origin
+  nibabel.save(part, path := tmp_path / "part.nii.gz")
+  scan = read(path)
+  # A painter of the native grid, and one of the axial image, paint alike: by intensity, which no two voxels share.
+  native = np.asarray(part.dataobj) > 550
+  (out,) = write(scan, tmp_path, scan.image[..., 1] > 550)
+  image = nibabel.load(out)
+  np.testing.assert_array_equal(np.asarray(image.dataobj), native)
+  np.testing.assert_array_equal(image.affine, nibabel.load(path).affine)
+  # By world coordinates, independently of nibabel's orientations: along each axis of the scan a coordinate grows or
+  # falls as the training slices do, whose columns go to the left, rows to the back, and slices to the head (RAS: - - +).
+  flair = scan.image[..., 1]
+  place = {value: index for index, value in np.ndenumerate(np.asarray(part.dataobj))}
+  world = lambda *at: part.affine[:3, :3] @ place[flair[at]] + part.affine[:3, 3]
+  for axis, (coordinate, sign) in enumerate([(2, 1), (1, -1), (0, -1)]):
+    far = [0, 0, 0]
+    far[axis] = 1
+    step = world(*far) - world(0, 0, 0)
+    assert np.argmax(np.abs(step)) == coordinate and np.sign(step[coordinate]) == sign
+    np.testing.assert_allclose(np.linalg.norm(step), scan.spacing_mm[axis], rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_geometry_is_copied_field_by_field_and_nothing_else(tmp_path, kind, suffix):
+  def edit(header):
+    header.set_qform(affine_of(TURNS[3], 5.0), code=1)
+    header.set_sform(affine_of(TURNS[3], 6.0), code=4)
+    header.set_xyzt_units("mm", "sec")
+    header["descrip"], header["cal_max"] = b"name of a patient", 7
+    header["intent_code"] = 1003
+
+  path = save(tmp_path / f"a{suffix}", volume(), affine_of(TURNS[3], 6.0), kind, edit)
+  scan = read(path)
+  mask = scan.image[..., 1] > 500
+  written = write(scan, tmp_path / "out", mask, mask.astype(np.float32) / 3)
+  assert [one.name for one in written] == [f"mask{suffix}", f"probability{suffix}"]
+  before = nibabel.load(path).header
+  for one, dtype in zip(written, (np.uint8, np.float32), strict=True):
+    image = nibabel.load(one)
+    assert type(image) is kind and image.get_data_dtype() == dtype and image.header.get_xyzt_units()[0] == "mm"
+    for form in ("get_qform", "get_sform"):
+      (old, old_code), (new, new_code) = (getattr(header, form)(coded=True) for header in (before, image.header))
+      np.testing.assert_array_equal(old, new)
+      assert old_code == new_code
+    said = image.header["descrip"].item().decode()
+    assert scans.NOTICE in said and "bt_jax 9" in said
+    assert image.header["cal_max"] == 0 and image.header["intent_code"] == 0
+  content = written[0].read_bytes()
+  assert suffix == ".nii" or content[4:8] == bytes(4)  # no time of writing
+  assert write(scan, tmp_path / "again", mask)[0].read_bytes() == content
+
+
+def test_one_file_of_three_channels_in_each_of_its_forms(tmp_path):
+  values = RNG.integers(0, 255, (*SHAPE, 3)).astype(np.uint8)
+  colours = np.ascontiguousarray(values).view([("R", "u1"), ("G", "u1"), ("B", "u1")])[..., 0]
+  forms = {"4d": values, "5d": values[:, :, :, None], "rgb": colours}
+  for name, stored in forms.items():
+    scan = read(save(tmp_path / f"{name}.nii.gz", stored, np.diag([-1.0, -1, 1, 1])))  # lies as the slices do
+    np.testing.assert_array_equal(scan.image, np.moveaxis(values, (0, 1, 2), (2, 1, 0)))
+    assert scan.roles["post"] == f"channel 3 of {name}.nii.gz"
+    (out,) = write(scan, tmp_path / name, scan.image[..., 0] > 99)
+    np.testing.assert_array_equal(np.asarray(nibabel.load(out).dataobj), values[..., 0] > 99)
+
+
+def test_slope_intercept_and_units(tmp_path):
+  stored = RNG.integers(0, 1000, SHAPE).astype(np.int16)
+
+  def edit(header):
+    header.set_slope_inter(0.5, -20)
+    header.set_xyzt_units("meter")
+
+  image = nibabel.Nifti1Image(stored, np.diag([-0.001, -0.002, 0.005, 1]))
+  edit(image.header)
+  raw = image.header.copy()
+  raw.set_data_dtype(np.int16)
+  path = tmp_path / "a.nii"
+  path.write_bytes(raw.binaryblock + b"\0" * 4 + stored.tobytes(order="F"))
+  content = bytearray(path.read_bytes())
+  content[108:112] = np.float32(352).tobytes()  # vox_offset
+  content[112:120] = np.array([0.5, -20], np.float32).tobytes()  # scl_slope, scl_inter
+  path.write_bytes(content)
+  scan = read(path)
+  np.testing.assert_allclose(scan.image[..., 1], np.moveaxis(stored, (0, 1, 2), (2, 1, 0)) * 0.5 - 20)
+  np.testing.assert_allclose(scan.spacing_mm, (5, 2, 1), rtol=1e-6)
+
+
+def test_files_by_role(tmp_path):
+  values = {role: volume() for role in CHANNELS}
+  paths = {role: save(tmp_path / f"{role}.nii.gz", values[role], np.diag([-1.0, -1, 3, 1])) for role in CHANNELS}
+  scan = read(paths["flair"], {"pre": str(paths["pre"]), "post": str(paths["post"])})
+  for place, role in enumerate(CHANNELS):
+    np.testing.assert_array_equal(scan.image[..., place], np.moveaxis(values[role], (0, 1, 2), (2, 1, 0)))
+    assert scan.roles[role] == f"{role}.nii.gz"
+  assert scan.warnings == []
+  alone = read(paths["flair"])
+  assert "no pre and no post" in alone.warnings[0]
+  np.testing.assert_array_equal(alone.image[..., 2], scan.image[..., 1])
+
+  moved = np.diag([-1.0, -1, 3, 1])
+  moved[0, 3] = 0.01
+  refused(paths["flair"], "affine", "register", given={"pre": str(save(tmp_path / "m.nii", volume(), moved))})
+  refused(paths["flair"], "5 x 7 x 8", given={"pre": str(save(tmp_path / "s.nii", volume((5, 7, 8))))})
+  refused(paths["flair"], "given twice", given={"post": str(paths["flair"])})
+  refused(paths["flair"], "not there.nii", given={"post": str(tmp_path / "not there.nii")})
+  three = save(tmp_path / "three.nii", volume((*SHAPE, 3)), np.diag([-1.0, -1, 3, 1]))
+  refused(paths["flair"], "3 channels", given={"pre": str(three)})
+
+
+def test_warnings_of_geometry_and_name(tmp_path):
+  said = lambda path: " ".join(read(path).warnings)
+  assert "sagittally" in said(save(tmp_path / "a.nii", volume(), np.diag([5.0, 1, 1, 1])))
+  assert "coronally" in said(save(tmp_path / "b.nii", volume(), np.diag([1.0, 5, 1, 1])))
+  axial = said(save(tmp_path / "c.nii", volume(), np.diag([1.0, 1, 5, 1])))
+  assert "coarse" not in axial and "does not say" not in axial
+  assert "does not say" in said(save(tmp_path / "d.nii", volume(), None, edit=lambda h: (h.set_qform(None, 0), h.set_sform(None, 0))))  # fmt: skip
+  assert "speaks of post" in said(save(tmp_path / "x_t1ce.nii", volume()))
+
+
+def test_what_is_no_volume(tmp_path):
+  refused(save(tmp_path / "a.nii.gz", volume((*SHAPE, 4))), "a.nii.gz", "5 x 7 x 9 x 4", "series")
+  refused(save(tmp_path / "b.nii", volume((*SHAPE, 3, 2))), "series")
+  refused(save(tmp_path / "c.nii", volume().astype(np.complex64)), "c.nii", "complex")
+  values = volume()
+  values[1, 2, 3] = np.inf
+  refused(save(tmp_path / "d.nii", values), "not finite")
+  refused(save(tmp_path / "e.nii", np.full(SHAPE, 3, np.int16)), "constant")
+  flat = np.diag([1.0, 1, 0, 1])
+  refused(save(tmp_path / "f.nii", volume(), edit=lambda h: (h.set_qform(None, 0), h.set_sform(flat, 1))), "f.nii", "affine")  # fmt: skip
+  (tmp_path / "g.nii").touch()
+  refused(tmp_path / "g.nii", "g.nii", "empty")
+  (tmp_path / "h.nii.gz").write_bytes(gzip.compress(b""))
+  refused(tmp_path / "h.nii.gz", "empty")
+  (tmp_path / "i.nii.gz").write_bytes(b"not gzip at all")
+  refused(tmp_path / "i.nii.gz", "no NIfTI")
+  nibabel.Nifti1Pair(volume(), np.eye(4)).to_filename(tmp_path / "j.hdr")
+  refused(tmp_path / "j.hdr", ".img")
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress])
+def test_what_a_header_promises_is_checked_before_it_is_believed(tmp_path, pack):
+  small = nibabel.Nifti1Image(volume(), np.eye(4)).to_bytes()
+  for name, shape, words in (
+    ("a", (30_000, 30_000, 30), ["30000 x 30000 x 30", "larger than any MRI"]),  # 108 GB
+    ("b", (700, 700, 900), ["truncated", "700 x 700 x 900"]),  # 1.8 GB, not there
+  ):
+    header = nibabel.Nifti1Header.from_fileobj(io.BytesIO(small))
+    header.set_data_shape(shape)
+    (tmp_path / name).write_bytes(pack(header.binaryblock + small[348:]))
+    refused(tmp_path / name, *words)
+  # A bomb: what comes after the voxels is not unpacked.
+  (tmp_path / "bomb").write_bytes(pack(small + bytes(2**24)))
+  assert read(tmp_path / "bomb").image.size == 3 * np.prod(SHAPE)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz", "b.nii"])
+def test_no_cut_and_no_broken_byte_ends_in_another_error(tmp_path, name):
+  path = save(tmp_path / name, volume(), None, nibabel.Nifti2Image if name == "b.nii" else nibabel.Nifti1Image)
+  whole = path.read_bytes()
+  for length in RNG.integers(0, len(whole) - 24, 30):
+    path.write_bytes(whole[:length])
+    refused(path, name)
+  for _ in range(150):
+    content = bytearray(whole)
+    for place in RNG.integers(0, 348, 4):
+      content[place] = RNG.integers(256)
+    path.write_bytes(content)
+    try:
+      read(path)
+    except UserError as error:
+      assert name in str(error) or str(error).startswith("study"), error
+      assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("name", ["anatomical.nii", "reoriented_anat_moved.nii"])
+def test_nibabel_s_own_volumes(tmp_path, name):
+  scan, image = read(BUNDLED / name), nibabel.load(BUNDLED / name)
+  limit = float(np.median(scan.image))
+  (out,) = write(scan, tmp_path, scan.image[..., 1] > limit)
+  mask = nibabel.load(out)
+  np.testing.assert_array_equal(mask.affine, image.affine)
+  np.testing.assert_array_equal(np.asarray(mask.dataobj), image.get_fdata(dtype=np.float32) > limit)
+
+
+@pytest.mark.parametrize(("name", "word"), [
+  ("functional.nii", "series"), ("example4d.nii.gz", "series"), ("example_nifti2.nii.gz", "series"),
+  ("nifti1.hdr", ".img"), ("nifti2.hdr", ".img"), ("analyze.hdr", "no NIfTI"), ("tiny.mnc", "no NIfTI"),
+  ("row_major.dconn.nii", "series"), ("0.dcm", "no NIfTI"), ("resampled_anat_moved.nii", "not finite"),
+])  # fmt: skip
+def test_nibabel_s_own_files_that_are_no_volume(name, word):
+  refused(BUNDLED / name, word)

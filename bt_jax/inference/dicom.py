@@ -8,7 +8,6 @@ from jaxtyping import Float
 from scipy import ndimage
 
 from bt_jax.errors import UserError
-from bt_jax.files import sha256_of
 from bt_jax.inference import dicom_geometry, dicom_pixels, dicom_roles, dicom_series, scans
 from bt_jax.inference.dicom_files import is_dicom, lenient, study_uid
 from bt_jax.inference.dicom_geometry import Stack
@@ -67,7 +66,6 @@ def _read(files: Sequence[pathlib.Path], name: str, given: Mapping[str, str]) ->
     roles=roles,
     slice_names=[f"{index:04d}" for index in range(len(image))],
     warnings=warnings + missing,
-    sha256=sha256_of([path for stack in stacks.values() for path in dict.fromkeys(one.path for one in stack.frames)]),
     source=flair,
   )
 

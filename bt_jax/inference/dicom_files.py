@@ -79,9 +79,7 @@ def _check_deflated(path: str | pathlib.Path) -> None:
 
 @contextlib.contextmanager
 def lenient() -> Iterator[None]:
-  """Values that bend the standard, as scanners write them, are neither refused nor told of on stderr."""
-  import pydicom
-
-  with warnings.catch_warnings(), pydicom.config.disable_value_validation():
+  """Values that bend the standard, as scanners write them, are not told of on stderr; they are no error either."""
+  with warnings.catch_warnings():
     warnings.filterwarnings("ignore", module=r"pydicom|highdicom|pylibjpeg|PIL")
     yield

@@ -33,8 +33,8 @@ class Marked(NamedTuple):
 
 def views() -> Float[np.ndarray, "views 2 2"]:
   """How test-time augmentation looks at a slice: as it is, mirrored left and right, and turned a little either way."""
-  angle = np.deg2rad(_TURN_DEGREES)
-  return np.stack([np.eye(2), np.diag([1.0, -1.0]), *(rotation_matrix(a) for a in (angle, -angle))]).astype(np.float32)
+  turns = [rotation_matrix(jnp.deg2rad(jnp.float32(degrees))) for degrees in (_TURN_DEGREES, -_TURN_DEGREES)]
+  return np.stack([np.eye(2), np.diag([1.0, -1.0]), *turns]).astype(np.float32)
 
 
 def make_forward(
@@ -44,7 +44,7 @@ def make_forward(
   tta: bool,
   gate: float | None,
   temperature: float,
-) -> tuple[tuple[PyTree, ...], Callable[[tuple[PyTree, ...], Batch], Marked]]:
+) -> tuple[tuple[PyTree, ...], Callable[[tuple[PyTree, ...], dict[str, PyTree]], Marked]]:
   """Makes the function of networks whose slices are averaged.
 
   Args:
@@ -58,9 +58,9 @@ def make_forward(
     The networks' variables, those of one architecture stacked, and `forward(variables, batch)`. A batch has `image`, by
     the name of the contrast raised in it, [slices, 256, 256, 3] in 0..255, `volume_mean` and `volume_std` [slices, 3].
   """
-  groups: dict[Callable, list[Network]] = {}
+  groups: dict[tuple[Callable, str], list[Network]] = {}
   for network in [*segmenters, *classifiers]:
-    groups.setdefault(network.logits, []).append(network)
+    groups.setdefault((network.logits, network.contrast), []).append(network)
   stacked = tuple(
     jax.tree.map(lambda *leaves: np.stack(leaves), *(network.variables for network in group))
     for group in groups.values()
@@ -79,14 +79,14 @@ def make_forward(
 
     return jax.lax.map(look, jnp.asarray(looks)).mean(0)
 
-  def forward(variables: tuple[PyTree, ...], batch: Batch) -> Marked:
-    found = {}
-    for (logits, group), stack in zip(groups.items(), variables, strict=True):
-      seen = batch | {"image": batch["image"][group[0].contrast]}  # one for the group: its function tells of it, too
-      found[logits] = jax.lax.map(functools.partial(probability, logits, batch=seen), stack)
-    members = jnp.concatenate([masks for masks in found.values() if masks.ndim == 4])
+  def forward(variables: tuple[PyTree, ...], batch: dict[str, PyTree]) -> Marked:
+    found = []
+    for (logits, contrast), stack in zip(groups, variables, strict=True):
+      seen = batch | {"image": batch["image"][contrast]}
+      found.append(jax.lax.map(functools.partial(probability, logits, batch=seen), stack))
+    members = jnp.concatenate([masks for masks in found if masks.ndim == 4])
     if classifiers:
-      chance = jnp.concatenate([chances for chances in found.values() if chances.ndim == 2]).mean(0)
+      chance = jnp.concatenate([chances for chances in found if chances.ndim == 2]).mean(0)
       gated = chance < gate
     else:
       chance = members.mean(0).max((1, 2))

@@ -9,9 +9,11 @@ from bt_jax.schema import SLICE_SIZE
 
 _BRIGHTEST = 99.9  # percentile of a channel that becomes 255; a few hot pixels should not make the rest dark
 Image = Float[Array | np.ndarray, "slices height width channels"]
+Aspect = float | int | Float[Array, ""]
+Channels = Float[Array | np.ndarray, "channels"]
 
 
-def window(volume: Image, numpy=np) -> tuple[Array | np.ndarray, Array | np.ndarray]:
+def window(volume: Image, numpy=np) -> tuple[Channels, Channels]:
   """The intensities of each channel that become 0 and 255, [channels] each.
 
   A volume whose values lie in 0..255, as those of pictures do, is taken as it is: the networks learned from such. Of any
@@ -27,12 +29,12 @@ def window(volume: Image, numpy=np) -> tuple[Array | np.ndarray, Array | np.ndar
   return numpy.where(as_it_is, 0.0, low), numpy.where(as_it_is, 255.0, high)
 
 
-def scale(image: Image, low: Float[Array, "channels"], high: Float[Array, "channels"]) -> Image:
+def scale(image: Image, low: Channels, high: Channels) -> Image:
   """Intensities in 0..255, where `low` is 0 and `high` 255."""
-  return jnp.clip((image - low) / jnp.maximum(high - low, 1e-12), 0, 1) * 255
+  return jnp.clip((image - low) * (255 / jnp.maximum(high - low, 1e-12)), 0, 255)  # exact for pictures
 
 
-def _placement(height: int, width: int, aspect: float) -> tuple[Array, Array]:
+def _placement(height: int, width: int, aspect: Aspect) -> tuple[Array, Array]:
   """(scale, translation) of rows and columns from a grid of this size to the middle of the training grid.
 
   Args:
@@ -46,7 +48,7 @@ def _placement(height: int, width: int, aspect: float) -> tuple[Array, Array]:
   return factor * jnp.array([aspect, 1.0]), jnp.round((SLICE_SIZE - shape * factor) / 2)
 
 
-def to_training(image: Image, aspect: float = 1.0) -> Float[Array, "slices 256 256 channels"]:
+def to_training(image: Image, aspect: Aspect = 1.0) -> Float[Array, "slices 256 256 channels"]:
   """Resamples linearly to 256 x 256, the longer side filling it, what is left over black."""
   slices, height, width, channels = image.shape
   factor, offset = _placement(height, width, aspect)
@@ -56,7 +58,7 @@ def to_training(image: Image, aspect: float = 1.0) -> Float[Array, "slices 256 2
 
 
 def to_own(
-  image: Float[Array, "slices 256 256"], height: int, width: int, aspect: float = 1.0
+  image: Float[Array | np.ndarray, "slices 256 256"], height: int, width: int, aspect: Aspect = 1.0
 ) -> Float[Array, "slices height width"]:
   """Undoes `to_training`, linearly."""
   factor, offset = _placement(height, width, aspect)
@@ -65,7 +67,7 @@ def to_own(
   )
 
 
-def statistics(volume: Image) -> tuple[Array | np.ndarray, Array | np.ndarray]:
+def statistics(volume: Image) -> tuple[Channels, Channels]:
   """Mean and deviation of each channel of a volume on the training grid, as those of the data set: black counts."""
   mean = lambda values: values.mean(2).mean(1).mean(0)  # of means: one sum of all would lose digits in float32
   centre = mean(volume)

@@ -47,10 +47,18 @@ def load(
         "are named when it is made, with --mode=export"
       )
     return export.load(exported[0], threshold)
-  segmenters = [networks.load(path, "segmentation", "checkpoint") for path in found]
-  gates = networks.find([classifier], "classifier") if classifier is not None else []
-  classifiers = [networks.load(path, "classification", "classifier") for path in gates]
+  segmenters, classifiers = open_networks(checkpoints, classifier)
   return of_networks(segmenters, classifiers, tta=tta, threshold=threshold, sensitivity=sensitivity)
+
+
+def open_networks(checkpoints: Sequence[str], classifier: str | None) -> tuple[list[Network], list[Network]]:
+  """The segmenters and classifiers in these places; see `load`."""
+  segmenters = networks.find(checkpoints, "checkpoint")
+  classifiers = networks.find([classifier], "classifier") if classifier is not None else []
+  return (
+    [networks.load(path, "segmentation", "checkpoint") for path in segmenters],
+    [networks.load(path, "classification", "classifier") for path in classifiers],
+  )
 
 
 def of_networks(
@@ -85,8 +93,7 @@ def decide(
 ) -> Decision:
   """What the networks decide by, out of what their validation parts said; see `load`."""
   for name, value in {"threshold": threshold, "sensitivity": sensitivity}.items():
-    if value is not None and not 0 < value <= 1:
-      raise UserError(f"--{name} is {value}, expected more than 0 and at most 1")
+    check_share(name, value)
   mean = lambda name, of: float(np.mean([network.decision[name] for network in of]))
   tumor = [np.array(network.decision["tumor_probabilities"]) for network in classifiers]
   gates = [gate_threshold(chances, np.ones(len(chances), int), sensitivity) for chances in tumor]
@@ -101,6 +108,12 @@ def decide(
     largest_component=all(network.largest_component for network in segmenters),
     profile={name: [min(lowest), max(highest)] for name, (lowest, highest) in ranges.items()},
   )
+
+
+def check_share(name: str, value: float | None) -> None:
+  """Raises UserError where an option is no share."""
+  if value is not None and not 0 < value <= 1:
+    raise UserError(f"--{name} is {value}, expected more than 0 and at most 1")
 
 
 def describe(segmenters: Sequence[Network], classifiers: Sequence[Network], decision: Decision) -> dict[str, Any]:

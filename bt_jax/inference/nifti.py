@@ -77,7 +77,7 @@ def read(files: Sequence[pathlib.Path], *, name: str, given: Mapping[str, str]) 
   channels, told, warnings = fill_roles(found, told, name)
   try:
     image = np.ascontiguousarray(to_axial(channels, source.affine))
-  except (UserError, ValueError) as error:  # ValueError: an axis that is nearly the sum of the others
+  except UserError as error:
     raise UserError(
       f"{paths['flair']} has an affine that places no volume: mend its header, or convert it again"
     ) from error

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,6 @@ from bt_jax.inference import grid, suspicion
 from bt_jax.inference.forward import Marked
 from bt_jax.inference.scans import Scan, fill_roles
 from bt_jax.pipeline.contrast import make_contrast
-from bt_jax.pipeline.preprocess import Batch
 from bt_jax.schema import CHANNELS
 
 _BATCHES = (32, 8, 1)  # slices; few sizes, as each is compiled, and small ones, so that one slice does not wait for 32
@@ -171,7 +170,7 @@ def _pieces(count: int, sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def mark(
-  forward: Callable[[Batch], Marked], contrasts: Sequence[str], devices: int, brought: Brought
+  forward: Callable[[dict[str, Any]], Marked], contrasts: Collection[str], devices: int, brought: Brought
 ) -> Iterator[Marked]:
   """What the networks say of slices; while one batch is fetched, the devices work on the next."""
   sizes = sorted({-(-size // devices) * devices for size in _BATCHES}, reverse=True)
@@ -202,10 +201,10 @@ def _fetch(marked: Marked, count: int) -> Marked:
 
 
 @jax.jit
-def _bring(image: Array, low: Array, high: Array, aspect: float) -> Array:
+def _bring(image: Array, low: Array, high: Array, aspect: Array) -> Array:
   return grid.to_training(grid.scale(image, low, high), aspect)
 
 
 @functools.partial(jax.jit, static_argnames=("height", "width"))
-def _take_back(members: Array, aspect: float, *, height: int, width: int) -> Array:
+def _take_back(members: Array, aspect: Array, *, height: int, width: int) -> Array:
   return jax.vmap(lambda one: grid.to_own(one, height, width, aspect))(members)

@@ -56,9 +56,9 @@ def check_image(image: np.ndarray, name: str) -> None:
   if not np.isfinite([lowest, highest]).all():
     count = int((~np.isfinite(image)).any(-1).sum())
     raise UserError(f"{name} has {count} voxels that are not finite (NaN or infinite): replace them before")
-  for role, low, high in zip(CHANNELS, lowest, highest, strict=True):
-    if low == high:
-      raise UserError(f"{name} is constant in the {role} channel (all {low:g}): name another file")
+  if constant := [at for at in range(len(CHANNELS)) if lowest[at] == highest[at]]:
+    role = "FLAIR" if CHANNELS.index("flair") in constant else CHANNELS[constant[0]]  # which may stand for all of them
+    raise UserError(f"{name} is constant in {role} (all {lowest[constant[0]]:g}): name another file")
 
 
 def fill_roles(
@@ -119,6 +119,8 @@ def axial_spacing(affine: Float[np.ndarray, "4 4"]) -> tuple[float, float, float
 
 def _orientation(affine: np.ndarray) -> np.ndarray:
   """For each axis of the array, the axis of the patient it runs along, and which way."""
-  if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+  axes = affine[:3, :3]
+  lengths = np.linalg.norm(axes, axis=0)
+  if not np.isfinite(affine).all() or not lengths.all() or abs(np.linalg.det(axes / lengths)) < 1e-6:
     raise UserError("the affine of the volume is singular: mend its header, or convert it again")
   return orientations.io_orientation(affine)

@@ -116,8 +116,6 @@ def _middle(image: Num[np.ndarray, "slices height width 3"]) -> Float[np.ndarray
 def _foreground(picture: Float[np.ndarray, "rows columns"]) -> Bool[np.ndarray, "rows columns"]:
   """What stands out from the background, less specks; Otsu with fat and lesions held down, and lowered for dim scalps."""
   smooth = ndimage.gaussian_filter(picture, 1)
-  if smooth.min() == smooth.max():
-    return np.zeros(picture.shape, bool)
   # Fat and lesions: the upper quarter of what is brighter than the mean, however wide a margin the frame has.
   tissue = np.percentile(smooth[smooth >= min(smooth.mean(), smooth.max())], 75)
   labels, _ = ndimage.label(smooth > 0.6 * filters.threshold_otsu(np.minimum(smooth, tissue)))

@@ -1,0 +1,38 @@
+"""Runs the networks of this file on a volume, with jax alone. For research only, never clinical use.
+
+  python FILE volume.npy result.npz
+
+volume.npy: [slices, height, width, 3], pre-contrast, FLAIR and post-contrast in any scale, or [slices, height, width] of
+FLAIR alone; axial, the front of the head at the top, pixels as high as wide. result.npz: mask and probability
+[slices, height, width]; slice_probability and gated [slices].
+"""
+
+# It travels as __main__.py in the zip at the end of an exported file, beside the package that jax.export reads with and
+# jax does not install; so nothing of bt_jax is imported here.
+import pathlib
+import sys
+
+
+def main(file: pathlib.Path, arguments: list[str]) -> None:
+  """Reads a volume, writes what the networks say of it."""
+  if len(arguments) != 2:
+    sys.exit(__doc__)
+  import jax
+  import jax.export
+  import numpy as np
+
+  try:
+    volume = np.asarray(np.load(arguments[0]), np.float32)
+  except (OSError, ValueError) as error:
+    sys.exit(f"error: {arguments[0]} cannot be read ({error}): save it by numpy.save")
+  if volume.ndim == 3:
+    volume = np.stack([volume] * 3, axis=-1)
+  if volume.ndim != 4 or volume.shape[-1] != 3 or not volume.size:
+    sys.exit(f"error: {arguments[0]} has the shape {volume.shape}, expected [slices, height, width, 3]")
+  found = jax.export.deserialize(bytearray(file.read_bytes())).call(volume)
+  np.savez_compressed(arguments[1], **{name: np.asarray(array) for name, array in found.items()})
+  print(f"{int(found['mask'].sum())} voxels marked; written: {arguments[1]}\n{__doc__.splitlines()[0]}")
+
+
+if __name__ == "__main__":
+  main(pathlib.Path(__file__).parent, sys.argv[1:])

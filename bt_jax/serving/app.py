@@ -1,0 +1,184 @@
+"""What the server answers: the page, predictions and masks; nothing stays but what it is told to keep."""
+
+import contextlib
+import io
+import itertools
+import pathlib
+import re
+import tempfile
+import urllib.parse
+import zipfile
+from collections.abc import AsyncIterator, Callable
+from typing import Any, Protocol, runtime_checkable
+
+import anyio
+import numpy as np
+from jaxtyping import Bool
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+import bt_jax
+from bt_jax import files
+from bt_jax.errors import UserError
+from bt_jax.inference import measures, studies
+from bt_jax.inference.scans import Scan
+from bt_jax.schema import CHANNELS
+from bt_jax.serving import guard, transport, uploads
+
+_PAGE = pathlib.Path(__file__).parent / "page"
+_SOFTWARE = f"bt_jax {bt_jax.__version__}"
+_FLAIR = CHANNELS.index("flair")
+
+
+@runtime_checkable
+class Predictor(Protocol):
+  """What predicts: an `inference.predictor.Predictor`, or what has the same two names."""
+
+  about: dict[str, Any]
+
+  def predict(self, scan: Scan) -> Any: ...
+
+
+def make_app(
+  predictor: Predictor,
+  *,
+  host: str = "127.0.0.1",
+  limit_mb: int = 512,
+  limit_files: int = 5000,
+  keep: pathlib.Path | None = None,
+) -> Starlette:
+  """The application: `/` the page, `/about`, `/predict` and `/mask`.
+
+  Args:
+    predictor: is asked for one scan at a time.
+    host: the address it listens on; one of this machine alone answers to its own names only.
+    limit_mb: of one scan's files together, in MB of 2**20 bytes.
+    limit_files: of one scan.
+    keep: folder where each prediction gets a numbered one; None: nothing is kept.
+  """
+  service = _Service(predictor, uploads.Limits(limit_mb * 2**20, limit_files), keep)
+  return Starlette(
+    routes=[
+      Route("/about", service.about),
+      Route("/predict", service.predict, methods=["POST"]),
+      Route("/mask", service.mask, methods=["POST"]),
+      Mount("/", StaticFiles(directory=_PAGE, html=True)),
+    ],
+    middleware=guard.guards(host),
+    exception_handlers={HTTPException: _refuse, ClientDisconnect: _gone, Exception: _fail},
+  )
+
+
+class _Service:
+  def __init__(self, predictor: Predictor, limits: uploads.Limits, keep: pathlib.Path | None):
+    self._predictor, self._limits, self._keep_in = predictor, limits, keep
+    self._turn = anyio.Lock()
+
+  async def about(self, request: Request) -> Response:
+    """What the page tells before there is a scan."""
+    return JSONResponse(
+      {
+        "model": self._predictor.about,
+        "limit_bytes": self._limits.bytes,
+        "limit_files": self._limits.files,
+        "keeps": self._keep_in is not None,
+      }
+    )
+
+  async def predict(self, request: Request) -> Response:
+    """A scan's files in, `transport.pack` out."""
+    async with _uploaded(request, self._limits) as (folder, upload):
+      content = await self._in_turn(request, self._predicted, folder, upload)
+    return Response(content, media_type="application/octet-stream", headers={"Content-Encoding": "gzip"})
+
+  async def mask(self, request: Request) -> Response:
+    """A scan's files and the page's mask in, the mask in the files' format out: one file, or a zip of several."""
+    # The mask comes beside a scan that was let through without it.
+    limits = uploads.Limits(2 * self._limits.bytes, self._limits.files)
+    async with _uploaded(request, limits) as (folder, upload):
+      if upload.mask is None:
+        raise HTTPException(400, "there is no mask: send it in the field 'mask'")
+      name, content = await self._in_turn(request, _written, folder, upload)
+    where = f"attachment; filename*=UTF-8''{urllib.parse.quote(name)}"
+    return Response(content, media_type="application/octet-stream", headers={"Content-Disposition": where})
+
+  async def _in_turn(self, request: Request, work: Callable, *given: Any) -> Any:
+    """What `work` gives, in a thread; one at a time, as memory and the accelerator are for one."""
+    async with self._turn:
+      if await request.is_disconnected():
+        raise ClientDisconnect
+      return await anyio.to_thread.run_sync(work, *given)
+
+  def _predicted(self, folder: pathlib.Path, upload: uploads.Upload) -> bytes:
+    scan = studies.read(_study(folder, upload))
+    prediction = self._predictor.predict(scan)
+    described = measures.describe(prediction)
+    if self._keep_in is not None:
+      self._keep(scan, prediction.mask, described)
+    return transport.pack(
+      described, scan.image[..., _FLAIR], prediction.probability, prediction.mask, prediction.threshold
+    )
+
+  def _keep(self, scan: Scan, mask: Bool[np.ndarray, "slices height width"], described: dict[str, Any]) -> None:
+    folders = (self._keep_in / f"{number:04d}" for number in itertools.count(1))
+    folder = next(folder for folder in folders if not folder.exists())
+    folder.mkdir(parents=True)
+    _write(scan, folder, mask)
+    files.write_json(folder / "prediction.json", described)
+
+
+@contextlib.asynccontextmanager
+async def _uploaded(request: Request, limits: uploads.Limits) -> AsyncIterator[tuple[pathlib.Path, uploads.Upload]]:
+  """A folder with the request's files, gone afterwards whatever happens; what is wrong with them is an answer, 422."""
+  with tempfile.TemporaryDirectory(prefix="bt_jax_") as name:
+    folder = pathlib.Path(name).resolve()
+    try:
+      yield folder, await uploads.receive(request, folder, limits)
+    except UserError as error:
+      raise HTTPException(422, re.sub(f"{re.escape(str(folder))}/({uploads.SCAN}/)?", "", str(error))) from error
+
+
+def _study(folder: pathlib.Path, upload: uploads.Upload) -> studies.Study:
+  path = folder / uploads.SCAN if len(upload.files) > 1 else next(iter(upload.files), None)
+  found = studies.find(path, upload.given)
+  if len(found) > 1:
+    raise UserError(f"{len(found)} scans were sent ({found[0].name}, {found[1].name}, ...): send one at a time")
+  return found[0]
+
+
+def _written(folder: pathlib.Path, upload: uploads.Upload) -> tuple[str, bytes]:
+  """A file's name, and its content."""
+  scan = studies.read(_study(folder, upload))
+  mask = transport.unpack_mask(upload.mask.read_bytes(), scan.image.shape[:3])
+  out = folder / "out"
+  out.mkdir()
+  paths = _write(scan, out, mask)
+  if len(paths) == 1:
+    return paths[0].name, paths[0].read_bytes()
+  content = io.BytesIO()
+  with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+    for path in paths:
+      archive.write(path, path.relative_to(out))
+  return "masks.zip", content.getvalue()
+
+
+def _write(scan: Scan, folder: pathlib.Path, mask: Bool[np.ndarray, "slices height width"]) -> list[pathlib.Path]:
+  return studies.FORMATS[scan.format].write(scan, folder, mask, None, software=_SOFTWARE)
+
+
+async def _refuse(request: Request, error: HTTPException) -> Response:
+  return JSONResponse({"error": error.detail}, error.status_code, headers=error.headers)
+
+
+async def _gone(request: Request, error: ClientDisconnect) -> Response:
+  return Response(status_code=400)  # nobody is there to read it
+
+
+async def _fail(request: Request, error: Exception) -> Response:
+  """Nobody's fault but ours; the server's log has the whole of it."""
+  line = f"the server failed ({type(error).__name__}): its window tells more"
+  return JSONResponse({"error": line}, 500, headers=guard.HEADERS)

@@ -1,0 +1,193 @@
+"""Predictions of networks that are plain arithmetic, so that what comes out can be worked out by hand."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import ndimage
+
+import bt_jax
+from bt_jax.errors import UserError
+from bt_jax.evaluation.calibration import calibrate
+from bt_jax.inference import loading
+from bt_jax.inference.forward import views
+from bt_jax.inference.networks import Network
+from bt_jax.pipeline.contrast import stretch
+from bt_jax.schema import CHANNELS
+
+PROFILE = {"skull": [0.0, 2.0], "span": [0.1, 1.0], "border": [0.0, 1.0], "levels": [1.0, 256.0]}
+
+
+def _flair(variables, batch):
+  """Logits that follow FLAIR: 0 at 127.5."""
+  return (batch["image"][..., CHANNELS.index("flair")] - 127.5) * variables["slope"]
+
+
+def _mean_flair(variables, batch):
+  return (batch["image"][..., CHANNELS.index("flair")].mean((1, 2)) - 127.5) * variables["slope"]
+
+
+def _statistics(variables, batch):
+  """The same in every pixel: how many deviations the mean of FLAIR lies above 0."""
+  ratio = batch["volume_mean"][:, 1] / batch["volume_std"][:, 1] * variables["slope"]
+  return jnp.broadcast_to(ratio[:, None, None], batch["image"].shape[:3])
+
+
+def network(
+  logits=_flair, slope=0.05, *, contrast="none", largest=False, threshold=0.5, temperature=1.0, tumors=(0.5,)
+):
+  decision = {"threshold": threshold, "temperature": temperature, "tumor_probabilities": list(tumors)}
+  variables = {"slope": jnp.asarray(slope)}
+  return Network(variables, logits, contrast, decision, PROFILE, largest, {"path": "by hand", "model": "arithmetic"})
+
+
+def volume(slices=3, height=256, width=256, seed=0):
+  return np.random.default_rng(seed).integers(0, 256, (slices, height, width, 3)).astype(np.float32)
+
+
+def sigmoid(x):
+  return 1 / (1 + np.exp(-np.asarray(x, np.float64)))
+
+
+def chance_of(image, slope=0.05):
+  return sigmoid((image[..., 1] - 127.5) * slope)
+
+
+def test_a_network_says_of_each_slice_what_it_says_of_it_alone():
+  image = volume(43)  # a batch of 32 and smaller ones, on eight devices
+  found = loading.of_networks([network()], []).predict(image)
+  np.testing.assert_allclose(found.probability, chance_of(image), atol=1e-6)
+  np.testing.assert_array_equal(found.mask, found.probability >= 0.5)
+  np.testing.assert_allclose(found.slice_probability, chance_of(image).max((1, 2)), atol=1e-6)
+  assert found.members.shape == (1, 43, 256, 256) and not found.gated.any()
+
+
+def test_statistics_are_those_of_the_whole_volume():
+  image = volume(37) * np.linspace(0.2, 1, 37, dtype=np.float32)[:, None, None, None]
+  found = loading.of_networks([network(_statistics)], []).predict(image)
+  expected = sigmoid(0.05 * image[..., 1].mean(dtype=np.float64) / image[..., 1].std(dtype=np.float64))
+  np.testing.assert_allclose(found.probability, expected, rtol=1e-5)
+
+
+def test_an_ensemble_averages_probabilities_and_keeps_each_mask():
+  image = volume()
+  members = [network(threshold=0.4), network(slope=-0.02, threshold=0.6), network(_statistics, 0.1, threshold=0.8)]
+  found = loading.of_networks(members, []).predict(image)
+  chances = {slope: chance_of(image, slope) for slope in (0.05, -0.02)}
+  third = sigmoid(0.1 * image[..., 1].mean(dtype=np.float64) / image[..., 1].std(dtype=np.float64))
+  np.testing.assert_allclose(found.probability, (chances[0.05] + chances[-0.02] + third) / 3, atol=1e-6)
+  assert found.threshold == pytest.approx(0.6)  # the mean of theirs
+  for member, chance in zip(found.members, (*chances.values(), np.full(image.shape[:3], third)), strict=True):
+    sure = abs(chance - 0.6) > 1e-6
+    np.testing.assert_array_equal(member[sure], (chance >= 0.6)[sure])
+
+
+def test_the_classifier_leaves_healthy_slices_empty():
+  image = volume(4) * np.array([0.2, 0.9, 0.5, 1], np.float32)[:, None, None, None]
+  chance = sigmoid((image[..., 1].mean((1, 2)) - 127.5) * 0.05)
+  # Of the ten tumours of validation, a sensitivity of 0.7 lets the seven highest through.
+  tumors = [0.01, 0.02, 0.03, chance[2] + 1e-3, *np.linspace(0.7, 0.9, 6)]
+  gate = network(_mean_flair, tumors=tumors, temperature=2.0)
+  found = loading.of_networks([network()], [gate], sensitivity=0.7).predict(image)
+  np.testing.assert_array_equal(found.gated, chance < chance[2] + 1e-3)
+  assert found.gated.any() and not found.gated.all()
+  assert not found.probability[found.gated].any() and not found.members[:, found.gated].any()
+  np.testing.assert_allclose(found.probability[~found.gated], chance_of(image)[~found.gated], atol=1e-6)
+  np.testing.assert_allclose(found.slice_probability, calibrate(chance, 2.0), atol=1e-5)
+
+
+def test_augmentation_averages_what_is_seen_from_each_side():
+  """The network marks what lies left of what is bright, so that sides matter."""
+  left = lambda variables, batch: _flair(variables, {"image": jnp.roll(batch["image"], -9, axis=2)})
+  image = ndimage.gaussian_filter(volume(2), (0, 5, 5, 0))
+  image = (image - image.min()) / np.ptp(image) * 255
+  found = loading.of_networks([network(left)], [], tta=True).predict(image)
+  middle, expected = np.array([127.5, 127.5]), []
+  turn = lambda slices, matrix: np.stack(
+    [ndimage.affine_transform(one, matrix, middle - matrix @ middle, order=1, mode="constant") for one in slices]
+  )
+  for view in views():
+    seen = turn(image[..., 1], view)
+    expected.append(turn(sigmoid((np.roll(seen, -9, axis=2) - 127.5) * 0.05), view.T))
+  inside = (slice(None), slice(60, 196), slice(60, 196))
+  np.testing.assert_allclose(found.probability[inside], np.mean(expected, axis=0)[inside], atol=2e-3)
+  plain = loading.of_networks([network(left)], []).predict(image)
+  assert abs(plain.probability[inside] - found.probability[inside]).max() > 0.02
+
+
+def test_contrast_is_raised_for_those_that_learned_so():
+  image = np.round(volume() * 0.3 + 20)
+  found = loading.of_networks([network(contrast="stretch", slope=0.01), network()], []).predict(image)
+  raised = np.stack([stretch(one) for one in image.astype(np.uint8)])
+  np.testing.assert_allclose(found.probability, (chance_of(raised, 0.01) + chance_of(image)) / 2, atol=1e-6)
+
+
+def test_only_the_largest_part_is_kept_where_all_networks_do():
+  image = np.zeros((3, 256, 256, 3), np.float32)
+  image[:, 10:20, 10:20] = image[1, 100:110, 100:110] = 255
+  image[0, 0, 0] = 1
+  large = np.zeros((3, 256, 256), bool)
+  large[:, 10:20, 10:20] = True
+  alone = loading.of_networks([network(largest=True)], []).predict(image)
+  np.testing.assert_array_equal(alone.mask, large)
+  mixed = loading.of_networks([network(largest=True), network()], []).predict(image)
+  assert mixed.mask.sum() == large.sum() + 100
+
+
+@pytest.mark.parametrize(
+  "shape, spacing", [((5, 128, 128), None), ((2, 300, 200), (5.0, 1.0, 1.0)), ((4, 60, 240), (1.0, 4.0, 1.0))]
+)
+def test_the_mask_lies_on_the_scans_own_grid(shape, spacing):
+  _, height, width = shape
+  truth = np.zeros(shape, bool)
+  truth[1, height // 4 : height // 2, width // 3 : width // 2] = True
+  flair = truth * 900.0 - 1000  # in a scale of its own
+  flair[:, -1, -1] = -1090
+  found = loading.of_networks([network()], []).predict(flair, spacing_mm=spacing)
+  assert found.mask.shape == shape
+  assert 2 * (found.mask & truth).sum() / (found.mask.sum() + truth.sum()) > 0.95
+  np.testing.assert_allclose(np.argwhere(found.mask).mean(0), np.argwhere(truth).mean(0), atol=0.3)
+
+
+def test_flair_stands_in_and_the_output_says_so():
+  found = loading.of_networks([network()], []).predict(volume()[..., 1])
+  assert any("FLAIR stands in" in warning for warning in found.warnings)
+
+
+def test_a_scan_unlike_training_is_told():
+  odd = loading.of_networks([network()], []).predict(volume(6) * 8 - 1024)
+  assert odd.looks_wrong and any("CT" in warning for warning in odd.warnings)
+
+
+@pytest.mark.parametrize(
+  "given, options, message",
+  [
+    (np.zeros((2, 8, 8, 3)), {}, "constant"),
+    (np.full((2, 8, 8), np.nan), {}, "not finite"),
+    (np.zeros((8, 8)), {}, r"shape \(8, 8\)"),
+    (np.zeros((0, 8, 8)), {}, "no pixel"),
+    (np.array([["a"]]), {}, "expected real numbers"),
+    (volume(), {"spacing_mm": (1.0, 0.0, 1.0)}, "spacing_mm"),
+  ],
+)
+def test_arrays_that_are_no_volume(given, options, message):
+  with pytest.raises(UserError, match=message):
+    loading.of_networks([network()], []).predict(given, **options)
+
+
+@pytest.mark.parametrize("options", [{"threshold": 0.0}, {"threshold": 1.5}, {"sensitivity": -1.0}])
+def test_options_that_are_no_share(options):
+  with pytest.raises(UserError, match="expected more than 0 and at most 1"):
+    loading.of_networks([network()], [], **options)
+
+
+def test_a_run_from_python(run, tmp_path):
+  folder, _ = run
+  predictor = bt_jax.load(folder, tta=True)
+  image = volume(2)
+  found = predictor.predict(image)
+  assert found.mask.shape == (2, 256, 256) and found.about["tta"] and found.about["segmenters"][0]["model"] == "unet"
+  with pytest.raises(UserError, match="numpy.save"):
+    bt_jax.save(found, tmp_path / "out")
+  assert not (tmp_path / "out").exists()
+  again = bt_jax.load([folder / "checkpoints" / "best"], tta=True).predict(image)
+  np.testing.assert_array_equal(again.probability, found.probability)

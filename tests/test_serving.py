@@ -1,0 +1,269 @@
+"""The viewer: what the server answers and refuses, and that nothing of a scan stays."""
+
+import gzip
+import io
+import json
+import socket
+import threading
+import time
+import zipfile
+
+import nibabel
+import numpy as np
+import pytest
+from PIL import Image
+
+from bt_jax.inference import studies
+from bt_jax.inference.scans import NOTICE
+from bt_jax.serving import app, guard
+from tests.conftest import ROOT
+from tests.viewers import (
+  AFFINE,
+  Brightness,
+  ask,
+  form,
+  nifti_bytes,
+  post,
+  predict,
+  serving,
+  slices_of,
+  temporary_files,
+  told,
+)
+
+PAGE = ROOT / "bt_jax/serving/page"
+
+
+@pytest.fixture(scope="module")
+def temporary(tmp_path_factory):
+  """Where the server puts uploads."""
+  with temporary_files(tmp_path_factory.mktemp("temporary")) as folder:
+    yield folder
+
+
+@pytest.fixture(scope="module")
+def port(temporary):
+  with serving(app.make_app(Brightness(), limit_mb=2, limit_files=20)) as port:
+    yield port
+
+
+@pytest.fixture(autouse=True)
+def nothing_stays(temporary):
+  yield
+  until = time.monotonic() + 5  # the folder goes just after the answer
+  while any(temporary.iterdir()) and time.monotonic() < until:
+    time.sleep(0.01)
+  assert [*temporary.iterdir()] == []
+
+
+def test_the_page_comes_with_its_headers_and_loads_nothing_from_elsewhere(port):
+  for path in ("/", "/viewer.js", "/result.js", "/picture.js", "/sending.js", "/style.css", "/about", "/nothing"):
+    status, headers, content = ask(port, "GET", path)
+    assert status == (404 if path == "/nothing" else 200)
+    assert headers["Content-Security-Policy"].startswith("default-src 'self'; img-src 'self' data: blob:;")
+    assert headers["Cache-Control"] == "no-store" and headers["X-Content-Type-Options"] == "nosniff"
+    assert "Access-Control-Allow-Origin" not in headers
+    assert b"//" not in content.replace(b"// ", b"").replace(b"/**", b"").replace(b"\xe2", b"") or path == "/about"
+  assert NOTICE in (PAGE / "index.html").read_text(encoding="utf-8")
+  assert ask(port, "GET", "/../app.py")[0] == ask(port, "GET", "/%2e%2e/app.py")[0] == 404
+
+
+def test_a_folder_of_slices_is_predicted_exactly_at_every_threshold(port):
+  slices = slices_of(seed=1)
+  head, flair, levels, bits = predict(port, *[("scan", f"case/case_{at}.png", png) for at, png in slices.files.items()])
+  probability = slices.volume / np.float32(255)
+  assert head["shape"] == [3, 20, 24] and head["thresholds"][head["own"]] == 0.5 and head["plain"]
+  for at, threshold in enumerate(head["thresholds"]):
+    np.testing.assert_array_equal(levels > at, probability >= np.float32(threshold))
+  np.testing.assert_array_equal(np.unpackbits(bits, count=levels.size).reshape(levels.shape), probability >= 0.5)
+  low, high = np.percentile(slices.volume, (1, 99.5))
+  assert np.abs(flair - np.clip((slices.volume - low) / (high - low), 0, 1) * 255).max() <= 0.5 + 1e-3
+  said = head["prediction"]
+  assert said["voxels"] == (probability >= 0.5).sum() and said["volume_mm3"] is None and said["tumor"] is True
+  assert [one["area_pixels"] for one in said["slices"]] == (probability >= 0.5).sum((1, 2)).tolist()
+
+
+def test_a_threshold_of_the_model_between_the_stops_is_one_itself(temporary):
+  with serving(app.make_app(Brightness(threshold=0.437))) as port:
+    head, _, levels, _ = predict(port, ("scan", "a.nii", nifti_bytes(slices_of(seed=2).volume)))
+  assert len(head["thresholds"]) == 100 and head["thresholds"][head["own"]] == 0.437
+  assert head["thresholds"] == sorted(head["thresholds"]) and (
+    head["prediction"]["voxels"] == (levels > head["own"]).sum()
+  )
+
+
+def test_a_mask_that_is_more_than_a_threshold_is_sent_as_it_is(temporary):
+  with serving(app.make_app(Brightness(cleans=True))) as port:
+    volume = slices_of(seed=3).volume
+    head, _, levels, bits = predict(port, ("scan", "a.nii", nifti_bytes(volume)))
+  mask = np.unpackbits(bits, count=levels.size)
+  assert not head["plain"] and mask.sum() == head["prediction"]["voxels"] < (levels > head["own"]).sum()
+
+
+def test_a_mask_comes_back_in_the_file_s_format_and_place(port, tmp_path):
+  volume = slices_of(seed=4).volume
+  _, _, levels, _ = predict(port, ("scan", "scan.nii.gz", nifti_bytes(volume, compressed=True)))
+  mask = levels > 70
+  status, headers, content = post(
+    port,
+    "/mask",
+    ("scan", "scan.nii.gz", nifti_bytes(volume, compressed=True)),
+    ("mask", "m", np.packbits(mask).tobytes()),
+  )
+  assert status == 200 and headers["Content-Disposition"] == "attachment; filename*=UTF-8''mask.nii.gz"
+  image = nibabel.Nifti1Image.from_bytes(gzip.decompress(content))
+  np.testing.assert_allclose(image.affine, AFFINE)
+  assert NOTICE[:30] in str(image.header["descrip"])
+  (tmp_path / "scan.nii.gz").write_bytes(nifti_bytes(volume, compressed=True))
+  (study,) = studies.find(tmp_path / "scan.nii.gz", {})
+  scan = studies.read(study)
+  (path,) = studies.FORMATS["nifti"].write(scan, tmp_path, mask, None, software="bt_jax")
+  np.testing.assert_array_equal(np.asarray(image.dataobj), np.asarray(nibabel.load(path).dataobj))
+
+
+def test_a_scan_just_below_the_limit_gets_its_mask_too(port):
+  scan = ("scan", "a.nii", nifti_bytes(slices_of(seed=9, shape=(30, 256, 256)).volume))
+  *_, bits = predict(port, scan)
+  assert len(scan[2]) < 2 * 2**20 < len(scan[2]) + len(bits)
+  assert post(port, "/mask", scan, ("mask", "m", bits.tobytes()))[0] == 200
+
+
+def test_masks_of_a_folder_come_zipped(port):
+  slices = slices_of(seed=5)
+  parts = [("scan", f"case/case_{at}.png", png) for at, png in slices.files.items()]
+  mask = slices.volume > 200
+  status, headers, content = post(port, "/mask", *parts, ("mask", "m", np.packbits(mask).tobytes()))
+  assert status == 200 and headers["Content-Disposition"].endswith("''masks.zip")
+  with zipfile.ZipFile(io.BytesIO(content)) as archive:
+    pictures = [np.asarray(Image.open(archive.open(name))) for name in sorted(archive.namelist())]
+  np.testing.assert_array_equal(np.array(pictures) > 0, mask)
+
+
+def test_sequences_by_role_may_share_a_name(port):
+  flair, post_contrast = slices_of(seed=6).volume, slices_of(seed=7).volume
+  head, shown, *_ = predict(
+    port, ("post", "scan.nii", nifti_bytes(post_contrast)), ("flair", "scan.nii", nifti_bytes(flair))
+  )
+  low, high = np.percentile(flair, (1, 99.5))
+  assert np.abs(shown - np.clip((flair - low) / (high - low), 0, 1) * 255).max() <= 0.5 + 1e-3
+  assert "pre" in " ".join(head["prediction"]["warnings"])
+
+
+GOOD = ("scan", "a.nii", nifti_bytes(slices_of(seed=8).volume))
+REFUSED = {
+  "a broken file": (422, "a.nii", [("scan", "a.nii", GOOD[2][:500])]),
+  "an empty file": (422, "a.png", [("scan", "a.png", b"")]),
+  "no scan at all": (422, "notes.txt", [("scan", "notes.txt", b"hello")]),
+  "two scans": (422, "2 scans", [("scan", "x/a.nii", GOOD[2]), ("scan", "y/b.nii", GOOD[2])]),
+  "no file": (400, "no file", [("flair", None, b"  ")]),
+  "a name twice": (400, "two files", [GOOD, GOOD]),
+  "an unknown field": (400, "'other'", [("other", "a.nii", GOOD[2])]),
+  "a field without its file": (400, "'scan'", [("scan", None, b"x")]),
+  "a long field": (400, "'flair'", [("flair", None, b"1" * 65)]),
+  "a path of the server's": (400, "'flair'", [("flair", None, str(ROOT / "README.md").encode())]),
+  "a series of no scan": (400, "no file", [("flair", None, b"1.2.3")]),
+  "a series of a scan without any": (422, "a.nii", [GOOD, ("flair", None, b"1.2.3")]),
+  "a role twice": (400, "'flair'", [("flair", *GOOD[1:]), ("flair", *GOOD[1:])]),
+  "a scan that is a role too": (422, "a.nii", [GOOD, ("flair", *GOOD[1:])]),
+  "too many files": (413, "20 files", [("scan", f"a_{at}.png", b"x") for at in range(21)]),
+  "too many bytes": (413, "2 MB", [("scan", "a.nii", bytes(2 * 2**20))]),
+}
+
+
+@pytest.mark.parametrize("status, words, parts", REFUSED.values(), ids=REFUSED)
+def test_what_cannot_be_predicted_is_refused_in_one_line(port, temporary, status, words, parts):
+  got, headers, content = post(port, "/predict", *parts)
+  assert got == status, content
+  assert words in told(content) and str(temporary) not in told(content) and "Content-Security-Policy" in headers
+
+
+def test_too_many_bytes_are_noticed_without_a_length_too(port):
+  body, kind = form(("scan", "a.nii", bytes(3 * 2**20)))
+  pieces = (body[at : at + 65536] for at in range(0, len(body), 65536))
+  status, _, content = ask(port, "POST", "/predict", pieces, kind)
+  assert status == 413 and "2 MB" in told(content)
+
+
+def test_too_long_a_request_is_refused_before_it_is_sent(port):
+  with socket.create_connection(("127.0.0.1", port), timeout=5) as line:
+    line.sendall(
+      b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 99999999\r\n"
+      b"Content-Type: multipart/form-data; boundary=edge\r\n\r\n"
+    )
+    assert line.recv(100).startswith(b"HTTP/1.1 413")
+
+
+def test_other_media_and_broken_forms_are_refused(port):
+  status, _, content = ask(port, "POST", "/predict", b"{}", {"Content-Type": "application/json"})
+  assert status == 415 and "multipart" in told(content)
+  body, kind = form(GOOD)
+  for broken in (body[:-20], b"nothing of a form", b""):
+    status, _, content = ask(port, "POST", "/predict", broken, kind)
+    assert status == 400 and "send it again" in told(content)
+
+
+def test_a_mask_must_be_of_the_scan(port):
+  assert post(port, "/mask", GOOD)[0] == 400
+  status, _, content = post(port, "/mask", GOOD, ("mask", "m", b"123"))
+  assert status == 422 and "3 bytes" in told(content) and "180" in told(content)
+
+
+def test_pages_and_names_of_others_are_refused(port):
+  for origin in ("http://evil.example", f"http://localhost:{port + 1}", "null"):
+    status, _, content = post(port, "/predict", GOOD, Origin=origin)
+    assert status == 403 and origin in told(content)
+  assert post(port, "/predict", GOOD, Origin=f"http://127.0.0.1:{port}")[0] == 200
+  assert ask(port, "GET", "/", headers={"Host": "evil.example"})[0] == 400
+  assert ask(port, "GET", "/", headers={"Host": f"localhost:{port}"})[0] == 200
+
+
+def test_an_address_beyond_this_machine_answers_to_every_name(temporary):
+  assert [guard.is_local(host) for host in ("127.0.0.1", "127.9.9.9", "::1", "localhost")] == [True] * 4
+  assert not any(guard.is_local(host) for host in ("0.0.0.0", "::", "192.168.0.7", "scanner"))
+  with serving(app.make_app(Brightness(), host="0.0.0.0")) as port:
+    assert ask(port, "GET", "/", headers={"Host": "scanner"})[0] == 200
+    assert post(port, "/predict", GOOD, Host="scanner", Origin="http://evil.example")[0] == 403
+
+
+def test_a_fault_of_the_server_is_one_line_too(temporary):
+  with serving(app.make_app(Brightness(fails=True))) as port:
+    status, headers, content = post(port, "/predict", GOOD)
+  assert status == 500 and "ZeroDivisionError" in told(content) and headers["Cache-Control"] == "no-store"
+
+
+def test_who_leaves_in_the_middle_leaves_nothing(port, temporary):
+  body, _ = form(GOOD)
+  with socket.create_connection(("127.0.0.1", port), timeout=5) as line:
+    line.sendall(
+      b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=edge\r\n"
+      b"Content-Length: %d\r\n\r\n" % len(body) + body[:-100]
+    )
+    until = time.monotonic() + 5
+    while not any(temporary.glob("*/scan/a.nii")) and time.monotonic() < until:
+      time.sleep(0.01)
+    assert any(temporary.glob("*/scan/a.nii"))
+
+
+def test_scans_are_predicted_one_at_a_time_and_the_page_comes_meanwhile(temporary):
+  predictor = Brightness(waits=threading.Event())
+  with serving(app.make_app(predictor)) as port:
+    threads = [threading.Thread(target=post, args=(port, "/predict", GOOD)) for _ in range(3)]
+    for thread in threads:
+      thread.start()
+    assert predictor.started.wait(5)
+    assert ask(port, "GET", "/")[0] == 200
+    predictor.waits.set()
+    for thread in threads:
+      thread.join()
+  assert predictor.calls == 3 and predictor.most_at_once == 1
+
+
+def test_each_prediction_is_kept_in_a_folder_of_its_own_if_told(temporary, tmp_path):
+  with serving(app.make_app(Brightness(), keep=tmp_path / "kept")) as port:
+    assert json.loads(ask(port, "GET", "/about")[2])["keeps"] is True
+    for _ in range(2):
+      head, *_ = predict(port, GOOD)
+  assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["0001", "0002"]
+  for folder in (tmp_path / "kept").iterdir():
+    assert json.loads((folder / "prediction.json").read_text()) == head["prediction"]
+    assert np.asarray(nibabel.load(folder / "mask.nii").dataobj).sum() == head["prediction"]["voxels"]

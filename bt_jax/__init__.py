@@ -28,7 +28,7 @@ def load(checkpoint: str | os.PathLike | Sequence[str | os.PathLike], **options:
 
 
 def read(path: str | os.PathLike | None = None, **roles: str | os.PathLike) -> Any:
-  """The `inference.scans.Scan` in a file, a zip or a folder, for `Predictor.predict`.
+  """The `scans.scan.Scan` in a file, a zip or a folder, for `Predictor.predict`.
 
   Args:
     path: of one study.
@@ -38,7 +38,7 @@ def read(path: str | os.PathLike | None = None, **roles: str | os.PathLike) -> A
     UserError: it cannot be read, or holds several studies.
   """
   from bt_jax.errors import UserError
-  from bt_jax.inference import studies
+  from bt_jax.scans import studies
 
   found = studies.find(
     None if path is None else pathlib.Path(path), {role: os.fspath(told) for role, told in roles.items()}

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bt_jax.errors import UserError
-from bt_jax.inference import archives
+from bt_jax.scans import archives
 
 RNG = np.random.default_rng(0)
 

@@ -10,7 +10,8 @@ from pydicom.encaps import encapsulate, generate_frames
 from scanners import AXIAL, BUNDLED, FLAIR, PRE, body_start, distinct, write_enhanced, write_series
 
 from bt_jax.errors import UserError
-from bt_jax.inference import dicom_files, studies
+from bt_jax.scans import studies
+from bt_jax.scans.dicom import files as dicom_files
 
 
 def read(path, given=None):

@@ -9,8 +9,8 @@ import tifffile
 from PIL import Image
 
 from bt_jax.errors import UserError
-from bt_jax.inference import images
-from bt_jax.inference.scans import NOTICE
+from bt_jax.scans import images
+from bt_jax.scans.scan import NOTICE
 from bt_jax.schema import CHANNELS
 
 RNG = np.random.default_rng(0)

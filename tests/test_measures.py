@@ -7,7 +7,7 @@ from skimage import measure
 
 from bt_jax.inference import measures
 from bt_jax.inference.predictor import Prediction
-from bt_jax.inference.scans import NOTICE, Scan
+from bt_jax.scans.scan import NOTICE, Scan
 from bt_jax.schema import CHANNELS
 
 SPACING = (5.0, 0.5, 2.0)

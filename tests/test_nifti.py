@@ -9,7 +9,8 @@ import pytest
 from nibabel import orientations
 
 from bt_jax.errors import UserError
-from bt_jax.inference import nifti, scans
+from bt_jax.scans import nifti
+from bt_jax.scans.scan import NOTICE
 from bt_jax.schema import CHANNELS
 
 RNG = np.random.default_rng(0)
@@ -118,7 +119,7 @@ def test_geometry_is_copied_field_by_field_and_nothing_else(tmp_path, kind, suff
       np.testing.assert_array_equal(old, new)
       assert old_code == new_code
     said = image.header["descrip"].item().decode()
-    assert scans.NOTICE in said and "bt_jax 9" in said
+    assert NOTICE in said and "bt_jax 9" in said
     assert image.header["cal_max"] == 0 and image.header["intent_code"] == 0
   content = written[0].read_bytes()
   assert suffix == ".nii" or content[4:8] == bytes(4)  # no time of writing

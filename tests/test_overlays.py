@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from bt_jax.inference import overlays
-from bt_jax.inference.scans import NOTICE
+from bt_jax.scans.scan import NOTICE
 from tests.test_measures import empty, make_prediction
 
 ORANGE = np.array([230, 159, 0])

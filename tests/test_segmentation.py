@@ -6,7 +6,9 @@ import pydicom
 import pytest
 from scanners import AXIAL, BUNDLED, FLAIR, PLANES, SPACE, STUDY, WRITERS, distinct, write_series
 
-from bt_jax.inference import dicom, scans, segmentation, studies
+from bt_jax.scans import dicom, studies
+from bt_jax.scans.dicom import segmentation
+from bt_jax.scans.scan import NOTICE
 
 THRESHOLD = 200  # of stored values, above which a test paints
 
@@ -107,7 +109,7 @@ def test_it_says_whose_it_is_who_made_it_and_that_it_is_for_research(tmp_path):
   assert (mask.PatientID, mask.PatientName) == ("patient 7", "Doe^Jane")
   assert (mask.StudyInstanceUID, mask.FrameOfReferenceUID) == (STUDY, SPACE)
   assert mask.SeriesInstanceUID != FLAIR and mask.Modality == "SEG"
-  assert scans.NOTICE in mask.SeriesDescription and scans.NOTICE in mask.ContentDescription
+  assert NOTICE in mask.SeriesDescription and NOTICE in mask.ContentDescription
   assert max(len(mask.SeriesDescription), len(mask.ContentDescription)) <= 64  # as DICOM allows
   (segment,) = mask.SegmentSequence
   assert segment.SegmentAlgorithmType == "AUTOMATIC" and mask.SoftwareVersions == "bt_jax 9"

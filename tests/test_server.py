@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from bt_jax.errors import UserError
-from bt_jax.inference.scans import NOTICE
+from bt_jax.scans.scan import NOTICE
 from bt_jax.serving import server, uploads
 from tests.conftest import ROOT
 from tests.viewers import Brightness, ask

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bt_jax.inference import studies
-from bt_jax.inference.scans import NOTICE
+from bt_jax.scans import studies
+from bt_jax.scans.scan import NOTICE
 from bt_jax.serving import app, guard
 from tests.conftest import ROOT
 from tests.viewers import (

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from bt_jax.inference.scans import NOTICE
+from bt_jax.scans.scan import NOTICE
 from bt_jax.serving import app
 from tests.viewers import VOXEL_MM3, Brightness, nifti_bytes, png_bytes, serving, temporary_files
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from bt_jax import files
 from bt_jax.errors import UserError
-from bt_jax.inference import roles, studies
+from bt_jax.scans import roles, studies
 
 RNG = np.random.default_rng(0)
 

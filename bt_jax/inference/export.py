@@ -21,7 +21,7 @@ from bt_jax.inference import grid, loading, standalone
 from bt_jax.inference.forward import Marked, make_forward
 from bt_jax.inference.networks import Network
 from bt_jax.inference.predictor import Brought, Decision, Predictor
-from bt_jax.inference.scans import NOTICE
+from bt_jax.scans.scan import NOTICE
 from bt_jax.schema import CHANNELS
 
 _PLATFORMS = ("cpu", "cuda", "tpu")

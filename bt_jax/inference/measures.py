@@ -9,7 +9,7 @@ from scipy import ndimage, spatial
 
 from bt_jax import metrics
 from bt_jax.inference.predictor import Prediction
-from bt_jax.inference.scans import NOTICE
+from bt_jax.scans.scan import NOTICE
 
 Mask = Bool[np.ndarray, "slices height width"]
 

@@ -8,8 +8,9 @@ from typing import Any
 import bt_jax
 from bt_jax import files
 from bt_jax.errors import UserError
-from bt_jax.inference import measures, overlays, studies
+from bt_jax.inference import measures, overlays
 from bt_jax.inference.predictor import Prediction, Predictor
+from bt_jax.scans import studies
 
 SOFTWARE = f"bt_jax {bt_jax.__version__}"
 _DONE = "prediction.json"  # comes last

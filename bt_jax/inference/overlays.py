@@ -13,7 +13,7 @@ from scipy import ndimage
 from bt_jax import files
 from bt_jax.inference.measures import size
 from bt_jax.inference.predictor import Prediction
-from bt_jax.inference.scans import NOTICE, Scan
+from bt_jax.scans.scan import NOTICE, Scan
 from bt_jax.schema import CHANNELS
 
 _FLAIR = CHANNELS.index("flair")

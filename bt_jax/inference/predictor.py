@@ -14,8 +14,8 @@ from bt_jax.errors import UserError
 from bt_jax.evaluation.postprocess import largest_part
 from bt_jax.inference import grid, suspicion
 from bt_jax.inference.forward import Marked
-from bt_jax.inference.scans import Scan, fill_roles
 from bt_jax.pipeline.contrast import make_contrast
+from bt_jax.scans.scan import Scan, fill_roles
 from bt_jax.schema import CHANNELS
 
 _BATCHES = (32, 8, 1)  # slices; few sizes, as each is compiled, and small ones, so that one slice does not wait for 32

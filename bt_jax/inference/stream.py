@@ -14,10 +14,11 @@ from tqdm import tqdm
 
 from bt_jax import files
 from bt_jax.errors import UserError
-from bt_jax.inference import outputs, studies
+from bt_jax.inference import outputs
 from bt_jax.inference.predictor import Prediction, Predictor
-from bt_jax.inference.scans import NOTICE, Scan
-from bt_jax.inference.studies import Study
+from bt_jax.scans import studies
+from bt_jax.scans.scan import NOTICE, Scan
+from bt_jax.scans.studies import Study
 
 _TOLD = ("tumor", "probability", "voxels", "volume_mm3", "largest_diameter_mm", "looks_wrong", "warnings")
 _COLUMNS = ("study", "status", *_TOLD, "error")

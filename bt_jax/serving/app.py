@@ -24,8 +24,9 @@ from starlette.staticfiles import StaticFiles
 import bt_jax
 from bt_jax import files
 from bt_jax.errors import UserError
-from bt_jax.inference import measures, studies
-from bt_jax.inference.scans import Scan
+from bt_jax.inference import measures
+from bt_jax.scans import studies
+from bt_jax.scans.scan import Scan
 from bt_jax.schema import CHANNELS
 from bt_jax.serving import guard, transport, uploads
 

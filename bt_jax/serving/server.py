@@ -6,7 +6,7 @@ import socket
 from typing import Any
 
 from bt_jax.errors import UserError
-from bt_jax.inference.scans import NOTICE
+from bt_jax.scans.scan import NOTICE
 
 
 def serve(

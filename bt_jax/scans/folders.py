@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from bt_jax.errors import UserError
-from bt_jax.inference import dicom, images, roles
-from bt_jax.inference.kinds import EXPECTED, kind_of, stem
+from bt_jax.scans import dicom, images, roles
+from bt_jax.scans.kinds import EXPECTED, kind_of, stem
 
 _OUTPUTS = re.compile(r"(.*_)?(mask|probability|overlay)|contact_sheet", re.IGNORECASE)
 _OUTPUT_FOLDERS = ("masks", "probabilities", "overlays")

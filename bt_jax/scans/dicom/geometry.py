@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float
 
 from bt_jax.errors import UserError
-from bt_jax.inference.dicom_series import Frame, Series
+from bt_jax.scans.dicom.series import Frame, Series
 
 _TURNED = 1e-3  # of direction cosines, and mm of a pixel, beyond which slices are not of one volume
 _UNEVEN = 0.1  # of the usual distance between slices, beyond which one is missing or doubled

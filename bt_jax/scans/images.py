@@ -13,8 +13,8 @@ from PIL import Image, PngImagePlugin
 
 from bt_jax import files as writing
 from bt_jax.errors import UserError
-from bt_jax.inference import roles
-from bt_jax.inference.scans import NOTICE, Scan, fill_roles
+from bt_jax.scans import roles
+from bt_jax.scans.scan import NOTICE, Scan, fill_roles
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # of a broken file, one line is said
 

@@ -8,19 +8,18 @@ from jaxtyping import Float
 from scipy import ndimage
 
 from bt_jax.errors import UserError
-from bt_jax.inference import dicom_geometry, dicom_pixels, dicom_roles, dicom_series, scans
-from bt_jax.inference.dicom_files import is_dicom, lenient, study_uid
-from bt_jax.inference.dicom_geometry import Stack
-from bt_jax.inference.dicom_series import Series
-from bt_jax.inference.segmentation import write
-
-__all__ = ["is_dicom", "read", "study_uid", "write"]
+from bt_jax.scans.dicom.files import lenient
+from bt_jax.scans.dicom.geometry import Stack, arrange
+from bt_jax.scans.dicom.pixels import decode
+from bt_jax.scans.dicom.roles import choose
+from bt_jax.scans.dicom.series import Series, collect
+from bt_jax.scans.scan import Scan, axial_spacing, fill_roles, to_axial
 
 _HEAD = {"HEAD", "BRAIN", "SKULL", "HEADNECK", "NECKHEAD", "WHOLEBRAIN"}
 _PLANES = ("sagittally", "coronally", "axially")  # by the axis of the patient that slices follow
 
 
-def read(files: Sequence[pathlib.Path], *, name: str, given: Mapping[str, str]) -> scans.Scan:
+def read(files: Sequence[pathlib.Path], *, name: str, given: Mapping[str, str]) -> Scan:
   """Reads one study.
 
   Args:
@@ -35,18 +34,18 @@ def read(files: Sequence[pathlib.Path], *, name: str, given: Mapping[str, str]) 
     return _read(files, name, given)
 
 
-def _read(files: Sequence[pathlib.Path], name: str, given: Mapping[str, str]) -> scans.Scan:
-  found = dicom_series.collect(files, name)
-  chosen, warnings = dicom_roles.choose(found, given, name)
-  flair = dicom_geometry.arrange(chosen["flair"])
-  arrays, stacks = {"flair": dicom_pixels.decode(flair)}, {"flair": flair}
+def _read(files: Sequence[pathlib.Path], name: str, given: Mapping[str, str]) -> Scan:
+  found = collect(files, name)
+  chosen, warnings = choose(found, given, name)
+  flair = arrange(chosen["flair"])
+  arrays, stacks = {"flair": decode(flair)}, {"flair": flair}
   warnings += flair.warnings + _oddities(chosen["flair"], flair)
   for role, series in chosen.items():
     if role == "flair":
       continue
     try:
-      stack = dicom_geometry.arrange(series)
-      array, odd = _to_grid(stack, dicom_pixels.decode(stack), flair)
+      stack = arrange(series)
+      array, odd = _to_grid(stack, decode(stack), flair)
     except UserError as error:
       if role in given:
         raise
@@ -55,14 +54,14 @@ def _read(files: Sequence[pathlib.Path], name: str, given: Mapping[str, str]) ->
     warnings += odd
     if array is not None:
       arrays[role], stacks[role] = array, stack
-  image, roles, missing = scans.fill_roles(arrays, {role: stack.series.label for role, stack in stacks.items()}, name)
+  image, roles, missing = fill_roles(arrays, {role: stack.series.label for role, stack in stacks.items()}, name)
   if flair.affine is not None:
-    image = scans.to_axial(image, flair.affine)
-  return scans.Scan(
+    image = to_axial(image, flair.affine)
+  return Scan(
     name=name,
     format="dicom",
     image=np.ascontiguousarray(image),
-    spacing_mm=scans.axial_spacing(flair.affine) if flair.thickness_known else None,
+    spacing_mm=axial_spacing(flair.affine) if flair.thickness_known else None,
     roles=roles,
     slice_names=[f"{index:04d}" for index in range(len(image))],
     warnings=warnings + missing,

@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
 from bt_jax.files import write_bytes
-from bt_jax.inference.dicom_files import lenient
-from bt_jax.inference.dicom_geometry import Stack
-from bt_jax.inference.dicom_series import Frame
-from bt_jax.inference.scans import NOTICE, Scan, from_axial
+from bt_jax.scans.dicom.files import lenient
+from bt_jax.scans.dicom.geometry import Stack
+from bt_jax.scans.dicom.series import Frame
+from bt_jax.scans.scan import NOTICE, Scan, from_axial
 
 _SERIES_NUMBER = 9001  # beyond those of scanners
 _DESCRIPTION = f"FLAIR abnormality. {NOTICE}"  # DICOM allows 64 characters

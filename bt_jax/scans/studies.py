@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 from bt_jax.errors import UserError
 from bt_jax.files import sha256_of
-from bt_jax.inference import archives, dicom, images, nifti
-from bt_jax.inference.folders import Study, find_in
-from bt_jax.inference.kinds import EXPECTED, kind_of, stem
-from bt_jax.inference.scans import Scan
+from bt_jax.scans import archives, dicom, images, nifti
+from bt_jax.scans.folders import Study, find_in
+from bt_jax.scans.kinds import EXPECTED, kind_of, stem
+from bt_jax.scans.scan import Scan
 
 
 class Format(NamedTuple):

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from bt_jax.errors import UserError
-from bt_jax.inference.dicom_files import DAMAGED, is_dicom, read_dataset
+from bt_jax.scans.dicom.files import DAMAGED, is_dicom, read_dataset
 
 # Of patient and study, copied to what is written; of the series, to tell its role; of the image.
 ABOUT = (

@@ -17,8 +17,8 @@ from nibabel.wrapstruct import WrapStructError
 
 from bt_jax import files as writing
 from bt_jax.errors import UserError
-from bt_jax.inference import roles
-from bt_jax.inference.scans import NOTICE, Scan, axial_spacing, fill_roles, from_axial, to_axial
+from bt_jax.scans import roles
+from bt_jax.scans.scan import NOTICE, Scan, axial_spacing, fill_roles, from_axial, to_axial
 
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # of a broken file, one line is said
 

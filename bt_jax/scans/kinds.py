@@ -3,7 +3,7 @@
 import pathlib
 import zlib
 
-from bt_jax.inference import dicom, images, nifti
+from bt_jax.scans import dicom, images, nifti
 
 _SUFFIXES = {
   ".tif": "images", ".tiff": "images", ".png": "images", ".jpg": "images", ".jpeg": "images",

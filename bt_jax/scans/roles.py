@@ -77,7 +77,7 @@ def by_place(
   """The channels of one image: one is FLAIR, three are pre-contrast, FLAIR and post-contrast, as in the published slices.
 
   Returns:
-    Arrays by role, what each was read from, in words, and warnings; for `scans.fill_roles`.
+    Arrays by role, what each was read from, in words, and warnings; for `scan.fill_roles`.
   """
   if image.shape[-1] == 1:
     return {"flair": image[..., 0]}, {"flair": path.name}, []

@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Float, Num
 
 from bt_jax.errors import UserError
-from bt_jax.inference.dicom_codestreams import promised_size
-from bt_jax.inference.dicom_files import DAMAGED, read_dataset
-from bt_jax.inference.dicom_geometry import Stack
-from bt_jax.inference.dicom_series import Frame
+from bt_jax.scans.dicom.codestreams import promised_size
+from bt_jax.scans.dicom.files import DAMAGED, read_dataset
+from bt_jax.scans.dicom.geometry import Stack
+from bt_jax.scans.dicom.series import Frame
 
 _MOST_VOXELS = 2**29  # of a volume; 2 GiB as float32
 _LONGEST = 200  # characters of what a decoder says

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from bt_jax.errors import UserError
-from bt_jax.inference.dicom_pixels import is_coloured
-from bt_jax.inference.dicom_series import Series
+from bt_jax.scans.dicom.pixels import is_coloured
+from bt_jax.scans.dicom.series import Series
 from bt_jax.schema import CHANNELS
 
 

@@ -1,0 +1,172 @@
+"""Networks as one ONNX file: the same function of a whole volume as `export`, for runtimes that know no JAX."""
+
+import dataclasses
+import json
+import pathlib
+import types
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import jaxpr_as_fun
+from jaxtyping import Array, Float
+
+from bt_jax import files
+from bt_jax.errors import UserError
+from bt_jax.inference import grid, loading
+from bt_jax.inference.forward import make_forward
+from bt_jax.inference.networks import Network
+from bt_jax.inference.predictor import Decision
+from bt_jax.scans.scan import NOTICE
+from bt_jax.schema import CHANNELS, SLICE_SIZE
+
+INPUT = "volume"
+OUTPUTS = ("probability", "mask", "slice_probability", "gated")
+_HALVINGS = 40  # of the range of a volume; what is left is finer than float32
+_MOST_BYTES = 2**31 - 1  # of one protocol buffer
+Volume = Float[Array, "slices height width channels"]
+
+
+def write(
+  output: pathlib.Path,
+  segmenters: Sequence[Network],
+  classifiers: Sequence[Network],
+  *,
+  tta: bool,
+  threshold: float | None,
+  sensitivity: float,
+) -> None:
+  """Writes networks as one ONNX file; see `loading.load` for the options.
+
+  Its input is `volume`, float32 [slices, height, width, 3] of pre-contrast, FLAIR and post-contrast, in any scale and
+  size, pixels as high as wide; its outputs are those of `make_function`. Its metadata hold `decision`, `about` and
+  `research_use`.
+
+  Raises:
+    UserError: the file is there already, jax2onnx is not installed, or the networks do what ONNX does not hold.
+  """
+  if output.exists():
+    raise UserError(f"{output} is there already: choose another --output, or remove it")
+  decision = loading.decide(segmenters, classifiers, tta=tta, threshold=threshold, sensitivity=sensitivity)
+  about = loading.describe(segmenters, classifiers, decision)
+  model = convert(make_function(segmenters, classifiers, decision))
+  told = {"decision": dataclasses.asdict(decision), "about": about, "research_use": NOTICE}
+  for name, value in told.items():
+    text = value if isinstance(value, str) else json.dumps(value, allow_nan=False)
+    model.metadata_props.add(key=name, value=text)
+  if (size := model.ByteSize()) > _MOST_BYTES:
+    raise UserError(
+      f"--output: {output} would have {size / 1e9:.1f} GB, and ONNX has room for 2.1: take fewer networks, or a name "
+      "without .onnx"
+    )
+  path = files.write_bytes(output, model.SerializeToString())
+  print(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB); for onnxruntime and others that read ONNX\n{NOTICE}")
+
+
+def make_function(
+  segmenters: Sequence[Network], classifiers: Sequence[Network], decision: Decision
+) -> Callable[[Volume], tuple[Array, ...]]:
+  """The function of a whole volume, slice after slice, of operations that the converter knows.
+
+  Returns:
+    `function(volume)`: `OUTPUTS`; probability and mask [slices, height, width], slice_probability and gated [slices], as
+    `Predictor.predict` has them for square pixels.
+
+  Raises:
+    UserError: contrast is raised outside of JAX, or only the largest part of a mask is kept.
+  """
+  if raised := [network for network in (*segmenters, *classifiers) if network.contrast != "none"]:
+    raise UserError(
+      f"{raised[0].about['path']} raises contrast ({raised[0].contrast}) on the host, which no export holds: use the run "
+      "itself, or train with --config.data.contrast=none"
+    )
+  if decision.largest_component:
+    raise UserError(
+      f"{segmenters[0].about['path']} keeps the largest part of a mask alone (eval.largest_component), which the converter "
+      "to ONNX does not know: give --output a name without .onnx"
+    )
+  of_slice = _trace(segmenters, classifiers, decision)
+
+  def function(volume: Volume) -> tuple[Array, ...]:
+    _, height, width, _ = volume.shape
+    own = types.SimpleNamespace(percentile=percentile, where=jnp.where)
+    brought = grid.to_training(grid.scale(volume, *grid.window(volume, own)))
+    mean, std = grid.statistics(brought)
+
+    def of(image: Float[Array, "256 256 3"]) -> tuple[Array, Array, Array]:
+      members, slice_probability, gated = of_slice(image[None], mean[None], std[None])
+      return grid.to_own(members.mean(0), height, width)[0], slice_probability[0], gated[0]
+
+    probability, slice_probability, gated = jax.lax.map(of, brought)
+    return probability, probability >= decision.threshold, slice_probability, gated
+
+  return function
+
+
+def _trace(segmenters: Sequence[Network], classifiers: Sequence[Network], decision: Decision) -> Callable:
+  """`forward` of one slice, traced before the conversion.
+
+  While it converts, jax2onnx puts functions of its own in the place of some of JAX, and its `jax.image.resize` knows
+  neither antialiasing nor symbolic sizes. What is traced already consists of primitives, which it has no hand in.
+  """
+  variables, forward = make_forward(
+    segmenters, classifiers, tta=decision.tta, gate=decision.gate, temperature=decision.temperature
+  )
+
+  def one(image: Array, mean: Array, std: Array) -> tuple[Array, ...]:
+    return tuple(forward(variables, {"image": {"none": image}, "volume_mean": mean, "volume_std": std}))
+
+  statistics = jax.ShapeDtypeStruct((1, len(CHANNELS)), jnp.float32)
+  image = jax.ShapeDtypeStruct((1, SLICE_SIZE, SLICE_SIZE, len(CHANNELS)), jnp.float32)
+  with (
+    jax.disable_jit()
+  ):  # so the loops over networks and views are unrolled, and weights are constants of their layers
+    return jaxpr_as_fun(jax.make_jaxpr(one)(image, statistics, statistics))
+
+
+def percentile(volume: Volume, q: float, axis: tuple[int, ...]) -> Float[Array, "channels"]:
+  """As `numpy.percentile`, linear, over all axes but the last; sorting by halves, as ONNX sorts no unknown number.
+
+  Args:
+    volume: finite.
+    q: in 0..100.
+    axis: all but the last.
+  """
+  last = jnp.float32(1)
+  for at in axis:
+    last *= jnp.asarray(volume.shape[at], jnp.float32)
+  place = (last - 1) * jnp.float32(q / 100)
+  below = jnp.floor(place)
+  largest = volume.max(axis)
+  count = lambda kept: kept.astype(jnp.int32).sum(axis)
+  wanted = below.astype(jnp.int32) + 1  # how many values are not above the one at that place
+
+  low = smallest = volume.min(axis)
+  high = largest
+  for _ in range(_HALVINGS):  # no loop of JAX: the converter wants those to see nothing that is not handed on
+    middle = low / 2 + high / 2
+    enough = count(volume <= middle) >= wanted
+    low, high = jnp.where(enough, low, middle), jnp.where(enough, middle, high)
+  above = lambda value: jnp.where(volume > value, volume, largest).min(axis)
+  first = jnp.where(count(volume <= smallest) >= wanted, smallest, above(low))
+  second = jnp.where(count(volume <= first) > wanted, first, above(first))
+  return first + (second - first) * (place - below)
+
+
+def convert(function: Callable[[Volume], tuple[Array, ...]]) -> Any:
+  """The `onnx.ModelProto` of what `make_function` made; raises UserError where jax2onnx is not installed."""
+  try:
+    import jax2onnx
+  except ImportError as error:
+    raise UserError(
+      f'ONNX is written by jax2onnx, which is not there ({error}): pip install ".[onnx]", or give --output a name without '
+      ".onnx"
+    ) from error
+  return jax2onnx.to_onnx(
+    function,
+    [("slices", "height", "width", len(CHANNELS))],
+    model_name="bt_jax",
+    input_names=[INPUT],
+    output_names=list(OUTPUTS),
+  )

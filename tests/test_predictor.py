@@ -10,46 +10,8 @@ from bt_jax.errors import UserError
 from bt_jax.evaluation.calibration import calibrate
 from bt_jax.inference import loading
 from bt_jax.inference.forward import views
-from bt_jax.inference.networks import Network
 from bt_jax.pipeline.contrast import stretch
-from bt_jax.schema import CHANNELS
-
-PROFILE = {"skull": [0.0, 2.0], "span": [0.1, 1.0], "border": [0.0, 1.0], "levels": [1.0, 256.0]}
-
-
-def _flair(variables, batch):
-  """Logits that follow FLAIR: 0 at 127.5."""
-  return (batch["image"][..., CHANNELS.index("flair")] - 127.5) * variables["slope"]
-
-
-def _mean_flair(variables, batch):
-  return (batch["image"][..., CHANNELS.index("flair")].mean((1, 2)) - 127.5) * variables["slope"]
-
-
-def _statistics(variables, batch):
-  """The same in every pixel: how many deviations the mean of FLAIR lies above 0."""
-  ratio = batch["volume_mean"][:, 1] / batch["volume_std"][:, 1] * variables["slope"]
-  return jnp.broadcast_to(ratio[:, None, None], batch["image"].shape[:3])
-
-
-def network(
-  logits=_flair, slope=0.05, *, contrast="none", largest=False, threshold=0.5, temperature=1.0, tumors=(0.5,)
-):
-  decision = {"threshold": threshold, "temperature": temperature, "tumor_probabilities": list(tumors)}
-  variables = {"slope": jnp.asarray(slope)}
-  return Network(variables, logits, contrast, decision, PROFILE, largest, {"path": "by hand", "model": "arithmetic"})
-
-
-def volume(slices=3, height=256, width=256, seed=0):
-  return np.random.default_rng(seed).integers(0, 256, (slices, height, width, 3)).astype(np.float32)
-
-
-def sigmoid(x):
-  return 1 / (1 + np.exp(-np.asarray(x, np.float64)))
-
-
-def chance_of(image, slope=0.05):
-  return sigmoid((image[..., 1] - 127.5) * slope)
+from tests.arithmetic import chance_of, flair_logits, mean_flair_logits, network, sigmoid, statistics_logits, volume
 
 
 def test_a_network_says_of_each_slice_what_it_says_of_it_alone():
@@ -63,14 +25,18 @@ def test_a_network_says_of_each_slice_what_it_says_of_it_alone():
 
 def test_statistics_are_those_of_the_whole_volume():
   image = volume(37) * np.linspace(0.2, 1, 37, dtype=np.float32)[:, None, None, None]
-  found = loading.of_networks([network(_statistics)], []).predict(image)
+  found = loading.of_networks([network(statistics_logits)], []).predict(image)
   expected = sigmoid(0.05 * image[..., 1].mean(dtype=np.float64) / image[..., 1].std(dtype=np.float64))
   np.testing.assert_allclose(found.probability, expected, rtol=1e-5)
 
 
 def test_an_ensemble_averages_probabilities_and_keeps_each_mask():
   image = volume()
-  members = [network(threshold=0.4), network(slope=-0.02, threshold=0.6), network(_statistics, 0.1, threshold=0.8)]
+  members = [
+    network(threshold=0.4),
+    network(slope=-0.02, threshold=0.6),
+    network(statistics_logits, 0.1, threshold=0.8),
+  ]
   found = loading.of_networks(members, []).predict(image)
   chances = {slope: chance_of(image, slope) for slope in (0.05, -0.02)}
   third = sigmoid(0.1 * image[..., 1].mean(dtype=np.float64) / image[..., 1].std(dtype=np.float64))
@@ -86,7 +52,7 @@ def test_the_classifier_leaves_healthy_slices_empty():
   chance = sigmoid((image[..., 1].mean((1, 2)) - 127.5) * 0.05)
   # Of the ten tumours of validation, a sensitivity of 0.7 lets the seven highest through.
   tumors = [0.01, 0.02, 0.03, chance[2] + 1e-3, *np.linspace(0.7, 0.9, 6)]
-  gate = network(_mean_flair, tumors=tumors, temperature=2.0)
+  gate = network(mean_flair_logits, tumors=tumors, temperature=2.0)
   found = loading.of_networks([network()], [gate], sensitivity=0.7).predict(image)
   np.testing.assert_array_equal(found.gated, chance < chance[2] + 1e-3)
   assert found.gated.any() and not found.gated.all()
@@ -97,7 +63,7 @@ def test_the_classifier_leaves_healthy_slices_empty():
 
 def test_augmentation_averages_what_is_seen_from_each_side():
   """The network marks what lies left of what is bright, so that sides matter."""
-  left = lambda variables, batch: _flair(variables, {"image": jnp.roll(batch["image"], -9, axis=2)})
+  left = lambda variables, batch: flair_logits(variables, {"image": jnp.roll(batch["image"], -9, axis=2)})
   image = ndimage.gaussian_filter(volume(2), (0, 5, 5, 0))
   image = (image - image.min()) / np.ptp(image) * 255
   found = loading.of_networks([network(left)], [], tta=True).predict(image)

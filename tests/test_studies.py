@@ -154,11 +154,11 @@ def test_what_is_left_out(tmp_path):
 
 
 def test_no_two_studies_of_one_name(tmp_path):
-  for name in ("a.png", "a.jpg", "sub/1.png", "1.png"):
+  for name in ("a.png", "a.jpg", "sub/1.png", "1.png", "sub/2.jpg", "other/x.png"):
     picture(tmp_path / name)
   volume(tmp_path / "a.nii.gz"), volume(tmp_path / "a.nii")
   names = [study.name for study in studies.find(tmp_path, {})]
-  assert len({*names}) == len(names) == 6 and "sub/1" in names and all(names)
+  assert len({*names}) == len(names) == 8 and {"sub/1", "sub/2", "other"} < {*names} and all(names)
 
 
 def test_files_by_role(tmp_path):

@@ -55,7 +55,7 @@ def write(
   volume = jax.ShapeDtypeStruct((slices, height, width, len(CHANNELS)), jnp.float32)
   exported = jax.export.export(jax.jit(function), platforms=_PLATFORMS)(volume)
   told = {"research_use": NOTICE, "decision": dataclasses.asdict(decision), "about": about}
-  path = files.write_bytes(output, exported.serialize() + _program(told))
+  path = files.write_bytes(output, bytes(exported.serialize()) + _program(told))
   print(
     f"written: {path} ({path.stat().st_size / 1e6:.1f} MB)\n"
     f"try it, with jax alone: python {path} volume.npy result.npz\n"

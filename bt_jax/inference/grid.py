@@ -1,5 +1,7 @@
 """From a scan's own grid and scale to those of the training slices, and back; pure JAX, so that an export holds it too."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from bt_jax.schema import SLICE_SIZE
 
 _BRIGHTEST = 99.9  # percentile of a channel that becomes 255; a few hot pixels should not make the rest dark
 Image = Float[Array | np.ndarray, "slices height width channels"]
+Pixels = Any  # an int, or its symbol where an export is traced
 Aspect = float | int | Float[Array, ""]
 Channels = Float[Array | np.ndarray, "channels"]
 
@@ -34,12 +37,12 @@ def scale(image: Image, low: Channels, high: Channels) -> Image:
   return jnp.clip((image - low) * (255 / jnp.maximum(high - low, 1e-12)), 0, 255)  # exact for pictures
 
 
-def _placement(height: int, width: int, aspect: Aspect) -> tuple[Array, Array]:
+def _placement(height: Pixels, width: Pixels, aspect: Aspect) -> tuple[Array, Array]:
   """(scale, translation) of rows and columns from a grid of this size to the middle of the training grid.
 
   Args:
-    height: may be symbolic, like `width`.
-    width: in pixels.
+    height: of the grid.
+    width: of the grid.
     aspect: mm of a row by mm of a column; the picture keeps its shape in mm.
   """
   shape = jnp.stack([jnp.asarray(height, jnp.float32) * aspect, jnp.asarray(width, jnp.float32)])
@@ -58,7 +61,7 @@ def to_training(image: Image, aspect: Aspect = 1.0) -> Float[Array, "slices 256 
 
 
 def to_own(
-  image: Float[Array | np.ndarray, "slices 256 256"], height: int, width: int, aspect: Aspect = 1.0
+  image: Float[Array | np.ndarray, "slices 256 256"], height: Pixels, width: Pixels, aspect: Aspect = 1.0
 ) -> Float[Array, "slices height width"]:
   """Undoes `to_training`, linearly."""
   factor, offset = _placement(height, width, aspect)

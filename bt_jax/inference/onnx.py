@@ -1,6 +1,8 @@
 """Networks as one ONNX file: the same function of a whole volume as `export`, for runtimes that know no JAX."""
 
+import contextlib
 import dataclasses
+import functools
 import json
 import pathlib
 import types
@@ -9,7 +11,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import jaxpr_as_fun
+from jax.extend.core import ClosedJaxpr, Literal
 from jaxtyping import Array, Float
 
 from bt_jax import files
@@ -107,8 +109,8 @@ def make_function(
 def _trace(segmenters: Sequence[Network], classifiers: Sequence[Network], decision: Decision) -> Callable:
   """`forward` of one slice, traced before the conversion.
 
-  While it converts, jax2onnx puts functions of its own in the place of some of JAX, and its `jax.image.resize` knows
-  neither antialiasing nor symbolic sizes. What is traced already consists of primitives, which it has no hand in.
+  While it converts, jax2onnx puts functions of its own in the place of some of JAX, and its `jax.image.resize` knows no
+  antialiasing. What is traced already consists of primitives, which it has no hand in.
   """
   variables, forward = make_forward(
     segmenters, classifiers, tta=decision.tta, gate=decision.gate, temperature=decision.temperature
@@ -119,10 +121,32 @@ def _trace(segmenters: Sequence[Network], classifiers: Sequence[Network], decisi
 
   statistics = jax.ShapeDtypeStruct((1, len(CHANNELS)), jnp.float32)
   image = jax.ShapeDtypeStruct((1, SLICE_SIZE, SLICE_SIZE, len(CHANNELS)), jnp.float32)
-  with (
-    jax.disable_jit()
-  ):  # so the loops over networks and views are unrolled, and weights are constants of their layers
-    return jaxpr_as_fun(jax.make_jaxpr(one)(image, statistics, statistics))
+  with jax.disable_jit():  # so the loops over networks and views are unrolled, and weights are constants of their layers
+    traced = jax.make_jaxpr(one)(image, statistics, statistics)
+  return functools.partial(_run, traced)
+
+
+def _run(traced: ClosedJaxpr, *inputs: Array) -> list[Array]:
+  """Runs what was traced, as `jax.core.eval_jaxpr`, with the operations that onnxruntime lacks put in other terms."""
+  values = dict(zip(traced.jaxpr.constvars, traced.consts, strict=True))
+  values |= dict(zip(traced.jaxpr.invars, inputs, strict=True))
+  for step in traced.jaxpr.eqns:
+    given = [at.val if isinstance(at, Literal) else values[at] for at in step.invars]
+    primitive, (subfunctions, parameters) = step.primitive, step.primitive.get_bind_params(step.params)
+    if primitive.name == "gather":  # XLA takes the nearest where an index lies outside
+      numbers, sizes = parameters["dimension_numbers"], parameters["slice_sizes"]
+      last = [given[0].shape[axis] - sizes[axis] for axis in numbers.start_index_map]
+      given[1] = jnp.clip(given[1], 0, jnp.array(last, given[1].dtype))
+    if pools := primitive.name in ("reduce_window_max", "reduce_window_sum"):  # over three axes at the most
+      given[0], parameters = given[0][0], {name: tuple(value)[1:] for name, value in parameters.items()}
+    # Weights are cut out of their stack here and now; larger constants, as of a grid, are better left to be computed.
+    known = not any(isinstance(value, jax.core.Tracer) for value in given)
+    small = sum(at.aval.size for at in step.outvars) <= sum(jnp.size(value) for value in given)
+    with jax.ensure_compile_time_eval() if known and small else contextlib.nullcontext():
+      found = primitive.bind(*subfunctions, *given, **parameters)
+    found = [found[None]] if pools else found if primitive.multiple_results else [found]
+    values |= dict(zip(step.outvars, found, strict=True))
+  return [at.val if isinstance(at, Literal) else values[at] for at in traced.jaxpr.outvars]
 
 
 def percentile(volume: Volume, q: float, axis: tuple[int, ...]) -> Float[Array, "channels"]:
@@ -163,10 +187,10 @@ def convert(function: Callable[[Volume], tuple[Array, ...]]) -> Any:
       f'ONNX is written by jax2onnx, which is not there ({error}): pip install ".[onnx]", or give --output a name without '
       ".onnx"
     ) from error
-  return jax2onnx.to_onnx(
-    function,
-    [("slices", "height", "width", len(CHANNELS))],
-    model_name="bt_jax",
-    input_names=[INPUT],
-    output_names=list(OUTPUTS),
+  volume = ("slices", "height", "width", len(CHANNELS))
+  model = jax2onnx.to_onnx(
+    function, [volume], model_name="bt_jax", input_names=[INPUT], output_names=list(OUTPUTS)
   )
+  for output in model.graph.output:  # what comes out of a loop has lost the name of its first axis
+    output.type.tensor_type.shape.dim[0].dim_param = volume[0]
+  return model

@@ -49,6 +49,9 @@ def predict(
   """
   found = studies.find(source, given)
   chosen = found if shard is None else studies.shard(found, shard)
+  if not chosen:
+    print(f"no study falls to shard {shard}, there are {len(found)}")
+    return
   table = None
   if len(found) > 1 or found[0].name:
     table = output / ("studies.csv" if shard is None else f"studies_{shard.replace('/', '_of_')}.csv")

@@ -45,9 +45,11 @@ def find_in(root: pathlib.Path) -> list[Study]:
     by_kind: dict[str | None, list[pathlib.Path]] = {}
     for file in files:
       by_kind.setdefault(kind_of(file), []).append(file)
-    found += [Study(name, "images", group, {}) for name, group in _volumes(by_kind.get("images", []))]
-    found += _sequences(by_kind.get("nifti", []))
-    found += [Study(stem(file), "dicom", (file,), {}) for file in by_kind.get("zip", [])]
+    here = [Study(name, "images", group, {}) for name, group in _volumes(by_kind.get("images", []))]
+    here += _sequences(by_kind.get("nifti", []))
+    here += [Study(stem(file), "dicom", (file,), {}) for file in by_kind.get("zip", [])]
+    alone = len(here) == 1 and folder != root  # then the folder's name says more than those of slices
+    found += [study._replace(name="" if alone else study.name) for study in here]
     if series := by_kind.get("dicom"):  # one folder, or one of many folders of one study
       of_study.setdefault(dicom.study_uid(series[0]) or str(folder), []).append(series)
   found = [study._replace(name=_place(root, study)) for study in found]

@@ -1,0 +1,118 @@
+"""An exported file says what the run says, to who has JAX alone."""
+
+import importlib.util
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+import bt_jax
+from bt_jax.errors import UserError
+from bt_jax.evaluation import postprocess
+from bt_jax.inference import export, loading
+from tests.arithmetic import network, volume
+
+OPTIONS = {"tta": False, "threshold": None, "sensitivity": 0.9}
+
+
+@pytest.fixture(scope="module")
+def exported(run, classifier, tmp_path_factory):
+  """A file of the run twice, with the classifier and augmentation, and the predictor that it is of."""
+  path = tmp_path_factory.mktemp("export") / "model.bin"
+  folders = [str(run[0]), str(run[0] / "checkpoints/best")]
+  options = OPTIONS | {"tta": True}
+  export.write(path, *loading.open_networks(folders, str(classifier[0])), **options)
+  return path, loading.load(folders, classifier=str(classifier[0]), **options)
+
+
+def alike(found, expected):
+  np.testing.assert_allclose(found["probability"], expected.probability, atol=1e-4)
+  np.testing.assert_allclose(found["slice_probability"], expected.slice_probability, atol=1e-4)
+  np.testing.assert_array_equal(found["gated"], expected.gated)
+  sure = abs(expected.probability - expected.threshold) > 1e-4
+  np.testing.assert_array_equal(np.asarray(found["mask"])[sure], expected.mask[sure])
+
+
+def test_with_jax_alone_it_says_what_the_run_says(exported, tmp_path):
+  path, predictor = exported
+  image = volume(11, 200, 300) * 7 - 50  # more than a group; another size and scale
+  np.save(tmp_path / "volume.npy", image)
+  # An environment that has JAX and what it needs, and nothing else.
+  (tmp_path / "packages").mkdir()
+  for name in ("jax", "jaxlib", "numpy", "scipy", "ml_dtypes", "opt_einsum"):
+    package = pathlib.Path(importlib.util.find_spec(name).submodule_search_locations[0])
+    for folder in (package, package.with_name(f"{name}.libs")):  # its shared libraries, where they lie beside
+      (tmp_path / "packages" / folder.name).symlink_to(folder)
+  bare = {"PYTHONPATH": str(tmp_path / "packages"), "JAX_PLATFORMS": "cpu"}
+  run = lambda *command: subprocess.run(
+    [sys.executable, "-S", *command], cwd=tmp_path, env=bare, capture_output=True, text=True
+  )
+  assert "No module named 'flatbuffers'" in run("-c", "import flatbuffers").stderr
+  done = run(str(path), "volume.npy", "result.npz")
+  assert done.returncode == 0, done.stderr
+  assert "research only" in done.stdout
+  with np.load(tmp_path / "result.npz") as found:
+    alike(found, predictor.predict(image))
+
+
+@pytest.mark.parametrize("shape", [(1, 256, 256), (8, 256, 256), (9, 64, 48)])
+def test_any_number_and_size_of_slices_on_every_platform(exported, shape):
+  path, predictor = exported
+  function = jax.export.deserialize(bytearray(path.read_bytes()))
+  assert {*function.platforms} == {"cpu", "cuda", "tpu"}
+  image = volume(*shape)
+  alike(function.call(image), predictor.predict(image))
+
+
+def test_as_a_checkpoint_it_keeps_the_shape_of_pixels(exported):
+  path, predictor = exported
+  image, spacing = volume(5, 60, 200), (5.0, 2.5, 1.0)
+  found, expected = (one.predict(image, spacing_mm=spacing) for one in (bt_jax.load(path), predictor))
+  np.testing.assert_allclose(found.probability, expected.probability, atol=1e-4)
+  assert found.threshold == expected.threshold and found.warnings == expected.warnings
+  assert found.about["segmenters"] == expected.about["segmenters"]
+  assert bt_jax.load(path, threshold=0.9).predict(image).threshold == 0.9
+
+
+@pytest.mark.parametrize("density", [0.0, 0.05, 0.3, 1.0])
+def test_the_largest_part_is_that_of_evaluation(density):
+  generator = np.random.default_rng(0)
+  for _ in range(5):
+    mask = generator.random((4, 9, 11)) < density
+    np.testing.assert_array_equal(jax.jit(export.largest_part)(mask), postprocess.largest_part(mask))
+
+
+def test_an_export_keeps_the_largest_part_where_the_run_does():
+  segmenters = [network(largest=True)]
+  decision = loading.decide(segmenters, [], **OPTIONS)
+  image = np.zeros((3, 256, 256, 3), np.float32)
+  image[:, 10:20, 10:20] = image[1, 100:110, 100:110] = 255
+  found = jax.jit(export.make_function(segmenters, [], decision))(image)
+  np.testing.assert_array_equal(found["mask"], loading.of_networks(segmenters, []).predict(image).mask)
+  assert found["mask"].sum() == 300
+
+
+@pytest.mark.parametrize(
+  "spoil", [lambda b: b"", lambda b: b[:1000], lambda b: b[:-100], lambda b: b[1000:], lambda b: b"x" * 999]
+)
+def test_a_file_that_is_none_or_damaged(exported, tmp_path, spoil):
+  (tmp_path / "model.bin").write_bytes(spoil(exported[0].read_bytes()))
+  with pytest.raises(UserError, match=r"model\.bin is no file that --mode=export wrote, or damaged"):
+    bt_jax.load(tmp_path / "model.bin")
+
+
+def test_what_cannot_be_asked_of_an_export(exported, classifier, tmp_path):
+  path, _ = exported
+  for options in ({"tta": True}, {"classifier": str(classifier[0])}):
+    with pytest.raises(UserError, match="stands alone"):
+      bt_jax.load(path, **options)
+  with pytest.raises(UserError, match="stands alone"):
+    bt_jax.load([path, classifier[0]])
+  with pytest.raises(UserError, match="there already"):
+    export.write(path, [network()], [], **OPTIONS)
+  with pytest.raises(UserError, match="by hand raises contrast"):
+    export.write(tmp_path / "model.bin", [network(contrast="stretch")], [], **OPTIONS)
+  assert not any(tmp_path.iterdir())

@@ -1,0 +1,230 @@
+"""`--mode=predict` as a user meets it: studies in, folders of masks, pictures and numbers out."""
+
+import json
+import shutil
+import signal
+import time
+
+import nibabel
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from bt_jax import predicting
+from bt_jax.errors import UserError
+from bt_jax.scans.scan import NOTICE
+from tests.conftest import launch, start, table_of
+
+NOTHING = dict.fromkeys(("input", "pre", "flair", "post", "shard", "classifier", "threshold"))
+AFFINE = np.array([[-2.0, 0, 0, 10], [0, -3, 0, -20], [0, 0, 5, 30], [0, 0, 0, 1]])
+
+
+def predict(*checkpoints, output, **options):
+  told = {"probabilities": False, "tta": False, "sensitivity": 0.98} | NOTHING | options
+  predicting.predict(checkpoint=[str(one) for one in checkpoints], output=output, **told)
+
+
+def head(seed, shape=(4, 60, 70)):
+  """A disc of noise with something bright in it."""
+  rows, columns = np.mgrid[: shape[1], : shape[2]]
+  disc = ((rows / shape[1] - 0.5) ** 2 + (columns / shape[2] - 0.5) ** 2) < 0.2
+  noise = np.random.default_rng(seed).integers(60, 120, shape)
+  spot = 100 * (((rows / shape[1] - 0.4) ** 2 + (columns / shape[2] - 0.6) ** 2) < 0.01)
+  return (disc * (noise + spot)).astype(np.uint8)
+
+
+def write_studies(root, names=("a", "b", "c/d")):
+  """Studies of four TIFFs each."""
+  for seed, name in enumerate(names):
+    (root / name).mkdir(parents=True)
+    for at, picture in enumerate(head(seed), start=1):
+      tifffile.imwrite(root / name / f"slice_{at}.tif", picture, photometric="minisblack")
+  return root
+
+
+def contents(folder):
+  """The bytes of every file in it, hidden ones too."""
+  return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def test_it_marks_what_the_evaluation_of_the_run_marked(run, phantom_root, tmp_path):
+  """Of the run's test patients, the published files in, the same pixels out."""
+  folder, _ = run
+  rows = table_of(folder / "slices.csv")
+  (tmp_path / "in").mkdir()
+  for case in {row["case"] for row in rows}:
+    shutil.copytree(phantom_root / "kaggle_3m" / case, tmp_path / "in" / case)
+  predict(folder, output=tmp_path / "out", input=tmp_path / "in")
+  assert any(int(row["tp"]) + int(row["fp"]) for row in rows)
+  for row in rows:
+    study = tmp_path / "out" / row["case"]
+    (told,) = (
+      one
+      for one in json.loads((study / "prediction.json").read_text())["slices"]
+      if one["name"].endswith(f"_{row['slice']}")
+    )
+    mask = tifffile.imread(study / "masks" / f"{row['case']}_{row['slice']}_mask.tif")
+    assert mask.shape == (256, 256) and {*np.unique(mask)} <= {0, 255}
+    assert (mask == 255).sum() == told["area_pixels"] == int(row["tp"]) + int(row["fp"])
+    truth = np.asarray(Image.open(phantom_root / "kaggle_3m" / row["case"] / f"{row['case']}_{row['slice']}_mask.tif"))
+    assert ((mask == 255) & (truth > 0)).sum() == int(row["tp"])
+
+
+def test_a_volume_in_its_own_geometry_with_all_outputs(run, classifier, tmp_path, capsys):
+  image = nibabel.Nifti1Image(head(0).transpose(2, 1, 0).astype(np.float32) * 30 - 5, AFFINE)
+  nibabel.save(image, tmp_path / "case.nii.gz")
+  predict(
+    run[0], output=tmp_path / "out", input=tmp_path / "case.nii.gz", classifier=str(classifier[0]), tta=True, probabilities=True, threshold=0.3
+  )  # fmt: skip
+  told = json.loads((tmp_path / "out" / "prediction.json").read_text())
+  assert {*told} >= {
+    "tumor",
+    "probability",
+    "voxels",
+    "volume_mm3",
+    "warnings",
+    "slices",
+    "largest_diameter_mm",
+    "slice_range",
+    "looks_wrong",
+  }
+  mask, probability = (nibabel.load(tmp_path / "out" / f"{name}.nii.gz") for name in ("mask", "probability"))
+  np.testing.assert_array_equal(mask.affine, image.affine)
+  np.testing.assert_array_equal(probability.affine, image.affine)
+  np.testing.assert_array_equal(np.asarray(mask.dataobj) == 1, probability.get_fdata() >= np.float32(0.3))
+  assert told["voxels"] == np.asarray(mask.dataobj).sum() and told["volume_mm3"] == pytest.approx(told["voxels"] * 30)
+  assert told["research_use"] == NOTICE and told["model"]["tta"] and told["model"]["classifiers"][0]["model"] == "cnn"
+  assert {*told["files"]} == {*contents(tmp_path / "out")} and len(told["slices"]) == 4
+  assert any("FLAIR stands in" in warning for warning in told["warnings"])
+  said = capsys.readouterr().out
+  assert NOTICE in said and "warning: no pre and no post" in said and str(tmp_path / "out" / "overlays") in said
+
+
+def test_a_bad_study_is_told_and_the_others_are_done_once(run, tmp_path, capsys):
+  root, output = write_studies(tmp_path / "in"), tmp_path / "out"
+  broken = root / "b" / "slice_2.tif"
+  whole = broken.read_bytes()
+  broken.write_bytes(whole[:50])
+  before = contents(root)
+  with pytest.raises(UserError, match=r"1 of 3 studies could not be predicted.*studies\.csv"):
+    predict(run[0], output=output, input=root)
+  assert contents(root) == before and not (output / "b").exists()
+  assert "slice_2.tif" in capsys.readouterr().err
+  rows = {row["study"]: row for row in table_of(output / "studies.csv")}
+  assert {name: row["status"] for name, row in rows.items()} == {"a": "predicted", "b": "failed", "c/d": "predicted"}
+  assert "slice_2.tif" in rows["b"]["error"] and not rows["a"]["error"]
+  done = {name: (output / name / "prediction.json").stat().st_mtime_ns for name in ("a", "c/d")}
+  broken.write_bytes(whole)
+  predict(run[0], output=output, input=root)
+  rows = {row["study"]: row["status"] for row in table_of(output / "studies.csv")}
+  assert rows == {"a": "was there", "b": "predicted", "c/d": "was there"}
+  assert done == {name: (output / name / "prediction.json").stat().st_mtime_ns for name in done}
+  # What is there is of these files, networks and options, or it is told.
+  tifffile.imwrite(root / "a" / "slice_1.tif", head(7)[0], photometric="minisblack")
+  with pytest.raises(UserError, match="1 of 3"):
+    predict(run[0], output=output, input=root)
+  assert "what its files were before" in capsys.readouterr().err
+  for options in ({"probabilities": True}, {"threshold": 0.123}, {"tta": True}):
+    with pytest.raises(UserError, match="other networks or with other options"):
+      predict(run[0], output=output, input=root, **options)
+
+
+def test_shards_are_all_of_the_studies(run, tmp_path, capsys):
+  root = write_studies(tmp_path / "in", ("a", "b", "c"))
+  for part in ("1/2", "2/2"):
+    predict(run[0], output=tmp_path / "parts", input=root, shard=part)
+  predict(run[0], output=tmp_path / "whole", input=root)
+  told = [table_of(tmp_path / "parts" / f"studies_{part}_of_2.csv") for part in (1, 2)]
+  assert [[row["study"] for row in rows] for rows in told] == [["a", "c"], ["b"]]
+  parts, whole = (contents(tmp_path / name) for name in ("parts", "whole"))
+  assert {name: data for name, data in parts.items() if "/" in name} == {
+    name: data for name, data in whole.items() if "/" in name
+  }
+  predict(run[0], output=tmp_path / "none", input=root / "a", shard="2/2")
+  assert "no study" in capsys.readouterr().out and not (tmp_path / "none").exists()
+
+
+def test_killed_in_the_middle_it_goes_on(run, tmp_path):
+  names = [f"s{number:02d}" for number in range(12)]
+  root, output = write_studies(tmp_path / "in", names), tmp_path / "out"
+  flags = ["--mode=predict", f"--checkpoint={run[0]}", f"--input={root}", f"--output={output}"]
+  process = start(flags)
+  while not any(output.glob("*/prediction.json")):
+    assert process.poll() is None, process.communicate()
+    time.sleep(0.01)
+  process.send_signal(signal.SIGKILL)
+  process.communicate()
+  finished = {path.parent.name: contents(path.parent) for path in output.glob("*/prediction.json")}
+  assert 0 < len(finished) < len(names)
+  status, out, err = launch(flags)
+  assert status == 0, err
+  assert f"{len(finished)} was there" in out
+  for name in names:
+    told = json.loads((output / name / "prediction.json").read_text())
+    assert {*told["files"]} == {*contents(output / name)}
+  assert {name: contents(output / name) for name in finished} == finished
+
+
+def test_ctrl_c_leaves_whole_studies_alone(run, tmp_path):
+  root, output = write_studies(tmp_path / "in", [f"s{number:02d}" for number in range(12)]), tmp_path / "out"
+  process = start(["--mode=predict", f"--checkpoint={run[0]}", f"--input={root}", f"--output={output}"])
+  while not any(output.glob("*/prediction.json")):
+    assert process.poll() is None, process.communicate()
+    time.sleep(0.01)
+  process.send_signal(signal.SIGINT)
+  _, err = process.communicate()
+  assert process.returncode == 130 and "Traceback" not in err
+  assert not [path for path in output.glob("*/*") if path.name.startswith(".")]
+
+
+@pytest.mark.parametrize("name", ["mask.nii.gz", "prediction.json", "overlays"])
+def test_files_of_others_are_not_written_over(run, tmp_path, name):
+  nibabel.save(nibabel.Nifti1Image(head(0), AFFINE), tmp_path / "case.nii.gz")
+  (tmp_path / "out").mkdir()
+  (tmp_path / "out" / name).write_text("{}")
+  (tmp_path / "out" / "notes.txt").write_text("mine")
+  with pytest.raises(UserError, match="choose another --output"):
+    predict(run[0], output=tmp_path / "out", input=tmp_path / "case.nii.gz")
+  assert contents(tmp_path / "out") == {name: b"{}", "notes.txt": b"mine"}
+  (tmp_path / "out" / name).unlink()
+  predict(run[0], output=tmp_path / "out", input=tmp_path / "case.nii.gz")
+  assert (tmp_path / "out" / "notes.txt").read_text() == "mine"
+
+
+def test_what_is_wrong_is_one_line_and_leaves_nothing(run, classifier, tmp_path):
+  nibabel.save(nibabel.Nifti1Image(head(0), AFFINE), tmp_path / "case.nii.gz")
+  nibabel.save(nibabel.Nifti1Image(np.zeros((4, 5, 6), np.uint8), AFFINE), tmp_path / "black.nii.gz")
+  (tmp_path / "empty").mkdir()
+  (tmp_path / "a_file").write_text("x")
+  for message, checkpoints, options in (
+    ("is of classification, expected segmentation", [classifier[0]], {}),
+    ("there is no .*nowhere", [tmp_path / "nowhere"], {}),
+    ("holds no checkpoint", [tmp_path / "empty"], {}),
+    ("is given twice", [run[0], run[0]], {}),
+    ("expected classification", [run[0]], {"classifier": str(run[0])}),
+    ("is not there", [run[0]], {"input": tmp_path / "nowhere"}),
+    ("holds nothing to read", [run[0]], {"input": tmp_path / "empty"}),
+    ("no FLAIR", [run[0]], {"input": None, "pre": str(tmp_path / "case.nii.gz")}),
+    ("is constant", [run[0]], {"input": tmp_path / "black.nii.gz"}),
+    ("expected i/n", [run[0]], {"shard": "3/2"}),
+    ("expected more than 0", [run[0]], {"threshold": 7.0}),
+    ("cannot write", [run[0]], {"output": tmp_path / "a_file" / "out"}),
+    ("cannot write", [run[0]], {"output": tmp_path / "a_file"}),
+  ):
+    before = contents(tmp_path)
+    with pytest.raises(UserError, match=message) as error:
+      predict(*checkpoints, **{"output": tmp_path / "out", "input": tmp_path / "case.nii.gz"} | options)
+    assert "\n" not in str(error.value)
+    assert contents(tmp_path) == before and not (tmp_path / "out").exists()
+
+
+def test_flags_that_are_wrong_are_one_line(run):
+  for flags, message in (
+    (["--mode=predict"], "--mode=predict needs --checkpoint"),
+    (["--mode=predict", f"--checkpoint={run[0]}"], "--mode=predict needs --output"),
+    (["--mode=predict", f"--checkpoint={run[0]}", "--output=x", "--config=configs/seg.py"], "takes no --config"),
+    (["--mode=serve", f"--checkpoint={run[0]}", "--input=x"], "--mode=serve takes no --input"),
+  ):
+    status, _, err = launch(flags)
+    assert status == 1 and err.strip().count("\n") == 0 and message in err, err

@@ -29,7 +29,15 @@ def network(
 ):
   decision = {"threshold": threshold, "temperature": temperature, "tumor_probabilities": list(tumors)}
   variables = {"slope": jnp.asarray(slope)}
-  return Network(variables, logits, contrast, decision, PROFILE, largest, {"path": "by hand", "model": "arithmetic"})
+  return Network(
+    variables,
+    logits,
+    contrast,
+    decision,
+    PROFILE,
+    largest,
+    {"path": "by hand", "model": "arithmetic", "data": "none", "split": "none"},
+  )
 
 
 def volume(slices=3, height=256, width=256, seed=0):

@@ -265,5 +265,5 @@ def test_each_prediction_is_kept_in_a_folder_of_its_own_if_told(temporary, tmp_p
       head, *_ = predict(port, GOOD)
   assert sorted(path.name for path in (tmp_path / "kept").iterdir()) == ["0001", "0002"]
   for folder in (tmp_path / "kept").iterdir():
-    assert json.loads((folder / "prediction.json").read_text()) == head["prediction"]
+    assert json.loads((folder / "prediction.json").read_text()).items() >= head["prediction"].items()
     assert np.asarray(nibabel.load(folder / "mask.nii").dataobj).sum() == head["prediction"]["voxels"]

@@ -119,7 +119,7 @@ def told(content):
 class Brightness:
   """Calls tumour what is bright: FLAIR / 255 is the probability."""
 
-  about = {"software": "bt_jax test", "checkpoints": ["<b>brightness</b>"]}
+  about = {"title": "<b>brightness</b>"}
 
   def __init__(self, threshold=0.5, cleans=False, fails=False, waits=None):
     self.threshold, self.cleans, self.fails, self.waits = threshold, cleans, fails, waits

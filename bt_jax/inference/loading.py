@@ -110,6 +110,14 @@ def decide(
   )
 
 
+def _title(networks: Sequence[Network]) -> str:
+  """E.g. `unet of phantom (synthetic), patient_fold_00`, or `the mean of 22 networks, unet of ...`."""
+  if len(networks) == 1:
+    return "{model} of {data}, {split}".format(**networks[0].about)
+  kinds = dict.fromkeys("{model} of {data}".format(**network.about) for network in networks)
+  return f"the mean of {len(networks)} networks, {' and '.join(kinds)}"
+
+
 def check_share(name: str, value: float | None) -> None:
   """Raises UserError where an option is no share."""
   if value is not None and not 0 < value <= 1:
@@ -118,7 +126,9 @@ def check_share(name: str, value: float | None) -> None:
 
 def describe(segmenters: Sequence[Network], classifiers: Sequence[Network], decision: Decision) -> dict[str, Any]:
   """The networks and what they decide by, for outputs."""
+  gated = f", gated by {_title(classifiers)}" if classifiers else ""
   return {
+    "title": f"{_title(segmenters)}{gated}{', with test-time augmentation' if decision.tta else ''}",
     "bt_jax": bt_jax.__version__,
     "segmenters": [network.about for network in segmenters],
     "classifiers": [network.about for network in classifiers],

@@ -121,7 +121,9 @@ def _trace(segmenters: Sequence[Network], classifiers: Sequence[Network], decisi
 
   statistics = jax.ShapeDtypeStruct((1, len(CHANNELS)), jnp.float32)
   image = jax.ShapeDtypeStruct((1, SLICE_SIZE, SLICE_SIZE, len(CHANNELS)), jnp.float32)
-  with jax.disable_jit():  # so the loops over networks and views are unrolled, and weights are constants of their layers
+  with (
+    jax.disable_jit()
+  ):  # so the loops over networks and views are unrolled, and weights are constants of their layers
     traced = jax.make_jaxpr(one)(image, statistics, statistics)
   return functools.partial(_run, traced)
 
@@ -188,9 +190,7 @@ def convert(function: Callable[[Volume], tuple[Array, ...]]) -> Any:
       ".onnx"
     ) from error
   volume = ("slices", "height", "width", len(CHANNELS))
-  model = jax2onnx.to_onnx(
-    function, [volume], model_name="bt_jax", input_names=[INPUT], output_names=list(OUTPUTS)
-  )
+  model = jax2onnx.to_onnx(function, [volume], model_name="bt_jax", input_names=[INPUT], output_names=list(OUTPUTS))
   for output in model.graph.output:  # what comes out of a loop has lost the name of its first axis
     output.type.tensor_type.shape.dim[0].dim_param = volume[0]
   return model

@@ -184,6 +184,7 @@ def _tell_of_one(row: dict[str, Any], output: pathlib.Path) -> None:
     print(f"  {role:<5} read from {read}")
   for warning in done["warnings"]:
     print(f"  warning: {warning}")
+  print(f"  by {done['model']['title']}")
   print("written:" if row["status"] == "predicted" else "there already, of these very files and networks:")
   for path, count in collections.Counter(path.split("/")[0] for path in done["files"]).items():
     print(f"  {output / path}{f' ({count} files)' if (output / path).is_dir() else ''}")

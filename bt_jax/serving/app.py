@@ -12,8 +12,6 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol, runtime_checkable
 
 import anyio
-import numpy as np
-from jaxtyping import Bool
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -21,17 +19,14 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-import bt_jax
-from bt_jax import files
 from bt_jax.errors import UserError
-from bt_jax.inference import measures
+from bt_jax.inference import measures, outputs
 from bt_jax.scans import studies
 from bt_jax.scans.scan import Scan
 from bt_jax.schema import CHANNELS
 from bt_jax.serving import guard, transport, uploads
 
 _PAGE = pathlib.Path(__file__).parent / "page"
-_SOFTWARE = f"bt_jax {bt_jax.__version__}"
 _FLAIR = CHANNELS.index("flair")
 
 
@@ -83,7 +78,7 @@ class _Service:
     """What the page tells before there is a scan."""
     return JSONResponse(
       {
-        "model": self._predictor.about,
+        "model": self._predictor.about["title"],
         "limit_bytes": self._limits.bytes,
         "limit_files": self._limits.files,
         "keeps": self._keep_in is not None,
@@ -119,17 +114,11 @@ class _Service:
     prediction = self._predictor.predict(scan)
     described = measures.describe(prediction)
     if self._keep_in is not None:
-      self._keep(scan, prediction.mask, described)
+      folders = (self._keep_in / f"{number:04d}" for number in itertools.count(1))
+      outputs.save(prediction, next(folder for folder in folders if not folder.exists()))
     return transport.pack(
       described, scan.image[..., _FLAIR], prediction.probability, prediction.mask, prediction.threshold
     )
-
-  def _keep(self, scan: Scan, mask: Bool[np.ndarray, "slices height width"], described: dict[str, Any]) -> None:
-    folders = (self._keep_in / f"{number:04d}" for number in itertools.count(1))
-    folder = next(folder for folder in folders if not folder.exists())
-    folder.mkdir(parents=True)
-    _write(scan, folder, mask)
-    files.write_json(folder / "prediction.json", described)
 
 
 @contextlib.asynccontextmanager
@@ -157,7 +146,7 @@ def _written(folder: pathlib.Path, upload: uploads.Upload) -> tuple[str, bytes]:
   mask = transport.unpack_mask(upload.mask.read_bytes(), scan.image.shape[:3])
   out = folder / "out"
   out.mkdir()
-  paths = _write(scan, out, mask)
+  paths = studies.FORMATS[scan.format].write(scan, out, mask, None, software=outputs.SOFTWARE)
   if len(paths) == 1:
     return paths[0].name, paths[0].read_bytes()
   content = io.BytesIO()
@@ -165,10 +154,6 @@ def _written(folder: pathlib.Path, upload: uploads.Upload) -> tuple[str, bytes]:
     for path in paths:
       archive.write(path, path.relative_to(out))
   return "masks.zip", content.getvalue()
-
-
-def _write(scan: Scan, folder: pathlib.Path, mask: Bool[np.ndarray, "slices height width"]) -> list[pathlib.Path]:
-  return studies.FORMATS[scan.format].write(scan, folder, mask, None, software=_SOFTWARE)
 
 
 async def _refuse(request: Request, error: HTTPException) -> Response:

@@ -3,14 +3,17 @@
 Two managers, as one that keeps the best steps would delete the newest.
 """
 
+import contextlib
 import hashlib
 import pathlib
 import shutil
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from absl import logging
 
 from bt_jax.errors import UserError
 from bt_jax.training import hosts
@@ -30,6 +33,17 @@ def tree_hash(tree: PyTree) -> str:
   return digest.hexdigest()
 
 
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+  """Orbax warns that what is opened to be read is not written."""
+  before = logging.get_verbosity()
+  logging.set_verbosity(logging.ERROR)
+  try:
+    yield
+  finally:
+    logging.set_verbosity(before)
+
+
 class Checkpoints:
   """The checkpoints in one folder, each of a tree of arrays and a JSON record of what they are."""
 
@@ -40,14 +54,15 @@ class Checkpoints:
 
   def _open(self) -> ocp.CheckpointManager:
     if self._manager is None:
-      options = ocp.CheckpointManagerOptions(
-        max_to_keep=None if self._read_only else _KEEP, enable_async_checkpointing=False, read_only=self._read_only
-      )
-      self._manager = ocp.CheckpointManager(
-        self.folder,
-        options=options,
-        item_handlers={"arrays": ocp.StandardCheckpointHandler(), "record": ocp.JsonCheckpointHandler()},
-      )
+      with _quiet():
+        options = ocp.CheckpointManagerOptions(
+          max_to_keep=None if self._read_only else _KEEP, enable_async_checkpointing=False, read_only=self._read_only
+        )
+        self._manager = ocp.CheckpointManager(
+          self.folder,
+          options=options,
+          item_handlers={"arrays": ocp.StandardCheckpointHandler(), "record": ocp.JsonCheckpointHandler()},
+        )
     return self._manager
 
   @property

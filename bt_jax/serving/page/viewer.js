@@ -213,10 +213,4 @@ find("download-mask").addEventListener("click", async (event) => {
 about = await (await fetch("/about")).json();
 tell("limit", `${number(about.limit_bytes / 2 ** 20)} MB`);
 if (about.keeps) tell("keeps", "The server keeps the prediction and the mask of each scan; your files are deleted once it has answered.");
-tell("model", `Model: ${told(about.model)}.`);
-
-/** What is known of the model, in words. */
-function told(model) {
-  const words = (value) => Array.isArray(value) ? value.map(words).join(" and ") : typeof value === "string" ? value : JSON.stringify(value);
-  return Object.entries(model).map(([name, value]) => `${name.replaceAll("_", " ")} ${words(value)}`).join(", ");
-}
+tell("model", about.model);

@@ -1,0 +1,113 @@
+"""Writes synthetic scans of four strangers, as scanners and their friends would send them, to try prediction on.
+
+  python -m bt_jax.datasets.samples DIR
+
+One is TIFF slices of three channels, one a NIfTI volume for each sequence, one the same of FLAIR alone, one three DICOM
+series in a zip. None of them is in the synthetic data set; masks are beside none.
+"""
+
+import gzip
+import io
+import pathlib
+import sys
+import zipfile
+
+import nibabel
+import numpy as np
+import pydicom
+from jaxtyping import UInt8
+from PIL import Image
+from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
+
+from bt_jax import files
+from bt_jax.datasets import phantom
+from bt_jax.errors import UserError
+from bt_jax.schema import CHANNELS
+
+_SEED = 2_000_000  # beside those of the data set
+_SPACING_MM = (5.0, 0.9, 0.9)  # between slices, rows and columns
+_DESCRIPTIONS = {"pre": "AX T1", "flair": "AX T2 FLAIR", "post": "AX T1 +GD"}
+Volume = UInt8[np.ndarray, "slices 256 256 3"]
+
+
+def write(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Writes the four studies into a folder, and returns where each is.
+
+  Raises:
+    UserError: it holds something already, or cannot be written.
+  """
+  try:
+    if folder.is_dir() and any(folder.iterdir()):
+      raise UserError(f"{folder} is not empty: name another folder")
+    volumes = [phantom.make_volume(np.random.default_rng(_SEED + at), 10)[0] for at in range(4)]
+    for number, picture in enumerate(volumes[0], start=1):
+      files.write_bytes(folder / "slices" / f"slice_{number}.tif", _tiff(picture))
+    for name, volume, roles in (("volume", volumes[1], CHANNELS), ("flair_alone", volumes[2], ("flair",))):
+      for role in roles:
+        files.write_bytes(folder / name / f"{role}.nii.gz", _nifti(volume[..., CHANNELS.index(role)]))
+    files.write_bytes(folder / "dicom.zip", _dicom(volumes[3]))
+  except OSError as error:
+    raise UserError(f"cannot write to {folder} ({error.strerror}): name another folder") from error
+  return [folder / name for name in ("slices", "volume", "flair_alone", "dicom.zip")]
+
+
+def _tiff(picture: UInt8[np.ndarray, "256 256 3"]) -> bytes:
+  content = io.BytesIO()
+  Image.fromarray(picture).save(content, "TIFF")
+  return content.getvalue()
+
+
+def _nifti(volume: UInt8[np.ndarray, "slices 256 256"]) -> bytes:
+  """Lies sagittally in the file, in a scale of its own."""
+  between, row, column = _SPACING_MM
+  # Axes of the file: rows run to the back, slices to the head, columns to the left.
+  affine = np.array([[0, 0, -column, 115], [-row, 0, 0, 120], [0, between, 0, -40], [0, 0, 0, 1]])
+  content = nibabel.Nifti1Image(np.transpose(volume, (1, 0, 2)).astype(np.float32) * 3.7, affine).to_bytes()
+  return gzip.compress(content, mtime=0)
+
+
+def _dicom(volume: Volume) -> bytes:
+  content = io.BytesIO()
+  study, space = (pydicom.uid.generate_uid(entropy_srcs=[name]) for name in ("study", "space"))
+  with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+    for at, role in enumerate(CHANNELS):
+      for number, picture in enumerate(volume[..., at], start=1):
+        data = _slice(picture, role, number, study, space)
+        file = io.BytesIO()
+        pydicom.dcmwrite(file, data, enforce_file_format=True)
+        archive.writestr(f"{role}/{number:04d}.dcm", file.getvalue())
+  return content.getvalue()
+
+
+def _slice(picture: UInt8[np.ndarray, "256 256"], role: str, number: int, study: str, space: str) -> pydicom.Dataset:
+  between, row, column = _SPACING_MM
+  data = pydicom.Dataset()
+  data.file_meta = pydicom.dataset.FileMetaDataset()
+  data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+  data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = MRImageStorage
+  data.SOPInstanceUID = pydicom.uid.generate_uid(entropy_srcs=[role, str(number)])
+  data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
+  data.StudyInstanceUID, data.FrameOfReferenceUID = study, space
+  data.SeriesInstanceUID = pydicom.uid.generate_uid(entropy_srcs=[role])
+  data.PatientID = data.PatientName = "PHANTOM"
+  data.Modality, data.SeriesDescription, data.BodyPartExamined = "MR", _DESCRIPTIONS[role], "HEAD"
+  data.SeriesNumber, data.InstanceNumber = CHANNELS.index(role) + 1, number
+  data.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+  data.ImagePositionPatient = [-115, -120, -40 + between * (number - 1)]
+  data.PixelSpacing, data.SliceThickness = [row, column], between
+  data.Rows, data.Columns = picture.shape
+  data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
+  data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 12, 11, 0
+  data.RescaleSlope, data.RescaleIntercept = 2, 0
+  data.PixelData = (picture.astype(np.uint16) * 5).tobytes()
+  return data
+
+
+if __name__ == "__main__":
+  if len(sys.argv) != 2:
+    sys.exit(__doc__)
+  try:
+    found = write(pathlib.Path(sys.argv[1]).expanduser())
+  except UserError as error:
+    sys.exit(f"error: {error}")
+  print("written:", *(f"  {path}" for path in found), sep="\n")

@@ -39,14 +39,13 @@ def serve(
     ) from error
   application = app.make_app(predictor, host=host, limit_mb=limit_mb, keep=keep)
   listener = _listen(host, port)
-  with listener:
+  with listener, contextlib.suppress(KeyboardInterrupt):
     address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
     print(f"viewer at {address} (Ctrl-C ends it)\n{NOTICE}", flush=True)
     if not guard.is_local(host):
       print(f"warning: anybody who reaches {host} over the network can send files", flush=True)
     server = uvicorn.Server(uvicorn.Config(application, log_level="warning", access_log=False, server_header=False))
-    with contextlib.suppress(KeyboardInterrupt):
-      server.run(sockets=[listener])
+    server.run(sockets=[listener])
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -43,11 +43,17 @@ def predict(
 
 
 def export(*, output: pathlib.Path, checkpoint: list[str], **options: Any) -> None:
-  """Writes networks as one file; see `loading.load` for the options."""
-  from bt_jax.inference import export
+  """Writes networks as one file, ONNX where its name ends so; see `loading.load` for the options."""
+  if output.suffix.lower() == ".onnx":
+    from bt_jax.inference import onnx as form
 
+    dtype = "float32"  # few of its runtimes know bfloat16
+  else:
+    from bt_jax.inference import export as form
+
+    dtype = None
   machine.prepare()
-  export.write(output, *loading.open_networks(checkpoint, options.pop("classifier")), **options)
+  form.write(output, *loading.open_networks(checkpoint, options.pop("classifier"), dtype), **options)
 
 
 def serve(

@@ -46,21 +46,33 @@ def write(
   Raises:
     UserError: contrast is raised outside of JAX, or the file is there already.
   """
-  if output.exists():
-    raise UserError(f"{output} is there already: choose another --output, or remove it")
-  decision = loading.decide(segmenters, classifiers, tta=tta, threshold=threshold, sensitivity=sensitivity)
-  about = loading.describe(segmenters, classifiers, decision)
+  decision, told = plan(output, segmenters, classifiers, tta=tta, threshold=threshold, sensitivity=sensitivity)
   function = make_function(segmenters, classifiers, decision)
   slices, height, width = jax.export.symbolic_shape("slices, height, width")
   volume = jax.ShapeDtypeStruct((slices, height, width, len(CHANNELS)), jnp.float32)
   exported = jax.export.export(jax.jit(function), platforms=_PLATFORMS)(volume)
-  told = {"research_use": NOTICE, "decision": dataclasses.asdict(decision), "about": about}
   path = files.write_bytes(output, bytes(exported.serialize()) + _program(told))
   print(
     f"written: {path} ({path.stat().st_size / 1e6:.1f} MB)\n"
     f"try it, with jax alone: python {path} volume.npy result.npz\n"
     f"or as any run: python launch.py --mode=predict --checkpoint={path} --input=SCAN --output=DIR\n{NOTICE}"
   )
+
+
+def plan(
+  output: pathlib.Path, segmenters: Sequence[Network], classifiers: Sequence[Network], **options: Any
+) -> tuple[Decision, dict[str, Any]]:
+  """What the networks decide by, and what a file in any format tells; raises UserError as `write`."""
+  if output.exists():
+    raise UserError(f"{output} is there already: choose another --output, or remove it")
+  if raised := [network for network in (*segmenters, *classifiers) if network.contrast != "none"]:
+    raise UserError(
+      f"{raised[0].about['path']} raises contrast ({raised[0].contrast}) on the host, which no export holds: use the run "
+      "itself, or train with --config.data.contrast=none"
+    )
+  decision = loading.decide(segmenters, classifiers, **options)
+  about = loading.describe(segmenters, classifiers, decision)
+  return decision, {"research_use": NOTICE, "decision": dataclasses.asdict(decision), "about": about}
 
 
 def make_function(
@@ -71,15 +83,7 @@ def make_function(
   Returns:
     `function(volume)`: `probability` and `mask` [slices, height, width], `slice_probability` and `gated` [slices], as
     `Predictor.predict` has them.
-
-  Raises:
-    UserError: contrast is raised outside of JAX.
   """
-  if raised := [network for network in (*segmenters, *classifiers) if network.contrast != "none"]:
-    raise UserError(
-      f"{raised[0].about['path']} raises contrast ({raised[0].contrast}) on the host, which no export holds: use the run "
-      "itself, or train with --config.data.contrast=none"
-    )
   variables, forward = make_forward(
     segmenters, classifiers, tta=decision.tta, gate=decision.gate, temperature=decision.temperature
   )
@@ -135,6 +139,10 @@ def load(path: pathlib.Path, threshold: float | None) -> Predictor:
   Raises:
     UserError: it is no such file, or damaged.
   """
+  if path.suffix.lower() == ".onnx":
+    raise UserError(
+      f"--checkpoint: {path} is ONNX, for other runtimes: name the run, or export it to a file without .onnx"
+    )
   content = path.read_bytes()
   try:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:

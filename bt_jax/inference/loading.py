@@ -51,13 +51,15 @@ def load(
   return of_networks(segmenters, classifiers, tta=tta, threshold=threshold, sensitivity=sensitivity)
 
 
-def open_networks(checkpoints: Sequence[str], classifier: str | None) -> tuple[list[Network], list[Network]]:
-  """The segmenters and classifiers in these places; see `load`."""
+def open_networks(
+  checkpoints: Sequence[str], classifier: str | None, dtype: str | None = None
+) -> tuple[list[Network], list[Network]]:
+  """The segmenters and classifiers in these places; see `load`, and `networks.load` for the dtype."""
   segmenters = networks.find(checkpoints, "checkpoint")
   classifiers = networks.find([classifier], "classifier") if classifier is not None else []
   return (
-    [networks.load(path, "segmentation", "checkpoint") for path in segmenters],
-    [networks.load(path, "classification", "classifier") for path in classifiers],
+    [networks.load(path, "segmentation", "checkpoint", dtype) for path in segmenters],
+    [networks.load(path, "classification", "classifier", dtype) for path in classifiers],
   )
 
 

@@ -70,13 +70,14 @@ def find(names: Sequence[str], flag: str) -> list[pathlib.Path]:
   return found
 
 
-def load(folder: pathlib.Path, task: str, flag: str) -> Network:
+def load(folder: pathlib.Path, task: str, flag: str, dtype: str | None = None) -> Network:
   """The network of a run, or of one of its checkpoints.
 
   Args:
     folder: of the run, of `checkpoints/best` in it, or of one step in that.
     task: that it must have been trained for.
     flag: that it was given by.
+    dtype: to compute in, a name of `models.DTYPES`; None: that of the training.
 
   Raises:
     UserError: there is no checkpoint, it cannot be read, is of another version, or of another task.
@@ -88,7 +89,8 @@ def load(folder: pathlib.Path, task: str, flag: str) -> Network:
       other = {"segmentation": "checkpoint", "classification": "classifier"}[config["task"]]
       raise UserError(f"--{flag}: {place} is of {config['task']}, expected {task}: name it with --{other}")
     # The whole of what shapes the function; runs of one cross-validation differ in none of it.
-    key = json.dumps([task, config["model"] | {"pretrained": ""}, config["data"], record["normalize"]], sort_keys=True)
+    model = config["model"] | {"pretrained": ""} | ({"dtype": dtype} if dtype else {})
+    key = json.dumps([task, model, config["data"], record["normalize"]], sort_keys=True)
     return Network(
       variables=variables,
       logits=_logits(key),

@@ -1,9 +1,9 @@
 """Networks as one ONNX file: the same function of a whole volume as `export`, for runtimes that know no JAX."""
 
 import contextlib
-import dataclasses
 import functools
 import json
+import logging
 import pathlib
 import types
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from bt_jax import files
 from bt_jax.errors import UserError
-from bt_jax.inference import grid, loading
+from bt_jax.inference import export, grid
 from bt_jax.inference.forward import make_forward
 from bt_jax.inference.networks import Network
 from bt_jax.inference.predictor import Decision
@@ -48,12 +48,8 @@ def write(
   Raises:
     UserError: the file is there already, jax2onnx is not installed, or the networks do what ONNX does not hold.
   """
-  if output.exists():
-    raise UserError(f"{output} is there already: choose another --output, or remove it")
-  decision = loading.decide(segmenters, classifiers, tta=tta, threshold=threshold, sensitivity=sensitivity)
-  about = loading.describe(segmenters, classifiers, decision)
+  decision, told = export.plan(output, segmenters, classifiers, tta=tta, threshold=threshold, sensitivity=sensitivity)
   model = convert(make_function(segmenters, classifiers, decision))
-  told = {"decision": dataclasses.asdict(decision), "about": about, "research_use": NOTICE}
   for name, value in told.items():
     text = value if isinstance(value, str) else json.dumps(value, allow_nan=False)
     model.metadata_props.add(key=name, value=text)
@@ -76,13 +72,8 @@ def make_function(
     `Predictor.predict` has them for square pixels.
 
   Raises:
-    UserError: contrast is raised outside of JAX, or only the largest part of a mask is kept.
+    UserError: only the largest part of a mask is kept, or a network computes in bfloat16.
   """
-  if raised := [network for network in (*segmenters, *classifiers) if network.contrast != "none"]:
-    raise UserError(
-      f"{raised[0].about['path']} raises contrast ({raised[0].contrast}) on the host, which no export holds: use the run "
-      "itself, or train with --config.data.contrast=none"
-    )
   if decision.largest_component:
     raise UserError(
       f"{segmenters[0].about['path']} keeps the largest part of a mask alone (eval.largest_component), which the converter "
@@ -121,10 +112,11 @@ def _trace(segmenters: Sequence[Network], classifiers: Sequence[Network], decisi
 
   statistics = jax.ShapeDtypeStruct((1, len(CHANNELS)), jnp.float32)
   image = jax.ShapeDtypeStruct((1, SLICE_SIZE, SLICE_SIZE, len(CHANNELS)), jnp.float32)
-  with (
-    jax.disable_jit()
-  ):  # so the loops over networks and views are unrolled, and weights are constants of their layers
+  # Without jit the loops over networks and views are unrolled, and weights are constants of their layers.
+  with jax.disable_jit():
     traced = jax.make_jaxpr(one)(image, statistics, statistics)
+  if any(at.aval.dtype == jnp.bfloat16 for step in traced.jaxpr.eqns for at in step.outvars):
+    raise UserError("a network computes in bfloat16, which runtimes of ONNX rarely do: load it with dtype float32")
   return functools.partial(_run, traced)
 
 
@@ -134,7 +126,7 @@ def _run(traced: ClosedJaxpr, *inputs: Array) -> list[Array]:
   values |= dict(zip(traced.jaxpr.invars, inputs, strict=True))
   for step in traced.jaxpr.eqns:
     given = [at.val if isinstance(at, Literal) else values[at] for at in step.invars]
-    primitive, (subfunctions, parameters) = step.primitive, step.primitive.get_bind_params(step.params)
+    primitive, parameters = step.primitive, step.params
     if primitive.name == "gather":  # XLA takes the nearest where an index lies outside
       numbers, sizes = parameters["dimension_numbers"], parameters["slice_sizes"]
       last = [given[0].shape[axis] - sizes[axis] for axis in numbers.start_index_map]
@@ -143,10 +135,12 @@ def _run(traced: ClosedJaxpr, *inputs: Array) -> list[Array]:
       given[0], parameters = given[0][0], {name: tuple(value)[1:] for name, value in parameters.items()}
     # Weights are cut out of their stack here and now; larger constants, as of a grid, are better left to be computed.
     known = not any(isinstance(value, jax.core.Tracer) for value in given)
-    small = sum(at.aval.size for at in step.outvars) <= sum(jnp.size(value) for value in given)
+    small = sum(at.aval.size for at in step.outvars) <= sum(at.aval.size for at in step.invars)
     with jax.ensure_compile_time_eval() if known and small else contextlib.nullcontext():
-      found = primitive.bind(*subfunctions, *given, **parameters)
-    found = [found[None]] if pools else found if primitive.multiple_results else [found]
+      # A function that brings its own gradient is traced, too; here it is run without.
+      inner = parameters.get("call_jaxpr")
+      found = _run(inner, *given) if inner else primitive.bind(*given, **parameters)
+    found = [found[None]] if pools else found if inner or primitive.multiple_results else [found]
     values |= dict(zip(step.outvars, found, strict=True))
   return [at.val if isinstance(at, Literal) else values[at] for at in traced.jaxpr.outvars]
 
@@ -189,6 +183,7 @@ def convert(function: Callable[[Volume], tuple[Array, ...]]) -> Any:
       f'ONNX is written by jax2onnx, which is not there ({error}): pip install ".[onnx]", or give --output a name without '
       ".onnx"
     ) from error
+  logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it warns of types that it leaves to the runtime
   volume = ("slices", "height", "width", len(CHANNELS))
   model = jax2onnx.to_onnx(function, [volume], model_name="bt_jax", input_names=[INPUT], output_names=list(OUTPUTS))
   for output in model.graph.output:  # what comes out of a loop has lost the name of its first axis

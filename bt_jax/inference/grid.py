@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from bt_jax.scans.scan import extremes
 from bt_jax.schema import SLICE_SIZE
 
 _BRIGHTEST = 99.9  # percentile of a channel that becomes 255; a few hot pixels should not make the rest dark
@@ -26,9 +27,10 @@ def window(volume: Image, numpy=np) -> tuple[Channels, Channels]:
     volume: whole; its scale is that of all its slices.
     numpy: `numpy`, or `jax.numpy` where the volume is traced.
   """
-  low, high = volume.min((0, 1, 2)), numpy.percentile(volume, _BRIGHTEST, axis=(0, 1, 2))
-  high = numpy.where(high > low, high, volume.max((0, 1, 2)))  # all but a few voxels are alike
-  as_it_is = (volume.min() >= 0) & (volume.max() > 1) & (volume.max() <= 255)
+  low, highest = extremes(volume)
+  high = numpy.percentile(volume, _BRIGHTEST, axis=(0, 1, 2))
+  high = numpy.where(high > low, high, highest)  # all but a few voxels are alike
+  as_it_is = (low.min() >= 0) & (highest.max() > 1) & (highest.max() <= 255)
   return numpy.where(as_it_is, 0.0, low), numpy.where(as_it_is, 255.0, high)
 
 
@@ -72,6 +74,6 @@ def to_own(
 
 def statistics(volume: Image) -> tuple[Channels, Channels]:
   """Mean and deviation of each channel of a volume on the training grid, as those of the data set: black counts."""
-  mean = lambda values: values.mean(2).mean(1).mean(0)  # of means: one sum of all would lose digits in float32
+  mean = lambda values: values.mean(0).mean(0).mean(0)  # of means: one sum of all would lose digits in float32
   centre = mean(volume)
   return centre, mean((volume - centre) ** 2) ** 0.5

@@ -49,6 +49,7 @@ def _run() -> None:
 def main(argv: list[str]) -> None:
   """Runs the mode."""
   del argv
+  sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.ERROR)  # Orbax tells every step of every save otherwise
   try:

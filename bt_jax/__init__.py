@@ -39,10 +39,12 @@ def read(path: str | os.PathLike | None = None, **roles: str | os.PathLike) -> A
   """
   from bt_jax.errors import UserError
   from bt_jax.scans import studies
+  from bt_jax.schema import CHANNELS
 
-  found = studies.find(
-    None if path is None else pathlib.Path(path), {role: os.fspath(told) for role, told in roles.items()}
-  )
+  if unknown := [role for role in roles if role not in CHANNELS]:
+    raise UserError(f"there is no sequence {unknown[0]!r}, expected {', '.join(CHANNELS)}")
+  place = None if path is None else pathlib.Path(path).expanduser()
+  found = studies.find(place, {role: os.path.expanduser(told) for role, told in roles.items()})
   if len(found) > 1:
     raise UserError(f"{path} holds {len(found)} studies ({found[0].name}, {found[1].name}, ...): name one of them")
   return studies.read(found[0])

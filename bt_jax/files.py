@@ -82,4 +82,4 @@ def write_csv(path: str | pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> pa
   writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
   writer.writeheader()
   writer.writerows(rows)
-  return write_bytes(path, text.getvalue().encode())
+  return write_bytes(path, text.getvalue().encode(errors="backslashreplace"))  # names that are no UTF-8

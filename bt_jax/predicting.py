@@ -1,6 +1,7 @@
 """Trained networks at work on scans of strangers: from the command line, in one file, or behind a page."""
 
 import functools
+import os
 import pathlib
 from typing import Any
 
@@ -37,7 +38,7 @@ def predict(
     UserError: see both.
   """
   machine.prepare()
-  given = {role: told for role, told in {"pre": pre, "flair": flair, "post": post}.items() if told}
+  given = {role: os.path.expanduser(told) for role, told in {"pre": pre, "flair": flair, "post": post}.items() if told}
   load = functools.partial(loading.load, checkpoint, **options)
   stream.predict(input, output, given=given, probabilities=probabilities, shard=shard, load=load)
 
@@ -63,4 +64,6 @@ def serve(
   from bt_jax.serving import server
 
   machine.prepare()
-  server.serve(loading.load(checkpoint, **options), host=bind, port=port, limit_mb=limit_mb, keep=keep)
+  server.serve(
+    functools.partial(loading.load, checkpoint, **options), host=bind, port=port, limit_mb=limit_mb, keep=keep
+  )

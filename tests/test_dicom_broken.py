@@ -68,7 +68,7 @@ BROKEN = {
   "encrypted": (lambda files: change(files[1], EncryptedAttributesSequence=[pydicom.Dataset()]), "is encrypted"),
   "no pixels": (lambda files: change(files[1], PixelData=None), "cannot be read"),
   "coloured": (lambda files: [change(one, SamplesPerPixel=3) for one in files], "coloured"),
-  "100 GB": (lambda files: [change(one, Rows=65535, Columns=65535) for one in files], "promises 5 x 65535 x 65535"),
+  "100 GB": (lambda files: [change(one, Rows=65535, Columns=65535) for one in files], "says it is 5 x 65535 x 65535"),
   "fewer frames": (lambda files: change(files[1], NumberOfFrames=3), "cannot be read"),
   "many frames": (lambda files: change(files[1], NumberOfFrames=10**9), "promises 1000000000 frames"),
   "no rows": (lambda files: change(files[1], Columns=0), "lies about its size"),

@@ -74,6 +74,14 @@ def test_pictures_keep_their_scale_and_others_are_brought_to_it():
   np.testing.assert_allclose(scaled[inner], expected, atol=1e-2)
 
 
+@pytest.mark.parametrize("highest", [0.5, 1.0, 1.5, 3.0, 20.0, 300.0, 4000.0])
+def test_the_unit_of_intensity_does_not_matter(highest):
+  image = random((3, 20, 20))
+  expected = np.asarray(grid.scale(image * 4, *grid.window(image * 4)))
+  image *= highest / image.max()
+  np.testing.assert_allclose(grid.scale(image, *grid.window(image)), expected, atol=0.01)
+
+
 def test_a_volume_of_few_bright_voxels_keeps_them():
   volume = np.zeros((4, 64, 64, 3), np.float32)
   volume[1, 3, 4] = 1000

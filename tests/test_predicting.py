@@ -1,10 +1,12 @@
 """`--mode=predict` as a user meets it: studies in, folders of masks, pictures and numbers out."""
 
 import json
+import os
 import shutil
 import signal
 import time
 
+import filelock
 import nibabel
 import numpy as np
 import pytest
@@ -128,6 +130,47 @@ def test_a_bad_study_is_told_and_the_others_are_done_once(run, tmp_path, capsys)
   for options in ({"probabilities": True}, {"threshold": 0.123}, {"tta": True}):
     with pytest.raises(UserError, match="other networks or with other options"):
       predict(run[0], output=output, input=root, **options)
+
+
+def test_other_roles_are_another_prediction(run, tmp_path):
+  for name in ("flair", "other"):
+    nibabel.save(nibabel.Nifti1Image(head(len(name)), AFFINE), tmp_path / f"{name}.nii")
+  flair, other = str(tmp_path / "flair.nii"), str(tmp_path / "other.nii")
+  predict(run[0], output=tmp_path / "out", flair=flair, pre=other)
+  before = contents(tmp_path / "out")
+  predict(run[0], output=tmp_path / "out", flair=flair, pre=other)
+  with pytest.raises(UserError, match="with other options"):
+    predict(run[0], output=tmp_path / "out", flair=flair, post=other)
+  assert contents(tmp_path / "out") == before
+
+
+def test_one_process_at_a_time(run, tmp_path):
+  root = write_studies(tmp_path / "in")
+  with (
+    filelock.FileLock(tmp_path / "in" / ".studies.lock"),
+    pytest.raises(UserError, match="in use by another process"),
+  ):
+    predict(run[0], output=root, input=root)
+  with filelock.FileLock(tmp_path / "in" / ".studies_1_of_2.lock"):
+    predict(run[0], output=root, input=root, shard="2/2")
+  # The output lies in the input, and is not taken for scans.
+  predict(run[0], output=root, input=root)
+  rows = {row["study"]: row["status"] for row in table_of(root / "studies.csv")}
+  assert rows == {"a": "predicted", "b": "was there", "c/d": "predicted"}
+
+
+def test_a_name_that_is_no_text_and_a_table_that_is_empty(run, tmp_path):
+  root = write_studies(tmp_path / "in", ("a", os.fsdecode(b"st\xff")))
+  (tmp_path / "out").mkdir()
+  (tmp_path / "out" / "studies.csv").touch()
+  with pytest.raises(UserError, match="another table"):
+    predict(run[0], output=tmp_path / "out", input=root)
+  (tmp_path / "out" / "studies.csv").unlink()
+  predict(run[0], output=tmp_path / "out", input=root)
+  assert len(table_of(tmp_path / "out" / "studies.csv")) == 2
+  (tmp_path / "out" / "a" / "prediction.json").write_text("[]")
+  with pytest.raises(UserError, match="other networks or with other options"):
+    predict(run[0], output=tmp_path / "out", input=root)
 
 
 def test_shards_are_all_of_the_studies(run, tmp_path, capsys):

@@ -1,5 +1,7 @@
 """Predictions of networks that are plain arithmetic, so that what comes out can be worked out by hand."""
 
+import dataclasses
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from bt_jax.errors import UserError
 from bt_jax.evaluation.calibration import calibrate
 from bt_jax.inference import loading
 from bt_jax.inference.forward import views
+from bt_jax.inference.predictor import of_array
 from bt_jax.pipeline.contrast import stretch
 from tests.arithmetic import chance_of, flair_logits, mean_flair_logits, network, sigmoid, statistics_logits, volume
 
@@ -119,9 +122,29 @@ def test_flair_stands_in_and_the_output_says_so():
   assert any("FLAIR stands in" in warning for warning in found.warnings)
 
 
+def test_members_are_cleaned_as_the_mask_is():
+  image = np.zeros((2, 256, 256, 3), np.float32)
+  image[:, 10:20, 10:20] = image[1, 100:110, 100:110] = 255
+  found = loading.of_networks([network(largest=True), network(slope=0.04, largest=True)], []).predict(image)
+  assert found.mask.sum() == 200 and [member.sum() for member in found.members] == [200, 200]
+
+
 def test_a_scan_unlike_training_is_told():
   odd = loading.of_networks([network()], []).predict(volume(6) * 8 - 1024)
   assert odd.looks_wrong and any("CT" in warning for warning in odd.warnings)
+  scan = dataclasses.replace(of_array(volume(6)), oddities=["this is a knee"])
+  told = loading.of_networks([network()], []).predict(scan)
+  assert told.looks_wrong and "this is a knee" in told.warnings
+
+
+def test_memory_that_does_not_suffice_is_one_line():
+  def fails(brought):
+    raise MemoryError
+    yield
+
+  predictor = dataclasses.replace(loading.of_networks([network()], []), mark=fails)
+  with pytest.raises(UserError, match=r"memory does not suffice for the array \(3 x 256 x 256 voxels\)"):
+    predictor.predict(volume())
 
 
 @pytest.mark.parametrize(
@@ -131,6 +154,8 @@ def test_a_scan_unlike_training_is_told():
     (np.full((2, 8, 8), np.nan), {}, "not finite"),
     (np.zeros((8, 8)), {}, r"shape \(8, 8\)"),
     (np.zeros((0, 8, 8)), {}, "no pixel"),
+    (np.zeros((1, 2, 9000)), {}, "larger than any MRI"),
+    (np.zeros((3000, 2, 2)), {}, "3000 axial slices"),
     (np.array([["a"]]), {}, "expected real numbers"),
     (volume(), {"spacing_mm": (1.0, 0.0, 1.0)}, "spacing_mm"),
   ],
@@ -152,6 +177,8 @@ def test_a_run_from_python(run, tmp_path):
   image = volume(2)
   found = predictor.predict(image)
   assert found.mask.shape == (2, 256, 256) and found.about["tta"] and found.about["segmenters"][0]["model"] == "unet"
+  with pytest.raises(UserError, match="no sequence 't1'"):
+    bt_jax.read(flair="x.nii", t1="y.nii")
   with pytest.raises(UserError, match="numpy.save"):
     bt_jax.save(found, tmp_path / "out")
   assert not (tmp_path / "out").exists()

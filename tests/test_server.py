@@ -30,7 +30,7 @@ def test_an_ordinary_name_stays():
 
 
 def test_it_says_where_it_is_and_ends_quietly_on_ctrl_c():
-  code = "from bt_jax.serving import server; from tests.viewers import Brightness; server.serve(Brightness(), port=0)"
+  code = "from bt_jax.serving import server; from tests.viewers import Brightness; server.serve(Brightness, port=0)"
   process = subprocess.Popen(
     [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
   )
@@ -43,10 +43,10 @@ def test_it_says_where_it_is_and_ends_quietly_on_ctrl_c():
 
 def test_an_address_that_cannot_be_had_and_a_missing_extra_are_told(monkeypatch):
   with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UserError, match="choose another --port"):
-    server.serve(Brightness(), port=taken.getsockname()[1])
+    server.serve(Brightness, port=taken.getsockname()[1])
   for host, port in (("nowhere.invalid", 0), ("127.0.0.1", 99999)):
     with pytest.raises(UserError, match="cannot listen"):
-      server.serve(Brightness(), host=host, port=port)
+      server.serve(Brightness, host=host, port=port)
   monkeypatch.setitem(sys.modules, "uvicorn", None)
   with pytest.raises(UserError, match=r'pip install "\.\[serve\]"'):
-    server.serve(Brightness())
+    server.serve(Brightness)

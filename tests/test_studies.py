@@ -92,7 +92,9 @@ def test_a_flat_folder_is_a_volume_by_name(tmp_path):
   ("BraTS-GLI-00001-000-t2w", "t2", "BraTS-GLI-00001-000"), ("BraTS20_001_seg", "mask", "BraTS20_001"),
   ("sub-01_ce-gadolinium_T1w", "post", "sub-01"), ("sub-01_T1w", "pre", "sub-01"), ("T2_FLAIR", "flair", ""),
   ("T1_post", "post", ""), ("UPENN-GBM-00001_11_T1GD", "post", "UPENN-GBM-00001_11"), ("case_0000", None, "case_0000"),
-  ("dice", None, "dice"),
+  ("dice", None, "dice"), ("sub_T1+C", "post", "sub"), ("sub_T1_contrast", "post", "sub"), ("sub_t1_km", "post", "sub"),
+  ("sub_T1wCE", "post", "sub"), ("sub_T1_pre_contrast", "pre", "sub"), ("sub_t2_tirm_dark-fluid", "flair", "sub"),
+  ("sub_t2flair", "flair", "sub"), ("patient_c", None, "patient_c"), ("patient_c_flair", "flair", "patient_c"),
 ])  # fmt: skip
 def test_sequences_in_names(stem, role, rest):
   assert roles.in_name(stem) == (role, rest)
@@ -159,6 +161,12 @@ def test_no_two_studies_of_one_name(tmp_path):
   volume(tmp_path / "a.nii.gz"), volume(tmp_path / "a.nii")
   names = [study.name for study in studies.find(tmp_path, {})]
   assert len({*names}) == len(names) == 8 and {"sub/1", "sub/2", "other"} < {*names} and all(names)
+
+
+def test_folders_of_masks_hold_no_scans(tmp_path):
+  for folder in ("images", "masks", "labels", "p1", "p1/overlays"):
+    picture(tmp_path / folder / "s_1.png"), picture(tmp_path / folder / "s_2.png")
+  assert [study.name for study in studies.find(tmp_path, {})] == ["images", "p1"]
 
 
 def test_files_by_role(tmp_path):

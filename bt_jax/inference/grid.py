@@ -12,6 +12,7 @@ from bt_jax.schema import SLICE_SIZE
 
 _BRIGHTEST = 99.9  # percentile of a channel that becomes 255; a few hot pixels should not make the rest dark
 Image = Float[Array | np.ndarray, "slices height width channels"]
+_DIMMEST = 32  # highest value of a picture; what has less is in another scale
 Pixels = Any  # an int, or its symbol where an export is traced
 Aspect = float | int | Float[Array, ""]
 Channels = Float[Array | np.ndarray, "channels"]
@@ -21,7 +22,7 @@ def window(volume: Image, numpy=np) -> tuple[Channels, Channels]:
   """The intensities of each channel that become 0 and 255, [channels] each.
 
   A volume whose values lie in 0..255, as those of pictures do, is taken as it is: the networks learned from such. Of any
-  other the lowest value becomes black, and the 99.9th percentile white.
+  other, also of one that is next to black in this scale, the lowest value becomes black, and the 99.9th percentile white.
 
   Args:
     volume: whole; its scale is that of all its slices.
@@ -30,7 +31,7 @@ def window(volume: Image, numpy=np) -> tuple[Channels, Channels]:
   low, highest = extremes(volume)
   high = numpy.percentile(volume, _BRIGHTEST, axis=(0, 1, 2))
   high = numpy.where(high > low, high, highest)  # all but a few voxels are alike
-  as_it_is = (low.min() >= 0) & (highest.max() > 1) & (highest.max() <= 255)
+  as_it_is = (low.min() >= 0) & (highest.max() >= _DIMMEST) & (highest.max() <= 255)
   return numpy.where(as_it_is, 0.0, low), numpy.where(as_it_is, 255.0, high)
 
 

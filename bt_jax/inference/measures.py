@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage, spatial
 
+import bt_jax
 from bt_jax import metrics
 from bt_jax.inference.predictor import Prediction
 from bt_jax.scans.scan import NOTICE
@@ -41,6 +42,7 @@ def describe(prediction: Prediction) -> dict[str, Any]:
     "spacing_mm": [float(length) for length in spacing] if spacing else None,
     "roles": dict(scan.roles),
     "input": {"format": scan.format, "sha256": scan.sha256},
+    "software": f"bt_jax {bt_jax.__version__}",
     "model": prediction.about,
     "slices": _slices(prediction),
   }

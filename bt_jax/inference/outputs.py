@@ -20,13 +20,16 @@ _NAMES = re.compile(
 )
 
 
-def save(prediction: Prediction, folder: pathlib.Path, *, probabilities: bool = False) -> list[pathlib.Path]:
+def save(
+  prediction: Prediction, folder: pathlib.Path, *, probabilities: bool = False, options: dict[str, Any] | None = None
+) -> list[pathlib.Path]:
   """Writes the mask as the scan's files are, pictures, and `prediction.json`.
 
   Args:
     prediction: of a scan that was read from files.
     folder: without files of these names, but for those that an unfinished one left.
     probabilities: whether they are written, too.
+    options: to write beside the numbers, for `is_by`.
 
   Returns:
     The files, `prediction.json` first.
@@ -40,13 +43,16 @@ def save(prediction: Prediction, folder: pathlib.Path, *, probabilities: bool = 
   check_free(folder)
   aside = folder / _ASIDE
   shutil.rmtree(aside, ignore_errors=True)
-  aside.mkdir(parents=True)
+  try:
+    aside.mkdir(parents=True)
+  except FileExistsError as error:
+    raise UserError(f"another process is writing to {folder}: wait for it, or choose another --output") from error
   try:
     write = studies.FORMATS[scan.format].write
     write(scan, aside, prediction.mask, prediction.probability if probabilities else None, software=SOFTWARE)
     overlays.save(aside, prediction)
     written = sorted(path.relative_to(aside).as_posix() for path in aside.rglob("*") if path.is_file())
-    told = {"options": {"probabilities": probabilities}, "files": [_DONE, *written]}
+    told = {"options": options, "files": [_DONE, *written]}
     files.write_json(aside / _DONE, measures.describe(prediction) | told)
   except BaseException:
     shutil.rmtree(aside, ignore_errors=True)
@@ -69,17 +75,18 @@ def check_free(folder: pathlib.Path) -> None:
     raise UserError(f"{folder} holds {taken[0]} already: choose another --output, or remove it")
 
 
-def finished(folder: pathlib.Path) -> dict[str, Any] | None:
+def finished(folder: pathlib.Path) -> Any:
   """The content of `prediction.json`; None where there is none."""
   path = folder / _DONE
   return files.read_json(path) if path.is_file() else None
 
 
-def is_by(done: dict[str, Any], predictor: Predictor, *, probabilities: bool) -> bool:
+def is_by(done: Any, predictor: Predictor, options: dict[str, Any]) -> bool:
   """Whether the content of a `prediction.json` is by these networks, wherever they lie, and with these options."""
-  return (_nameless(done.get("model")), done.get("options")) == (
-    _nameless(predictor.about),
-    {"probabilities": probabilities},
+  return (
+    isinstance(done, dict)
+    and _nameless(done.get("model")) == _nameless(predictor.about)
+    and done.get("options") == options
   )
 
 

@@ -57,7 +57,7 @@ class Prediction:
     threshold: of the mask.
     warnings: what is odd about the scan, a sentence each.
     looks_wrong: whether it looks unlike what the networks were trained on.
-    about: the networks and the version they were run by.
+    about: the networks, and the version that opened or exported them.
   """
 
   scan: Scan
@@ -103,9 +103,20 @@ class Predictor:
       progress: whether to show a bar.
 
     Raises:
-      UserError: the array has another shape, values that are not finite, or is constant.
+      UserError: the array has another shape, values that are not finite, or is constant; or memory does not suffice.
     """
     scan = volume if isinstance(volume, Scan) else of_array(volume, spacing_mm)
+    try:
+      return self._predict(scan, progress)
+    except (MemoryError, jax.errors.JaxRuntimeError) as error:
+      if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
+        raise
+      size = " x ".join(map(str, scan.image.shape[:3]))
+      raise UserError(
+        f"memory does not suffice for {scan.name} ({size} voxels): crop it, or give it in parts"
+      ) from error
+
+  def _predict(self, scan: Scan, progress: bool) -> Prediction:
     count, height, width, _ = scan.image.shape
     aspect = scan.spacing_mm[1] / scan.spacing_mm[2] if scan.spacing_mm else 1.0
     low, high = grid.window(scan.image)
@@ -122,16 +133,16 @@ class Predictor:
       slice_probability[done:stop], gated[done:stop], done = marked.slice_probability, marked.gated, stop
       bar.update(len(marked.gated))
     bar.close()
-    mask = probability >= self.decision.threshold
+    masks = [probability >= self.decision.threshold, *np.concatenate(members, axis=1)]
     if self.decision.largest_component:
-      mask = largest_part(mask)
-    odd = suspicion.warnings(scan.image, self.decision.profile)
+      masks = list(map(largest_part, masks))
+    odd = [*scan.oddities, *suspicion.warnings(scan.image, self.decision.profile)]
     return Prediction(
       scan=scan,
-      mask=mask,
+      mask=masks[0],
       probability=probability,
       slice_probability=slice_probability,
-      members=np.concatenate(members, axis=1),
+      members=np.stack(masks[1:]),
       gated=gated,
       threshold=self.decision.threshold,
       warnings=[*scan.warnings, *odd],

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+import filelock
 from tqdm import tqdm
 
 from bt_jax import files
@@ -57,7 +58,7 @@ def predict(
     table = output / ("studies.csv" if shard is None else f"studies_{shard.replace('/', '_of_')}.csv")
   with _writable(output, table):
     work = _Work(output, load(), probabilities)
-    finished = {study.name: work.finished(study) for study in chosen}
+    finished = {study.name: work.finished(study) for study in chosen}  # hashes alone, however many there are
     rows = []
     try:
       for row in _stream(work, chosen, finished):
@@ -81,21 +82,31 @@ class _Work:
   predictor: Predictor
   probabilities: bool
 
-  def finished(self, study: Study) -> dict[str, Any] | None:
-    """What was predicted before, None for nothing; raises UserError where something else stands in its place."""
+  def options(self, study: Study) -> dict[str, Any]:
+    """What a prediction of it depends on beside its bytes and the networks."""
+    names = {role: told if study.format == "dicom" else pathlib.Path(told).name for role, told in study.given.items()}
+    return {"probabilities": self.probabilities, "given": names}
+
+  def finished(self, study: Study) -> str | None:
+    """The hash of what was predicted before, None for nothing.
+
+    Raises:
+      UserError: something else stands in its place.
+    """
     folder = self.output / study.name
     done = outputs.finished(folder)
     if done is None:
       outputs.check_free(folder)
-    elif not outputs.is_by(done, self.predictor, probabilities=self.probabilities):
+      return None
+    if not outputs.is_by(done, self.predictor, self.options(study)):
       raise UserError(f"{folder} was predicted by other networks or with other options: choose another --output")
-    return done
+    return done["input"]["sha256"]
 
-  def read(self, study: Study, done: dict[str, Any] | None) -> Scan | None:
+  def read(self, study: Study, done: str | None) -> Scan | None:
     """The scan; None where its prediction is there."""
     if done is None:
       return studies.read(study)
-    if done["input"]["sha256"] != studies.sha256(study):
+    if done != studies.sha256(study):
       raise UserError(
         f"{self.output / study.name} is of what its files were before: remove it, or choose another --output"
       )
@@ -111,15 +122,13 @@ class _Work:
       raise prediction
     folder = self.output / study.name
     if prediction is not None:
-      outputs.save(prediction, folder, probabilities=self.probabilities)
+      outputs.save(prediction, folder, probabilities=self.probabilities, options=self.options(study))
     done = outputs.finished(folder)
     told = {name: done[name] for name in _TOLD} | {"warnings": "; ".join(done["warnings"])}
     return {"study": study.name, "status": "predicted" if prediction else "was there", **told, "error": None}
 
 
-def _stream(
-  work: _Work, chosen: Sequence[Study], finished: Mapping[str, dict[str, Any] | None]
-) -> Iterator[dict[str, Any]]:
+def _stream(work: _Work, chosen: Sequence[Study], finished: Mapping[str, str | None]) -> Iterator[dict[str, Any]]:
   """A row of the table for each study; no more than three of them are in memory."""
   alone = len(chosen) == 1  # the bar is then of slices
   scans = _one_ahead(lambda study: work.read(study, finished[study.name]), chosen)
@@ -159,11 +168,18 @@ def _writable(output: pathlib.Path, table: pathlib.Path | None) -> Iterator[None
     tempfile.TemporaryFile(dir=output).close()
   except OSError as error:
     raise UserError(f"cannot write to {output} ({error.strerror}): choose another --output") from error
-  if table and table.is_file() and [*files.read_csv(table)[0]] != [*_COLUMNS]:
+  if table and table.is_file() and [[*row] for row in files.read_csv(table)[:1]] != [[*_COLUMNS]]:
     raise UserError(f"{table} is another table than that of predictions: choose another --output")
+  lock = filelock.FileLock(output / f".{table.stem if table else 'study'}.lock", timeout=0)
+  try:
+    lock.acquire()
+  except filelock.Timeout as error:
+    raise UserError(f"{output} is in use by another process: wait for it, or choose another --output") from error
   try:
     yield
   finally:
+    lock.release()
+    pathlib.Path(lock.lock_file).unlink(missing_ok=True)
     if not was_there:
       with contextlib.suppress(OSError):  # something is in it
         output.rmdir()

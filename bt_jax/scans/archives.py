@@ -1,5 +1,6 @@
 """Unpacks a zip from a stranger: nothing outside of the folder, and no more than a limit."""
 
+import errno
 import itertools
 import lzma
 import pathlib
@@ -13,8 +14,9 @@ from bt_jax.errors import UserError
 _BLOCK = 2**20
 _RATIO = 500  # bytes out of one; background of zeros packs to 1 : 200 at most in real scans
 _SMALL = 2**26  # bytes below which no ratio is odd
-_LONGEST = 120  # characters of a name
+_LONGEST = 60  # characters of a name, in up to 4 bytes each
 _LEFT_OUT = "__MACOSX"
+_OURS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENAMETOOLONG)  # of this machine, not of the zip
 
 
 def unpack(
@@ -51,7 +53,11 @@ def unpack(
     raise UserError(f"{path} holds a file that is a folder, too: pack it again") from error
   except NotImplementedError as error:
     raise UserError(f"{path} is packed in a way that is not read ({error}): pack it as an ordinary zip") from error
-  except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, struct.error, ValueError, OSError) as error:
+  except OSError as error:
+    if error.errno in _OURS:
+      raise
+    raise UserError(f"{path} is no zip, damaged or truncated ({error}): copy or pack it again") from error
+  except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, struct.error, ValueError) as error:
     raise UserError(f"{path} is no zip, damaged or truncated ({error}): copy or pack it again") from error
 
 

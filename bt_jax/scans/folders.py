@@ -8,10 +8,13 @@ from typing import NamedTuple
 
 from bt_jax.errors import UserError
 from bt_jax.scans import dicom, images, roles
-from bt_jax.scans.kinds import EXPECTED, kind_of, stem
+from bt_jax.scans.kinds import EXPECTED, kind_of
+from bt_jax.scans.roles import stem
 
 _OUTPUTS = re.compile(r"(.*_)?(mask|probability|overlay)|contact_sheet", re.IGNORECASE)
-_OUTPUT_FOLDERS = ("masks", "probabilities", "overlays")
+_NO_SCANS = re.compile(
+  r"masks?|labels?|segmentations?|annotations?|probabilities|overlays", re.IGNORECASE
+)  # of folders
 _LAST_NUMBER = re.compile(r"[-_. ]*\d+(?!.*\d)")
 
 
@@ -75,8 +78,7 @@ def _walk(root: pathlib.Path) -> Iterator[tuple[pathlib.Path, list[pathlib.Path]
 
   for text, folders, files in os.walk(root, followlinks=True, onerror=refuse):
     folder, real = pathlib.Path(text), os.path.realpath(text)
-    outputs = _OUTPUT_FOLDERS if "prediction.json" in files else ()
-    keep = [name for name in folders if not name.startswith((".", "__MACOSX")) and name not in outputs]
+    keep = [name for name in folders if not name.startswith((".", "__MACOSX")) and not _NO_SCANS.fullmatch(name)]
     folders[:] = sorted(keep, key=_natural) if real not in seen else []
     if real not in seen:
       paths = [folder / name for name in sorted(files, key=_natural) if not name.startswith(".") and name != "DICOMDIR"]

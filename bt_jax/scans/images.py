@@ -2,8 +2,10 @@
 
 import io
 import logging
+import math
 import pathlib
 import struct
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -18,8 +20,8 @@ from bt_jax.scans.scan import NOTICE, Scan, fill_roles
 
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # of a broken file, one line is said
 
-_LARGEST_SLICE = 2**26  # pixels, 8192 x 8192
-_LARGEST_VOLUME = 2**29  # values, 2 GiB as float32
+_LONGEST = 2**13  # along any axis
+_LARGEST_VOLUME = 3 * 2**27  # values; 1.6 GB as float32
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 # What the libraries raise for broken pictures.
@@ -134,7 +136,9 @@ def _read_one(path: pathlib.Path) -> tuple[Picture, Shaped[np.ndarray, "slices h
 
 
 def _read_picture(path: pathlib.Path, format: str, start: bytes) -> np.ndarray:
-  with Image.open(path, formats=[format]) as picture:
+  with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):  # what is too large is told
+    picture = Image.open(path, formats=[format])
+  with picture:
     _check_promise(path, (picture.height, picture.width))
     if getattr(picture, "n_frames", 1) > 1:
       raise UserError(f"{path} is animated, expected one slice: save its frames as files")
@@ -193,8 +197,7 @@ def _as_shown(values: np.ndarray, page: Any, colours: np.ndarray | None, path: p
 
 def _check_promise(path: pathlib.Path, shape: Sequence[int]) -> None:
   """Looks at what a header says before anything is decoded."""
-  pixels, values = shape[-1] * (shape[-2] if len(shape) > 1 else 1), int(np.prod(shape, dtype=float))
-  if pixels > _LARGEST_SLICE or values > _LARGEST_VOLUME:
+  if max(shape, default=0) > _LONGEST or math.prod(shape) > _LARGEST_VOLUME:
     raise UserError(f"{path} says it is {' x '.join(map(str, shape))} in size, larger than any MRI: is it damaged?")
 
 

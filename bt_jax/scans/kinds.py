@@ -41,8 +41,3 @@ def _unpacked(start: bytes) -> bytes:
     return zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(start, 1024)
   except zlib.error:
     return b""
-
-
-def stem(path: pathlib.Path) -> str:
-  """The name of a file without its suffix, be it `.nii.gz`."""
-  return path.name[: -len(".nii.gz")] if path.name.lower().endswith(".nii.gz") else path.stem

@@ -18,7 +18,7 @@ from nibabel.wrapstruct import WrapStructError
 from bt_jax import files as writing
 from bt_jax.errors import UserError
 from bt_jax.scans import roles
-from bt_jax.scans.scan import NOTICE, Scan, axial_spacing, fill_roles, from_axial, to_axial
+from bt_jax.scans.scan import NOTICE, Scan, axial_spacing, check_size, fill_roles, from_axial, to_axial
 
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # of a broken file, one line is said
 
@@ -82,9 +82,13 @@ def read(files: Sequence[pathlib.Path], *, name: str, given: Mapping[str, str]) 
       f"{paths['flair']} has an affine that places no volume: mend its header, or convert it again"
     ) from error
   spacing = axial_spacing(source.affine)
-  warnings += odd + _warnings(paths["flair"], source, spacing)
+  warnings += odd + _warnings(source, spacing)
   names = [f"{index:04d}" for index in range(len(image))]
-  return Scan(name, "nifti", image, spacing, told, names, warnings, source=source)
+  role, _ = roles.in_name(roles.stem(paths["flair"]))
+  oddities = (
+    [] if role in (None, "flair") else [f"{paths['flair'].name} is taken as FLAIR, though its name speaks of {role}"]
+  )
+  return Scan(name, "nifti", image, spacing, told, names, warnings, source=source, oddities=oddities)
 
 
 def _check_alike(loaded: Mapping[str, tuple[np.ndarray, Source]], paths: Mapping[str, pathlib.Path]) -> None:
@@ -99,13 +103,10 @@ def _check_alike(loaded: Mapping[str, tuple[np.ndarray, Source]], paths: Mapping
     raise UserError(f"{paths[role]} has {what}: register and resample it to FLAIR before")
 
 
-def _warnings(path: pathlib.Path, source: Source, spacing: tuple[float, float, float]) -> list[str]:
+def _warnings(source: Source, spacing: tuple[float, float, float]) -> list[str]:
   warnings = []
-  role, _ = roles.in_name(_stem(path))
-  if role not in (None, "flair"):
-    warnings.append(f"{path.name} is taken as FLAIR, though its name speaks of {role}")
   if not (source.header["qform_code"] or source.header["sform_code"]):
-    warnings.append("the file does not say how the head lies: its axes are taken as right, front and head")
+    warnings.append("the file does not say how the head lies: its axes are taken as left, front and head")
   if max(spacing) > _COARSE * min(spacing) and spacing[0] < max(spacing):
     plane = "coronally" if spacing[1] == max(spacing) else "sagittally"
     warnings.append(f"the slices were taken {plane}: the axial plane, which the networks know, is coarse")
@@ -162,6 +163,7 @@ def _check(header: nibabel.Nifti1Header, path: pathlib.Path) -> None:
     raise UserError(f"{path} is a header whose voxels are in another file (.img): convert both to .nii.gz")
   if len(shape) < 2 or min(shape) < 1:
     raise UserError(f"{path} is {_size(shape) or 'no'} voxels, expected a volume: convert it again")
+  check_size(shape[:3], path)
   if np.prod(shape, dtype=float) > _LARGEST or header.get_data_offset() > _LARGEST_OFFSET:
     raise UserError(f"{path} says it is {_size(shape)} voxels, larger than any MRI: is it damaged?")
   if dtype.kind == "c":
@@ -234,7 +236,3 @@ def _packed(array: np.ndarray, source: Source, software: str) -> bytes:
   header["descrip"] = f"{NOTICE} {software}".encode("ascii", "replace")[:79]
   content = source.kind(np.asanyarray(own), None, header).to_bytes()
   return gzip.compress(content, compresslevel=6, mtime=0) if source.suffix.endswith(".gz") else content
-
-
-def _stem(path: pathlib.Path) -> str:
-  return path.name.removesuffix(".gz").removesuffix(".nii")

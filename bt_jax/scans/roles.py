@@ -12,15 +12,41 @@ from bt_jax import files
 from bt_jax.errors import UserError
 from bt_jax.schema import CHANNELS
 
-# Words of names in the order in which they decide: `t2_flair` is FLAIR, `t1_gd` is T1 with contrast.
-_WORDS = {
-  None: ("seg", "segmentation", "mask", "label", "labels", "probability"),
-  "flair": ("flair", "t2f"),
-  "t2": ("t2", "t2w"),
-  "post": ("post", "t1ce", "t1gd", "t1c", "ce", "gd", "gadolinium"),
-  "pre": ("pre", "t1", "t1w", "t1n"),
-}
-_PARTS_OF = {"flair": ("flair", "t2"), "post": ("post", "pre")}  # `t2` in `t2_flair` says nothing more
+# Words of names in the order in which they decide: `t2_flair` is FLAIR, `t1_gd` is T1 with contrast, `t1_pre_contrast`
+# without.
+_WORDS = (
+  ("mask", ("seg", "segmentation", "mask", "label", "labels", "probability")),
+  ("flair", ("flair", "t2flair", "t2f", "tirm", "fluid")),
+  ("t2", ("t2", "t2w")),
+  ("pre", ("pre", "precontrast", "without", "native", "nativ", "unenhanced")),
+  (
+    "post",
+    (
+      "post",
+      "postcontrast",
+      "contrast",
+      "ce",
+      "gd",
+      "gad",
+      "gadolinium",
+      "km",
+      "t1c",
+      "t1ce",
+      "t1gd",
+      "t1wce",
+      "t1wgd",
+    ),
+  ),
+  ("pre", ("t1", "t1w", "t1n")),
+)
+_PLAIN_T1 = {"t1", "t1w"}  # `t1_c` and `t1+c` are T1 with contrast
+# What says nothing more beside it, as `t2` in `t2_flair`.
+_SPENT = {"flair": {"flair", "t2"}, "post": {"post", "pre"}, "pre": {"post", "pre"}}
+
+
+def stem(path: pathlib.Path) -> str:
+  """The name of a file without its suffix, be it `.nii.gz`."""
+  return path.name[: -len(".nii.gz")] if path.name.lower().endswith(".nii.gz") else path.stem
 
 
 def in_name(stem: str) -> tuple[str | None, str]:
@@ -35,16 +61,19 @@ def in_name(stem: str) -> tuple[str | None, str]:
   """
   parts = re.split(r"([^A-Za-z0-9]+)", stem)
   words = {part.lower() for part in parts}
-  for role, telling in _WORDS.items():
-    if words.intersection(telling):
-      spent = {word for of in _PARTS_OF.get(role, (role,)) for word in _WORDS[of]}
+  with_contrast = {"c"} if "c" in words and words & _PLAIN_T1 else set()
+  for role, telling in _WORDS:
+    if words.intersection(telling) or (role == "post" and with_contrast):
+      spent = (
+        {word for of, said in _WORDS if of in _SPENT.get(role, {role}) for word in said} | with_contrast | {"dark"}
+      )
       separators = ["", *parts[1::2]]
       kept = [
         separator + word
         for separator, word in zip(separators, parts[::2], strict=True)
         if word.lower() not in spent
       ]  # fmt: skip
-      return role or "mask", "".join(kept).strip("-_. ")
+      return role, "".join(kept).strip("-_. +")
   return None, stem
 
 

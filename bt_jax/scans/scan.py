@@ -1,6 +1,8 @@
 """One scan as the networks want it, whatever file it came from, and the way back to the file's own grid."""
 
 import dataclasses
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,10 @@ from bt_jax.errors import UserError
 from bt_jax.schema import CHANNELS
 
 NOTICE = "For research only, never clinical use."  # stands in every output
+
+_MOST_VOXELS = 2**27  # 1.6 GB of three channels in float32
+_LONGEST = 2**13  # along any axis
+_MOST_SLICES = 2**11
 
 # Slices run from the feet to the head, rows from front to back, columns from the patient's right to the left: the way
 # the published slices lie. As nibabel counts axes: columns, rows, slices.
@@ -29,7 +35,8 @@ class Scan:
     spacing_mm: between slices, rows and columns; None where the file does not say.
     roles: what each of the three channels was read from, in words.
     slice_names: what each slice is called in outputs, e.g. the stem of its file or `0012`.
-    warnings: what is odd about the files, a sentence each.
+    warnings: what to know about the files, a sentence each.
+    oddities: what says that this is no scan for the networks, a sentence each.
     sha256: of the bytes of its files; empty where it is of none.
     source: what its format needs to write a mask like it.
   """
@@ -43,6 +50,7 @@ class Scan:
   warnings: list[str]
   sha256: str = ""
   source: Any = None
+  oddities: list[str] = dataclasses.field(default_factory=list)
 
   def __post_init__(self):
     check_image(self.image, self.name)
@@ -53,10 +61,26 @@ def extremes(image: Any) -> tuple[Any, Any]:
   return image.min(0).min(0).min(0), image.max(0).max(0).max(0)
 
 
+def check_size(shape: Sequence[int], where: Any) -> None:
+  """Raises UserError where a volume, by its header, is larger than any of a head; before its values are read.
+
+  Args:
+    shape: without channels.
+    where: the file, or the name of the study.
+  """
+  if math.prod(shape) > _MOST_VOXELS or max(shape, default=0) > _LONGEST:
+    raise UserError(
+      f"{where} says it is {' x '.join(map(str, shape))} in size, larger than any MRI of a head: is it damaged? crop it"
+    )
+
+
 def check_image(image: np.ndarray, name: str) -> None:
-  """Raises UserError where an image has no slice, is not finite, or has a channel of one value only."""
+  """Raises UserError where an image is empty, too large, is not finite, or has a channel of one value only."""
   if not image.size:
     raise UserError(f"{name} has no pixel: name another file")
+  check_size(image.shape[:3], name)
+  if len(image) > _MOST_SLICES:
+    raise UserError(f"{name} has {len(image)} axial slices, more than any MRI of a head: give it in parts")
   lowest, highest = extremes(image)
   if not np.isfinite([lowest, highest]).all():
     count = int((~np.isfinite(image)).any(-1).sum())
@@ -89,7 +113,7 @@ def fill_roles(
     sizes = ", ".join(f"{role} {' x '.join(map(str, shape))}" for role, shape in shapes.items())
     raise UserError(f"the sequences of {name} differ in size ({sizes}): register and resample them to FLAIR before")
   missing = [role for role in CHANNELS if role not in found]
-  image = np.stack([found.get(role, found["flair"]) for role in CHANNELS], axis=-1).astype(np.float32)
+  image = np.stack([found.get(role, found["flair"]) for role in CHANNELS], axis=-1).astype(np.float32, copy=False)
   roles = {role: told.get(role, f"FLAIR in its place: {told['flair']}") for role in CHANNELS}
   warnings = [f"no {' and no '.join(missing)} sequence: FLAIR stands in its place"] if missing else []
   return image, roles, warnings

@@ -12,7 +12,8 @@ from bt_jax.errors import UserError
 from bt_jax.files import sha256_of
 from bt_jax.scans import archives, dicom, images, nifti
 from bt_jax.scans.folders import Study, find_in
-from bt_jax.scans.kinds import EXPECTED, kind_of, stem
+from bt_jax.scans.kinds import EXPECTED, kind_of
+from bt_jax.scans.roles import stem
 from bt_jax.scans.scan import Scan
 
 
@@ -75,6 +76,8 @@ def read(study: Study) -> Scan:
     else:
       scan = FORMATS[study.format].read(study.files, name=name, given=study.given)
     return dataclasses.replace(scan, sha256=sha256(study))
+  except MemoryError as error:
+    raise UserError(f"memory does not suffice for {name}: crop it, or give it in parts") from error
   except OSError as error:
     raise UserError(
       f"{error.filename or name} cannot be read ({error.strerror or error}): mend that, or leave it out"

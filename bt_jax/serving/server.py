@@ -3,6 +3,8 @@
 import contextlib
 import pathlib
 import socket
+import tempfile
+from collections.abc import Callable
 from typing import Any
 
 from bt_jax.errors import UserError
@@ -10,7 +12,7 @@ from bt_jax.scans.scan import NOTICE
 
 
 def serve(
-  predictor: Any,
+  load: Callable[[], Any],
   *,
   host: str = "127.0.0.1",
   port: int = 8000,
@@ -20,7 +22,7 @@ def serve(
   """Prints the page's address and answers until Ctrl-C.
 
   Args:
-    predictor: an `app.Predictor`.
+    load: an `app.Predictor`; called once the address is had.
     host: the address to listen on; another than this machine's own lets everybody on the network send files.
     port: 0 picks a free one.
     limit_mb: of one scan's files together, in MB of 2**20 bytes.
@@ -37,15 +39,24 @@ def serve(
     raise UserError(
       f'the viewer needs {error.name or error}, which is not installed: pip install ".[serve]"'
     ) from error
-  application = app.make_app(predictor, host=host, limit_mb=limit_mb, keep=keep)
-  listener = _listen(host, port)
-  with listener, contextlib.suppress(KeyboardInterrupt):
+  if keep is not None:
+    _check_writable(keep)
+  with _listen(host, port) as listener, contextlib.suppress(KeyboardInterrupt):
+    application = app.make_app(load(), host=host, limit_mb=limit_mb, keep=keep)
     address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
     print(f"viewer at {address} (Ctrl-C ends it)\n{NOTICE}", flush=True)
     if not guard.is_local(host):
       print(f"warning: anybody who reaches {host} over the network can send files", flush=True)
     server = uvicorn.Server(uvicorn.Config(application, log_level="warning", access_log=False, server_header=False))
     server.run(sockets=[listener])
+
+
+def _check_writable(folder: pathlib.Path) -> None:
+  try:
+    folder.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=folder).close()
+  except OSError as error:
+    raise UserError(f"cannot write to {folder} ({error.strerror}): choose another --keep") from error
 
 
 def _listen(host: str, port: int) -> socket.socket:

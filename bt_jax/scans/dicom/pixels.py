@@ -1,7 +1,6 @@
 """The pixels of a stack of DICOM frames, decoded and in the unit of their series."""
 
 import collections
-import math
 import pathlib
 from typing import Any
 
@@ -13,8 +12,8 @@ from bt_jax.scans.dicom.codestreams import promised_size
 from bt_jax.scans.dicom.files import DAMAGED, read_dataset
 from bt_jax.scans.dicom.geometry import Stack
 from bt_jax.scans.dicom.series import Frame
+from bt_jax.scans.scan import check_size
 
-_MOST_VOXELS = 2**29  # of a volume; 2 GiB as float32
 _LONGEST = 200  # characters of what a decoder says
 _GREY = {"MONOCHROME1", "MONOCHROME2"}
 
@@ -29,12 +28,7 @@ def decode(stack: Stack) -> Float[np.ndarray, "slices rows columns"]:
     UserError: the pixels are coloured, damaged, absent, fewer than told, or compressed without a decoder.
   """
   rows, columns = stack.frames[0].shape
-  voxels = math.prod((len(stack.frames), rows, columns))
-  if voxels > _MOST_VOXELS:
-    raise UserError(
-      f"{stack.series.label} promises {len(stack.frames)} x {rows} x {columns} values ({stack.frames[0].path}), more "
-      "than a volume of a head has: crop it or mend its header"
-    )
+  check_size((len(stack.frames), rows, columns), f"{stack.series.label} ({stack.frames[0].path})")
   image = np.empty((len(stack.frames), rows, columns), np.float32)
   places = collections.defaultdict(list)
   for index, frame in enumerate(stack.frames):

@@ -39,7 +39,7 @@ def _read(files: Sequence[pathlib.Path], name: str, given: Mapping[str, str]) ->
   chosen, warnings = choose(found, given, name)
   flair = arrange(chosen["flair"])
   arrays, stacks = {"flair": decode(flair)}, {"flair": flair}
-  warnings += flair.warnings + _oddities(chosen["flair"], flair)
+  warnings += flair.warnings + _of_flair(flair)
   for role, series in chosen.items():
     if role == "flair":
       continue
@@ -66,6 +66,7 @@ def _read(files: Sequence[pathlib.Path], name: str, given: Mapping[str, str]) ->
     slice_names=[f"{index:04d}" for index in range(len(image))],
     warnings=warnings + missing,
     source=flair,
+    oddities=_oddities(chosen["flair"]),
   )
 
 
@@ -92,14 +93,20 @@ def _to_grid(
   return moved, [f"{label} was resampled to the grid of FLAIR, linearly"]
 
 
-def _oddities(series: Series, stack: Stack) -> list[str]:
-  """What of FLAIR the networks have not learned from, a sentence each."""
-  warnings = []
+def _oddities(series: Series) -> list[str]:
+  """What the networks have not learned from, a sentence each."""
+  oddities = []
   modality, part = series.says("Modality"), series.says("BodyPartExamined").upper()
   if modality != "MR":
-    warnings.append(f"this is {modality or 'of unknown modality'}, the networks know MR only")
+    oddities.append(f"this is {modality or 'of unknown modality'}, the networks know MR only")
   if part and part not in _HEAD:
-    warnings.append(f"the body part is {part}, the networks know heads only")
+    oddities.append(f"the body part is {part}, the networks know heads only")
+  return oddities
+
+
+def _of_flair(stack: Stack) -> list[str]:
+  """What is less than the networks are used to, a sentence each."""
+  warnings = []
   if stack.affine is not None:
     plane = _PLANES[int(abs(stack.affine[:3, 0]).argmax())]
     if plane != "axially":

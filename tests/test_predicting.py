@@ -134,7 +134,7 @@ def test_a_bad_study_is_told_and_the_others_are_done_once(run, tmp_path, capsys)
 
 def test_other_roles_are_another_prediction(run, tmp_path):
   for name in ("flair", "other"):
-    nibabel.save(nibabel.Nifti1Image(head(len(name)), AFFINE), tmp_path / f"{name}.nii")
+    nibabel.save(nibabel.Nifti1Image(head(ord(name[0])), AFFINE), tmp_path / f"{name}.nii")
   flair, other = str(tmp_path / "flair.nii"), str(tmp_path / "other.nii")
   predict(run[0], output=tmp_path / "out", flair=flair, pre=other)
   before = contents(tmp_path / "out")

@@ -12,7 +12,7 @@ import pytest
 import bt_jax
 from bt_jax.errors import UserError
 from bt_jax.evaluation import postprocess
-from bt_jax.inference import export, loading
+from bt_jax.inference import decision, export, loading
 from tests.arithmetic import network, volume
 
 OPTIONS = {"tta": False, "threshold": None, "sensitivity": 0.9}
@@ -87,10 +87,10 @@ def test_the_largest_part_is_that_of_evaluation(density):
 
 def test_an_export_keeps_the_largest_part_where_the_run_does():
   segmenters = [network(largest=True)]
-  decision = loading.decide(segmenters, [], **OPTIONS)
+  decided = decision.decide(segmenters, [], **OPTIONS)
   image = np.zeros((3, 256, 256, 3), np.float32)
   image[:, 10:20, 10:20] = image[1, 100:110, 100:110] = 255
-  found = jax.jit(export.make_function(segmenters, [], decision))(image)
+  found = jax.jit(export.make_function(segmenters, [], decided))(image)
   np.testing.assert_array_equal(found["mask"], loading.of_networks(segmenters, []).predict(image).mask)
   assert found["mask"].sum() == 300
 

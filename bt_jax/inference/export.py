@@ -17,10 +17,11 @@ from jaxtyping import Array, Bool, Float
 
 from bt_jax import files
 from bt_jax.errors import UserError
-from bt_jax.inference import grid, loading, standalone
+from bt_jax.inference import grid, standalone
+from bt_jax.inference.decision import Decision, check_share, decide, describe
 from bt_jax.inference.forward import Marked, make_forward
 from bt_jax.inference.networks import Network
-from bt_jax.inference.predictor import Brought, Decision, Predictor
+from bt_jax.inference.predictor import Brought, Predictor
 from bt_jax.scans.scan import NOTICE
 from bt_jax.schema import CHANNELS
 
@@ -70,8 +71,8 @@ def plan(
       f"{raised[0].about['path']} raises contrast ({raised[0].contrast}) on the host, which no export holds: use the run "
       "itself, or train with --config.data.contrast=none"
     )
-  decision = loading.decide(segmenters, classifiers, **options)
-  about = loading.describe(segmenters, classifiers, decision)
+  decision = decide(segmenters, classifiers, **options)
+  about = describe(segmenters, classifiers, decision)
   return decision, {"research_use": NOTICE, "decision": dataclasses.asdict(decision), "about": about}
 
 
@@ -155,7 +156,7 @@ def load(path: pathlib.Path, threshold: float | None) -> Predictor:
       f"--checkpoint: {path} is no file that --mode=export wrote, or damaged ({reason}): export the run again"
     ) from error
   if threshold is not None:
-    loading.check_share("threshold", threshold)
+    check_share("threshold", threshold)
     decision, about = dataclasses.replace(decision, threshold=threshold), about | {"threshold": threshold}
   return Predictor(decision, about | {"exported": True}, functools.partial(_mark, jax.jit(exported.call)))
 

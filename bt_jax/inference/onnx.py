@@ -17,9 +17,9 @@ from jaxtyping import Array, Float
 from bt_jax import files
 from bt_jax.errors import UserError
 from bt_jax.inference import export, grid
+from bt_jax.inference.decision import Decision
 from bt_jax.inference.forward import make_forward
 from bt_jax.inference.networks import Network
-from bt_jax.inference.predictor import Decision
 from bt_jax.scans.scan import NOTICE
 from bt_jax.schema import CHANNELS, SLICE_SIZE
 

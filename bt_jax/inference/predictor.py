@@ -13,6 +13,7 @@ from tqdm import tqdm
 from bt_jax.errors import UserError
 from bt_jax.evaluation.postprocess import largest_part
 from bt_jax.inference import grid, suspicion
+from bt_jax.inference.decision import Decision
 from bt_jax.inference.forward import Marked
 from bt_jax.pipeline.contrast import make_contrast
 from bt_jax.scans.scan import Scan, fill_roles
@@ -20,27 +21,6 @@ from bt_jax.schema import CHANNELS
 
 _BATCHES = (32, 8, 1)  # slices; few sizes, as each is compiled, and small ones, so that one slice does not wait for 32
 Brought = Float[np.ndarray, "slices 256 256 3"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Decision:
-  """What turns probabilities into an answer; travels in an export.
-
-  Attributes:
-    threshold: of a pixel's probability.
-    temperature: of the probability of a slice.
-    gate: the classifier's probability below which a slice is left empty; None without one.
-    tta: whether mirrored and turned slices were averaged.
-    largest_component: whether only the largest 3-D part is kept.
-    profile: the range of each feature of `suspicion.features` over training volumes.
-  """
-
-  threshold: float
-  temperature: float
-  gate: float | None
-  tta: bool
-  largest_component: bool
-  profile: dict[str, list[float]]
 
 
 @dataclasses.dataclass(frozen=True)

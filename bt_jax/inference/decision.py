@@ -1,0 +1,88 @@
+"""What networks decide by, out of what their validation parts said, and how outputs call them."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+import bt_jax
+from bt_jax.errors import UserError
+from bt_jax.evaluation.cascade import gate_threshold
+from bt_jax.inference.networks import Network
+
+
+@dataclasses.dataclass(frozen=True)
+class Decision:
+  """What turns probabilities into an answer; travels in an export.
+
+  Attributes:
+    threshold: of a pixel's probability.
+    temperature: of the probability of a slice.
+    gate: the classifier's probability below which a slice is left empty; None without one.
+    tta: whether mirrored and turned slices were averaged.
+    largest_component: whether only the largest 3-D part is kept.
+    profile: the range of each feature of `suspicion.features` over training volumes.
+  """
+
+  threshold: float
+  temperature: float
+  gate: float | None
+  tta: bool
+  largest_component: bool
+  profile: dict[str, list[float]]
+
+
+def decide(
+  segmenters: Sequence[Network],
+  classifiers: Sequence[Network],
+  *,
+  tta: bool,
+  threshold: float | None,
+  sensitivity: float,
+) -> Decision:
+  """What the networks decide by, out of what their validation parts said; see `loading.load`."""
+  for name, value in {"threshold": threshold, "sensitivity": sensitivity}.items():
+    check_share(name, value)
+  mean = lambda name, of: float(np.mean([network.decision[name] for network in of]))
+  tumor = [np.array(network.decision["tumor_probabilities"]) for network in classifiers]
+  gates = [gate_threshold(chances, np.ones(len(chances), int), sensitivity) for chances in tumor]
+  ranges = {
+    name: zip(*(network.profile[name] for network in segmenters), strict=True) for name in segmenters[0].profile
+  }
+  return Decision(
+    threshold=mean("threshold", segmenters) if threshold is None else threshold,
+    temperature=mean("temperature", classifiers or segmenters),
+    gate=float(np.mean(gates)) if gates else None,
+    tta=tta,
+    largest_component=all(network.largest_component for network in segmenters),
+    profile={name: [min(lowest), max(highest)] for name, (lowest, highest) in ranges.items()},
+  )
+
+
+def _title(networks: Sequence[Network]) -> str:
+  """E.g. `unet of phantom (synthetic), patient_fold_00`, or `the mean of 22 networks, unet of ...`."""
+  if len(networks) == 1:
+    return "{model} of {data}, {split}".format(**networks[0].about)
+  kinds = dict.fromkeys("{model} of {data}".format(**network.about) for network in networks)
+  return f"the mean of {len(networks)} networks, {' and '.join(kinds)}"
+
+
+def check_share(name: str, value: float | None) -> None:
+  """Raises UserError where an option is no share."""
+  if value is not None and not 0 < value <= 1:
+    raise UserError(f"--{name} is {value}, expected more than 0 and at most 1")
+
+
+def describe(segmenters: Sequence[Network], classifiers: Sequence[Network], decision: Decision) -> dict[str, Any]:
+  """The networks and what they decide by, for outputs."""
+  gated = f", gated by {_title(classifiers)}" if classifiers else ""
+  return {
+    "title": f"{_title(segmenters)}{gated}{', with test-time augmentation' if decision.tta else ''}",
+    "bt_jax": bt_jax.__version__,
+    "segmenters": [network.about for network in segmenters],
+    "classifiers": [network.about for network in classifiers],
+    "threshold": decision.threshold,
+    "gate": decision.gate,
+    "tta": decision.tta,
+  }

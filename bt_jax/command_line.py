@@ -35,7 +35,7 @@ MODES = {
   "export": Mode("predicting", (*_NETWORKS, "output")),
   "serve": Mode("predicting", (*_NETWORKS, "bind", "port", "limit_mb", "keep")),
 }
-_NEEDED = ("checkpoint", "output")  # wherever they are taken
+_NEEDED = {"checkpoint": "the folder of a trained run", "output": "where to write"}  # wherever they are taken
 _PATHS = ("workdir", "input", "output", "keep")
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file and preset, e.g. configs/seg.py:small.")
@@ -123,7 +123,7 @@ def _check_taken(mode: str) -> None:
       cure = "its runs have theirs" if name == "config" else f"it is for {', '.join(takers)}"
       raise UserError(f"--mode={mode} takes no --{name}: {cure}")
     if name in takes and name in _NEEDED and not flags.FLAGS[name].value:
-      raise UserError(f"--mode={mode} needs --{name}, {flags.FLAGS[name].help}")
+      raise UserError(f"--mode={mode} needs --{name}=PATH, {_NEEDED[name]}")
   if "config" in takes and CONFIG.value is None:
     raise UserError("no configuration: pass e.g. --config=configs/seg.py:phantom")
 

@@ -65,14 +65,19 @@ def save(
   return [folder / path for path in told["files"]]
 
 
+def check_folder(folder: pathlib.Path) -> None:
+  """Raises UserError where it is a file."""
+  if folder.exists() and not folder.is_dir():
+    raise UserError(f"{folder} is a file, expected a folder: name another (--output)")
+
+
 def check_free(folder: pathlib.Path) -> None:
   """Raises UserError where a prediction would take the place of files that are there."""
-  if folder.exists() and not folder.is_dir():
-    raise UserError(f"{folder} is a file, expected a folder: choose another --output")
+  check_folder(folder)
   if not folder.is_dir() or (folder / _ASIDE).is_dir():
     return
   if taken := sorted(path.name for path in folder.iterdir() if _NAMES.fullmatch(path.name)):
-    raise UserError(f"{folder} holds {taken[0]} already: choose another --output, or remove it")
+    raise UserError(f"{folder} holds {taken[0]} already: name another folder (--output), or empty it")
 
 
 def finished(folder: pathlib.Path) -> Any:
@@ -81,13 +86,14 @@ def finished(folder: pathlib.Path) -> Any:
   return files.read_json(path) if path.is_file() else None
 
 
-def is_by(done: Any, predictor: Predictor, options: dict[str, Any]) -> bool:
-  """Whether the content of a `prediction.json` is by these networks, wherever they lie, and with these options."""
-  return (
-    isinstance(done, dict)
-    and _nameless(done.get("model")) == _nameless(predictor.about)
-    and done.get("options") == options
-  )
+def differences(done: Any, predictor: Predictor, options: dict[str, Any]) -> list[str]:
+  """In what the content of a `prediction.json` is not by these networks, wherever they lie, with these options."""
+  if not isinstance(done, dict) or not all(isinstance(done.get(name), dict) for name in ("model", "options", "input")):
+    return ["its version"]
+  there, here = done["model"] | done["options"], predictor.about | options
+  return [
+    name for name in sorted({*there, *here} - {"title"}) if _nameless(there.get(name)) != _nameless(here.get(name))
+  ]
 
 
 def _nameless(about: Any) -> Any:

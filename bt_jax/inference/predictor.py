@@ -135,7 +135,7 @@ def of_array(volume: Shaped[np.ndarray, "..."], spacing_mm: tuple[float, float, 
   """A scan out of an array; raises UserError for one of another shape."""
   volume = np.asarray(volume)
   if not (np.issubdtype(volume.dtype, np.number) or volume.dtype == bool) or np.iscomplexobj(volume):
-    raise UserError(f"the volume is of {volume.dtype}, expected real numbers")
+    raise UserError(f"the volume is of {volume.dtype}, expected real numbers; files are read by bt_jax.read")
   name, told = "the array", dict.fromkeys(CHANNELS, "the array")
   if volume.ndim == 3:
     image, roles, warnings = fill_roles({"flair": volume}, told, name)

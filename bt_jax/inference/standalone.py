@@ -24,7 +24,8 @@ def main(file: pathlib.Path, arguments: list[str]) -> None:
   try:
     volume = np.asarray(np.load(arguments[0]), np.float32)
   except (OSError, ValueError) as error:
-    sys.exit(f"error: {arguments[0]} cannot be read ({error}): save it by numpy.save")
+    reason = error.strerror if isinstance(error, OSError) else "it is no array of numbers"
+    sys.exit(f"error: {arguments[0]} cannot be read ({reason}): save it by numpy.save")
   if volume.ndim == 3:
     volume = np.stack([volume] * 3, axis=-1)
   if volume.ndim != 4 or volume.shape[-1] != 3 or not volume.size:

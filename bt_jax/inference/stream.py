@@ -98,8 +98,8 @@ class _Work:
     if done is None:
       outputs.check_free(folder)
       return None
-    if not outputs.is_by(done, self.predictor, self.options(study)):
-      raise UserError(f"{folder} was predicted by other networks or with other options: choose another --output")
+    if differ := outputs.differences(done, self.predictor, self.options(study)):
+      raise UserError(f"{folder} holds a prediction that differs in {', '.join(differ)}: choose another --output")
     return done["input"]["sha256"]
 
   def read(self, study: Study, done: str | None) -> Scan | None:
@@ -108,7 +108,7 @@ class _Work:
       return studies.read(study)
     if done != studies.sha256(study):
       raise UserError(
-        f"{self.output / study.name} is of what its files were before: remove it, or choose another --output"
+        f"{self.output / study.name} holds the prediction of other files: remove it, or choose another --output"
       )
     return None
 
@@ -162,6 +162,7 @@ def _one_ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Ite
 @contextlib.contextmanager
 def _writable(output: pathlib.Path, table: pathlib.Path | None) -> Iterator[None]:
   """Makes the output folder, and takes it away again where nothing came into it."""
+  outputs.check_folder(output)
   was_there = output.exists()
   try:
     output.mkdir(parents=True, exist_ok=True)
@@ -198,6 +199,8 @@ def _tell_of_one(row: dict[str, Any], output: pathlib.Path) -> None:
   print(f"\n{done['study']}: {told} ({where}); probability {done['probability']:.3f}")
   for role, read in done["roles"].items():
     print(f"  {role:<5} read from {read}")
+  if done["looks_wrong"]:
+    print("  it looks unlike the scans that the networks were trained on")
   for warning in done["warnings"]:
     print(f"  warning: {warning}")
   print(f"  by {done['model']['title']}")

@@ -134,12 +134,15 @@ def _named_apart(studies: list[Study], root: pathlib.Path) -> list[Study]:
   """No two of one name; none without, but for a study that is all there is and lies directly in the root."""
   if len(studies) == 1 and (not studies[0].name or studies[0].files[0].parent == root):
     return [studies[0]._replace(name="")]
+  names = [study.name or root.absolute().name or "study" for study in studies]
   taken, apart = set(), []
-  for study in studies:
-    name = study.name or root.absolute().name or "study"
-    suffix = "".join(study.files[0].suffixes[-1:])
-    tries = [name, name + suffix, *(f"{name}{suffix}_{number}" for number in range(2, len(studies) + 2))]
-    name = next(one for one in tries if one not in taken)
+  for study, name in zip(studies, names, strict=True):
+    file = study.files[0]
+    if names.count(name) > 1 and len(study.files) == 1 and stem(file) == pathlib.PurePath(name).name:
+      name = f"{name}{file.name.removeprefix(stem(file))}"  # a file beside a folder, or another file, of its name
+    name = next(
+      one for one in (name, *(f"{name}_{number}" for number in range(2, len(studies) + 2))) if one not in taken
+    )
     taken.add(name)
     apart.append(study._replace(name=name))
   return apart

@@ -13,7 +13,7 @@ from bt_jax.files import sha256_of
 from bt_jax.scans import archives, dicom, images, nifti
 from bt_jax.scans.folders import Study, find_in
 from bt_jax.scans.kinds import EXPECTED, kind_of
-from bt_jax.scans.roles import stem
+from bt_jax.scans.roles import in_name, stem
 from bt_jax.scans.scan import Scan
 
 
@@ -103,8 +103,8 @@ def shard(studies: Sequence[Study], part: str) -> list[Study]:
 
 
 def _title(study: Study) -> str:
-  if len(study.files) == 1:
-    return stem(study.files[0])
+  if len(study.files) == 1:  # `flair.nii.gz` is called like its folder
+    return in_name(stem(study.files[0]))[1] or study.files[0].absolute().parent.name
   return pathlib.Path(os.path.commonpath([file.absolute().parent for file in study.files])).name
 
 

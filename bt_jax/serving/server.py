@@ -1,6 +1,7 @@
 """Listens for the viewer's page until Ctrl-C."""
 
 import contextlib
+import os
 import pathlib
 import socket
 import tempfile
@@ -63,4 +64,6 @@ def _listen(host: str, port: int) -> socket.socket:
   try:
     return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
   except (OSError, OverflowError) as error:
-    raise UserError(f"cannot listen on {host}, port {port} ({error}): choose another --port or --bind") from error
+    raise UserError(
+      f"cannot listen on {host}, port {port} ({os.strerror(error.errno) if getattr(error, 'errno', None) else error}): choose another --port or --bind"
+    ) from error

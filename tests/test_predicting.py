@@ -189,7 +189,7 @@ def test_shards_are_all_of_the_studies(run, tmp_path, capsys):
 
 
 def test_killed_in_the_middle_it_goes_on(run, tmp_path):
-  names = [f"s{number:02d}" for number in range(12)]
+  names = [f"s{number:02d}" for number in range(60)]
   root, output = write_studies(tmp_path / "in", names), tmp_path / "out"
   flags = ["--mode=predict", f"--checkpoint={run[0]}", f"--input={root}", f"--output={output}"]
   process = start(flags)
@@ -210,7 +210,7 @@ def test_killed_in_the_middle_it_goes_on(run, tmp_path):
 
 
 def test_ctrl_c_leaves_whole_studies_alone(run, tmp_path):
-  root, output = write_studies(tmp_path / "in", [f"s{number:02d}" for number in range(12)]), tmp_path / "out"
+  root, output = write_studies(tmp_path / "in", [f"s{number:02d}" for number in range(60)]), tmp_path / "out"
   process = start(["--mode=predict", f"--checkpoint={run[0]}", f"--input={root}", f"--output={output}"])
   while not any(output.glob("*/prediction.json")):
     assert process.poll() is None, process.communicate()

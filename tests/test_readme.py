@@ -1,11 +1,13 @@
 """The README's tour of prediction, its commands as they stand there."""
 
+import json
 import os
 import re
 import shlex
 import signal
 import subprocess
 import sys
+import urllib.request
 
 import pytest
 
@@ -43,6 +45,12 @@ def test_the_tour_runs_and_leaves_what_it_says(run, tmp_path):
   pytest.importorskip("uvicorn", reason="the extra serve is not installed")
   process = start(tmp_path, *last)
   line = process.stdout.readline()
+  match = re.match(r"viewer at (http://127\.0\.0\.1:\d+) ", line)
+  assert match, (line, process.communicate())
+  with urllib.request.urlopen(
+    f"{match[1]}/about", timeout=60
+  ) as answer:  # the listener holds it until the server is up
+    assert json.load(answer)["model"]
   process.send_signal(signal.SIGINT)
-  _, err = process.communicate(timeout=60)
-  assert re.match(r"viewer at http://127\.0\.0\.1:\d+ ", line), (line, err)
+  process.communicate(timeout=60)
+  assert process.returncode == 0

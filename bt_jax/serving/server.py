@@ -64,6 +64,6 @@ def _listen(host: str, port: int) -> socket.socket:
   try:
     return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
   except (OSError, OverflowError) as error:
-    raise UserError(
-      f"cannot listen on {host}, port {port} ({os.strerror(error.errno) if getattr(error, 'errno', None) else error}): choose another --port or --bind"
-    ) from error
+    number = getattr(error, "errno", None) or 0
+    reason = os.strerror(number) if number > 0 else error  # the error's own words tell the address again
+    raise UserError(f"cannot listen on {host}, port {port} ({reason}): choose another --port or --bind") from error

@@ -20,6 +20,11 @@ import importlib
 import os
 import sys
 
+from bt_jax import allocator
+
+if __name__ == "__main__":
+  allocator.use_huge_pages()
+
 from absl import app, flags, logging
 
 from bt_jax import command_line as given

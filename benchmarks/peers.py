@@ -120,7 +120,100 @@ class ResUNet(nn.Module):
     return self.head(self.expand(x, [None, *skips]))
 
 
-PEERS = {"unet": UNet, "resunet": ResUNet, "resnet50": ResNet50Classifier}
+class Depthwise(nn.Conv2d):
+  """A depthwise convolution with TensorFlow's padding, which with a stride has the larger half below and right."""
+
+  def __init__(self, features: int, size: int, stride: int):
+    super().__init__(features, features, size, stride, 0 if stride > 1 else size // 2, groups=features, bias=False)
+
+  def forward(self, x: torch.Tensor) -> torch.Tensor:
+    return super().forward(same(x, self.kernel_size[0]) if self.stride[0] > 1 else x)
+
+
+def same(x: torch.Tensor, size: int) -> torch.Tensor:
+  """Zeros around a picture of even height and width for a kernel of this size and a stride of 2."""
+  return nn.functional.pad(x, ((size - 2) // 2, (size - 1) // 2) * 2)
+
+
+class InvertedBottleneck(nn.Module):
+  """A 1 x 1 convolution to more channels, a depthwise one, and a 1 x 1 back, around a shortcut where shapes allow."""
+
+  def __init__(self, inputs: int, features: int, size: int, stride: int, expand: int):
+    super().__init__()
+    wide = expand * inputs
+    widen = [conv(inputs, wide, 1), nn.ReLU6(inplace=True)] if expand > 1 else []
+    self.body = nn.Sequential(
+      *widen, Depthwise(wide, size, stride), nn.BatchNorm2d(wide), nn.ReLU6(inplace=True), conv(wide, features, 1)
+    )
+    self.shortcut = stride == 1 and inputs == features
+
+  def forward(self, x: torch.Tensor) -> torch.Tensor:
+    return self.body(x) + x if self.shortcut else self.body(x)
+
+
+class Lite0(nn.Module):
+  """EfficientNet-Lite0 without a head; returns the features at the strides 2, 4, 8, 16 and 32."""
+
+  def __init__(self):
+    super().__init__()
+    self.stem = nn.Sequential(nn.Conv2d(3, 32, 3, 2, bias=False), nn.BatchNorm2d(32), nn.ReLU6(inplace=True))
+    self.stages = nn.ModuleList()
+    inputs = 32
+    for features, blocks, size, stride, expand in (
+      (16, 1, 3, 1, 1), (24, 2, 3, 2, 6), (40, 2, 5, 2, 6), (80, 3, 3, 2, 6), (112, 3, 5, 1, 6), (192, 4, 5, 2, 6), (320, 1, 3, 1, 6),
+    ):  # fmt: skip
+      rest = [InvertedBottleneck(features, features, size, 1, expand) for _ in range(blocks - 1)]
+      self.stages.append(nn.Sequential(InvertedBottleneck(inputs, features, size, stride, expand), *rest))
+      inputs = features
+
+  def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+    x = self.stem(same(x, 3))
+    outputs = []
+    for stage in self.stages:
+      x = stage(x)
+      outputs.append(x)
+    return [outputs[index] for index in (0, 1, 2, 4, 6)]
+
+
+class LiteUNet(nn.Module):
+  """A decoder of nearest upsampling and double convolutions on EfficientNet-Lite0."""
+
+  def __init__(self):
+    super().__init__()
+    self.encoder = Lite0()
+    features, skips = (32, 48, 64, 128), (16, 24, 40, 112)
+    self.join = nn.ModuleList(
+      block(below + skip, own) for below, skip, own in zip((*features[1:], 320), skips, features, strict=True)
+    )
+    self.head = nn.Conv2d(features[0], 1, 3, padding=1)
+
+  def forward(self, x: torch.Tensor) -> torch.Tensor:
+    *skips, x = self.encoder(x)
+    for level in reversed(range(len(skips))):
+      x = self.join[level](torch.cat([nn.functional.interpolate(x, scale_factor=2), skips[level]], 1))
+    return nn.functional.interpolate(self.head(x), scale_factor=2, mode="bilinear")
+
+
+class LiteClassifier(nn.Module):
+  """EfficientNet-Lite0 with its head for two classes."""
+
+  def __init__(self):
+    super().__init__()
+    self.encoder = Lite0()
+    self.head = nn.Sequential(conv(320, 1280, 1), nn.ReLU6(inplace=True))
+    self.dense = nn.Sequential(nn.Dropout(0.2), nn.Linear(1280, 2))
+
+  def forward(self, x: torch.Tensor) -> torch.Tensor:
+    return self.dense(self.head(self.encoder(x)[-1]).mean((2, 3)))
+
+
+PEERS = {
+  "unet": UNet,
+  "resunet": ResUNet,
+  "resnet50": ResNet50Classifier,
+  "lite_unet": LiteUNet,
+  "lite": LiteClassifier,
+}
 
 
 def bce_dice(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
@@ -147,7 +240,7 @@ def steps(
   wait = torch.cuda.synchronize if cuda else lambda: None
   mixed = torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16")
   x = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)  # which is channels last
-  if name == "resnet50":
+  if targets.ndim == 1:
     y, loss, judge = torch.from_numpy(targets).to(device, torch.int64), nn.functional.cross_entropy, nn.Softmax(1)
   else:
     y, loss, judge = torch.from_numpy(targets).to(device).permute(0, 3, 1, 2), bce_dice, torch.sigmoid

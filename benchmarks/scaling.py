@@ -121,7 +121,7 @@ def make_batch(size: int, count: int) -> dict[str, np.ndarray]:
 def lower(step, init, size: int, devices: int, batch_per_device: int) -> jax.stages.Lowered:
   """The step for a batch cut over so many devices."""
   mesh = parallel.make_mesh(jax.devices()[:devices])
-  jitted = parallel.compile_step("jit", step, mesh, cut=(False, True, False), donate=True)
+  jitted = parallel.compile_step("jit", step, mesh, cut=(False, True, False), train=True)
   return jitted.lower(jax.eval_shape(init), make_batch(size, devices * batch_per_device), np.float32(0.1))
 
 
@@ -159,7 +159,7 @@ def measure(size: int, batch: int, devices: int) -> float:
   """Median milliseconds of a step of a small U-Net on virtual devices."""
   step, init = make_step("unet", size, width=8)
   mesh = parallel.make_mesh(jax.devices()[:devices])
-  compiled = parallel.compile_step("jit", step, mesh, cut=(False, True, False), donate=True)
+  compiled = parallel.compile_step("jit", step, mesh, cut=(False, True, False), train=True)
   state = jax.device_put(init(), parallel.replicated(mesh))
   data = parallel.lay_out(mesh, make_batch(size, batch), batch)
   times = []

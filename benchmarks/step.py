@@ -79,7 +79,7 @@ def ours(name: str, width: int, images: np.ndarray, targets: np.ndarray, *, dtyp
   )
   judge = jax.nn.softmax if name in CLASSIFIERS else jax.nn.sigmoid
   predict_step = lambda variables, images: judge(model.apply(variables, images))
-  train = parallel.compile_step("jit", train_step, mesh, cut=(False, True, False), donate=True)
+  train = parallel.compile_step("jit", train_step, mesh, cut=(False, True, False), train=True)
   predict = parallel.compile_step("jit", predict_step, mesh, cut=(False, True), cut_out=True)
   variables = jax.tree.map(jnp.copy, state.variables)
   train = train.lower(state, data, 1e-3).compile()

@@ -8,6 +8,7 @@ from bt_jax import machine
 from bt_jax.datasets import splits
 from bt_jax.errors import UserError
 from bt_jax.evaluation import subgroups
+from bt_jax.models import encoder_of
 from bt_jax.pretrained.convert import check_fits, save_converted
 from bt_jax.pretrained.sources import READERS
 from bt_jax.running import runs, warmstart
@@ -32,8 +33,8 @@ def default_workdir(config: ConfigDict, mode: str) -> pathlib.Path:
     source = pathlib.Path(config.model.pretrained)
     name = source.stem if source.suffix in READERS else config.model.pretrained.replace("/", "--")
     return pathlib.Path("runs") / f"weights_{name}"
-  kind = config.split.kind
-  part = {"random": splits.RANDOM_NAME, "buda10": splits.BUDA_NAME}.get(kind, f"fold_{config.split.fold:02d}")
+  named = {"random": splits.RANDOM_NAME, "buda10": splits.BUDA_NAME}
+  part = named.get(config.split.kind) or splits.folder_name(splits.tested_folds(config.split))
   part = "crossval" if mode == "crossval" else part
   return pathlib.Path("runs") / "_".join(filter(None, (config.model.name, config.preset, part)))
 
@@ -54,7 +55,7 @@ def train(config: ConfigDict, workdir: pathlib.Path) -> None:
     saved = Checkpoints(workdir / "checkpoints" / "latest").exist
     weights = None if saved else warmstart.load(config.model.pretrained)
     if weights is not None:
-      check_fits(parts.shapes, weights, variant=config.model.variant)
+      check_fits(parts.shapes, weights, encoder=encoder_of(parts.model))
       warmstart.check_same(workdir, weights)
   parts = make_parts(config, warmstart.normalization(workdir, weights))
   with claim(workdir, plain(config), new=True, host_timeout=config.host_timeout):
@@ -87,7 +88,7 @@ def convert(config: ConfigDict, workdir: pathlib.Path) -> None:
   """Writes the weights that `model.pretrained` names by our names, once, with what they are beside them.
 
   Raises:
-    UserError: no weights are named, they are not those of a ResNet-50, or the folder holds others.
+    UserError: no weights are named, they are of no network we have, or the folder holds others.
   """
   weights = None if warmstart.is_run(config.model.pretrained) else warmstart.load(config.model.pretrained)
   if weights is None:
@@ -96,6 +97,6 @@ def convert(config: ConfigDict, workdir: pathlib.Path) -> None:
       "as it is"
     )
   written = save_converted(weights, workdir)
-  print(f"{weights.origin}: ResNet-50, {weights.variant} variant, inputs normalised as {weights.normalize}")
+  print(f"{weights.origin}: {weights.title}, inputs normalised as {weights.normalize}")
   print("written:\n" + "\n".join(f"  {path}" for path in written))
-  print(f"start from it with --config.model.pretrained={workdir} --config.model.variant={weights.variant}")
+  print(f"start from it with --config.model.pretrained={workdir} {weights.fields}")

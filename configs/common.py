@@ -27,18 +27,24 @@ def get_config() -> ConfigDict:
   # symmetric: -1..1; imagenet, caffe: as weights of PyTorch and Keras expect; auto: as model.pretrained does, or volume
 
   config.split = ConfigDict()
-  config.split.kind = "fold"  # by patient; random: by slice, which leaks; buda10: ten cases that others judge on
+  config.split.kind = (
+    "fold"  # by patient; group: several folds; random: by slice, which leaks; buda10: ten public cases
+  )
   config.split.fold = 0  # 0..21: the test fold; the next one validates
+  config.split.folds = "0-4"  # kind=group: the test folds; the two folds after them validate
   config.split.seed = 0  # of the random split
 
   config.model = ConfigDict()
-  config.model.name = "unet"  # segmentation: unet, resunet, resunet_scratch; classification: cnn, resnet50
+  config.model.name = "unet"  # segmentation: lite_unet, unet, resunet, resunet_scratch; else lite, cnn, resnet50
   config.model.width = 32  # unet, resunet_scratch, cnn: channels of the first level
   config.model.depth = 4  # unet, resunet_scratch, cnn: how often the picture is halved
   config.model.pool = "max"  # cnn: max, average, min
   config.model.variant = "torchvision"  # resnet50, resunet: torchvision (timm, Hugging Face, RadImageNet) or keras
+  config.model.encoder = "lite0"  # lite, lite_unet: size of the EfficientNet-Lite, lite0, lite1, lite2
   config.model.head = "linear"  # resnet50: linear, or the paper's
-  config.model.pretrained = ""  # resnet50, resunet: encoder from a weight file, hub name, converted weights, or run
+  config.model.pretrained = (
+    ""  # the encoder from efficientnet-lite0, a weight file, hub name, converted weights, or run
+  )
   config.model.dtype = "float32"  # of the computation; parameters and statistics are always float32
 
   config.augment = ConfigDict()
@@ -46,6 +52,8 @@ def get_config() -> ConfigDict:
   config.augment.rotation_degrees = 15.0  # at most, either way
   config.augment.scale = 0.1  # at most, as a share, up and down
   config.augment.shift = 0.05  # at most, as a share of the width
+  config.augment.gain = 0.0  # at most, as a share, up and down, of each channel by itself
+  config.augment.offset = 0.0  # at most, either way, of intensities in 0..1, of each channel by itself
   config.augment.gamma = 0.2  # exponent between 1 / (1 + gamma) and 1 + gamma
   config.augment.noise = 0.02  # largest deviation, of intensities in 0..1
 
@@ -90,6 +98,7 @@ def get_config() -> ConfigDict:
 
   config.crossval = ConfigDict()
   config.crossval.folds = "all"  # of --mode=crossval: or some of the 22, e.g. "0,3-6"
+  config.crossval.group = 1  # neighbouring folds that one training tests: 1 is 22 trainings, 2 is 11
 
   config.report = ConfigDict()
   config.report.subgroups = "all"  # none, or some of site, grade, sequences, size and the molecular clusters

@@ -23,17 +23,24 @@ def get_config(preset: str = "") -> ConfigDict:
   config.preset = preset
   if preset == "":
     config.model.dtype = "bfloat16"
-  if preset in ("small", "phantom"):
+  if preset == "small":
+    config.data.update(size=192, normalize="volume")
+    config.model.update(name="lite_unet", encoder="lite0", pretrained="efficientnet-lite0")
+    config.augment.update(
+      rotation_degrees=20.0, scale=0.15, shift=0.08, gain=0.1, offset=0.02, gamma=0.0, noise=0.0
+    )  # fmt: skip
+    config.train.update(
+      epochs=8, learning_rate=1e-3, weight_decay=1e-2, warmup_epochs=0.5, sampling="balanced", ema_decay=0.99
+    )  # fmt: skip
+  if preset == "phantom":
     config.data.size = 128
     config.model.width = 8
     config.train.batch_size = 8  # the more steps in the few epochs a CPU has time for
     config.train.epochs = 8
-    config.train.learning_rate = 3e-3
+    config.train.learning_rate = 5e-3
     # A net this small sees too little in eight epochs to overfit: flips alone did better on the validation part.
     config.augment.update(rotation_degrees=0.0, scale=0.0, shift=0.0, gamma=0.0, noise=0.0)
-  if preset == "phantom":
     config.data.name = "phantom"
-    config.train.learning_rate = 5e-3
   if preset == "paper":  # trained on slices with a tumour only; unlike there, all slices of the other parts are judged
     config.data.normalize = "image"
     config.model.update(name="resunet_scratch", width=16)

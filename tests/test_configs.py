@@ -93,7 +93,7 @@ def test_what_a_configuration_names_takes_a_step_and_predicts(name, monkeypatch)
   examples = feed.arrays(slices, feed.slice_weights(config.train.class_weights, slices.label))
   groups = feed.sampling_groups(config.train.sampling, slices.label)
   indices = feed.train_indices(seed=0, step=0, batch_size=8, groups=groups)
-  compiled = parallel.compile_step(config.parallel, step, made.mesh, cut=(False, True, False), donate=True)
+  compiled = parallel.compile_step(config.parallel, step, made.mesh, cut=(False, True, False), train=True)
   state, loss = compiled(state, {name: array[indices] for name, array in examples.items()}, made.schedule(10)(0))
   assert np.isfinite(loss) and int(state.nonfinite_step) == -1 and int(state.step) == 1
   logits = runs.predict(config, made, state.eval_variables, slices)

@@ -78,7 +78,7 @@ def indices(step):
 
 
 def run(step, mesh, examples, how="jit", task="segmentation"):
-  compiled = parallel.compile_step(how, step, mesh, cut=(False, True, False), donate=True)
+  compiled = parallel.compile_step(how, step, mesh, cut=(False, True, False), train=True)
   state, losses = jax.device_put(first(task), parallel.replicated(mesh)), []
   for number in range(STEPS):
     batch = {name: array[indices(number)] for name, array in examples.items()}
@@ -112,7 +112,7 @@ def test_several_steps_at_once_are_those_steps(examples, how):
   mesh = mesh_of(8)
   data = jax.device_put(examples, parallel.replicated(mesh))
   compiled = parallel.compile_step(
-    how, make_resident_step(made()), mesh, cut=(False, True, False, False, False), donate=True
+    how, make_resident_step(made()), mesh, cut=(False, True, False, False, False), train=True
   )
   state, done, losses = jax.device_put(first(), parallel.replicated(mesh)), 0, []
   for count in (1, 3):  # one program for both

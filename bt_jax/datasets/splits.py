@@ -5,7 +5,9 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,11 +15,12 @@ from bt_jax.datasets.lgg_mri.lgg_mri_dataset_builder import FOLDS
 from bt_jax.datasets.store import SliceId
 from bt_jax.errors import UserError, choose
 
-KINDS = ("fold", "random", "buda10")
+KINDS = ("fold", "group", "random", "buda10")
 PARTS = ("train", "validation", "test")
 RANDOM_NAME = "random_slices_leaky"
 RANDOM_TEST_SHARE = 0.15  # of 3,929 slices: the 590 of the paper
 BUDA_NAME = "patients_buda10"
+GROUP_VALIDATION = 2  # folds, those after the last that is tested
 BUDA_SEED, BUDA_TEST, BUDA_VALIDATION = 42, 10, 5  # cases
 
 
@@ -47,24 +50,27 @@ class Split:
     return {"data": data, "hash": self.hash, **dataclasses.asdict(self)}
 
 
-def make_split(index: Sequence[SliceId], *, kind: str, fold: int, seed: int) -> Split:
+def make_split(index: Sequence[SliceId], *, kind: str, fold: int, folds: str, seed: int) -> Split:
   """The split of a run; the same arguments give the same split.
 
   Args:
     index: every slice, ordered by id.
-    kind: `fold`: test is `fold`, validation the next fold, training the rest, by patient. `random`: 15 % of the slices
+    kind: `fold`: test is `fold`, validation the next fold, training the rest, by patient. `group`: test are `folds`,
+      validation the two folds after the last of them, around the end to 0. `random`: 15 % of the slices
       (rounded up) test and as many validate, whoever they are from. `buda10`: test are the ten cases that
       github.com/mateuszbuda/brain-segmentation-pytorch validates on, `random.sample(sorted(cases), 10)` seeded with 42;
       five others validate, drawn on by the same generator, and the rest train.
     fold: 0 to 21; read by `fold` only.
+    folds: numbers and ranges, e.g. `0-4`; read by `group` only.
     seed: read by `random` only.
 
   Raises:
     UserError: no such kind or fold, an empty part, or a patient in two parts of a patient split.
   """
-  check_choice(kind=kind, fold=fold)
+  check_choice(kind=kind, fold=fold, folds=folds)
   split = {
-    "fold": lambda: _fold_split(index, fold),
+    "fold": lambda: _fold_split(index, (fold,), (_after(fold),)),
+    "group": lambda: _fold_split(index, *_group(folds)),
     "random": lambda: _random_split(index, seed),
     "buda10": lambda: _buda_split(index),
   }[kind]()
@@ -72,21 +78,81 @@ def make_split(index: Sequence[SliceId], *, kind: str, fold: int, seed: int) -> 
   return split
 
 
-def check_choice(*, kind: str, fold: int) -> None:
-  """Raises UserError where there is no such kind of split or no such fold."""
+def check_choice(*, kind: str, fold: int, folds: str) -> None:
+  """Raises UserError where there is no such kind of split, no such fold, or no fold is left to train or validate."""
   choose("split.kind", kind, dict.fromkeys(KINDS))
   if kind == "fold" and not 0 <= fold < FOLDS:
     raise UserError(f"split.fold is {fold}, expected 0 to {FOLDS - 1}")
+  if kind == "group":
+    _group(folds)
 
 
-def fold_name(fold: int) -> str:
-  """What the split of a fold is called: `patient_fold_07`."""
-  return f"patient_fold_{fold:02d}"
+def parse_folds(field: str, names: str) -> tuple[int, ...]:
+  """The folds that a field names: `all`, or numbers and ranges, `0,3-6`; raises UserError for any other."""
+  if names == "all":
+    return tuple(range(FOLDS))
+  folds: list[int] = []
+  for part in names.split(","):
+    match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+    chosen = range(int(match[1]), int(match[2] or match[1]) + 1) if match else range(0)
+    if not chosen or chosen[-1] >= FOLDS:
+      raise UserError(f"{field} is {names!r}, expected all, or some of 0 to {FOLDS - 1} as in 0,3-6")
+    folds += chosen
+  return tuple(sorted(set(folds)))
 
 
-def _fold_split(index: Sequence[SliceId], fold: int) -> Split:
-  part_of = {fold: "test", (fold + 1) % FOLDS: "validation"}
-  return _by_part(fold_name(fold), index, lambda entry: part_of.get(entry.fold, "train"))
+def format_folds(folds: Sequence[int], digits: int = 1) -> str:
+  """Folds as `parse_folds` reads them, e.g. `0,3-6`, each number of at least so many digits."""
+  runs: list[list[int]] = []
+  for fold in folds:
+    if runs and fold == runs[-1][-1] + 1:
+      runs[-1].append(fold)
+    else:
+      runs.append([fold])
+  return ",".join("-".join(f"{fold:0{digits}d}" for fold in dict.fromkeys((run[0], run[-1]))) for run in runs)
+
+
+def folds_name(folds: Sequence[int]) -> str:
+  """What the split that tests these folds is called: `patient_fold_07`, `patient_folds_00-04`."""
+  return f"patient_{folder_name(folds)}"
+
+
+def folder_name(folds: Sequence[int]) -> str:
+  """What the folder of a run that tests these folds is called: `fold_07`, `folds_00-04`."""
+  return f"{'folds' if len(folds) > 1 else 'fold'}_{format_folds(folds, 2)}"
+
+
+def tested_folds(split: Mapping[str, Any]) -> tuple[int, ...]:
+  """The folds that the `split` section of a configuration tests; none where it is not of folds."""
+  if split["kind"] == "group":
+    return parse_folds("split.folds", split["folds"])
+  return (split["fold"],) if split["kind"] == "fold" else ()
+
+
+def _after(fold: int) -> int:
+  return (fold + 1) % FOLDS
+
+
+def _group(folds: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+  """The folds that a group tests, and those that validate."""
+  test = parse_folds("split.folds", folds)
+  if len(test) + GROUP_VALIDATION >= FOLDS:
+    raise UserError(
+      f"split.folds={folds} tests {len(test)} of {FOLDS} folds, and {GROUP_VALIDATION} validate: none is left to train on; "
+      f"name at most {FOLDS - GROUP_VALIDATION - 1}"
+    )
+  validation: list[int] = []
+  fold = test[-1]
+  while len(validation) < GROUP_VALIDATION:
+    fold = _after(fold)
+    if fold not in test:
+      validation.append(fold)
+  return test, tuple(validation)
+
+
+def _fold_split(index: Sequence[SliceId], test: Sequence[int], validation: Sequence[int]) -> Split:
+  part_of = dict.fromkeys(test, "test") | dict.fromkeys(validation, "validation")
+  return _by_part(folds_name(test), index, lambda entry: part_of.get(entry.fold, "train"))
 
 
 def _random_split(index: Sequence[SliceId], seed: int) -> Split:
@@ -124,7 +190,7 @@ def _check(split: Split, index: Sequence[SliceId]) -> None:
     if not getattr(split, part):
       folds = sorted({entry.fold for entry in index})
       raise UserError(
-        f"the {part} part of {split.name} is empty: this data set has patients in the folds {folds}, choose by --config.split.fold"
+        f"the {part} part of {split.name} is empty: this data set has patients in the folds {folds}, choose by --config.split.fold or --config.split.folds"
       )
   patient = {entry.id: entry.patient for entry in index}
   seen: dict[str, str] = {}

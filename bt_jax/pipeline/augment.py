@@ -12,7 +12,15 @@ from bt_jax.pipeline.preprocess import Augment
 
 
 def make_augment(
-  *, flip: bool, rotation_degrees: float, scale: float, shift: float, gamma: float, noise: float
+  *,
+  flip: bool,
+  rotation_degrees: float,
+  scale: float,
+  shift: float,
+  gain: float,
+  offset: float,
+  gamma: float,
+  noise: float,
 ) -> Augment:
   """Makes the augmentation; every argument at 0 leaves a batch as it is.
 
@@ -21,31 +29,34 @@ def make_augment(
     rotation_degrees: up to this angle, either way.
     scale: the picture grows or shrinks by a factor between 1 / (1 + scale) and 1 + scale.
     shift: up to this share of the width, in either direction of each axis.
+    gain: each channel times a factor of its own between 1 / (1 + gain) and 1 + gain.
+    offset: each channel plus a number of its own, up to this either way, where intensities are in 0..1.
     gamma: intensity ** g with log g uniform in +-log(1 + gamma).
     noise: deviation of Gaussian noise, up to this, where intensities are in 0..1.
 
   Returns:
-    `augment(key, image, mask)` for images float [batch, height, width, 3] in 0..1 and masks float
+    `augment(key, image, mask)` for images float [batch, height, width, channels] in 0..1 and masks float
     [batch, height, width, 1] in 0..1; masks come back in 0..1, interpolated.
   """
 
   def one(
-    key: jax.Array, image: Float[Array, "height width 3"], mask: Float[Array, "height width 1"]
-  ) -> tuple[Float[Array, "height width 3"], Float[Array, "height width 1"]]:
-    keys = iter(jax.random.split(key, 7))
+    key: jax.Array, image: Float[Array, "height width channels"], mask: Float[Array, "height width 1"]
+  ) -> tuple[Float[Array, "height width channels"], Float[Array, "height width 1"]]:
+    keys = iter(jax.random.split(key, 9))
 
     def uniform(limit: float, shape: tuple[int, ...] = ()) -> jax.Array:
       return jax.random.uniform(next(keys), shape, minval=-limit, maxval=limit)
 
     mirror = jnp.where(flip & jax.random.bernoulli(next(keys)), -1.0, 1.0)
     matrix = rotation_matrix(jnp.deg2rad(uniform(rotation_degrees))) * jnp.exp(uniform(math.log1p(scale)))
-    offset = uniform(shift, (2,)) * jnp.array(image.shape[:2])
-    warped = warp(jnp.concatenate([image, mask], axis=-1), matrix * jnp.array([1.0, mirror]), offset)
-    image, mask = warped[..., :3], warped[..., 3:]
+    moved = uniform(shift, (2,)) * jnp.array(image.shape[:2])
+    warped = warp(jnp.concatenate([image, mask], axis=-1), matrix * jnp.array([1.0, mirror]), moved)
+    image, mask = warped[..., :-1], warped[..., -1:]
     # The small floor keeps the power's slope finite at black.
     image = jnp.maximum(image, 1e-6) ** jnp.exp(uniform(math.log1p(gamma)))
     image = image + jnp.abs(uniform(noise)) * jax.random.normal(next(keys), image.shape)
-    return image, mask
+    channels = image.shape[-1:]
+    return image * jnp.exp(uniform(math.log1p(gain), channels)) + uniform(offset, channels), mask
 
   def augment(key, image, mask):
     return jax.vmap(one)(whole.keys(key, image.shape[0]), image, mask)

@@ -33,6 +33,11 @@ def sampling_groups(sampling: str, labels: Int[np.ndarray, "n"]) -> Groups:
   return groups
 
 
+def epoch_size(groups: Groups) -> int:
+  """Slices of an epoch: as many of each group as the smallest has, so that those are seen once."""
+  return len(groups) * min(map(len, groups))
+
+
 @functools.lru_cache(maxsize=4)
 def _permutation(seed: int, epoch: int, group: int, size: int) -> np.ndarray:
   return np.random.default_rng([seed, epoch, group]).permutation(size)

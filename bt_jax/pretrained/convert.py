@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import math
 import pathlib
 from collections.abc import Iterable
 from typing import Any
@@ -14,6 +15,7 @@ import safetensors.numpy
 
 from bt_jax import files
 from bt_jax.errors import UserError
+from bt_jax.models.efficientnet_lite import ENCODERS, LiteClassifier
 from bt_jax.models.resnet import ResNet50Classifier
 from bt_jax.pretrained import sources
 from bt_jax.pretrained.names import NAMINGS, Naming, Path
@@ -21,16 +23,17 @@ from bt_jax.pretrained.names import NAMINGS, Naming, Path
 PyTree = Any
 _ENCODER = "encoder"
 _FIRST_KERNEL: Path = ("params", _ENCODER, "stem", "conv", "kernel")
+_TITLES = {naming.variant: naming.network for naming in NAMINGS}
 _ARRAYS, _ABOUT = "weights.safetensors", "weights.json"
 
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-  """The variables of a ResNet-50 and what they are.
+  """The variables of a published network and what they are.
 
   Attributes:
     variables: `params` and `batch_stats`, float32, each with `encoder` and, where the source has a classifier, `head`.
-    variant: of the network, a name of `VARIANTS`.
+    variant: of the network, a name of `resnet.VARIANTS` or `efficientnet_lite.ENCODERS`.
     normalize: how inputs are normalised, a name of `SCHEMES`.
     origin: the file or run they are from, as named by the user.
     sha256: of that file.
@@ -47,24 +50,48 @@ class Weights:
     """All but the arrays."""
     return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "variables"}
 
+  @property
+  def title(self) -> str:
+    """What the network is called, e.g. `ResNet-50 (keras)`."""
+    return f"{_TITLES[self.variant]} ({self.variant})"
+
+  @property
+  def fields(self) -> str:
+    """The flags of a network with this encoder."""
+    lite = self.variant in ENCODERS
+    names, field = ("lite or lite_unet", "encoder") if lite else ("resnet50 or resunet", "variant")
+    return f"--config.model.{field}={self.variant} (and --config.model.name={names})"
+
 
 def load_weights(name: str) -> Weights:
   """The weights of a file, a hub name or a folder of converted weights.
 
   Raises:
-    UserError: there is no such file, it cannot be read, or is not a ResNet-50.
+    UserError: there is no such file, it cannot be read, or is of no network we have.
   """
   path = sources.find_file(name)
   if path.is_dir():
     return _load_converted(path)
   arrays = sources.read_arrays(path)
-  naming = next((naming for naming in NAMINGS if naming.first in arrays), None)
-  if naming is None:
-    kinds = ", ".join(dict.fromkeys(naming.title for naming in NAMINGS))
+  # Networks of one family share names: the file is of the one from which it differs least.
+  candidates = [naming for naming in NAMINGS if naming.first in arrays]
+  if not candidates:
+    kinds = ", ".join(dict.fromkeys(f"{naming.network} as {naming.title}" for naming in NAMINGS))
     raise UserError(
-      f"{path} is not a ResNet-50 as {kinds} name it: its arrays are {_some(sorted(arrays))}; name one with --config.model.pretrained"
+      f"{path} is not {kinds} names it: its arrays are {_some(sorted(arrays))}; name one that is with --config.model.pretrained"
     )
+  naming = min(candidates, key=lambda naming: len(_misfits(arrays, naming)))
   return Weights(convert(arrays, naming, path), naming.variant, naming.normalize, name, sources.sha256(path))
+
+
+def _misfits(arrays: sources.Arrays, naming: Naming) -> set[str]:
+  """The names of arrays that are missing, not known, or of another shape."""
+  table, shapes = naming.targets(), expected_shapes(naming.variant, 1000)
+  wanted = {name for name in table if table[name].path in shapes}
+  shared = wanted & arrays.keys()
+  return (wanted ^ arrays.keys()) | {
+    name for name in shared if arrays[name].size != math.prod(shapes[table[name].path])
+  }
 
 
 def convert(arrays: sources.Arrays, naming: Naming, path: pathlib.Path) -> PyTree:
@@ -76,22 +103,21 @@ def convert(arrays: sources.Arrays, naming: Naming, path: pathlib.Path) -> PyTre
     path: of the file, for errors.
 
   Raises:
-    UserError: arrays are missing, too many or of the wrong shape; the classifier may be missing as a whole.
+    UserError: arrays are missing, too many or of the wrong shape; the head may be missing as a whole.
   """
   table = naming.targets()
   # PyTorch counts batches beside each batch norm; the network has no use for them.
   given = {name for name in arrays if not name.endswith("num_batches_tracked")}
   wanted = set(table)
-  if given.isdisjoint(naming.classifier):
-    wanted -= set(naming.classifier)
+  if given.isdisjoint(naming.head):
+    wanted -= naming.head
   if given != wanted:
-    hint = ": it is a larger ResNet" if naming.beyond in given else ""
+    hint = ": it is a larger one" if naming.beyond in given else ""
     raise UserError(
-      f"{path} is not a ResNet-50 as {naming.title} names it{hint}: missing are {_some(sorted(wanted - given))}; not "
-      f"known are {_some(sorted(given - wanted))}; name a ResNet-50 with --config.model.pretrained"
+      f"{path} is not {naming.network} as {naming.title} names it{hint}: missing are {_some(sorted(wanted - given))}; not "
+      f"known are {_some(sorted(given - wanted))}; name another with --config.model.pretrained"
     )
-  bias = naming.classifier[1]
-  classes = arrays[bias].size if bias in wanted else None
+  classes = arrays[naming.bias].size if naming.bias in wanted else None
   shapes = expected_shapes(naming.variant, classes)
   flat, wrong = {}, []
   for name in sorted(wanted):
@@ -101,13 +127,14 @@ def convert(arrays: sources.Arrays, naming: Naming, path: pathlib.Path) -> PyTre
       wrong.append(f"{name} ({'/'.join(target.path[1:])}) has the shape {array.shape}, expected {shapes[target.path]}")
     flat[target.path] = np.ascontiguousarray(array, np.float32)
   if wrong:
-    raise UserError(f"{path} is not a ResNet-50: {_some(wrong)}; name one with --config.model.pretrained")
+    raise UserError(f"{path} is not {naming.network}: {_some(wrong)}; name another with --config.model.pretrained")
   return flax.traverse_util.unflatten_dict(flat)
 
 
 def expected_shapes(variant: str, classes: int | None) -> dict[Path, tuple[int, ...]]:
   """The shape of every array of the published network, for three channels; without the head if `classes` is None."""
-  model = ResNet50Classifier(variant=variant, classes=classes or 1)
+  network = {"encoder": variant} if variant in ENCODERS else {"variant": variant}
+  model = (LiteClassifier if variant in ENCODERS else ResNet50Classifier)(**network, classes=classes or 1)
   variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3))))
   flat = flax.traverse_util.flatten_dict(variables)
   return {path: leaf.shape for path, leaf in flat.items() if classes or path[1] == _ENCODER}
@@ -151,22 +178,23 @@ def _load_converted(folder: pathlib.Path) -> Weights:
   return Weights(variables, **{name: known[name] for name in names})
 
 
-def check_fits(shapes: PyTree, weights: Weights, *, variant: str) -> None:
-  """Raises UserError where the network has no ResNet-50 encoder, one of the other variant, or one of other arrays.
+def check_fits(shapes: PyTree, weights: Weights, *, encoder: str) -> None:
+  """Raises UserError where the network has no such encoder, another one, or one of other arrays.
 
   Args:
     shapes: the network's variables, or their shapes.
     weights: see `Weights`.
-    variant: of the network.
+    encoder: of the network, as `models.encoder_of` has it.
   """
   if _ENCODER not in shapes["params"]:
     raise UserError(
-      "model.pretrained needs a network with a ResNet-50 encoder: --config.model.name=resnet50 or resunet, or leave it empty"
+      f"model.pretrained: {weights.origin} is {weights.title}, and this network has no published encoder: take "
+      f"{weights.fields}, or leave model.pretrained empty"
     )
-  if variant != weights.variant:
+  if encoder != weights.variant:
     raise UserError(
-      f"{weights.origin} holds the {weights.variant} variant of ResNet-50, and model.variant is {variant}: set "
-      f"--config.model.variant={weights.variant}"
+      f"{weights.origin} holds {weights.title}, and the encoder of this network is {_TITLES[encoder]} ({encoder}): take "
+      f"{weights.fields}"
     )
   wanted, given = _encoder_shapes(shapes), _encoder_shapes(weights.variables)
   differ = [

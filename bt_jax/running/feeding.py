@@ -69,7 +69,7 @@ def feed_and_step(
     chosen = (order(step=step) for step in itertools.count(start))
     ready = (parallel.lay_out(mesh, {name: array[at] for name, array in examples.items()}, batch_size) for at in chosen)
   compiled = parallel.compile_step(
-    config.parallel, _train_step(config, parts), mesh, cut=(False, True, False), donate=True
+    config.parallel, _train_step(config, parts), mesh, cut=(False, True, False), train=True
   )
   take = lambda done, most: (1, (next(ready), rates[done]))
   return take, lambda state, inputs: compiled(state, *inputs)
@@ -99,7 +99,7 @@ def _several_at_once(
     make_resident_step(_train_step(config, parts)),
     mesh,
     cut=(False, True, False, False, False),
-    donate=True,
+    train=True,
   )
 
   def take(done: int, most: int) -> tuple[int, Any]:

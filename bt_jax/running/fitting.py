@@ -47,7 +47,7 @@ def fit(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Data, wei
     Stopped: Ctrl-C or SIGTERM, once the state is saved.
   """
   groups = feed.sampling_groups(config.train.sampling, data.labels("train"))
-  size = len(np.unique(np.concatenate(groups)))
+  size = feed.epoch_size(groups)
   steps_per_epoch = -(-size // config.train.batch_size)
   plan = loop.Plan(
     config.train.epochs * steps_per_epoch, steps_per_epoch, config.train.batch_size, config.train.patience
@@ -69,7 +69,7 @@ def fit(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Data, wei
   if restored:
     print(f"going on from step {int(state.step)} of {plan.steps}")
 
-  print(f"training on {size} slices of {data.title}, {data.split.name}; devices: {runs.devices()}")
+  print(f"training on {size} slices an epoch of {data.title}, {data.split.name}; devices: {runs.devices()}")
   validation = data.read("validation")
 
   def validate(state: TrainState) -> loop.Validation:

@@ -13,6 +13,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from bt_jax.datasets import splits
+from bt_jax.datasets.lgg_mri.lgg_mri_dataset_builder import FOLDS
 from bt_jax.errors import UserError, choose
 from bt_jax.losses import Loss, make_loss
 from bt_jax.models import DTYPES, make_model
@@ -80,7 +81,7 @@ def make_parts(config: ConfigDict, normalize: str = "unit") -> Parts:
   choose("feed", config.feed, dict.fromkeys(FEEDS))
   mesh = parallel.make_mesh()
   _check_numbers(config, mesh)
-  splits.check_choice(kind=config.split.kind, fold=config.split.fold)
+  splits.check_choice(kind=config.split.kind, fold=config.split.fold, folds=config.split.folds)
   task, judge = (choose("task", config.task, options) for options in (TASKS, JUDGES))
   choose("train.score", config.train.score, dict.fromkeys((*judge.scores, "loss")))
   choose("loss.name", config.loss.name, dict.fromkeys(task.losses))
@@ -173,11 +174,14 @@ def _check_together(config: ConfigDict, normalize: str) -> None:
 _RANGES = {
   "host_timeout": (1, math.inf),
   "split.seed": (0, math.inf),
+  "crossval.group": (1, FOLDS - splits.GROUP_VALIDATION - 1),
   "model.width": (1, math.inf),
   "model.depth": (1, math.inf),
   "augment.rotation_degrees": (0, 180),
   "augment.scale": (0, math.inf),
   "augment.shift": (0, 1),
+  "augment.gain": (0, math.inf),
+  "augment.offset": (0, math.inf),
   "augment.gamma": (0, math.inf),
   "augment.noise": (0, math.inf),
   "loss.smooth": (0, math.inf),

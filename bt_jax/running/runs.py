@@ -74,7 +74,9 @@ def open_data(config: ConfigDict, parts: Parts) -> Data:
   """The data of a configuration; raises UserError where it is not right."""
   builder = build(config)
   index = store.read_index(builder)
-  split = splits.make_split(index, kind=config.split.kind, fold=config.split.fold, seed=config.split.seed)
+  split = splits.make_split(
+    index, kind=config.split.kind, fold=config.split.fold, folds=config.split.folds, seed=config.split.seed
+  )
   return Data(builder, index, split, store.Reader.of(builder, index, parts.contrast))
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from bt_jax import files
 from bt_jax.datasets.splits import Split
 from bt_jax.errors import UserError
+from bt_jax.models import MODELS, encoder_of, make_model
 from bt_jax.pretrained import convert
 from bt_jax.pretrained.convert import Weights
 from bt_jax.training.checkpoints import AS_SAVED, Checkpoints
@@ -17,7 +18,7 @@ def load(name: str) -> Weights | None:
   """The weights that `model.pretrained` names; None where it is empty.
 
   Raises:
-    UserError: there are none, they cannot be read, or are not those of a ResNet-50.
+    UserError: there are none, they cannot be read, or are of no network we have.
   """
   if not name:
     return None
@@ -40,12 +41,11 @@ def _of_run(folder: pathlib.Path) -> Weights:
   variables, record = restored
   if "encoder" not in variables["params"]:
     raise UserError(
-      f"model.pretrained: the run in {folder} is of {config['model']['name']}, which has no ResNet-50 encoder: name a run "
-      "of resnet50 or resunet"
+      f"model.pretrained: the run in {folder} is of {config['model']['name']}, which has no published encoder: name a run "
+      "of a network that has one"
     )
-  return Weights(
-    variables, config["model"]["variant"], record["normalize"], str(folder.resolve()), record["arrays_sha256"]
-  )
+  encoder = encoder_of(make_model(MODELS, **config["model"]))
+  return Weights(variables, encoder, record["normalize"], str(folder.resolve()), record["arrays_sha256"])
 
 
 def normalization(workdir: pathlib.Path, weights: Weights | None) -> str:

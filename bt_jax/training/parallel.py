@@ -1,5 +1,6 @@
 """Compiles the pure steps for all devices, by `jit` over a mesh or by `pmap`, and lays arrays out for them."""
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -40,24 +41,43 @@ def check_batch_size(mesh: Mesh, name: str, batch_size: int, pieces: int = 1) ->
     raise UserError(f"{name} is {batch_size}, expected a positive multiple of {of}: take {sizes}")
 
 
-def _compile_jit(function: Callable, mesh: Mesh, *, cut: Sequence[bool], cut_out: bool, donate: bool) -> Callable:
+def _compile_jit(function: Callable, mesh: Mesh, *, cut: Sequence[bool], cut_out: bool, train: bool) -> Callable:
   layouts = {True: _cut(mesh), False: replicated(mesh)}
   return jax.jit(
     function,
     in_shardings=tuple(layouts[which] for which in cut),
     out_shardings=layouts[cut_out],
-    donate_argnums=0 if donate else (),
+    donate_argnums=0 if train else (),
+    compiler_options=_gradient_options() if train else None,
   )
 
 
-def _compile_pmap(function: Callable, mesh: Mesh, *, cut: Sequence[bool], cut_out: bool, donate: bool) -> Callable:
+@functools.cache
+def _gradient_options() -> dict[str, str] | None:
+  """How a step with gradients is compiled on a CPU.
+
+  YNNPACK, which takes a convolution's forward pass well, takes the gradient of its kernel for a convolution with a
+  window as large as the picture, at a tenth of the speed of XLA's own: it keeps matrix products alone. None where the
+  compiler has no such option.
+  """
+  if jax.default_backend() != "cpu":
+    return None
+  options = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
+  try:
+    jax.jit(lambda: 0, compiler_options=options).lower().compile()
+  except jax.errors.JaxRuntimeError:
+    return None
+  return options
+
+
+def _compile_pmap(function: Callable, mesh: Mesh, *, cut: Sequence[bool], cut_out: bool, train: bool) -> Callable:
   mapped = jax.pmap(
     function,
     axis_name=whole.AXIS,
     devices=list(mesh.devices.flat),
     in_axes=tuple(0 if which else None for which in cut),
     out_axes=0 if cut_out else None,
-    donate_argnums=0 if donate else (),
+    donate_argnums=0 if train else (),
   )
   # pmap wants a leading axis of devices.
   split = jax.jit(
@@ -76,7 +96,7 @@ COMPILERS = {"jit": _compile_jit, "pmap": _compile_pmap}
 
 
 def compile_step(
-  how: str, function: Callable, mesh: Mesh, *, cut: Sequence[bool], cut_out: bool = False, donate: bool = False
+  how: str, function: Callable, mesh: Mesh, *, cut: Sequence[bool], cut_out: bool = False, train: bool = False
 ) -> Callable:
   """Compiles a step for all devices of the mesh; what it computes is the same on any number of them, up to rounding.
 
@@ -86,7 +106,7 @@ def compile_step(
     mesh: the devices.
     cut: of each argument, whether its first axis is the batch, cut over the devices; otherwise it is whole on each.
     cut_out: the same of what it returns.
-    donate: whether the first argument is consumed.
+    train: whether it is a training step: its first argument is consumed, and on a CPU it is compiled for gradients.
 
   Raises:
     UserError: no such way, or `pmap` on several hosts.
@@ -94,7 +114,7 @@ def compile_step(
   compiler = choose("parallel", how, COMPILERS)
   if how == "pmap" and jax.process_count() > 1:
     raise UserError(f"parallel=pmap is for one host, and there are {jax.process_count()}: leave --config.parallel=jit")
-  return compiler(function, mesh, cut=cut, cut_out=cut_out, donate=donate)
+  return compiler(function, mesh, cut=cut, cut_out=cut_out, train=train)
 
 
 def local_rows(mesh: Mesh, count: int) -> np.ndarray:

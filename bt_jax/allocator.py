@@ -1,0 +1,16 @@
+"""Memory in huge pages, without which a training step on a CPU spends a quarter of its time on page faults."""
+
+import os
+import sys
+
+_TUNABLES = "GLIBC_TUNABLES"
+
+
+def use_huge_pages() -> None:
+  """Starts this program again with glibc's huge pages, on Linux, unless `GLIBC_TUNABLES` says otherwise.
+
+  glibc reads them when a process starts, and at no other time; to be called before anything else is done.
+  """
+  if sys.platform == "linux" and _TUNABLES not in os.environ:
+    os.environ[_TUNABLES] = "glibc.malloc.hugetlb=1"
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

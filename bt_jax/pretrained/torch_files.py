@@ -1,0 +1,148 @@
+"""Reads the tensors of a `.pth` file, of both formats that `torch.save` has had, without PyTorch and without running code.
+
+By hand, as PyTorch is a hundred times larger than the weights it would be installed to read.
+"""
+
+import collections
+import dataclasses
+import io
+import math
+import pathlib
+import pickle
+import zipfile
+from collections.abc import Callable
+from typing import Any, BinaryIO
+
+import ml_dtypes
+import numpy as np
+
+_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+_DTYPES = {
+  "FloatStorage": np.float32,
+  "DoubleStorage": np.float64,
+  "HalfStorage": np.float16,
+  "BFloat16Storage": ml_dtypes.bfloat16,
+  "LongStorage": np.int64,
+  "IntStorage": np.int32,
+  "ShortStorage": np.int16,
+  "CharStorage": np.int8,
+  "ByteStorage": np.uint8,
+  "BoolStorage": np.bool_,
+}
+
+
+@dataclasses.dataclass
+class _Storage:
+  """The numbers that tensors are views of; in the older format they follow after all tensors."""
+
+  dtype: Any
+  size: int
+  values: np.ndarray | None = None
+
+
+@dataclasses.dataclass
+class Tensor:
+  """A view of a storage.
+
+  Attributes:
+    storage: its numbers.
+    offset: of the first.
+    shape: of the tensor.
+    strides: in numbers.
+  """
+
+  storage: _Storage
+  offset: int
+  shape: tuple[int, ...]
+  strides: tuple[int, ...]
+
+  def numpy(self) -> np.ndarray:
+    """The numbers, in float32 where they are of a kind that NumPy does not know; raises ValueError beyond the storage."""
+    last = self.offset + sum((count - 1) * stride for count, stride in zip(self.shape, self.strides, strict=True))
+    if self.storage.values is None or min(self.offset, *self.strides, *self.shape, 0) < 0:
+      raise ValueError("a tensor has no numbers")
+    if math.prod(self.shape) and last >= len(self.storage.values):
+      raise ValueError("a tensor is larger than its numbers")
+    values = self.storage.values[self.offset :]
+    steps = [stride * values.itemsize for stride in self.strides]
+    array = np.lib.stride_tricks.as_strided(values, self.shape, steps).copy()
+    return array.astype(np.float32) if array.dtype == ml_dtypes.bfloat16 else array
+
+
+def read(path: pathlib.Path) -> Any:
+  """What `torch.save` wrote: dictionaries, lists, numbers and texts as they are, a `Tensor` for each tensor.
+
+  Raises:
+    pickle.UnpicklingError: it holds anything else, which could be code.
+    Exception: of many kinds, where the file is damaged.
+  """
+  if zipfile.is_zipfile(path):
+    with zipfile.ZipFile(path) as archive:
+      return _read_zip(archive)
+  with open(path, "rb") as file:
+    return _read_legacy(file)
+
+
+def _read_zip(archive: zipfile.ZipFile) -> Any:
+  (name,) = (name for name in archive.namelist() if name.endswith("/data.pkl"))
+  folder = name.removesuffix("data.pkl")
+  storages: dict[str, _Storage] = {}
+
+  def storage(key: str, dtype: Any, size: int) -> _Storage:
+    if key not in storages:
+      entry = archive.getinfo(f"{folder}data/{key}")
+      if entry.file_size > entry.compress_size:  # torch.save compresses nothing
+        raise ValueError("its tensors are compressed")
+      values = np.frombuffer(archive.read(entry), dtype)
+      storages[key] = _Storage(dtype, size, values)
+    return storages[key]
+
+  return _Unpickler(io.BytesIO(archive.read(name)), storage).load()
+
+
+def _read_legacy(file: BinaryIO) -> Any:
+  """Three pickles of a header, one of the content, one of the names of storages, then each with its size."""
+  storages: dict[str, _Storage] = {}
+
+  def storage(key: str, dtype: Any, size: int) -> _Storage:
+    return storages.setdefault(key, _Storage(dtype, size))
+
+  magic, _, system, content, keys = (_Unpickler(file, storage).load() for _ in range(5))
+  if magic != _LEGACY_MAGIC or not system["little_endian"]:
+    raise ValueError("not what torch.save writes")
+  for key in keys:
+    (size,) = np.frombuffer(file.read(8), "<i8")
+    dtype = np.dtype(storages[key].dtype)
+    if size != storages[key].size:
+      raise ValueError("a tensor has another size than it says")
+    storages[key].values = np.frombuffer(file.read(int(size) * dtype.itemsize), dtype)
+  return content
+
+
+class _Unpickler(pickle.Unpickler):
+  """Knows tensors and ordered dictionaries by name, and nothing else that has one."""
+
+  def __init__(self, file: BinaryIO, storage: Callable[[str, Any, int], _Storage]):
+    super().__init__(file, encoding="utf-8")
+    self._storage = storage
+
+  def find_class(self, module: str, name: str) -> Any:
+    if module in ("torch", "torch.storage") and name in _DTYPES:
+      return _DTYPES[name]
+    known = {
+      ("collections", "OrderedDict"): collections.OrderedDict,
+      ("torch", "Size"): tuple,
+      ("torch._utils", "_rebuild_tensor_v2"): lambda storage, offset, shape, strides, *_: Tensor(
+        storage, offset, tuple(shape), tuple(strides)
+      ),
+      ("torch._utils", "_rebuild_parameter"): lambda tensor, *_: tensor,
+    }
+    if (module, name) not in known:
+      raise pickle.UnpicklingError(f"it holds {module}.{name}")
+    return known[module, name]
+
+  def persistent_load(self, pid: Any) -> _Storage:
+    kind, dtype, key, _, size, *_ = pid
+    if kind != "storage":
+      raise pickle.UnpicklingError(f"it holds a {kind}")
+    return self._storage(key, dtype, size)

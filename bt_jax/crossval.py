@@ -1,15 +1,15 @@
-"""All patient folds of one configuration: trained one after another, resumed, and pooled."""
+"""All patient folds of one configuration, one or several to a training: trained in turn, resumed, and pooled."""
 
 import pathlib
-import re
 import time
 from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
 from bt_jax import experiment, files, machine, pooling
-from bt_jax.datasets import store
+from bt_jax.datasets import splits, store
 from bt_jax.datasets.lgg_mri.lgg_mri_dataset_builder import FOLDS
+from bt_jax.datasets.splits import Folds
 from bt_jax.errors import UserError
 from bt_jax.evaluation import subgroups
 from bt_jax.evaluation.aggregation import score_of
@@ -24,12 +24,12 @@ from bt_jax.running.workdir import begin, claim
 
 
 def crossval(config: ConfigDict, workdir: pathlib.Path, runs: Sequence[str] = ()) -> None:
-  """Trains the folds of `config.crossval.folds` that are not finished, each in `workdir/fold_NN`, and pools their rows.
+  """Trains the groups of `config.crossval` that are not finished, each in a folder in `workdir`, and pools their rows.
 
   Every patient of these folds is then predicted once, by a network that never saw it.
 
   Args:
-    config: of every fold; its `split.fold` is left unread.
+    config: of every training; its `split.fold` and `split.folds` are left unread.
     workdir: where the pooled tables go.
     runs: folders of finished folds, or patterns of them, which are pooled where they are and nothing is trained.
 
@@ -38,57 +38,46 @@ def crossval(config: ConfigDict, workdir: pathlib.Path, runs: Sequence[str] = ()
     Stopped: Ctrl-C or SIGTERM, once the state of the fold at work is saved.
   """
   machine.prepare(config)
-  folds = parse_folds(config.crossval.folds)
+  groups = splits.groups_of(splits.parse_folds("crossval.folds", config.crossval.folds), config.crossval.group)
   if config.split.kind != "fold":
     raise UserError(f"--mode=crossval goes over patient folds, and split.kind is {config.split.kind!r}: leave it out")
   groupings = subgroups.parse(config.report.subgroups)
-  make_parts(config)  # a wrong field is told before the first fold
+  make_parts(config)  # a wrong field is reported before the first training
   about = plain(config)
-  about["split"]["fold"] = None
+  about["split"] |= {"fold": None, "folds": None}
+  if config.crossval.group > 1:
+    about["split"]["group"] = config.crossval.group
   with claim(workdir, about, new=True):
     if runs:
-      folders = pooling.find_folds(runs, folds, plain(config))
+      folders = pooling.find_folds(runs, groups, plain(config))
     else:
       begin(workdir, about)
-      folders = _train(config, workdir, folds)
-    everyone = None if runs or len(folds) == FOLDS else true_shapes(config)
+      folders = _train(config, workdir, groups)
+    everyone = None if runs or sum(map(len, groups)) == FOLDS else true_shapes(config)
     summary, tables = pooling.pool(folders, groupings=groupings, everyone=everyone)
     begin(workdir, about)
     results.write(workdir, tables, summary, JUDGES[config.task], show_slices=config.report.show_slices)
 
 
-def parse_folds(names: str) -> list[int]:
-  """The folds that `crossval.folds` names: `all`, or numbers and ranges, `0,3-6`; raises UserError for any other."""
-  if names == "all":
-    return list(range(FOLDS))
-  folds: list[int] = []
-  for part in names.split(","):
-    match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-    chosen = range(int(match[1]), int(match[2] or match[1]) + 1) if match else range(0)
-    if not chosen or chosen[-1] >= FOLDS:
-      raise UserError(f"crossval.folds is {names!r}, expected all, or some of 0 to {FOLDS - 1} as in 0,3-6")
-    folds += chosen
-  return sorted(set(folds))
-
-
-def _train(config: ConfigDict, workdir: pathlib.Path, folds: list[int]) -> dict[int, pathlib.Path]:
-  """The folder of each fold, once all are finished; a line for each says how far it is."""
-  folders = {fold: workdir / f"fold_{fold:02d}" for fold in folds}
+def _train(config: ConfigDict, workdir: pathlib.Path, groups: list[Folds]) -> dict[Folds, pathlib.Path]:
+  """The folder of each group, once all are finished; a line for each says how far it is."""
+  folders = {folds: workdir / splits.folder_name(folds) for folds in groups}
   taken: list[float] = []
-  for done, (fold, folder) in enumerate(folders.items(), 1):
+  for done, (folds, folder) in enumerate(folders.items(), 1):
     started = time.perf_counter()
     finished = pooling.is_finished(folder)
     mine = ConfigDict(config)
-    mine.split.fold = fold
+    mine.split.update(splits.testing(config.split, folds))
     if finished:
       pooling.check_same(folder, plain(mine))
     else:
       experiment.train(mine, folder)
       taken.append(time.perf_counter() - started)
-    told = "finished before" if finished else f"finished in {duration(taken[-1])}"
+    state = "finished before" if finished else f"finished in {duration(taken[-1])}"
     unfinished = sum(not pooling.is_finished(other) for other in folders.values())
     left = f", about {duration(sum(taken) / len(taken) * unfinished)} left" if taken and unfinished else ""
-    print(f"fold {fold}: {told}, {_headline(folder)}; {done} of {len(folds)} folds{left}", flush=True)
+    count = f"{sum(map(len, groups[:done]))} of {sum(map(len, groups))} folds"
+    print(f"{splits.folds_label(folds)}: {state}, {_headline(folder)}; {count}{left}", flush=True)
   return folders
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from bt_jax import files
 from bt_jax.datasets import splits
 from bt_jax.datasets.lgg_mri.lgg_mri_dataset_builder import FOLDS
+from bt_jax.datasets.splits import Folds
 from bt_jax.errors import UserError
 from bt_jax.evaluation.aggregation import chosen
 from bt_jax.evaluation.rows import Row
@@ -27,15 +28,15 @@ def is_finished(folder: pathlib.Path) -> bool:
   return (folder / html.NAME).is_file()
 
 
-def find_folds(runs: Sequence[str], folds: list[int], config: dict[str, Any]) -> dict[int, pathlib.Path]:
-  """The run of each of these folds among folders; raises UserError where one is missing, there twice, or foreign.
+def find_folds(runs: Sequence[str], groups: list[Folds], config: dict[str, Any]) -> dict[Folds, pathlib.Path]:
+  """The run of each of these groups among folders; raises UserError where one is missing, there twice, or foreign.
 
   Args:
     runs: folders of runs, of folders of runs, or patterns of either.
-    folds: that are asked for; others are left out.
+    groups: folds that one run tests; runs of others are left out.
     config: that each must be of, as nested dictionaries.
   """
-  found: dict[int, pathlib.Path] = {}
+  run_of: dict[Folds, pathlib.Path] = {}
   for run in runs:
     matches = [pathlib.Path(match) for match in sorted(glob.glob(str(pathlib.Path(run).expanduser())))]
     folders = [folder for match in matches for folder in ([match] if _is_run(match) else sorted(match.glob("*")))]
@@ -43,22 +44,25 @@ def find_folds(runs: Sequence[str], folds: list[int], config: dict[str, Any]) ->
     if not folders:
       raise UserError(f"--runs: {run} holds no run: name the folders of finished folds, or a pattern of them")
     for folder in folders:
-      fold = files.read_json(folder / "config.json").get("split", {}).get("fold")
-      if fold in found and folder.resolve() != found[fold].resolve():
-        raise UserError(f"--runs: {found[fold]} and {folder} are both of fold {fold}: leave one of them out")
-      if fold in folds:
-        found[fold] = folder
-  missing = [fold for fold in folds if fold not in found]
-  if missing:
+      folds = splits.tested_folds(files.read_json(folder / "config.json").get("split", {}))
+      if folds in run_of and folder.resolve() != run_of[folds].resolve():
+        raise UserError(
+          f"--runs: {run_of[folds]} and {folder} are both of {splits.folds_label(folds)}: leave one of them out"
+        )
+      if folds in groups:
+        run_of[folds] = folder
+  if missing := [folds for folds in groups if folds not in run_of]:
     raise UserError(
-      f"--runs: there is no run of the folds {', '.join(map(str, missing))}: train them, or name those there are with "
-      "--config.crossval.folds"
+      f"--runs: there is no run of the folds {', '.join(map(splits.format_folds, missing))}: train them, name those there are "
+      "with --config.crossval.folds, or say by --config.crossval.group how many folds each run tests"
     )
-  for fold, folder in found.items():
+  for folds, folder in run_of.items():
     if not is_finished(folder):
-      raise UserError(f"--runs: the run of fold {fold} in {folder} is not finished: start its command again")
-    check_same(folder, config | {"split": config["split"] | {"fold": fold}})
-  return {fold: found[fold] for fold in folds}
+      raise UserError(
+        f"--runs: the run of {splits.folds_label(folds)} in {folder} is not finished: start its command again"
+      )
+    check_same(folder, config | {"split": splits.testing(config["split"], folds)})
+  return {folds: run_of[folds] for folds in groups}
 
 
 def _is_run(folder: pathlib.Path) -> bool:
@@ -76,12 +80,12 @@ def check_same(folder: pathlib.Path, config: dict[str, Any]) -> None:
 
 
 def pool(
-  folders: dict[int, pathlib.Path], *, groupings: tuple[str, ...], everyone: list[Row] | None = None
+  folders: dict[Folds, pathlib.Path], *, groupings: tuple[str, ...], everyone: list[Row] | None = None
 ) -> tuple[dict[str, Any], Tables]:
   """The summary and the tables of folds taken together.
 
   Args:
-    folders: of each fold's finished run.
+    folders: of the finished run that tests these folds.
     groupings: names of subgroups.
     everyone: rows of all patients with the shapes of their true masks; None where these folds have all of them.
 
@@ -95,11 +99,14 @@ def pool(
   _check_judged_alike(folders, summaries)
   tables = Tables.joined(list(tables_of.values()))
   first = next(iter(summaries.values()))
-  told = f"{len(folders)} patient folds" if len(folders) == FOLDS else f"{len(folders)} of {FOLDS} patient folds"
+  count, group = sum(map(len, folders)), max(map(len, folders))
+  title = (
+    f"{'' if count == FOLDS else f'{count} of '}{FOLDS} patient folds{f', {group} to a training' if group > 1 else ''}"
+  )
   hashes = "".join(split["hash"] for split in split_of.values())
   about = {
     "data": first["data"],
-    "split": told,
+    "split": title,
     "leaky": False,
     "synthetic": first["synthetic"],
     "split_hash": hashlib.sha256(hashes.encode()).hexdigest(),
@@ -122,7 +129,7 @@ def pool(
   return results.summarize(tables, JUDGES[first["task"]], about, groupings=groupings, everyone=everyone), tables
 
 
-def _check_judged_alike(folders: dict[int, pathlib.Path], summaries: dict[int, dict[str, Any]]) -> None:
+def _check_judged_alike(folders: dict[int, pathlib.Path], summaries: dict[Folds, dict[str, Any]]) -> None:
   """Raises UserError where folds were evaluated in different ways, as `--mode=evaluate` may have done."""
   first = next(iter(summaries))
   baselines = {fold: [baseline["name"] for baseline in of["baselines"]] for fold, of in summaries.items()}
@@ -138,10 +145,10 @@ def _check_judged_alike(folders: dict[int, pathlib.Path], summaries: dict[int, d
       )
 
 
-def _fold(fold: int, folder: pathlib.Path, summary: dict[str, Any]) -> dict[str, Any]:
+def _fold(folds: Folds, folder: pathlib.Path, summary: dict[str, Any]) -> dict[str, Any]:
   test = summary["test"]
   return {
-    "fold": fold,
+    "fold": folds[0] if len(folds) == 1 else splits.format_folds(folds),
     "run": str(folder.resolve()),
     **{name: test[name] for name in ("patients", "slices", "tumor_slices")},
     **chosen(test, JUDGES[summary["task"]].headline),
@@ -149,21 +156,24 @@ def _fold(fold: int, folder: pathlib.Path, summary: dict[str, Any]) -> dict[str,
   }
 
 
-def check(folders: dict[int, pathlib.Path], split_of: dict[int, dict[str, Any]], tables_of: dict[int, Tables]) -> None:
+def check(
+  folders: dict[Folds, pathlib.Path], split_of: dict[Folds, dict[str, Any]], tables_of: dict[Folds, Tables]
+) -> None:
   """Raises UserError where folds cannot be pooled; see `pool`."""
-  everything: dict[int, set[str]] = {}
-  tested: dict[str, int] = {}
+  everything: dict[Folds, set[str]] = {}
+  tested: dict[str, Folds] = {}
   for fold, folder in folders.items():
     split, rows = split_of[fold], tables_of[fold].slices
-    if split["name"] != splits.fold_name(fold):
-      raise UserError(f"{folder} is of the split {split['name']}, expected {splits.fold_name(fold)}: leave it out")
+    if split["name"] != splits.folds_name(fold):
+      raise UserError(f"{folder} is of the split {split['name']}, expected {splits.folds_name(fold)}: leave it out")
     _check_rows(folder, split, rows)
     seen = {_patient(name) for part in ("train", "validation") for name in split[part]}
     for patient in dict.fromkeys(_patient(name) for name in split["test"]):
       if patient in seen:
         raise UserError(f"{folder}: its network saw {patient}, which it is judged on: that leaks; train it again")
       if patient in tested:
-        raise UserError(f"{patient} is in the folds {tested[patient]} and {fold}: expected once; leave one of them out")
+        both = " and ".join(map(splits.format_folds, (tested[patient], fold)))
+        raise UserError(f"{patient} is in the folds {both}: expected once; leave one of them out")
       tested[patient] = fold
     everything[fold] = {name for part in splits.PARTS for name in split[part]}
     first = next(iter(everything))
@@ -173,7 +183,7 @@ def check(folders: dict[int, pathlib.Path], split_of: dict[int, dict[str, Any]],
         f"{folder} is of other data than {folders[first]} ({differ} slices are in one only): train both on the same"
       )
   missed = {_patient(name) for names in everything.values() for name in names} - tested.keys()
-  if missed and len(folders) == FOLDS:
+  if missed and sum(map(len, folders)) == FOLDS:
     raise UserError(
       f"{min(missed)} is tested in none of the {FOLDS} folds: their splits are not those of this data set"
     )

@@ -9,7 +9,8 @@ import time
 
 import pytest
 
-from bt_jax import crossval, files, pooling
+from bt_jax import files, pooling
+from bt_jax.datasets import splits
 from bt_jax.datasets.splits import make_split
 from bt_jax.datasets.store import SliceId
 from bt_jax.errors import UserError
@@ -144,11 +145,15 @@ def _one_line(flags, message):
 @pytest.mark.parametrize("names", ["22", "3-1", "a", "", "0,,1"])
 def test_no_such_folds(names):
   with pytest.raises(UserError, match="crossval.folds is"):
-    crossval.parse_folds(names)
+    splits.parse_folds("crossval.folds", names)
 
 
 def test_folds_by_name():
-  assert crossval.parse_folds("all") == list(range(22)) and crossval.parse_folds("0, 3-5,4") == [0, 3, 4, 5]
+  parse = lambda names: splits.parse_folds("crossval.folds", names)
+  assert parse("all") == tuple(range(22)) and parse("0, 3-5,4") == (0, 3, 4, 5)
+  for folds in ((7,), (0, 1, 2, 3, 4), (0, 3, 4, 9)):
+    assert parse(splits.format_folds(folds)) == folds
+  assert splits.folds_name((7,)) == "patient_fold_07" and splits.folds_name((0, 1, 2)) == "patient_folds_00-02"
 
 
 def test_all_22_folds_have_each_of_110_patients_once_or_it_is_told():
@@ -156,48 +161,48 @@ def test_all_22_folds_have_each_of_110_patients_once_or_it_is_told():
     SliceId(fold, number, f"TCGA_XX_{fold}{member}", f"TCGA_XX_{fold}{member}_20000101", f"TCGA_XX_{fold}{member}_20000101/{number}", 1)
     for fold in range(22) for member in range(5) for number in (1, 2)
   ]  # fmt: skip
-  split_of = {fold: make_split(index, kind="fold", fold=fold, seed=0).to_json("made up") for fold in range(22)}
+  split_of = {(fold,): make_split(index, kind="fold", fold=fold, seed=0).to_json("made up") for fold in range(22)}
 
   def check():
     rows_of = lambda ids: [{"case": name.split("/")[0], "slice": int(name.split("/")[1])} for name in ids]
     tables = {fold: Tables(rows_of(split["test"]), [], [], []) for fold, split in split_of.items()}
-    pooling.check({fold: pathlib.Path(f"fold_{fold}") for fold in split_of}, split_of, tables)
+    pooling.check({fold: pathlib.Path(splits.folder_name(fold)) for fold in split_of}, split_of, tables)
     return {name.rpartition("_")[0] for split in split_of.values() for name in split["test"]}
 
   assert len(check()) == 110
-  lost = split_of[3]["test"][:2]
-  split_of[3] |= {"test": split_of[3]["test"][2:], "train": (*split_of[3]["train"], *lost)}
+  lost = split_of[3,]["test"][:2]
+  split_of[3,] |= {"test": split_of[3,]["test"][2:], "train": (*split_of[3,]["train"], *lost)}
   with pytest.raises(UserError, match="TCGA_XX_30 is tested in none of the 22 folds"):
     check()
 
 
 def test_what_cannot_be_pooled(pooled, tmp_path):
   workdir, _ = pooled
-  folders = {fold: workdir / f"fold_{fold:02d}" for fold in FOLDS}
-  splits = {fold: files.read_json(folder / "split.json") for fold, folder in folders.items()}
-  tables = {fold: Tables.read(folder) for fold, folder in folders.items()}
-  pooling.check(folders, splits, tables)
+  folders = {(fold,): workdir / f"fold_{fold:02d}" for fold in FOLDS}
+  split_of = {(fold,): files.read_json(folder / "split.json") for (fold,), folder in folders.items()}
+  tables = {(fold,): Tables.read(folder) for (fold,), folder in folders.items()}
+  pooling.check(folders, split_of, tables)
 
   def refused(message, *, split=None, rows=None):
-    changed = dataclasses.replace(tables[7], slices=tables[7].slices if rows is None else rows)
+    changed = dataclasses.replace(tables[7,], slices=tables[7,].slices if rows is None else rows)
     with pytest.raises(UserError, match=message):
-      pooling.check(folders, splits | {7: splits[7] | (split or {})}, tables | {7: changed})
+      pooling.check(folders, split_of | {(7,): split_of[7,] | (split or {})}, tables | {(7,): changed})
 
-  rows = tables[7].slices
+  rows = tables[7,].slices
   refused(r"fold_07/slices.csv has no row of .* \(1 such slices\)", rows=rows[1:])
   refused(r"has more than one row of", rows=[*rows, rows[0]])
-  refused(r"has a row of the foreign slice", rows=[*rows, tables[0].slices[0]])
+  refused(r"has a row of the foreign slice", rows=[*rows, tables[0,].slices[0]])
   refused(
     r"its network saw .*, which it is judged on: that leaks",
-    split={"train": splits[7]["train"] + splits[7]["test"][:1]},
+    split={"train": split_of[7,]["train"] + split_of[7,]["test"][:1]},
   )
-  refused(r"is of other data than .* \(1 slices are in one only\)", split={"train": splits[7]["train"][1:]})
+  refused(r"is of other data than .* \(1 slices are in one only\)", split={"train": split_of[7,]["train"][1:]})
   refused(r"is of the split random_slices_leaky, expected patient_fold_07", split={"name": "random_slices_leaky"})
-  first = splits[0]["test"]
-  twice = {"test": splits[7]["test"] + first, "train": [name for name in splits[7]["train"] if name not in first]}
-  refused(r"is in the folds 0 and 7: expected once", split=twice, rows=rows + tables[0].slices)
+  first = split_of[0,]["test"]
+  twice = {"test": split_of[7,]["test"] + first, "train": [name for name in split_of[7,]["train"] if name not in first]}
+  refused(r"is in the folds 0 and 7: expected once", split=twice, rows=rows + tables[0,].slices)
   empty = tmp_path / "empty"
-  shutil.copytree(folders[0], empty)
+  shutil.copytree(folders[0,], empty)
   (empty / "slices.csv").write_text((empty / "slices.csv").read_text().splitlines()[0] + "\n")
   with pytest.raises(UserError, match="slices.csv is missing or has no rows"):
     Tables.read(empty)

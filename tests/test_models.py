@@ -144,10 +144,11 @@ def test_the_table_has_every_model_and_the_published_counts():
   counts = {(name, *sorted(map(str, options.values()))): (params, stats) for name, options, params, stats in rows}
   assert counts["resnet50", "1000"] == (25_557_032, 53_120)  # torchvision's own count
   assert sum(counts["resnet50", "1000", "keras"]) == 25_636_712  # keras.applications' own count
+  assert counts["lite", "1000", "lite0"] == (4_652_008, 42_016)  # the count of efficientnet_lite_pytorch
   assert sum(counts["resunet_scratch",]) == 1_210_513 and counts["resunet_scratch",][0] == 1_206_129
 
 
-@pytest.mark.parametrize("name", ["resunet", "resunet_scratch"])
+@pytest.mark.parametrize("name", ["resunet", "resunet_scratch", "lite_unet"])
 def test_every_skip_connection_of_the_residual_networks_is_used(name):
   model = MODELS[name](**({"width": 4} if name == "resunet_scratch" else {}))
   variables = init(model, 64)
@@ -155,13 +156,17 @@ def test_every_skip_connection_of_the_residual_networks_is_used(name):
   apply = jax.jit(model.apply)
   whole = apply(variables, x)
   assert whole.shape == (1, 64, 64, 1)
-  features = {"resunet": {5: 1024, 4: 512, 3: 256, 2: 64}, "resunet_scratch": {4: 32, 3: 16, 2: 8, 1: 4}}[name]
+  features = {
+    "resunet": {5: 1024, 4: 512, 3: 256, 2: 64},
+    "resunet_scratch": {4: 32, 3: 16, 2: 8, 1: 4},
+    "lite_unet": {4: 112, 3: 40, 2: 24, 1: 16},
+  }[name]
   for level, channels in features.items():
     cut = jax.tree.map(lambda leaf: leaf, variables)
     block = cut["params"][f"decoder{level}"]
-    # The skip is read by the decoder's first convolution (of resunet: in its first channels; of resunet_scratch: in its
-    # last, and by the shortcut too).
-    for layer in ("conv1",) if name == "resunet" else ("conv1", "shortcut_conv"):
+    # The skip is read by the decoder's first convolution (of resunet: in its first channels; of the others: in their
+    # last, and of resunet_scratch by the shortcut too).
+    for layer in ("conv1", "shortcut_conv") if name == "resunet_scratch" else ("conv1",):
       kernel = block[layer]["kernel"]
       place = slice(0, channels) if name == "resunet" else slice(kernel.shape[2] - channels, None)
       assert kernel.shape[2] > channels

@@ -2,7 +2,6 @@ import http.server
 import json
 import pathlib
 import pickle
-import sys
 import threading
 
 import flax.traverse_util
@@ -14,6 +13,8 @@ import pytest
 import safetensors.numpy
 
 from bt_jax.errors import UserError
+from bt_jax.models import encoder_of
+from bt_jax.models.lite_unet import LiteUNet
 from bt_jax.models.resnet import ResNet50Classifier
 from bt_jax.models.resunet import ResUNet
 from bt_jax.models.unet import UNet
@@ -46,10 +47,14 @@ def test_every_naming_fills_every_target_once(naming):
   targets = [target.path for target in naming.targets().values()]
   assert len(targets) == len(set(targets))
   assert set(targets) == set(shapes)
-  assert (
-    sum(int(np.prod(shapes[path])) for path in targets)
-    == {"torchvision": 25_610_152, "keras": 25_636_712}[naming.variant]
-  )
+  counted = {
+    "torchvision": 25_610_152,
+    "keras": 25_636_712,
+    "lite0": 4_694_024,
+    "lite1": 5_470_344,
+    "lite2": 6_150_168,
+  }
+  assert sum(int(np.prod(shapes[path])) for path in targets) == counted[naming.variant]
 
 
 def test_every_naming_of_the_same_weights_gives_the_same_tree(arrays, tmp_path):
@@ -59,7 +64,7 @@ def test_every_naming_of_the_same_weights_gives_the_same_tree(arrays, tmp_path):
     back = {target.path: name for name, target in naming.targets().items()}
     renamed = {back[target.path]: arrays[name] for name, target in TORCH.targets().items()}
     if title == "RadImageNet":  # as published, without a classifier
-      renamed = {name: array for name, array in renamed.items() if name not in naming.classifier}
+      renamed = {name: array for name, array in renamed.items() if name not in naming.head}
     read = convert.load_weights(save(tmp_path / "b.safetensors", renamed))
     assert read.normalize == {"Hugging Face": "imagenet", "RadImageNet": "symmetric"}[title]
     assert ("head" in read.variables["params"]) == (title == "Hugging Face")
@@ -79,10 +84,10 @@ def test_missing_extra_and_misshapen_arrays_are_named(arrays, tmp_path):
     in said
   )
   said = fails(save(path, {"w": np.zeros(3, np.float32)}))
-  assert "is not a ResNet-50 as torchvision or timm" in said and "its arrays are w" in said
+  assert "is not ResNet-50 as torchvision or timm" in said and "its arrays are w" in said
   larger = {f"layer3.{block}.conv1.weight": np.zeros((256, 1024, 1, 1), np.float32) for block in range(6, 23)}
   said = fails(save(path, arrays | larger))
-  assert "it is a larger ResNet" in said and "layer3.10.conv1.weight" in said and "and 14 more" in said
+  assert "it is a larger one" in said and "layer3.10.conv1.weight" in said and "and 14 more" in said
 
 
 def test_damaged_files_are_told_in_one_line(arrays, tmp_path):
@@ -108,7 +113,7 @@ class Evil:
 
 
 def test_code_in_a_pickle_is_never_run(tmp_path):
-  torch = pytest.importorskip("torch", reason="reads .pth files; pip install torch")
+  torch = pytest.importorskip("torch", reason="writes .pth files; pip install torch")
   path = tmp_path / "evil.pth"
   for save_it in (
     lambda: path.write_bytes(pickle.dumps({"conv1.weight": Evil(str(tmp_path / "ran"))})),
@@ -124,10 +129,36 @@ def test_code_in_a_pickle_is_never_run(tmp_path):
   assert "is not a state dict" in fails(str(path))
 
 
-def test_pytorch_missing_is_told(tmp_path, monkeypatch):
-  monkeypatch.setitem(sys.modules, "torch", None)
-  (tmp_path / "a.pth").write_bytes(b"x")
-  assert "needs PyTorch to be read: pip install torch" in fails(str(tmp_path / "a.pth"))
+@pytest.mark.parametrize("legacy", [False, True])
+def test_pytorch_files_are_read_as_pytorch_reads_them(legacy, tmp_path):
+  torch = pytest.importorskip("torch", reason="writes .pth files; pip install torch")
+  made = torch.arange(24, dtype=torch.float64).reshape(2, 3, 4)
+  content = {
+    "whole": made,
+    "turned": made.permute(2, 0, 1),
+    "part": made[1, 1:, ::2],
+    "half": torch.linspace(-1, 1, 5).bfloat16(),
+    "scalar": torch.tensor(7),
+    "empty": torch.zeros(0, 3),
+    "parameter": torch.nn.Parameter(torch.ones(2)),
+  }
+  torch.save({"epoch": 3, "state_dict": content}, tmp_path / "a.pth", _use_new_zipfile_serialization=not legacy)
+  read = sources.read_arrays(tmp_path / "a.pth")
+  assert read.keys() == content.keys()
+  for name, tensor in content.items():
+    expected = tensor.detach()
+    np.testing.assert_array_equal(read[name], (expected.float() if name == "half" else expected).numpy(), err_msg=name)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_cut_pytorch_files_are_refused(legacy, tmp_path):
+  torch = pytest.importorskip("torch", reason="writes .pth files; pip install torch")
+  path = tmp_path / "cut.pth"
+  torch.save({"conv1.weight": torch.zeros(64, 3, 7, 7)}, path, _use_new_zipfile_serialization=not legacy)
+  whole = path.read_bytes()
+  for share in (0.1, 0.5, 0.9, 0.99):
+    path.write_bytes(whole[: int(share * len(whole))])
+    assert "cut.pth" in fails(str(path))
 
 
 def test_converted_weights_come_back_and_are_not_overwritten(arrays, tmp_path):
@@ -149,10 +180,10 @@ def test_converted_weights_come_back_and_are_not_overwritten(arrays, tmp_path):
   assert "holds neither a run nor converted weights" in fails(str(tmp_path))
 
 
-def filled(model, read, channels=3, variant="torchvision"):
+def filled(model, read, channels=3):
   variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, channels))))
   variables = jax.tree.map(lambda leaf: jnp.full(leaf.shape, -1.0), variables)
-  convert.check_fits(variables, read, variant=variant)
+  convert.check_fits(variables, read, encoder=encoder_of(model))
   return convert.fill_encoder(variables, read)
 
 
@@ -176,16 +207,18 @@ def test_encoder_is_filled_and_nothing_else(arrays, channels, tmp_path):
 
 def test_networks_and_variants_that_do_not_fit_are_told(arrays, tmp_path):
   read = convert.load_weights(save(tmp_path / "a.safetensors", arrays))
-  with pytest.raises(UserError, match="needs a network with a ResNet-50 encoder"):
+  with pytest.raises(UserError, match="is ResNet-50 .torchvision., and this network has no published encoder"):
     filled(UNet(width=2, depth=2), read)
+  with pytest.raises(UserError, match="and the encoder of this network is EfficientNet-Lite0"):
+    filled(LiteUNet(), read)
   read.variables["params"]["encoder"]["stem"]["conv"]["kernel"] = np.zeros((3, 3, 3, 64), np.float32)
   del read.variables["params"]["encoder"]["stage1"]["block1"]["conv1"]
   with pytest.raises(UserError) as error:
     filled(ResUNet(), read)
   assert "encoder/stage1/block1/conv1/kernel is missing, expected (1, 1, 64, 64)" in str(error.value)
   assert "encoder/stem/conv/kernel is (3, 3, 64), expected (7, 7, 64)" in str(error.value)
-  with pytest.raises(UserError, match="holds the torchvision variant .* set --config.model.variant=torchvision"):
-    filled(ResNet50Classifier(variant="keras"), read, variant="keras")
+  with pytest.raises(UserError, match="holds ResNet-50 .torchvision., .* --config.model.variant=torchvision"):
+    filled(ResNet50Classifier(variant="keras"), read)
 
 
 @pytest.fixture

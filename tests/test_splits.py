@@ -99,3 +99,33 @@ def test_no_such_split(kind, fold, message):
 def test_empty_part_of_a_partial_data_set():
   with pytest.raises(UserError, match=r"validation part of patient_fold_04 is empty.*\[0, 1, 2, 3, 4\]"):
     splits.make_split([entry for entry in INDEX if entry.fold < 5], kind="fold", fold=4, seed=0)
+
+
+@pytest.mark.parametrize(
+  ("folds", "validation"), [("0-4", {5, 6}), ("20-21", {0, 1}), ("0,20-21", {1, 2}), ("3,5", {6, 7})]
+)
+def test_a_group_tests_its_folds_and_the_two_after_them_validate(folds, validation):
+  split = splits.make_split(INDEX, kind="group", fold=0, folds=folds, seed=0)
+  test = set(splits.parse_folds("split.folds", folds))
+  fold_of = {entry.id: entry.fold for entry in INDEX}
+  for part, expected in (("test", test), ("validation", validation), ("train", set(range(22)) - test - validation)):
+    assert {fold_of[name] for name in getattr(split, part)} == expected
+  assert sorted((*split.train, *split.validation, *split.test)) == sorted(fold_of)
+  assert not split.leaky
+
+
+def test_groups_of_folds_cover_each_once_and_read_back():
+  for size in (1, 2, 4):
+    groups = splits.groups_of(range(22), size)
+    assert [fold for group in groups for fold in group] == list(range(22)) and len(groups) == -(-22 // size)
+    for group in groups:
+      assert splits.tested_folds(splits.testing({"kind": "fold", "fold": 9, "folds": ""}, group)) == group
+  assert splits.groups_of((0, 7), 2) == [(0, 1), (6, 7)]
+
+
+@pytest.mark.parametrize(
+  ("folds", "message"), [("0-19", "none is left to train on"), ("5-22", "expected all, or some")]
+)
+def test_a_group_that_leaves_nothing_is_refused(folds, message):
+  with pytest.raises(UserError, match=message):
+    splits.make_split(INDEX, kind="group", fold=0, folds=folds, seed=0)

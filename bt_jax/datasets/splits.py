@@ -15,6 +15,7 @@ from bt_jax.datasets.lgg_mri.lgg_mri_dataset_builder import FOLDS
 from bt_jax.datasets.store import SliceId
 from bt_jax.errors import UserError, choose
 
+Folds = tuple[int, ...]
 KINDS = ("fold", "group", "random", "buda10")
 PARTS = ("train", "validation", "test")
 RANDOM_NAME = "random_slices_leaky"
@@ -50,7 +51,7 @@ class Split:
     return {"data": data, "hash": self.hash, **dataclasses.asdict(self)}
 
 
-def make_split(index: Sequence[SliceId], *, kind: str, fold: int, folds: str, seed: int) -> Split:
+def make_split(index: Sequence[SliceId], *, kind: str, fold: int, seed: int, folds: str = "") -> Split:
   """The split of a run; the same arguments give the same split.
 
   Args:
@@ -78,7 +79,7 @@ def make_split(index: Sequence[SliceId], *, kind: str, fold: int, folds: str, se
   return split
 
 
-def check_choice(*, kind: str, fold: int, folds: str) -> None:
+def check_choice(*, kind: str, fold: int, folds: str = "") -> None:
   """Raises UserError where there is no such kind of split, no such fold, or no fold is left to train or validate."""
   choose("split.kind", kind, dict.fromkeys(KINDS))
   if kind == "fold" and not 0 <= fold < FOLDS:
@@ -87,7 +88,7 @@ def check_choice(*, kind: str, fold: int, folds: str) -> None:
     _group(folds)
 
 
-def parse_folds(field: str, names: str) -> tuple[int, ...]:
+def parse_folds(field: str, names: str) -> Folds:
   """The folds that a field names: `all`, or numbers and ranges, `0,3-6`; raises UserError for any other."""
   if names == "all":
     return tuple(range(FOLDS))
@@ -122,18 +123,36 @@ def folder_name(folds: Sequence[int]) -> str:
   return f"{'folds' if len(folds) > 1 else 'fold'}_{format_folds(folds, 2)}"
 
 
-def tested_folds(split: Mapping[str, Any]) -> tuple[int, ...]:
+def folds_label(folds: Sequence[int]) -> str:
+  """Folds in a sentence: `fold 7`, `folds 0-4`."""
+  return f"{'folds' if len(folds) > 1 else 'fold'} {format_folds(folds)}"
+
+
+def groups_of(folds: Sequence[int], size: int) -> list[Folds]:
+  """The groups of `size` neighbouring folds, counted from fold 0, that hold any of these folds."""
+  groups = [tuple(range(start, min(start + size, FOLDS))) for start in range(0, FOLDS, size)]
+  return [group for group in groups if set(group) & set(folds)]
+
+
+def testing(split: Mapping[str, Any], folds: Folds) -> dict[str, Any]:
+  """The `split` section of a configuration, changed to test these folds."""
+  if len(folds) == 1:
+    return {**split, "kind": "fold", "fold": folds[0]}
+  return {**split, "kind": "group", "folds": format_folds(folds)}
+
+
+def tested_folds(split: Mapping[str, Any]) -> Folds:
   """The folds that the `split` section of a configuration tests; none where it is not of folds."""
-  if split["kind"] == "group":
+  if split.get("kind") == "group":
     return parse_folds("split.folds", split["folds"])
-  return (split["fold"],) if split["kind"] == "fold" else ()
+  return (split["fold"],) if split.get("kind") == "fold" else ()
 
 
 def _after(fold: int) -> int:
   return (fold + 1) % FOLDS
 
 
-def _group(folds: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _group(folds: str) -> tuple[Folds, Folds]:
   """The folds that a group tests, and those that validate."""
   test = parse_folds("split.folds", folds)
   if len(test) + GROUP_VALIDATION >= FOLDS:

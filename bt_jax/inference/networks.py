@@ -60,7 +60,7 @@ def find(names: Sequence[str], flag: str) -> list[pathlib.Path]:
     if not paths:
       raise UserError(f"--{flag}: there is no {name}: name the folder of a run, or an exported file")
     for path in paths:
-      folds = sorted(fold for fold in path.glob("fold_*") if (fold / _BEST).is_dir()) if path.is_dir() else []
+      folds = sorted(fold for fold in path.glob("fold*_*") if (fold / _BEST).is_dir()) if path.is_dir() else []
       found += folds if not (path / _BEST).is_dir() and folds else [path]
   if not found:
     raise UserError(f"--{flag} is empty: name the folder of a run, or an exported file")

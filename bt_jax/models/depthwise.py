@@ -49,7 +49,7 @@ class DepthwiseConv(nn.Module):
     padding = self.padding
     if padding == "SAME":
       padding = tuple(same_padding(pixels, self.size, self.stride) for pixels in x.shape[1:3])
-    return depthwise_conv(x.astype(self.dtype), kernel.astype(self.dtype), self.stride, padding)
+    return depthwise_conv(x.astype(self.dtype), jnp.asarray(kernel, self.dtype), self.stride, padding)
 
 
 def depthwise_conv(

@@ -11,7 +11,7 @@ import pathlib
 import pickle
 import zipfile
 from collections.abc import Callable
-from typing import Any, BinaryIO
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -100,7 +100,7 @@ def _read_zip(archive: zipfile.ZipFile) -> Any:
   return _Unpickler(io.BytesIO(archive.read(name)), storage).load()
 
 
-def _read_legacy(file: BinaryIO) -> Any:
+def _read_legacy(file: io.BufferedIOBase) -> Any:
   """Three pickles of a header, one of the content, one of the names of storages, then each with its size."""
   storages: dict[str, _Storage] = {}
 
@@ -122,7 +122,7 @@ def _read_legacy(file: BinaryIO) -> Any:
 class _Unpickler(pickle.Unpickler):
   """Knows tensors and ordered dictionaries by name, and nothing else that has one."""
 
-  def __init__(self, file: BinaryIO, storage: Callable[[str, Any, int], _Storage]):
+  def __init__(self, file: io.BufferedIOBase, storage: Callable[[str, Any, int], _Storage]):
     super().__init__(file, encoding="utf-8")
     self._storage = storage
 

@@ -109,7 +109,7 @@ def told(record: Record, shown: list[Shown]) -> str:
 def _folder(record: Record, case: str) -> pathlib.Path | None:
   """Where the volumes of a case are: in the run's folder, or, of pooled runs, in that of one of them."""
   told = [fold["run"] for fold in record.summary.get("folds") or [] if fold.get("run")]
-  folds = [*sorted(record.folder.glob("fold_*")), *(record.folder / run for run in told), *map(pathlib.Path, told)]
+  folds = [*sorted(record.folder.glob("fold*_*")), *(record.folder / run for run in told), *map(pathlib.Path, told)]
   for run in (record.folder, *folds):
     if (run / "volumes" / case / "flair.png").is_file():
       return run / "volumes"

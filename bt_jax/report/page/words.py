@@ -1,5 +1,6 @@
 """Numbers, intervals and sentences as a reader of the report meets them."""
 
+import re
 from typing import Any
 
 from bt_jax.evaluation.baselines import COPY
@@ -63,8 +64,8 @@ def model(summary: dict[str, Any]) -> str:
 
 def split(name: str) -> str:
   """A split's name in words."""
-  if name.startswith("patient_fold_"):
-    return f"patient fold {int(name.removeprefix('patient_fold_'))} (of 0 to 21)"
+  if match := re.fullmatch(r"patient_(folds?)_([\d,-]+)", name):
+    return f"patient {match[1]} {re.sub(r'0(?=[0-9])', '', match[2])} (of 0 to 21)"
   return {
     "random_slices_leaky": "slices drawn at random (leaky)",
     "patients_buda10": "the ten patients of brain-segmentation-pytorch",

@@ -52,9 +52,10 @@ def make_augment(
     moved = uniform(shift, (2,)) * jnp.array(image.shape[:2])
     warped = warp(jnp.concatenate([image, mask], axis=-1), matrix * jnp.array([1.0, mirror]), moved)
     image, mask = warped[..., :-1], warped[..., -1:]
-    # The small floor keeps the power's slope finite at black.
-    image = jnp.maximum(image, 1e-6) ** jnp.exp(uniform(math.log1p(gamma)))
-    image = image + jnp.abs(uniform(noise)) * jax.random.normal(next(keys), image.shape)
+    if gamma:  # the small floor keeps the power's slope finite at black
+      image = jnp.maximum(image, 1e-6) ** jnp.exp(uniform(math.log1p(gamma)))
+    if noise:
+      image = image + jnp.abs(uniform(noise)) * jax.random.normal(next(keys), image.shape)
     channels = image.shape[-1:]
     return image * jnp.exp(uniform(math.log1p(gain), channels)) + uniform(offset, channels), mask
 

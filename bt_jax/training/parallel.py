@@ -56,13 +56,14 @@ def _compile_jit(function: Callable, mesh: Mesh, *, cut: Sequence[bool], cut_out
 def _gradient_options() -> dict[str, str] | None:
   """How a step with gradients is compiled on a CPU.
 
-  YNNPACK, which takes a convolution's forward pass well, takes the gradient of its kernel for a convolution with a
-  window as large as the picture, at a tenth of the speed of XLA's own: it keeps matrix products alone. None where the
-  compiler has no such option.
+  YNNPACK, which is fast at a convolution's forward pass, takes the gradient of its kernel for a convolution with a window
+  as large as the picture, at a tenth of the speed of XLA's own: of what is handed to it by default, convolutions are left
+  out. None where the compiler has no such option.
   """
   if jax.default_backend() != "cpu":
     return None
-  options = {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"}
+  kinds = ",".join(f"LIBRARY_FUSION_TYPE_{kind}" for kind in ("DOT", "REDUCE", "INDIVIDUAL_DOT"))
+  options = {"xla_cpu_experimental_ynn_fusion_type": kinds}
   try:
     jax.jit(lambda: 0, compiler_options=options).lower().compile()
   except jax.errors.JaxRuntimeError:

@@ -20,7 +20,16 @@ from bt_jax.running import results
 from bt_jax.running.judges import JUDGES
 from bt_jax.running.workdir import differences
 
-_ALIKE = ("data", "synthetic", "task", "model", "normalize", "threshold_from", "largest_component")  # in all folds
+_ALIKE = (
+  "data",
+  "synthetic",
+  "task",
+  "model",
+  "normalize",
+  "threshold_from",
+  "largest_component",
+  "mirror",
+)  # in all folds
 
 
 def is_finished(folder: pathlib.Path) -> bool:
@@ -111,7 +120,7 @@ def pool(
     "synthetic": first["synthetic"],
     "split_hash": hashlib.sha256(hashes.encode()).hexdigest(),
     "parts": {"test": len(tables.slices)},
-    **{name: first[name] for name in ("task", "model", "normalize", "largest_component")},
+    **{name: first.get(name) for name in ("task", "model", "normalize", "largest_component", "mirror")},
     **{name: "; ".join(sorted({str(of[name]) for of in summaries.values()})) for name in ("devices", "machine")},
     "commits": sorted({str(of["commit"]) for of in summaries.values()}),
     "threshold": None,
@@ -134,7 +143,7 @@ def _check_judged_alike(folders: dict[int, pathlib.Path], summaries: dict[Folds,
   first = next(iter(summaries))
   baselines = {fold: [baseline["name"] for baseline in of["baselines"]] for fold, of in summaries.items()}
   for fold, summary in summaries.items():
-    named = {name: (summary[name], summaries[first][name]) for name in _ALIKE}
+    named = {name: (summary.get(name), summaries[first].get(name)) for name in _ALIKE}
     named["baselines"] = (baselines[fold], baselines[first])
     differ = [
       f"{name} ({there!r}, {here!r} in {folders[first]})" for name, (there, here) in named.items() if there != here

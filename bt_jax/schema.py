@@ -28,6 +28,7 @@ class Slices:
     mask: uint8 [slices, 256, 256, 1], 1 where the radiologist marked FLAIR abnormality.
     volume_mean: float32 [slices, 3], mean intensity of the slice's whole volume by channel, in 0..255.
     volume_std: float32 [slices, 3], its standard deviation.
+    context: uint8 [slices, 256, 256, n], channels of neighbouring slices; None where none are asked for.
   """
 
   case: np.ndarray
@@ -37,6 +38,7 @@ class Slices:
   mask: np.ndarray
   volume_mean: np.ndarray
   volume_std: np.ndarray
+  context: np.ndarray | None = None
 
   def __len__(self) -> int:
     return len(self.case)

@@ -21,7 +21,9 @@ def get_config() -> ConfigDict:
   config.data.expect_full = True  # insist on all 110 patients and 3,929 slices
   config.data.workers = config_dict.placeholder(int)  # feed=stream: processes that read; None: up to 8, as cores allow
   config.data.size = 256  # pixels; the network sees slices of size x size, scores are on the data's own grid
-  config.data.channels = "pre,flair,post"  # what the network sees, in this order; any number of these, also repeated
+  config.data.channels = (
+    "pre,flair,post"  # what the network sees, in this order; flair-1: of the slice before, and so on
+  )
   config.data.contrast = "none"  # raised first: stretch (1st to 99th percentile) or clahe, by slice
   config.data.normalize = "auto"  # volume: z-score by the slice's own volume; image: by its own pixels; unit: 0..1;
   # symmetric: -1..1; imagenet, caffe: as weights of PyTorch and Keras expect; auto: as model.pretrained does, or volume
@@ -54,6 +56,7 @@ def get_config() -> ConfigDict:
   config.augment.shift = 0.05  # at most, as a share of the width
   config.augment.gain = 0.0  # at most, as a share, up and down, of each channel by itself
   config.augment.offset = 0.0  # at most, either way, of intensities in 0..1, of each channel by itself
+  config.augment.drop_sequence = 0.0  # probability that pre, post or both are replaced by FLAIR
   config.augment.gamma = 0.2  # exponent between 1 / (1 + gamma) and 1 + gamma
   config.augment.noise = 0.02  # largest deviation, of intensities in 0..1
 
@@ -94,6 +97,8 @@ def get_config() -> ConfigDict:
   config.eval.batch_size = 32  # slices, over all devices
   config.eval.threshold = config_dict.placeholder(float)  # of probability; None: chosen on the validation part
   config.eval.largest_component = False  # segmentation: keep only the largest 3-D component of each volume
+  config.eval.mirror = False  # average the probabilities of each slice and of its mirror image
+  config.eval.flair_only = False  # also predict the test slices with FLAIR in all channels, as where others are missing
   config.eval.baselines = True  # also judge methods that learn nothing, or little, on the same slices
 
   config.crossval = ConfigDict()

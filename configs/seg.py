@@ -23,6 +23,8 @@ def get_config(preset: str = "") -> ConfigDict:
   config.preset = preset
   if preset == "":
     config.model.dtype = "bfloat16"
+  if preset in ("", "small"):
+    config.eval.flair_only = True
   if preset == "small":
     config.data.update(size=192, normalize="volume")
     config.model.update(name="lite_unet", encoder="lite0", pretrained="efficientnet-lite0")

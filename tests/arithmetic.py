@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 import numpy as np
 
-from bt_jax.inference.networks import Network
+from bt_jax.datasets.channels import context_of, parse_channels
+from bt_jax.inference.networks import Network, View
 from bt_jax.schema import CHANNELS
 
 PROFILE = {"skull": [0.0, 2.0], "span": [0.1, 1.0], "border": [0.0, 1.0], "levels": [1.0, 256.0]}
@@ -12,6 +13,11 @@ PROFILE = {"skull": [0.0, 2.0], "span": [0.1, 1.0], "border": [0.0, 1.0], "level
 def flair_logits(variables, batch):
   """Logits that follow FLAIR: 0 at 127.5."""
   return (batch["image"][..., CHANNELS.index("flair")] - 127.5) * variables["slope"]
+
+
+def next_flair_logits(variables, batch):
+  """Logits that follow FLAIR of the slice after, the last of two neighbours that `flair-1,flair+1` keep."""
+  return (batch["image"][..., -1] - 127.5) * variables["slope"]
 
 
 def mean_flair_logits(variables, batch):
@@ -25,14 +31,24 @@ def statistics_logits(variables, batch):
 
 
 def network(
-  logits=flair_logits, slope=0.05, *, contrast="none", largest=False, threshold=0.5, temperature=1.0, tumors=(0.5,)
+  logits=flair_logits,
+  slope=0.05,
+  *,
+  contrast="none",
+  channels="pre,flair,post",
+  drops=True,
+  largest=False,
+  threshold=0.5,
+  temperature=1.0,
+  tumors=(0.5,),
 ):
   decision = {"threshold": threshold, "temperature": temperature, "tumor_probabilities": list(tumors)}
   variables = {"slope": jnp.asarray(slope)}
   return Network(
     variables,
     logits,
-    contrast,
+    View(contrast, context_of(parse_channels(channels))),
+    drops,
     decision,
     PROFILE,
     largest,

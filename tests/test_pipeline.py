@@ -13,7 +13,17 @@ from bt_jax.pipeline import augment, contrast, feed, preprocess
 from tests.test_evaluation import make_slices
 
 ALL = "pre,flair,post"
-OFF = {"flip": False, "rotation_degrees": 0.0, "scale": 0.0, "shift": 0.0, "gamma": 0.0, "noise": 0.0}
+OFF = {
+  "flip": False,
+  "rotation_degrees": 0.0,
+  "scale": 0.0,
+  "shift": 0.0,
+  "gain": 0.0,
+  "offset": 0.0,
+  "gamma": 0.0,
+  "noise": 0.0,
+  "drop_sequence": 0.0,
+}
 
 
 def batch(rng, count=3):
@@ -67,7 +77,7 @@ def test_halving_is_the_triangle_filter_and_masks_stay_binary():
 def test_everything_off_changes_nothing():
   rng = np.random.default_rng(2)
   image, mask = rng.random((2, 32, 32, 3), np.float32), (rng.random((2, 32, 32, 1)) < 0.5).astype(np.float32)
-  new_image, new_mask = augment.make_augment(**OFF)(jax.random.key(0), image, mask)
+  new_image, new_mask = augment.make_augment(**OFF).pixels(jax.random.key(0), image, mask)
   np.testing.assert_allclose(new_image, image, atol=1e-5)
   np.testing.assert_allclose(new_mask, mask, atol=1e-5)
 
@@ -76,7 +86,9 @@ def test_everything_off_changes_nothing():
 def test_each_does_something_and_the_same_to_the_same_key(name):
   rng = np.random.default_rng(3)
   image, mask = rng.random((4, 32, 32, 3), np.float32), (rng.random((4, 32, 32, 1)) < 0.5).astype(np.float32)
-  change = augment.make_augment(**OFF | {name: True if name == "flip" else 0.3 if name != "rotation_degrees" else 30.0})
+  change = augment.make_augment(
+    **OFF | {name: True if name == "flip" else 0.3 if name != "rotation_degrees" else 30.0}
+  ).pixels
   once, again, other = (change(jax.random.key(key), image, mask) for key in (0, 0, 1))
   assert not np.allclose(once[0], image, atol=1e-3)
   np.testing.assert_array_equal(once[0], again[0])
@@ -87,7 +99,7 @@ def test_each_does_something_and_the_same_to_the_same_key(name):
 def test_image_and_mask_go_under_one_warp():
   rng = np.random.default_rng(4)
   mask = (ndimage.gaussian_filter(rng.standard_normal((8, 64, 64)), (0, 4, 4)) > 0)[..., None].astype(np.float32)
-  change = augment.make_augment(**OFF | {"flip": True, "rotation_degrees": 40.0, "scale": 0.3, "shift": 0.2})
+  change = augment.make_augment(**OFF | {"flip": True, "rotation_degrees": 40.0, "scale": 0.3, "shift": 0.2}).pixels
   image, moved = change(jax.random.key(5), np.repeat(mask, 3, -1), mask)
   np.testing.assert_allclose(image, np.repeat(np.maximum(moved, 1e-6), 3, -1), atol=1e-5)
   assert not np.allclose(moved, mask)
@@ -95,7 +107,7 @@ def test_image_and_mask_go_under_one_warp():
 
 def test_flip_mirrors_about_half_of_the_slices_left_and_right():
   image = np.random.default_rng(5).random((64, 8, 8, 3), np.float32)
-  flipped, _ = augment.make_augment(**OFF | {"flip": True})(jax.random.key(0), image, image[..., :1])
+  flipped, _ = augment.make_augment(**OFF | {"flip": True}).pixels(jax.random.key(0), image, image[..., :1])
   mirrored = [np.allclose(new, old[:, ::-1], atol=1e-5) for new, old in zip(flipped, image, strict=True)]
   kept = [np.allclose(new, old, atol=1e-5) for new, old in zip(flipped, image, strict=True)]
   assert sum(mirrored) + sum(kept) == 64 and 16 < sum(mirrored) < 48

@@ -14,7 +14,16 @@ from bt_jax.inference import loading
 from bt_jax.inference.forward import views
 from bt_jax.inference.predictor import of_array
 from bt_jax.pipeline.contrast import stretch
-from tests.arithmetic import chance_of, flair_logits, mean_flair_logits, network, sigmoid, statistics_logits, volume
+from tests.arithmetic import (
+  chance_of,
+  flair_logits,
+  mean_flair_logits,
+  network,
+  next_flair_logits,
+  sigmoid,
+  statistics_logits,
+  volume,
+)
 
 
 def test_a_network_says_of_each_slice_what_it_says_of_it_alone():
@@ -24,6 +33,30 @@ def test_a_network_says_of_each_slice_what_it_says_of_it_alone():
   np.testing.assert_array_equal(found.mask, found.probability >= 0.5)
   np.testing.assert_allclose(found.slice_probability, chance_of(image).max((1, 2)), atol=1e-6)
   assert found.members.shape == (1, 43, 256, 256) and not found.gated.any()
+
+
+NEIGHBOURS = "flair,flair-1,flair+1"
+
+
+def test_neighbours_are_those_of_the_volume_whatever_batch_they_are_in():
+  image = volume(43)  # in batches of 32, 8 and 1
+  found = loading.of_networks([network(next_flair_logits, channels=NEIGHBOURS), network()], []).predict(image)
+  after = np.concatenate([image[1:], image[-1:]])  # the last slice repeats
+  np.testing.assert_allclose(found.probability, (chance_of(after) + chance_of(image)) / 2, atol=1e-6)
+  single = loading.of_networks([network(next_flair_logits, channels=NEIGHBOURS)], [])
+  with pytest.raises(UserError, match="has 1 slice, and these networks look at neighbours 1 away"):
+    single.predict(image[:1])
+
+
+def test_flair_alone_is_reliable_only_for_networks_that_were_trained_on_it():
+  flair = volume()[..., 1]
+  for drops, expected in ((True, []), (False, ["FLAIR alone, on which these networks were not trained"])):
+    found = loading.of_networks([network(drops=drops)], []).predict(flair)
+    alone = [warning for warning in found.warnings if "FLAIR alone" in warning]
+    assert [warning.split(":")[0] for warning in alone] == expected
+    assert found.looks_wrong or drops
+  whole = loading.of_networks([network(drops=False)], []).predict(volume())
+  assert not [warning for warning in whole.warnings if "FLAIR alone" in warning]
 
 
 def test_statistics_are_those_of_the_whole_volume():

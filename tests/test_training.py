@@ -18,7 +18,17 @@ from bt_jax.training.state import TrainState, init_state
 from bt_jax.training.step import make_predict_step, make_train_step
 from bt_jax.training.task import TASKS
 
-AUGMENT = {"flip": True, "rotation_degrees": 15.0, "scale": 0.1, "shift": 0.05, "gamma": 0.2, "noise": 0.02}
+AUGMENT = {
+  "flip": True,
+  "rotation_degrees": 15.0,
+  "scale": 0.1,
+  "shift": 0.05,
+  "gain": 0.1,
+  "offset": 0.02,
+  "gamma": 0.2,
+  "noise": 0.02,
+  "drop_sequence": 0.5,
+}
 LOSS = {
     "name": "bce_dice", "fp_weight": 0.3, "fn_weight": 0.7, "exponent": 0.75, "smooth": 1.0, "pooled": True,
     "label_smoothing": 0.0,

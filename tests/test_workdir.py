@@ -46,6 +46,17 @@ def test_places_may_differ_and_one_section_where_allowed(tmp_path):
     pass
 
 
+def test_a_run_of_before_a_field_was_there_goes_on_and_not_with_another_value(tmp_path):
+  begin(tmp_path, CONFIG)  # knows nothing of augment
+  with claim(tmp_path, CONFIG | {"augment": {"drop_sequence": 0.0}}, new=True):
+    pass
+  with (
+    pytest.raises(UserError, match=r"augment.drop_sequence \(0.0 there, 0.5 now\): choose another"),
+    claim(tmp_path, CONFIG | {"augment": {"drop_sequence": 0.5}}, new=True),
+  ):
+    pass
+
+
 def test_one_process_at_a_time(tmp_path):
   begin(tmp_path, CONFIG)
   program = (

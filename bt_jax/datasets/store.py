@@ -4,6 +4,7 @@ import concurrent.futures
 import dataclasses
 import functools
 import io
+import itertools
 import pathlib
 import shutil
 from collections.abc import Callable, Sequence
@@ -16,6 +17,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from bt_jax.datasets import kaggle_tree, phantom
+from bt_jax.datasets.channels import Channel, check_reach
 from bt_jax.datasets.lgg_mri import lgg_mri_dataset_builder as lgg_mri
 from bt_jax.errors import UserError
 from bt_jax.schema import CHANNELS, CLINICAL_FIELDS, SLICE_SIZE, Slices, slice_id
@@ -143,23 +145,59 @@ class Reader:
     data_dir: where built data sets live.
     places: (fold, position) of each id.
     change: done to every image, uint8 [256, 256, 3], as it is read.
+    context: channels of neighbours that are read too.
+    volumes: the ids of each case, in the order of its volume; read for `context` alone.
   """
 
   variant: str
   data_dir: str
   places: dict[str, tuple[int, int]]
   change: Callable[[np.ndarray], np.ndarray]
+  context: tuple[Channel, ...] = ()
+  volumes: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
   @classmethod
   def of(
-    cls, builder: Builder, index: list[SliceId], change: Callable[[np.ndarray], np.ndarray] = np.asarray
+    cls,
+    builder: Builder,
+    index: list[SliceId],
+    change: Callable[[np.ndarray], np.ndarray] = np.asarray,
+    context: tuple[Channel, ...] = (),
   ) -> "Reader":
-    """Of a data set that is built, and the index of its slices."""
+    """Of a data set that is built, and the index of its slices; raises UserError where a volume is too short."""
     places = {entry.id: (entry.fold, entry.position) for entry in index}
-    return cls(builder.builder_config.name, str(builder.data_dir_root), places, change)
+    volumes: dict[str, list[str]] = {}
+    for entry in index if context else ():
+      volumes.setdefault(entry.case, []).append(entry.id)
+    for case, members in volumes.items():
+      check_reach(context, len(members), case)
+    return cls(builder.builder_config.name, str(builder.data_dir_root), places, change, context, volumes)
 
   def read(self, ids: Sequence[str], *, progress: bool = False) -> Slices:
     """Decodes the slices with these ids, in this order, into memory (0.26 MB each); `progress` shows a bar."""
+    if not self.context:
+      return self._read(ids, progress=progress)
+    near = {name: self._neighbours(name) for name in ids}
+    every = self._read(list(dict.fromkeys([*ids, *itertools.chain(*near.values())])), progress=progress)
+    at = {name: number for number, name in enumerate(every.ids)}
+    own = np.array([at[name] for name in ids], int)
+    context = np.stack(
+      [
+        every.image[[at[near[name][number]] for name in ids], ..., channel.sequence]
+        for number, channel in enumerate(self.context)
+      ],
+      axis=-1,
+    )
+    fields = {field.name: getattr(every, field.name) for field in dataclasses.fields(every) if field.name != "context"}
+    return Slices(**{name: array[own] for name, array in fields.items()}, context=context)
+
+  def _neighbours(self, name: str) -> list[str]:
+    """The slice that each channel of `context` is of; at the ends of the volume the last one repeats."""
+    volume = self.volumes[name.partition("/")[0]]
+    own = volume.index(name)
+    return [volume[min(max(own + channel.offset, 0), len(volume) - 1)] for channel in self.context]
+
+  def _read(self, ids: Sequence[str], *, progress: bool) -> Slices:
     image = np.empty((len(ids), SLICE_SIZE, SLICE_SIZE, len(CHANNELS)), np.uint8)
     mask = np.empty((len(ids), SLICE_SIZE, SLICE_SIZE, 1), np.uint8)
 

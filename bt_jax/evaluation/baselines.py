@@ -24,7 +24,9 @@ from bt_jax.evaluation.postprocess import largest_part
 from bt_jax.schema import CHANNELS, Slices, slice_id
 
 FLAIR = CHANNELS.index("flair")
-COPY = "copy_nearest"  # the one baseline that is no method of `METHODS`: it needs training masks, and no image
+# What is no method of `METHODS`: one needs training masks and no image, the other is the network itself.
+COPY, FLAIR_ONLY = "copy_nearest", "flair_only"
+_TITLES = {COPY: "Copy of the nearest training slice", FLAIR_ONLY: "This network, with FLAIR in all channels"}
 LEAST_PIXELS = 1000  # that are not 0; a slice with fewer has too small a histogram to split
 SAMPLE = 160  # slices to fit on
 CLASSES = {"classes": (2, 3)}  # counting what lies outside of the head, if not 0; on the real data, 4 were never chosen
@@ -126,7 +128,7 @@ def copy_nearest(nearest: Sequence[str | None], training: Slices) -> Bool[np.nda
 
 def title(name: str) -> str:
   """What tables call a baseline."""
-  return "Copy of the nearest training slice" if name == COPY else choose("baseline", name, METHODS).title
+  return _TITLES[name] if name in _TITLES else choose("baseline", name, METHODS).title
 
 
 def _case_and_number(name: str) -> tuple[str, int]:

@@ -23,6 +23,8 @@ class Decision:
     tta: whether mirrored and turned slices were averaged.
     largest_component: whether only the largest 3-D part is kept.
     profile: the range of each feature of `suspicion.features` over training volumes.
+    reach: slices to the farthest neighbour that a network looks at; a volume has more than that.
+    drops_sequences: whether all segmenters were trained with FLAIR in the place of other sequences.
   """
 
   threshold: float
@@ -31,6 +33,8 @@ class Decision:
   tta: bool
   largest_component: bool
   profile: dict[str, list[float]]
+  reach: int = 0
+  drops_sequences: bool = False
 
 
 def decide(
@@ -57,6 +61,8 @@ def decide(
     tta=tta,
     largest_component=all(network.largest_component for network in segmenters),
     profile={name: [min(lowest), max(highest)] for name, (lowest, highest) in ranges.items()},
+    reach=max((abs(channel.offset) for one in (*segmenters, *classifiers) for channel in one.view.context), default=0),
+    drops_sequences=all(network.drops_sequences for network in segmenters),
   )
 
 

@@ -16,11 +16,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from bt_jax import files
+from bt_jax.datasets.channels import with_neighbours
 from bt_jax.errors import UserError
 from bt_jax.inference import grid, standalone
 from bt_jax.inference.decision import Decision, check_share, decide, describe
 from bt_jax.inference.forward import Marked, make_forward
-from bt_jax.inference.networks import Network
+from bt_jax.inference.networks import Network, View
 from bt_jax.inference.predictor import Brought, Predictor
 from bt_jax.scans.scan import NOTICE
 from bt_jax.schema import CHANNELS
@@ -49,7 +50,9 @@ def write(
   """
   decision, told = plan(output, segmenters, classifiers, tta=tta, threshold=threshold, sensitivity=sensitivity)
   function = make_function(segmenters, classifiers, decision)
-  slices, height, width = jax.export.symbolic_shape("slices, height, width")
+  slices, height, width = jax.export.symbolic_shape(
+    "slices, height, width", constraints=[f"slices >= {decision.reach + 1}"]
+  )
   volume = jax.ShapeDtypeStruct((slices, height, width, len(CHANNELS)), jnp.float32)
   exported = jax.export.export(jax.jit(function), platforms=_PLATFORMS)(volume)
   path = files.write_bytes(output, bytes(exported.serialize()) + _program(told))
@@ -66,9 +69,9 @@ def plan(
   """What the networks decide by, and what a file in any format tells; raises UserError as `write`."""
   if output.exists():
     raise UserError(f"{output} is there already: choose another --output, or remove it")
-  if raised := [network for network in (*segmenters, *classifiers) if network.contrast != "none"]:
+  if raised := [network for network in (*segmenters, *classifiers) if network.view.contrast != "none"]:
     raise UserError(
-      f"{raised[0].about['path']} raises contrast ({raised[0].contrast}) on the host, which no export holds: use the run "
+      f"{raised[0].about['path']} raises contrast ({raised[0].view.contrast}) on the host, which no export holds: use the run "
       "itself, or train with --config.data.contrast=none"
     )
   decision = decide(segmenters, classifiers, **options)
@@ -95,14 +98,20 @@ def make_function(
     statistics = dict(zip(("volume_mean", "volume_std"), grid.statistics(brought), strict=True))
     repeated = {name: jnp.tile(values, (_GROUP, 1)) for name, values in statistics.items()}
 
-    def of_group(image: Array) -> tuple[Array, Array, Array]:
-      members, slice_probability, gated = forward(variables, {"image": {"none": image}, **repeated})
+    def of_group(images: dict[View, Array]) -> tuple[Array, Array, Array]:
+      members, slice_probability, gated = forward(variables, {"image": images, **repeated})
       return grid.to_own(members.mean(0), height, width), slice_probability, gated
 
     # Groups of a size that is known compile once; the last is filled up with slices that are thrown away.
     groups = (slices + _GROUP - 1) // _GROUP
-    filled = jax.lax.pad(brought, jnp.float32(0), [(0, groups * _GROUP - slices, 0), *[(0, 0, 0)] * 3])
-    found = jax.lax.map(of_group, filled.reshape(groups, _GROUP, *brought.shape[1:]))
+
+    def grouped(view: View) -> Array:
+      seen = with_neighbours(brought, view.context)
+      filled = jax.lax.pad(seen, jnp.float32(0), [(0, groups * _GROUP - slices, 0), *[(0, 0, 0)] * 3])
+      return filled.reshape(groups, _GROUP, *seen.shape[1:])
+
+    views = {network.view for network in (*segmenters, *classifiers)}
+    found = jax.lax.map(of_group, {view: grouped(view) for view in views})
     probability, slice_probability, gated = (
       array.reshape(groups * _GROUP, *array.shape[2:])[:slices] for array in found
     )

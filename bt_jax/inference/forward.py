@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
-from bt_jax.inference.networks import Network
+from bt_jax.inference.networks import Network, View
 from bt_jax.pipeline.augment import rotation_matrix, warp
 from bt_jax.pipeline.preprocess import Batch
 
@@ -56,11 +56,11 @@ def make_forward(
 
   Returns:
     The networks' variables, those of one architecture stacked, and `forward(variables, batch)`. A batch has `image`, by
-    the name of the contrast raised in it, [slices, 256, 256, 3] in 0..255, `volume_mean` and `volume_std` [slices, 3].
+    view, [slices, 256, 256, channels] in 0..255, `volume_mean` and `volume_std` [slices, 3].
   """
-  groups: dict[tuple[Callable, str], list[Network]] = {}
+  groups: dict[tuple[Callable, View], list[Network]] = {}
   for network in [*segmenters, *classifiers]:
-    groups.setdefault((network.logits, network.contrast), []).append(network)
+    groups.setdefault((network.logits, network.view), []).append(network)
   stacked = tuple(
     jax.tree.map(lambda *leaves: np.stack(leaves), *(network.variables for network in group))
     for group in groups.values()
@@ -81,8 +81,8 @@ def make_forward(
 
   def forward(variables: tuple[PyTree, ...], batch: dict[str, PyTree]) -> Marked:
     found = []
-    for (logits, contrast), stack in zip(groups, variables, strict=True):
-      seen = batch | {"image": batch["image"][contrast]}
+    for (logits, view), stack in zip(groups, variables, strict=True):
+      seen = batch | {"image": batch["image"][view]}
       found.append(jax.lax.map(functools.partial(probability, logits, batch=seen), stack))
     members = jnp.concatenate([masks for masks in found if masks.ndim == 4])
     if classifiers:

@@ -75,7 +75,7 @@ def of_networks(
   mesh = parallel.make_mesh(jax.local_devices())
   variables = jax.device_put(variables, parallel.replicated(mesh))
   compiled = functools.partial(parallel.compile_step("jit", forward, mesh, cut=(False, True)), variables)
-  contrasts = {network.contrast for network in (*segmenters, *classifiers)}
+  views = {network.view for network in (*segmenters, *classifiers)}
   return Predictor(
-    decision, describe(segmenters, classifiers, decision), functools.partial(mark, compiled, contrasts, mesh.size)
+    decision, describe(segmenters, classifiers, decision), functools.partial(mark, compiled, views, mesh.size)
   )

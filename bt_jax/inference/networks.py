@@ -7,8 +7,9 @@ import json
 import pathlib
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
+from bt_jax.datasets.channels import Channel, context_of, parse_channels
 from bt_jax.errors import UserError
 from bt_jax.models import DTYPES, make_model
 from bt_jax.pipeline.preprocess import make_preprocess
@@ -19,6 +20,18 @@ from bt_jax.training.task import TASKS
 _BEST = pathlib.Path("checkpoints") / "best"
 
 
+class View(NamedTuple):
+  """What is made of a volume before a network sees its slices.
+
+  Attributes:
+    contrast: how it is enhanced, a name of `pipeline.contrast.CONTRASTS`.
+    context: the channels of neighbours behind a slice's own, see `sequences.context_of`.
+  """
+
+  contrast: str = "none"
+  context: tuple[Channel, ...] = ()
+
+
 @dataclasses.dataclass(frozen=True)
 class Network:
   """One trained network.
@@ -27,7 +40,8 @@ class Network:
     variables: its parameters and statistics.
     logits: from variables and a batch of slices on the training grid to logits of tumour; those of one architecture
       share the function.
-    contrast: how it is raised in every slice before, a name of `pipeline.contrast.CONTRASTS`.
+    view: what it sees of every slice: the name of the contrast and the neighbours' channels.
+    drops_sequences: whether it was trained with FLAIR in the place of other sequences.
     decision: what its validation part decided: `threshold`, `temperature` and `tumor_probabilities`.
     profile: the range of each feature of `suspicion.features` over volumes it was trained on.
     largest_component: whether its masks are of the largest 3-D part alone.
@@ -36,7 +50,8 @@ class Network:
 
   variables: PyTree
   logits: Callable
-  contrast: str
+  view: View
+  drops_sequences: bool
   decision: dict[str, Any]
   profile: dict[str, list[float]]
   largest_component: bool
@@ -94,7 +109,8 @@ def load(folder: pathlib.Path, task: str, flag: str, dtype: str | None = None) -
     return Network(
       variables=variables,
       logits=_logits(key),
-      contrast=config["data"]["contrast"],
+      view=View(config["data"]["contrast"], context_of(parse_channels(config["data"]["channels"]))),
+      drops_sequences=config["augment"].get("drop_sequence", 0) > 0,
       decision=decision,
       profile=profile,
       largest_component=config["eval"]["largest_component"],

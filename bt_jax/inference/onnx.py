@@ -15,11 +15,12 @@ from jax.extend.core import ClosedJaxpr, Literal
 from jaxtyping import Array, Float
 
 from bt_jax import files
+from bt_jax.datasets.channels import with_neighbours
 from bt_jax.errors import UserError
 from bt_jax.inference import export, grid
 from bt_jax.inference.decision import Decision
 from bt_jax.inference.forward import make_forward
-from bt_jax.inference.networks import Network
+from bt_jax.inference.networks import Network, View
 from bt_jax.scans.scan import NOTICE
 from bt_jax.schema import CHANNELS, SLICE_SIZE
 
@@ -79,7 +80,8 @@ def make_function(
       f"{segmenters[0].about['path']} keeps the largest part of a mask alone (eval.largest_component), which the converter "
       "to ONNX does not know: give --output a name without .onnx"
     )
-  of_slice = _trace(segmenters, classifiers, decision)
+  views = sorted({network.view for network in (*segmenters, *classifiers)})
+  of_slice = _trace(segmenters, classifiers, decision, views)
 
   def function(volume: Volume) -> tuple[Array, ...]:
     _, height, width, _ = volume.shape
@@ -87,17 +89,19 @@ def make_function(
     brought = grid.to_training(grid.scale(volume, *grid.window(volume, own)))
     mean, std = grid.statistics(brought)
 
-    def of(image: Float[Array, "256 256 3"]) -> tuple[Array, Array, Array]:
-      members, slice_probability, gated = of_slice(image[None], mean[None], std[None])
+    def of(images: list[Float[Array, "256 256 _"]]) -> tuple[Array, Array, Array]:
+      members, slice_probability, gated = of_slice(mean[None], std[None], *(image[None] for image in images))
       return grid.to_own(members.mean(0), height, width)[0], slice_probability[0], gated[0]
 
-    probability, slice_probability, gated = jax.lax.map(of, brought)
+    probability, slice_probability, gated = jax.lax.map(of, [with_neighbours(brought, view.context) for view in views])
     return probability, probability >= decision.threshold, slice_probability, gated
 
   return function
 
 
-def _trace(segmenters: Sequence[Network], classifiers: Sequence[Network], decision: Decision) -> Callable:
+def _trace(
+  segmenters: Sequence[Network], classifiers: Sequence[Network], decision: Decision, views: Sequence[View]
+) -> Callable:
   """`forward` of one slice, traced before the conversion.
 
   While it converts, jax2onnx puts functions of its own in the place of some of JAX, and its `jax.image.resize` knows no
@@ -107,14 +111,17 @@ def _trace(segmenters: Sequence[Network], classifiers: Sequence[Network], decisi
     segmenters, classifiers, tta=decision.tta, gate=decision.gate, temperature=decision.temperature
   )
 
-  def one(image: Array, mean: Array, std: Array) -> tuple[Array, ...]:
-    return tuple(forward(variables, {"image": {"none": image}, "volume_mean": mean, "volume_std": std}))
+  def one(mean: Array, std: Array, *images: Array) -> tuple[Array, ...]:
+    seen = dict(zip(views, images, strict=True))
+    return tuple(forward(variables, {"image": seen, "volume_mean": mean, "volume_std": std}))
 
   statistics = jax.ShapeDtypeStruct((1, len(CHANNELS)), jnp.float32)
-  image = jax.ShapeDtypeStruct((1, SLICE_SIZE, SLICE_SIZE, len(CHANNELS)), jnp.float32)
+  images = [
+    jax.ShapeDtypeStruct((1, SLICE_SIZE, SLICE_SIZE, len(CHANNELS) + len(view.context)), jnp.float32) for view in views
+  ]
   # Without jit the loops over networks and views are unrolled, and weights are constants of their layers.
   with jax.disable_jit():
-    traced = jax.make_jaxpr(one)(image, statistics, statistics)
+    traced = jax.make_jaxpr(one)(statistics, statistics, *images)
   if any(at.aval.dtype == jnp.bfloat16 for step in traced.jaxpr.eqns for at in step.outvars):
     raise UserError("a network computes in bfloat16, which runtimes of ONNX rarely do: load it with dtype float32")
   return functools.partial(_run, traced)

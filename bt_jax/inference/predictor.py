@@ -10,11 +10,13 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Shaped
 from tqdm import tqdm
 
+from bt_jax.datasets.channels import with_neighbours
 from bt_jax.errors import UserError
 from bt_jax.evaluation.postprocess import largest_part
 from bt_jax.inference import grid, suspicion
 from bt_jax.inference.decision import Decision
 from bt_jax.inference.forward import Marked
+from bt_jax.inference.networks import View
 from bt_jax.pipeline.contrast import make_contrast
 from bt_jax.scans.scan import Scan, fill_roles
 from bt_jax.schema import CHANNELS
@@ -98,6 +100,11 @@ class Predictor:
 
   def _predict(self, scan: Scan, progress: bool) -> Prediction:
     count, height, width, _ = scan.image.shape
+    if self.decision.reach >= count:
+      raise UserError(
+        f"{scan.name} has {count} slice{'s' * (count != 1)}, and these networks look at neighbours {self.decision.reach} away: "
+        f"expected more than {self.decision.reach}; give the whole volume"
+      )
     aspect = scan.spacing_mm[1] / scan.spacing_mm[2] if scan.spacing_mm else 1.0
     low, high = grid.window(scan.image)
     pieces = list(_pieces(count, _BATCHES))
@@ -117,6 +124,8 @@ class Predictor:
     if self.decision.largest_component:
       masks = list(map(largest_part, masks))
     odd = [*scan.oddities, *suspicion.warnings(scan.image, self.decision.profile)]
+    if not self.decision.drops_sequences and suspicion.is_flair_alone(scan.image):
+      odd.append("FLAIR alone, on which these networks were not trained: mask and volume are not reliable")
     return Prediction(
       scan=scan,
       mask=masks[0],
@@ -161,7 +170,7 @@ def _pieces(count: int, sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def mark(
-  forward: Callable[[dict[str, Any]], Marked], contrasts: Collection[str], devices: int, brought: Brought
+  forward: Callable[[dict[str, Any]], Marked], views: Collection[View], devices: int, brought: Brought
 ) -> Iterator[Marked]:
   """What the networks say of slices; while one batch is fetched, the devices work on the next."""
   sizes = sorted({-(-size // devices) * devices for size in _BATCHES}, reverse=True)
@@ -169,17 +178,25 @@ def mark(
   waiting: list[tuple[Marked, int]] = []
   for start, stop in _pieces(len(brought), sizes):
     whole = next(size for size in reversed(sizes) if size >= stop - start)
-    image = np.pad(brought[start:stop], ((0, whole - stop + start), (0, 0), (0, 0), (0, 0)))
+    filled = ((0, whole - stop + start), (0, 0), (0, 0), (0, 0))
     repeat = lambda values, whole=whole: np.tile(values, (whole, 1))
-    images = {name: _raise(image, name) for name in contrasts}
+    images = {view: np.pad(_see(brought, start, stop, view), filled) for view in views}
     waiting.append((forward({"image": images, "volume_mean": repeat(mean), "volume_std": repeat(std)}), stop - start))
     if len(waiting) > 1:
       yield _fetch(*waiting.pop(0))
   yield from (_fetch(*one) for one in waiting)
 
 
-def _raise(image: Brought, contrast: str) -> Brought:
-  """Contrast is raised in 8 bits, as in training."""
+def _see(brought: Brought, start: int, stop: int, view: View) -> Float[np.ndarray, "some 256 256 channels"]:
+  """What a view shows of some slices of a volume, out of them and as many around them as its neighbours reach."""
+  reach = max((abs(channel.offset) for channel in view.context), default=0)
+  first = max(start - reach, 0)
+  seen = with_neighbours(_enhance(brought[first : stop + reach], view.contrast), view.context)
+  return seen[start - first : stop - first]
+
+
+def _enhance(image: Brought, contrast: str) -> Brought:
+  """Contrast is enhanced in 8 bits, as in training."""
   if contrast == "none":
     return image
   raised = map(make_contrast(contrast), np.round(image).astype(np.uint8))

@@ -66,6 +66,12 @@ def profile(volumes: Iterable[Num[np.ndarray, "slices height width 3"]]) -> dict
   return {name: [min(row[name] for row in found), max(row[name] for row in found)] for name in found[0]}
 
 
+def is_flair_alone(image: Num[np.ndarray, "slices height width 3"]) -> bool:
+  """Whether FLAIR stands in the place of all other sequences."""
+  flair = image[..., CHANNELS.index("flair")]
+  return all(np.array_equal(image[..., channel], flair) for channel in range(image.shape[-1]))
+
+
 def warnings(image: Num[np.ndarray, "slices height width 3"], profile: dict[str, list[float]] | None) -> list[str]:
   """What is odd about a scan, a sentence each; of a scan that is no head on a dark background, that alone.
 

@@ -1,6 +1,7 @@
-"""Random flips, warps, gamma and noise: pure JAX, image and mask under one warp."""
+"""Random flips, warps, gain, gamma, noise and lost sequences: pure JAX, image and mask under one warp."""
 
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,9 @@ from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float
 
 from bt_jax import whole
+from bt_jax.datasets.channels import Channel
 from bt_jax.pipeline.preprocess import Augment
+from bt_jax.pipeline.sequences import make_drop
 
 
 def make_augment(
@@ -21,6 +24,8 @@ def make_augment(
   offset: float,
   gamma: float,
   noise: float,
+  drop_sequence: float,
+  context: Sequence[Channel] = (),
 ) -> Augment:
   """Makes the augmentation; every argument at 0 leaves a batch as it is.
 
@@ -34,9 +39,12 @@ def make_augment(
     gamma: intensity ** g with log g uniform in +-log(1 + gamma).
     noise: deviation of Gaussian noise, up to this, where intensities are in 0..1.
 
+    drop_sequence: probability that pre, post or both are replaced by FLAIR, as where they are missing.
+    context: the neighbours that a batch holds, see `sequences.context_of`.
+
   Returns:
-    `augment(key, image, mask)` for images float [batch, height, width, channels] in 0..1 and masks float
-    [batch, height, width, 1] in 0..1; masks come back in 0..1, interpolated.
+    See `Augment`; images are float [batch, height, width, channels], masks float [batch, height, width, 1] in 0..1, and
+    come back in 0..1, interpolated.
   """
 
   def one(
@@ -59,10 +67,10 @@ def make_augment(
     channels = image.shape[-1:]
     return image * jnp.exp(uniform(math.log1p(gain), channels)) + uniform(offset, channels), mask
 
-  def augment(key, image, mask):
+  def pixels(key, image, mask):
     return jax.vmap(one)(whole.keys(key, image.shape[0]), image, mask)
 
-  return augment
+  return Augment(make_drop(drop_sequence, context), pixels)
 
 
 def rotation_matrix(angle: Float[Array, ""]) -> Float[Array, "2 2"]:

@@ -79,9 +79,11 @@ def slice_weights(class_weights: str, labels: Int[np.ndarray, "n"]) -> Float[np.
 
 def arrays(slices: Slices, weights: Float[np.ndarray, "n"] | None = None) -> dict[str, np.ndarray]:
   """What a step takes of slices, each along its first axis; all weigh 1 if no weights are given."""
-  names = ("image", "mask", "label", "volume_mean", "volume_std")
+  names = ("mask", "label", "volume_mean", "volume_std")
   weights = np.ones(len(slices), np.float32) if weights is None else weights
-  return {name: getattr(slices, name) for name in names} | {"weight": weights}
+  near = slices.context
+  image = slices.image if near is None else np.concatenate([slices.image, near], axis=-1)
+  return {"image": image} | {name: getattr(slices, name) for name in names} | {"weight": weights}
 
 
 FEEDS = ("auto", "resident", "stream")

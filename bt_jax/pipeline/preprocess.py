@@ -1,20 +1,32 @@
 """From stored bytes to what the network sees: resized, augmented, normalised; pure, and run inside the compiled step."""
 
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from bt_jax.errors import UserError, choose
-from bt_jax.schema import CHANNELS
+from bt_jax.datasets.channels import OWN, context_of, parse_channels
+from bt_jax.errors import choose
+from bt_jax.pipeline.sequences import Batch
 
 Image = Float[Array, "batch size size channels"]
-Augment = Callable[
-  [jax.Array, Image, Float[Array, "batch size size 1"]], tuple[Image, Float[Array, "batch size size 1"]]
-]
-Batch = dict[str, Array]
+Masks = Float[Array, "batch size size 1"]
+
+
+class Augment(NamedTuple):
+  """What is changed at random in training.
+
+  Attributes:
+    sequences: of a key and a batch of stored slices, to such a batch.
+    pixels: of a key, images in 0..1 and masks, to such images and masks.
+  """
+
+  sequences: Callable[[jax.Array, Batch], Batch]
+  pixels: Callable[[jax.Array, Image, Masks], tuple[Image, Masks]]
+
 
 # Of ImageNet's red, green and blue, in 0..1, as torchvision and as Keras's "caffe" mode have them.
 _TORCH_MEAN, _TORCH_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -64,17 +76,6 @@ SCHEMES = {
 }
 
 
-def parse_channels(text: str) -> tuple[int, ...]:
-  """The places in `CHANNELS` of names with commas between them; raises UserError for another name."""
-  names = [name.strip() for name in text.split(",")]
-  places = {name: place for place, name in enumerate(CHANNELS)}
-  if wrong := [name for name in names if name not in places]:
-    raise UserError(
-      f"data.channels names {wrong[0]!r}, expected names out of {', '.join(CHANNELS)} with commas between"
-    )
-  return tuple(places[name] for name in names)
-
-
 def resize(
   image: Float[Array, "batch height width channels"], size: int
 ) -> Float[Array, "batch {size} {size} channels"]:
@@ -92,30 +93,37 @@ def make_preprocess(*, size: int, normalize: str, channels: str) -> Callable:
     normalize: a name of `SCHEMES`. `volume`: (image - mean) / deviation of the slice's own volume, by channel. `image`:
       the same over the slice's own pixels, all channels together. `unit`: 0..1. `symmetric`: -1..1 (RadImageNet).
       `imagenet` and `caffe`: with the means of ImageNet's colours, as torchvision's and as Keras's weights expect it.
-    channels: names out of `CHANNELS` with commas between; any number, in any order.
+    channels: see `parse_channels`; any number, in any order.
 
   Returns:
     `preprocess(batch, augment=None, key=None)` -> (inputs float32 [batch, size, size, channels], masks float32
-    [batch, size, size, 1] in {0, 1}), where batch has `image` and `mask` in uint8, `volume_mean` and `volume_std`. A scan
+    [batch, size, size, 1] in {0, 1}), where batch has `image` (its own channels and those of
+    `context_of` the network's) and `mask` in uint8, `volume_mean` and `volume_std`. A scan
     that nobody has marked has no mask, and an image in float32, of the same 0..255: None comes back for its mask.
 
   Raises:
     UserError: no such way to normalise, or no such channel.
   """
   scheme = choose("data.normalize", normalize, SCHEMES)
-  places = parse_channels(channels)
+  shown = parse_channels(channels)
+  stored = (*OWN, *context_of(shown))
+  places = np.array([stored.index(channel) for channel in shown])
+  sequences = [channel.sequence for channel in shown]
 
   def preprocess(
     batch: Batch,
     augment: Augment | None = None,
     key: jax.Array | None = None,
   ) -> tuple[Image, Float[Array, "batch size size 1"] | None]:
+    if augment is not None:
+      sequences_key, pixels_key = jax.random.split(key)
+      batch = augment.sequences(sequences_key, batch)
     # Augmentation sees plain intensities in 0..1, where black is 0 and gamma has a meaning; z-scores come last.
     image = resize(batch["image"].astype(jnp.float32) / 255, size)
     mask = resize(batch["mask"].astype(jnp.float32), size) if "mask" in batch else None
     if augment is not None:
-      image, mask = augment(key, image, mask)
-    image = scheme(image[..., np.array(places)], batch, places)
+      image, mask = augment.pixels(pixels_key, image, mask)
+    image = scheme(image[..., places], batch, sequences)
     return image, None if mask is None else (mask >= 0.5).astype(jnp.float32)
 
   return preprocess

@@ -1,5 +1,6 @@
 """A run's best checkpoint, judged on the test part: its rows, those of the baselines, and the pictures."""
 
+import functools
 import pathlib
 import shutil
 from typing import Any
@@ -9,10 +10,12 @@ from ml_collections import ConfigDict
 from tqdm import tqdm
 
 from bt_jax.datasets import splits, store
+from bt_jax.datasets.channels import context_of
 from bt_jax.evaluation import baselines, calibration, subgroups
 from bt_jax.evaluation.rows import Row
 from bt_jax.evaluation.tables import Tables
 from bt_jax.evaluation.volumes import volume_columns
+from bt_jax.pipeline import sequences
 from bt_jax.report import figures
 from bt_jax.report.page import volumes
 from bt_jax.report.tables import heading
@@ -22,6 +25,7 @@ from bt_jax.running.runs import Data
 from bt_jax.schema import Slices
 from bt_jax.training import hosts
 from bt_jax.training.checkpoints import Checkpoints
+from bt_jax.training.state import PyTree
 
 
 def judge_best(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Data) -> None:
@@ -32,11 +36,9 @@ def judge_best(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Da
   history = (latest.restore() or (None, record))[1]["history"]
   latest.close()
 
-  def predict(part: str) -> tuple[Slices, np.ndarray]:
-    slices = data.read(part)
-    return slices, runs.probabilities(runs.predict(config, parts, variables, slices))
-
-  validation, test = predict("validation"), predict("test")
+  predict = functools.partial(_probabilities, config, parts, variables)
+  validation, test = ((slices, predict(slices)) for slices in (data.read("validation"), data.read("test")))
+  flair_only = predict(test[0], flair_only=True) if config.eval.flair_only else None
   if test[0].ids != list(data.split.test):
     raise RuntimeError("the slices read are not those of the split")
   if not hosts.is_first():
@@ -47,8 +49,11 @@ def judge_best(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Da
     threshold = judge.threshold(validation[1], validation[0], largest)
   predictions = judge.predict(test[1], test[0], threshold, largest)
   temperatures = _temperatures(config, *validation)
-  parameters, rivals = _baselines(config, parts, data, test[0])
-  tables = _tables(config, parts, data, test, predictions, temperatures, rivals)
+  parameters, masks = _baselines(config, parts, data, test[0])
+  others = {name: _as_predicted(found, config.task == "segmentation") for name, found in masks.items()}
+  if flair_only is not None:
+    others[baselines.FLAIR_ONLY] = flair_only, judge.predict(flair_only, test[0], threshold, largest)
+  tables = _tables(config, parts, data, test, predictions, temperatures, others)
   about = {
     **data.names,
     "synthetic": data.builder.builder_config.synthetic,
@@ -60,6 +65,7 @@ def judge_best(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Da
     "threshold": threshold,
     "threshold_from": "chosen on the validation part" if chosen else "from the configuration",
     "largest_component": largest,
+    "mirror": config.eval.mirror,
     "temperatures": temperatures,
     "checkpoint": {"step": record["step"], "arrays_sha256": record["arrays_sha256"]},
     "epochs": {"trained": history[-1]["epoch"], "planned": config.train.epochs},
@@ -72,6 +78,20 @@ def judge_best(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Da
   drawn = _draw(config, workdir, parts, test[0], predictions, tables.slices, history, title=heading(summary))
   results.write(workdir, tables, summary, judge, show_slices=config.report.show_slices, drawn=drawn)
   print(f"curves while training: tensorboard --logdir={workdir / 'tensorboard'}")
+
+
+def _probabilities(
+  config: ConfigDict, parts: Parts, variables: PyTree, slices: Slices, *, flair_only: bool = False
+) -> np.ndarray:
+  """Probabilities of tumour; averaged with those of the mirrored slices, or of FLAIR in all channels, where asked for."""
+  context = context_of(parts.channels)
+  stand_in = functools.partial(sequences.flair_alone, context=context) if flair_only else lambda batch: batch
+  probabilities = runs.probabilities(runs.predict(config, parts, variables, slices, change=stand_in))
+  if not config.eval.mirror:
+    return probabilities
+  mirrored = lambda batch: {**stand_in(batch), "image": stand_in(batch)["image"][:, :, ::-1]}
+  others = runs.probabilities(runs.predict(config, parts, variables, slices, change=mirrored))
+  return (probabilities + (others[..., ::-1] if others.ndim > 1 else others)) / 2
 
 
 def _draw(
@@ -113,7 +133,7 @@ def _tables(
   test: tuple[Slices, np.ndarray],
   predictions: np.ndarray,
   temperatures: dict[str, float],
-  rivals: dict[str, np.ndarray],
+  others: dict[str, tuple[np.ndarray, np.ndarray]],
 ) -> Tables:
   slices, probabilities = test
   judge, names = parts.judge, {"data": data.title, "split": data.split.name}
@@ -132,8 +152,8 @@ def _tables(
     reliability=calibration.pixel_rows(slices, probabilities, temperatures["pixels"], **names) if segments else [],
     baselines=[
       {"baseline": name, **row}
-      for name, masks in rivals.items()
-      for row in judge.rows(slices, *_as_predicted(masks, segments), **names)
+      for name, predicted in others.items()
+      for row in judge.rows(slices, *predicted, **names)
     ],
   )  # fmt: skip
 

@@ -13,6 +13,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from bt_jax.datasets import splits
+from bt_jax.datasets.channels import Channel, context_of, parse_channels
 from bt_jax.datasets.lgg_mri.lgg_mri_dataset_builder import FOLDS
 from bt_jax.errors import UserError, choose
 from bt_jax.losses import Loss, make_loss
@@ -20,7 +21,7 @@ from bt_jax.models import DTYPES, make_model
 from bt_jax.pipeline.augment import make_augment
 from bt_jax.pipeline.contrast import make_contrast
 from bt_jax.pipeline.feed import FEEDS, SAMPLINGS
-from bt_jax.pipeline.preprocess import Augment, make_preprocess, parse_channels
+from bt_jax.pipeline.preprocess import Augment, make_preprocess
 from bt_jax.running.judges import JUDGES, Judge
 from bt_jax.training import finetune, parallel
 from bt_jax.training.optimizer import make_optimizer, make_schedule
@@ -36,7 +37,7 @@ class Parts:
   Attributes:
     mesh: the devices.
     task, judge: what the network is for, and how its predictions are judged.
-    channels: of the network's input.
+    channels: of the network's input, see `sequences.parse_channels`.
     normalize: how its inputs are normalised, a name of `SCHEMES`.
     contrast: of every slice as it is read.
     shapes: of the network's variables.
@@ -50,7 +51,7 @@ class Parts:
   task: Task
   judge: Judge
   model: nn.Module
-  channels: int
+  channels: tuple[Channel, ...]
   normalize: str
   contrast: Callable[[np.ndarray], np.ndarray]
   preprocess: Callable
@@ -93,11 +94,11 @@ def make_parts(config: ConfigDict, normalize: str = "unit") -> Parts:
   preprocess = make_preprocess(size=config.data.size, normalize=normalize, channels=config.data.channels)
   contrast = make_contrast(config.data.contrast)
   loss = make_loss(**config.loss)
-  channels = len(parse_channels(config.data.channels))
+  channels = parse_channels(config.data.channels)
   _check_together(config, normalize)
   # Shapes alone: a size that the network cannot take, or a stage that it has not, is told before anything runs.
   shapes = jax.eval_shape(
-    lambda: model.init(jax.random.key(0), jnp.zeros((1, config.data.size, config.data.size, channels)))
+    lambda: model.init(jax.random.key(0), jnp.zeros((1, config.data.size, config.data.size, len(channels))))
   )
   rates = finetune.parse_rates(config.train.stage_rates, shapes["params"])
   statistics = shapes.get("batch_stats", {})
@@ -131,7 +132,7 @@ def make_parts(config: ConfigDict, normalize: str = "unit") -> Parts:
     normalize=normalize,
     contrast=contrast,
     preprocess=preprocess,
-    augment=make_augment(**config.augment),
+    augment=make_augment(**config.augment, context=context_of(channels)),
     loss=loss,
     shapes=shapes,
     kept_statistics={*kept, *(stage for stage, factor in rates.items() if not factor)},
@@ -182,6 +183,7 @@ _RANGES = {
   "augment.shift": (0, 1),
   "augment.gain": (0, math.inf),
   "augment.offset": (0, math.inf),
+  "augment.drop_sequence": (0, 1),
   "augment.gamma": (0, math.inf),
   "augment.noise": (0, math.inf),
   "loss.smooth": (0, math.inf),

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,8 +14,10 @@ from tqdm import tqdm
 
 from bt_jax import files
 from bt_jax.datasets import splits, store
+from bt_jax.datasets.channels import context_of
 from bt_jax.errors import UserError
 from bt_jax.pipeline import feed
+from bt_jax.pipeline.sequences import Batch
 from bt_jax.running.parts import Parts, data_variant
 from bt_jax.schema import Slices
 from bt_jax.training import hosts, parallel
@@ -74,10 +77,13 @@ def open_data(config: ConfigDict, parts: Parts) -> Data:
   """The data of a configuration; raises UserError where it is not right."""
   builder = build(config)
   index = store.read_index(builder)
+  context = context_of(parts.channels)
   split = splits.make_split(
     index, kind=config.split.kind, fold=config.split.fold, folds=config.split.folds, seed=config.split.seed
   )
-  return Data(builder, index, split, store.Reader.of(builder, index, parts.contrast))
+  if context and split.leaky and hosts.is_first():
+    print("this split cuts volumes: neighbours of test slices are training slices, which leaks once more")
+  return Data(builder, index, split, store.Reader.of(builder, index, parts.contrast, context))
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:
@@ -93,7 +99,7 @@ def first_state(config: ConfigDict, parts: Parts, *, abstract: bool) -> TrainSta
     parts.model,
     parts.optimizer,
     size=config.data.size,
-    channels=parts.channels,
+    channels=len(parts.channels),
     seed=config.train.seed,
     average=config.train.ema_decay > 0,
   )
@@ -114,14 +120,29 @@ def restore_best(config: ConfigDict, workdir: pathlib.Path, parts: Parts) -> tup
   return restored
 
 
-def predict(config: ConfigDict, parts: Parts, variables: PyTree, slices: Slices) -> np.ndarray:
-  """Logits of tumour, float32: [slices, 256, 256] or [slices], by the task; each host predicts its share of every batch."""
+def predict(
+  config: ConfigDict,
+  parts: Parts,
+  variables: PyTree,
+  slices: Slices,
+  *,
+  change: Callable[[Batch], Batch] = lambda batch: batch,
+) -> np.ndarray:
+  """Logits of tumour, float32: [slices, 256, 256] or [slices], by the task; each host predicts its share of every batch.
+
+  Args:
+    config: of the run.
+    parts: made of it.
+    variables: of the network.
+    slices: that are predicted.
+    change: done to every batch before the network sees it.
+  """
   batch_size = config.eval.batch_size
   batches = list(feed.eval_batches(len(slices), batch_size))
   rows, examples = parallel.local_rows(parts.mesh, batch_size), feed.arrays(slices)
   logits: np.ndarray | None = None
   for indices, valid in tqdm(batches, desc="predicting", unit="batch", leave=False):
-    local = {name: array[indices[rows]] for name, array in examples.items()}
+    local = change({name: array[indices[rows]] for name, array in examples.items()})
     batch = parallel.fetch(parts.predict_step(variables, parallel.lay_out(parts.mesh, local, batch_size)))
     if logits is None:
       logits = np.empty((len(slices), *batch.shape[1:]), np.float32)

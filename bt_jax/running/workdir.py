@@ -12,6 +12,7 @@ import filelock
 from bt_jax import files
 from bt_jax.errors import UserError
 from bt_jax.training import hosts
+from configs import common
 
 _CONFIG = "config.json"
 # Fields, and sections of them, that may always differ between two starts of one run: they say where and how, not what.
@@ -102,12 +103,15 @@ def _what(config: dict[str, Any]) -> dict[str, Any]:
 def differences(there: dict[str, Any], here: dict[str, Any], may_differ: str | None = None) -> dict[str, str]:
   """The fields in which two configurations, as nested dictionaries, are of different runs, each with both values.
 
+  A field that did not exist when the run was begun had the default of today.
+
   Args:
     there: of the run that was begun.
     here: asked for now.
     may_differ: a field, or a section of them, that does not count; those of `_HOW` never do.
   """
-  there, here = _what(there), _what(here)
+  defaults = _what(common.get_config().to_dict())
+  there, here = (defaults | _what(config) for config in (there, here))
   return {
     name: f"{name} ({there.get(name)!r} there, {here.get(name)!r} now)"
     for name in sorted(here.keys() | there.keys())

@@ -73,7 +73,7 @@ def baselines(summary: dict[str, Any]) -> Table:
   ]
   names = [name for name in names if any(name in test for _, test in judged)]
   rows = [[text(title), *(measured(test, name) for name in names)] for title, test in judged]
-  return table("Beside methods that learn nothing, on these slices", ("", *names), rows)
+  return table("Beside other predictions of these slices", ("", *names), rows)
 
 
 def anchors() -> Table:

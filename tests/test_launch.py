@@ -287,7 +287,8 @@ def test_wrong_flags_are_told_in_one_line(flags, said):
 
 
 def test_no_data_names_layout_command_and_phantom(tmp_path):
-  flags = ["--config=configs/seg.py:small", f"--config.data.dir={tmp_path / 'data'}", f"--workdir={tmp_path / 'run'}"]
+  flags = ["--config=configs/seg.py:small", "--config.model.pretrained=", f"--config.data.dir={tmp_path / 'data'}",
+           f"--workdir={tmp_path / 'run'}"]  # fmt: skip
   for more in ([], [f"--config.data.root={tmp_path / 'missing'}"]):
     status, _, err = launch([*flags, *more])
     assert status == 1 and len(err.splitlines()) == 1

@@ -33,7 +33,7 @@ import os, jax
 from bt_jax import machine
 from configs import seg
 os.sched_getaffinity = lambda process: range(6)
-config = seg.get_config("small")  # batches of 8 and 32
+config = seg.get_config("phantom")  # batches of 8 and 32
 config.update_from_flattened_dict({fields})
 machine.prepare(config)
 print(jax.device_count(), jax.config.jax_compilation_cache_dir, os.environ["XLA_FLAGS"])

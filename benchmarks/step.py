@@ -1,12 +1,12 @@
 """Training and inference slices per second, and memory, of our networks beside the same ones in PyTorch.
 
-  python benchmarks/step.py [--models=unet,resunet,resnet50] [--sizes=128,256] [--width=32] [--batch=8] [--repeats=7]
+  python benchmarks/step.py [--models=lite_unet,lite,unet,resunet,resnet50] [--sizes=128,256] [--width=32] [--batch=8] [--repeats=7]
 
 Both in one process, in turn; medians and their ratio. What is timed is the network: forward, and for training backward
 and AdamW, with the sum of binary cross-entropy and Dice or with cross-entropy. Input is on the device already, without
 augmentation. PyTorch runs channels last; on a GPU both compute in bfloat16 and PyTorch is compiled, on a CPU both
 compute in float32. Memory is what a training step takes beyond what stood before it: ours by the compiled program,
-PyTorch's by its own count, which it has on a GPU only. Limit is the share of the time that the machine would need, at the
+PyTorch's by its own count, which it has on a GPU only. Both have their memory in huge pages, as launch.py has. Limit is the share of the time that the machine would need, at the
 rates of its matrix products and copies measured here, for the operations or the bytes that the compiled program counts,
 whichever takes longer; bytes that a cache holds are counted too, so that on a CPU it may pass 1. Without torch
 (`pip install torch`) only ours is timed.
@@ -24,6 +24,11 @@ from collections.abc import Callable
 from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+
+from bt_jax import allocator
+
+if __name__ == "__main__":
+  allocator.use_huge_pages()
 
 import jax
 import jax.numpy as jnp
@@ -147,7 +152,7 @@ def measure(peers: dict[str, Callable], name: str, size: int, args: argparse.Nam
 def main() -> None:
   """Prints the table."""
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-  parser.add_argument("--models", default="unet,resunet,resnet50")
+  parser.add_argument("--models", default="lite_unet,lite,unet,resunet,resnet50")
   parser.add_argument("--sizes", default="128,256", help="pixels")
   parser.add_argument("--width", type=int, default=32, help="of the U-Net")
   parser.add_argument("--batch", type=int, default=8)

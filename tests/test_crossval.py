@@ -86,6 +86,27 @@ def test_baselines_are_on_the_same_rows(pooled):
   assert nothing["pooled"]["dice"] == 0 and summary["baselines"][0]["title"] in out
 
 
+def test_a_training_may_test_several_folds(tiny, tmp_path):
+  flags = [
+    *tiny,
+    "--mode=crossval",
+    "--config.train.epochs=1",
+    "--config.crossval.folds=1",
+    "--config.crossval.group=2",
+  ]
+  workdir, out = unbroken(flags, tmp_path / "groups")
+  split = json.loads((workdir / "folds_00-01" / "split.json").read_text())
+  assert split["name"] == "patient_folds_00-01" and "folds 0-1: finished in" in out
+  summary = json.loads((workdir / "summary.json").read_text())
+  assert summary["split"] == "2 of 22 patient folds, 2 to a training"
+  assert [(fold["fold"], fold["patients"]) for fold in summary["folds"]] == [("0-1", 2)]
+  assert "patient folds 0-1 (of 0 to 21)" in (workdir / "folds_00-01" / "report.html").read_text()
+  assert launch([*flags, f"--workdir={tmp_path / 'pooled'}", f"--runs={workdir}"])[0] == 0
+  alone = [flag for flag in flags if "crossval.group" not in flag]
+  _one_line([*alone, f"--workdir={tmp_path / 'alone'}", f"--runs={workdir}"], "there is no run of the folds 1: train")
+  _one_line([*alone, f"--workdir={workdir}"], "differs in split.group (2 there, None now)")
+
+
 def test_again_trains_nothing(pooled, flags):
   workdir, _ = pooled
   before = (workdir / "slices.csv").read_text()

@@ -1,0 +1,60 @@
+"""The records under docs/results: sound, of one split each, and the source of every number in the table of docs/results.md."""
+
+import re
+
+import pytest
+
+from bt_jax import files
+from bt_jax.evaluation.tables import read_run
+from bt_jax.running.judges import JUDGES
+from tests.conftest import ROOT
+
+FOLDERS = sorted(path.parent for path in (ROOT / "docs/results").glob("*/summary.json"))
+RUNS = [folder.name for folder in FOLDERS]
+# The columns of the table, by their place in a summary.
+COLUMNS = (("pooled", "dice"), ("patient", "dice_mean"), ("patient", "dice_median"), ("detection", "sensitivity"),
+           ("detection", "false_positive_rate"))  # fmt: skip
+
+
+def cells(numbers):
+  """As the table prints them: value and interval, three digits."""
+  for group, name in COLUMNS:
+    low, high = numbers[group][f"{name}_ci95"]
+    yield f"{numbers[group][name]:.3f} ({low:.3f} to {high:.3f})"
+
+
+def documented():
+  """From the first cell of each line of the table that names a run to its other cells."""
+  lines = re.findall(
+    r"^\| \[`([\w.-]+)`\]\(results/[\w.-]+\)(.*?) \| (.*) \|$", (ROOT / "docs/results.md").read_text(), re.M
+  )
+  return [(run, what, line.split(" | ")) for run, what, line in lines]
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_record_is_whole_and_its_numbers_come_out_of_its_rows(run):
+  folder = ROOT / "docs/results" / run
+  summary, tables = read_run(folder)
+  split = files.read_json(folder / "split.json")
+  assert [f"{row['case']}/{row['slice']}" for row in tables.slices] == list(split["test"])
+  assert split["hash"] == summary["split_hash"] and not summary["commit"].endswith("-dirty")
+  patient = lambda name: name.split("/")[0].rpartition("_")[0]
+  if not split["leaky"]:
+    seen = {patient(name) for part in ("train", "validation") for name in split[part]}
+    assert seen.isdisjoint(row["patient"] for row in tables.slices)
+  found = JUDGES[summary["task"]].summarize(tables.slices, intervals=True)
+  for group, name in COLUMNS:
+    assert found[group][name] == pytest.approx(summary["test"][group][name])
+
+
+@pytest.mark.parametrize(("run", "what", "line"), documented())
+def test_the_table_of_results_is_that_of_the_records(run, what, line):
+  summary, tables = read_run(ROOT / "docs/results" / run)
+  rows = tables.slices
+  if "FLAIR in all channels" in what:
+    rows = [row for row in tables.baselines if row["baseline"] == "flair_only"]
+  assert line == list(cells(JUDGES[summary["task"]].summarize(rows, intervals=True)))
+
+
+def test_every_record_is_in_the_table():
+  assert {run for run, *_ in documented()} == set(RUNS)

@@ -69,7 +69,7 @@ def make_predictor(size: int, width: int, dtype: str):
   import jax.numpy as jnp
 
   from bt_jax.inference import loading
-  from bt_jax.inference.networks import Network
+  from bt_jax.inference.networks import Network, View
   from bt_jax.models import DTYPES, MODELS, make_model
   from bt_jax.pipeline.preprocess import make_preprocess
   from bt_jax.schema import CHANNELS
@@ -81,7 +81,8 @@ def make_predictor(size: int, width: int, dtype: str):
   network = Network(
     variables=jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, size, size, len(CHANNELS)))),
     logits=make_predict_step(model=model, task=TASKS["segmentation"], preprocess=preprocess),
-    contrast="none",
+    view=View(),
+    drops_sequences=False,
     decision={"threshold": 0.5, "temperature": 1.0, "tumor_probabilities": [0.5]},
     profile={"skull": [0.0, 1.0], "span": [0.0, 1.0]},
     largest_component=False,

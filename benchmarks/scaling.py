@@ -26,6 +26,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 import jax
 import numpy as np
 
+from bt_jax.pipeline.preprocess import UNCHANGED
 from bt_jax.running.parts import make_parts
 from bt_jax.training import parallel
 from bt_jax.training.state import init_state
@@ -89,13 +90,13 @@ def efficiency(computing: float, sending: float, *, overlap: bool) -> float:
 
 def make_step(name: str, size: int, *, whole: bool = False, **fields) -> tuple:
   """The training step of a network by its configuration, and the shapes of its first state; `fields` are of the model."""
-  config = (cls if name == "resnet50" else seg).get_config("")
+  config = cls.get_config("resnet50") if name == "resnet50" else seg.get_config("")
   config.data.update(size=size, normalize="volume")
   config.model.update(**{"name": name, "pretrained": "", "dtype": "float32"} | fields)
   if not whole:
     config.train.update(optimizer="sgd", ema_decay=0.0)
   parts, train = make_parts(config), config.train
-  augment = parts.augment if whole else lambda key, image, mask: (image, mask)
+  augment = parts.augment if whole else UNCHANGED
   step = make_train_step(
     model=parts.model, task=parts.task, preprocess=parts.preprocess, augment=augment, loss=parts.loss,
     optimizer=parts.optimizer, ema_decay=train.ema_decay, mixup=train.mixup, kept_statistics=parts.kept_statistics,

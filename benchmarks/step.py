@@ -36,6 +36,7 @@ import numpy as np
 
 from bt_jax.losses import make_loss
 from bt_jax.models import CLASSIFIERS, MODELS, make_model
+from bt_jax.pipeline.preprocess import UNCHANGED
 from bt_jax.training import parallel
 from bt_jax.training.optimizer import make_optimizer
 from bt_jax.training.state import init_state
@@ -72,7 +73,7 @@ def ours(name: str, width: int, images: np.ndarray, targets: np.ndarray, *, dtyp
     model=model,
     task=task,
     preprocess=lambda batch, augment=None, key=None: (batch["image"], batch["mask"]),
-    augment=lambda key, image, mask: (image, mask),
+    augment=UNCHANGED,
     loss=make_loss(name="cross_entropy" if name in CLASSIFIERS else "bce_dice", **LOSS),
     optimizer=optimizer,
     ema_decay=0.0,

@@ -8,6 +8,7 @@ from flax import linen as nn
 from bt_jax.errors import UserError
 from bt_jax.losses import cross_entropy
 from bt_jax.models.layers import BatchNorm
+from bt_jax.pipeline.preprocess import UNCHANGED
 from bt_jax.training import finetune
 from bt_jax.training.state import init_state
 from bt_jax.training.step import make_train_step
@@ -82,7 +83,7 @@ def test_frozen_stages_keep_parameters_and_statistics_bit_for_bit(unbiased):
   state = init_state(model, optimizer, size=32, channels=3, seed=0, average=False)
   step = make_train_step(
       model=model, task=TASKS["classification"],
-      preprocess=lambda batch, augment, key: (batch["image"], batch["mask"]), augment=lambda *arrays: arrays,
+      preprocess=lambda batch, augment, key: (batch["image"], batch["mask"]), augment=UNCHANGED,
       loss=lambda logits, targets: cross_entropy(logits, targets, label_smoothing=0.0), optimizer=optimizer,
       ema_decay=0.0, mixup=0.3, kept_statistics=set(rates), pieces=1, remat=False, seed=0,
   )  # fmt: skip
@@ -131,7 +132,7 @@ def test_mixup_of_a_batch_with_itself_reversed_lies_between_both():
   data = {"image": images, "mask": images[..., :1], "label": jnp.array([0, 1], jnp.int32), "weight": jnp.ones(2)}
   make_train_step(
       model=model, task=TASKS["classification"],
-      preprocess=lambda batch, augment, key: (batch["image"], batch["mask"]), augment=lambda *arrays: arrays,
+      preprocess=lambda batch, augment, key: (batch["image"], batch["mask"]), augment=UNCHANGED,
       loss=loss, optimizer=optimizer, ema_decay=0.0, mixup=0.5, kept_statistics=set(), pieces=1, remat=False, seed=0,
   )(state, data, jnp.float32(1.0))  # fmt: skip
   share = float(np.asarray(jax.lax.stop_gradient(seen[-1]))[1, 0, 0, 0])

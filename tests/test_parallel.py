@@ -17,6 +17,7 @@ from bt_jax.models.layers import BatchNorm, Dropout
 from bt_jax.models.unet import UNet
 from bt_jax.pipeline import feed
 from bt_jax.pipeline.augment import make_augment
+from bt_jax.pipeline.preprocess import UNCHANGED
 from bt_jax.training import parallel
 from bt_jax.training.state import init_state
 from bt_jax.training.step import keep_products, make_predict_step, make_resident_step, make_train_step
@@ -146,7 +147,7 @@ class Plain(nn.Module):
 def test_gradients_of_pieces_add_up_to_that_of_the_batch(examples, devices):
   """Where nothing looks at the batch as a whole: no batch norm, a loss by slice, nothing random."""
   plain = {
-      "model": Plain(), "augment": lambda key, image, mask: (image, mask), "loss": make_loss(**LOSS | {"pooled": False}),
+      "model": Plain(), "augment": UNCHANGED, "loss": make_loss(**LOSS | {"pooled": False}),
   }  # fmt: skip
   state = init_state(Plain(), OPTIMIZER, size=32, channels=3, seed=0, average=False)
   batch = {name: array[:BATCH] for name, array in examples.items()}
@@ -161,7 +162,7 @@ def test_gradients_of_pieces_add_up_to_that_of_the_batch(examples, devices):
 
 def test_batch_norm_in_pieces_moves_its_statistics_by_each_in_turn(examples):
   batch = {name: array[:BATCH] for name, array in examples.items()}
-  plain = {"augment": lambda key, image, mask: (image, mask)}
+  plain = {"augment": UNCHANGED}
   whole_step, step = (jax.jit(made(**plain, pieces=pieces)) for pieces in (2, 1))
   together, _ = whole_step(first(), batch, 0.0)  # at a rate of 0 the parameters stay
   state = first()

@@ -17,7 +17,7 @@ def test_weights_are_converted_once_and_a_run_starts_from_them_and_another_from_
   convert = ["--mode=convert", "--config=configs/cls.py", f"--workdir={converted}"]
   for _ in range(2):
     status, out, err = launch([*convert, f"--config.model.pretrained={tmp_path / 'resnet50.safetensors'}"])
-    assert status == 0 and "torchvision variant, inputs normalised as imagenet" in out, err
+    assert status == 0 and "ResNet-50 (torchvision), inputs normalised as imagenet" in out, err
   assert {path.name for path in converted.iterdir()} == {"weights.safetensors", "weights.json"}
 
   places = [flag for flag in tiny if flag.startswith("--config.data")]
@@ -47,9 +47,9 @@ def test_weights_are_converted_once_and_a_run_starts_from_them_and_another_from_
   for flags, said in (
     ([*second[:-2], f"--config.model.pretrained={tmp_path / 'segmenter'}", "--config.split.fold=1"], "that leaks"),
     ([*second[:-2], "--config.model.pretrained=missing.pth"], "there is no file missing.pth"),
-    ([*tiny, f"--config.model.pretrained={converted}"], "needs a network with a ResNet-50 encoder"),
-    ([*first[:-1], "--config.model.variant=keras"], "set --config.model.variant=torchvision"),
-    (["--mode=convert", "--config=configs/cls.py:small"], "nothing to convert"),
+    ([*tiny, f"--config.model.pretrained={converted}"], "this network has no published encoder"),
+    ([*first[:-1], "--config.model.variant=keras"], "take --config.model.variant=torchvision"),
+    (["--mode=convert", "--config=configs/cls.py:phantom"], "nothing to convert"),
   ):
     status, _, err = launch([*flags, f"--workdir={tmp_path / 'refused'}"])
     assert status == 1 and said in err and len(err.splitlines()) == 1, err
@@ -64,4 +64,4 @@ def test_a_run_of_another_network_is_no_encoder(run, tiny, tmp_path):
     f"--workdir={tmp_path / 'refused'}",
   ]
   status, _, err = launch(flags)
-  assert status == 1 and "is of unet, which has no ResNet-50 encoder" in err and len(err.splitlines()) == 1
+  assert status == 1 and "is of unet, which has no published encoder" in err and len(err.splitlines()) == 1

@@ -28,6 +28,8 @@ class Augment(NamedTuple):
   pixels: Callable[[jax.Array, Image, Masks], tuple[Image, Masks]]
 
 
+UNCHANGED = Augment(sequences=lambda key, batch: batch, pixels=lambda key, image, mask: (image, mask))
+
 # Of ImageNet's red, green and blue, in 0..1, as torchvision and as Keras's "caffe" mode have them.
 _TORCH_MEAN, _TORCH_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CAFFE_MEAN = (123.68, 116.779, 103.939)

@@ -23,13 +23,8 @@ def get_config(preset: str = "") -> ConfigDict:
   config = common.get_config()
   config.preset = preset
   if preset in ("", "small"):
-    config.data.normalize = "volume"
-    config.model.update(name="lite_unet", encoder="lite0", pretrained="efficientnet-lite0")
-    config.augment.update(rotation_degrees=20.0, scale=0.15, shift=0.08, gain=0.1, offset=0.02, gamma=0.0, noise=0.0)
-    config.train.update(
-      learning_rate=1e-3, weight_decay=1e-2, warmup_epochs=0.5, sampling="balanced", ema_decay=0.99
-    )  # fmt: skip
-    config.eval.flair_only = True
+    common.start_from_lite0(config, "lite_unet")
+    config.train.learning_rate = 1e-3
   if preset == "":
     config.model.dtype = "bfloat16"
     config.train.epochs = 30

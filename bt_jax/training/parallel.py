@@ -57,7 +57,7 @@ def _gradient_options() -> dict[str, str] | None:
   """How a step with gradients is compiled on a CPU.
 
   YNNPACK, which is fast at a convolution's forward pass, takes the gradient of its kernel for a convolution with a window
-  as large as the picture, at a tenth of the speed of XLA's own: of what is handed to it by default, convolutions are left
+  as large as the picture, several times slower than XLA's own: of what is handed to it by default, convolutions are left
   out. None where the compiler has no such option.
   """
   if jax.default_backend() != "cpu":

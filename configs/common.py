@@ -107,11 +107,11 @@ def get_config() -> ConfigDict:
 
 def start_from_lite0(config: ConfigDict, name: str) -> None:
   """The recipe of the networks on EfficientNet-Lite0 from ImageNet: `lite_unet` and `lite`."""
-  config.data.normalize = "volume"
+  config.data.update(normalize="volume")
   config.model.update(name=name, encoder="lite0", pretrained="efficientnet-lite0")
   config.augment.update(rotation_degrees=20.0, scale=0.15, shift=0.08, gain=0.1, offset=0.02, gamma=0.0, noise=0.0)
   config.train.update(weight_decay=1e-2, warmup_epochs=0.5, sampling="balanced", ema_decay=0.99)
-  config.eval.flair_only = True
+  config.eval.update(flair_only=True)
 
 
 def check_preset(file: str, preset: str, presets: tuple[str, ...]) -> None:

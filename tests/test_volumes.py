@@ -15,7 +15,8 @@ TRUTH = ball((6, 20, 20), (4, 12, 9))
 
 def columns(masks, order=slice(None), **options):
   slices = make_slices(TRUTH.astype(int), "A" * 12)
-  shuffled = type(slices)(*(getattr(slices, name)[order] for name in slices.__dataclass_fields__))
+  filled = {name: array[order] for name, array in vars(slices).items() if array is not None}
+  shuffled = type(slices)(**filled)
   return volumes.volume_columns(shuffled, masks[order], **{"spacing_mm": None} | options)["TCGA_XX_A"]
 
 

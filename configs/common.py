@@ -40,6 +40,9 @@ def get_config() -> ConfigDict:
   config.model.variant = "torchvision"  # resnet50, resunet: torchvision (timm, Hugging Face, RadImageNet) or keras
   config.model.encoder = "lite0"  # lite, lite_unet: size of the EfficientNet-Lite, lite0, lite1, lite2
   config.model.head = "linear"  # resnet50: linear, or the paper's
+  config.model.slice_head = (
+    False  # lite_unet: also say if there is any tumour in the slice, and leave slices empty by it
+  )
   config.model.pretrained = ""  # the encoder from efficientnet-lite0, a file, hub name, converted weights, or run
   config.model.dtype = "float32"  # of the computation; parameters and statistics are always float32
 
@@ -110,6 +113,7 @@ def start_from_lite0(config: ConfigDict, name: str) -> None:
   config.data.update(normalize="volume")
   config.model.update(name=name, encoder="lite0", pretrained="efficientnet-lite0")
   config.augment.update(rotation_degrees=20.0, scale=0.15, shift=0.08, gain=0.1, offset=0.02, gamma=0.0, noise=0.0)
+  config.augment.update(drop_sequence=0.5)
   config.train.update(weight_decay=1e-2, warmup_epochs=0.5, sampling="balanced", ema_decay=0.99)
   config.eval.update(flair_only=True)
 

@@ -1,11 +1,14 @@
 """Networks that are plain arithmetic, so that what they say can be worked out by hand."""
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 
 from bt_jax.datasets.channels import context_of, parse_channels
 from bt_jax.inference.networks import Network, View
 from bt_jax.schema import CHANNELS
+from bt_jax.training.task import Tumor
 
 PROFILE = {"skull": [0.0, 2.0], "span": [0.1, 1.0], "border": [0.0, 1.0], "levels": [1.0, 256.0]}
 
@@ -30,6 +33,17 @@ def statistics_logits(variables, batch):
   return jnp.broadcast_to(ratio[:, None, None], batch["image"].shape[:3])
 
 
+@functools.cache
+def as_tumor(logits):
+  """The logits of an array, of pixels or of slices, as networks give them."""
+
+  def tumor(variables, batch):
+    array = logits(variables, batch)
+    return Tumor(None, array) if array.ndim == 1 else Tumor(array, array.max((1, 2)))
+
+  return tumor
+
+
 def network(
   logits=flair_logits,
   slope=0.05,
@@ -37,6 +51,7 @@ def network(
   contrast="none",
   channels="pre,flair,post",
   drops=True,
+  slice_head=False,
   largest=False,
   threshold=0.5,
   temperature=1.0,
@@ -46,9 +61,10 @@ def network(
   variables = {"slope": jnp.asarray(slope)}
   return Network(
     variables,
-    logits,
+    logits if slice_head else as_tumor(logits),
     View(contrast, context_of(parse_channels(channels))),
     drops,
+    slice_head,
     decision,
     PROFILE,
     largest,

@@ -38,6 +38,7 @@ def test_every_preset_makes_its_parts(file, preset):
 STEPS = {
   "seg, default": ("seg", "", {}),
   "seg, unet": ("seg", "", {"model.name": "unet", "model.width": 4}),
+  "seg, slice head": ("seg", "small", {"model.pretrained": "", "model.slice_head": True, "data.size": 32}),
   "seg, paper": ("seg", "paper", {"model.width": 4, "train.batch_stats": "keep"}),
   "seg, resunet": (
     "seg",
@@ -99,7 +100,9 @@ def test_what_a_configuration_names_takes_a_step_and_predicts(name, monkeypatch)
   state, loss = compiled(state, {name: array[indices] for name, array in examples.items()}, made.schedule(10)(0))
   assert np.isfinite(loss) and int(state.nonfinite_step) == -1 and int(state.step) == 1
   logits = runs.predict(config, made, state.eval_variables, slices)
-  assert logits.shape == ((8, 64, 64) if file == "seg" else (8,)) and np.isfinite(logits).all()
+  assert logits.slices.shape == (8,) and np.isfinite(logits.slices).all()
+  if file == "seg":
+    assert logits.pixels.shape == (8, 64, 64) and np.isfinite(logits.pixels).all()
 
 
 def chains(path):
@@ -111,6 +114,13 @@ def chains(path):
       yield f"**{ast.unparse(node.value)}"
     if isinstance(node, ast.Dict):
       yield from (f"**{ast.unparse(value)}" for key, value in zip(node.keys, node.values, strict=True) if key is None)
+
+
+def test_a_head_for_slices_is_not_of_every_network(tmp_path):
+  config = seg.get_config("phantom")
+  config.model.slice_head = True
+  with pytest.raises(UserError, match="unet has no head for slices: leave it out, or take lite_unet"):
+    experiment.train(config, tmp_path / "run")
 
 
 def test_every_field_is_read():

@@ -29,7 +29,7 @@ def made(name, task, seed=0, dtype=jnp.float32, tumors=(0.5,), **fields):
   logits = make_predict_step(model=model, task=TASKS[task], preprocess=preprocess)
   decision = {"threshold": 0.5, "temperature": 1.5, "tumor_probabilities": list(tumors)}
   about = {"path": name, "model": name, "data": "none", "split": "none"}
-  return Network(jax.device_get(variables), logits, View(), False, decision, PROFILE, False, about)
+  return Network(jax.device_get(variables), logits, View(), False, False, decision, PROFILE, False, about)
 
 
 def pooled_logits(variables, batch):

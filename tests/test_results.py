@@ -21,12 +21,12 @@ def segmented(truth, masks, cases, leaky=False):
   slices = make_slices(truth, cases)
   probability = np.where(masks, 0.9, 0.1).astype(np.float32)
   names = {"data": "made up", "split": "random_slices_leaky" if leaky else "patient_fold_00"}
-  table = rows.slice_rows(slices, probability, masks, **names)
+  table = rows.slice_rows(slices, probability.max((1, 2)), masks, **names)
   table = [row | {calibration.CALIBRATED: row["probability"]} for row in table]
   whole = {} if leaky else volume_columns(slices, masks, spacing_mm=None)
   patients = [row | whole.get(row["patient"], {}) | CLINICAL for row in rows.patient_rows(table)]
   pixels = calibration.pixel_rows(slices, probability, 1.0, **names)
-  rival = rows.slice_rows(slices, np.zeros_like(probability), np.zeros_like(masks), **names)
+  rival = rows.slice_rows(slices, np.zeros(len(slices)), np.zeros_like(masks), **names)
   tables = Tables(table, patients, pixels, [{"baseline": "nothing", **row} for row in rival])
   return finish(tables, "segmentation", leaky, {"pixels": 1.0, "slices": 1.0}, names)
 

@@ -136,9 +136,9 @@ def test_prediction_is_on_the_datas_own_grid(data):
   state = first_state(optimizer())
   predict = jax.jit(make_predict_step(model=MODEL, task=TASK, preprocess=PREPROCESS))
   some = lambda *indices: {name: array[jnp.array(indices)] for name, array in data.items()}
-  logits = predict(state.variables, some(3, 4, 5, 0))
+  logits = predict(state.variables, some(3, 4, 5, 0)).pixels
   assert logits.shape == (4, 64, 64) and logits.dtype == jnp.float32
-  np.testing.assert_allclose(logits[:3], predict(state.variables, some(3, 4, 5, 7))[:3], atol=1e-5)
+  np.testing.assert_allclose(logits[:3], predict(state.variables, some(3, 4, 5, 7)).pixels[:3], atol=1e-5)
   # The network sees 32 x 32 pixels: its logits, each repeated, differ from the resized ones by less than their own range.
   images, _ = PREPROCESS({name: array[3:6] for name, array in data.items()})
   coarse = MODEL.apply(state.variables, images)[..., 0]

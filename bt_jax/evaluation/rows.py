@@ -13,7 +13,7 @@ Row = dict[str, Any]
 
 def slice_rows(
   slices: Slices,
-  probabilities: Float[np.ndarray, "n height width"],
+  probabilities: Float[np.ndarray, "n"],
   masks: Bool[np.ndarray, "n height width"],
   *,
   data: str,
@@ -23,14 +23,13 @@ def slice_rows(
 
   Args:
     slices: with the truth.
-    probabilities: of tumour, per pixel.
+    probabilities: of any tumour in the slice.
     masks: the prediction after post-processing.
     data: what the data is called.
     split: what the split is called.
 
   Returns:
-    Rows of data, split, case, patient, slice, pixels tp, fp, fn, tn, label (1: the truth has a tumour) and probability
-    (the highest of the slice's pixels).
+    Rows of data, split, case, patient, slice, pixels tp, fp, fn, tn, label (1: the truth has a tumour) and probability.
   """
   truth = slices.mask[..., 0] == 1
   counts = metrics.count(masks, truth)
@@ -39,7 +38,7 @@ def slice_rows(
       **identity(slices, at, data=data, split=split),
       **{name: int(value[at]) for name, value in counts._asdict().items()},
       "label": int(truth[at].any()),
-      "probability": float(probabilities[at].max()),
+      "probability": float(probabilities[at]),
     }
     for at in range(len(slices))
   ]

@@ -19,7 +19,7 @@ class Decision:
   Attributes:
     threshold: of a pixel's probability.
     temperature: of the probability of a slice.
-    gate: the classifier's probability below which a slice is left empty; None without one.
+    gate: the probability of a slice below which it is left empty; None without a classifier or a head for slices.
     tta: whether mirrored and turned slices were averaged.
     largest_component: whether only the largest 3-D part is kept.
     profile: the range of each feature of `suspicion.features` over training volumes.
@@ -49,7 +49,9 @@ def decide(
   for name, value in {"threshold": threshold, "sensitivity": sensitivity}.items():
     check_share(name, value)
   mean = lambda name, of: float(np.mean([network.decision[name] for network in of]))
-  tumor = [np.array(network.decision["tumor_probabilities"]) for network in classifiers]
+  heads = all(network.slice_head for network in segmenters)
+  gating = classifiers or (segmenters if heads else [])
+  tumor = [np.array(network.decision["tumor_probabilities"]) for network in gating]
   gates = [gate_threshold(chances, np.ones(len(chances), int), sensitivity) for chances in tumor]
   ranges = {
     name: zip(*(network.profile[name] for network in segmenters), strict=True) for name in segmenters[0].profile

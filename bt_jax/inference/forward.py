@@ -12,6 +12,7 @@ from jaxtyping import Array, Bool, Float
 from bt_jax.inference.networks import Network, View
 from bt_jax.pipeline.augment import rotation_matrix, warp
 from bt_jax.pipeline.preprocess import Batch
+from bt_jax.training.task import Tumor
 
 PyTree = Any
 _TURN_DEGREES = 10.0
@@ -49,10 +50,10 @@ def make_forward(
 
   Args:
     segmenters: one or more.
-    classifiers: none, or those whose averaged word gates the segmenters.
+    classifiers: whose averaged probability of a slice counts; without one, the segmenters'.
     tta: whether to average over `views`.
-    gate: the classifiers' probability below which a slice is left empty; None without one.
-    temperature: of the probability of a slice: the classifiers', or without one that of the highest pixel.
+    gate: the probability of a slice below which it is left empty; None without one.
+    temperature: of the probability of a slice.
 
   Returns:
     The networks' variables, those of one architecture stacked, and `forward(variables, batch)`. A batch has `image`, by
@@ -67,32 +68,30 @@ def make_forward(
   )
   looks = views() if tta else views()[:1]
 
-  def probability(logits: Callable, variables: PyTree, batch: Batch) -> Array:
-    def look(view: Array) -> Array:
+  def probability(logits: Callable, variables: PyTree, batch: Batch) -> Tumor:
+    def look(view: Array) -> Tumor:
       if not tta:
-        return jax.nn.sigmoid(logits(variables, batch))
+        return jax.tree.map(jax.nn.sigmoid, logits(variables, batch))
       turned = jax.vmap(warp, (0, None, None))(batch["image"], view, jnp.zeros(2))
-      found = jax.nn.sigmoid(logits(variables, batch | {"image": turned}))
-      if found.ndim == 1:
-        return found
-      return jax.vmap(warp, (0, None, None))(found[..., None], view.T, jnp.zeros(2))[..., 0]  # orthogonal
+      tumor = jax.tree.map(jax.nn.sigmoid, logits(variables, batch | {"image": turned}))
+      if tumor.pixels is None:
+        return tumor
+      back = jax.vmap(warp, (0, None, None))(tumor.pixels[..., None], view.T, jnp.zeros(2))[..., 0]  # orthogonal
+      return tumor._replace(pixels=back)
 
-    return jax.lax.map(look, jnp.asarray(looks)).mean(0)
+    return jax.tree.map(lambda x: x.mean(0), jax.lax.map(look, jnp.asarray(looks)))
 
   def forward(variables: tuple[PyTree, ...], batch: dict[str, PyTree]) -> Marked:
-    found = []
+    tumors = []
     for (logits, view), stack in zip(groups, variables, strict=True):
       seen = batch | {"image": batch["image"][view]}
-      found.append(jax.lax.map(functools.partial(probability, logits, batch=seen), stack))
-    members = jnp.concatenate([masks for masks in found if masks.ndim == 4])
-    if classifiers:
-      chance = jnp.concatenate([chances for chances in found if chances.ndim == 2]).mean(0)
-      gated = chance < gate
-    else:
-      chance = members.mean(0).max((1, 2))
-      gated = jnp.zeros(chance.shape, bool)
+      tumors.append(jax.lax.map(functools.partial(probability, logits, batch=seen), stack))
+    members = jnp.concatenate([tumor.pixels for tumor in tumors if tumor.pixels is not None])
+    asked = [tumor.slices for tumor in tumors if not classifiers or tumor.pixels is None]
+    slices = jnp.concatenate(asked).mean(0)
+    gated = slices < (-1 if gate is None else gate)
     members = jnp.where(gated[:, None, None], 0, members)
-    return Marked(members, _calibrate(chance, temperature), gated)
+    return Marked(members, _calibrate(slices, temperature), gated)
 
   return stacked, forward
 

@@ -42,6 +42,7 @@ class Network:
       share the function.
     view: what it sees of every slice: the name of the contrast and the neighbours' channels.
     drops_sequences: whether it was trained with FLAIR in the place of other sequences.
+    slice_head: whether it has a head for slices.
     decision: what its validation part decided: `threshold`, `temperature` and `tumor_probabilities`.
     profile: the range of each feature of `suspicion.features` over volumes it was trained on.
     largest_component: whether its masks are of the largest 3-D part alone.
@@ -52,6 +53,7 @@ class Network:
   logits: Callable
   view: View
   drops_sequences: bool
+  slice_head: bool
   decision: dict[str, Any]
   profile: dict[str, list[float]]
   largest_component: bool
@@ -111,6 +113,7 @@ def load(folder: pathlib.Path, task: str, flag: str, dtype: str | None = None) -
       logits=_logits(key),
       view=View(config["data"]["contrast"], context_of(parse_channels(config["data"]["channels"]))),
       drops_sequences=config["augment"].get("drop_sequence", 0) > 0,
+      slice_head=config["model"].get("slice_head", False),
       decision=decision,
       profile=profile,
       largest_component=config["eval"]["largest_component"],

@@ -1,6 +1,6 @@
 """A small U-Net decoder on an EfficientNet-Lite encoder: a segmenter that a CPU can train."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,33 +11,53 @@ from bt_jax.models.efficientnet_lite import SKIPS, EfficientNetLite
 from bt_jax.models.layers import ConvBlock, check_size
 
 
+class MaskAndSlice(NamedTuple):
+  """What a segmenter with a head for slices puts out.
+
+  Attributes:
+    mask: logits of tumour by pixel.
+    slice: the logit of any tumour in the slice.
+  """
+
+  mask: Float[Array, "batch height width 1"]
+  slice: Float[Array, "batch"]
+
+
 class LiteUNet(nn.Module):
   """Each level of the decoder doubles the picture, joins the encoder's features of that size, and convolves twice.
 
   Attributes:
     encoder: size of the encoder, a name of `efficientnet_lite.ENCODERS`.
     features: channels of the decoder's levels, finest first; the finest is half as large as the input.
+    slice_head: whether the deepest features, their mean and their highest, also tell if there is any tumour.
     dtype: of the computation; parameters, batch statistics and logits are float32.
   """
 
   encoder: str = "lite0"
   features: tuple[int, ...] = (32, 48, 64, 128)
+  slice_head: bool = False
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
     self, x: Float[Array, "batch height width channels"], *, train: bool = False
-  ) -> Float[Array, "batch height width 1"]:
-    """Returns logits; raises UserError where height or width does not divide by 32."""
+  ) -> Float[Array, "batch height width 1"] | MaskAndSlice:
+    """Returns logits, of masks alone or of slices too; raises UserError where height or width does not divide by 32."""
     check_size(x, len(SKIPS))
     batch, height, width, _ = x.shape
     stages = EfficientNetLite(self.encoder, dtype=self.dtype, name="encoder")(x, train=train)
-    x = stages[SKIPS[-1]]
+    deepest = x = stages[SKIPS[-1]]
     for level in reversed(range(len(self.features))):
       x = jnp.concatenate([upsample_2x2(x), stages[SKIPS[level]]], axis=-1)
       x = ConvBlock(self.features[level], self.dtype, name=f"decoder{level + 1}")(x, train=train)
     x = nn.Conv(1, (3, 3), dtype=jnp.float32, name="head")(x)
-    return jax.image.resize(x, (batch, height, width, 1), "linear")
+    mask = jax.image.resize(x, (batch, height, width, 1), "linear")
+    if not self.slice_head:
+      return mask
+    pooled = jnp.concatenate(
+      [deepest.mean((1, 2), dtype=jnp.float32), deepest.max((1, 2)).astype(jnp.float32)], axis=-1
+    )
+    return MaskAndSlice(mask, nn.Dense(1, name="slice_head")(pooled)[:, 0])
 
 
 def upsample_2x2(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch 2*height 2*width channels"]:

@@ -10,6 +10,11 @@ from bt_jax.report import paper
 _NOT_CLINICAL = "For research only, never clinical use."
 
 
+def _slice_gate(summary: dict[str, Any]) -> str:
+  gate = summary.get("slice_gate")
+  return "" if gate is None else f"; slices below {gate:.3f} empty, by the head for slices"
+
+
 def results_table(summary: dict[str, Any]) -> str:
   """The table of `summary.json` as text; every heading says data, split, aggregation, rule for empty masks and counts."""
   test = summary["test"]
@@ -22,7 +27,7 @@ def results_table(summary: dict[str, Any]) -> str:
   }
   lines = [
     f"Segmentation on the test part: {heading(summary)}",
-    f"{_counts(test)}; threshold {_threshold(summary)}; largest 3-D component only: {summary['largest_component']}",
+    f"{_counts(test)}; threshold {_threshold(summary)}{_slice_gate(summary)}; largest 3-D component only: {summary['largest_component']}",
     "",
     f"{'':10}" + "".join(f"{title:>24}" for title in columns),
     *(

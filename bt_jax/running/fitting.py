@@ -28,6 +28,7 @@ from bt_jax.schema import Slices
 from bt_jax.training import hosts, loop, parallel
 from bt_jax.training.checkpoints import Checkpoints
 from bt_jax.training.state import TrainState
+from bt_jax.training.task import Tumor
 
 _PROFILED = 16  # training volumes
 
@@ -127,10 +128,10 @@ def _warm_start(workdir: pathlib.Path, parts: Parts, state: TrainState, weights:
   )
 
 
-def _validation(config: ConfigDict, parts: Parts, data: Data, slices: Slices, logits: np.ndarray) -> dict[str, float]:
+def _validation(config: ConfigDict, parts: Parts, data: Data, slices: Slices, logits: Tumor) -> dict[str, float]:
   """Loss, accuracy and score of the validation part, as one batch and at a threshold of 0.5."""
   target = parts.task.target(jnp.asarray(slices.label), jnp.asarray(slices.mask, jnp.float32))
-  outputs = parts.task.outputs(jnp.asarray(logits))
+  outputs = parts.task.outputs(jax.tree.map(jnp.asarray, logits), config.model.slice_head)
   loss = float(parts.loss(outputs, target).mean())
   if config.train.score == "loss":
     score = -loss
@@ -147,21 +148,21 @@ def _validation(config: ConfigDict, parts: Parts, data: Data, slices: Slices, lo
   return {"loss": loss, "accuracy": float(parts.task.accuracy(outputs, target)), "score": score}
 
 
-def _decide(config: ConfigDict, parts: Parts, slices: Slices, logits: np.ndarray) -> dict[str, Any]:
+def _decide(config: ConfigDict, parts: Parts, slices: Slices, logits: Tumor) -> dict[str, Any]:
   """What prediction needs beside the parameters, all of it from the validation part.
 
   The threshold and temperature that suit it, and the probabilities of its slices with a tumour, by which a gate of any
   sensitivity is chosen.
   """
   probabilities = runs.probabilities(logits)
-  of_slices = probabilities.reshape(len(slices), -1).max(1)
+  probabilities = runs.gated(probabilities, runs.choose_gate(config, probabilities, slices))
   threshold = config.eval.threshold
   if threshold is None:
     threshold = parts.judge.threshold(probabilities, slices, config.eval.largest_component)
   return {
     "threshold": threshold,
-    "temperature": calibration.fit_temperature(of_slices, slices.label),
-    "tumor_probabilities": np.sort(of_slices[slices.label == 1]).tolist(),
+    "temperature": calibration.fit_temperature(probabilities.slices, slices.label),
+    "tumor_probabilities": np.sort(probabilities.slices[slices.label == 1]).tolist(),
   }
 
 

@@ -11,10 +11,11 @@ from bt_jax.evaluation.bootstrap import Numbers
 from bt_jax.evaluation.rows import Row, patient_rows, slice_rows
 from bt_jax.report import figures, tables
 from bt_jax.schema import Slices
+from bt_jax.training.task import Tumor
 
 
 class Judge(NamedTuple):
-  """What is done with the probabilities of tumour, by pixel or by slice.
+  """What is done with the probabilities of tumour, see `training.task.Tumor`.
 
   Attributes:
     scores: the numbers of a summary that may pick the best checkpoint, by dotted name; `loss` may too, for every task.
@@ -32,8 +33,8 @@ class Judge(NamedTuple):
 
   scores: tuple[str, ...]
   headline: dict[str, str]
-  threshold: Callable[[np.ndarray, Slices, bool], float]
-  predict: Callable[[np.ndarray, Slices, float, bool], np.ndarray]
+  threshold: Callable[[Tumor, Slices, bool], float]
+  predict: Callable[[Tumor, Slices, float, bool], np.ndarray]
   rows: Callable[..., list[Row]]
   patients: Callable[[list[Row]], list[Row]]
   summarize: Callable[..., dict[str, Any]]
@@ -67,12 +68,12 @@ JUDGES = {
       "false_positive_rate": "detection.false_positive_rate",
     },
     threshold=lambda probabilities, slices, largest: postprocess.choose_threshold(
-      probabilities, slices, largest_component=largest
+      probabilities.pixels, slices, largest_component=largest
     ),
     predict=lambda probabilities, slices, threshold, largest: postprocess.predict_masks(
-      probabilities, slices, threshold=threshold, largest_component=largest
+      probabilities.pixels, slices, threshold=threshold, largest_component=largest
     ),
-    rows=slice_rows,
+    rows=lambda slices, probabilities, masks, **names: slice_rows(slices, probabilities.slices, masks, **names),
     patients=patient_rows,
     summarize=aggregation.summarize,
     numbers=aggregation.numbers_of,
@@ -88,9 +89,13 @@ JUDGES = {
       "sensitivity": "per_class.tumor.recall",
       "specificity": "specificity",
     },
-    threshold=lambda probabilities, slices, largest: classification.choose_threshold(probabilities, slices.label),
-    predict=lambda probabilities, slices, threshold, largest: probabilities >= threshold,
-    rows=classification.class_rows,
+    threshold=lambda probabilities, slices, largest: classification.choose_threshold(
+      probabilities.slices, slices.label
+    ),
+    predict=lambda probabilities, slices, threshold, largest: probabilities.slices >= threshold,
+    rows=lambda slices, probabilities, predictions, **names: classification.class_rows(
+      slices, probabilities.slices, predictions, **names
+    ),
     patients=classification.patient_class_rows,
     summarize=classification.summarize_classes,
     numbers=classification.numbers_of,

@@ -5,6 +5,7 @@ import pathlib
 import shutil
 from typing import Any
 
+import jax
 import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
@@ -12,6 +13,7 @@ from tqdm import tqdm
 from bt_jax.datasets import splits, store
 from bt_jax.datasets.channels import context_of
 from bt_jax.evaluation import baselines, calibration, subgroups
+from bt_jax.evaluation.aggregation import score_of
 from bt_jax.evaluation.rows import Row
 from bt_jax.evaluation.tables import Tables
 from bt_jax.evaluation.volumes import volume_columns
@@ -26,6 +28,7 @@ from bt_jax.schema import Slices
 from bt_jax.training import hosts
 from bt_jax.training.checkpoints import Checkpoints
 from bt_jax.training.state import PyTree
+from bt_jax.training.task import Tumor
 
 
 def judge_best(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Data) -> None:
@@ -44,14 +47,18 @@ def judge_best(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Da
   if not hosts.is_first():
     return
   judge, largest, threshold = parts.judge, config.eval.largest_component, config.eval.threshold
+  gate = runs.choose_gate(config, validation[1], validation[0])
+  validation, test = ((slices, runs.gated(tumor, gate)) for slices, tumor in (validation, test))
   chosen = threshold is None
   if chosen:
     threshold = judge.threshold(validation[1], validation[0], largest)
+  validated = judge.rows(*validation, judge.predict(validation[1], validation[0], threshold, largest), **_names(data))
   predictions = judge.predict(test[1], test[0], threshold, largest)
-  temperatures = _temperatures(config, *validation)
+  temperatures = _temperatures(*validation)
   parameters, masks = _baselines(config, parts, data, test[0])
   others = {name: _as_predicted(found, config.task == "segmentation") for name, found in masks.items()}
   if flair_only is not None:
+    flair_only = runs.gated(flair_only, gate)
     others[baselines.FLAIR_ONLY] = flair_only, judge.predict(flair_only, test[0], threshold, largest)
   tables = _tables(config, parts, data, test, predictions, temperatures, others)
   about = {
@@ -64,9 +71,12 @@ def judge_best(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Da
     "normalize": parts.normalize,
     "threshold": threshold,
     "threshold_from": "chosen on the validation part" if chosen else "from the configuration",
+    "slice_gate": gate,
     "largest_component": largest,
     "mirror": config.eval.mirror,
     "temperatures": temperatures,
+    # What choices are made on.
+    "validation": {short: score_of(judge.summarize(validated), name) for short, name in judge.headline.items()},
     "checkpoint": {"step": record["step"], "arrays_sha256": record["arrays_sha256"]},
     "epochs": {"trained": history[-1]["epoch"], "planned": config.train.epochs},
     "seconds": _seconds(config, history),
@@ -82,7 +92,7 @@ def judge_best(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Da
 
 def _probabilities(
   config: ConfigDict, parts: Parts, variables: PyTree, slices: Slices, *, flair_only: bool = False
-) -> np.ndarray:
+) -> Tumor:
   """Probabilities of tumour; averaged with those of the mirrored slices, or of FLAIR in all channels, where asked for."""
   context = context_of(parts.channels)
   stand_in = functools.partial(sequences.flair_alone, context=context) if flair_only else lambda batch: batch
@@ -91,7 +101,8 @@ def _probabilities(
     return probabilities
   mirrored = lambda batch: {**stand_in(batch), "image": stand_in(batch)["image"][:, :, ::-1]}
   others = runs.probabilities(runs.predict(config, parts, variables, slices, change=mirrored))
-  return (probabilities + (others[..., ::-1] if others.ndim > 1 else others)) / 2
+  pixels = None if others.pixels is None else others.pixels[..., ::-1]
+  return jax.tree.map(lambda one, other: (one + other) / 2, probabilities, others._replace(pixels=pixels))
 
 
 def _draw(
@@ -116,27 +127,25 @@ def _draw(
   ]
 
 
-def _temperatures(config: ConfigDict, slices: Slices, probabilities: np.ndarray) -> dict[str, float]:
-  """Those that suit the validation part: of slices by their highest pixel, and of a segmenter's pixels."""
-  if config.task == "classification":
-    return {"slices": calibration.fit_temperature(probabilities, slices.label)}
-  return {
-    "slices": calibration.fit_temperature(probabilities.max((1, 2)), slices.label),
-    "pixels": calibration.fit_temperature(probabilities.ravel(), slices.mask.ravel()),
-  }
+def _temperatures(slices: Slices, probabilities: Tumor) -> dict[str, float]:
+  """Those that suit the validation part: of slices, and of a segmenter's pixels."""
+  temperatures = {"slices": calibration.fit_temperature(probabilities.slices, slices.label)}
+  if probabilities.pixels is not None:
+    temperatures["pixels"] = calibration.fit_temperature(probabilities.pixels.ravel(), slices.mask.ravel())
+  return temperatures
 
 
 def _tables(
   config: ConfigDict,
   parts: Parts,
   data: Data,
-  test: tuple[Slices, np.ndarray],
+  test: tuple[Slices, Tumor],
   predictions: np.ndarray,
   temperatures: dict[str, float],
-  others: dict[str, tuple[np.ndarray, np.ndarray]],
+  others: dict[str, tuple[Tumor, np.ndarray]],
 ) -> Tables:
   slices, probabilities = test
-  judge, names = parts.judge, {"data": data.title, "split": data.split.name}
+  judge, names = parts.judge, _names(data)
   segments = config.task == "segmentation"
   rows = judge.rows(slices, probabilities, predictions, **names)
   calibrated = calibration.calibrate(np.array([row["probability"] for row in rows]), temperatures["slices"])
@@ -149,7 +158,7 @@ def _tables(
     patients=[
       row | whole.get(row["patient"], {}) | clinical[row["patient"]] for row in judge.patients(rows)
     ],
-    reliability=calibration.pixel_rows(slices, probabilities, temperatures["pixels"], **names) if segments else [],
+    reliability=calibration.pixel_rows(slices, probabilities.pixels, temperatures["pixels"], **names) if segments else [],
     baselines=[
       {"baseline": name, **row}
       for name, predicted in others.items()
@@ -158,10 +167,14 @@ def _tables(
   )  # fmt: skip
 
 
-def _as_predicted(masks: np.ndarray, segments: bool) -> tuple[np.ndarray, np.ndarray]:
+def _names(data: Data) -> dict[str, str]:
+  return {"data": data.title, "split": data.split.name}
+
+
+def _as_predicted(masks: np.ndarray, segments: bool) -> tuple[Tumor, np.ndarray]:
   """A baseline's masks as the probabilities and predictions of a segmenter, or of a classifier: any pixel is a tumour."""
-  predictions = masks if segments else masks.any((1, 2))
-  return predictions.astype(np.float32), predictions
+  slices = masks.any((1, 2))
+  return Tumor(masks.astype(np.float32), slices.astype(np.float32)), masks if segments else slices
 
 
 def _baselines(

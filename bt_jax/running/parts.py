@@ -17,7 +17,7 @@ from bt_jax.datasets.channels import Channel, context_of, parse_channels
 from bt_jax.datasets.lgg_mri.lgg_mri_dataset_builder import FOLDS
 from bt_jax.errors import UserError, choose
 from bt_jax.losses import Loss, make_loss
-from bt_jax.models import DTYPES, make_model
+from bt_jax.models import DTYPES, SEGMENTERS, make_model
 from bt_jax.pipeline.augment import make_augment
 from bt_jax.pipeline.contrast import make_contrast
 from bt_jax.pipeline.feed import FEEDS, SAMPLINGS
@@ -27,7 +27,7 @@ from bt_jax.training import finetune, parallel
 from bt_jax.training.optimizer import make_optimizer, make_schedule
 from bt_jax.training.state import PyTree
 from bt_jax.training.step import make_predict_step
-from bt_jax.training.task import TASKS, Task
+from bt_jax.training.task import TASKS, Task, with_slices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,8 +94,10 @@ def make_parts(config: ConfigDict, normalize: str = "unit") -> Parts:
   preprocess = make_preprocess(size=config.data.size, normalize=normalize, channels=config.data.channels)
   contrast = make_contrast(config.data.contrast)
   loss = make_loss(**config.loss)
+  if config.model.slice_head:
+    loss = with_slices(loss)
   channels = parse_channels(config.data.channels)
-  _check_together(config, normalize)
+  _check_together(config, task, normalize)
   # Shapes alone: a size that the network cannot take, or a stage that it has not, is told before anything runs.
   shapes = jax.eval_shape(
     lambda: model.init(jax.random.key(0), jnp.zeros((1, config.data.size, config.data.size, len(channels))))
@@ -148,7 +150,7 @@ def make_parts(config: ConfigDict, normalize: str = "unit") -> Parts:
   )
 
 
-def _check_together(config: ConfigDict, normalize: str) -> None:
+def _check_together(config: ConfigDict, task: Task, normalize: str) -> None:
   """Raises UserError for fields that cannot be at once."""
   if config.data.contrast != "none" and normalize == "volume":
     raise UserError(
@@ -163,6 +165,9 @@ def _check_together(config: ConfigDict, normalize: str) -> None:
     raise UserError(
       "train.sampling=balanced and train.class_weights=balanced correct for the same twice: leave one out"
     )
+  if config.model.slice_head and not hasattr(task.models[config.model.name], "slice_head"):
+    heads = " or ".join(name for name, network in SEGMENTERS.items() if hasattr(network, "slice_head"))
+    raise UserError(f"model.slice_head: {config.model.name} has no head for slices: leave it out, or take {heads}")
   if config.task == "classification" and config.eval.largest_component:
     raise UserError("eval.largest_component is for segmentation: leave it out")
   if config.eval.largest_component and config.split.kind == "random":

@@ -12,10 +12,12 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+import bt_jax
 from bt_jax import files
 from bt_jax.datasets import splits, store
 from bt_jax.datasets.channels import context_of
 from bt_jax.errors import UserError
+from bt_jax.evaluation.cascade import gate_threshold
 from bt_jax.pipeline import feed
 from bt_jax.pipeline.sequences import Batch
 from bt_jax.running.parts import Parts, data_variant
@@ -23,6 +25,7 @@ from bt_jax.schema import Slices
 from bt_jax.training import hosts, parallel
 from bt_jax.training.checkpoints import Checkpoints
 from bt_jax.training.state import PyTree, TrainState, init_state
+from bt_jax.training.task import Tumor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,8 +130,8 @@ def predict(
   slices: Slices,
   *,
   change: Callable[[Batch], Batch] = lambda batch: batch,
-) -> np.ndarray:
-  """Logits of tumour, float32: [slices, 256, 256] or [slices], by the task; each host predicts its share of every batch.
+) -> Tumor:
+  """Logits of tumour, float32, NumPy arrays; each host predicts its share of every batch.
 
   Args:
     config: of the run.
@@ -140,19 +143,38 @@ def predict(
   batch_size = config.eval.batch_size
   batches = list(feed.eval_batches(len(slices), batch_size))
   rows, examples = parallel.local_rows(parts.mesh, batch_size), feed.arrays(slices)
-  logits: np.ndarray | None = None
+  logits: Tumor | None = None
   for indices, valid in tqdm(batches, desc="predicting", unit="batch", leave=False):
     local = change({name: array[indices[rows]] for name, array in examples.items()})
     batch = parallel.fetch(parts.predict_step(variables, parallel.lay_out(parts.mesh, local, batch_size)))
     if logits is None:
-      logits = np.empty((len(slices), *batch.shape[1:]), np.float32)
-    logits[indices[valid]] = batch[valid]
+      logits = jax.tree.map(lambda x: np.empty((len(slices), *x.shape[1:]), np.float32), batch)
+    for whole, some in zip(jax.tree.leaves(logits), jax.tree.leaves(batch), strict=True):
+      whole[indices[valid]] = some[valid]
   return logits
 
 
-def probabilities(logits: np.ndarray) -> np.ndarray:
+def probabilities(logits: Tumor) -> Tumor:
   """Of tumour, from logits, 0..1."""
-  return np.asarray(jax.nn.sigmoid(logits))
+  return jax.tree.map(lambda x: np.asarray(jax.nn.sigmoid(x)), logits)
+
+
+def choose_gate(config: ConfigDict, probabilities: Tumor, slices: Slices) -> float | None:
+  """The probability of a slice below which it stays empty, from validation slices; None without a head for slices.
+
+  It lets through `bt_jax.SENSITIVITY` of the slices with a tumour, as in prediction.
+  """
+  if not config.model.slice_head:
+    return None
+  return gate_threshold(probabilities.slices, slices.label, bt_jax.SENSITIVITY)
+
+
+def gated(probabilities: Tumor, gate: float | None) -> Tumor:
+  """The same, without any pixel in the slices below the gate."""
+  if gate is None:
+    return probabilities
+  passes = probabilities.slices >= gate
+  return probabilities._replace(pixels=np.where(passes[:, None, None], probabilities.pixels, 0))
 
 
 def devices() -> str:

@@ -84,7 +84,7 @@ def _compile_pmap(function: Callable, mesh: Mesh, *, cut: Sequence[bool], cut_ou
   split = jax.jit(
     lambda tree: jax.tree.map(lambda x: x.reshape(mesh.size, -1, *x.shape[1:]), tree), out_shardings=_cut(mesh)
   )
-  join = jax.jit(lambda x: x.reshape(-1, *x.shape[2:]), out_shardings=_cut(mesh))
+  join = jax.jit(lambda tree: jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree), out_shardings=_cut(mesh))
 
   def call(*arguments: PyTree) -> PyTree:
     out = mapped(*(split(argument) if which else argument for argument, which in zip(arguments, cut, strict=True)))
@@ -144,6 +144,7 @@ def whole_on_each(mesh: Mesh, tree: PyTree) -> PyTree:
   return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree)
 
 
-def fetch(array: jax.Array) -> np.ndarray:
-  """The whole of an array that is cut over the devices of all hosts, on each host."""
-  return np.asarray(array if array.is_fully_addressable else multihost_utils.process_allgather(array, tiled=True))
+def fetch(tree: PyTree) -> PyTree:
+  """The whole of arrays that are cut over the devices of all hosts, on each host."""
+  whole_of = lambda x: x if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True)
+  return jax.tree.map(lambda x: np.asarray(whole_of(x)), tree)

@@ -14,7 +14,7 @@ from bt_jax.losses import Loss
 from bt_jax.pipeline.preprocess import Augment, Batch
 from bt_jax.training.finetune import keep_statistics
 from bt_jax.training.state import PyTree, TrainState
-from bt_jax.training.task import Task
+from bt_jax.training.task import Task, Tumor
 
 TrainStep = Callable[[TrainState, Batch, Float[Array, ""]], tuple[TrainState, Float[Array, ""]]]
 
@@ -58,7 +58,7 @@ def make_train_step(
     seed: of augmentation, dropout and mixup.
   """
 
-  def forward(params: PyTree, statistics: PyTree, images: jax.Array, key: jax.Array) -> tuple[jax.Array, PyTree]:
+  def forward(params: PyTree, statistics: PyTree, images: jax.Array, key: jax.Array) -> tuple[PyTree, PyTree]:
     with nn.intercept_methods(keep_statistics(kept_statistics)):
       return model.apply(
         {"params": params, "batch_stats": statistics},
@@ -83,7 +83,7 @@ def make_train_step(
         share * array + (1 - share) * whole.reverse(array) for array in (images, targets, weight)
       )
 
-    def objective(params: PyTree) -> tuple[Float[Array, ""], tuple[jax.Array, PyTree]]:
+    def objective(params: PyTree) -> tuple[Float[Array, ""], tuple[PyTree, PyTree]]:
       outputs, updates = forward(params, statistics, images, dropout_key)
       return (loss(outputs, targets) * weight).mean(), (outputs, updates)
 
@@ -167,13 +167,14 @@ def make_resident_step(train_step: TrainStep) -> Callable:
 
 
 def make_predict_step(*, model: nn.Module, task: Task, preprocess: Callable) -> Callable:
-  """Makes `predict_step(variables, batch) -> logits`, float32.
+  """Makes `predict_step(variables, batch) -> logits`, float32, as `Tumor`.
 
-  By the task they are [batch, height, width] on the data's own grid, or [batch]. A segmenter's logits are resized, so that results at different input sizes are scored against the same truth.
+  A segmenter's are resized to the data's own grid, so that results at different input sizes are scored against the same
+  truth.
   """
 
-  def predict_step(variables: PyTree, batch: Batch) -> Float[Array, "batch *grid"]:
+  def predict_step(variables: PyTree, batch: Batch) -> Tumor:
     images, _ = preprocess(batch)
-    return task.tumor_logits(model.apply(variables, images, train=False), batch["image"].shape[1])
+    return task.tumor(model.apply(variables, images, train=False), batch["image"].shape[1])
 
   return predict_step

@@ -83,6 +83,7 @@ def make_predictor(size: int, width: int, dtype: str):
     logits=make_predict_step(model=model, task=TASKS["segmentation"], preprocess=preprocess),
     view=View(),
     drops_sequences=False,
+    slice_head=False,
     decision={"threshold": 0.5, "temperature": 1.0, "tumor_probabilities": [0.5]},
     profile={"skull": [0.0, 1.0], "span": [0.0, 1.0]},
     largest_component=False,

@@ -14,6 +14,7 @@ import safetensors.numpy
 
 from bt_jax.errors import UserError
 from bt_jax.models import encoder_of
+from bt_jax.models.efficientnet_lite import LiteClassifier
 from bt_jax.models.lite_unet import LiteUNet
 from bt_jax.models.resnet import ResNet50Classifier
 from bt_jax.models.resunet import ResUNet
@@ -201,8 +202,35 @@ def test_encoder_is_filled_and_nothing_else(arrays, channels, tmp_path):
   before = read.variables["params"]["encoder"]["stem"]["conv"]["kernel"]
   for channel in range(channels):
     np.testing.assert_allclose(kernel[:, :, channel], before[:, :, channel % 3] * 3 / channels, rtol=1e-6)
-  assert any(f"adapted to {channels}" in line for line in told) == (channels != 3)
+  assert any(f"adapted to {channels}: repeated" in line for line in told) == (channels != 3)
   assert any("beyond the encoder is left out" in line for line in told)
+
+
+def stem_of(tree, x):
+  """What the first convolution of an encoder puts out; all of them halve the picture."""
+  kernel = jnp.asarray(tree["params"]["encoder"]["stem"]["conv"]["kernel"])
+  return jax.lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+@pytest.mark.parametrize(
+  ("title", "model"),
+  [
+    ("torchvision", ResUNet()),
+    ("Keras", ResUNet(variant="keras")),
+    ("Keras", ResNet50Classifier(variant="keras")),
+    ("efficientnet-lite0", LiteUNet()),
+    ("efficientnet-lite1", LiteClassifier("lite1")),
+  ],
+)
+def test_one_channel_gives_what_the_grey_picture_gave_in_three(title, model):
+  naming = weights.naming(title)
+  variables = convert.convert(weights.random_arrays(naming), naming, pathlib.Path("made up"))
+  read = convert.Weights(variables, naming.variant, naming.normalize, "made up", "0" * 64)
+  adapted, told = filled(model, read, 1)
+  grey = jax.random.normal(jax.random.key(1), (2, 32, 32, 1))
+  found, expected = stem_of(adapted, grey), stem_of(variables, jnp.repeat(grey, 3, axis=-1))
+  np.testing.assert_allclose(found, expected, atol=1e-4 * float(abs(expected).max()))
+  assert any("adapted to 1: their sum" in line for line in told)
 
 
 def test_networks_and_variants_that_do_not_fit_are_told(arrays, tmp_path):

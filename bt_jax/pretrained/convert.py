@@ -225,9 +225,8 @@ def fill_encoder(variables: PyTree, weights: Weights) -> tuple[PyTree, list[str]
       if path == _FIRST_KERNEL and array.shape != flat[path].shape:
         before, channels = array.shape[2], flat[path].shape[2]
         array = adapt_channels(array, channels)
-        told.append(
-          f"the first kernel is for {before} channels and was adapted to {channels}: repeated in turn, times {before}/{channels}"
-        )
+        how = "their sum" if channels == 1 else f"repeated in turn, times {before}/{channels}"
+        told.append(f"the first kernel is for {before} channels and was adapted to {channels}: {how}")
       flat[path] = jnp.asarray(array)
   if any(path[1] != _ENCODER for path in source):
     told.append("what it has beyond the encoder is left out: ours starts at random")
@@ -237,9 +236,12 @@ def fill_encoder(variables: PyTree, weights: Weights) -> tuple[PyTree, list[str]
 def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
   """A kernel [height, width, before, features] for another number of input channels.
 
-  Its channels are repeated in turn, times before / channels, so that activations keep their size (as timm does).
+  As timm adapts them (`adapt_input_conv`): one channel gets the sum of all, so that a grey picture gives what it gave as
+  a coloured one; other numbers repeat the channels in turn, times before / channels, so that activations keep their size.
   """
   before = kernel.shape[2]
+  if channels == 1:
+    return kernel.sum(2, keepdims=True, dtype=np.float32)
   return kernel[:, :, np.arange(channels) % before] * np.float32(before / channels)
 
 

@@ -1,5 +1,7 @@
 """The flags of launch.py; a mistake in them is told in one line, before JAX is imported."""
 
+import functools
+import itertools
 import pathlib
 import re
 import sys
@@ -10,6 +12,7 @@ from ml_collections import ConfigDict, config_flags
 
 import bt_jax
 from bt_jax.errors import UserError
+from configs import common
 
 _RUN, _SEVERAL_HOSTS = ("config", "workdir"), ("coordinator", "hosts", "host", "connect_timeout")
 _NETWORKS = ("checkpoint", "classifier", "sensitivity", "tta", "threshold")
@@ -37,6 +40,8 @@ MODES = {
 }
 _NEEDED = {"checkpoint": "the folder of a trained run", "output": "where to write"}  # wherever they are taken
 _PATHS = ("workdir", "input", "output", "keep")
+_MORE_PATHS = (*_PATHS, "pre", "flair", "post", "checkpoint", "classifier", "segmenter", "runs")  # and UIDs, patterns
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file and preset, e.g. configs/seg.py:small.")
 flags.DEFINE_string("workdir", None, "Folder of the run; by default one under runs/, named after it.")
@@ -90,12 +95,15 @@ flags.DEFINE_integer("connect_timeout", 300, "Several hosts: seconds to wait for
 def parse(argv: list[str]) -> list[str]:
   """Parses the flags, as `app.run` wants it; leaves with status 1 where they are wrong."""
   try:
+    argv, unset = _without_none(argv)
     rest = flags.FLAGS(argv)
     if len(rest) > 1:
       raise UserError(f"{rest[1]!r} is not a flag: flags are --config, --config.<field>=value and those of --help")
     _check_taken(MODE.value)
     if CONFIG.value is not None:
       CONFIG.value.lock()  # a file that is not there is told on the first touch
+      CONFIG.value.update_from_flattened_dict(dict.fromkeys(unset))
+    _check_local()
     return rest
   except (AttributeError, KeyError) as error:
     fail(_misspelt(argv) or f"the configuration cannot be read ({error})")
@@ -113,6 +121,42 @@ def told() -> dict[str, Any]:
 def fail(message: str) -> NoReturn:
   """Leaves with status 1 and one line."""
   sys.exit(f"error: {message}")
+
+
+def _without_none(argv: list[str]) -> tuple[list[str], list[str]]:
+  """The arguments without `--config.<field>=None`, and the fields that are None by their last word.
+
+  ml_collections knows no such value: it wants a number, and takes the word itself for a text. `argv` is also what
+  it reads by itself, so that it is changed in place.
+  """
+  defaults = common.get_config()
+  optional = [name for name in _fields(defaults) if _value(defaults, name) is None]
+  rest, unset, arguments = [], [], iter(argv)
+  for argument in arguments:
+    name = match[1] if (match := re.match(r"--?config\.([\w.]+)(=|$)", argument)) else None
+    words = [argument] if name not in optional or match[2] else [argument, *itertools.islice(arguments, 1)]
+    if name in optional and words[-1].removeprefix(match[0]) == "None":
+      unset.append(name)
+    else:
+      unset = [other for other in unset if other != name]
+      rest += words
+  argv[:] = rest
+  return argv, unset
+
+
+def _check_local() -> None:
+  """Raises UserError where a path is an address: it would be a folder of that name here, and lost with this machine."""
+  config = (
+    {} if CONFIG.value is None else {f"config.{name}": _value(CONFIG.value, name) for name in _fields(CONFIG.value)}
+  )
+  given = {name: flags.FLAGS[name].value for name in _MORE_PATHS}
+  for name, value in {**given, **config}.items():
+    for text in value if isinstance(value, list) else [value]:
+      if isinstance(text, str) and _ADDRESS.match(text):
+        raise UserError(
+          f"--{name}={text} is an address, and files are read and written on this machine alone: mount or copy it, and name "
+          "the folder"
+        )
 
 
 def _check_taken(mode: str) -> None:
@@ -135,6 +179,10 @@ def _misspelt(argv: list[str]) -> str | None:
   asked = [match[1] for argument in argv if (match := re.match(r"--?(?:no)?config\.([^=]+)", argument))]
   wrong = [name for name in asked if name not in known]
   return f"there is no field {wrong[0]!r} in the configuration: there are {', '.join(known)}" if wrong else None
+
+
+def _value(config: ConfigDict, name: str) -> Any:
+  return functools.reduce(ConfigDict.__getitem__, name.split("."), config)
 
 
 def _fields(config: ConfigDict, prefix: str = "") -> list[str]:

@@ -10,7 +10,7 @@ from bt_jax.errors import UserError
 from bt_jax.evaluation import subgroups
 from bt_jax.models import encoder_of
 from bt_jax.pretrained.convert import check_fits, save_converted
-from bt_jax.pretrained.sources import READERS
+from bt_jax.pretrained.sources import READERS, suffix_of
 from bt_jax.running import runs, warmstart
 from bt_jax.running.fitting import fit
 from bt_jax.running.judging import judge_best
@@ -31,7 +31,7 @@ def default_workdir(config: ConfigDict, mode: str) -> pathlib.Path:
   """`runs/<model>_<preset>_<split>`, `..._crossval`, or for converted weights `runs/weights_<source>`, for who names no folder."""
   if mode == "convert":
     source = pathlib.Path(config.model.pretrained)
-    name = source.stem if source.suffix in READERS else config.model.pretrained.replace("/", "--")
+    name = source.stem if suffix_of(source) in READERS else config.model.pretrained.replace("/", "--")
     return pathlib.Path("runs") / f"weights_{name}"
   named = {"random": splits.RANDOM_NAME, "buda10": splits.BUDA_NAME}
   part = named.get(config.split.kind) or splits.folder_name(splits.tested_folds(config.split))

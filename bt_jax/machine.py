@@ -20,14 +20,14 @@ CACHE = pathlib.Path("~/.cache/bt_jax/xla")
 def prepare(*configs: ConfigDict) -> None:
   """Sets up JAX for runs of these configurations; does nothing where JAX has looked for devices already.
 
-  Compiled programs are kept in `JAX_COMPILATION_CACHE_DIR`, or else in `CACHE`. On a CPU every core is a device, as far
+  Compiled programs are kept in `JAX_COMPILATION_CACHE_DIR`, or else in `CACHE` where that can be written. On a CPU every core is a device, as far
   as the batches divide over them: XLA cuts one convolution of few channels badly over cores, and the batch well.
   """
   flags = os.environ.get("XLA_FLAGS", "")
   if any(config.train.deterministic for config in configs) and _DETERMINISTIC not in flags:
     os.environ["XLA_FLAGS"] = f"{flags} {_DETERMINISTIC}".strip()
-  if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-    jax.config.update("jax_compilation_cache_dir", str(CACHE.expanduser()))
+  if "JAX_COMPILATION_CACHE_DIR" not in os.environ and (cache := _writable(CACHE)):
+    jax.config.update("jax_compilation_cache_dir", str(cache))
   if _CPU_DEVICES not in flags and "JAX_NUM_CPU_DEVICES" not in os.environ:
     batch_sizes = [
       size
@@ -37,6 +37,16 @@ def prepare(*configs: ConfigDict) -> None:
     divide = [n for n in range(1, cores() + 1) if all(size > 0 and size % n == 0 for size in batch_sizes)]
     with contextlib.suppress(RuntimeError):  # JAX has looked
       jax.config.update("jax_num_cpu_devices", max(divide, default=1))
+
+
+def _writable(folder: pathlib.Path) -> pathlib.Path | None:
+  """The folder, made if need be; None without a home, or where it cannot be written: a cache is no reason to stop."""
+  try:
+    folder = folder.expanduser()
+    folder.mkdir(parents=True, exist_ok=True)
+  except (OSError, RuntimeError):
+    return None
+  return folder if os.access(folder, os.W_OK | os.X_OK) else None
 
 
 def cores() -> int:

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ from flax import linen as nn
 from bt_jax.errors import UserError
 from bt_jax.losses import cross_entropy
 from bt_jax.models.layers import BatchNorm
+from bt_jax.pipeline.feed import slice_weights
 from bt_jax.pipeline.preprocess import UNCHANGED
 from bt_jax.training import finetune
 from bt_jax.training.state import init_state
@@ -111,7 +114,8 @@ def test_kept_statistics_are_what_the_network_goes_by():
   assert not np.allclose(kept, batch, rtol=1e-2)
 
 
-def test_mixup_of_a_batch_with_itself_reversed_lies_between_both():
+def test_mixup_by_hand_weighs_each_label_before_mixing():
+  """Three slices, of one class two and of the other one, balanced: 3 / (2 x 2) and 3 / (2 x 1)."""
   seen = []
 
   class Spy(nn.Module):
@@ -122,20 +126,29 @@ def test_mixup_of_a_batch_with_itself_reversed_lies_between_both():
 
   model, optimizer = Spy(), optax.sgd(0.0)
   state = init_state(model, optimizer, size=8, channels=3, seed=0, average=False)
-  targets = []
-
-  def loss(logits, target):
-    targets.append(target)
-    return logits.sum(-1)
-
-  images = jnp.stack([jnp.zeros((8, 8, 3)), jnp.ones((8, 8, 3))])
-  data = {"image": images, "mask": images[..., :1], "label": jnp.array([0, 1], jnp.int32), "weight": jnp.ones(2)}
-  make_train_step(
-      model=model, task=TASKS["classification"],
-      preprocess=lambda batch, augment, key: (batch["image"], batch["mask"]), augment=UNCHANGED,
-      loss=loss, optimizer=optimizer, ema_decay=0.0, mixup=0.5, kept_statistics=set(), pieces=1, remat=False, seed=0,
-  )(state, data, jnp.float32(1.0))  # fmt: skip
-  share = float(np.asarray(jax.lax.stop_gradient(seen[-1]))[1, 0, 0, 0])
-  assert 0 < share < 1
-  np.testing.assert_allclose(seen[-1][0], 1 - share, atol=1e-6)
-  np.testing.assert_allclose(targets[-1], [[share, 1 - share], [1 - share, share]], atol=1e-6)
+  images = jnp.ones((3, 8, 8, 3)) * jnp.array([0.0, 1.0, 5.0])[:, None, None, None]
+  labels = np.array([0, 0, 1])
+  weights = slice_weights("balanced", labels)
+  data = {"image": images, "mask": images[..., :1], "label": jnp.asarray(labels), "weight": jnp.asarray(weights)}
+  for smoothing in (0.0, 0.2):
+    _, value = make_train_step(
+        model=model, task=TASKS["classification"],
+        preprocess=lambda batch, augment, key: (batch["image"], batch["mask"]), augment=UNCHANGED,
+        loss=functools.partial(cross_entropy, label_smoothing=smoothing), optimizer=optimizer, ema_decay=0.0, mixup=0.5,
+        kept_statistics=set(), pieces=1, remat=False, seed=0,
+    )(state, data, jnp.float32(1.0))  # fmt: skip
+    mixed = np.asarray(jax.lax.stop_gradient(seen[-1]))[:, 0, 0, 0]
+    share = 1 - mixed[0] / 5
+    assert 0.01 < share < 0.99 and np.ptp(weights) > 0
+    np.testing.assert_allclose(mixed, [5 * (1 - share), 1, 5 * share], atol=1e-5)
+    dense = state.variables["params"]["Dense_0"]
+    logits = np.outer(mixed, np.asarray(dense["kernel"]).sum(0)) + np.asarray(dense["bias"])
+    wrong = np.log(np.exp(logits).sum(1))[:, None] - logits  # cross-entropy of each class
+    wrong = (1 - smoothing) * wrong + smoothing * wrong.mean(1, keepdims=True)
+    first, second = 0.75, 1.5  # weights of the classes
+    expected = [
+      share * first * wrong[0, 0] + (1 - share) * second * wrong[0, 1],
+      first * wrong[1, 0],
+      share * second * wrong[2, 1] + (1 - share) * first * wrong[2, 0],
+    ]
+    np.testing.assert_allclose(value, np.mean(expected), rtol=1e-5)

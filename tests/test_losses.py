@@ -52,6 +52,35 @@ def test_values_by_hand_and_finite_gradients(case, pooled):
     assert np.isfinite(jax.grad(lambda x, loss=loss: loss(x, masks).mean())(logits)).all()
 
 
+# Of four pixels without a tumour, by hand: any probability at all is all of the sum, until that is below 1e-6.
+@pytest.mark.parametrize(
+  ("logit", "expected"), [(-1000.0, 0.0), (-90.0, 0.0), (-40.0, 4 * np.exp(-40.0) / 1e-6), (-10.0, 1.0), (2.0, 1.0)]
+)
+@pytest.mark.parametrize("pooled", [False, True])
+def test_empty_masks_without_smoothing_have_a_value_and_a_gradient(logit, expected, pooled):
+  logits, masks = pictures([logit] * 4), pictures([0] * 4)
+  for name, value in {"dice": expected, "focal_tversky": max(expected, 1e-6) ** 0.75}.items():
+    loss = make(name, smooth=0.0, pooled=pooled)
+    np.testing.assert_allclose(loss(logits, masks)[0], value, rtol=1e-4, atol=1e-8)
+    gradient = jax.grad(lambda x, loss=loss: loss(x, masks).sum())(logits)
+    assert np.isfinite(gradient).all()
+    if expected in (0, 1):
+      np.testing.assert_allclose(gradient, 0, atol=1e-6)
+  assert np.isfinite(make("bce_dice", smooth=0.0, pooled=pooled)(logits, masks)).all()
+
+
+@pytest.mark.parametrize("case", ["perfect", "disjoint", "both full"])
+def test_masks_without_smoothing_by_hand(case):
+  logits, masks = (pictures(row) for row in TRUTHS[case])
+  assert float(make("dice", smooth=0.0)(logits, masks)[0]) == pytest.approx(float(case == "disjoint"), abs=1e-6)
+
+
+def test_focal_tversky_has_a_floor_without_a_gradient():
+  logits, masks = (pictures(row) for row in TRUTHS["perfect"])
+  assert float(make("focal_tversky")(logits, masks)[0]) == pytest.approx(3.1623e-5, rel=1e-4)  # 1e-6 ** .75
+  assert not jax.grad(lambda x: make("focal_tversky")(x, masks).sum())(logits).any()
+
+
 def test_one_value_per_example():
   logits, masks = (pictures(*rows) for rows in zip(*TRUTHS.values(), strict=True))
   for name in ALL:

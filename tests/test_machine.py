@@ -10,11 +10,12 @@ from bt_jax.errors import UserError
 from tests.conftest import ROOT
 
 
-def python(code):
+def python(code, home="/dev/null", arguments=()):
+  """What a program prints whose home cannot be written, word by word."""
   result = subprocess.run(
-    [sys.executable, "-c", code],
+    [sys.executable, "-c", code, *arguments],
     cwd=ROOT,
-    env={"PATH": "", "HOME": "/nowhere"},
+    env={"PATH": "", "HOME": str(home)},
     capture_output=True,
     text=True,
     timeout=120,
@@ -27,7 +28,7 @@ def python(code):
   ("fields", "devices"),
   [("{}", 4), ("{'train.batch_size': 9, 'eval.batch_size': 3}", 3), ("{'train.accumulate': 8}", 1)],
 )
-def test_on_a_cpu_as_many_cores_are_devices_as_divide_the_batches(fields, devices):
+def test_on_a_cpu_as_many_cores_are_devices_as_divide_the_batches(fields, devices, tmp_path):
   code = f"""
 import os, jax
 from bt_jax import machine
@@ -39,7 +40,47 @@ machine.prepare(config)
 print(jax.device_count(), jax.config.jax_compilation_cache_dir, os.environ["XLA_FLAGS"])
 machine.prepare(config)  # again is no harm
 """
-  assert python(code) == [str(devices), "/nowhere/.cache/bt_jax/xla", "--xla_gpu_deterministic_ops=true"]
+  assert python(code, tmp_path) == [str(devices), f"{tmp_path}/.cache/bt_jax/xla", "--xla_gpu_deterministic_ops=true"]
+
+
+@pytest.mark.parametrize("user", ["pass", "os.getuid = lambda: 54321; del os.environ['HOME']"])
+def test_without_a_home_no_program_is_kept_and_all_else_works(user):
+  """One whose home cannot be written, and one who has none and stands in no list of users."""
+  code = f"""
+import os
+{user}
+from bt_jax import machine
+from bt_jax.datasets import store
+from bt_jax.errors import UserError
+import jax
+machine.prepare()
+print(jax.config.jax_compilation_cache_dir, jax.jit(lambda x: x + 1)(1))
+try:
+  store.open_or_build("phantom", root=None, data_dir=None)
+except UserError as error:
+  print(error)
+"""
+  kept, two, *message = python(code)
+  assert (kept, two) == ("None", "2") and "--config.data.dir" in message
+
+
+@pytest.mark.parametrize(
+  ("flags", "values"),
+  [
+    (["--config.data.workers=None", "--config.eval.threshold", "None", "--config.data.root=None"], "None None None"),
+    (["--config.data.workers=3", "--config.data.workers=None", "--config.data.root=/None"], "None None /None"),
+    (["--config.data.workers=None", "--config.data.workers=3", "--config.eval.threshold=0.5"], "3 0.5 None"),
+  ],
+)
+def test_a_field_may_be_none_on_the_command_line_and_the_last_word_counts(flags, values):
+  code = """
+import sys
+from bt_jax import command_line
+command_line.parse(sys.argv)
+config = command_line.CONFIG.value
+print(config.data.workers, config.eval.threshold, config.data.root)
+"""
+  assert python(code, arguments=["--config=configs/seg.py:phantom", *flags]) == values.split()
 
 
 @pytest.mark.parametrize("flag", ["--help", "--confgi=x", "--config=configs/seg.py:tiny"])

@@ -3,8 +3,11 @@ import json
 import pathlib
 import pickle
 import threading
+import tracemalloc
+import zipfile
 
 import flax.traverse_util
+import h5py
 import huggingface_hub.constants
 import jax
 import jax.numpy as jnp
@@ -14,6 +17,7 @@ import safetensors.numpy
 
 from bt_jax.errors import UserError
 from bt_jax.models import encoder_of
+from bt_jax.models.efficientnet_lite import LiteClassifier
 from bt_jax.models.lite_unet import LiteUNet
 from bt_jax.models.resnet import ResNet50Classifier
 from bt_jax.models.resunet import ResUNet
@@ -71,6 +75,85 @@ def test_every_naming_of_the_same_weights_gives_the_same_tree(arrays, tmp_path):
     jax.tree.map(
       np.testing.assert_array_equal, read.variables["params"]["encoder"], expected.variables["params"]["encoder"]
     )
+
+
+@pytest.mark.parametrize(
+  ("title", "prefix"),
+  [
+    ("torchvision", "module."),
+    ("torchvision", "model.net.backbone."),
+    ("RadImageNet", "_orig_mod.module."),
+    ("Hugging Face", "encoder."),
+    ("efficientnet-lite0", "0."),
+  ],
+)
+def test_one_prefix_of_all_names_is_left_out(title, prefix, tmp_path):
+  naming = weights.naming(title)
+  arrays = {name: array for name, array in weights.random_arrays(naming).items() if name not in naming.head}
+  expected = convert.load_weights(save(tmp_path / "a.safetensors", arrays))
+  prefixed = {prefix + name: array for name, array in arrays.items()} | {"n_averaged": np.zeros(1, np.int64)}
+  read = convert.load_weights(save(tmp_path / "B.SafeTensors", prefixed))
+  assert (read.variant, read.normalize) == (naming.variant, naming.normalize)
+  jax.tree.map(np.testing.assert_array_equal, read.variables, expected.variables)
+  said = fails(save(tmp_path / "c.safetensors", prefixed | {"decoder.weight": np.zeros(3, np.float32)}))
+  assert "its arrays are" in said
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
+def test_arrays_that_are_not_finite_are_refused(arrays, value, tmp_path):
+  wrong = arrays["layer2.0.bn1.weight"].astype(np.float64)
+  wrong[3] = value
+  said = fails(save(tmp_path / "a.safetensors", arrays | {"layer2.0.bn1.weight": wrong}))
+  assert "not finite, in encoder/stage2/block1/norm1/scale" in said
+
+
+@pytest.mark.parametrize("key", ["state_dict", "model_state_dict", "net", "what.ever"])
+@pytest.mark.parametrize("suffix", [".pth.tar", ".ckpt", ".PTH"])
+def test_the_mapping_that_holds_the_network_is_read_whatever_its_key(key, suffix, tmp_path):
+  torch = pytest.importorskip("torch", reason="writes .pth files; pip install torch")
+  network = {f"module.{name}": torch.full((2,), float(at)) for at, name in enumerate("abcde")}
+  moments = {"exp_avg": torch.ones(2), "exp_avg_sq": torch.ones(2), "step": torch.tensor(9.0)}
+  optimizer = {"state": {at: moments for at in range(5)} | {"named": moments}, "param_groups": [{"lr": 0.1}]}
+  content = {"epoch": 3, "best_acc1": torch.tensor(76.1), key: network, "optimizer": optimizer, "args": None}
+  path = tmp_path / f"a{suffix}"
+  for nested in (content, {"checkpoint": content}):
+    torch.save(nested, path)
+    read = sources.read_arrays(path)
+    assert {name: list(array) for name, array in read.items()} == {
+      name: tensor.tolist() for name, tensor in network.items()
+    }
+  torch.save(content | {"ema": network}, path)
+  assert f"holds 2 networks of 5 tensors ({key}, ema)" in fails(str(path))
+
+
+def test_files_that_would_take_more_memory_than_they_have_bytes_are_refused(tmp_path):
+  huge = (2**29, 2)  # 4 GB, of which nothing is stored
+  with h5py.File(tmp_path / "a.h5", "w") as file:
+    file.create_dataset("conv1_conv/kernel:0", huge, np.float32, chunks=(2**20, 2))
+  with zipfile.ZipFile(tmp_path / "stored.keras", "w") as archive:
+    archive.write(tmp_path / "a.h5", "model.weights.h5")
+  with zipfile.ZipFile(tmp_path / "deflated.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+    archive.writestr("model.weights.h5", bytes(2**24))
+  with zipfile.ZipFile(tmp_path / "deflated.pth", "w", zipfile.ZIP_DEFLATED) as archive:
+    archive.writestr("a/data.pkl", bytes(2**24))
+  tracemalloc.start()
+  try:
+    for name, said in (
+      ("a.h5", "holds 4.3 GB of arrays"),
+      ("stored.keras", "holds 4.3 GB of arrays"),
+      ("deflated.keras", "model.weights.h5 is compressed"),
+      ("deflated.pth", "a/data.pkl is compressed"),
+    ):
+      assert said in fails(str(tmp_path / name))
+    assert tracemalloc.get_traced_memory()[1] < 2**23
+  finally:
+    tracemalloc.stop()
+
+
+def test_a_tensor_that_repeats_its_numbers_is_refused(tmp_path):
+  torch = pytest.importorskip("torch", reason="writes .pth files; pip install torch")
+  torch.save({"conv1.weight": torch.zeros(1).expand(2**30)}, tmp_path / "a.pth")
+  assert "a tensor is larger than its numbers" in fails(str(tmp_path / "a.pth"))
 
 
 def test_missing_extra_and_misshapen_arrays_are_named(arrays, tmp_path):
@@ -201,8 +284,35 @@ def test_encoder_is_filled_and_nothing_else(arrays, channels, tmp_path):
   before = read.variables["params"]["encoder"]["stem"]["conv"]["kernel"]
   for channel in range(channels):
     np.testing.assert_allclose(kernel[:, :, channel], before[:, :, channel % 3] * 3 / channels, rtol=1e-6)
-  assert any(f"adapted to {channels}" in line for line in told) == (channels != 3)
+  assert any(f"adapted to {channels}: repeated" in line for line in told) == (channels != 3)
   assert any("beyond the encoder is left out" in line for line in told)
+
+
+def stem_of(tree, x):
+  """What the first convolution of an encoder puts out; all of them halve the picture."""
+  kernel = jnp.asarray(tree["params"]["encoder"]["stem"]["conv"]["kernel"])
+  return jax.lax.conv_general_dilated(x, kernel, (2, 2), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+@pytest.mark.parametrize(
+  ("title", "model"),
+  [
+    ("torchvision", ResUNet()),
+    ("Keras", ResUNet(variant="keras")),
+    ("Keras", ResNet50Classifier(variant="keras")),
+    ("efficientnet-lite0", LiteUNet()),
+    ("efficientnet-lite1", LiteClassifier("lite1")),
+  ],
+)
+def test_one_channel_gives_what_the_grey_picture_gave_in_three(title, model):
+  naming = weights.naming(title)
+  variables = convert.convert(weights.random_arrays(naming), naming, pathlib.Path("made up"))
+  read = convert.Weights(variables, naming.variant, naming.normalize, "made up", "0" * 64)
+  adapted, told = filled(model, read, 1)
+  grey = jax.random.normal(jax.random.key(1), (2, 32, 32, 1))
+  found, expected = stem_of(adapted, grey), stem_of(variables, jnp.repeat(grey, 3, axis=-1))
+  np.testing.assert_allclose(found, expected, atol=1e-4 * float(abs(expected).max()))
+  assert any("adapted to 1: their sum" in line for line in told)
 
 
 def test_networks_and_variants_that_do_not_fit_are_told(arrays, tmp_path):

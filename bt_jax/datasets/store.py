@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import io
 import itertools
+import os
 import pathlib
 import shutil
 from collections.abc import Callable, Sequence
@@ -55,6 +56,8 @@ def open_or_build(variant: str, *, root: str | None, data_dir: str | None) -> Bu
     UserError: there is no tree, something is wrong with it, the data set was built from another tree, or the disk is
       full or not writable.
   """
+  if data_dir is None and "TFDS_DATA_DIR" not in os.environ and not os.path.isabs(os.path.expanduser("~")):
+    raise UserError("there is no home folder to keep the data set in: name a folder with --config.data.dir")
   open_builder = lambda: tfds.builder(f"lgg_mri/{variant}", data_dir=data_dir, file_format="array_record")
   target = pathlib.Path(open_builder().data_path)
   if variant == "phantom":

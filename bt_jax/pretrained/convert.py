@@ -24,6 +24,8 @@ PyTree = Any
 _ENCODER = "encoder"
 _FIRST_KERNEL: Path = ("params", _ENCODER, "stem", "conv", "kernel")
 _TITLES = {naming.variant: naming.network for naming in NAMINGS}
+# What PyTorch counts beside each batch norm and in an average of networks; ours have no use for it.
+_COUNTERS = ("num_batches_tracked", "n_averaged")
 _ARRAYS, _ABOUT = "weights.safetensors", "weights.json"
 
 
@@ -74,14 +76,27 @@ def load_weights(name: str) -> Weights:
     return _load_converted(path)
   arrays = sources.read_arrays(path)
   # Networks of one family share names: the file is of the one from which it differs least.
-  candidates = [naming for naming in NAMINGS if naming.first in arrays]
+  candidates = [(naming, bare) for naming in NAMINGS if (bare := _without_prefix(arrays, naming.first))]
   if not candidates:
     kinds = ", ".join(dict.fromkeys(f"{naming.network} as {naming.title}" for naming in NAMINGS))
     raise UserError(
       f"{path} is not {kinds} names it: its arrays are {_some(sorted(arrays))}; name one that is with --config.model.pretrained"
     )
-  naming = min(candidates, key=lambda naming: len(_misfits(arrays, naming)))
-  return Weights(convert(arrays, naming, path), naming.variant, naming.normalize, name, sources.sha256(path))
+  naming, bare = min(candidates, key=lambda candidate: len(_misfits(candidate[1], candidate[0])))
+  return Weights(convert(bare, naming, path), naming.variant, naming.normalize, name, sources.sha256(path))
+
+
+def _without_prefix(arrays: sources.Arrays, first: str) -> sources.Arrays | None:
+  """The arrays by names without what stands before `first` and all of them; None if one of them has it not.
+
+  A network inside another one (`module.`, `_orig_mod.`, `model.backbone.`) has its name before all of its own.
+  """
+  arrays = {name: array for name, array in arrays.items() if not name.endswith(_COUNTERS)}
+  for name in arrays:
+    prefix = name.removesuffix(first)
+    if name == prefix + first and prefix[-1:] in ("", ".", "/") and all(other.startswith(prefix) for other in arrays):
+      return {other.removeprefix(prefix): array for other, array in arrays.items()}
+  return None
 
 
 def _misfits(arrays: sources.Arrays, naming: Naming) -> set[str]:
@@ -103,11 +118,10 @@ def convert(arrays: sources.Arrays, naming: Naming, path: pathlib.Path) -> PyTre
     path: of the file, for errors.
 
   Raises:
-    UserError: arrays are missing, too many or of the wrong shape; the head may be missing as a whole.
+    UserError: arrays are missing, too many, of the wrong shape or not finite; the head may be missing as a whole.
   """
   table = naming.targets()
-  # PyTorch counts batches beside each batch norm; the network has no use for them.
-  given = {name for name in arrays if not name.endswith("num_batches_tracked")}
+  given = {name for name in arrays if not name.endswith(_COUNTERS)}
   wanted = set(table)
   if given.isdisjoint(naming.head):
     wanted -= naming.head
@@ -125,10 +139,20 @@ def convert(arrays: sources.Arrays, naming: Naming, path: pathlib.Path) -> PyTre
     array = target.turn(arrays[name]) if arrays[name].ndim == len(shapes[target.path]) else arrays[name]
     if array.shape != shapes[target.path]:
       wrong.append(f"{name} ({'/'.join(target.path[1:])}) has the shape {array.shape}, expected {shapes[target.path]}")
-    flat[target.path] = np.ascontiguousarray(array, np.float32)
+    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, which is refused
+      flat[target.path] = np.ascontiguousarray(array, np.float32)
   if wrong:
     raise UserError(f"{path} is not {naming.network}: {_some(wrong)}; name another with --config.model.pretrained")
-  return flax.traverse_util.unflatten_dict(flat)
+  variables = flax.traverse_util.unflatten_dict(flat)
+  check_finite(variables, str(path))
+  return variables
+
+
+def check_finite(variables: PyTree, origin: str) -> None:
+  """Raises UserError where an array of weights holds a number that is not finite: all that is made of it would be NaN."""
+  flat = flax.traverse_util.flatten_dict(variables)
+  if wrong := ["/".join(path[1:]) for path, array in flat.items() if not np.isfinite(array).all()]:
+    raise UserError(f"{origin} holds numbers that are not finite, in {_some(wrong)}: name weights that are whole")
 
 
 def expected_shapes(variant: str, classes: int | None) -> dict[Path, tuple[int, ...]]:
@@ -175,6 +199,7 @@ def _load_converted(folder: pathlib.Path) -> Weights:
     raise UserError(f"{folder} is damaged: {_ARRAYS} is not what {_ABOUT} tells of; remove it and convert again")
   arrays = sources.read_arrays(folder / _ARRAYS)
   variables = flax.traverse_util.unflatten_dict({tuple(name.split("/")): array for name, array in arrays.items()})
+  check_finite(variables, str(folder))
   return Weights(variables, **{name: known[name] for name in names})
 
 
@@ -225,9 +250,8 @@ def fill_encoder(variables: PyTree, weights: Weights) -> tuple[PyTree, list[str]
       if path == _FIRST_KERNEL and array.shape != flat[path].shape:
         before, channels = array.shape[2], flat[path].shape[2]
         array = adapt_channels(array, channels)
-        told.append(
-          f"the first kernel is for {before} channels and was adapted to {channels}: repeated in turn, times {before}/{channels}"
-        )
+        how = "their sum" if channels == 1 else f"repeated in turn, times {before}/{channels}"
+        told.append(f"the first kernel is for {before} channels and was adapted to {channels}: {how}")
       flat[path] = jnp.asarray(array)
   if any(path[1] != _ENCODER for path in source):
     told.append("what it has beyond the encoder is left out: ours starts at random")
@@ -237,9 +261,12 @@ def fill_encoder(variables: PyTree, weights: Weights) -> tuple[PyTree, list[str]
 def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
   """A kernel [height, width, before, features] for another number of input channels.
 
-  Its channels are repeated in turn, times before / channels, so that activations keep their size (as timm does).
+  As timm adapts them (`adapt_input_conv`): one channel gets the sum of all, so that a grey picture gives what it gave as
+  a coloured one; other numbers repeat the channels in turn, times before / channels, so that activations keep their size.
   """
   before = kernel.shape[2]
+  if channels == 1:
+    return kernel.sum(2, keepdims=True, dtype=np.float32)
   return kernel[:, :, np.arange(channels) % before] * np.float32(before / channels)
 
 

@@ -7,7 +7,7 @@ import pathlib
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import h5py
@@ -44,6 +44,7 @@ PACKAGED = {
 _HUB_NAME = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+?)(@(?P<revision>[0-9a-f]{40}))?")
 _HUB_FILE = "model.safetensors"
 _KERAS_LAYERS = re.compile(r"(?:^|/)layers/[^/]+/vars/\d+$")
+_MOST_BYTES = 2**30  # of all arrays of a file: ten times what the largest network takes
 _KERAS_VARIABLES = {4: ("gamma", "beta", "moving_mean", "moving_variance"), 2: ("kernel", "bias")}
 
 
@@ -61,7 +62,7 @@ def find_file(name: str) -> pathlib.Path:
   if name in PACKAGED:
     return _packaged(name)
   match = _HUB_NAME.fullmatch(name)
-  if not match or path.suffix in READERS:
+  if not match or suffix_of(path) in READERS:
     raise UserError(
       f"model.pretrained: there is no file {name}: name a file ({', '.join(READERS)}), the folder of a run or of converted "
       f"weights, one of {', '.join(PACKAGED)}, or a model on the Hugging Face hub, owner/model@commit; docs/models.md says where published weights are"
@@ -110,13 +111,19 @@ def sha256(path: pathlib.Path) -> str:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def suffix_of(path: pathlib.Path) -> str:
+  """What the name ends in, in small letters; `.pth.tar`, as PyTorch's own examples call their files, is `.pth`."""
+  path = pathlib.Path(path.name.lower())
+  return pathlib.Path(path.stem).suffix if path.suffix == ".tar" else path.suffix
+
+
 def read_arrays(path: pathlib.Path) -> Arrays:
   """The arrays of a weight file by the names they have there; of a Keras file, `layer/array`.
 
   Raises:
-    UserError: the file cannot be read, is not of a known format, or holds code.
+    UserError: the file cannot be read, is not of a known format, holds code, or more than one network.
   """
-  reader = READERS.get(path.suffix)
+  reader = READERS.get(suffix_of(path))
   if reader is None:
     raise UserError(f"model.pretrained: {path} is not a weight file: expected one of {', '.join(READERS)}")
   try:
@@ -127,10 +134,12 @@ def read_arrays(path: pathlib.Path) -> Arrays:
     raise UserError(
       f"{path} is not a state dict: it is damaged, or holds code, which is never run; save the model's state_dict() instead"
     ) from error
+  except PermissionError as error:
+    raise UserError(f"{path} cannot be read ({error.strerror}): make it readable, or name another") from error
   except Exception as error:  # each library has its own errors for a damaged file
     reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
     raise UserError(
-      f"{path} cannot be read ({reason}): it is damaged, or not a {path.suffix} file; get it again"
+      f"{path} cannot be read ({reason}): it is damaged, or not a {suffix_of(path)} file; get it again"
     ) from error
 
 
@@ -139,39 +148,61 @@ def _read_safetensors(path: pathlib.Path) -> Arrays:
 
 
 def _read_torch(path: pathlib.Path) -> Arrays:
-  content = torch_files.read(path)
-  for wrapper in ("state_dict", "model"):
-    content = content.get(wrapper, content) if isinstance(content, Mapping) else content
-  if not isinstance(content, Mapping) or not all(isinstance(value, torch_files.Tensor) for value in content.values()):
+  """Of the mapping that holds the most tensors: a training's file holds an optimiser's and others beside the network's."""
+  mappings = dict(_tensor_mappings(torch_files.read(path)))
+  most = max(map(len, mappings.values()), default=0)
+  largest = [name for name, mapping in mappings.items() if len(mapping) == most]
+  if not largest:
     raise UserError(f"{path} is not a state dict, from names to tensors: save the model's state_dict() instead")
-  bare = lambda name: name.removeprefix("module.")  # of a model in DataParallel
-  return {bare(name): value.numpy() for name, value in content.items()}
+  if len(largest) > 1:
+    raise UserError(
+      f"{path} holds {len(largest)} networks of {most} tensors ({', '.join(largest)}): save the one that you mean alone"
+    )
+  return {name: value.numpy() for name, value in mappings[largest[0]].items()}
+
+
+def _tensor_mappings(content: Any, name: str = "") -> Iterator[tuple[str, Mapping[str, torch_files.Tensor]]]:
+  """The mappings from names to tensors, and nothing else, in mappings however deep, by their keys joined by dots."""
+  if not isinstance(content, Mapping) or not content:
+    return
+  if all(isinstance(key, str) and isinstance(value, torch_files.Tensor) for key, value in content.items()):
+    yield name, content
+  for key, value in content.items():
+    yield from _tensor_mappings(value, f"{name}.{key}".lstrip("."))
 
 
 def _read_hdf5(path: pathlib.Path | io.BytesIO) -> Arrays:
   """Of the older layout, .../layer/array, and of Keras 3's, layers/<class>/vars/<number>, with the name beside."""
-  arrays: Arrays = {}
+  datasets: dict[str, h5py.Dataset] = {}
   with h5py.File(path) as file:
 
     def visit(name: str, item: Any) -> None:
       if not isinstance(item, h5py.Dataset) or name.startswith(("optimizer", "top_level_model_weights")):
         return
+      if item.external or item.is_virtual:
+        raise ValueError("its arrays are in other files")
       if _KERAS_LAYERS.search(name):
         variables = _KERAS_VARIABLES.get(len(item.parent), [])
         number = int(name.rsplit("/", 1)[1])
         array = variables[number] if number < len(variables) else str(number)
-        arrays[f"{item.parent.attrs['name']}/{array}"] = item[()]
+        layer = item.parent.attrs["name"]
       else:
         layer, array = name.split("/")[-2:]
-        arrays[f"{layer}/{array.removesuffix(':0')}"] = item[()]
+      key = f"{layer}/{array.removesuffix(':0')}"
+      if key in datasets:
+        raise ValueError(f"it holds two arrays {key}")
+      datasets[key] = item
 
     file.visititems(visit)
-  return arrays
+    # A few bytes can stand for an array of any size.
+    if (size := sum(item.nbytes for item in datasets.values())) > _MOST_BYTES:
+      raise ValueError(f"it holds {size / 1e9:.1f} GB of arrays, and no network of ours a tenth of that")
+    return {name: item[()] for name, item in datasets.items()}
 
 
 def _read_keras(path: pathlib.Path) -> Arrays:
   with zipfile.ZipFile(path) as archive:
-    return _read_hdf5(io.BytesIO(archive.read("model.weights.h5")))
+    return _read_hdf5(io.BytesIO(torch_files.read_stored(archive, "model.weights.h5")))
 
 
 READERS: dict[str, Callable[[pathlib.Path], Arrays]] = {
@@ -179,6 +210,8 @@ READERS: dict[str, Callable[[pathlib.Path], Arrays]] = {
   ".pth": _read_torch,
   ".pt": _read_torch,
   ".bin": _read_torch,
+  ".ckpt": _read_torch,
   ".h5": _read_hdf5,
+  ".hdf5": _read_hdf5,
   ".keras": _read_keras,
 }

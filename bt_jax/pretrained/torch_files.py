@@ -61,7 +61,8 @@ class Tensor:
     last = self.offset + sum((count - 1) * stride for count, stride in zip(self.shape, self.strides, strict=True))
     if self.storage.values is None or min(self.offset, *self.strides, *self.shape, 0) < 0:
       raise ValueError("a tensor has no numbers")
-    if math.prod(self.shape) and last >= len(self.storage.values):
+    numbers = math.prod(self.shape)
+    if numbers > len(self.storage.values) or (numbers and last >= len(self.storage.values)):
       raise ValueError("a tensor is larger than its numbers")
     values = self.storage.values[self.offset :]
     steps = [stride * values.itemsize for stride in self.strides]
@@ -90,14 +91,22 @@ def _read_zip(archive: zipfile.ZipFile) -> Any:
 
   def storage(key: str, dtype: Any, size: int) -> _Storage:
     if key not in storages:
-      entry = archive.getinfo(f"{folder}data/{key}")
-      if entry.file_size > entry.compress_size:  # torch.save compresses nothing
-        raise ValueError("its tensors are compressed")
-      values = np.frombuffer(archive.read(entry), dtype)
+      values = np.frombuffer(read_stored(archive, f"{folder}data/{key}"), dtype)
       storages[key] = _Storage(dtype, size, values)
     return storages[key]
 
-  return _Unpickler(io.BytesIO(archive.read(name)), storage).load()
+  return _Unpickler(io.BytesIO(read_stored(archive, name)), storage).load()
+
+
+def read_stored(archive: zipfile.ZipFile, name: str) -> bytes:
+  """The bytes of a member; raises ValueError where it is compressed, as neither PyTorch nor Keras stores it.
+
+  So the file's own size is the most memory that reading it takes.
+  """
+  entry = archive.getinfo(name)
+  if entry.file_size > entry.compress_size:
+    raise ValueError(f"{name} is compressed, {entry.file_size} bytes into {entry.compress_size}")
+  return archive.read(entry)
 
 
 def _read_legacy(file: io.BufferedIOBase) -> Any:

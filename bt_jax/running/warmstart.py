@@ -44,6 +44,7 @@ def _of_run(folder: pathlib.Path) -> Weights:
       f"model.pretrained: the run in {folder} is of {config['model']['name']}, which has no published encoder: name a run "
       "of a network that has one"
     )
+  convert.check_finite(variables, str(folder))
   encoder = encoder_of(make_model(MODELS, **config["model"]))
   return Weights(variables, encoder, record["normalize"], str(folder.resolve()), record["arrays_sha256"])
 

@@ -49,8 +49,9 @@ def make_train_step(
     optimizer: as made by `make_optimizer`, for a learning rate of 1.
     ema_decay: of the moving average; read only where the state has one. The average follows faster at first:
       min(ema_decay, (1 + step) / (10 + step)).
-    mixup: alpha of Zhang et al. 2018 (arXiv:1710.09412), images and targets mixed with those of the batch reversed by a
-      share from Beta(alpha, alpha); 0 mixes nothing.
+    mixup: alpha of Zhang et al. 2018 (arXiv:1710.09412), images mixed with those of the batch reversed by a share from
+      Beta(alpha, alpha), and in the same shares the losses of both targets, each times its own slice's weight; 0 mixes
+      nothing.
     kept_statistics: the stages whose batch norm goes by its running statistics and keeps them.
     pieces: how many the batch is cut in, one after another in less memory; gradients are their mean. Batch norm and a
       pooled loss see a piece at a time.
@@ -74,21 +75,22 @@ def make_train_step(
   def gradient_of(params: PyTree, statistics: PyTree, batch: Batch, key: jax.Array) -> tuple[PyTree, PyTree, jax.Array]:
     """The gradient, the new statistics, and loss and accuracy, of one piece."""
     augment_key, dropout_key, mixup_key = jax.random.split(key, 3)
-    weight = batch["weight"]
     images, masks = preprocess(batch, augment, augment_key)
-    targets = task.target(batch["label"], masks)
+    targets, weight = task.target(batch["label"], masks), batch["weight"]
+    labels = [(1.0, targets, weight)]  # of each picture: their shares, and what they weigh
     if mixup:
       share = jax.random.beta(mixup_key, mixup, mixup)
-      images, targets, weight = (
-        share * array + (1 - share) * whole.reverse(array) for array in (images, targets, weight)
-      )
+      images = share * images + (1 - share) * whole.reverse(images)
+      labels = [(share, targets, weight), (1 - share, whole.reverse(targets), whole.reverse(weight))]
 
     def objective(params: PyTree) -> tuple[Float[Array, ""], tuple[PyTree, PyTree]]:
       outputs, updates = forward(params, statistics, images, dropout_key)
-      return (loss(outputs, targets) * weight).mean(), (outputs, updates)
+      # Each label weighs what its own class does: a mean weight would be that of neither.
+      losses = sum(share * weight * loss(outputs, target) for share, target, weight in labels)
+      return losses.mean(), (outputs, updates)
 
     (value, (outputs, updates)), gradient = jax.value_and_grad(objective, has_aux=True)(params)
-    told = jnp.stack([value, task.accuracy(outputs, targets)])
+    told = jnp.stack([value, task.accuracy(outputs, sum(share * target for share, target, _ in labels))])
     return gradient, updates.get("batch_stats", {}), told
 
   def train_step(

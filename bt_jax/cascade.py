@@ -6,12 +6,14 @@ from typing import Any, NamedTuple
 from ml_collections import ConfigDict
 
 from bt_jax import files, machine
+from bt_jax.datasets import splits
 from bt_jax.errors import UserError
 from bt_jax.evaluation import bootstrap
 from bt_jax.evaluation import cascade as gating
 from bt_jax.evaluation.aggregation import summarize
 from bt_jax.evaluation.classification import summarize_classes
 from bt_jax.evaluation.rows import Row
+from bt_jax.evaluation.summary import read_config, write_summary
 from bt_jax.report import figures
 from bt_jax.report.page import html
 from bt_jax.report.tables import cascade_table, heading
@@ -40,14 +42,14 @@ def cascade(*, classifier: str | None, segmenter: str | None, sensitivity: float
     raise UserError(f"--sensitivity is {sensitivity}, expected more than 0 and at most 1")
   folders = {"classifier": classifier, "segmenter": segmenter}
   found = {role: _find(role, name) for role, name in folders.items()}
-  splits = {role: files.read_json(folder / "split.json") for role, folder in found.items()}
-  if splits["classifier"]["hash"] != splits["segmenter"]["hash"]:
-    told = ", ".join(f"{found[role]}: {split['data']}, {split['name']}" for role, split in splits.items())
+  split_of = {role: splits.read(folder) for role, folder in found.items()}
+  if split_of["classifier"]["hash"] != split_of["segmenter"]["hash"]:
+    told = ", ".join(f"{found[role]}: {split['data']}, {split['name']}" for role, split in split_of.items())
     raise UserError(f"the two runs are not of the same split ({told}): train both on one, with the same --config.split")
-  models = [files.read_json(folder / "config.json")["model"]["name"] for folder in found.values()]
-  workdir = workdir or pathlib.Path("runs") / "_".join(["cascade", *models, splits["segmenter"]["name"]])
-  about = {**{role: str(folder.resolve()) for role, folder in found.items()}, "sensitivity": sensitivity}
   configs = {role: _config(folder) for role, folder in found.items()}
+  models = [config.model.name for config in configs.values()]
+  workdir = workdir or pathlib.Path("runs") / "_".join(["cascade", *models, split_of["segmenter"]["name"]])
+  about = {**{role: str(folder.resolve()) for role, folder in found.items()}, "sensitivity": sensitivity}
   machine.prepare(*configs.values())
   with claim(workdir, about, new=True, may_differ="sensitivity"):
     rows = {role: _predict(folder, configs[role]) for role, folder in found.items()}
@@ -61,7 +63,7 @@ def _find(role: str, name: str | None) -> pathlib.Path:
   folder = pathlib.Path(name).expanduser()
   if not (folder / "config.json").is_file() or not (folder / "split.json").is_file():
     raise UserError(f"--{role}: {folder} holds no run: train one with --mode=train")
-  task = files.read_json(folder / "config.json").get("task")
+  task = read_config(folder).get("task")
   if task != _ROLES[role]:
     raise UserError(f"--{role}: the run in {folder} is of {task}, expected {_ROLES[role]}: name another")
   if not (folder / "summary.json").is_file():
@@ -81,7 +83,7 @@ class _Predicted(NamedTuple):
 
 def _config(folder: pathlib.Path) -> ConfigDict:
   """The configuration of a run, without folders of its data that are no longer there."""
-  config = ConfigDict(files.read_json(folder / "config.json"))
+  config = ConfigDict(read_config(folder, whole=True))
   if config.data.root and not pathlib.Path(config.data.root).expanduser().is_dir():
     config.data.root = None  # moved since; the data set is built
   if config.data.dir and not pathlib.Path(config.data.dir).expanduser().is_dir():
@@ -103,7 +105,7 @@ def _predict(folder: pathlib.Path, config: ConfigDict) -> _Predicted:
       f"{folder} was trained by another version (its configuration lacks {error}): train it again"
     ) from error
   data = runs.open_data(config, parts)
-  if data.split.hash != files.read_json(folder / "split.json")["hash"]:
+  if data.split.hash != splits.read(folder)["hash"]:
     raise UserError(f"the data set has changed since the run in {folder} was trained: train it again")
   variables, record = runs.restore_best(config, folder, parts)
   judge, threshold, largest = parts.judge, config.eval.threshold, config.eval.largest_component
@@ -175,7 +177,7 @@ def _report(workdir: pathlib.Path, about: dict[str, Any], runs_of: dict[str, _Pr
   table, title = cascade_table(summary), heading(summary)
   written = [
     files.write_csv(workdir / "slices.csv", rows),
-    files.write_json(workdir / "summary.json", summary),
+    write_summary(workdir, summary),
     files.write_bytes(workdir / "table.txt", f"{table}\n".encode()),
     figures.save_gate(workdir / "figures/gate.png", segmented, probability["test"], threshold, title=title),
     html.write_report(workdir, show_slices=False),

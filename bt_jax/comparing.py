@@ -31,7 +31,9 @@ def compare(runs: Sequence[str], workdir: pathlib.Path | None) -> None:
   (about, before), (_, after) = first, second
   judge, patients = JUDGES[about["task"]], len(before.patients)
   columns = [name for name in judge.by_patient if name in before.patients[0] and name in after.patients[0]]
-  change = comparison.differences(judge.numbers(before.slices), judge.numbers(after.slices), patients)
+  numbers = [judge.numbers(tables.slices) for tables in (before, after)]
+  one, two = (bootstrap.estimate(of, patients, intervals=False) for of in numbers)
+  change = comparison.differences(*numbers, patients)
   summary = {
     **{name: about[name] for name in ("data", "split", "leaky", "synthetic", "split_hash", "task")},
     **{
@@ -42,8 +44,8 @@ def compare(runs: Sequence[str], workdir: pathlib.Path | None) -> None:
     "intervals": bootstrap.about(patients),
     "headline": {
       short: {
-        "first": score_of(about["test"], name),
-        "second": score_of(second[0]["test"], name),
+        "first": score_of(one, name),
+        "second": score_of(two, name),
         "difference": score_of(change, name),
         "difference_ci95": score_of(change, f"{name}_ci95"),
       }

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ml_collections import ConfigDict
 
-from bt_jax import experiment, files, machine, pooling
+from bt_jax import experiment, machine, pooling
 from bt_jax.datasets import splits, store
 from bt_jax.datasets.lgg_mri.lgg_mri_dataset_builder import FOLDS
 from bt_jax.datasets.splits import Folds
@@ -14,6 +14,7 @@ from bt_jax.errors import UserError
 from bt_jax.evaluation import subgroups
 from bt_jax.evaluation.aggregation import score_of
 from bt_jax.evaluation.rows import Row
+from bt_jax.evaluation.summary import read_summary
 from bt_jax.evaluation.volumes import volume_columns
 from bt_jax.report.page.words import duration
 from bt_jax.running import results
@@ -82,7 +83,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path, groups: list[Folds]) -> di
 
 
 def _headline(folder: pathlib.Path) -> str:
-  summary = files.read_json(folder / "summary.json")
+  summary = read_summary(folder)
   names = list(JUDGES[summary["task"]].headline.items())[:2]
   values = {short.replace("_", " "): score_of(summary["test"], name) for short, name in names}
   return ", ".join(f"{name} {'-' if value is None else f'{value:.3f}'}" for name, value in values.items())

@@ -1,30 +1,50 @@
-"""Writes files aside and renames them, so that a killed run never leaves half a file."""
+"""Writes files whole or not at all, and reads them back against the types of what was written.
+
+Whatever is wrong with a file of ours is one refusal: which file, where in it, the value, what was expected, the remedy.
+"""
 
 import csv
 import hashlib
 import io
 import json
+import math
 import os
 import pathlib
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any
+
+from pydantic import Field, TypeAdapter, ValidationError
 
 from bt_jax.errors import UserError
+
+_MOST = 2**53  # integers up to it are exact as floats, too
+_SHOWN = 60  # characters of a value in a refusal
+_REMEDY = "put the file back, or choose another folder"
+EVALUATE = "evaluate its run again, with --mode=evaluate"
+
+Count = Annotated[int, Field(ge=0, le=_MOST)]
+Flag = Annotated[int, Field(ge=0, le=1)]
+Code = Annotated[int, Field(ge=-1, le=_MOST)]  # of a clinical field; -1: not known
+Real = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Text = Annotated[str, Field(min_length=1)]
 
 
 def write_bytes(path: str | pathlib.Path, content: bytes) -> pathlib.Path:
   """Writes `content` to `path`, whole or not at all, and makes the folder if need be."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
-  aside = path.with_name(f".{path.name}.incomplete")
+  temporary = path.with_name(f".{path.name}.incomplete")
   try:
-    with open(aside, "wb") as file:
+    with open(temporary, "wb") as file:
       file.write(content)
       file.flush()
       os.fsync(file.fileno())
-    aside.replace(path)
+    temporary.replace(path)
   finally:
-    aside.unlink(missing_ok=True)
+    temporary.unlink(missing_ok=True)
   return path
 
 
@@ -38,42 +58,56 @@ def sha256_of(paths: Sequence[str | pathlib.Path]) -> str:
   return digest.hexdigest()
 
 
+def damaged(path: str | pathlib.Path, reason: str, remedy: str = _REMEDY) -> UserError:
+  """The refusal of a file that is not what we wrote; `reason` says where it differs."""
+  return UserError(f"{path} is damaged or of another version ({' '.join(reason.split())}): {remedy}")
+
+
+def check(kind: Any, content: Any, path: str | pathlib.Path, remedy: str = _REMEDY, where: str = "it") -> Any:
+  """The content, which is of this type; raises UserError, with the first place that is not, for any other.
+
+  Args:
+    kind: a type, such as a TypedDict, in which keys that it does not name are free.
+    content: as JSON gives it: a string is no number here.
+    path: that it is from.
+    remedy: ends the refusal.
+    where: of the content in the file.
+  """
+  try:
+    TypeAdapter(kind).validate_python(content, strict=True)
+  except ValidationError as error:
+    raise damaged(path, _reason(error, where), remedy) from error
+  return content
+
+
 def write_json(path: str | pathlib.Path, content: Any) -> pathlib.Path:
   """Writes JSON, indented, keys in the order given."""
   return write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
-def read_json(path: str | pathlib.Path) -> Any:
-  """What `write_json` wrote; raises UserError where the file is damaged."""
+def read_json(path: str | pathlib.Path, kind: Any = object, remedy: str = _REMEDY) -> Any:
+  """What `write_json` wrote, of this type; raises UserError where it is no JSON or of another type, see `check`."""
+  content = _parsed(pathlib.Path(path).read_bytes(), path, remedy)
+  return check(kind, content, path, remedy)
+
+
+def parse_json(content: bytes, path: str | pathlib.Path, kind: Any, remedy: str = _REMEDY) -> Any:
+  """The same of JSON that stands in the file `path` among other things."""
+  return check(kind, _parsed(content, path, remedy), path, remedy)
+
+
+def _parsed(content: bytes, path: str | pathlib.Path, remedy: str) -> Any:
   try:
-    return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
-  except ValueError as error:
-    raise UserError(f"{path} is damaged ({error}): put the file back, or choose another folder") from error
+    return json.loads(content.decode("utf-8"), parse_constant=_finite, parse_float=_finite)
+  except (ValueError, RecursionError) as error:
+    raise damaged(path, f"it is no JSON: {error}", remedy) from error
 
 
-def read_csv(path: str | pathlib.Path) -> list[dict[str, Any]]:
-  """What `write_csv` wrote, with its integers, floats, booleans, and None for what is empty or nan; raises UserError where it is damaged."""
-  try:
-    with open(path, newline="", encoding="utf-8") as file:
-      names, *lines = [*csv.reader(file)] or [[]]
-  except (UnicodeDecodeError, csv.Error) as error:
-    raise UserError(f"{path} is damaged (it is no table of text): evaluate its run again") from error
-  if any(len(line) != len(names) for line in lines):
-    raise UserError(f"{path} is damaged (a line has more or fewer columns than its head): evaluate its run again")
-  return [{name: _value(text) for name, text in zip(names, line, strict=True)} for line in lines]
-
-
-def _value(text: str) -> Any:
-  if text in ("", "nan"):
-    return None
-  if text in ("True", "False"):
-    return text == "True"
-  for kind in (int, float):
-    try:
-      return kind(text)
-    except ValueError:
-      continue
-  return text
+def _finite(text: str) -> float:
+  """JSON has no NaN, and a number beyond the largest float would become infinite."""
+  if not math.isfinite(number := float(text)):
+    raise ValueError(f"{text} is no finite number")
+  return number
 
 
 def write_csv(path: str | pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> pathlib.Path:
@@ -83,3 +117,64 @@ def write_csv(path: str | pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> pa
   writer.writeheader()
   writer.writerows(rows)
   return write_bytes(path, text.getvalue().encode(errors="backslashreplace"))  # names that are no UTF-8
+
+
+def read_csv(
+  path: str | pathlib.Path, kind_of: Callable[[str], Any], required: Sequence[str] = (), remedy: str = EVALUATE
+) -> list[dict[str, Any]]:
+  """What `write_csv` wrote, each column of its type.
+
+  Args:
+    path: of the table.
+    kind_of: from a column's name to its type; one with None lets values be empty, or `nan` where it is of numbers.
+    required: columns that must be there.
+    remedy: ends the refusal.
+
+  Raises:
+    UserError: a column is missing or there twice, a line has too many or too few, or a value is of another type. Rows
+      are counted as a spreadsheet does: the header is row 1.
+  """
+  try:
+    with open(path, newline="", encoding="utf-8") as file:
+      names, *lines = [*csv.reader(file, strict=True)] or [[]]
+  except (UnicodeDecodeError, csv.Error) as error:
+    raise damaged(path, f"it is no table of text: {error}", remedy) from error
+  if missing := [name for name in required if name not in names]:
+    raise damaged(path, f"it lacks {', '.join(missing)}", remedy)
+  if len({*names}) < len(names):
+    raise damaged(path, "two columns have one name", remedy)
+  for row, line in enumerate(lines, start=2):
+    if len(line) != len(names):
+      raise damaged(path, f"row {row} has {len(line)} columns, and the header {len(names)}", remedy)
+  columns = [_column(path, name, kind_of(name), values, remedy) for name, *values in zip(names, *lines, strict=True)]
+  return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+
+
+def _column(path: str | pathlib.Path, name: str, kind: Any, texts: list[str], remedy: str) -> list[Any]:
+  empty = ("",) if kind in (Text, Text | None) else ("", "nan")
+  try:
+    return TypeAdapter(list[kind]).validate_python([None if text in empty else text for text in texts])
+  except ValidationError as error:
+    row = error.errors()[0]["loc"][0]
+    expected = _expected(error.errors()[0])
+    raise damaged(path, f"row {row + 2}, column {name}: {_short(texts[row])}, expected {expected}", remedy) from error
+
+
+def _reason(error: ValidationError, where: str) -> str:
+  """Where the first thing is that is of another type, what it is, and what was expected."""
+  first = error.errors()[0]
+  *groups, last = map(str, first["loc"] or (where,))
+  if first["type"] == "missing":
+    return f"{'.'.join(groups) or where} lacks {last}"
+  if first["type"] == "value_error":
+    return str(first["ctx"]["error"])
+  return f"{'.'.join((*groups, last))} is {_short(first['input'])}, expected {_expected(first)}"
+
+
+def _expected(first: Any) -> str:
+  return first["msg"].partition(",")[0].removeprefix("Input should be ")
+
+
+def _short(value: Any) -> str:
+  text = repr(value)
+  return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -7,13 +7,13 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from bt_jax import files
 from bt_jax.datasets import splits
 from bt_jax.datasets.lgg_mri.lgg_mri_dataset_builder import FOLDS
 from bt_jax.datasets.splits import Folds
 from bt_jax.errors import UserError
 from bt_jax.evaluation.aggregation import chosen
 from bt_jax.evaluation.rows import Row
+from bt_jax.evaluation.summary import read_config
 from bt_jax.evaluation.tables import Tables, read_run
 from bt_jax.report.page import html
 from bt_jax.running import results
@@ -53,7 +53,7 @@ def find_folds(runs: Sequence[str], groups: list[Folds], config: dict[str, Any])
     if not folders:
       raise UserError(f"--runs: {run} holds no run: name the folders of finished folds, or a pattern of them")
     for folder in folders:
-      folds = splits.tested_folds(files.read_json(folder / "config.json").get("split", {}))
+      folds = splits.tested_folds(read_config(folder).get("split", {}))
       if folds in run_of and folder.resolve() != run_of[folds].resolve():
         raise UserError(
           f"--runs: {run_of[folds]} and {folder} are both of {splits.folds_label(folds)}: leave one of them out"
@@ -81,7 +81,7 @@ def _is_run(folder: pathlib.Path) -> bool:
 
 def check_same(folder: pathlib.Path, config: dict[str, Any]) -> None:
   """Raises UserError where the run in a folder is not of this configuration, as nested dictionaries."""
-  if differ := differences(files.read_json(folder / "config.json"), config):
+  if differ := differences(read_config(folder), config):
     raise UserError(
       f"{folder} is of another configuration, which differs in {', '.join(differ.values())}: folds of one configuration "
       "only are pooled; leave it out, or choose another --workdir"
@@ -101,8 +101,11 @@ def pool(
   Raises:
     UserError: folds are of different data, a row is missing or there twice, or a network saw a patient it is judged on.
   """
-  split_of = {fold: files.read_json(folder / "split.json") for fold, folder in folders.items()}
+  split_of = {fold: splits.read(folder) for fold, folder in folders.items()}
   runs = {fold: read_run(folder) for fold, folder in folders.items()}
+  for fold, (summary, tables) in runs.items():
+    if summary["task"] == "segmentation" and not tables.reliability:
+      raise UserError(f"{folders[fold]}/reliability.csv is missing: evaluate the run again, with --mode=evaluate")
   summaries, tables_of = ({fold: run[at] for fold, run in runs.items()} for at in (0, 1))
   check(folders, split_of, tables_of)
   _check_judged_alike(folders, summaries)
@@ -138,7 +141,7 @@ def pool(
   return results.summarize(tables, JUDGES[first["task"]], about, groupings=groupings, everyone=everyone), tables
 
 
-def _check_judged_alike(folders: dict[int, pathlib.Path], summaries: dict[Folds, dict[str, Any]]) -> None:
+def _check_judged_alike(folders: dict[Folds, pathlib.Path], summaries: dict[Folds, dict[str, Any]]) -> None:
   """Raises UserError where folds were evaluated in different ways, as `--mode=evaluate` may have done."""
   first = next(iter(summaries))
   baselines = {fold: [baseline["name"] for baseline in of["baselines"]] for fold, of in summaries.items()}

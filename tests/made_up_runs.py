@@ -7,10 +7,13 @@ import numpy as np
 from PIL import Image
 
 from bt_jax import files
+from bt_jax.evaluation import aggregation
 from bt_jax.evaluation.classification import class_rows, patient_class_rows, summarize_classes
 from bt_jax.evaluation.rows import patient_rows, slice_rows
+from bt_jax.evaluation.shape import FEATURES
+from bt_jax.evaluation.summary import write_summary
 from bt_jax.report.page import volumes
-from bt_jax.schema import Slices
+from bt_jax.schema import CLINICAL_FIELDS, Slices
 
 EVIL = "<b>x"  # a case that would be markup if it were not escaped
 NAMES = {"data": "made up", "split": "patient_fold_00"}
@@ -53,13 +56,32 @@ def estimates(*names):
   return found
 
 
+def hollow(group):
+  """The same groups and names, with intervals, without a value."""
+  numbers = {name: value for name, value in group.items() if not isinstance(value, dict)}
+  empty = {f"{name}{ending}": None for name in numbers for ending in ("", "_ci95")}
+  return empty | {name: hollow(value) for name, value in group.items() if isinstance(value, dict)}
+
+
+def overlaid(under, over):
+  """Nested dictionaries, the second over the first."""
+  merged = {
+    name: overlaid(under[name], value) if isinstance(under.get(name), dict) else value for name, value in over.items()
+  }
+  return under | merged
+
+
+# What is known of a patient whose data.csv is empty.
+CLINICAL = {"site": "XY", "has_pre": True, "has_post": True, **dict.fromkeys(CLINICAL_FIELDS, -1)}
+
+
 def common(slices, **changes):
   return {
     **NAMES, "leaky": False, "synthetic": False, "split_hash": "a1b2c3", "parts": {"train": 3543, "validation": 186, "test": len(slices)},
     "normalize": "volume", "threshold": 0.45, "threshold_from": "chosen on the validation part", "largest_component": False,
     "checkpoint": {"step": 3101, "arrays_sha256": "d4e5f6"}, "epochs": {"trained": 2, "planned": 60},
     "versions": {"bt_jax": "0.1.0", "jax": "0.9.1"}, "devices": "1 x cpu", "commit": "c0ffee", "finished": "2025-01-02T03:04:05+00:00",
-    "seconds": 3723.4, "machine": "8 cores of a made-up machine", "temperatures": {"slices": 1.5}, "baselines": [],
+    "seconds": 3723.4, "machine": "8 cores of a made-up machine", "temperatures": {"slices": 1.5, "pixels": 1.75}, "baselines": [],
     "intervals": {"level": 0.95, "method": "percentile bootstrap over patients", "resamples": 2000, "patients": 3, "why": "3 patients only"},
   } | changes  # fmt: skip
 
@@ -74,7 +96,11 @@ def segmentation(folder, counts=None, masks=True, **changes):
   predicted = shifted(slices)
   rows = slice_rows(slices, predicted.any((1, 2)) * 0.9, predicted, **NAMES)
   rows = [row | {"probability_calibrated": row["probability"] * 0.8} for row in rows]
-  patients = [row | {"hd95": at + 0.25, "assd": at + 0.5, "site": "XY"} for at, row in enumerate(patient_rows(rows))]
+  shapes = {"truth_voxels": 1, **{f"{kind}_{name}": None for kind in ("truth", "predicted") for name in FEATURES}}
+  patients = [
+    row | shapes | {"unit": "pixels", "hd95": at + 0.25, "assd": at + 0.5} | CLINICAL
+    for at, row in enumerate(patient_rows(rows))
+  ]
   patients[0]["hd95"] = float("nan")
   reliability = [
     {**NAMES, "patient": row["patient"], "calibrated": kind, "bin": place}
@@ -82,6 +108,9 @@ def segmentation(folder, counts=None, masks=True, **changes):
     for row in patients for kind in (0, 1) for place in range(10)
   ]  # fmt: skip
   means, medians = ([f"{name}_{ending}" for name in METRICS] for ending in ("mean", "median"))
+  skeleton = hollow(aggregation.summarize(rows)) | {
+    "surface": hollow(aggregation.summarize_distances(patients, intervals=False))
+  }
   test = {
     "slices": len(slices), "tumor_slices": int(slices.label.sum()), "patients": len(patients),
     "pooled": estimates(*METRICS), "patient": estimates(*means, *medians) | {"dice_std": 0.0123, "dice_q25": 0.2345, "dice_q75": 0.3456},
@@ -94,15 +123,20 @@ def segmentation(folder, counts=None, masks=True, **changes):
     "associations": {"truth": [{"feature": "angular_std", "grouping": "RNASeqCluster", "patients": 3, "p": 0.0001, "p_holm": 0.0456, "why": None, **CLUSTERS}],
                      "predicted": [{"feature": "angular_std", "grouping": "RNASeqCluster", "patients": 3, "p": None, "p_holm": None, "why": "one cluster only", **CLUSTERS}]},
   }  # fmt: skip
+  test = overlaid(skeleton, test)
+  baselines = [
+    {"baseline": "otsu", **{name: value for name, value in row.items() if name != "probability_calibrated"}}
+    for row in rows
+  ]
   otsu = {"name": "otsu", "title": "Otsu's threshold", "parameters": {"classes": 4},
-          "test": {"pooled": estimates("dice", "iou"), "patient": estimates("dice_mean")}}  # fmt: skip
+          "test": overlaid(skeleton, {"pooled": estimates("dice", "iou"), "patient": estimates("dice_mean")})}  # fmt: skip
   config = {
     "loss": {"name": "focal_tversky", "exponent": 0.5},
     "train": {"score": "pooled.dice"},
     "model": {"pretrained": ""},
   }
   summary = common(slices, task="segmentation", model="unet", test=test, baselines=[otsu]) | changes
-  return write(folder, summary, config, rows, patients, reliability, (slices, predicted if masks else None))
+  return write(folder, summary, config, rows, patients, reliability, baselines, (slices, predicted if masks else None))
 
 
 def classification(folder, **changes):
@@ -110,15 +144,17 @@ def classification(folder, **changes):
   probability = np.linspace(0, 1, len(slices))
   rows = class_rows(slices, probability, probability >= 0.5, **NAMES)
   rows = [row | {"probability_calibrated": row["probability"] * 0.8} for row in rows]
-  test = summarize_classes(rows) | {
+  test = overlaid(hollow(summarize_classes(rows)), summarize_classes(rows)) | {
     "accuracy_ci95": [0.5011, 0.9022],
     "subgroups": {},
     "associations": {"why": "7 slices"},
   }
   test["calibration"] = {"slices": {"temperature": 1.5, "why": None, **estimates("ece", "ece_calibrated")}}
   config = {"loss": {"name": "cross_entropy"}, "train": {"score": "loss"}}
+  shapes = {"truth_voxels": 1, **dict.fromkeys([f"truth_{name}" for name in FEATURES])}
+  patients = [row | shapes | CLINICAL for row in patient_class_rows(rows)]
   summary = common(slices, task="classification", model="cnn", test=test, **changes)
-  return write(folder, summary, config, rows, patient_class_rows(rows), [], (slices, None))
+  return write(folder, summary, config, rows, patients, [], [], (slices, None))
 
 
 def pooled(folder):
@@ -137,16 +173,23 @@ def pooled(folder):
   return folder
 
 
-def write(folder, summary, config, rows, patients, reliability, shown):
+def write(folder, summary, config, rows, patients, reliability, baselines, shown):
   history = [
     {"epoch": at, "train_loss": 0.5 / at, "validation_loss": 0.5, "train_accuracy": 0.9, "validation_accuracy": 0.8, "validation_score": 0.1 * at}
     for at in (1, 2)
   ]  # fmt: skip
-  files.write_json(folder / "summary.json", summary)
-  files.write_json(folder / "config.json", config)
-  for name, table in (("slices", rows), ("patients", patients), ("reliability", reliability), ("metrics", history)):
+  written = {
+    "slices": rows,
+    "patients": patients,
+    "reliability": reliability,
+    "baselines": baselines,
+    "metrics": history,
+  }
+  for name, table in written.items():
     if table:
       files.write_csv(folder / f"{name}.csv", table)
+  files.write_json(folder / "config.json", config)
+  write_summary(folder, summary)
   volumes.save_volumes(folder / "volumes", *shown)
   for name in ("overlays_tumor", "overlays_no_tumor"):
     (folder / "figures").mkdir(exist_ok=True)

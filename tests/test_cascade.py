@@ -4,6 +4,8 @@ import shutil
 import numpy as np
 import pytest
 
+from bt_jax import files
+from bt_jax.datasets import splits
 from bt_jax.errors import UserError
 from bt_jax.evaluation import cascade
 from tests.conftest import launch, table_of
@@ -129,6 +131,7 @@ def test_cascade_of_two_runs_of_one_split(classifier, run, tiny_cls, tmp_path):
   other = tmp_path / "other"
   shutil.copytree(run[0], other)
   split = json.loads((other / "split.json").read_text())
-  (other / "split.json").write_text(json.dumps(split | {"hash": "0", "name": "patient_fold_07"}))
+  parts = (tuple(split[part]) for part in splits.PARTS)
+  files.write_json(other / "split.json", splits.Split("patient_fold_07", False, *parts).to_json(split["data"]))
   status, _, err = launch([*flags, f"--segmenter={other}"])
   assert status == 1 and "not of the same split" in err and "patient_fold_07" in err and len(err.splitlines()) == 1

@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bt_jax import files
+from bt_jax import files, metrics
 from bt_jax.evaluation import aggregation, comparison, rows
+from bt_jax.evaluation.summary import write_summary
 from tests.conftest import launch, table_of
 from tests.test_evaluation import make_slices
 
@@ -61,18 +62,31 @@ def test_differences_of_pooled_numbers_are_of_the_same_samples():
   assert 0 <= low <= found["dice"] <= high and high - low < 0.5 * np.ptp(apart[0])
 
 
+def write_run(folder, table):
+  """The run with other rows of slices, and patients and summary as they then are."""
+  typed = [{name: int(value) if name in INTEGERS else value for name, value in row.items()} for row in table]
+  files.write_csv(folder / "slices.csv", table)
+  counted = {row["patient"]: row for row in rows.patient_rows(typed)}
+  files.write_csv(folder / "patients.csv", [row | counted[row["patient"]] for row in table_of(folder / "patients.csv")])
+  summary = json.loads((folder / "summary.json").read_text())
+  write_summary(folder, summary | {"test": summary["test"] | {"slices": len(table)}})
+
+
+INTEGERS = ("slice", "label", *metrics.Counts._fields)
+
+
 def test_two_runs_of_one_split(run, classifier, tmp_path):
   first, second = run[0], tmp_path / "second"
   shutil.copytree(first, second)
-  rows = table_of(second / "slices.csv")
-  at = next(at for at, row in enumerate(rows) if row["label"] == "1")
-  rows[at] |= {"tp": int(rows[at]["tp"]) + int(rows[at]["fn"]), "fn": 0}  # that slice's tumour found whole
-  files.write_csv(second / "slices.csv", rows)
+  table = table_of(second / "slices.csv")
+  at = next(at for at, row in enumerate(table) if row["label"] == "1")
+  table[at] |= {"tp": int(table[at]["tp"]) + int(table[at]["fn"]), "fn": 0}  # that slice's tumour found whole
+  write_run(second, table)
   flags = ["--mode=compare", f"--workdir={tmp_path / 'out'}"]
   status, out, err = launch([*flags, f"--runs={first},{second}"])
   assert status == 0 and "Wilcoxon" in out and "one patient only" in out, err
   found = json.loads((tmp_path / "out" / "comparison.json").read_text())
-  tp, fp, fn = (sum(int(row[name]) for row in rows) for name in ("tp", "fp", "fn"))
+  tp, fp, fn = (sum(int(row[name]) for row in table) for name in ("tp", "fp", "fn"))
   before = json.loads((first / "summary.json").read_text())["test"]["pooled"]["dice"]
   assert found["differences"]["pooled"]["dice"] == pytest.approx(2 * tp / (2 * tp + fp + fn) - before)
   assert found["data"] == "phantom (synthetic)" and found["split"] == "patient_fold_00"
@@ -83,12 +97,12 @@ def test_two_runs_of_one_split(run, classifier, tmp_path):
 
   refused(f"{first},{classifier[0]}", "are not of the same task")
   summary = json.loads((second / "summary.json").read_text())
-  files.write_json(second / "summary.json", summary | {"split_hash": "0", "split": "patient_fold_07"})
+  write_summary(second, summary | {"split_hash": "0", "split": "patient_fold_07"})
   refused(f"{first},{second}", "are not of the same split")
   files.write_json(second / "summary.json", summary)
-  files.write_csv(second / "slices.csv", rows[1:])
-  refused(f"{first},{second}", "slices.csv has 3 rows, but summary.json 4 slices")
-  files.write_csv(second / "slices.csv", rows[::-1])
+  files.write_csv(second / "slices.csv", table[1:])
+  refused(f"{first},{second}", "patients.csv is damaged or of another version (slices of")
+  write_run(second, table[::-1])
   refused(f"{first},{second}", "differ in their slices or their order")
   (second / "slices.csv").write_text("case,slice\n")
   refused(f"{first},{second}", "slices.csv is missing or has no rows")

@@ -9,11 +9,12 @@ import time
 
 import pytest
 
-from bt_jax import files, pooling
+from bt_jax import pooling
 from bt_jax.datasets import splits
 from bt_jax.datasets.splits import make_split
 from bt_jax.datasets.store import SliceId
 from bt_jax.errors import UserError
+from bt_jax.evaluation.summary import write_summary
 from bt_jax.evaluation.tables import Tables
 from tests.conftest import launch, start, table_of, unbroken
 
@@ -151,7 +152,7 @@ def test_folds_elsewhere_are_pooled_by_the_same_command(pooled, flags, tmp_path)
             "job_0 is of another configuration, which differs in train.learning_rate (0.005 there, 0.5 now)")  # fmt: skip
   _one_line([*flags, f"--runs={tmp_path}/nothing"], "holds no run")
   told = json.loads((tmp_path / "job_7" / "summary.json").read_text())
-  files.write_json(tmp_path / "job_7" / "summary.json", told | {"threshold_from": "from the configuration"})
+  write_summary(tmp_path / "job_7", told | {"threshold_from": "from the configuration"})
   _one_line([*flags, f"--runs={tmp_path}/job_*"], "job_7 was evaluated in another way: threshold_from")
   (tmp_path / "job_7" / "report.html").unlink()
   _one_line([*flags, f"--runs={tmp_path}/job_*"], "the run of fold 7 in")
@@ -200,8 +201,8 @@ def test_all_22_folds_have_each_of_110_patients_once_or_it_is_told():
 def test_what_cannot_be_pooled(pooled, tmp_path):
   workdir, _ = pooled
   folders = {(fold,): workdir / f"fold_{fold:02d}" for fold in FOLDS}
-  split_of = {(fold,): files.read_json(folder / "split.json") for (fold,), folder in folders.items()}
-  tables = {(fold,): Tables.read(folder) for (fold,), folder in folders.items()}
+  split_of = {(fold,): splits.read(folder) for (fold,), folder in folders.items()}
+  tables = {(fold,): Tables.read(folder, "segmentation", leaky=False) for (fold,), folder in folders.items()}
   pooling.check(folders, split_of, tables)
 
   def refused(message, *, split=None, rows=None):
@@ -226,4 +227,4 @@ def test_what_cannot_be_pooled(pooled, tmp_path):
   shutil.copytree(folders[0,], empty)
   (empty / "slices.csv").write_text((empty / "slices.csv").read_text().splitlines()[0] + "\n")
   with pytest.raises(UserError, match="slices.csv is missing or has no rows"):
-    Tables.read(empty)
+    Tables.read(empty, "segmentation", leaky=False)

@@ -4,9 +4,9 @@ import json
 import os
 import shutil
 import signal
+import threading
 import time
 
-import filelock
 import nibabel
 import numpy as np
 import pytest
@@ -15,6 +15,7 @@ from PIL import Image
 
 from bt_jax import predicting
 from bt_jax.errors import UserError
+from bt_jax.inference import claims
 from bt_jax.scans.scan import NOTICE
 from tests.conftest import launch, start, table_of
 
@@ -48,6 +49,11 @@ def write_studies(root, names=("a", "b", "c/d")):
 def contents(folder):
   """The bytes of every file in it, hidden ones too."""
   return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def sizes(folder):
+  """The bytes of every file of a prediction but `prediction.json`."""
+  return {name: len(content) for name, content in contents(folder).items() if name != "prediction.json"}
 
 
 def test_it_marks_what_the_evaluation_of_the_run_marked(run, phantom_root, tmp_path):
@@ -97,7 +103,7 @@ def test_a_volume_in_its_own_geometry_with_all_outputs(run, classifier, tmp_path
   np.testing.assert_array_equal(np.asarray(mask.dataobj) == 1, probability.get_fdata() >= np.float32(0.3))
   assert told["voxels"] == np.asarray(mask.dataobj).sum() and told["volume_mm3"] == pytest.approx(told["voxels"] * 30)
   assert told["research_use"] == NOTICE and told["model"]["tta"] and told["model"]["classifiers"][0]["model"] == "cnn"
-  assert {*told["files"]} == {*contents(tmp_path / "out")} and len(told["slices"]) == 4
+  assert told["files"] == sizes(tmp_path / "out") and len(told["slices"]) == 4
   assert any("FLAIR stands in" in warning for warning in told["warnings"])
   said = capsys.readouterr().out
   assert NOTICE in said and "warning: no pre and no post" in said and str(tmp_path / "out" / "overlays") in said
@@ -144,19 +150,57 @@ def test_other_roles_are_another_prediction(run, tmp_path):
   assert contents(tmp_path / "out") == before
 
 
-def test_one_process_at_a_time(run, tmp_path):
+def test_a_study_that_another_process_has_comes_last(run, tmp_path):
   root = write_studies(tmp_path / "in")
-  with (
-    filelock.FileLock(tmp_path / "in" / ".studies.lock"),
-    pytest.raises(UserError, match="in use by another process"),
-  ):
-    predict(run[0], output=root, input=root)
-  with filelock.FileLock(tmp_path / "in" / ".studies_1_of_2.lock"):
-    predict(run[0], output=root, input=root, shard="2/2")
+  release = claims.claim(root, "a")
+  assert claims.claim(root, "a") is None  # as another process would find it
+  threading.Timer(2, release).start()
   # The output lies in the input, and is not taken for scans.
   predict(run[0], output=root, input=root)
-  rows = {row["study"]: row["status"] for row in table_of(root / "studies.csv")}
-  assert rows == {"a": "predicted", "b": "was there", "c/d": "predicted"}
+  done = {name: (root / name / "prediction.json").stat().st_mtime_ns for name in ("a", "b", "c/d")}
+  assert max(done, key=done.get) == "a"
+  rows = [(row["study"], row["status"]) for row in table_of(root / "studies.csv")]
+  assert rows == [("a", "predicted"), ("b", "predicted"), ("c/d", "predicted")]
+  assert not (root / ".claims").exists()
+
+
+def test_the_whole_list_and_a_share_of_it_at_once(run, tmp_path):
+  """Every study is there whole, predicted by one of the two processes."""
+  names = [f"s{number:02d}" for number in range(12)]
+  root, output = write_studies(tmp_path / "in", names), tmp_path / "out"
+  flags = ["--mode=predict", f"--checkpoint={run[0]}", f"--input={root}", f"--output={output}"]
+  both = [start([*flags, *share]) for share in ([], ["--shard=1/2"])]
+  for process in both:
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+  for name in names:
+    told = json.loads((output / name / "prediction.json").read_text())
+    assert told["files"] == sizes(output / name) and told["files"]
+  tables = [table_of(output / name) for name in ("studies.csv", "studies_1_of_2.csv")]
+  assert [[row["study"] for row in table] for table in tables] == [names, names[::2]]
+  predicted = [row["study"] for table in tables for row in table if row["status"] == "predicted"]
+  assert len(predicted) == len({*predicted}) == len(names)
+
+
+@pytest.mark.parametrize("damage", ["deleted", "emptied", "longer", "no folder"])
+def test_a_file_that_is_gone_or_of_another_size_is_made_again(run, tmp_path, damage):
+  root, output = write_studies(tmp_path / "in", ("a", "b")), tmp_path / "out"
+  predict(run[0], output=output, input=root)
+  before = contents(output)
+  mask = output / "a" / "masks" / "slice_2_mask.tif"
+  if damage == "no folder":
+    shutil.rmtree(mask.parent)
+  elif damage == "deleted":
+    mask.unlink()
+  else:
+    mask.write_bytes(b"" if damage == "emptied" else mask.read_bytes() + b"x")
+  (output / "a" / "notes.txt").write_text("mine")
+  predict(run[0], output=output, input=root)
+  rows = {row["study"]: row["status"] for row in table_of(output / "studies.csv")}
+  assert rows == {"a": "predicted", "b": "was there"}
+  after = contents(output)
+  assert after.pop("a/notes.txt") == b"mine" and after.pop("studies.csv") and before.pop("studies.csv")
+  assert after == before
 
 
 def test_a_name_that_is_no_text_and_a_table_that_is_empty(run, tmp_path):
@@ -169,7 +213,7 @@ def test_a_name_that_is_no_text_and_a_table_that_is_empty(run, tmp_path):
   predict(run[0], output=tmp_path / "out", input=root)
   assert len(table_of(tmp_path / "out" / "studies.csv")) == 2
   (tmp_path / "out" / "a" / "prediction.json").write_text("[]")
-  with pytest.raises(UserError, match="holds a prediction that differs in (probabilities|threshold|tta|its version)"):
+  with pytest.raises(UserError, match=r"prediction.json is damaged .*: remove its folder, or choose another --output"):
     predict(run[0], output=tmp_path / "out", input=root)
 
 
@@ -205,7 +249,7 @@ def test_killed_in_the_middle_it_goes_on(run, tmp_path):
   assert f"{len(finished)} was there" in out
   for name in names:
     told = json.loads((output / name / "prediction.json").read_text())
-    assert {*told["files"]} == {*contents(output / name)}
+    assert told["files"] == sizes(output / name)
   assert {name: contents(output / name) for name in finished} == finished
 
 

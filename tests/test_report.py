@@ -246,10 +246,8 @@ def test_a_run_with_less_in_its_folder_still_has_a_page(tmp_path):
 def test_a_damaged_configuration_or_history_is_told(tmp_path):
   folder = segmentation(tmp_path)
   (folder / "metrics.csv").write_text("epoch,train_loss\n1,0.5\n")
-  with pytest.raises(
-    UserError, match="metrics.csv is missing, damaged or of another version .no value in validation_loss"
-  ):
+  with pytest.raises(UserError, match="metrics.csv is damaged or of another version .it lacks validation_loss"):
     html.write_report(folder, show_slices=True)
   (folder / "config.json").write_text("null")
-  with pytest.raises(UserError, match="config.json is damaged: it is not the configuration of a run"):
+  with pytest.raises(UserError, match="config.json is damaged or of another version .it is None"):
     html.write_report(folder, show_slices=True)

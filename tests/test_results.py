@@ -11,6 +11,7 @@ from bt_jax.evaluation.tables import Tables
 from bt_jax.evaluation.volumes import volume_columns
 from bt_jax.running.judges import JUDGES
 from bt_jax.running.results import summarize
+from tests.made_up_runs import CLINICAL as EMPTY_CLINICAL
 from tests.test_evaluation import make_slices
 
 CLINICAL = {"site": "CS", "has_pre": True, "has_post": False, "neoplasm_histologic_grade": 1, "RNASeqCluster": -1}
@@ -147,20 +148,28 @@ def test_table_is_laid_out_as_table_2_with_the_printed_values():
 
 
 def test_tables_come_back_from_their_files_as_they_were(tmp_path):
+  read = lambda: Tables.read(tmp_path, "classification", leaky=True)
   row = {
+    **{"data": "made up", "split": "s", "case": "TCGA_CS_4941_19960909", "patient": "1.0", "slice": 3},
+    **{"label": 1, "probability": 0.1 + 0.2, "probability_calibrated": 0.5, "prediction": 0},
+  }
+  baseline = {"baseline": "nothing", **{name: row[name] for name in row if name != "probability_calibrated"}}
+  patient = {
     "data": "made up",
-    "case": "TCGA_CS_4941_19960909",
-    "tp": 3,
-    "probability": 0.1 + 0.2,
-    "has_pre": True,
+    "split": "s",
+    "patient": "1.0",
+    "slices": 1,
+    "tumor_slices": 1,
+    "accuracy": 1e-300,
     "hd95": None,
   }
-  tables = Tables([row], [row | {"patient": "1.0x"}], [], [row | {"baseline": "nothing"}])
+  patient |= {**dict.fromkeys(("tp", "fp", "fn", "tn"), 2**53), **EMPTY_CLINICAL, "has_pre": False}
+  tables = Tables([row], [patient], [], [baseline])
   tables.write(tmp_path)
-  assert Tables.read(tmp_path) == tables
+  assert read() == tables
   (tmp_path / "slices.csv").write_text("case,tp\na,1,2\n")
   with pytest.raises(UserError, match="slices.csv is damaged"):
-    Tables.read(tmp_path)
+    read()
   (tmp_path / "slices.csv").unlink()
   with pytest.raises(UserError, match="slices.csv is missing or has no rows"):
-    Tables.read(tmp_path)
+    read()

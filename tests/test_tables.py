@@ -6,7 +6,7 @@ import pytest
 
 from bt_jax import files
 from bt_jax.errors import UserError
-from bt_jax.evaluation.tables import read_run
+from bt_jax.evaluation.tables import kind_of, read_run
 from tests.made_up_runs import segmentation
 
 
@@ -17,6 +17,7 @@ def without(path, name):
   for group in groups:
     place = place[group]
   del place[last]
+  content.pop("sha256", None)  # as runs of earlier versions are
   files.write_json(path, content)
 
 
@@ -27,22 +28,27 @@ def lines(path, change):
 
 BROKEN = {
   "no JSON": (lambda folder: (folder / "summary.json").write_text("{"), "summary.json is damaged"),
-  "no object": (lambda folder: (folder / "summary.json").write_text("[]"), "summary.json is damaged or of another version"),
+  "no object": (lambda folder: (folder / "summary.json").write_text("[]"), "summary.json is damaged or of another version .it is .., expected a valid dictionary"),
   "no task": (lambda folder: without(folder / "summary.json", "task"), "it lacks task"),
+  "edited": (
+    lambda folder: files.write_json(folder / "summary.json", files.read_json(folder / "summary.json") | {"threshold": 0.4}),
+    "summary.json is damaged or of another version .its SHA-256",
+  ),
   "no pooled": (lambda folder: without(folder / "summary.json", "test.pooled"), "test lacks pooled"),
+  "no interval": (lambda folder: without(folder / "summary.json", "test.pooled.dice_ci95"), "test lacks pooled.dice_ci95"),
   "binary": (lambda folder: (folder / "slices.csv").write_bytes(b"\x00\xff\xfe\x80"), "slices.csv is damaged"),
-  "cut": (lambda folder: lines(folder / "slices.csv", lambda rest: rest[:-1]), "slices.csv has 15 rows, but summary.json 16"),
+  "cut": (lambda folder: lines(folder / "slices.csv", lambda rest: rest[:-1]), "patients.csv is damaged .*slices of patient case C is 4, and slices.csv gives 3"),
   "nan": (
     lambda folder: lines(folder / "slices.csv", lambda rest: [*rest[:-1], rest[-1].rpartition(",")[0] + ",nan"]),
-    "no value in probability_calibrated",
+    r"slices.csv is damaged .*\(row 17, column probability_calibrated: 'nan', expected a valid number\)",
   ),
   "no patients": (lambda folder: (folder / "patients.csv").unlink(), "patients.csv is missing or has no rows"),
   "patient lost": (lambda folder: lines(folder / "patients.csv", lambda rest: rest[1:]), "patients.csv does not have"),
   "patient twice": (lambda folder: lines(folder / "patients.csv", lambda rest: [*rest, rest[0]]), "patients.csv does not have"),
-  "bins lost": (lambda folder: lines(folder / "reliability.csv", lambda rest: rest[1:]), "20 rows for each patient"),
+  "bins lost": (lambda folder: lines(folder / "reliability.csv", lambda rest: rest[1:]), "each of 2 x 10 bins once for each patient"),
   "baseline cut": (
     lambda folder: files.write_csv(
-      folder / "baselines.csv", [{"baseline": "otsu", **row} for row in files.read_csv(folder / "slices.csv")[1:]]
+      folder / "baselines.csv", files.read_csv(folder / "baselines.csv", kind_of)[1:]
     ),
     "baselines.csv has other slices for otsu",
   ),

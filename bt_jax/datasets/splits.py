@@ -4,13 +4,16 @@ import dataclasses
 import hashlib
 import json
 import math
+import pathlib
 import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from typing_extensions import TypedDict
 
+from bt_jax import files
 from bt_jax.datasets.lgg_mri.lgg_mri_dataset_builder import FOLDS
 from bt_jax.datasets.store import SliceId
 from bt_jax.errors import UserError, choose
@@ -49,6 +52,29 @@ class Split:
   def to_json(self, data: str) -> dict:
     """The content of `split.json`."""
     return {"data": data, "hash": self.hash, **dataclasses.asdict(self)}
+
+
+class Record(TypedDict):
+  """The content of `split.json`."""
+
+  data: str
+  hash: str
+  name: str
+  leaky: bool
+  train: list[str]
+  validation: list[str]
+  test: list[str]
+
+
+def read(folder: pathlib.Path) -> Record:
+  """The `split.json` of a run; raises UserError where it is damaged, or its ids are not those that its hash is of."""
+  path = folder / "split.json"
+  remedy = "start the run's command again where it is of this data, or train it again"
+  record = files.read_json(path, Record, remedy)
+  split = Split(record["name"], record["leaky"], *(tuple(record[part]) for part in PARTS))
+  if split.hash != record["hash"]:
+    raise files.damaged(path, "its slices are not those that its hash is of", remedy)
+  return record
 
 
 def make_split(index: Sequence[SliceId], *, kind: str, fold: int, seed: int, folds: str = "") -> Split:

@@ -13,6 +13,7 @@ from bt_jax.datasets.channels import Channel, context_of, parse_channels
 from bt_jax.errors import UserError
 from bt_jax.models import DTYPES, make_model
 from bt_jax.pipeline.preprocess import make_preprocess
+from bt_jax.training import record as records
 from bt_jax.training.checkpoints import AS_SAVED, Checkpoints, PyTree
 from bt_jax.training.step import make_predict_step
 from bt_jax.training.task import TASKS
@@ -100,36 +101,33 @@ def load(folder: pathlib.Path, task: str, flag: str, dtype: str | None = None) -
     UserError: there is no checkpoint, it cannot be read, is of another version, or of another task.
   """
   (variables, record), place = _restore(folder, flag), folder
-  try:
-    config, decision, profile = record["config"], record["decision"], record["profile"]
-    if config["task"] != task:
-      other = {"segmentation": "checkpoint", "classification": "classifier"}[config["task"]]
-      raise UserError(f"--{flag}: {place} is of {config['task']}, expected {task}: name it with --{other}")
-    # The whole of what shapes the function; runs of one cross-validation differ in none of it.
-    model = config["model"] | {"pretrained": ""} | ({"dtype": dtype} if dtype else {})
-    key = json.dumps([task, model, config["data"], record["normalize"]], sort_keys=True)
-    return Network(
-      variables=variables,
-      logits=_logits(key),
-      view=View(config["data"]["contrast"], context_of(parse_channels(config["data"]["channels"]))),
-      drops_sequences=config["augment"].get("drop_sequence", 0) > 0,
-      slice_head=config["model"].get("slice_head", False),
-      decision=decision,
-      profile=profile,
-      largest_component=config["eval"]["largest_component"],
-      about={
-        "path": str(place.resolve()),
-        "model": config["model"]["name"],
-        "data": record["data"],
-        "split": record["split"],
-        "step": record["step"],
-        "arrays_sha256": record["arrays_sha256"],
-        "threshold": decision["threshold"],
-        "bt_jax": record["bt_jax"],
-      },
-    )
-  except KeyError as error:
-    raise UserError(f"--{flag}: {place} was trained by another version (it lacks {error}): train it again") from error
+  config, decision = records.check(record, place)["config"], record["decision"]
+  if config["task"] != task:
+    other = {"segmentation": "checkpoint", "classification": "classifier"}[config["task"]]
+    raise UserError(f"--{flag}: {place} is of {config['task']}, expected {task}: name it with --{other}")
+  # The whole of what shapes the function; runs of one cross-validation differ in none of it.
+  model = config["model"] | {"pretrained": ""} | ({"dtype": dtype} if dtype else {})
+  key = json.dumps([task, model, config["data"], record["normalize"]], sort_keys=True)
+  return Network(
+    variables=variables,
+    logits=_logits(key),
+    view=View(config["data"]["contrast"], context_of(parse_channels(config["data"]["channels"]))),
+    drops_sequences=config["augment"].get("drop_sequence", 0) > 0,
+    slice_head=config["model"].get("slice_head", False),
+    decision=decision,
+    profile=record["profile"],
+    largest_component=config["eval"]["largest_component"],
+    about={
+      "path": str(place.resolve()),
+      "model": config["model"]["name"],
+      "data": record["data"],
+      "split": record["split"],
+      "step": record["step"],
+      "arrays_sha256": record["arrays_sha256"],
+      "threshold": decision["threshold"],
+      "bt_jax": record["bt_jax"],
+    },
+  )
 
 
 def _restore(folder: pathlib.Path, flag: str) -> tuple[PyTree, dict[str, Any]]:

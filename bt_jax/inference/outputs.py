@@ -5,6 +5,8 @@ import re
 import shutil
 from typing import Any
 
+from typing_extensions import TypedDict
+
 import bt_jax
 from bt_jax import files
 from bt_jax.errors import UserError
@@ -14,7 +16,7 @@ from bt_jax.scans import studies
 
 SOFTWARE = f"bt_jax {bt_jax.__version__}"
 _DONE = "prediction.json"  # comes last
-_ASIDE = ".unfinished"  # a folder in the folder, where files wait to be whole
+_UNFINISHED = ".unfinished"  # a folder in the folder, where files wait to be whole
 _NAMES = re.compile(
   r"(mask|probability)\.(nii|nii\.gz|dcm)|masks|probabilities|overlays|contact_sheet\.png|prediction\.json"
 )
@@ -27,7 +29,8 @@ def save(
 
   Args:
     prediction: of a scan that was read from files.
-    folder: without files of these names, but for those that an unfinished one left.
+    folder: without files of these names, but for those that an unfinished or incomplete one left; no other process
+      writes to it, see `claims`.
     probabilities: whether they are written, too.
     options: to write beside the numbers, for `is_by`.
 
@@ -41,28 +44,25 @@ def save(
   if scan.format not in studies.FORMATS:
     raise UserError(f"{scan.name} is of no file whose format a mask could have: save prediction.mask by numpy.save")
   check_free(folder)
-  aside = folder / _ASIDE
-  shutil.rmtree(aside, ignore_errors=True)
-  try:
-    aside.mkdir(parents=True)
-  except FileExistsError as error:
-    raise UserError(f"another process is writing to {folder}: wait for it, or choose another --output") from error
+  temporary = folder / _UNFINISHED
+  shutil.rmtree(temporary, ignore_errors=True)
+  temporary.mkdir(parents=True)
   try:
     write = studies.FORMATS[scan.format].write
-    write(scan, aside, prediction.mask, prediction.probability if probabilities else None, software=SOFTWARE)
-    overlays.save(aside, prediction)
-    written = sorted(path.relative_to(aside).as_posix() for path in aside.rglob("*") if path.is_file())
-    told = {"options": options, "files": [_DONE, *written]}
-    files.write_json(aside / _DONE, measures.describe(prediction) | told)
+    write(scan, temporary, prediction.mask, prediction.probability if probabilities else None, software=SOFTWARE)
+    overlays.save(temporary, prediction)
+    paths = sorted(path for path in temporary.rglob("*") if path.is_file())
+    written = {path.relative_to(temporary).as_posix(): path.stat().st_size for path in paths}
+    files.write_json(temporary / _DONE, measures.describe(prediction) | {"options": options, "files": written})
   except BaseException:
-    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(temporary, ignore_errors=True)
     raise
-  for path in sorted(aside.iterdir(), key=lambda path: path.name == _DONE):
+  for path in sorted(temporary.iterdir(), key=lambda path: path.name == _DONE):
     if (folder / path.name).is_dir():  # left by one that was killed here
       shutil.rmtree(folder / path.name)
     path.replace(folder / path.name)
-  aside.rmdir()
-  return [folder / path for path in told["files"]]
+  temporary.rmdir()
+  return [folder / path for path in (_DONE, *written)]
 
 
 def check_folder(folder: pathlib.Path) -> None:
@@ -74,22 +74,64 @@ def check_folder(folder: pathlib.Path) -> None:
 def check_free(folder: pathlib.Path) -> None:
   """Raises UserError where a prediction would take the place of files that are there."""
   check_folder(folder)
-  if not folder.is_dir() or (folder / _ASIDE).is_dir():
+  if not folder.is_dir() or (folder / _UNFINISHED).is_dir():
+    return
+  if (done := finished(folder)) is not None and missing(folder, done):
     return
   if taken := sorted(path.name for path in folder.iterdir() if _NAMES.fullmatch(path.name)):
     raise UserError(f"{folder} holds {taken[0]} already: name another folder (--output), or empty it")
 
 
-def finished(folder: pathlib.Path) -> Any:
-  """The content of `prediction.json`; None where there is none."""
+class _Input(TypedDict):
+  format: str
+  sha256: str
+
+
+class _Slice(TypedDict):
+  index: files.Count
+
+
+class Done(TypedDict):
+  """What is read of a `prediction.json`."""
+
+  study: str
+  tumor: bool
+  probability: files.Share
+  voxels: files.Count
+  volume_mm3: files.Amount | None
+  volume_ml: files.Amount | None
+  largest_diameter_mm: files.Amount | None
+  slice_range: list[files.Count] | None
+  looks_wrong: bool
+  warnings: list[str]
+  roles: dict[str, str]
+  slices: list[_Slice]
+  input: _Input
+  model: dict[str, Any]
+  options: dict[str, Any] | None
+  files: dict[str, files.Count]
+
+
+def finished(folder: pathlib.Path) -> Done | None:
+  """The content of `prediction.json`; None where there is none.
+
+  Raises:
+    UserError: it is damaged, or of another version.
+  """
   path = folder / _DONE
-  return files.read_json(path) if path.is_file() else None
+  return files.read_json(path, Done, "remove its folder, or choose another --output") if path.is_file() else None
 
 
-def differences(done: Any, predictor: Predictor, options: dict[str, Any]) -> list[str]:
+def missing(folder: pathlib.Path, done: Done) -> list[str]:
+  """The files of a prediction that are gone, or have another size than when they were written."""
+  size = lambda path: path.stat().st_size if path.is_file() else None
+  return [name for name, expected in done["files"].items() if size(folder / name) != expected]
+
+
+def differences(done: Done, predictor: Predictor, options: dict[str, Any]) -> list[str]:
   """In what the content of a `prediction.json` is not by these networks, wherever they lie, with these options."""
-  if not isinstance(done, dict) or not all(isinstance(done.get(name), dict) for name in ("model", "options", "input")):
-    return ["its version"]
+  if done["options"] is None:  # saved by `bt_jax.save`
+    return ["its options"]
   there, here = done["model"] | done["options"], predictor.about | options
   return [
     name for name in sorted({*there, *here} - {"title"}) if _nameless(there.get(name)) != _nameless(here.get(name))

@@ -7,15 +7,15 @@ import dataclasses
 import pathlib
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-import filelock
 from tqdm import tqdm
 
 from bt_jax import files
 from bt_jax.errors import UserError
-from bt_jax.inference import outputs
+from bt_jax.inference import claims, outputs
 from bt_jax.inference.predictor import Prediction, Predictor
 from bt_jax.scans import studies
 from bt_jax.scans.scan import NOTICE, Scan
@@ -23,6 +23,7 @@ from bt_jax.scans.studies import Study
 
 _TOLD = ("tumor", "probability", "voxels", "volume_mm3", "largest_diameter_mm", "looks_wrong", "warnings")
 _COLUMNS = ("study", "status", *_TOLD, "error")
+_PAUSE = 0.5  # seconds, before claimed studies are asked for again
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
@@ -39,7 +40,8 @@ def predict(
 
   Args:
     source: a file, a zip or a folder; None where `given` names files.
-    output: gets the files of the one study, or a folder for each of several, and a table of all.
+    output: gets the files of the one study, or a folder for each of several, and a table of all. Other processes may
+      work on the same studies: each study is claimed, and those that another has claimed come last.
     given: by role, see `studies.find`.
     probabilities: whether they are written, too.
     shard: `i/n`: every n-th study from the i-th on; None: all.
@@ -58,37 +60,48 @@ def predict(
     table = output / ("studies.csv" if shard is None else f"studies_{shard.replace('/', '_of_')}.csv")
   with _writable(output, table):
     work = _Work(output, load(), probabilities)
-    finished = {study.name: work.finished(study) for study in chosen}  # hashes alone, however many there are
-    rows = []
+    for study in chosen:  # what must not be written over is reported before anything is begun
+      work.finished(study)
+    rows, order = [], {study.name: position for position, study in enumerate(chosen)}
     try:
-      for row in _stream(work, chosen, finished):
+      for row in _stream(work, chosen):
         rows.append(row)
         if table and row["error"]:
           tqdm.write(f"{row['study']}: {row['error']}", file=sys.stderr)
     finally:
       if table and rows:
-        files.write_csv(table, rows)
+        _write_table(table, sorted(rows, key=lambda row: order[row["study"]]))
+      for release in [*work.claimed.values()]:
+        release()
     if table:
       _tell_of_all(rows, table)
     else:
       _tell_of_one(rows[0], output)
 
 
+class Elsewhere:
+  """Stands for a study that another process has claimed."""
+
+
+Read = Scan | UserError | Elsewhere | None
+
+
 @dataclasses.dataclass(frozen=True)
 class _Work:
-  """What is done to every study."""
+  """What is done to every study, and how those that are claimed are let go of."""
 
   output: pathlib.Path
   predictor: Predictor
   probabilities: bool
+  claimed: dict[str, Callable[[], None]] = dataclasses.field(default_factory=dict)
 
   def options(self, study: Study) -> dict[str, Any]:
     """What a prediction of it depends on beside its bytes and the networks."""
     names = {role: told if study.format == "dicom" else pathlib.Path(told).name for role, told in study.given.items()}
     return {"probabilities": self.probabilities, "given": names}
 
-  def finished(self, study: Study) -> str | None:
-    """The hash of what was predicted before, None for nothing.
+  def finished(self, study: Study) -> outputs.Done | None:
+    """What was predicted before, None for nothing.
 
     Raises:
       UserError: something else stands in its place.
@@ -97,27 +110,46 @@ class _Work:
     done = outputs.finished(folder)
     if done is None:
       outputs.check_free(folder)
-      return None
-    if differ := outputs.differences(done, self.predictor, self.options(study)):
+    elif differ := outputs.differences(done, self.predictor, self.options(study)):
       raise UserError(f"{folder} holds a prediction that differs in {', '.join(differ)}: choose another --output")
-    return done["input"]["sha256"]
+    return done
 
-  def read(self, study: Study, done: str | None) -> Scan | None:
-    """The scan; None where its prediction is there."""
-    if done is None:
-      return studies.read(study)
-    if done != studies.sha256(study):
-      raise UserError(
-        f"{self.output / study.name} holds the prediction of other files: remove it, or choose another --output"
-      )
-    return None
+  def read(self, study: Study) -> Scan | Elsewhere | None:
+    """The scan, now claimed; None where its prediction is there with all its files."""
+    release = claims.claim(self.output, study.name)
+    if release is None:
+      return Elsewhere()
+    self.claimed[study.name] = release
+    try:
+      done = self.finished(study)  # as it is now that nobody else writes
+      if done is not None and done["input"]["sha256"] != studies.sha256(study):
+        raise UserError(
+          f"{self.output / study.name} holds the prediction of other files: remove it, or choose another --output"
+        )
+      return None if done is not None and not outputs.missing(self.output / study.name, done) else studies.read(study)
+    except BaseException:
+      self.release(study)
+      raise
 
-  def predict(self, scan: Scan | UserError | None, *, progress: bool) -> Prediction | UserError | None:
+  def release(self, study: Study) -> None:
+    """Lets other processes have the study."""
+    if release := self.claimed.pop(study.name, None):
+      release()
+
+  def predict(self, scan: Read, *, progress: bool) -> Prediction | UserError | Elsewhere | None:
     """The prediction of a scan; what is none stays what it is."""
     return self.predictor.predict(scan, progress=progress) if isinstance(scan, Scan) else scan
 
-  def write(self, study: Study, prediction: Prediction | UserError | None) -> dict[str, Any]:
-    """The row of the table; None stands for a prediction that is there."""
+  def write(self, study: Study, prediction: Prediction | UserError | Elsewhere | None) -> dict[str, Any] | None:
+    """The row of the table; None where another process has the study."""
+    if isinstance(prediction, Elsewhere):
+      return None
+    try:
+      return self._write(study, prediction)
+    finally:
+      self.release(study)
+
+  def _write(self, study: Study, prediction: Prediction | UserError | None) -> dict[str, Any]:
     if isinstance(prediction, UserError):
       raise prediction
     folder = self.output / study.name
@@ -128,15 +160,32 @@ class _Work:
     return {"study": study.name, "status": "predicted" if prediction else "was there", **told, "error": None}
 
 
-def _stream(work: _Work, chosen: Sequence[Study], finished: Mapping[str, str | None]) -> Iterator[dict[str, Any]]:
-  """A row of the table for each study; no more than three of them are in memory."""
+def _stream(work: _Work, chosen: Sequence[Study]) -> Iterator[dict[str, Any]]:
+  """A row of the table for each study; those that other processes have claimed are asked for again, until none is."""
   alone = len(chosen) == 1  # the bar is then of slices
-  scans = _one_ahead(lambda study: work.read(study, finished[study.name]), chosen)
+  with tqdm(total=len(chosen), desc="predicting", unit="study", disable=alone) as bar:
+    while chosen:
+      elsewhere = []
+      for study, row in _once(work, chosen, alone):
+        if row is None:
+          elsewhere.append(study)
+        else:
+          bar.update()
+          yield row
+      if len(elsewhere) == len(chosen):  # nothing is claimed here while this waits
+        bar.set_postfix_str(f"waiting for {len(elsewhere)} in other processes")
+        time.sleep(_PAUSE)
+      chosen = elsewhere
+
+
+def _once(work: _Work, chosen: Sequence[Study], alone: bool) -> Iterator[tuple[Study, dict[str, Any] | None]]:
+  """Each study with its row, None where another process has it; no more than three of them are in memory."""
+  scans = _one_ahead(work.read, chosen)
   marked = ((study, work.predict(scan, progress=alone)) for study, scan in scans)
-  written = _one_ahead(lambda pair: work.write(*pair), marked)
-  for (study, _), row in tqdm(written, total=len(chosen), desc="predicting", unit="study", disable=alone):
+  for (study, _), row in _one_ahead(lambda pair: work.write(*pair), marked):
     failed = isinstance(row, UserError)
-    yield dict.fromkeys(_COLUMNS) | {"study": study.name, "status": "failed", "error": str(row)} if failed else row
+    failure = dict.fromkeys(_COLUMNS) | {"study": study.name, "status": "failed", "error": str(row)}
+    yield study, failure if failed else row
 
 
 def _one_ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result | UserError]]:
@@ -169,21 +218,24 @@ def _writable(output: pathlib.Path, table: pathlib.Path | None) -> Iterator[None
     tempfile.TemporaryFile(dir=output).close()
   except OSError as error:
     raise UserError(f"cannot write to {output} ({error.strerror}): choose another --output") from error
-  if table and table.is_file() and [[*row] for row in files.read_csv(table)[:1]] != [[*_COLUMNS]]:
+  if table and table.is_file() and not table.read_bytes().startswith(",".join(_COLUMNS).encode()):
     raise UserError(f"{table} is another table than that of predictions: choose another --output")
-  lock = filelock.FileLock(output / f".{table.stem if table else 'study'}.lock", timeout=0)
-  try:
-    lock.acquire()
-  except filelock.Timeout as error:
-    raise UserError(f"{output} is in use by another process: wait for it, or choose another --output") from error
   try:
     yield
   finally:
-    lock.release()
-    pathlib.Path(lock.lock_file).unlink(missing_ok=True)
     if not was_there:
       with contextlib.suppress(OSError):  # something is in it
         output.rmdir()
+
+
+def _write_table(table: pathlib.Path, rows: Sequence[dict[str, Any]]) -> None:
+  """Writes the table, one process at a time; of several with the same studies the last one's stays."""
+  while (release := claims.claim(table.parent, f"table {table.name}")) is None:
+    time.sleep(_PAUSE)
+  try:
+    files.write_csv(table, rows)
+  finally:
+    release()
 
 
 def _tell_of_one(row: dict[str, Any], output: pathlib.Path) -> None:
@@ -205,7 +257,7 @@ def _tell_of_one(row: dict[str, Any], output: pathlib.Path) -> None:
     print(f"  warning: {warning}")
   print(f"  by {done['model']['title']}")
   print("written:" if row["status"] == "predicted" else "there already, of these very files and networks:")
-  for path, count in collections.Counter(path.split("/")[0] for path in done["files"]).items():
+  for path, count in collections.Counter(path.split("/")[0] for path in ("prediction.json", *done["files"])).items():
     print(f"  {output / path}{f' ({count} files)' if (output / path).is_dir() else ''}")
   print(NOTICE)
 

@@ -16,6 +16,7 @@ from bt_jax.errors import UserError
 from bt_jax.evaluation import association, baselines, bootstrap, calibration, subgroups, surface
 from bt_jax.evaluation.aggregation import chosen, summarize_distances
 from bt_jax.evaluation.rows import Row
+from bt_jax.evaluation.summary import read_config, write_summary
 from bt_jax.evaluation.tables import Tables
 from bt_jax.report.page import html
 from bt_jax.running.judges import Judge
@@ -154,7 +155,7 @@ def write(
   (workdir / html.NAME).unlink(missing_ok=True)  # written last: a folder that has it is finished
   written = [
     *tables.write(workdir),
-    files.write_json(workdir / "summary.json", summary),
+    write_summary(workdir, summary),
     files.write_bytes(workdir / "table.txt", f"{table}\n".encode()),
     *drawn,
     html.write_report(workdir, show_slices=show_slices),
@@ -175,7 +176,6 @@ def report(workdir: pathlib.Path | None, show_slices: bool | None) -> None:
   if workdir is None:
     raise UserError("--mode=report needs the folder of a finished run: --workdir=RUN")
   if show_slices is None:
-    path = workdir / "config.json"
-    config = files.read_json(path) if path.is_file() else {}
+    config = read_config(workdir) if (workdir / "config.json").is_file() else {}
     show_slices = config.get("report", {}).get("show_slices", True)
   print(f"written:\n  {html.write_report(workdir, show_slices=show_slices)}")

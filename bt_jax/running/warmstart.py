@@ -1,17 +1,27 @@
 """Where a run's encoder starts from: published weights, converted ones, or another run."""
 
 import pathlib
-from typing import Any
+
+from typing_extensions import TypedDict
 
 from bt_jax import files
+from bt_jax.datasets import splits
 from bt_jax.datasets.splits import Split
 from bt_jax.errors import UserError
 from bt_jax.models import MODELS, encoder_of, make_model
 from bt_jax.pretrained import convert
 from bt_jax.pretrained.convert import Weights
+from bt_jax.training import record as records
 from bt_jax.training.checkpoints import AS_SAVED, Checkpoints
 
 _RECORD = "pretrained.json"
+
+
+class _About(TypedDict):
+  """What is read of it."""
+
+  normalize: str
+  sha256: str
 
 
 def load(name: str) -> Weights | None:
@@ -32,13 +42,13 @@ def is_run(name: str) -> bool:
 
 
 def _of_run(folder: pathlib.Path) -> Weights:
-  config = files.read_json(folder / "config.json")
   best = Checkpoints(folder / "checkpoints" / "best", read_only=True)
   restored = best.restore(AS_SAVED)
   best.close()
   if restored is None:
     raise UserError(f"model.pretrained: the run in {folder} holds no checkpoint yet: train it first")
   variables, record = restored
+  config = records.check(record, folder)["config"]
   if "encoder" not in variables["params"]:
     raise UserError(
       f"model.pretrained: the run in {folder} is of {config['model']['name']}, which has no published encoder: name a run "
@@ -59,13 +69,13 @@ def normalization(workdir: pathlib.Path, weights: Weights | None) -> str:
   if weights is not None:
     return weights.normalize
   record = workdir / _RECORD
-  return files.read_json(record)["normalize"] if record.is_file() else "volume"
+  return files.read_json(record, _About)["normalize"] if record.is_file() else "volume"
 
 
 def check_same(workdir: pathlib.Path, weights: Weights | None) -> None:
   """Raises UserError where the run in `workdir` began from other weights."""
   path = workdir / _RECORD
-  if weights is not None and path.is_file() and files.read_json(path).get("sha256") != weights.sha256:
+  if weights is not None and path.is_file() and files.read_json(path, _About)["sha256"] != weights.sha256:
     raise UserError(f"{weights.origin} is not what the run in {workdir} began from: choose another --workdir")
 
 
@@ -90,7 +100,7 @@ def check_no_leak(split: Split, weights: Weights | None) -> None:
   """Raises UserError where the weights are a run's that learned from slices this split validates or tests on."""
   if weights is None or not is_run(weights.origin):
     return
-  there: dict[str, Any] = files.read_json(pathlib.Path(weights.origin) / "split.json")
+  there = splits.read(pathlib.Path(weights.origin))
   learned, chosen = set(there["train"]), set(there["validation"])
   if seen := (learned & set(split.validation)) | ((learned | chosen) & set(split.test)):
     raise UserError(

@@ -83,7 +83,7 @@ def _claim(workdir: pathlib.Path, config: dict[str, Any], *, new: bool, may_diff
 
   try:
     if path.is_file():
-      _check_same(workdir, files.read_json(path), config, may_differ)
+      _check_same(workdir, files.read_json(path, dict), config, may_differ)
   except UserError:
     release()
     raise

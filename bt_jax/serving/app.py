@@ -107,24 +107,32 @@ class _Service:
     async with self._turn:
       if await request.is_disconnected():
         raise ClientDisconnect
-      return await anyio.to_thread.run_sync(work, *given)
+      # A thread cannot be stopped: when the server ends its request goes, and `server.serve` does not wait for it.
+      return await anyio.to_thread.run_sync(work, *given, abandon_on_cancel=True)
 
   def _predicted(self, folder: pathlib.Path, upload: uploads.Upload) -> bytes:
     scan = studies.read(_study(folder, upload))
     prediction = self._predictor.predict(scan)
     described = measures.describe(prediction)
     if self._keep_in is not None:
-      folders = (self._keep_in / f"{number:04d}" for number in itertools.count(1))
-      outputs.save(prediction, next(folder for folder in folders if not folder.exists()))
+      outputs.save(prediction, _numbered(self._keep_in))
     return transport.pack(
       described, scan.image[..., _FLAIR], prediction.probability, prediction.mask, prediction.threshold
     )
 
 
+def _numbered(folder: pathlib.Path) -> pathlib.Path:
+  """A folder in this one with the first number that is free; making it takes it, whoever else looks for one."""
+  for number in itertools.count(1):
+    with contextlib.suppress(FileExistsError):
+      (folder / f"{number:04d}").mkdir(parents=True)
+      return folder / f"{number:04d}"
+
+
 @contextlib.asynccontextmanager
 async def _uploaded(request: Request, limits: uploads.Limits) -> AsyncIterator[tuple[pathlib.Path, uploads.Upload]]:
   """A folder with the request's files, gone afterwards whatever happens; what is wrong with them is an answer, 422."""
-  with tempfile.TemporaryDirectory(prefix="bt_jax_") as name:
+  with tempfile.TemporaryDirectory(prefix="bt_jax_", ignore_cleanup_errors=True) as name:
     folder = pathlib.Path(name).resolve()
     try:
       yield folder, await uploads.receive(request, folder, limits)

@@ -1,15 +1,22 @@
-"""Listens for the viewer's page until Ctrl-C."""
+"""Listens for the viewer's page until Ctrl-C or SIGTERM."""
 
 import contextlib
+import logging
 import os
 import pathlib
+import signal
 import socket
+import sys
 import tempfile
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from bt_jax.errors import UserError
 from bt_jax.scans.scan import NOTICE
+
+_PATIENCE = 2  # seconds that a browser has to take the last of an answer, and a thread to end
 
 
 def serve(
@@ -20,7 +27,9 @@ def serve(
   limit_mb: int = 512,
   keep: pathlib.Path | None = None,
 ) -> None:
-  """Prints the page's address and answers until Ctrl-C.
+  """Prints the page's address and answers until Ctrl-C or SIGTERM, after which it is gone within seconds.
+
+  What is being sent or predicted then is dropped, and no temporary file stays.
 
   Args:
     load: an `app.Predictor`; called once the address is had.
@@ -35,21 +44,77 @@ def serve(
   try:
     import uvicorn
 
-    from bt_jax.serving import app, guard
+    from bt_jax.serving import app, guard, stopping
   except ImportError as error:
     raise UserError(
       f'the viewer needs {error.name or error}, which is not installed: pip install ".[serve]"'
     ) from error
   if keep is not None:
     _check_writable(keep)
-  with _listen(host, port) as listener, contextlib.suppress(KeyboardInterrupt):
-    application = app.make_app(load(), host=host, limit_mb=limit_mb, keep=keep)
+  before = set(threading.enumerate())
+
+  class Server(uvicorn.Server):
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+      logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # what is cut off now is no error
+      application.stop()
+      await super().shutdown(sockets)
+
+  with (
+    _listen(host, port) as listener,
+    _temporary_files(),
+    _terminated_as_interrupted(),
+    contextlib.suppress(KeyboardInterrupt),
+  ):
+    application = stopping.Stopping(app.make_app(load(), host=host, limit_mb=limit_mb, keep=keep))
     address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
     print(f"viewer at {address} (Ctrl-C ends it)\n{NOTICE}", flush=True)
     if not guard.is_local(host):
       print(f"warning: anybody who reaches {host} over the network can send files", flush=True)
-    server = uvicorn.Server(uvicorn.Config(application, log_level="warning", access_log=False, server_header=False))
-    server.run(sockets=[listener])
+    config = uvicorn.Config(
+      application, log_level="warning", access_log=False, server_header=False, timeout_graceful_shutdown=_PATIENCE
+    )
+    Server(config).run(sockets=[listener])
+  _wait_for_threads(before)
+
+
+@contextlib.contextmanager
+def _temporary_files() -> Iterator[None]:
+  """All temporary files go to one folder, which is removed whatever a thread that goes on may still put in it."""
+  before = tempfile.tempdir
+  with tempfile.TemporaryDirectory(prefix="bt_jax_", ignore_cleanup_errors=True) as folder:
+    tempfile.tempdir = folder
+    try:
+      yield
+    finally:
+      tempfile.tempdir = before
+
+
+@contextlib.contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+  """SIGTERM ends the server as Ctrl-C does, instead of at once, with all that it leaves."""
+  if threading.current_thread() is not threading.main_thread():  # which alone hears of signals
+    yield
+    return
+  before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+  try:
+    yield
+  finally:
+    signal.signal(signal.SIGTERM, before)
+
+
+def _wait_for_threads(before: set[threading.Thread]) -> None:
+  """Lets the threads end that were started since; leaves at once where one does not, as by a long prediction.
+
+  Python would wait for it without end, though its request is gone.
+  """
+  deadline = time.monotonic() + _PATIENCE
+  started = [thread for thread in threading.enumerate() if thread not in before and not thread.daemon]
+  for thread in started:
+    thread.join(max(deadline - time.monotonic(), 0))
+  if any(thread.is_alive() for thread in started):
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
 
 
 def _check_writable(folder: pathlib.Path) -> None:

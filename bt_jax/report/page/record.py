@@ -4,12 +4,11 @@ import pathlib
 from typing import Any, NamedTuple
 
 from bt_jax import files
-from bt_jax.errors import UserError
 from bt_jax.evaluation.rows import Row
-from bt_jax.evaluation.tables import Tables, read_run, read_summary
+from bt_jax.evaluation.summary import check_files, read_config, read_summary
+from bt_jax.evaluation.tables import Tables, kind_of, read_run
 
-# What a cascade's summary and every line of `metrics.csv` must have.
-_CASCADE = ("data", "split", "leaky", "synthetic", "classifier", "segmenter", "gate", "test", "intervals")
+# What every row of `metrics.csv` must have.
 _HISTORY = (
   "epoch", "train_loss", "validation_loss", "train_accuracy", "validation_accuracy", "validation_score",
 )  # fmt: skip
@@ -50,15 +49,18 @@ def read(folder: pathlib.Path) -> Record:
   Raises:
     UserError: there is no finished run, or its files are damaged, of another version, or do not fit each other.
   """
-  if not (folder / "summary.json").is_file() or "segmenter" not in read_summary(folder, ()):
-    summary, tables = read_run(folder)
+  summary = read_summary(folder)
+  if "segmenter" in summary:
+    tables = Tables(_table(folder / "slices.csv", ("case", "patient", "slice", "label")), [], [], [])
+    check_files(folder, summary)
   else:
-    summary, rows = read_summary(folder, _CASCADE), _table(folder / "slices.csv", ("case", "patient", "slice", "label"))
-    tables = Tables(rows, [], [], [])
-  config, told = folder / "config.json", folder / "table.txt"
-  about = files.read_json(config) if config.is_file() else {}
-  if not isinstance(about, dict) or ("loss" in about) != ("train" in about):
-    raise UserError(f"{config} is damaged: it is not the configuration of a run; put it back, or remove it")
+    summary, tables = read_run(folder)
+  config, table = folder / "config.json", folder / "table.txt"
+  about = read_config(folder) if config.is_file() else {}
+  if config.is_file() and "segmenter" not in summary and not {"loss", "train"} <= about.keys():
+    raise files.damaged(config, "it lacks loss or train")
+  if about.get("loss", {}).get("name") == "focal_tversky" and "exponent" not in about["loss"]:
+    raise files.damaged(config, "loss lacks exponent")
   return Record(
     folder,
     summary,
@@ -67,14 +69,13 @@ def read(folder: pathlib.Path) -> Record:
     tables.patients,
     _table(folder / "metrics.csv", _HISTORY) if (folder / "metrics.csv").is_file() else [],
     tables.reliability,
-    told.read_text(encoding="utf-8", errors="replace") if told.is_file() else "",
+    table.read_text(encoding="utf-8", errors="replace") if table.is_file() else "",
   )
 
 
 def _table(path: pathlib.Path, columns: tuple[str, ...]) -> list[Row]:
-  rows = files.read_csv(path) if path.is_file() else []
-  missing = [name for name in columns if any(row.get(name) is None for row in rows)]
-  if not rows or missing:
-    told = f"no value in {', '.join(missing)}" if rows else "it has no rows"
-    raise UserError(f"{path} is missing, damaged or of another version ({told}): start its run's command again")
+  remedy = "start its run's command again"
+  rows = files.read_csv(path, kind_of, columns, remedy) if path.is_file() else []
+  if not rows:
+    raise files.damaged(path, "it is missing or has no rows", remedy)
   return rows

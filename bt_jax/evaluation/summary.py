@@ -1,0 +1,375 @@
+"""What `summary.json` and `config.json` of a run must be, before anything is made of them."""
+
+import hashlib
+import json
+import pathlib
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import AfterValidator, ConfigDict, Field, with_config
+from typing_extensions import TypedDict
+
+from bt_jax import files
+from bt_jax.errors import UserError
+from bt_jax.files import Amount, Count, Positive, Real, Share
+from configs import common
+
+_CI = "_ci95"
+_SEAL = "sha256"
+_TABLES = ("slices.csv", "patients.csv", "reliability.csv", "baselines.csv")
+_BESIDE = ("metrics.csv", "config.json")  # without which a run still has a page
+_OPEN = with_config(ConfigDict(extra="allow"))  # so that what stands beside these keys is looked at, too
+# What stands among numbers as text, or is not there.
+_TEXTS = ("why", "unit", "empty", "group", "fold", "run", "commit", "arrays_sha256")
+
+
+def _check_numbers(group: dict[str, Any], path: str = "") -> dict[str, Any]:
+  """Numbers, their intervals and groups of them, however deep; raises ValueError for anything else."""
+  for name, value in group.items():
+    where = f"{path}{name}"
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if name in _TEXTS:
+      right, expected = value is None or number or isinstance(value, str), "text"
+    elif name.endswith(_CI):
+      right, expected = value is None or _is_interval(value), "[low, high] or null"
+    else:
+      right, expected = value is None or number or isinstance(value, dict), "a number or null"
+    if not right:
+      raise ValueError(f"{where} is {value!r:.60}, expected {expected}")
+    if isinstance(value, dict):
+      _check_numbers(value, f"{where}.")
+  return group
+
+
+def _is_interval(value: Any) -> bool:
+  numbers = isinstance(value, list) and all(isinstance(edge, int | float) for edge in value)
+  return numbers and len(value) == 2 and value[0] <= value[1]
+
+
+Numbers = Annotated[dict[str, Any], AfterValidator(_check_numbers)]
+Interval = Annotated[list[Real], Field(min_length=2, max_length=2)]
+
+
+@_OPEN
+class Member(TypedDict):
+  """A group of patients; its numbers stand beside."""
+
+  group: str
+  patients: Count
+  slices: Count
+
+
+class Group(TypedDict):
+  """How many slices and patients numbers are of."""
+
+  slices: Count
+  patients: Count
+
+
+class Calibration(TypedDict):
+  """Of pixels, or of slices."""
+
+  temperature: Positive | None
+  why: str | None
+  ece: Share | None
+  ece_calibrated: Share | None
+  ece_ci95: Interval | None
+  ece_calibrated_ci95: Interval | None
+
+
+class Association(TypedDict):
+  """One test of shape against clusters."""
+
+  feature: str
+  grouping: str
+  patients: Count
+  clusters: list[int]
+  above: list[Count]
+  not_above: list[Count]
+  p: Share | None
+  p_holm: Share | None
+  why: str | None
+
+
+class Associations(TypedDict):
+  """All tests, or why there are none."""
+
+  truth: NotRequired[list[Association]]
+  predicted: NotRequired[list[Association]]
+  why: NotRequired[str]
+
+
+def _check_test(test: dict[str, Any]) -> dict[str, Any]:
+  """The groups whose names depend on the task, and members of subgroups, are numbers."""
+  own = ("calibration", "subgroups", "associations")
+  _check_numbers({name: group for name, group in test.items() if name not in own}, "test.")
+  for name, members in test["subgroups"].items():
+    for at, member in enumerate(members):
+      _check_numbers(member, f"test.subgroups.{name}.{at}.")
+  if not test["associations"]:
+    raise ValueError("test.associations is empty")
+  return test
+
+
+@_OPEN
+class Test(TypedDict):
+  """Numbers of the test part."""
+
+  slices: Count
+  tumor_slices: Count
+  patients: Count
+  calibration: dict[str, Calibration]
+  subgroups: dict[str, list[Member]]
+  associations: Associations
+
+
+class Intervals(TypedDict):
+  """How intervals were made."""
+
+  level: Share
+  method: str
+  resamples: Count
+  patients: Count
+  why: str | None
+
+
+class Baseline(TypedDict):
+  """A method beside the network."""
+
+  name: str
+  title: str
+  parameters: dict[str, Any] | None
+  test: Numbers
+
+
+@_OPEN
+class Fold(TypedDict):
+  """One of the runs that are pooled."""
+
+  fold: int | str
+  run: str
+
+
+class Epochs(TypedDict):
+  """How many were trained, and of how many."""
+
+  trained: Count
+  planned: Count
+
+
+class Checkpoint(TypedDict):
+  """That the numbers are of."""
+
+  step: Count
+  arrays_sha256: str
+
+
+class Common(TypedDict):
+  """What every summary has."""
+
+  data: str
+  split: str
+  leaky: bool
+  synthetic: bool
+  split_hash: NotRequired[str]
+  versions: dict[str, str]
+  commit: NotRequired[str | None]
+  machine: NotRequired[str]
+  finished: NotRequired[str]
+  intervals: Intervals
+  files: NotRequired[dict[str, str]]
+
+
+class Summary(Common):
+  """Of a run, or of folds pooled."""
+
+  split_hash: str
+  task: Literal["segmentation", "classification"]
+  model: str
+  normalize: str
+  threshold: Share | None
+  threshold_from: str
+  slice_gate: NotRequired[Share | None]
+  largest_component: bool
+  mirror: NotRequired[bool | None]
+  temperatures: dict[str, Positive | None]
+  checkpoint: NotRequired[Checkpoint | None]
+  epochs: Epochs
+  seconds: Amount
+  devices: str
+  machine: str
+  commit: str | None
+  commits: NotRequired[list[str]]
+  parts: NotRequired[dict[str, Count]]
+  folds: NotRequired[list[Annotated[Fold, AfterValidator(_check_numbers)]]]
+  baselines: list[Baseline]
+  test: Annotated[Test, AfterValidator(_check_test)]
+
+
+class Role(TypedDict):
+  """One of the two runs of a cascade."""
+
+  run: str
+  model: str
+
+
+@_OPEN
+class Dice(TypedDict):
+  """Over all pixels."""
+
+  dice: Share | None
+
+
+@_OPEN
+class DiceMean(TypedDict):
+  """Over patient volumes."""
+
+  dice_mean: Share | None
+
+
+class Segmented(Group):
+  """What a cascade's page says of masks, with the gate or without."""
+
+  pooled: Annotated[Dice, AfterValidator(_check_numbers)]
+  patient: Annotated[DiceMean, AfterValidator(_check_numbers)]
+
+
+class GateEffect(TypedDict):
+  """What the gate does to slices."""
+
+  healthy_slices: Count
+  false_positives: Count
+  false_positives_gated: Count
+  false_positive_rate: Share | None
+  false_positive_rate_gated: Share | None
+  tumor_slices: Count
+  tumor_slices_missed_by_gate: Count
+  sensitivity: Share | None
+
+
+class Gate(TypedDict):
+  """Below which slices stay empty."""
+
+  threshold: Share
+  threshold_from: str
+
+
+class Masks(TypedDict):
+  """Without the gate and with it."""
+
+  alone: Segmented
+  gated: Segmented
+
+
+class CascadeTest(TypedDict):
+  """What a cascade's page shows."""
+
+  gate: GateEffect
+  segmentation: Masks
+
+
+class Cascade(Common):
+  """Of a classifier and a segmenter as one."""
+
+  classifier: Role
+  segmenter: Role
+  gate: Gate
+  test: CascadeTest
+
+
+class Config(TypedDict):
+  """The sections of `config.json` that are read back without the configuration they are of."""
+
+  task: NotRequired[str]
+  loss: NotRequired[TypedDict("Loss", {"name": str, "exponent": NotRequired[Positive]})]
+  train: NotRequired[TypedDict("Train", {"score": str})]
+  model: NotRequired[TypedDict("Model", {"name": NotRequired[str], "pretrained": NotRequired[str]})]
+  report: NotRequired[TypedDict("Report", {"show_slices": NotRequired[bool]})]
+  split: NotRequired[
+    TypedDict("Split", {"kind": NotRequired[str], "fold": NotRequired[int | None], "folds": NotRequired[str | None]})
+  ]
+
+
+def write_summary(folder: pathlib.Path, summary: dict[str, Any]) -> pathlib.Path:
+  """Writes `summary.json` with the SHA-256 of the other files in the folder, which are there already, and of itself."""
+  paths = [folder / name for name in (*_TABLES, *_BESIDE) if (folder / name).is_file()]
+  sealed = {**summary, "files": {path.name: files.sha256_of([path]) for path in paths}}
+  return files.write_json(folder / "summary.json", {**sealed, _SEAL: _hash(sealed)})
+
+
+def _hash(summary: dict[str, Any]) -> str:
+  content = {name: value for name, value in summary.items() if name != _SEAL}
+  return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def check_files(folder: pathlib.Path, summary: dict[str, Any]) -> None:
+  """Raises UserError where a file is not what it was when the summary was made; older summaries do not say."""
+  for name, expected in summary.get("files", {}).items():
+    path = folder / name
+    if path.is_file() and files.sha256_of([path]) != expected:
+      raise files.damaged(path, "it was changed since summary.json was made", files.EVALUATE)
+    if name in _TABLES and not path.is_file():
+      raise UserError(f"{path} is missing: {files.EVALUATE}")
+
+
+def read_summary(folder: pathlib.Path) -> dict[str, Any]:
+  """The `summary.json` in a folder, of a run or of a cascade.
+
+  Raises:
+    UserError: there is none, it is of another type, or it was changed since it was written.
+  """
+  path = folder / "summary.json"
+  if not path.is_file():
+    raise UserError(f"{folder} holds no finished run, as it has no summary.json: name the folder of one, or finish it")
+  content = files.read_json(path, dict, files.EVALUATE)
+  files.check(Cascade if "segmenter" in content else Summary, content, path, files.EVALUATE)
+  if content.get(_SEAL, _hash(content)) != _hash(content):
+    raise files.damaged(path, "its SHA-256 is not that of its numbers: it was changed", files.EVALUATE)
+  return content
+
+
+def read_config(folder: pathlib.Path, *, whole: bool = False) -> dict[str, Any]:
+  """The `config.json` in a folder.
+
+  Args:
+    folder: of the run.
+    whole: whether the sections and fields of today must all be there but for those that are newer than the run, which
+      have their default.
+
+  Raises:
+    UserError: it is no configuration of a run, or a field is of another type than its default.
+  """
+  path = folder / "config.json"
+  config = files.read_json(path, Config)
+  defaults = common.get_config().to_dict()
+  _check_types(path, config, defaults)
+  if whole:
+    if missing := [name for name, value in defaults.items() if isinstance(value, dict) and name not in config]:
+      raise files.damaged(path, f"it lacks {missing[0]}")
+    config = {
+      name: defaults.get(name, {}) | value if isinstance(value, dict) else value for name, value in config.items()
+    }
+  return config
+
+
+def _check_types(path: pathlib.Path, config: dict[str, Any], defaults: dict[str, Any], prefix: str = "") -> None:
+  for name, value in config.items():
+    default = defaults.get(name)
+    kind = {bool: bool, int: int, float: files.Real, str: str, dict: dict}.get(type(default), str | float | bool | None)
+    if name not in defaults or (prefix == "split." and value is None):  # of an older version, or of many folds
+      continue
+    files.check(kind, value, path, where=f"{prefix}{name}")
+    if isinstance(default, dict):
+      _check_types(path, value, default, f"{name}.")
+
+
+def need(path: pathlib.Path, group: dict[str, Any], names: Iterable[str], where: str) -> None:
+  """Raises UserError where a group of a summary lacks one of these numbers, by dotted name, or its interval."""
+  for name in names:
+    *groups, last = name.split(".")
+    inner = group
+    for step in groups:
+      inner = inner.get(step) if isinstance(inner, dict) else None
+    for key in (last, f"{last}{_CI}"):
+      if not isinstance(inner, dict) or key not in inner:
+        raise files.damaged(path, f"{where} lacks {'.'.join((*groups, key))}", files.EVALUATE)

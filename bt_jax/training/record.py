@@ -1,0 +1,96 @@
+"""What the record of a checkpoint must be, before anything is made of it."""
+
+import pathlib
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import AfterValidator, Field
+from typing_extensions import TypedDict
+
+from bt_jax import files
+from bt_jax.files import Count, Positive, Real, Share
+
+_REMEDY = "name another checkpoint, or train the run again"
+Size = Annotated[int, Field(gt=0, le=2**15)]
+
+
+def _ordered(bounds: list[float]) -> list[float]:
+  if bounds[0] > bounds[1]:
+    raise ValueError(f"the bounds {bounds} of a profile are not in order")
+  return bounds
+
+
+Bounds = Annotated[list[Real], Field(min_length=2, max_length=2), AfterValidator(_ordered)]
+
+
+class Profile(TypedDict):
+  """The lowest and highest value of each feature of `suspicion.features` over training volumes."""
+
+  skull: Bounds
+  span: Bounds
+  border: Bounds
+  levels: Bounds
+
+
+class Decision(TypedDict):
+  """What the validation part decided."""
+
+  threshold: Share
+  temperature: Positive
+  tumor_probabilities: list[Share]
+
+
+class Model(TypedDict):
+  """The section `model` of a configuration."""
+
+  name: str
+  width: NotRequired[Size]
+  depth: NotRequired[Size]
+  pool: NotRequired[Literal["max", "average", "min"]]
+  variant: NotRequired[Literal["torchvision", "keras"]]
+  encoder: NotRequired[Literal["lite0", "lite1", "lite2"]]
+  head: NotRequired[Literal["linear", "paper"]]
+  slice_head: NotRequired[bool]
+  dtype: Literal["float32", "bfloat16"]
+
+
+class _Data(TypedDict):
+  size: Size
+  channels: str
+  contrast: str
+
+
+class _Augment(TypedDict):
+  drop_sequence: NotRequired[Share]
+
+
+class _Eval(TypedDict):
+  largest_component: bool
+
+
+class Config(TypedDict):
+  """The sections of a configuration that shape a network's function."""
+
+  task: Literal["segmentation", "classification"]
+  model: Model
+  data: _Data
+  augment: _Augment
+  eval: _Eval
+
+
+class Record(TypedDict):
+  """Of a best checkpoint: all that is needed to predict by it."""
+
+  config: Config
+  decision: Decision
+  profile: Profile
+  normalize: str
+  data: str
+  split: str
+  step: Count
+  arrays_sha256: str
+  bt_jax: str
+
+
+def check(record: Any, folder: pathlib.Path) -> Record:
+  """The record of a checkpoint in this folder; raises UserError where it is not what a best checkpoint has."""
+  return files.check(Record, record, f"the checkpoint's record in {folder}", _REMEDY)

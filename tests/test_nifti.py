@@ -430,3 +430,8 @@ def test_the_file_that_is_not_finite_or_flat_is_named(tmp_path):
   refused(good, "bad.nii has 2 voxels that are not finite", given={"post": str(save(tmp_path / "bad.nii", values))})
   flat = save(tmp_path / "flat.nii", np.full(SHAPE, 7, np.float32))
   refused(good, "flat.nii is constant", given={"pre": str(flat)})
+  noise = RNG.random(SHAPE).astype(np.float32)
+  refused(save(tmp_path / "a.nii", 1000 + noise / 5000), "a.nii is flat in FLAIR")  # four steps of float32
+  refused(save(tmp_path / "b.nii", noise * np.float32(1e-12)), "b.nii is flat in FLAIR")
+  refused(save(tmp_path / "c.nii", (noise - 0.5) * np.float32(3e38)), "c.nii is without bounds in FLAIR")
+  assert read(save(tmp_path / "d.nii", noise / 1000)).image.max() < 0.001  # a map of small numbers is none of these

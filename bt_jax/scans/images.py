@@ -152,18 +152,17 @@ def _read_picture(
   path: pathlib.Path, format: str, start: bytes
 ) -> tuple[Shaped[np.ndarray, "height width channels"], int]:
   """The pixels of a PNG or JPEG as they are shown, and their orientation."""
+  if format == "PNG":
+    with Image.open(path, formats=[format]) as picture:
+      picture.verify()  # the checksum of every part, which are not looked at where pixels are decoded
   with Image.open(path, formats=[format]) as picture:
-    depth = 2 if picture.mode.startswith("I") or start[24] == 16 else 1
-    _check_promise(
-      path,
-      (picture.height, picture.width, len(picture.getbands())),
-      picture.width * picture.height * depth * len(picture.getbands()),
-    )
+    shape, deep = (picture.height, picture.width, len(picture.getbands())), format == "PNG" and start[24] == 16
+    _check_promise(path, shape, math.prod(shape) * (2 if deep else 1))
     if getattr(picture, "n_frames", 1) > 1:
       raise UserError(f"{path} is animated, expected one slice: save its frames as files")
     if picture.mode == "CMYK":
       raise UserError(f"{path} is in the colours of print (CMYK), expected grey or three channels: save it as such")
-    if format == "PNG" and start[24] == 16 and start[25] in _COLOUR:  # Pillow would drop the lower 8 bits
+    if deep and start[25] in _COLOUR:  # Pillow would drop the lower 8 bits
       import imagecodecs
 
       values = imagecodecs.png_decode(path.read_bytes())

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import nibabel
 import numpy as np
 from jaxtyping import Float
+from nibabel.spatialimages import HeaderDataError
 
 from bt_jax.errors import UserError
 from bt_jax.scans.scan import axial_spacing, implausible_size, orientation_of, shear_degrees
@@ -111,9 +112,14 @@ def warnings(source: Source, spacing_mm: tuple[float, float, float] | None) -> l
       f"the volume is sheared by {degrees:.0f} degrees (gantry tilt?): its volume is right, lengths across slices are not"
     )
   if header["qform_code"] and header["sform_code"]:
-    apart = _apart(in_mm(header.get_qform(), header), source.affine, source.shape)
-    if apart > max(_sides(source.affine)):
-      said.append(f"qform and sform place the volume up to {apart:.3g} mm apart: sform is used")
+    try:
+      apart = _apart(in_mm(header.get_qform(), header), source.affine, source.shape)
+    except (ValueError, HeaderDataError) as error:
+      apart, reason = np.inf, f"qform makes no sense ({error})"
+    else:
+      reason = f"qform and sform place the volume up to {apart:.3g} mm apart"
+    if not apart <= max(_sides(source.affine)):  # NaN too
+      said.append(f"{reason}: sform is used")
   if (distance := np.abs(source.affine[:3, 3]).max()) > _FARTHEST_MM:
     said.append(f"the header puts the volume {distance:.3g} mm from the scanner's centre: its position is not known")
   return said

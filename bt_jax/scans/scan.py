@@ -18,6 +18,8 @@ NOTICE = "For research only, never clinical use."  # stands in every output
 _MOST_VOXELS = 2**27  # 1.6 GB of three channels in float32
 _LONGEST = 2**13  # along any axis
 _MOST_SLICES = 2**11
+# A range of intensities below these is rounding alone: as a share of them, and in any unit; what is above is no intensity.
+_FLAT, _LEAST_SPAN, _MOST_SPAN = 1e-6, 1e-9, 1e30
 _RATIO, _SMALL = (
   100,
   2**24,
@@ -115,15 +117,24 @@ def check_finite(image: Shaped[np.ndarray, "... channels"], where: Any) -> None:
 
 
 def check_range(image: Shaped[np.ndarray, "... channels"], where: Any) -> None:
-  """Raises UserError where a channel, of one or of `CHANNELS`, has one value only."""
+  """Raises UserError where a channel, of one or of `CHANNELS`, is flat: of one value, or next to it, or beyond float32.
+
+  Args:
+    image: as it is stored.
+    where: the file, or the name of the study.
+  """
   if not image.size:
     raise UserError(f"{where} has no pixel: name another file")
-  lowest, highest = extremes(image)
-  roles = CHANNELS if len(lowest) == len(CHANNELS) else ("flair",)
-  if constant := {role: low for role, low, high in zip(roles, lowest, highest, strict=True) if low == high}:
-    role = "flair" if "flair" in constant else next(iter(constant))  # FLAIR may stand for all of them
-    shown = "FLAIR" if role == "flair" else role
-    raise UserError(f"{where} is constant in {shown} (all {float(constant[role]):g}): name another file")
+  lowest, highest = np.asarray(extremes(image), np.float64)
+  span, flattest = highest - lowest, np.maximum(_FLAT * np.maximum(abs(lowest), abs(highest)), _LEAST_SPAN)
+  roles = CHANNELS if len(span) == len(CHANNELS) else ("flair",)
+  flat = {role: number for number, role in enumerate(roles) if not flattest[number] < span[number] < _MOST_SPAN}
+  if flat:
+    role = "flair" if "flair" in flat else next(iter(flat))  # FLAIR may stand for all of them
+    low, high = lowest[flat[role]], highest[flat[role]]
+    how = f"all {low:g}" if low == high else f"from {low:.9g} to {high:.9g}"
+    what = "constant" if low == high else "flat" if span[flat[role]] < _MOST_SPAN else "without bounds"
+    raise UserError(f"{where} is {what} in {'FLAIR' if role == 'flair' else role} ({how}): name another file")
 
 
 def fill_roles(

@@ -101,3 +101,30 @@ def test_no_cut_and_no_broken_byte_of_a_zip_ends_in_another_error(tmp_path, comp
     except UserError as error:
       assert "\n" not in str(error) and "a.zip" in str(error), error
   assert {*os.listdir(tmp_path)} == {"a.zip", *map(str, range(150))}
+
+
+def test_no_flipped_bit_of_a_zip_changes_a_file(tmp_path):
+  contents = {"x/1.png": RNG.bytes(300), "x/2.png": bytes(range(100)) * 5}
+  path = pack(tmp_path / "a.zip", contents.items())
+  whole = path.read_bytes()
+  passed = 0
+  for trial, bit in enumerate(RNG.choice(len(whole) * 8, 300, replace=False)):
+    content = bytearray(whole)
+    content[bit // 8] ^= 1 << (bit % 8)
+    path.write_bytes(content)
+    folder = tmp_path / str(trial)
+    folder.mkdir()
+    try:
+      files = archives.unpack(path, folder)
+      assert [file.read_bytes() for file in files] == [*contents.values()]
+      passed += 1
+    except UserError as error:
+      assert "a.zip" in str(error)
+  assert passed < 150  # times, versions and sizes that stand twice
+
+
+def test_what_systems_leave_is_not_unpacked(tmp_path):
+  path = pack(
+    tmp_path / "a.zip", [("a/x.tif", b"1"), ("a/._x.tif", b"2"), ("__MACOSX/a/._x.tif", b"3"), (".DS_Store", b"4")]
+  )
+  assert [file.relative_to(tmp_path / "a_out").as_posix() for file in unpack(path)] == ["a/x.tif"]

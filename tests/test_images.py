@@ -1,12 +1,13 @@
 import io
 import struct
+import tracemalloc
 import zlib
 
 import imagecodecs
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, ImageOps
 
 from bt_jax.errors import UserError
 from bt_jax.scans import images
@@ -237,3 +238,205 @@ def test_what_is_no_slice(tmp_path):
   refused([tmp_path / "film.png"], "film.png", "animated")
   tifffile.imwrite(tmp_path / "time.tif", random((2, 4, HEIGHT, WIDTH)), photometric="minisblack")
   refused([tmp_path / "time.tif"], "time.tif", "axes")
+
+
+def tagged(path, values, orientation):
+  """Values as a file of this suffix stores them, with the tag that says how they are shown."""
+  if path.suffix == ".tif":
+    tifffile.imwrite(path, values, extratags=[(274, "H", 1, orientation, True)])
+  else:
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(values).save(path, exif=exif, **({"quality": 100} if path.suffix == ".jpg" else {}))
+  return path
+
+
+def shown(path):
+  """As a viewer shows a file: Pillow's own code, which turns a TIFF as it opens it."""
+  with Image.open(io.BytesIO(path.read_bytes())) as picture:  # mapped into memory, Pillow 13 garbles turned TIFFs
+    return np.asarray(picture if picture.format == "TIFF" else ImageOps.exif_transpose(picture))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", [".tif", ".png", ".jpg"])
+def test_pictures_are_read_as_they_are_shown_and_masks_are_stored_and_shown_like_them(tmp_path, suffix, orientation):
+  stored = random((HEIGHT, WIDTH))
+  path = tagged(tmp_path / f"a{suffix}", stored, orientation)
+  scan = images.read([path], name="study")
+  np.testing.assert_array_equal(scan.image[0, ..., 1], shown(path))
+  mask = scan.image[..., 1] > 99
+  images.write(scan, tmp_path / "out", mask, scan.image[..., 1], software="bt_jax 9")
+  (written,) = (tmp_path / "out" / "masks").iterdir()
+  np.testing.assert_array_equal(shown(written), mask[0] * np.uint8(255))
+  raw = tifffile.imread(written) if suffix == ".tif" else np.asarray(Image.open(written))
+  if suffix != ".jpg":  # whose values are not quite those that were stored
+    np.testing.assert_array_equal(raw, (stored > 99) * np.uint8(255))
+  (probability,) = (tmp_path / "out" / "probabilities").iterdir()
+  np.testing.assert_array_equal(shown(probability), scan.image[0, ..., 1])
+
+
+def test_orientation_of_stacks_of_deep_pictures_and_of_what_is_none(tmp_path):
+  values = random((3, HEIGHT, WIDTH), "u2")
+  tifffile.imwrite(tmp_path / "v.tif", values, photometric="minisblack", extratags=[(274, "H", 1, 6, False)])
+  scan = images.read([tmp_path / "v.tif"], name="study")
+  np.testing.assert_array_equal(scan.image[..., 1], np.rot90(values, -1, (1, 2)))
+  images.write(scan, tmp_path / "out", scan.image[..., 1] > 999, None, software="bt_jax 9")
+  np.testing.assert_array_equal(
+    tifffile.imread(tmp_path / "out" / "masks" / "v_mask.tif"), (values > 999) * np.uint8(255)
+  )
+  deep = random((HEIGHT, WIDTH, 3), "u2")
+  exif = b"MM\0*\0\0\0\x08\0\x01" + struct.pack(">HHIHHI", 274, 3, 1, 3, 0, 0)
+  (tmp_path / "deep.png").write_bytes(
+    png(deep).replace(chunk(b"IEND", b""), chunk(b"eXIf", exif) + chunk(b"IEND", b""))
+  )
+  np.testing.assert_array_equal(images.read([tmp_path / "deep.png"], name="study").image[0], deep[::-1, ::-1])
+  refused([tagged(tmp_path / "nine.tif", values[0], 9)], "nine.tif", "orientation 9")
+  for orientation in (1, 3):
+    tifffile.imwrite(
+      tmp_path / "two.tif",
+      values[0],
+      append=orientation > 1,
+      extratags=[(274, "H", 1, orientation, True)],
+      metadata=None,
+    )
+  refused([tmp_path / "two.tif"], "two.tif", "several orientations")
+
+
+def stack(path, kind):
+  """A volume of ten slices by one of several writers."""
+  values = random((10, HEIGHT, WIDTH))
+  if kind.startswith("pillow"):
+    pages = [Image.fromarray(page) for page in values]
+    compression = {"pillow": None, "pillow_lzw": "tiff_lzw", "pillow_deflate": "tiff_adobe_deflate"}[kind]
+    pages[0].save(path, save_all=True, append_images=pages[1:], compression=compression)
+    return values
+  options = {
+    "plain": {}, "zlib": {"compression": "zlib"}, "lzw": {"compression": "lzw"}, "big": {"bigtiff": True},
+    "imagej": {"imagej": True, "metadata": {"axes": "ZYX"}}, "ome": {"ome": True, "metadata": {"axes": "ZYX"}},
+    "ome_zlib": {"ome": True, "metadata": {"axes": "ZYX"}, "compression": "zlib"}, "bare": {"metadata": None},
+    "big_endian": {"byteorder": ">"}, "short": {"truncate": True},
+  }  # fmt: skip
+  if kind == "by_page":
+    with tifffile.TiffWriter(path) as writer:
+      for page in values:
+        writer.write(page, contiguous=False, photometric="minisblack")
+  else:
+    tifffile.imwrite(path, values, photometric="minisblack", **options[kind])
+  return values
+
+
+@pytest.mark.parametrize("kind", [
+  "pillow", "pillow_lzw", "pillow_deflate", "plain", "zlib", "lzw", "big", "imagej", "ome", "ome_zlib", "bare",
+  "big_endian", "short", "by_page",
+])  # fmt: skip
+def test_no_truncated_stack_is_a_shorter_volume(tmp_path, kind, capfd):
+  path = tmp_path / "v.tif"
+  values = stack(path, kind)
+  np.testing.assert_array_equal(images.read([path], name="study").image[..., 1], values)
+  whole = path.read_bytes()
+  lengths = {*np.linspace(0, len(whole) - 1, 25).astype(int).tolist(), *range(len(whole) - 12, len(whole))}
+  for length in lengths:
+    path.write_bytes(whole[:length])
+    try:
+      scan = images.read([path], name="study")
+      np.testing.assert_array_equal(scan.image[..., 1], values)  # what is missing is no part of any page
+    except UserError as error:
+      assert "v.tif" in str(error) and "\n" not in str(error)
+  path.write_bytes(whole[: len(whole) // 2])
+  refused([path], "v.tif")
+  assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("kind", ["imagej", "ome", "zlib"])
+def test_pages_that_are_declared_and_not_there(tmp_path, kind):
+  """A chain that ends in good order after half of its pages, as a program leaves it that stops there."""
+  path = tmp_path / "v.tif"
+  stack(path, kind)
+  with tifffile.TiffFile(path) as tiff:
+    fifth = tiff.pages[4].offset
+  content = bytearray(path.read_bytes())
+  end = fifth + 2 + 12 * struct.unpack_from("<H", content, fifth)[0]
+  content[end : end + 4] = bytes(4)
+  path.write_bytes(content)
+  refused([path], "v.tif", "" if kind == "imagej" else "declares 10 pages")
+  stack(path, kind)
+  content = bytearray(path.read_bytes())
+  content[end : end + 4] = struct.pack("<I", fifth)
+  path.write_bytes(content)
+  refused([path], "v.tif", "circle")
+
+
+def test_ome_in_several_files_is_refused_and_its_other_files_are_not_opened(tmp_path):
+  stack(tmp_path / "v.tif", "ome")
+  content = (tmp_path / "v.tif").read_bytes()
+  (tmp_path / "v.tif").write_bytes(content.replace(b'SizeZ="10"', b'SizeZ="20"'))
+  refused([tmp_path / "v.tif"], "declares 20 pages")
+
+
+def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path):
+  Image.fromarray(np.zeros((8000, 8000), np.uint8)).save(tmp_path / "a.png")
+  Image.fromarray(np.zeros((4000, 4000, 3), np.uint8)).save(tmp_path / "b.png")
+  Image.fromarray(np.zeros((4000, 4000, 3), np.uint8)).save(tmp_path / "b.jpg", quality=5)
+  tifffile.imwrite(
+    tmp_path / "b.tif", np.zeros((40, 1000, 1000), np.uint8), compression="zlib", photometric="minisblack"
+  )
+  tracemalloc.start()
+  refused([tmp_path / "a.png"], "a.png", "larger than any MRI")
+  for name in ("b.png", "b.jpg", "b.tif"):
+    refused([tmp_path / name], name, "says that it unpacks to")
+  assert tracemalloc.get_traced_memory()[1] < 2**22
+  tracemalloc.stop()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg"])
+def test_no_truncated_picture_is_read(tmp_path, suffix):
+  path = save(tmp_path / f"a{suffix}", random((HEIGHT, WIDTH)))
+  whole = path.read_bytes()
+  for length in range(len(whole)):
+    path.write_bytes(whole[:length])
+    try:
+      image = images.read([path], name="study").image
+    except UserError:
+      continue
+    path.write_bytes(whole)
+    np.testing.assert_array_equal(image, images.read([path], name="study").image)
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_no_flipped_bit_of_a_png_changes_a_pixel(tmp_path, deep, capfd):
+  path = tmp_path / "a.png"
+  Image.fromarray(random((HEIGHT, WIDTH))).save(path)
+  if deep:
+    path.write_bytes(imagecodecs.png_encode(random((HEIGHT, WIDTH, 3), "u2")))
+  whole, expected = path.read_bytes(), images.read([path], name="study").image
+  for bit in RNG.choice(len(whole) * 8, 300, replace=False):
+    content = bytearray(whole)
+    content[bit // 8] ^= 1 << (bit % 8)
+    path.write_bytes(content)
+    try:
+      np.testing.assert_array_equal(images.read([path], name="study").image, expected)
+    except UserError as error:
+      assert "a.png" in str(error)
+  assert capfd.readouterr() == ("", "")
+
+
+def test_what_libraries_find_is_a_warning_of_ours(tmp_path, capfd):
+  path = tmp_path / "a.tif"
+  tifffile.imwrite(path, random((HEIGHT, WIDTH)), extratags=[(65000, "I", 4, (1, 2, 3, 4), True)])
+  content = bytearray(path.read_bytes())
+  entry = content.index(struct.pack("<HH", 65000, 4))
+  struct.pack_into("<I", content, entry + 8, 10**9)  # the values of a tag that nobody needs, far behind the end
+  path.write_bytes(content)
+  warnings = " ".join(images.read([path], name="study").warnings)
+  assert "a.tif does not keep to its format" in warnings and "65000" in warnings
+  assert capfd.readouterr() == ("", "")
+
+
+def test_the_file_that_is_not_finite_is_named(tmp_path):
+  values = random((HEIGHT, WIDTH), "f4")
+  good = save(tmp_path / "s_1.tif", values)
+  bad = values.copy()
+  bad[0, 0] = np.inf
+  refused([good, save(tmp_path / "s_2.tif", bad)], "s_2.tif has 1 voxels that are not finite")
+  flat = [save(tmp_path / f"f_{number}.tif", np.zeros((HEIGHT, WIDTH), np.uint8)) for number in range(2)]
+  refused(flat, "f_1.tif is constant in FLAIR")

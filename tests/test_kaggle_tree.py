@@ -2,10 +2,13 @@ import shutil
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from bt_jax.datasets import kaggle_tree
 from bt_jax.errors import UserError
+from bt_jax.scans import images
+from bt_jax.scans.folders import find_in
 from bt_jax.schema import CLINICAL_FIELDS
 
 NAME = "TCGA_CS_4941_19960909"
@@ -167,6 +170,45 @@ def test_strange_names(tree):
   refused(tree, "TCGA_CS_4942_19970222_1.tif is not named")
   shutil.copytree(tree / "kaggle_3m" / NAME, tree / "other" / "kaggle_3m" / "holiday")
   refused(tree / "other", "holiday is not named like a case")
+
+
+def test_what_systems_leave_is_no_slice_and_capitals_are(tree):
+  folder = tree / "kaggle_3m" / NAME
+  for left in (
+    folder / f"._{NAME}_3.tif",
+    folder / "__MACOSX" / f"{NAME}_3.tif",
+    folder.parent / "__MACOSX" / NAME / "x.tif",
+  ):
+    left.parent.mkdir(parents=True, exist_ok=True)
+    left.write_bytes(b"no picture")
+  for number, suffix in ((1, ".TIF"), (2, ".tiff"), (10, ".Tiff")):
+    for ending in ("", "_mask"):
+      file(tree, number, ending).rename(file(tree, number, ending).with_suffix(suffix))
+  file(tree, 11, "_mask").rename(folder / f"{NAME}_11_MASK.TIF")
+  ((images, masks),) = read(tree)
+  np.testing.assert_array_equal(images[:, 0, 0, 0], np.arange(1, 12))
+  np.testing.assert_array_equal(masks.sum((1, 2, 3)), np.arange(1, 12) ** 2)
+  # Prediction finds the same slices in the same order.
+  (study,) = find_in(tree)
+  assert [path.name for path in study.files] == [files.image.name for case in kaggle_tree.read_tree(tree, expect_full=False).cases for files in case.slices]  # fmt: skip
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_training_and_prediction_turn_a_slice_alike(tree, orientation):
+  values = np.random.default_rng(orientation).integers(0, 256, (256, 256, 3), np.uint8)
+  tifffile.imwrite(file(tree, 3), values, photometric="rgb", extratags=[(274, "H", 1, orientation, True)])
+  ((volume, _),) = read(tree)
+  scan = images.read([file(tree, 3)], name="study")
+  np.testing.assert_array_equal(volume[2], scan.image[0])
+
+
+def test_a_slice_of_two_pages_and_a_volume_that_shows_nothing(tree):
+  page = Image.new("RGB", (256, 256), (7, 7, 7))
+  page.save(file(tree, 3), save_all=True, append_images=[page])
+  refused(tree, f"{NAME}_3.tif has 2 pages")
+  for number in range(1, 12):
+    page.save(file(tree, number))
+  refused(tree, f"{NAME} is constant in FLAIR (all 7)")
 
 
 def test_part_of_the_data_set_only_when_asked_for(tree):

@@ -14,6 +14,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from PIL import Image
 
 from bt_jax.datasets import kaggle_tree, phantom, store
 from bt_jax.datasets.lgg_mri import lgg_mri_dataset_builder as lgg_mri
@@ -137,11 +138,20 @@ def test_full_disk(phantom_root, builder, tmp_path, what):
   process.start()
   message = queue.get(timeout=60)
   process.join()
-  assert what in message and os.strerror(errno.EFBIG) in message and "--config.data." in message
+  assert what in message and f"({os.strerror(errno.EFBIG)})" in message and "--config.data." in message
   assert "\n" not in message
   assert not list(tmp_path.rglob("*incomplete*"))
   if what == "data set":
     assert _build(str(root), str(tmp_path)) == builder.info.splits.total_num_examples
+
+
+def test_a_volume_that_shows_nothing_is_not_built(tmp_path):
+  tree = phantom.write_tree(tmp_path / "tree", patients=3, slices=3)
+  folder = sorted(tree.glob("*/"))[1]
+  for path in folder.glob("*.tif"):
+    Image.new("L" if "mask" in path.name else "RGB", (256, 256)).save(path)
+  with pytest.raises(UserError, match=f"the volume in .*{folder.name} is constant in FLAIR"):
+    store.open_or_build("phantom", root=str(tmp_path / "tree"), data_dir=str(tmp_path / "data"))
 
 
 def test_usable_elsewhere_without_tensorflow(data_dir, builder, tmp_path):

@@ -14,6 +14,8 @@ import numpy as np
 from PIL import Image
 
 from bt_jax.errors import UserError
+from bt_jax.scans import discovery, findings, tiff
+from bt_jax.scans.scan import check_range
 from bt_jax.schema import CLINICAL_FIELDS, SLICE_SIZE
 
 FULL_PATIENTS = 110
@@ -26,8 +28,9 @@ HOW_TO_GET = (
 )
 
 _DEPTH = 3  # folders below the tree to look in, deep enough to find the tree inside itself
+_SUFFIXES = (".tif", ".tiff")  # in capitals too
 _CASE = re.compile(r"(?P<patient>[^_]+_(?P<site>[^_]+)_[^_]+)_\d{8}")
-_SLICE = re.compile(r"(?P<stem>(?P<case>.+)_(?P<number>\d+))(?P<mask>_mask)?")
+_SLICE = re.compile(r"(?P<stem>(?P<case>.+)_(?P<number>\d+))(?P<mask>_mask)?", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +87,7 @@ def read_tree(root: str | pathlib.Path | None, *, expect_full: bool) -> Tree:
     expect_full: insist on the published 110 patients and 3,929 slices.
 
   Raises:
-    UserError: see the module's tests for the list; every one names the file or folder and the cure.
+    UserError: see the module's tests for the list; every one names the file or folder and the remedy.
   """
   path = find_tree(root)
   cases = _find_cases(path)
@@ -100,10 +103,10 @@ def read_tree(root: str | pathlib.Path | None, *, expect_full: bool) -> Tree:
 
 
 def _find_cases(path: pathlib.Path) -> tuple[Case, ...]:
-  folders: dict[pathlib.Path, list[pathlib.Path]] = {}
-  for depth in range(_DEPTH + 1):
-    for file in path.glob("*/" * depth + "*.tif"):  # follows links, which rglob does not
-      folders.setdefault(file.parent, []).append(file)
+  folders = {}
+  for folder, files in discovery.walk(path, depth=_DEPTH):
+    if tiffs := [file for file in files if file.suffix.lower() in _SUFFIXES]:
+      folders[folder] = tiffs
   if not folders:
     raise UserError(f"no cases: {path} holds no .tif file; {HOW_TO_GET}")
   cases: dict[str, tuple[pathlib.Path, Case]] = {}
@@ -193,23 +196,28 @@ def read_case(case: Case) -> tuple[np.ndarray, np.ndarray]:
     Images, uint8 [slices, 256, 256, 3], and masks, uint8 [slices, 256, 256, 1] in {0, 1}, in slice order.
 
   Raises:
-    UserError: a file is unreadable, or of the wrong size, mode, bit depth or mask values.
+    UserError: a file is unreadable, or of the wrong size, mode, bit depth or mask values; or a sequence shows nothing.
   """
-  images = [_read_tiff(files.image, "RGB") for files in case.slices]
-  masks = [_read_mask(files.mask) for files in case.slices]
-  return np.stack(images), np.stack(masks)[..., None]
+  images = np.stack([_read_tiff(files.image, "RGB") for files in case.slices])
+  masks = np.stack([_read_mask(files.mask) for files in case.slices])
+  check_range(images, f"the volume in {case.slices[0].image.parent}")
+  return images, masks[..., None]
 
 
 def _read_tiff(path: pathlib.Path, mode: str) -> np.ndarray:
+  """The one slice of a file, upright: Pillow turns a TIFF as its Orientation says, as prediction does."""
   try:
-    with Image.open(path) as image:
+    with findings.kept(), Image.open(path) as image:
       if (image.format, image.mode, image.size) != ("TIFF", mode, (SLICE_SIZE, SLICE_SIZE)):
         width, height = image.size
         raise UserError(
           f"{path} is a {image.format} of {width}x{height} pixels in mode {image.mode}, expected a TIFF of "
           f"{SLICE_SIZE}x{SLICE_SIZE} in mode {mode} (8 bits a channel): restore it from the archive"
         )
-      return np.asarray(image)
+      pixels = np.asarray(image)
+      if (pages := len(tiff.orientations(path))) != 1:
+        raise UserError(f"{path} has {pages} pages, expected one slice: restore it from the archive")
+      return pixels
   except UserError:
     raise
   except Exception as error:  # Pillow raises many kinds for a broken file: OSError, SyntaxError, struct.error, ...

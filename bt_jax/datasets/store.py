@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import errno
 import functools
 import io
 import itertools
@@ -73,12 +74,18 @@ def open_or_build(variant: str, *, root: str | None, data_dir: str | None) -> Bu
       else:
         _build(builder, root)
   except (OSError, RuntimeError) as error:  # TFDS's writer raises RuntimeError where the disk is full
-    reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    reason = getattr(error, "strerror", None) or _reason(str(error))
     raise UserError(
       f"cannot build the data set in {target.parent} ({reason}): nothing half built stays there; free some space, or "
       "choose another folder with --config.data.dir"
     ) from error
   return builder
+
+
+def _reason(message: str) -> str:
+  """What a message of TFDS's writer, some lines long, says of the disk; its first line where it says nothing of it."""
+  known = (os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS))
+  return next((text for text in known if text in message), message.splitlines()[0])
 
 
 def _build(builder: Builder, root: str | None) -> None:

@@ -10,12 +10,12 @@ import zipfile
 import zlib
 
 from bt_jax.errors import UserError
+from bt_jax.scans.discovery import is_hidden
 
 _BLOCK = 2**20
 _RATIO = 500  # bytes out of one; background of zeros packs to 1 : 200 at most in real scans
 _SMALL = 2**26  # bytes below which no ratio is odd
 _LONGEST = 60  # characters of a name, in up to 4 bytes each
-_LEFT_OUT = "__MACOSX"
 _OURS = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.ENAMETOOLONG)  # of this machine, not of the zip
 
 
@@ -106,7 +106,7 @@ def _parts(name: str) -> list[str]:
 
 
 def _is_hidden(name: str) -> bool:
-  return any(part == _LEFT_OUT or (part.startswith(".") and part not in (".", "..")) for part in _parts(name))
+  return any(is_hidden(part) for part in _parts(name) if part not in (".", ".."))
 
 
 def _safe(name: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from bt_jax.errors import UserError
-from bt_jax.scans import dicom, images, roles
+from bt_jax.scans import dicom, discovery, images, roles
 from bt_jax.scans.kinds import EXPECTED, kind_of
 from bt_jax.scans.roles import stem
 
@@ -64,32 +64,13 @@ def find_in(root: pathlib.Path) -> list[Study]:
     raise UserError(
       f"{root} holds nothing to read, {EXPECTED} (masks, T2 and outputs are left out): name another folder"
     )
-  return _named_apart(sorted(found, key=lambda study: _natural(study.name)), root)
+  return _named_apart(sorted(found, key=lambda study: discovery.natural(study.name)), root)
 
 
 def _walk(root: pathlib.Path) -> Iterator[tuple[pathlib.Path, list[pathlib.Path]]]:
-  """Folders and their files, both in natural order, without hidden ones and outputs; a loop of links ends."""
-  seen = set()
-
-  def refuse(error: OSError) -> None:
-    raise UserError(
-      f"{error.filename} cannot be listed ({error.strerror}): mend that, or name another folder"
-    ) from error
-
-  for text, folders, files in os.walk(root, followlinks=True, onerror=refuse):
-    folder, real = pathlib.Path(text), os.path.realpath(text)
-    keep = [name for name in folders if not name.startswith((".", "__MACOSX")) and not _NO_SCANS.fullmatch(name)]
-    folders[:] = sorted(keep, key=_natural) if real not in seen else []
-    if real not in seen:
-      paths = [folder / name for name in sorted(files, key=_natural) if not name.startswith(".") and name != "DICOMDIR"]
-      yield folder, [path for path in paths if not _OUTPUTS.fullmatch(stem(path)) and path.is_file()]
-    seen.add(real)
-
-
-def _natural(text: str) -> tuple:
-  """Sorts `a2` before `a10`."""
-  parts = re.split(r"(\d+)", text)
-  return tuple((part.casefold(), 0) if place % 2 == 0 else ("", int(part)) for place, part in enumerate(parts)), text
+  """Folders and their files without outputs, masks and labels."""
+  for folder, files in discovery.walk(root, enter=lambda name: not _NO_SCANS.fullmatch(name)):
+    yield folder, [path for path in files if path.name != "DICOMDIR" and not _OUTPUTS.fullmatch(stem(path))]
 
 
 def _volumes(pictures: Sequence[pathlib.Path]) -> list[tuple[str, tuple[pathlib.Path, ...]]]:

@@ -2,11 +2,9 @@
 
 import gzip
 import io
-import logging
 import pathlib
 import zlib
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import nibabel
 import numpy as np
@@ -17,33 +15,30 @@ from nibabel.wrapstruct import WrapStructError
 
 from bt_jax import files as writing
 from bt_jax.errors import UserError
-from bt_jax.scans import roles
-from bt_jax.scans.scan import NOTICE, Scan, axial_spacing, check_size, fill_roles, from_axial, to_axial
-
-logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # of a broken file, one line is said
+from bt_jax.scans import findings, placing, roles
+from bt_jax.scans.placing import Source
+from bt_jax.scans.scan import (
+  NOTICE,
+  Scan,
+  check_expansion,
+  check_finite,
+  check_range,
+  check_size,
+  fill_roles,
+  from_axial,
+  to_axial,
+)  # fmt: skip
 
 _LARGEST = 2**29  # voxels of all volumes in a file, 2 GiB as float32
 _KINDS = {348: nibabel.Nifti1Image, 540: nibabel.Nifti2Image}  # by the size that a header begins with
-_TO_MM = {1: 1000.0, 3: 0.001}  # metres and microns, by the lower three bits of the header's units
-_COARSE = 2.0  # voxels this many times as long as wide are those of slices
 _LARGEST_OFFSET = 2**28  # bytes before the voxels
 _BLOCK = 2**22
+_EXTENSION = 16  # bytes of an extension at least, by the standard
 _GZIP = b"\x1f\x8b"
-_TOLERANCE_MM = 1e-3
 _PLACING = (
   "dim_info", "qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
   "sform_code", "srow_x", "srow_y", "srow_z",
 )  # fmt: skip
-
-
-class Source(NamedTuple):
-  """What a mask needs to lie as FLAIR does: its class, header, affine in mm, shape without channels, and `.nii` or `.nii.gz`."""
-
-  kind: type
-  header: nibabel.Nifti1Header
-  affine: Float[np.ndarray, "4 4"]
-  shape: tuple[int, ...]
-  suffix: str
 
 
 def is_nifti(start: bytes) -> bool:
@@ -70,19 +65,20 @@ def read(files: Sequence[pathlib.Path], *, name: str, given: Mapping[str, str]) 
   """
   paths = roles.by_role(files, given)
   loaded = {role: _load(path) for role, path in paths.items()}
-  volume, source = loaded["flair"]
-  _check_alike(loaded, paths)
-  volumes = {role: one for role, (one, _) in loaded.items()}
+  volume, source, _ = loaded["flair"]
+  placing.check_alike({role: one for role, (_, one, _) in loaded.items()}, paths)
+  volumes = {role: one for role, (one, *_) in loaded.items()}
   found, told, odd = roles.one_each(volumes, paths) if given else roles.by_place(volume, paths["flair"])
   channels, told, warnings = fill_roles(found, told, name)
   try:
     image = np.ascontiguousarray(to_axial(channels, source.affine))
   except UserError as error:
     raise UserError(
-      f"{paths['flair']} has an affine that places no volume: mend its header, or convert it again"
+      f"{paths['flair']} has an affine that places no volume: correct its header, or convert it again"
     ) from error
-  spacing = axial_spacing(source.affine)
-  warnings += odd + _warnings(source, spacing)
+  spacing, sizes = placing.spacing(source, image.shape[:3], paths["flair"])
+  warnings += odd + sizes + placing.warnings(source, spacing)
+  warnings += [sentence for *_, sentences in loaded.values() for sentence in sentences]
   names = [f"{index:04d}" for index in range(len(image))]
   role, _ = roles.in_name(roles.stem(paths["flair"]))
   oddities = (
@@ -91,69 +87,99 @@ def read(files: Sequence[pathlib.Path], *, name: str, given: Mapping[str, str]) 
   return Scan(name, "nifti", image, spacing, told, names, warnings, source=source, oddities=oddities)
 
 
-def _check_alike(loaded: Mapping[str, tuple[np.ndarray, Source]], paths: Mapping[str, pathlib.Path]) -> None:
-  flair = loaded["flair"][1]
-  for role, (_, source) in loaded.items():
-    if source.shape != flair.shape:
-      what = f"{_size(source.shape)} voxels and {paths['flair']} {_size(flair.shape)}"
-    elif not np.allclose(source.affine, flair.affine, rtol=0, atol=_TOLERANCE_MM):
-      what = f"another affine than {paths['flair']}"
-    else:
-      continue
-    raise UserError(f"{paths[role]} has {what}: register and resample it to FLAIR before")
-
-
-def _warnings(source: Source, spacing: tuple[float, float, float]) -> list[str]:
-  warnings = []
-  if not (source.header["qform_code"] or source.header["sform_code"]):
-    warnings.append("the file does not say how the head lies: its axes are taken as left, front and head")
-  if max(spacing) > _COARSE * min(spacing) and spacing[0] < max(spacing):
-    plane = "coronally" if spacing[1] == max(spacing) else "sagittally"
-    warnings.append(f"the slices were taken {plane}: the axial plane, which the networks know, is coarse")
-  return warnings
-
-
-def _load(path: pathlib.Path) -> tuple[Shaped[np.ndarray, "x y z channels"], Source]:
+def _load(path: pathlib.Path) -> tuple[Shaped[np.ndarray, "x y z channels"], Source, list[str]]:
+  """The values of a file, how it lies, and what nibabel found in it, a sentence each."""
   try:
-    with open(path, "rb") as file:
+    with findings.kept() as messages, open(path, "rb") as file:
       packed = file.read(2) == _GZIP
       file.seek(0)
       with gzip.open(file) if packed else file as stream:
-        kind, content = _content(stream, path)
-    image = kind.from_stream(content)
-    values, affine = _values(image), image.affine
+        kind, content = _content(stream, path, packed)
+      image = kind.from_stream(content)
+      values, affine = _values(image), image.affine
   except (gzip.BadGzipFile, zlib.error, EOFError) as error:
     raise UserError(f"{path} is damaged or truncated ({error}): copy it again") from error
   except (ImageFileError, HeaderDataError, WrapStructError, ValueError, OverflowError) as error:
     raise UserError(
       f"{path} has a header that makes no sense ({' '.join(str(error).split())}): convert it again"
     ) from error
-  affine = np.diag([_TO_MM.get(int(image.header["xyzt_units"]) % 8, 1.0)] * 3 + [1.0]) @ affine
-  return values, Source(kind, image.header, affine, image.shape[:3], ".nii.gz" if packed else ".nii")
+  check_finite(values, path)
+  check_range(values, path)
+  affine = placing.in_mm(affine, image.header)
+  source = Source(kind, image.header, affine, image.shape[:3], ".nii.gz" if packed else ".nii")
+  return values, source, findings.sentences(path.name, messages)
 
 
-def _content(stream: io.BufferedIOBase, path: pathlib.Path) -> tuple[type, io.BytesIO]:
-  """The class of a file and as many of its bytes as its header promises; a bomb or a lie does not make them more."""
+def _content(stream: io.BufferedIOBase, path: pathlib.Path, packed: bool) -> tuple[type, io.BytesIO]:
+  """The class of a file and its bytes, as many as its header promises.
+
+  The stream is read to its end, where gzip verifies its checksum; a bomb or a lie does not make it more by one byte.
+  What follows the voxels is refused: either the header has another size than the data, or begins them too early.
+  """
   start = stream.read(max(_KINDS))
   if not start:
     raise UserError(f"{path} is empty: copy it again")
   if not is_nifti(start):
     raise UserError(f"{path} is no NIfTI file, or damaged: convert it to .nii.gz, or copy it again")
   kind = _KINDS[_first_number(start)]
-  header = kind.header_class.from_fileobj(io.BytesIO(start))
+  header = kind.header_class(start[: kind.header_class.sizeof_hdr])
   _check(header, path)
-  shape = header.get_data_shape()
-  promised = int(header.get_data_offset() + np.prod(shape, dtype=float) * header.get_data_dtype().itemsize)
+  shape, offset = header.get_data_shape(), _offset(header, path)
+  promised = int(offset + np.prod(shape, dtype=float) * header.get_data_dtype().itemsize)
+  if packed:
+    check_expansion(promised, path)
   content = io.BytesIO()
-  content.write(start)
+  content.write(start[:promised])
   while content.tell() < promised and (block := stream.read(min(_BLOCK, promised - content.tell()))):
     content.write(block)
   if content.tell() < promised:
     raise UserError(
       f"{path} is truncated ({content.tell():,} of {promised:,} bytes for {_size(shape)} voxels): copy it again"
     )
+  if start[promised:] or stream.read(1):
+    raise UserError(
+      f"{path} goes on behind its {_size(shape)} voxels of {header.get_data_dtype()}: size, type or vox_offset in its "
+      "header is wrong, or two files were joined: convert it again"
+    )
+  _check_extensions(content.getbuffer(), header, offset, path)
+  _write_header(content, header, offset)
   content.seek(0)
   return kind, content
+
+
+def _offset(header: nibabel.Nifti1Header, path: pathlib.Path) -> int:
+  """Where the voxels begin: where the header says, or right behind it where that says 0, which nothing else can mean."""
+  told, least = float(header["vox_offset"]), header.single_vox_offset
+  if told == 0:
+    return least
+  if not least <= told <= _LARGEST_OFFSET or told % 1:
+    raise UserError(
+      f"{path} says that its voxels begin at byte {told:g} (vox_offset), expected {least} or a little more: convert it again"
+    )
+  return int(told)
+
+
+def _check_extensions(content: memoryview, header: nibabel.Nifti1Header, offset: int, path: pathlib.Path) -> None:
+  """Raises UserError where an extension of the header reaches into the voxels."""
+  at = header.single_vox_offset
+  if not content[at - 4]:
+    return
+  order = "little" if header.endianness == "<" else "big"
+  while offset - at >= _EXTENSION:
+    size = int.from_bytes(content[at : at + 4], order, signed=True)
+    if size < _EXTENSION or size > offset - at:
+      raise UserError(
+        f"{path} has an extension of {size} bytes in its header, and voxels that begin {offset - at} bytes behind its start: "
+        "one of both is wrong: convert it again"
+      )
+    at += size
+
+
+def _write_header(content: io.BytesIO, header: nibabel.Nifti1Header, offset: int) -> None:
+  """Puts the header before the voxels with their offset, and without extensions, which a mask does not get."""
+  header["vox_offset"] = offset
+  content.seek(0)
+  content.write(header.binaryblock + bytes(4))
 
 
 def _check(header: nibabel.Nifti1Header, path: pathlib.Path) -> None:
@@ -164,7 +190,7 @@ def _check(header: nibabel.Nifti1Header, path: pathlib.Path) -> None:
   if len(shape) < 2 or min(shape) < 1:
     raise UserError(f"{path} is {_size(shape) or 'no'} voxels, expected a volume: convert it again")
   check_size(shape[:3], path)
-  if np.prod(shape, dtype=float) > _LARGEST or header.get_data_offset() > _LARGEST_OFFSET:
+  if np.prod(shape, dtype=float) > _LARGEST:
     raise UserError(f"{path} says it is {_size(shape)} voxels, larger than any MRI: is it damaged?")
   if dtype.kind == "c":
     raise UserError(f"{path} holds complex numbers, expected magnitudes: convert it to them")

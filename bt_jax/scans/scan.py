@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,15 @@ NOTICE = "For research only, never clinical use."  # stands in every output
 _MOST_VOXELS = 2**27  # 1.6 GB of three channels in float32
 _LONGEST = 2**13  # along any axis
 _MOST_SLICES = 2**11
+# A range of intensities below these is rounding alone: as a share of them, and in any unit; what is above is no intensity.
+_FLAT, _LEAST_SPAN, _MOST_SPAN = 1e-6, 1e-9, 1e30
+_RATIO, _SMALL = (
+  100,
+  2**24,
+)  # bytes out of one, beyond so many bytes; real scans pack to a fifth, empty margins to 1 : 50
+
+# Of the sides of voxels, and of the longest side of a volume: of a head with some margin, or of a good part of a brain.
+_FINEST_MM, _COARSEST_MM, _SMALLEST_HEAD_MM, _LARGEST_VIEW_MM = 0.05, 50.0, 50.0, 1000.0
 
 # Slices run from the feet to the head, rows from front to back, columns from the patient's right to the left: the way
 # the published slices lie. As nibabel counts axes: columns, rows, slices.
@@ -74,6 +84,20 @@ def check_size(shape: Sequence[int], where: Any) -> None:
     )
 
 
+def check_expansion(size: int, path: pathlib.Path) -> None:
+  """Raises UserError where a file unpacks to so many bytes out of so few that no scan can be in it.
+
+  Args:
+    size: of what it says it holds, in bytes, before it is unpacked.
+    path: of the file.
+  """
+  if size > max(_SMALL, path.stat().st_size * _RATIO):
+    raise UserError(
+      f"{path} says that it unpacks to {size:,} bytes, over {_RATIO} out of one, as no scan does: damaged or truncated, "
+      "copy it again"
+    )
+
+
 def check_image(image: np.ndarray, name: str) -> None:
   """Raises UserError where an image is empty, too large, is not finite, or has a channel of one value only."""
   if not image.size:
@@ -81,13 +105,36 @@ def check_image(image: np.ndarray, name: str) -> None:
   check_size(image.shape[:3], name)
   if len(image) > _MOST_SLICES:
     raise UserError(f"{name} has {len(image)} axial slices, more than any MRI of a head: give it in parts")
-  lowest, highest = extremes(image)
-  if not np.isfinite([lowest, highest]).all():
+  check_finite(image, name)
+  check_range(image, name)
+
+
+def check_finite(image: Shaped[np.ndarray, "... channels"], where: Any) -> None:
+  """Raises UserError where a value is NaN or infinite; `where` is the file, or the name of the study."""
+  if image.size and not np.isfinite(extremes(image)).all():
     count = int((~np.isfinite(image)).any(-1).sum())
-    raise UserError(f"{name} has {count} voxels that are not finite (NaN or infinite): replace them before")
-  if constant := [at for at in range(len(CHANNELS)) if lowest[at] == highest[at]]:
-    role = "FLAIR" if CHANNELS.index("flair") in constant else CHANNELS[constant[0]]  # which may stand for all of them
-    raise UserError(f"{name} is constant in {role} (all {lowest[constant[0]]:g}): name another file")
+    raise UserError(f"{where} has {count} voxels that are not finite (NaN or infinite): replace them before")
+
+
+def check_range(image: Shaped[np.ndarray, "... channels"], where: Any) -> None:
+  """Raises UserError where a channel, of one or of `CHANNELS`, is flat: of one value, or next to it, or beyond float32.
+
+  Args:
+    image: as it is stored.
+    where: the file, or the name of the study.
+  """
+  if not image.size:
+    raise UserError(f"{where} has no pixel: name another file")
+  lowest, highest = np.asarray(extremes(image), np.float64)
+  span, flattest = highest - lowest, np.maximum(_FLAT * np.maximum(abs(lowest), abs(highest)), _LEAST_SPAN)
+  roles = CHANNELS if len(span) == len(CHANNELS) else ("flair",)
+  flat = {role: number for number, role in enumerate(roles) if not flattest[number] < span[number] < _MOST_SPAN}
+  if flat:
+    role = "flair" if "flair" in flat else next(iter(flat))  # FLAIR may stand for all of them
+    low, high = lowest[flat[role]], highest[flat[role]]
+    how = f"all {low:g}" if low == high else f"from {low:.9g} to {high:.9g}"
+    what = "constant" if low == high else "flat" if span[flat[role]] < _MOST_SPAN else "without bounds"
+    raise UserError(f"{where} is {what} in {'FLAIR' if role == 'flair' else role} ({how}): name another file")
 
 
 def fill_roles(
@@ -129,27 +176,54 @@ def to_axial(array: Shaped[np.ndarray, "..."], affine: Float[np.ndarray, "4 4"])
   Raises:
     UserError: the affine is not one of a volume.
   """
-  turned = orientations.apply_orientation(array, orientations.ornt_transform(_orientation(affine), _AXIAL))
+  turned = orientations.apply_orientation(array, orientations.ornt_transform(orientation_of(affine), _AXIAL))
   return np.moveaxis(turned, (0, 1, 2), (2, 1, 0))
 
 
 def from_axial(array: Shaped[np.ndarray, "..."], affine: Float[np.ndarray, "4 4"]) -> Shaped[np.ndarray, "..."]:
   """Undoes `to_axial`, exactly."""
   turned = np.moveaxis(array, (2, 1, 0), (0, 1, 2))
-  return orientations.apply_orientation(turned, orientations.ornt_transform(_AXIAL, _orientation(affine)))
+  return orientations.apply_orientation(turned, orientations.ornt_transform(_AXIAL, orientation_of(affine)))
 
 
 def axial_spacing(affine: Float[np.ndarray, "4 4"]) -> tuple[float, float, float]:
-  """Mm between slices, rows and columns once an array of this affine is axial."""
-  lengths = np.sqrt((affine[:3, :3] ** 2).sum(0))
-  columns, rows, slices = (float(lengths[axis]) for axis in np.argsort(_orientation(affine)[:, 0]))
+  """Mm between slices, rows and columns once an array of this affine is axial.
+
+  Each is measured at right angles to the slices, or within them to the rows: then the three multiply to the volume of a
+  voxel, which is the determinant of the affine, and the last two to the area of a pixel, also where a tilted gantry has
+  shifted the slices against each other.
+  """
+  axes = affine[:3, :3][:, np.argsort(orientation_of(affine)[:, 0])]  # columns, rows, slices
+  columns, rows, slices = np.abs(np.diag(np.linalg.qr(axes).R)).tolist()
   return slices, rows, columns
 
 
-def _orientation(affine: np.ndarray) -> np.ndarray:
+def shear_degrees(affine: Float[np.ndarray, "4 4"]) -> float:
+  """By how much the axes of an affine, at worst, miss the right angle."""
+  axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
+  return float(np.degrees(np.arcsin(min(np.abs(axes.T @ axes - np.eye(3)).max(), 1.0))))
+
+
+def implausible_size(shape: Sequence[int], spacing_mm: Sequence[float]) -> str | None:
+  """Says, as part of a sentence, in what a volume of this size in mm is none of a head; None where it may be one.
+
+  Args:
+    shape: of slices, rows and columns.
+    spacing_mm: between them.
+  """
+  longest = max(size * length for size, length in zip(shape, spacing_mm, strict=True))
+  sides = " x ".join(f"{length:.3g}" for length in spacing_mm)
+  if not _FINEST_MM <= min(spacing_mm) <= max(spacing_mm) <= _COARSEST_MM:
+    return f"voxels of {sides} mm"
+  if not _SMALLEST_HEAD_MM <= longest <= _LARGEST_VIEW_MM:
+    return f"a field of view of {longest:.3g} mm (voxels of {sides} mm)"
+  return None
+
+
+def orientation_of(affine: np.ndarray) -> np.ndarray:
   """For each axis of the array, the axis of the patient it runs along, and which way."""
   axes = affine[:3, :3]
   lengths = np.linalg.norm(axes, axis=0)
   if not np.isfinite(affine).all() or not lengths.all() or abs(np.linalg.det(axes / lengths)) < 1e-6:
-    raise UserError("the affine of the volume is singular: mend its header, or convert it again")
+    raise UserError("the affine of the volume is singular: correct its header, or convert it again")
   return orientations.io_orientation(affine)

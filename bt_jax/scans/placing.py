@@ -1,0 +1,144 @@
+"""How a NIfTI volume lies, and how large it is, by a header that may say so twice or not at all."""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import nibabel
+import numpy as np
+from jaxtyping import Float
+from nibabel.spatialimages import HeaderDataError
+
+from bt_jax.errors import UserError
+from bt_jax.scans.scan import axial_spacing, implausible_size, orientation_of, shear_degrees
+
+_TO_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # not known, metres, mm and microns: the lower three bits of the units
+_COARSE = 2.0  # voxels this many times as long as wide are those of slices
+_SAME_SIZE = 0.01  # as a share: what rounding in a header may change
+_SAME_GRID = 0.05  # of a voxel
+_SHEARED = 1.0  # degrees
+_FARTHEST_MM = 5000.0  # from the centre of the scanner, which a table moves through
+_SQUARE = 0.01  # by how much pixels may be higher than wide where nothing of their size can be believed
+
+
+class Source(NamedTuple):
+  """What a mask needs to lie as FLAIR does: its class, header, affine in mm, shape without channels, and `.nii` or `.nii.gz`."""
+
+  kind: type
+  header: nibabel.Nifti1Header
+  affine: Float[np.ndarray, "4 4"]
+  shape: tuple[int, ...]
+  suffix: str
+
+
+def in_mm(affine: Float[np.ndarray, "4 4"], header: nibabel.Nifti1Header) -> Float[np.ndarray, "4 4"]:
+  """The affine in mm, by the header's unit of space; in whatever it has where the standard knows no such unit."""
+  return np.diag([_TO_MM.get(_unit(header), 1.0)] * 3 + [1.0]) @ affine
+
+
+def _unit(header: nibabel.Nifti1Header) -> int:
+  return int(header["xyzt_units"]) % 8
+
+
+def check_alike(sources: Mapping[str, Source], paths: Mapping[str, pathlib.Path]) -> None:
+  """Raises UserError where a sequence does not lie on FLAIR's grid, to a twentieth of a voxel."""
+  flair = sources["flair"]
+  for role, source in sources.items():
+    if source.shape != flair.shape:
+      what = f"{_times(source.shape)} voxels and {paths['flair']} {_times(flair.shape)}"
+    elif _apart(source.affine, flair.affine, flair.shape) > _SAME_GRID * _sides(flair.affine).min():
+      what = f"another affine than {paths['flair']}"
+    else:
+      continue
+    raise UserError(f"{paths[role]} has {what}: register and resample it to FLAIR before")
+
+
+def spacing(
+  source: Source, shape: Sequence[int], path: pathlib.Path
+) -> tuple[tuple[float, float, float] | None, list[str]]:
+  """Mm between slices, rows and columns, None where the header says what cannot be, and warnings.
+
+  The sform may scale a volume into an atlas; where it and `pixdim` differ, `pixdim` is the size of a voxel, as the
+  standard has it (nifti1.h: pixdim are the grid spacings).
+
+  Args:
+    source: of the volume.
+    shape: of slices, rows and columns.
+    path: of the file.
+
+  Raises:
+    UserError: sizes cannot be, and pixels are not square by them: the shape of the picture is not known either.
+  """
+  sizes, warnings = _sizes(source)
+  reason = implausible_size(shape, sizes) if sizes else "two sizes of its voxels"
+  if _unit(source.header) not in _TO_MM:
+    reason = f"a unit of space that the standard does not know ({_unit(source.header)})"
+  if reason is None:
+    return sizes, warnings
+  _, rows, columns = sizes or axial_spacing(source.affine)
+  if abs(rows - columns) > _SQUARE * max(rows, columns):
+    raise UserError(f"{path} has {reason}, which no MRI of a head has: correct pixdim, sform and units in its header")
+  return None, [*warnings, f"the header has {reason}, which no MRI of a head has: sizes in mm are left out"]
+
+
+def _sizes(source: Source) -> tuple[tuple[float, float, float] | None, list[str]]:
+  """By the affine, or by `pixdim` where that differs; None where `pixdim` was never set, and a warning."""
+  by_affine, lengths = axial_spacing(source.affine), _sides(source.affine)
+  pixdim = source.header["pixdim"][1:4].astype(float)
+  columns, rows, slices = (pixdim * _TO_MM.get(_unit(source.header), 1.0))[
+    np.argsort(orientation_of(source.affine)[:, 0])
+  ]
+  by_pixdim = float(slices), float(rows), float(columns)
+  in_order = lengths[np.argsort(orientation_of(source.affine)[:, 0])][::-1]
+  if any(np.allclose(by_pixdim, other, rtol=_SAME_SIZE, atol=0) for other in (by_affine, in_order)):
+    return by_affine, []
+  unset = not source.header["qform_code"] and (pixdim == 1).all()
+  used = "neither is believed" if unset else "pixdim is used"
+  warning = f"voxels are {_mm(by_pixdim)} mm by pixdim and {_mm(by_affine)} mm by sform: {used}"
+  return (None if unset else by_pixdim), [warning]
+
+
+def warnings(source: Source, spacing_mm: tuple[float, float, float] | None) -> list[str]:
+  """What to know about how a volume lies, a sentence each."""
+  header, spacing_mm = source.header, spacing_mm or axial_spacing(source.affine)
+  said = []
+  if not (header["qform_code"] or header["sform_code"]):
+    said.append("the file does not say how the head lies: its axes are taken as left, front and head")
+  if max(spacing_mm) > _COARSE * min(spacing_mm) and spacing_mm[0] < max(spacing_mm):
+    plane = "coronally" if spacing_mm[1] == max(spacing_mm) else "sagittally"
+    said.append(f"the slices were taken {plane}: the axial plane, which the networks know, is coarse")
+  if (degrees := shear_degrees(source.affine)) > _SHEARED:
+    said.append(
+      f"the volume is sheared by {degrees:.0f} degrees (gantry tilt?): its volume is right, lengths across slices are not"
+    )
+  if header["qform_code"] and header["sform_code"]:
+    try:
+      apart = _apart(in_mm(header.get_qform(), header), source.affine, source.shape)
+    except (ValueError, HeaderDataError) as error:
+      apart, reason = np.inf, f"qform makes no sense ({error})"
+    else:
+      reason = f"qform and sform place the volume up to {apart:.3g} mm apart"
+    if not apart <= max(_sides(source.affine)):  # NaN too
+      said.append(f"{reason}: sform is used")
+  if (distance := np.abs(source.affine[:3, 3]).max()) > _FARTHEST_MM:
+    said.append(f"the header puts the volume {distance:.3g} mm from the scanner's centre: its position is not known")
+  return said
+
+
+def _apart(one: np.ndarray, other: np.ndarray, shape: Sequence[int]) -> float:
+  """The largest distance, in mm, between corners of a volume that two affines place."""
+  ends = np.array([*shape, 1, 1, 1][:3]) - 1
+  corners = np.array([[x, y, z, 1] for x in (0, ends[0]) for y in (0, ends[1]) for z in (0, ends[2])])
+  return float(np.linalg.norm(corners @ (one - other).T, axis=1).max())
+
+
+def _sides(affine: np.ndarray) -> np.ndarray:
+  return np.linalg.norm(affine[:3, :3], axis=0)
+
+
+def _times(shape: Sequence[int]) -> str:
+  return " x ".join(map(str, shape))
+
+
+def _mm(spacing_mm: Sequence[float]) -> str:
+  return " x ".join(f"{length:.3g}" for length in spacing_mm)

@@ -14,7 +14,7 @@ import filelock
 from tqdm import tqdm
 
 from bt_jax import files
-from bt_jax.errors import UserError
+from bt_jax.errors import MachineError, UserError
 from bt_jax.inference import outputs
 from bt_jax.inference.predictor import Prediction, Predictor
 from bt_jax.scans import studies
@@ -145,6 +145,8 @@ def _one_ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Ite
   def attempt(item: Item) -> tuple[Item, Result | UserError]:
     try:
       return item, function(item)
+    except MachineError:
+      raise
     except UserError as error:
       return item, error
 

@@ -6,15 +6,10 @@ import io
 import json
 import os
 import pathlib
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bt_jax.errors import UserError
-
-_FORMULA = re.compile(
-  r"[=+\-@\t\r']"
-)  # how a text begins that a spreadsheet would compute; and how one made harmless does
 
 
 def write_bytes(path: str | pathlib.Path, content: bytes) -> pathlib.Path:
@@ -69,8 +64,6 @@ def read_csv(path: str | pathlib.Path) -> list[dict[str, Any]]:
 
 
 def _value(text: str) -> Any:
-  if text.startswith("'") and _FORMULA.match(text[1:]):
-    return text[1:]
   if text in ("", "nan"):
     return None
   if text in ("True", "False"):
@@ -83,17 +76,10 @@ def _value(text: str) -> Any:
   return text
 
 
-def _harmless(value: Any) -> Any:
-  return f"'{value}" if isinstance(value, str) and _FORMULA.match(value) else value
-
-
 def write_csv(path: str | pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> pathlib.Path:
-  """Writes rows that share their keys under a header; floats in full precision.
-
-  A text that a spreadsheet would compute, as `=1+1`, gets the apostrophe before it that makes it a text there too.
-  """
+  """Writes rows that share their keys under a header; floats in full precision."""
   text = io.StringIO()
   writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
   writer.writeheader()
-  writer.writerows({name: _harmless(value) for name, value in row.items()} for row in rows)
+  writer.writerows(rows)
   return write_bytes(path, text.getvalue().encode(errors="backslashreplace"))  # names that are no UTF-8

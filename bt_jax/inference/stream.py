@@ -23,6 +23,7 @@ from bt_jax.scans.studies import Study
 
 _TOLD = ("tumor", "probability", "voxels", "volume_mm3", "largest_diameter_mm", "looks_wrong", "warnings")
 _COLUMNS = ("study", "status", *_TOLD, "error")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a text begins that a spreadsheet computes
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
@@ -67,7 +68,7 @@ def predict(
           tqdm.write(f"{row['study']}: {row['error']}", file=sys.stderr)
     finally:
       if table and rows:
-        files.write_csv(table, rows)
+        files.write_csv(table, [{name: _harmless(value) for name, value in row.items()} for row in rows])
     if table:
       _tell_of_all(rows, table)
     else:
@@ -159,6 +160,11 @@ def _one_ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Ite
       waiting = following
     if waiting is not None:
       yield waiting.result()
+
+
+def _harmless(value: Any) -> Any:
+  """A text that a spreadsheet would compute, as `=1+1`, with the apostrophe before it that makes it a text there too."""
+  return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 @contextlib.contextmanager

@@ -136,10 +136,11 @@ def _scaled(dataset: Any, stored: Num[np.ndarray, "..."], frames: Sequence[Frame
 
 def _check_frames(dataset: Any, frame: Frame) -> None:
   """Raises ValueError where a compressed frame is of another size than the header says, and could be of any, or is cut."""
+  import imagecodecs
   from pydicom import encaps, uid
 
-  sized = {*uid.JPEGTransferSyntaxes, *uid.JPEGLSTransferSyntaxes, *uid.JPEG2000TransferSyntaxes}
-  if dataset.file_meta.TransferSyntaxUID not in sized:
+  syntax = dataset.file_meta.TransferSyntaxUID
+  if syntax not in {*uid.JPEGTransferSyntaxes, *uid.JPEGLSTransferSyntaxes, *uid.JPEG2000TransferSyntaxes}:
     return
   expected = (*frame.shape, 1)
   for stream in encaps.generate_frames(dataset.PixelData, number_of_frames=int(frame.numbers["NumberOfFrames"] or 1)):
@@ -148,6 +149,8 @@ def _check_frames(dataset: Any, frame: Frame) -> None:
       raise ValueError(f"a frame of {sizes[0]} samples, {sizes[1]} promised")
     if not is_whole(stream):
       raise ValueError(f"a frame of {len(stream):,} bytes is cut short")
+    if syntax in uid.JPEGLSTransferSyntaxes:
+      imagecodecs.jpegls_decode(stream)  # raises where data end early, which not all of pydicom's decoders do
 
 
 def is_coloured(frame: Frame) -> bool:

@@ -19,7 +19,8 @@ def _words(pattern: str) -> re.Pattern:
 
 _LOCALIZER = _words(r"loc|localizer|localiser|scout|pilot|survey|3.?plane|aahead\w*")
 _MOST_LISTED = 20
-_SHORT_INVERSION, _LONG_INVERSION = 1000.0, 1500.0  # ms: one that nulls fat, one that nulls fluid
+# ms: one that nulls fat, from which to where, and one that nulls fluid; below are seconds
+_SHORT_INVERSION, _LONG_INVERSION = (10.0, 1000.0), 1500.0
 
 
 def choose(series: Sequence[Series], given: Mapping[str, str], name: str) -> tuple[dict[str, Series], list[str]]:
@@ -84,7 +85,7 @@ def guess(series: Series) -> str | None:
   texts = _texts(series)
   kind = next((kind for text in texts if (kind := kind_in(text))), None) or _by_times(series)
   if kind == "flair":
-    return None if 0 < _time(series, "InversionTime") < _SHORT_INVERSION else "flair"
+    return None if _SHORT_INVERSION[0] < _time(series, "InversionTime") < _SHORT_INVERSION[1] else "flair"
   if kind != "t1":
     return None
   return "post" if _has_contrast(series, texts) else "pre"

@@ -65,9 +65,11 @@ def _shutter(dataset: Any, shape: tuple[int, int], path: pathlib.Path) -> Bool[n
   names = [names] if isinstance(names, str) else names
   rows, columns = np.indices(shape) + 1
   outside = np.zeros(shape, bool)
-  numbers = lambda keyword: numbers_in(dataset, f"Shutter{keyword}", path) or numbers_in(dataset, keyword, path)
+  numbers = lambda keyword: numbers_in(dataset, keyword, path)
   if "RECTANGULAR" in names:
-    edges = [numbers(f"{edge}Edge") for edge in ("LeftVertical", "RightVertical", "UpperHorizontal", "LowerHorizontal")]
+    edges = [
+      numbers(f"Shutter{edge}Edge") for edge in ("LeftVertical", "RightVertical", "UpperHorizontal", "LowerHorizontal")
+    ]
     if all(edges):
       left, right, top, bottom = (edge[0] for edge in edges)
       outside |= (columns <= left) | (columns >= right) | (rows <= top) | (rows >= bottom)

@@ -1,3 +1,4 @@
+import logging
 import pathlib
 import shutil
 import struct
@@ -131,6 +132,58 @@ def test_a_broken_series_is_refused_in_one_line(tmp_path, kind):
 def test_a_codestream_of_another_size_never_reaches_a_decoder(tmp_path, source, edit, words):
   compressed(path := tmp_path / "a.dcm", source, edit)
   refused(path, words, "decompress it")
+
+
+@pytest.mark.parametrize("end", [b"", b"\xff\xd9", b"\0" * 3000])
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize(
+  "source", ["MR_small_jpeg_ls_lossless.dcm", "MR_small_jp2klossless.dcm", "JPEG-lossy.dcm", "JPGExtended.dcm"]
+)
+def test_a_frame_that_is_cut_short_is_refused(tmp_path, source, share, end):
+  if end == b"\xff\xd9" and source.startswith(("JPEG-", "JPG")):
+    pytest.skip("JPEG holds no length: a cut frame that got the mark of an end is one of dull pixels")
+  compressed(path := tmp_path / "a.dcm", source, lambda frame: frame[: int(len(frame) * share)] + end)
+  refused(path, "cannot be read")
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
+def test_a_run_length_frame_that_is_cut_short_is_refused(tmp_path, share):
+  compressed(path := tmp_path / "a.dcm", "MR_small_RLE.dcm", lambda frame: frame[: int(len(frame) * share)])
+  refused(path, "cannot be read")
+
+
+@pytest.fixture
+def root_records():
+  """What reaches the handlers of a program, which pytest's own also fetches elsewhere."""
+  handler, records = logging.Handler(), []
+  handler.emit = records.append
+  logging.getLogger().addHandler(handler)
+  yield records
+  logging.getLogger().removeHandler(handler)
+
+
+@pytest.mark.parametrize("name", ["MR_small_RLE.dcm", "MR_small_jp2klossless.dcm", "MR_small_jpeg_ls_lossless.dcm"])
+def test_libraries_are_silent_over_damage(tmp_path, name, capfd, root_records):
+  content = (BUNDLED / name).read_bytes()
+  rng, outcomes = np.random.default_rng(3), set()
+  for turn in range(30):
+    damaged = bytearray(content if turn % 2 else content[: rng.integers(400, len(content))])
+    for position in rng.integers(300, len(damaged), 8):
+      damaged[position] = rng.integers(256)
+    (tmp_path / "a.dcm").write_bytes(damaged)
+    try:
+      outcomes.add(bool(read(tmp_path / "a.dcm").image.any()))
+    except UserError as error:
+      assert "\n" not in str(error)
+      outcomes.add("refused")
+  assert "refused" in outcomes
+  assert capfd.readouterr() == ("", "") and not root_records
+
+
+def test_what_pydicom_logs_for_others_goes_on(root_records):
+  read(BUNDLED / "MR_small.dcm")
+  logging.getLogger("pydicom").warning("of another program")
+  assert [record.getMessage() for record in root_records] == ["of another program"]
 
 
 def test_a_deflated_file_that_inflates_to_too_much_is_refused(tmp_path, monkeypatch):

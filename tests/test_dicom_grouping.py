@@ -13,6 +13,7 @@ from bt_jax.errors import UserError
 from bt_jax.scans import dicom, studies
 from bt_jax.schema import CHANNELS
 
+pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR UI")  # of pydicom, where it writes such files here
 UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID", "PatientID", "PatientName")
 
 

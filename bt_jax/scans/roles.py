@@ -39,14 +39,16 @@ _WITHOUT = re.compile(
   r"|-\s?c(?! ?-?spine))(?![a-z])"
 )
 _WITH = re.compile(
-  r"(?<![a-z])(?:ce?t1w?|w?(?:post[a-z]*|gd|gad[a-z]*|km|ce|c|contrast)|with|\+.?(?:c|gd|gad[a-z]*|km)|c\+)(?![a-z])"
+  r"(?<![a-z])(?:ce?t1w?|w?(?:post[a-z]*|gd|gad[a-z]*|km|ce|contrast)|with|\+.?(?:c|gd|gad[a-z]*|km)|c\+)(?![a-z])"
+  r"|t1w?(?:c|(?![a-z]).*?(?<![a-z])c)(?![a-z])"  # before T1, a c is somebody's name
 )
 _TARGET = re.compile(
   r"[-_ ](?:to|in|on)[-_ ]?(?:t1|t2|flair)[a-z0-9]*|[-_ ]space-t[12]w", re.IGNORECASE
 )  # registered to
+_WITH_C = re.compile(r"(t1w?)[-_ +]+c(?![a-z0-9])", re.IGNORECASE)  # `t1_c` is `t1c`, while before T1 a c is a name
 _SUBJECT = re.compile(r"sub(?=[-_])", re.IGNORECASE)  # as BIDS begins names, and no subtraction
 # What says nothing more beside it, as `t2` in `t2_flair`.
-_OF_T1 = (_WORDS["t1"], _WORDS["flair"], *_BARE.values(), re.compile("c"))
+_OF_T1 = (_WORDS["t1"], _WORDS["flair"], *_BARE.values())
 _SPENT = {"flair": (_WORDS["flair"], _WORDS["t2"], re.compile("dark")), "pre": _OF_T1, "post": _OF_T1}
 IN_WORDS = {
   "pre": "T1 before contrast", "flair": "FLAIR", "post": "T1 after contrast", "t2": "T2", "mask": "a segmentation",
@@ -81,7 +83,7 @@ def in_name(stem: str) -> tuple[str | None, str]:
     A name of `CHANNELS`, `t2`, `mask` for what is no image, `other` for diffusion, maps and the like, or None where the
     name does not say; and e.g. `BraTS-GLI-00001`.
   """
-  named = _TARGET.sub("", stem)
+  named = _WITH_C.sub(r"\1c", _TARGET.sub("", stem))
   text = _SUBJECT.sub("", named, count=1) if _SUBJECT.match(named) else named
   parts = re.split(r"([^A-Za-z0-9]+)", named)
   role = kind_in(text)

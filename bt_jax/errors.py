@@ -13,6 +13,10 @@ class UserError(Exception):
   """
 
 
+class MachineError(UserError):
+  """What is wrong with this machine, as a full disk, and not with the input: it ends the run, not the study alone."""
+
+
 class Stopped(Exception):
   """Ctrl-C or SIGTERM ended training after a save."""
 

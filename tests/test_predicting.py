@@ -1,9 +1,11 @@
 """`--mode=predict` as a user meets it: studies in, folders of masks, pictures and numbers out."""
 
+import csv
 import json
 import os
 import shutil
 import signal
+import tempfile
 import threading
 import time
 
@@ -136,6 +138,31 @@ def test_a_bad_study_is_told_and_the_others_are_done_once(run, tmp_path, capsys)
   for options in ({"probabilities": True}, {"threshold": 0.123}, {"tta": True}):
     with pytest.raises(UserError, match="holds a prediction that differs in (probabilities|threshold|tta|its version)"):
       predict(run[0], output=output, input=root, **options)
+
+
+def test_a_full_temporary_folder_ends_the_run_and_is_no_bad_study(run, tmp_path, monkeypatch):
+  (tmp_path / "in").mkdir()
+  for name in ("a", "b"):
+    shutil.make_archive(tmp_path / "in" / name, "zip", write_studies(tmp_path / name, ["s"]))
+  monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))  # as good as full
+  with pytest.raises(UserError, match=r"temporary folder .*nowhere .*TMPDIR"):
+    predict(run[0], output=tmp_path / "out", input=tmp_path / "in")
+  assert not (tmp_path / "out" / "studies.csv").exists()
+  monkeypatch.undo()
+  predict(run[0], output=tmp_path / "out", input=tmp_path / "in")
+  assert [row["status"] for row in table_of(tmp_path / "out" / "studies.csv")] == ["predicted"] * 2
+
+
+def test_names_in_the_table_are_no_formulas(run, tmp_path):
+  (tmp_path / "in").mkdir()
+  for name in ("=1+1", "+1", "-1", "@a", "'=b", "c"):
+    (tmp_path / "in" / f"{name}.nii.gz").touch()
+  with pytest.raises(UserError, match="6 of 6 studies"):
+    predict(run[0], output=tmp_path / "out", input=tmp_path / "in")
+  with open(tmp_path / "out" / "studies.csv", newline="") as file:
+    rows = list(csv.DictReader(file))
+  assert {row["study"] for row in rows} == {"'=1+1", "'+1", "'-1", "'@a", "'=b", "c"}
+  assert not any(value.startswith(("=", "+", "-", "@")) for row in rows for value in row.values())
 
 
 def test_other_roles_are_another_prediction(run, tmp_path):

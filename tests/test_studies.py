@@ -1,6 +1,8 @@
 import hashlib
 import itertools
+import json
 import pathlib
+import tempfile
 import zipfile
 
 import nibabel
@@ -12,7 +14,7 @@ import tifffile
 from PIL import Image
 
 from bt_jax import files
-from bt_jax.errors import UserError
+from bt_jax.errors import MachineError, UserError
 from bt_jax.scans import roles, studies
 
 RNG = np.random.default_rng(0)
@@ -94,6 +96,12 @@ def test_a_flat_folder_is_a_volume_by_name(tmp_path):
   ("T1_post", "post", ""), ("UPENN-GBM-00001_11_T1GD", "post", "UPENN-GBM-00001_11"), ("case_0000", None, "case_0000"),
   ("dice", None, "dice"), ("sub_T1+C", "post", "sub"), ("sub_T1_contrast", "post", "sub"), ("sub_t1_km", "post", "sub"),
   ("sub_T1wCE", "post", "sub"), ("sub_T1_pre_contrast", "pre", "sub"), ("sub_t2_tirm_dark-fluid", "flair", "sub"),
+  ("TCGA-CS-4942_1997.02.22_t1Gd", "post", "TCGA-CS-4942_1997.02.22"), ("CT1", "post", ""), ("p1_ADC", "other", "p1"),
+  ("TCGA-CS-4942_1997.02.22_GlistrBoost", "mask", "TCGA-CS-4942_1997.02.22"), ("p1_SWI", "other", "p1"),
+  ("W39_1998.09.19_Segm", "mask", "W39_1998.09.19"), ("p1_T1_subtraction", "other", "p1_T1"), ("p1_T1_FLAIR", "pre", "p1"),
+  ("p1_T1_FLAIR_post", "post", "p1"), ("sub-01_FLAIR", "flair", "sub-01"), ("sub-01_space-T1w_FLAIR", "flair", "sub-01"),
+  ("p1_flair_to_T1", "flair", "p1"), ("patient1", None, "patient1"), ("pt1_flair", "flair", "pt1"),
+  ("UCSF-PDGM-0004", None, "UCSF-PDGM-0004"), ("p1_pre_flair", "flair", "p1_pre"), ("1_no", None, "1_no"),
   ("sub_t2flair", "flair", "sub"), ("patient_c", None, "patient_c"), ("patient_c_flair", "flair", "patient_c"),
 ])  # fmt: skip
 def test_sequences_in_names(stem, role, rest):
@@ -106,13 +114,123 @@ def test_volumes_by_name_go_together_round_a_flair(tmp_path):
   volume(tmp_path / "deep" / "p1" / "FLAIR.nii")
   volume(tmp_path / "deep" / "p1" / "T1.nii")
   listed = {study.name: study for study in studies.find(tmp_path, {})}
-  assert list(listed) == ["a", "b_t1", "b_t1ce", "c", "deep/p1"]
+  assert list(listed) == ["a", "deep/p1"]
   assert listed["a"].files == (tmp_path / "a_flair.nii.gz",)
   assert listed["a"].given == {"pre": str(tmp_path / "a_t1.nii.gz"), "post": str(tmp_path / "a_t1ce.nii.gz")}
   assert listed["deep/p1"].given == {"pre": str(tmp_path / "deep" / "p1" / "T1.nii")}
   scan = studies.read(listed["a"])
   assert scan.name == "a" and scan.roles["post"] == "a_t1ce.nii.gz"
-  assert studies.read(listed["c"]).roles["pre"].startswith("FLAIR in its place")
+  (beside,) = (warning for warning in scan.warnings if "left out beside it" in warning)
+  for name in ("a_t2.nii.gz (T2)", "a_seg.nii.gz (a segmentation)", "b_t1.nii.gz (T1", "c.nii.gz (not called FLAIR)"):
+    assert name in beside
+
+
+def label(path):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  nibabel.save(nibabel.Nifti1Image(RNG.integers(0, 4, (5, 6, 7)).astype(np.int16), np.eye(4)), path)
+  return path
+
+
+@pytest.mark.parametrize("case", ["TCGA-CS-4942_1997.02.22", "BraTS20_Training_355", "p 1"])
+def test_published_folders_are_one_study_each_and_say_what_they_leave_out(tmp_path, case):
+  paths = {role: volume(tmp_path / f"{case}_{role}.nii.gz") for role in ("flair", "t1", "t1Gd", "t2", "ADC", "SWI")}
+  for name in (f"{case}_GlistrBoost_ManuallyCorrected", "W39_1998.09.19_Segm"):
+    label(tmp_path / f"{name}.nii.gz")
+  volume(tmp_path / "unknown.nii.gz")
+  (study,) = studies.find(tmp_path, {})
+  assert study.given == {"pre": str(paths["t1"]), "post": str(paths["t1Gd"])}
+  warnings = " ".join(studies.read(study).warnings)
+  for word in ("t2.nii.gz (T2)", "ADC", "SWI", "GlistrBoost", "Segm", "unknown.nii.gz (not called FLAIR)"):
+    assert word in warnings, warnings
+
+
+def test_what_is_no_flair_is_no_study(tmp_path):
+  for name in ("p1_t1", "p1_t2", "p2_ADC"):
+    volume(tmp_path / f"{name}.nii.gz")
+  volume(tmp_path / "p3" / "T1" / "image.nii.gz"), volume(tmp_path / "p3" / "FLAIR" / "image.nii.gz")
+  label(tmp_path / "p4" / "image.nii.gz"), label(tmp_path / "p5" / "p5_seg.nii.gz")
+  listed = {study.name: study for study in studies.find(tmp_path, {})}
+  assert [*listed] == ["p1", "p2", "p3/FLAIR", "p3/T1", "p4"]
+  for name, words in {
+    "p1": ["no FLAIR", "p1_t1.nii.gz (T1 before contrast)", "p1_t2.nii.gz (T2)"],
+    "p2": ["no FLAIR", "p2_ADC.nii.gz"],
+    "p3/T1": ["no FLAIR", "image.nii.gz (T1"],
+    "p4": ["whole numbers alone (0, 1, 2, 3)", "label"],
+  }.items():
+    refused(lambda name=name: studies.read(listed[name]), name, *words)
+  assert studies.read(listed["p3/FLAIR"]).image.any()
+
+
+def test_several_patients_of_one_folder_keep_their_rows(tmp_path):
+  for name in ("a_flair", "a_t1", "b_flair", "c_t1", "c_t1ce", "a_seg", "other"):
+    volume(tmp_path / f"{name}.nii.gz")
+  listed = {study.name: study for study in studies.find(tmp_path, {})}
+  assert [*listed] == ["a", "b", "c"]
+  refused(lambda: studies.read(listed["c"]), "c has no FLAIR", "c_t1.nii.gz", "c_t1ce.nii.gz")
+  assert "a_seg" not in " ".join(studies.read(listed["b"]).warnings)
+  assert "other.nii.gz" in " ".join(studies.read(listed["b"]).warnings)
+
+
+def test_two_files_of_one_sequence_are_not_chosen_from(tmp_path):
+  for name in ("a_flair", "a_t2f", "a_t1"):
+    volume(tmp_path / f"{name}.nii.gz")
+  (study,) = studies.find(tmp_path, {})
+  refused(lambda: studies.read(study), "several files of FLAIR", "a_flair.nii.gz", "a_t2f.nii.gz", "--flair")
+
+
+def test_pictures_that_are_called_something_else_are_no_flair(tmp_path):
+  for name, values in (("p1/flair", 3), ("p1/t1", 3), ("p2/t2", 3)):
+    for number in range(values):
+      picture(tmp_path / f"{name}_{number}.png")
+  listed = {study.name: study for study in studies.find(tmp_path, {})}
+  assert [*listed] == ["p1", "p2"]
+  assert "t1_0.png and 2 more (T1 before contrast)" in " ".join(studies.read(listed["p1"]).warnings)
+  refused(lambda: studies.read(listed["p2"]), "no FLAIR", "t2_0.png")
+
+
+@pytest.mark.parametrize("said", [None, {"0": "T1", "1": "FLAIR", "2": "T1ce", "3": "T2"}, {"0": "T1", "1": "T2"}])
+def test_numbered_sequences_of_nnu_net_are_one_study_by_dataset_json(tmp_path, said):
+  folder = tmp_path / "nnunet"
+  for number in range(4 if said is None else len(said)):
+    for case in ("BRATS_001", "BRATS_002"):
+      volume(folder / "imagesTr" / f"{case}_{number:04d}.nii.gz"), label(folder / "labelsTr" / f"{case}.nii.gz")
+  if said:
+    (folder / "dataset.json").write_text(json.dumps({"channel_names": said}))
+  listed = {study.name: study for study in studies.find(tmp_path, {})}
+  assert [*listed] == ["nnunet/imagesTr/BRATS_001", "nnunet/imagesTr/BRATS_002"]
+  study = listed["nnunet/imagesTr/BRATS_002"]
+  if said is None:
+    refused(lambda: studies.read(study), "no dataset.json", "--flair")
+  elif "FLAIR" not in said.values():
+    refused(lambda: studies.read(study), "no FLAIR by dataset.json")
+  else:
+    scan = studies.read(study)
+    assert [pathlib.Path(path).name for path in (*study.files, *study.given.values())] == [
+      "BRATS_002_0001.nii.gz", "BRATS_002_0000.nii.gz", "BRATS_002_0002.nii.gz"
+    ]  # fmt: skip
+    assert "BRATS_002_0003.nii.gz (T2)" in " ".join(scan.warnings)
+
+
+def test_patients_that_are_numbered_are_studies(tmp_path):
+  for number in range(1, 4):
+    volume(tmp_path / f"case_{number:04d}.nii.gz")
+  assert list(found(tmp_path)) == ["case_0001", "case_0002", "case_0003"]
+
+
+def test_a_full_temporary_folder_is_no_bad_study(tmp_path, monkeypatch):
+  root = tmp_path / "in"
+  for name in ("a", "b"):
+    pack_one(root / f"{name}.zip")
+  monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))  # as good as full
+  (study, _) = studies.find(root, {})
+  with pytest.raises(MachineError, match=r"temporary folder .*nowhere .*TMPDIR"):
+    studies.read(study)
+
+
+def pack_one(path):
+  picture(path.parent / "s.png")
+  pack(path, [("s.png", (path.parent / "s.png").read_bytes())])
+  (path.parent / "s.png").unlink()
 
 
 def test_series_of_one_study_go_together_wherever_they_lie(tmp_path):

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from bt_jax import files
-from bt_jax.errors import UserError
+from bt_jax.errors import MachineError, UserError
 from bt_jax.inference import claims, outputs
 from bt_jax.inference.predictor import Prediction, Predictor
 from bt_jax.scans import studies
@@ -24,6 +24,7 @@ from bt_jax.scans.studies import Study
 _TOLD = ("tumor", "probability", "voxels", "volume_mm3", "largest_diameter_mm", "looks_wrong", "warnings")
 _COLUMNS = ("study", "status", *_TOLD, "error")
 _PAUSE = 0.5  # seconds, before claimed studies are asked for again
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a text begins that a spreadsheet computes
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
@@ -194,6 +195,8 @@ def _one_ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Ite
   def attempt(item: Item) -> tuple[Item, Result | UserError]:
     try:
       return item, function(item)
+    except MachineError:
+      raise
     except UserError as error:
       return item, error
 
@@ -206,6 +209,11 @@ def _one_ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Ite
       waiting = following
     if waiting is not None:
       yield waiting.result()
+
+
+def _harmless(value: Any) -> Any:
+  """A text that a spreadsheet would compute, as `=1+1`, with the apostrophe before it that makes it a text there too."""
+  return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 @contextlib.contextmanager
@@ -233,7 +241,7 @@ def _write_table(table: pathlib.Path, rows: Sequence[dict[str, Any]]) -> None:
   while (release := claims.claim(table.parent, f"table {table.name}")) is None:
     time.sleep(_PAUSE)
   try:
-    files.write_csv(table, rows)
+    files.write_csv(table, [{name: _harmless(value) for name, value in row.items()} for row in rows])
   finally:
     release()
 

@@ -1,37 +1,21 @@
-"""Finds the studies in a folder, by the names and first bytes of its files."""
+"""Finds the studies in a folder, by the names and first bytes of its files, and the headers of those of DICOM."""
 
 import os
 import pathlib
 import re
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from bt_jax.errors import UserError
-from bt_jax.scans import dicom, discovery, images, roles
+from bt_jax.scans import dicom, discovery, images
 from bt_jax.scans.kinds import EXPECTED, kind_of
+from bt_jax.scans.named import Study, of_names
 from bt_jax.scans.roles import stem
 
 _OUTPUTS = re.compile(r"(.*_)?(mask|probability|overlay)|contact_sheet", re.IGNORECASE)
 _NO_SCANS = re.compile(
-  r"masks?|labels?|segmentations?|annotations?|probabilities|overlays", re.IGNORECASE
+  r"masks?|labels?(tr|ts|val)?|segmentations?|annotations?|probabilities|overlays", re.IGNORECASE
 )  # of folders
 _LAST_NUMBER = re.compile(r"[-_. ]*\d+(?!.*\d)")
-
-
-class Study(NamedTuple):
-  """The files of one study.
-
-  Attributes:
-    name: the place of its outputs below the output folder; empty where the input itself is the study.
-    format: a name of `FORMATS`; of a zip, which is looked into when it is read, `dicom`, and its scan knows better.
-    files: in the order of slices; FLAIR alone where `given` has other roles; or a zip.
-    given: by role, a path (pictures, NIfTI) or a SeriesInstanceUID (DICOM).
-  """
-
-  name: str
-  format: str
-  files: tuple[pathlib.Path, ...]
-  given: dict[str, str]
 
 
 def find_in(root: pathlib.Path) -> list[Study]:
@@ -43,34 +27,50 @@ def find_in(root: pathlib.Path) -> list[Study]:
   Raises:
     UserError: there is nothing that can be read, or a folder cannot be listed.
   """
-  found, of_study = [], {}
+  studies, dicom_files = [], []
   for folder, files in _walk(root):
     by_kind: dict[str | None, list[pathlib.Path]] = {}
     for file in files:
       by_kind.setdefault(kind_of(file), []).append(file)
-    here = [Study(name, "images", group, {}) for name, group in _volumes(by_kind.get("images", []))]
-    here += _sequences(by_kind.get("nifti", []))
+    label = "" if folder == root else folder.name
+    here = of_names("images", _volumes(by_kind.get("images", [])), label)
+    here += of_names("nifti", [(stem(file), (file,)) for file in by_kind.get("nifti", [])], label)
     here += [Study(stem(file), "dicom", (file,), {}) for file in by_kind.get("zip", [])]
     alone = len(here) == 1 and folder != root  # then the folder's name says more than those of slices
-    found += [study._replace(name="" if alone else study.name) for study in here]
-    if series := by_kind.get("dicom"):  # one folder, or one of many folders of one study
-      of_study.setdefault(dicom.study_uid(series[0]) or str(folder), []).append(series)
-  found = [study._replace(name=_place(root, study)) for study in found]
-  for series in of_study.values():
-    place = pathlib.Path(os.path.commonpath([files[0].parent for files in series]))
-    name = place.relative_to(root).as_posix() if place != root else ""
-    found.append(Study(name, "dicom", tuple(file for files in series for file in files), {}))
-  if not found:
-    raise UserError(
-      f"{root} holds nothing to read, {EXPECTED} (masks, T2 and outputs are left out): name another folder"
-    )
-  return _named_apart(sorted(found, key=lambda study: discovery.natural(study.name)), root)
+    studies += [study._replace(name="" if alone else study.name) for study in here]
+    dicom_files.append(by_kind.get("dicom", []))
+  studies = [study._replace(name=_below(root, study)) for study in studies]
+  for files in _by_study(dicom_files):
+    folder = pathlib.Path(os.path.commonpath([file.parent for file in files]))
+    name = folder.relative_to(root).as_posix() if folder != root else ""
+    studies.append(Study(name, "dicom", tuple(files), {}))
+  if not studies:
+    raise UserError(f"{root} holds nothing to read, {EXPECTED} (masks and outputs are left out): name another folder")
+  return _named_apart(sorted(studies, key=lambda study: discovery.natural(study.name)), root)
+
+
+def _by_study(folders: Sequence[Sequence[pathlib.Path]]) -> list[list[pathlib.Path]]:
+  """DICOM files of several folders by study; what holds no image, as a DICOMDIR, is left out.
+
+  Files of one folder stay together, for a reader to refuse where they are of several studies; so do folders that share
+  a patient and a StudyInstanceUID. A file whose header does not say which is of the study of its folder.
+  """
+  groups: list[tuple[set[tuple[str, str]], list[pathlib.Path]]] = []
+  for files in folders:
+    of_files = {file: dicom.study_of(file) for file in files}
+    kept = [file for file, study in of_files.items() if study is not None]
+    known = {study for study in of_files.values() if study and study[1]}
+    same = [group for group in groups if group[0] & known]
+    if kept:
+      groups = [group for group in groups if group not in same]
+      groups.append((known.union(*(uids for uids, _ in same)), [file for _, more in same for file in more] + kept))
+  return [files for _, files in groups]
 
 
 def _walk(root: pathlib.Path) -> Iterator[tuple[pathlib.Path, list[pathlib.Path]]]:
   """Folders and their files without outputs, masks and labels."""
   for folder, files in discovery.walk(root, enter=lambda name: not _NO_SCANS.fullmatch(name)):
-    yield folder, [path for path in files if path.name != "DICOMDIR" and not _OUTPUTS.fullmatch(stem(path))]
+    yield folder, [path for path in files if not _OUTPUTS.fullmatch(stem(path))]
 
 
 def _volumes(pictures: Sequence[pathlib.Path]) -> list[tuple[str, tuple[pathlib.Path, ...]]]:
@@ -86,29 +86,11 @@ def _volumes(pictures: Sequence[pathlib.Path]) -> list[tuple[str, tuple[pathlib.
   return volumes
 
 
-def _sequences(volumes: Sequence[pathlib.Path]) -> list[Study]:
-  """NIfTI files of one folder, those of one study together if one is FLAIR."""
-  groups: dict[str, list[tuple[str | None, pathlib.Path]]] = {}
-  for volume in volumes:
-    role, rest = roles.in_name(stem(volume))
-    if role not in ("mask", "t2"):
-      groups.setdefault(rest, []).append((role, volume))
-  studies = []
-  for name, group in groups.items():
-    by_role = dict(group)
-    if "flair" in by_role and None not in by_role and len(by_role) == len(group):
-      given = {role: str(file) for role, file in group if role != "flair"}
-      studies.append(Study(name, "nifti", (by_role["flair"],), given))
-    else:
-      studies += [Study(stem(file), "nifti", (file,), {}) for _, file in group]
-  return studies
-
-
-def _place(root: pathlib.Path, study: Study) -> str:
+def _below(root: pathlib.Path, study: Study) -> str:
   """The path of a study below the root; that of its folder, where it is called like it or not at all."""
   folder = study.files[0].parent
-  place = folder if study.name in ("", folder.name) else folder / study.name
-  return place.relative_to(root).as_posix() if place != root else ""
+  path = folder if study.name in ("", folder.name) else folder / study.name
+  return path.relative_to(root).as_posix() if path != root else ""
 
 
 def _named_apart(studies: list[Study], root: pathlib.Path) -> list[Study]:

@@ -1,4 +1,7 @@
-"""Which sequence a file or a channel holds: told by the user, guessed from a name, or by the order of channels."""
+"""Which sequence a file, a series or a channel holds: by the words of its name, or by the order of channels.
+
+One set of word lists serves NIfTI, pictures and DICOM, so that a sequence is called alike whatever it is stored as.
+"""
 
 import itertools
 import pathlib
@@ -12,41 +15,62 @@ from bt_jax import files
 from bt_jax.errors import UserError
 from bt_jax.schema import CHANNELS
 
-# Words of names in the order in which they decide: `t2_flair` is FLAIR, `t1_gd` is T1 with contrast, `t1_pre_contrast`
-# without.
-_WORDS = (
-  ("mask", ("seg", "segmentation", "mask", "label", "labels", "probability")),
-  ("flair", ("flair", "t2flair", "t2f", "tirm", "fluid")),
-  ("t2", ("t2", "t2w")),
-  ("pre", ("pre", "precontrast", "without", "native", "nativ", "unenhanced")),
-  (
-    "post",
-    (
-      "post",
-      "postcontrast",
-      "contrast",
-      "ce",
-      "gd",
-      "gad",
-      "gadolinium",
-      "km",
-      "t1c",
-      "t1ce",
-      "t1gd",
-      "t1wce",
-      "t1wgd",
-    ),
-  ),
-  ("pre", ("t1", "t1w", "t1n")),
+_PLANE = r"(?:ax|axi|axial|sag|cor|tra|trans|obl|iso|fs|wip|s|e|v|cs|2d|3d|c|ce)?"
+# Whole words, of letters and digits, in the order in which they decide: what is made out of a FLAIR is none, a T1 FLAIR
+# is T1, `t2_flair` is FLAIR.
+_WORDS = {
+  "mask": r"[a-z]*seg(?:m[a-z]*|s)?|masks?|label(?:s|map|maps)?|labels(?:tr|ts|val)|probabilit(?:y|ies)|annotations?"
+  r"|glistr[a-z]*|truth|groundtruth|gt|rois?",
+  "other": r"dwi|dti|diff|diffusion[a-z]*|e?adc|e?trace[a-z]*|swi|swan|perf|perfusion[a-z]*|dsc|dce|asl|tof|mra|mrv"
+  r"|angio[a-z]*|field|fieldmap|bold|fmri|q?t1maps?|qt1|t1rho|maps?|mrs|spectro[a-z]*|sub|subtr[a-z]*|mip|r?cbv|r?cbf|mtt",
+  "t1": rf"{_PLANE}t1(?!\d)[a-z0-9]*|[a-z]*mp2?rage[a-z0-9]*|rage|f?spgr[a-z0-9]*|bravo|tfl3d[a-z0-9]*|mdeft|vibe[a-z]*",
+  "flair": r"[a-z0-9]*flair[a-z0-9]*|(?:dark)?fluid|tirm|t2f",
+  "t2": rf"{_PLANE}t2[a-z0-9]*|pd|pdw|pdfs|proton|stir|haste|fiesta|ciss|loc",
+}
+_WORDS = {kind: re.compile(pattern) for kind, pattern in _WORDS.items()}
+# Of names of files, in which they stand for T1 with contrast and without even where T1 is not spoken of.
+_BARE = {
+  "pre": re.compile(r"pre(?:contrast|gad|gd|km|c)?|without|nativ|native|unenhanced"),
+  "post": re.compile(r"post(?:contrast|gad|gd|km|c)?|contrast|ce|gd|gad[a-z]*|km"),
+}
+# Words that tell T1 with contrast from T1 without, between characters that are no letters: `t1_ce` and `t1ce` both do.
+_WITHOUT = re.compile(
+  r"(?<![a-z])(?:pre.?(?:contrast|gd|gad[a-z]*|km|c)?|without|w/?o|no|non|nativ[a-z]*|unenhanced|ohne|plain|c-"
+  r"|-\s?c(?! ?-?spine))(?![a-z])"
 )
-_PLAIN_T1 = {"t1", "t1w"}  # `t1_c` and `t1+c` are T1 with contrast
+_WITH = re.compile(
+  r"(?<![a-z])(?:ce?t1w?|w?(?:post[a-z]*|gd|gad[a-z]*|km|ce|contrast)|with|\+.?(?:c|gd|gad[a-z]*|km)|c\+)(?![a-z])"
+  r"|t1w?(?:c|(?![a-z]).*?(?<![a-z])c)(?![a-z])"  # before T1, a c is somebody's name
+)
+_TARGET = re.compile(
+  r"[-_ ](?:to|in|on)[-_ ]?(?:t1|t2|flair)[a-z0-9]*|[-_ ]space-t[12]w", re.IGNORECASE
+)  # registered to
+_WITH_C = re.compile(r"(t1w?)[-_ +]+c(?![a-z0-9])", re.IGNORECASE)  # `t1_c` is `t1c`, while before T1 a c is a name
+_SUBJECT = re.compile(r"sub(?=[-_])", re.IGNORECASE)  # as BIDS begins names, and no subtraction
 # What says nothing more beside it, as `t2` in `t2_flair`.
-_SPENT = {"flair": {"flair", "t2"}, "post": {"post", "pre"}, "pre": {"post", "pre"}}
+_OF_T1 = (_WORDS["t1"], _WORDS["flair"], *_BARE.values())
+_SPENT = {"flair": (_WORDS["flair"], _WORDS["t2"], re.compile("dark")), "pre": _OF_T1, "post": _OF_T1}
+IN_WORDS = {
+  "pre": "T1 before contrast", "flair": "FLAIR", "post": "T1 after contrast", "t2": "T2", "mask": "a segmentation",
+  "other": "another sequence or a map",
+}  # fmt: skip
 
 
 def stem(path: pathlib.Path) -> str:
   """The name of a file without its suffix, be it `.nii.gz`."""
   return path.name[: -len(".nii.gz")] if path.name.lower().endswith(".nii.gz") else path.stem
+
+
+def kind_in(text: str) -> str | None:
+  """The kind of sequence that a text speaks of: `mask`, `other`, `t1`, `flair` or `t2`; None where it does not say."""
+  words = re.split(r"[^a-z0-9]+", text.lower())
+  return next((kind for kind, pattern in _WORDS.items() if any(map(pattern.fullmatch, words))), None)
+
+
+def contrast_in(text: str) -> bool | None:
+  """Whether a text that speaks of T1 says it was taken with contrast, or without; None where it does not say."""
+  text = text.lower().replace("_", " ")
+  return not _WITHOUT.search(text) if _WITHOUT.search(text) or _WITH.search(text) else None
 
 
 def in_name(stem: str) -> tuple[str | None, str]:
@@ -56,25 +80,27 @@ def in_name(stem: str) -> tuple[str | None, str]:
     stem: e.g. `BraTS-GLI-00001-t2f`.
 
   Returns:
-    A name of `CHANNELS`, `t2`, `mask` for what is no image, or None where the name does not say; and e.g.
-    `BraTS-GLI-00001`.
+    A name of `CHANNELS`, `t2`, `mask` for what is no image, `other` for diffusion, maps and the like, or None where the
+    name does not say; and e.g. `BraTS-GLI-00001`.
   """
-  parts = re.split(r"([^A-Za-z0-9]+)", stem)
-  words = {part.lower() for part in parts}
-  with_contrast = {"c"} if "c" in words and words & _PLAIN_T1 else set()
-  for role, telling in _WORDS:
-    if words.intersection(telling) or (role == "post" and with_contrast):
-      spent = (
-        {word for of, said in _WORDS if of in _SPENT.get(role, {role}) for word in said} | with_contrast | {"dark"}
-      )
-      separators = ["", *parts[1::2]]
-      kept = [
-        separator + word
-        for separator, word in zip(separators, parts[::2], strict=True)
-        if word.lower() not in spent
-      ]  # fmt: skip
-      return role, "".join(kept).strip("-_. +")
-  return None, stem
+  named = _WITH_C.sub(r"\1c", _TARGET.sub("", stem))
+  text = _SUBJECT.sub("", named, count=1) if _SUBJECT.match(named) else named
+  parts = re.split(r"([^A-Za-z0-9]+)", named)
+  role = kind_in(text)
+  if role == "t1":
+    role = "post" if contrast_in(text) else "pre"
+  elif role is None:
+    words = [part.lower() for part in parts]
+    role = next((role for role, pattern in _BARE.items() if any(map(pattern.fullmatch, words))), None)
+  if role is None:
+    return None, stem
+  spent = _SPENT.get(role) or (_WORDS[role],)
+  kept = [
+    separator + word
+    for separator, word in zip(["", *parts[1::2]], parts[::2], strict=True)
+    if not any(pattern.fullmatch(word.lower()) for pattern in spent)
+  ]
+  return role, "".join(kept).strip("-_. +")
 
 
 def by_role(paths: Sequence[pathlib.Path], given: Mapping[str, str]) -> dict[str, pathlib.Path]:

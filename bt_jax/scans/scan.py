@@ -27,6 +27,7 @@ _RATIO, _SMALL = (
 
 # Of the sides of voxels, and of the longest side of a volume: of a head with some margin, or of a good part of a brain.
 _FINEST_MM, _COARSEST_MM, _SMALLEST_HEAD_MM, _LARGEST_VIEW_MM = 0.05, 50.0, 50.0, 1000.0
+_SAME = 0.05  # of a voxel
 
 # Slices run from the feet to the head, rows from front to back, columns from the patient's right to the left: the way
 # the published slices lie. As nibabel counts axes: columns, rows, slices.
@@ -164,6 +165,19 @@ def fill_roles(
   roles = {role: told.get(role, f"FLAIR in its place: {told['flair']}") for role in CHANNELS}
   warnings = [f"no {' and no '.join(missing)} sequence: FLAIR stands in its place"] if missing else []
   return image, roles, warnings
+
+
+def same_grid(one: Float[np.ndarray, "4 4"], other: Float[np.ndarray, "4 4"], shape: Sequence[int]) -> bool:
+  """Whether two volumes of one shape lie alike: no corner is off by more than a twentieth of the smallest side of a voxel.
+
+  Args:
+    one: affine from indices to mm, in the order of axes of `shape`.
+    other: another.
+    shape: voxels along the three axes.
+  """
+  corners = np.stack(np.meshgrid(*([-0.5, size - 0.5] for size in shape), [1.0], indexing="ij"), -1).reshape(-1, 4)
+  moved = np.linalg.norm((corners @ (one - other).T)[:, :3], axis=1)
+  return bool(moved.max() <= _SAME * np.linalg.norm(other[:3, :3], axis=0).min())
 
 
 def to_axial(array: Shaped[np.ndarray, "..."], affine: Float[np.ndarray, "4 4"]) -> Shaped[np.ndarray, "..."]:

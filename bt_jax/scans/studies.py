@@ -1,18 +1,21 @@
 """Finds the studies in a file or folder by their names and first bytes, and reads one."""
 
+import contextlib
 import dataclasses
 import os
 import pathlib
 import re
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
-from bt_jax.errors import UserError
+from bt_jax.errors import MachineError, UserError
 from bt_jax.files import sha256_of
 from bt_jax.scans import archives, dicom, images, nifti
-from bt_jax.scans.folders import Study, find_in
+from bt_jax.scans.content import check_values
+from bt_jax.scans.folders import find_in
 from bt_jax.scans.kinds import EXPECTED, kind_of
+from bt_jax.scans.named import Study
 from bt_jax.scans.roles import in_name, stem
 from bt_jax.scans.scan import Scan
 
@@ -68,19 +71,17 @@ def read(study: Study) -> Scan:
 
   Raises:
     UserError: they cannot be read, or are no scan of a head; one line that names the file.
+    MachineError: a zip cannot be unpacked, for want of space or permission.
   """
   name = study.name or _title(study)
   try:
-    if kind_of(study.files[0]) == "zip":
-      scan = _read_zip(study, name)
-    else:
-      scan = FORMATS[study.format].read(study.files, name=name, given=study.given)
+    scan = _read_zip(study, name) if kind_of(study.files[0]) == "zip" else _read_files(study, name)
     return dataclasses.replace(scan, sha256=sha256(study))
   except MemoryError as error:
     raise UserError(f"memory does not suffice for {name}: crop it, or give it in parts") from error
   except OSError as error:
     raise UserError(
-      f"{error.filename or name} cannot be read ({error.strerror or error}): mend that, or leave it out"
+      f"{error.filename or name} cannot be read ({error.strerror or error}): correct that, or leave it out"
     ) from error
 
 
@@ -137,10 +138,19 @@ def _of_roles(given: Mapping[str, str]) -> Study:
   return Study("", kind, (paths["flair"],), others)
 
 
+def _read_files(study: Study, name: str) -> Scan:
+  if study.refusal:
+    raise UserError(f"{name} {study.refusal}")
+  scan = FORMATS[study.format].read(study.files, name=name, given=study.given)
+  beside = [f"left out beside it: {', '.join(study.left_out)}"] if study.left_out else []
+  oddities = [*scan.oddities, *check_values(scan)]
+  return dataclasses.replace(scan, warnings=scan.warnings + beside, oddities=oddities)
+
+
 def _read_zip(study: Study, name: str) -> Scan:
   (path,) = study.files
-  with tempfile.TemporaryDirectory() as text:
-    folder = pathlib.Path(text)
+  with _temporary() as folder:
+    text = str(folder)
     archives.unpack(path, folder)
     try:
       inside = find(folder, study.given)
@@ -149,6 +159,19 @@ def _read_zip(study: Study, name: str) -> Scan:
           f"{path} holds {len(inside)} studies ({', '.join(one.name for one in inside[:3])} ...), expected one: unpack it, "
           "and name the folder"
         )
-      return FORMATS[inside[0].format].read(inside[0].files, name=name, given=inside[0].given)
+      return _read_files(inside[0], name)
     except UserError as error:
       raise UserError(str(error).replace(f"{folder}/", f"{path}: ").replace(text, str(path))) from error
+
+
+@contextlib.contextmanager
+def _temporary() -> Iterator[pathlib.Path]:
+  """A temporary folder; what stands in the way of it is no fault of a study."""
+  try:
+    with tempfile.TemporaryDirectory() as folder:
+      yield pathlib.Path(folder)
+  except OSError as error:
+    raise MachineError(
+      f"cannot unpack to the temporary folder {tempfile.gettempdir()} ({error.strerror or error}): make room there, or name "
+      "another by TMPDIR"
+    ) from error

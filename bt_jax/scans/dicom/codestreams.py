@@ -1,17 +1,19 @@
-"""What a compressed frame says of its own size: decoders ask for as much memory as that, whatever the DICOM header says."""
+"""What a compressed frame says of its own size and end: decoders believe it, and fill up what is cut short without a word."""
 
 import struct
 
 _JPEG, _JP2, _J2K = b"\xff\xd8", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"
 _STARTS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # of a frame, of any process of JPEG and JPEG-LS
 _SCAN = 0xDA
+_END = b"\xff\xd9"  # of an image, in JPEG, JPEG-LS and JPEG 2000 alike
+_TILE_PART = b"\xff\x90"
 
 
 def promised_size(frame: bytes) -> tuple[int, int, int] | None:
   """Rows, columns and samples per pixel of a JPEG, JPEG-LS or JPEG 2000 frame; None where it is none of them.
 
   Raises:
-    struct.error: it ends before it tells.
+    struct.error: it ends before it says.
   """
   if frame.startswith(_JPEG):
     return _of_jpeg(frame)
@@ -23,24 +25,40 @@ def promised_size(frame: bytes) -> tuple[int, int, int] | None:
   return bottom - top, right - left, samples
 
 
+def is_whole(frame: bytes) -> bool:
+  """Whether a JPEG, JPEG-LS or JPEG 2000 frame goes on to the mark of its end, all parts of JPEG 2000 in full length."""
+  if not frame.rstrip(b"\0").endswith(_END):
+    return False
+  if frame.startswith(_JPEG):
+    return True
+  start = _codestream(frame) if frame.startswith(_JP2) else 0
+  position = frame.find(_TILE_PART, start)
+  while position >= 0 and frame.startswith(_TILE_PART, position):
+    (length,) = struct.unpack_from(">I", frame, position + 6)
+    if length == 0:  # to the end
+      return True
+    position += length
+  return position > start and frame.startswith(_END, position)
+
+
 def _of_jpeg(frame: bytes) -> tuple[int, int, int] | None:
-  place = 2
+  position = 2
   while True:
-    fill, marker, length = struct.unpack_from(">BBH", frame, place)
+    fill, marker, length = struct.unpack_from(">BBH", frame, position)
     if fill != 0xFF or marker == _SCAN:
       return None
     if marker in _STARTS:
-      return struct.unpack_from(">HHB", frame, place + 5)
-    place += 1 if marker == 0xFF else 2 + length  # markers may be filled up with 0xFF
+      return struct.unpack_from(">HHB", frame, position + 5)
+    position += 1 if marker == 0xFF else 2 + length  # markers may be filled up with 0xFF
 
 
 def _codestream(frame: bytes) -> int | None:
   """Where the codestream begins in the boxes of a JP2 file; None where one has no length, and would lead nowhere."""
-  place = 0
+  position = 0
   while True:
-    length, kind = struct.unpack_from(">I4s", frame, place)
+    length, kind = struct.unpack_from(">I4s", frame, position)
     if kind == b"jp2c":
-      return place + 8
+      return position + 8
     if length < 8:
       return None
-    place += length
+    position += length

@@ -1,17 +1,23 @@
 """DICOM files of strangers opened: told by their first bytes, read without noise, and never inflated without bound."""
 
 import contextlib
+import contextvars
+import logging
 import pathlib
+import re
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bt_jax.errors import UserError
 
 _MOST_BYTES = 2**31  # that a deflated file may inflate to
 _BLOCK = 2**20
+_LONGEST = 200  # characters of what a library says
+UID = re.compile(r"\d+(\.\d+)+")
+_NO_IMAGES = {"SEG", "RTDOSE", "RTSTRUCT", "RTPLAN", "PR", "KO", "SR", "REG"}  # some of them have pixels too
 _META_START = 144  # where the group behind the element that tells its length begins
 
 # What pydicom raises over damaged headers, when it reads them or when it converts a value.
@@ -33,16 +39,35 @@ def is_dicom(path: str | pathlib.Path) -> bool:
   return (head[:2] in (b"\2\0", b"\x08\0") and (explicit or implicit)) or (head[:2] == b"\0\x08" and explicit)
 
 
-def study_uid(path: str | pathlib.Path) -> str | None:
-  """The StudyInstanceUID in the header of a file; None where it says nothing, or cannot be read."""
+def study_of(path: str | pathlib.Path) -> tuple[str, str] | None:
+  """The patient and the StudyInstanceUID in the header of an image; None where it is no image, as a DICOMDIR or a report.
+
+  Both are empty where it cannot be read, or says nothing, or says what is no UID, as some anonymisers do.
+  """
   import pydicom
 
+  tags = ["SOPClassUID", "Rows", "Modality", "PatientID", "PatientName", "StudyInstanceUID"]
   try:
+    if not is_dicom(path):  # but for its name
+      return "", ""
     with lenient():
-      header = read_dataset(path, stop_before_pixels=True, specific_tags=["StudyInstanceUID"])
-      return str(header.get("StudyInstanceUID") or "").strip() or None
+      header = read_dataset(path, stop_before_pixels=True, specific_tags=tags)
+      if not is_image(header):
+        return None
+      patient = header.get("PatientID") or header.get("PatientName") or ""
+      uid = str(header.get("StudyInstanceUID") or "").strip()
+      return (str(patient).strip(), uid) if UID.fullmatch(uid) else ("", "")
   except (pydicom.errors.BytesLengthException, pydicom.errors.InvalidDicomError, OSError, UserError, *DAMAGED):
-    return None
+    return "", ""
+
+
+def is_image(header: Any) -> bool:
+  """Whether a header is one of an image that could be a scan, by its class, else by its size; damaged ones count."""
+  if header.get("Modality") in _NO_IMAGES:
+    return False
+  uid = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
+  by_class = "Image Storage" in uid.name if uid else bool(header.preamble)
+  return bool(header.get("Rows")) or by_class
 
 
 def read_dataset(path: str | pathlib.Path, **options: Any) -> Any:
@@ -77,9 +102,50 @@ def _check_deflated(path: str | pathlib.Path) -> None:
         raise UserError(f"{path} inflates to over {_MOST_BYTES:,} bytes, more than a scan has: do not trust it")
 
 
+class _Findings(logging.Handler):
+  """Keeps what libraries log while a file of ours is open; what they log for others goes on as if it were not there."""
+
+  def emit(self, record: logging.LogRecord) -> None:
+    kept = _FINDINGS.get()
+    if kept is None:
+      logging.getLogger().handle(record)
+    elif record.levelno >= logging.WARNING and not record.exc_info:
+      text = re.sub(r"\s*Please see <\S*> for .*", "", record.getMessage())
+      kept.append(" ".join(text.split()))
+
+
+_FINDINGS: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("findings", default=None)
+_HANDLER = _Findings()
+_LIBRARIES = ("pydicom", "highdicom", "pylibjpeg", "openjpeg", "libjpeg", "jpeg_ls")
+
+
 @contextlib.contextmanager
-def lenient() -> Iterator[None]:
-  """Values that bend the standard, as scanners write them, are not told of on stderr; they are no error either."""
-  with warnings.catch_warnings():
-    warnings.filterwarnings("ignore", module=r"pydicom|highdicom|pylibjpeg|PIL")
-    yield
+def lenient() -> Iterator[list[str]]:
+  """Libraries write nothing to stderr over values that bend the standard, as scanners write them; they are no errors.
+
+  Yields:
+    What they would have logged, which grows; for `summary`.
+  """
+  for library in _LIBRARIES:
+    logger = logging.getLogger(library)
+    if _HANDLER not in logger.handlers:
+      logger.addHandler(_HANDLER)
+      logger.propagate = False
+  token = _FINDINGS.set(kept := [])
+  try:
+    with warnings.catch_warnings():
+      warnings.filterwarnings("ignore", module=rf"PIL|{'|'.join(_LIBRARIES)}")
+      yield kept
+  finally:
+    _FINDINGS.reset(token)
+
+
+def summary(findings: Sequence[str]) -> list[str]:
+  """What libraries found in the files of a study, as one sentence, or none."""
+  if not findings:
+    return []
+  several = {re.sub(r"\d+", "#", text): text for text in reversed(findings)}
+  text = [*several.values()][-1]
+  text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
+  more = f", and {len(several) - 1} other findings" if len(several) > 1 else ""
+  return [f"the files bend the standard ({len(findings)} times: {text}{more})"]

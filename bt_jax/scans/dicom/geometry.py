@@ -1,6 +1,8 @@
 """How the frames of a series lie in space: sorted along their normal, checked for gaps, with an affine."""
 
+import collections
 import dataclasses
+from collections.abc import Iterable
 
 import numpy as np
 from jaxtyping import Float
@@ -10,9 +12,12 @@ from bt_jax.scans.dicom.series import Frame, Series
 
 _TURNED = 1e-3  # of direction cosines, and mm of a pixel, beyond which slices are not of one volume
 _UNEVEN = 0.1  # of the usual distance between slices, beyond which one is missing or doubled
-_LEANING = 0.1  # sine of the angle between the row of slices and their normal, beyond which the volume is wrong
-_FARTHEST, _FINEST, _COARSEST = 1e5, 0.01, 1e3  # mm: of a place, and of spacings; beyond them a header lies
+_TILTED = 0.1  # sine of the angle between the row of slices and their normal, beyond which the volume is wrong
+# mm: of a position, of pixels and of slices, and of a whole side. What lies beyond is no head, but a wrong unit.
+_FARTHEST, _FINEST, _COARSEST, _LONGEST = 5e3, 0.05, 20.0, 1e3
+_SHORTEST, _MANY = 50.0, 64  # mm of the longer side of a picture, where it has as many pixels and so is no cutting
 _RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM counts to the left and back
+_PLACING = {"position": "ImagePositionPatient", "orientation": "ImageOrientationPatient", "spacing": "PixelSpacing"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,9 +26,9 @@ class Stack:
 
   Attributes:
     series: they are of.
-    frames: sorted along the normal of the slices; by their number in the series where their place is unknown.
-    affine: from (slice, row, column) to mm, to the right, front and head; None where their place is unknown.
-    warnings: what is odd, a sentence each.
+    frames: sorted along the normal of the slices; by their number in the series where their position is unknown.
+    affine: from (slice, row, column) to mm, to the right, front and head; None where their position is unknown.
+    warnings: what is unusual, a sentence each.
   """
 
   series: Series
@@ -33,7 +38,7 @@ class Stack:
 
   @property
   def thickness_known(self) -> bool:
-    """Whether the affine's distance between slices is told by the files."""
+    """Whether the affine's distance between slices is known from the files."""
     return self.affine is not None and (len(self.frames) > 1 or _thickness(self.frames[0]) is not None)
 
 
@@ -41,19 +46,26 @@ def arrange(series: Series) -> Stack:
   """Sorts the frames of a series and finds their affine.
 
   Raises:
-    UserError: they differ in size or direction, one is missing, or two lie at the same place.
+    UserError: they differ in size or direction, one is missing, two lie at the same position, or their header holds
+      numbers that no head has.
   """
-  frames = series.frames
+  frames, warnings = series.frames, [f"{series.label}: {warning}" for warning in series.warnings]
+  if "MOSAIC" in series.says("ImageType").upper().split():
+    raise UserError(
+      f"{series.label} is a mosaic, all slices in one picture ({frames[0].label}): convert it to NIfTI, e.g. by dcm2niix"
+    )
   _check_doubled(series)
   if len({frame.shape for frame in frames}) > 1:
     one, other = frames[0], next(frame for frame in frames if frame.shape != frames[0].shape)
     sizes = " and ".join(f"{frame.shape[0]} x {frame.shape[1]} ({frame.label})" for frame in (one, other))
     raise UserError(f"the slices of {series.label} differ in size: {sizes}: give the slices of one volume")
-  if not all(map(_placed, frames)):
-    warning = f"{series.label} does not say how its slices lie: they are taken in the order of their numbers, as axial"
+  if missing := [keyword for name, keyword in _PLACING.items() if any(getattr(one, name) is None for one in frames)]:
+    warning = f"{series.label} lacks {' and '.join(missing)}: slices are taken in the order of their numbers, as axial"
     # sorted() keeps the order of files where there are no numbers either.
     ordered = sorted(frames, key=lambda frame: (frame.numbers["InstanceNumber"] or 0, frame.number))
-    return Stack(series, ordered, None, [warning])
+    return Stack(series, ordered, None, [*warnings, warning])
+  for frame in frames:
+    _check_possible(frame)
   right, down = frames[0].orientation / np.linalg.norm(frames[0].orientation, axis=1, keepdims=True)
   normal = np.cross(right, down)
   normal /= np.linalg.norm(normal)
@@ -78,40 +90,63 @@ def arrange(series: Series) -> Stack:
       f"the slices of {series.label} do not lie in one row ({frames[int(astray.argmax())].label} is {astray.max():.3g} "
       "mm astray): give the slices of one volume"
     )
-  lean = float(np.linalg.norm(step - (step @ normal) * normal) / np.linalg.norm(step))
-  if lean > _LEANING:
+  tilt = float(np.linalg.norm(step - (step @ normal) * normal) / np.linalg.norm(step))
+  if tilt > _TILTED:
     raise UserError(
-      f"the slices of {series.label} lie in a row that leans by {np.degrees(np.arcsin(min(lean, 1.0))):.0f} degrees (gantry "
-      "tilt?): resample it to a grid of right angles"
+      f"the slices of {series.label} have a gantry tilt of {np.degrees(np.arcsin(min(tilt, 1.0))):.0f} degrees: resample "
+      "it to a grid of right angles"
     )
+  warnings += _check_extent(series, frames, float(np.linalg.norm(step)))
   affine = np.eye(4)
   affine[:3] = np.stack([step, down * frames[0].spacing[0], right * frames[0].spacing[1], frames[0].position], axis=1)
-  return Stack(series, frames, _RAS @ affine, _told_otherwise(series, frames[0], float(np.linalg.norm(step))))
+  warnings += _said_otherwise(series, frames[0], float(np.linalg.norm(step)))
+  return Stack(series, frames, _RAS @ affine, warnings)
 
 
 def _check_doubled(series: Series) -> None:
-  """Raises UserError where two files are the same image; places alone do not tell it where none is told."""
-  seen = {}
-  for path, uid in {frame.path: frame.about["SOPInstanceUID"] for frame in series.frames}.items():
-    if uid and (first := seen.setdefault(uid, path)) != path:
-      raise UserError(f"{first} and {path} are the same image, doubled in {series.label}: leave one out")
+  """Raises UserError where all files of one SOPInstanceUID are the same image; positions alone may be unknown."""
+  of_uid = collections.defaultdict(list)
+  for frame in {frame.path: frame for frame in series.frames}.values():
+    of_uid[frame.about["SOPInstanceUID"]].append(frame)
+  for uid, same in of_uid.items():
+    if uid and len(same) > 1 and len({frame.place for frame in same}) == 1:
+      raise UserError(f"{same[0].path} and {same[1].path} are the same image, doubled in {series.label}: leave one out")
 
 
-def _placed(frame: Frame) -> bool:
-  """Whether the frame says where it lies, and rightly: directions of length 1 at a right angle, and some spacing."""
-  if frame.position is None or frame.orientation is None or frame.spacing is None:
-    return False
-  return bool(
-    np.allclose(frame.orientation @ frame.orientation.T, np.eye(2), atol=0.01)
-    and abs(frame.position).max() <= _FARTHEST
-    and frame.spacing.min() >= _FINEST
-    and frame.spacing.max() <= _COARSEST
-  )
+def _check_possible(frame: Frame) -> None:
+  """Raises UserError where directions are none at a right angle, or a head cannot have such a position or pixels."""
+  if not np.allclose(frame.orientation @ frame.orientation.T, np.eye(2), atol=0.01):
+    what = f"ImageOrientationPatient {_numbers(frame.orientation.ravel())}, expected two directions at a right angle"
+  elif abs(frame.position).max() > _FARTHEST:
+    what = f"ImagePositionPatient {_numbers(frame.position)}, {_FARTHEST / 1e3:g} m and more from the scanner's middle"
+  elif not (frame.spacing.min() >= _FINEST and frame.spacing.max() <= _COARSEST):
+    what = f"PixelSpacing {_numbers(frame.spacing)} mm, expected {_FINEST:g} to {_COARSEST:g}"
+  else:
+    return
+  raise UserError(f"{frame.label} has {what}: correct its header, or export it again")
+
+
+def _numbers(values: Iterable[float]) -> str:
+  return " x ".join(f"{value:.6g}" for value in values)
+
+
+def _check_extent(series: Series, frames: list[Frame], distance: float) -> list[str]:
+  """A warning where the field of view is smaller than a head; raises UserError where it is larger than any."""
+  sides = [size * spacing for size, spacing in zip(frames[0].shape, frames[0].spacing, strict=True)]
+  extent = [len(frames) * distance, *sides]
+  if max(extent) > _LONGEST or distance < _FINEST:
+    raise UserError(
+      f"{series.label} is {_numbers(extent)} mm in size, {distance:.6g} mm from slice to slice, which no head has "
+      f"({frames[0].label}): correct the unit in its header"
+    )
+  if max(sides) < _SHORTEST and max(frames[0].shape) >= _MANY:
+    return [f"{series.label} is {_numbers(sides)} mm in size by its header, smaller than a head: check PixelSpacing"]
+  return []
 
 
 def _thickness(frame: Frame) -> float | None:
-  told = (frame.numbers[keyword] for keyword in ("SpacingBetweenSlices", "SliceThickness"))
-  return next((value for value in told if value and _FINEST <= value <= _COARSEST), None)
+  values = (frame.numbers[keyword] for keyword in ("SpacingBetweenSlices", "SliceThickness"))
+  return next((value for value in values if value and _FINEST <= value <= _COARSEST), None)
 
 
 def _check_distances(series: Series, frames: list[Frame], heights: Float[np.ndarray, "slices"]) -> None:
@@ -121,24 +156,29 @@ def _check_distances(series: Series, frames: list[Frame], heights: Float[np.ndar
     return
   usual = float(np.percentile(distances, 50, method="lower"))
   if distances.min() < max(0.01, _UNEVEN * usual):
-    at = int(distances.argmin())
+    index = int(distances.argmin())
     raise UserError(
-      f"{series.label} has two images at one place ({frames[at].label} and {frames[at + 1].label}): "
+      f"{series.label} has two images at one position ({frames[index].label} and {frames[index + 1].label}): "
       "slices are doubled, or it is a 4-D series: give one volume of it"
     )
   unusual = abs(distances - usual)
   if unusual.max() > _UNEVEN * usual:
-    at = int(unusual.argmax())
+    index = int(unusual.argmax())
     raise UserError(
-      f"slices of {series.label} are missing or too many: they lie {usual:.3g} mm apart, but {distances[at]:.3g} mm "
-      f"between {frames[at].label} and {frames[at + 1].label}: give the whole series"
+      f"slices of {series.label} are missing or too many: they lie {usual:.3g} mm apart, but {distances[index]:.3g} mm "
+      f"between {frames[index].label} and {frames[index + 1].label}: give the whole series"
     )
 
 
-def _told_otherwise(series: Series, frame: Frame, distance: float) -> list[str]:
-  told = frame.numbers["SpacingBetweenSlices"]
-  if not told or distance < 1.5 * told:
+def _said_otherwise(series: Series, frame: Frame, distance: float) -> list[str]:
+  if len(series.frames) == 1:
+    values = {keyword: frame.numbers[keyword] for keyword in ("SpacingBetweenSlices", "SliceThickness")}
+    known = ", ".join(f"{keyword} {value:g}" for keyword, value in values.items() if value is not None)
+    why = f"has {known} mm, which no head has" if known else "lacks SliceThickness"
+    return [] if _thickness(frame) else [f"{series.label} {why}: its volume in mm is unknown"]
+  said = frame.numbers["SpacingBetweenSlices"]
+  if not said or distance < 1.5 * said:
     return []
   return [
-    f"{series.label} says {told:.3g} mm from slice to slice, but they lie {distance:.3g} mm apart: are some missing?"
+    f"{series.label} says {said:.3g} mm from slice to slice, but they lie {distance:.3g} mm apart: are some missing?"
   ]

@@ -2,13 +2,15 @@
 
 import collections
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Num
+from jaxtyping import Bool, Float, Num
 
 from bt_jax.errors import UserError
-from bt_jax.scans.dicom.codestreams import promised_size
+from bt_jax.scans.dicom.codestreams import is_whole, promised_size
+from bt_jax.scans.dicom.exclusion import excluded
 from bt_jax.scans.dicom.files import DAMAGED, read_dataset
 from bt_jax.scans.dicom.geometry import Stack
 from bt_jax.scans.dicom.series import Frame
@@ -22,67 +24,133 @@ _BROKEN = (*DAMAGED, OSError, RuntimeError)
 
 
 def decode(stack: Stack) -> Float[np.ndarray, "slices rows columns"]:
-  """float32 intensities, slope and intercept applied, bright where the picture is bright.
+  """float32 intensities in the unit of the series, bright where the picture is bright.
+
+  What the header declares to be no signal is as dark as the darkest signal.
 
   Raises:
-    UserError: the pixels are coloured, damaged, absent, fewer than told, or compressed without a decoder.
+    UserError: the pixels are coloured, damaged, absent, fewer than promised, no signal, or compressed without a decoder.
   """
   rows, columns = stack.frames[0].shape
   check_size((len(stack.frames), rows, columns), f"{stack.series.label} ({stack.frames[0].path})")
   image = np.empty((len(stack.frames), rows, columns), np.float32)
-  places = collections.defaultdict(list)
+  of_files, outside = collections.defaultdict(list), {}
   for index, frame in enumerate(stack.frames):
-    places[frame.path].append((index, frame))
-  for path, placed in places.items():
-    stored = _stored(path, placed[0][1])
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite then is told of by the scan
-      for index, frame in placed:
-        image[index] = stored[max(frame.number - 1, 0)] * np.float64(frame.slope) + frame.intercept
+    of_files[frame.path].append((index, frame))
+  for path, frames in of_files.items():
+    values, excluded = _values(path, [frame for _, frame in frames])
+    for row, (index, _) in enumerate(frames):
+      image[index] = values[row]
+      if excluded is not None:
+        outside[index] = excluded[row]
+  if outside:
+    signal = np.stack([~outside.get(index, np.zeros((rows, columns), bool)) for index in range(len(image))])
+    if not signal.any():
+      raise UserError(
+        f"{stack.series.label} holds nothing but padding by its header ({stack.frames[0].path}): leave it out"
+      )
+    np.copyto(image, image.min(where=signal, initial=np.inf), where=~signal)
   return image
 
 
-def _stored(path: pathlib.Path, frame: Frame) -> Num[np.ndarray, "frames rows columns"]:
-  """The values of all frames of a file as they are stored; those of MONOCHROME1, where low is bright, turned over."""
+def _values(
+  path: pathlib.Path, frames: Sequence[Frame]
+) -> tuple[Float[np.ndarray, "frames rows columns"], Bool[np.ndarray, "frames rows columns"] | None]:
+  """Some frames of a file in the unit of their series, and where they are no signal."""
   import pydicom
 
-  kind = frame.about["PhotometricInterpretation"]
-  if is_coloured(frame):
+  if is_coloured(frames[0]):
+    kind = frames[0].about["PhotometricInterpretation"]
     raise UserError(f"{path} is a coloured picture ({kind}), expected grey MR slices: leave it out")
   syntax = ""
   try:
     dataset = read_dataset(path)
     syntax = _transfer_syntax(dataset)
-    _check_frames(dataset, frame)
-    pixels = dataset.pixel_array.reshape(-1, *frame.shape)
-    if len(pixels) != int(frame.numbers["NumberOfFrames"] or 1):
-      raise ValueError(f"{len(pixels)} frames found, {frame.numbers['NumberOfFrames']:g} told")
-    return _turned(pixels, dataset) if kind == "MONOCHROME1" else pixels
+    cells = _cells(dataset, frames[0])
+    numbers = [max(frame.number - 1, 0) for frame in frames]
+    stored = _meaning(dataset, cells)
+    outside = excluded(dataset, cells, stored, path)
+    scaled = _scaled(dataset, stored[numbers], frames)
+    return scaled, None if outside is None else outside[numbers]
   except MemoryError as error:
-    raise UserError(f"{path} promises more pixels than memory holds: mend its header") from error
+    raise UserError(f"{path} promises more pixels than memory holds: correct its header") from error
   except (pydicom.errors.BytesLengthException, *_BROKEN) as error:
     raise UserError(f"{path} {_reason(error, syntax)}") from error
 
 
-def _turned(pixels: Num[np.ndarray, "frames rows columns"], dataset: Any) -> Num[np.ndarray, "frames rows columns"]:
-  """The values with dark and bright exchanged, in the range that they have room in."""
-  if pixels.dtype.kind == "f":
-    return -pixels
-  ends = 2 ** int(dataset.BitsStored) - 1 if dataset.PixelRepresentation == 0 else -1  # lowest and highest added
-  return ends - pixels.astype(np.int64)
+def _cells(dataset: Any, frame: Frame) -> Num[np.ndarray, "frames rows columns"]:
+  """All frames of a file as they are stored, with all bits."""
+  _check_frames(dataset, frame)
+  dataset.pixel_array_options(**({} if _is_corrected(dataset) else {"correct_unused_bits": False}))
+  cells = dataset.pixel_array.reshape(-1, *frame.shape)
+  if len(cells) != int(frame.numbers["NumberOfFrames"] or 1):
+    raise ValueError(f"{len(cells)} frames, {frame.numbers['NumberOfFrames']:g} promised")
+  return cells
+
+
+def _is_corrected(dataset: Any) -> bool:
+  """Whether values are those of a codestream that knows how many bits it has."""
+  from pydicom import uid
+
+  return dataset.file_meta.TransferSyntaxUID in {*uid.JPEG2000TransferSyntaxes, *uid.JPEGLSTransferSyntaxes}
+
+
+def _meaning(dataset: Any, cells: Num[np.ndarray, "..."]) -> Num[np.ndarray, "..."]:
+  """What cells hold in the bits from HighBit downwards, with their sign; other bits do not count (PS3.5, 8.1.1)."""
+  if cells.dtype.kind == "f":
+    return cells
+  width, stored = 8 * cells.dtype.itemsize, int(dataset.BitsStored)
+  high = int(dataset.get("HighBit", stored - 1))
+  if not 1 <= stored <= high + 1 <= int(dataset.BitsAllocated) <= max(width, 8):
+    raise ValueError(f"BitsStored {stored} and HighBit {high} do not fit in BitsAllocated {dataset.BitsAllocated}")
+  compressed = (
+    dataset.file_meta.TransferSyntaxUID.is_compressed and "RLE" not in dataset.file_meta.TransferSyntaxUID.name
+  )
+  if compressed and high != stored - 1:
+    raise ValueError(f"HighBit {high}, expected {stored - 1} in a compressed picture")
+  if _is_corrected(dataset) or stored == width or dataset.BitsAllocated == 1:
+    return cells
+  return (cells << (width - 1 - high)) >> (width - stored)  # of signed cells, >> repeats the sign
+
+
+def _scaled(dataset: Any, stored: Num[np.ndarray, "..."], frames: Sequence[Frame]) -> Float[np.ndarray, "..."]:
+  """Stored values through the Modality LUT, or slope and intercept; those of MONOCHROME1, where low is bright, turned over."""
+  from pydicom.pixels import apply_modality_lut
+
+  turned = frames[0].about["PhotometricInterpretation"] == "MONOCHROME1"
+  if dataset.get("ModalityLUTSequence"):
+    values = apply_modality_lut(stored, dataset).astype(np.float64)
+    bits = int(dataset.ModalityLUTSequence[0].LUTDescriptor[2])
+    return 2**bits - 1 - values if turned else values
+  if turned and stored.dtype.kind == "f":
+    stored = -stored
+  elif turned:  # dark and bright exchanged in the range that they have room in
+    ends = 2 ** int(dataset.BitsStored) - 1 if dataset.PixelRepresentation == 0 else -1  # lowest and highest added
+    stored = ends - stored.astype(np.int64)
+  scaled = np.empty(stored.shape, np.float32)
+  with np.errstate(over="ignore", invalid="ignore"):  # what is not finite then is reported by the scan
+    for row, frame in enumerate(frames):
+      scaled[row] = stored[row] * np.float64(frame.slope) + frame.intercept
+  return scaled
 
 
 def _check_frames(dataset: Any, frame: Frame) -> None:
-  """Raises ValueError where a compressed frame is of another size than the header says, and could be of any."""
+  """Raises ValueError where a compressed frame is of another size than the header says, and could be of any, or is cut."""
+  import imagecodecs
   from pydicom import encaps, uid
 
-  sized = {*uid.JPEGTransferSyntaxes, *uid.JPEGLSTransferSyntaxes, *uid.JPEG2000TransferSyntaxes}
-  if dataset.file_meta.TransferSyntaxUID not in sized:
+  syntax = dataset.file_meta.TransferSyntaxUID
+  if syntax not in {*uid.JPEGTransferSyntaxes, *uid.JPEGLSTransferSyntaxes, *uid.JPEG2000TransferSyntaxes}:
     return
-  told = (*frame.shape, 1)
+  expected = (*frame.shape, 1)
   for stream in encaps.generate_frames(dataset.PixelData, number_of_frames=int(frame.numbers["NumberOfFrames"] or 1)):
-    if (found := promised_size(stream)) != told:
-      sizes = [" x ".join(map(str, size)) if size else "nothing of the kind" for size in (found, told)]
-      raise ValueError(f"a frame of {sizes[0]} samples, {sizes[1]} told")
+    if (size := promised_size(stream)) != expected:
+      sizes = [" x ".join(map(str, one)) if one else "nothing of the kind" for one in (size, expected)]
+      raise ValueError(f"a frame of {sizes[0]} samples, {sizes[1]} promised")
+    if not is_whole(stream):
+      raise ValueError(f"a frame of {len(stream):,} bytes is cut short")
+    if syntax in uid.JPEGLSTransferSyntaxes:
+      imagecodecs.jpegls_decode(stream)  # raises where data end early, which not all of pydicom's decoders do
 
 
 def is_coloured(frame: Frame) -> bool:

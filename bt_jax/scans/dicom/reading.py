@@ -1,5 +1,6 @@
-"""A DICOM study in: its series found and sorted, their roles told, brought to the grid of FLAIR."""
+"""A DICOM study in: its series sorted, their roles guessed, resampled to the grid of FLAIR."""
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 
@@ -8,12 +9,13 @@ from jaxtyping import Float
 from scipy import ndimage
 
 from bt_jax.errors import UserError
-from bt_jax.scans.dicom.files import lenient
+from bt_jax.scans.dicom.files import lenient, summary
 from bt_jax.scans.dicom.geometry import Stack, arrange
+from bt_jax.scans.dicom.grouping import collect
 from bt_jax.scans.dicom.pixels import decode
 from bt_jax.scans.dicom.roles import choose
-from bt_jax.scans.dicom.series import Series, collect
-from bt_jax.scans.scan import Scan, axial_spacing, fill_roles, to_axial
+from bt_jax.scans.dicom.series import Series
+from bt_jax.scans.scan import Scan, axial_spacing, fill_roles, same_grid, to_axial
 
 _HEAD = {"HEAD", "BRAIN", "SKULL", "HEADNECK", "NECKHEAD", "WHOLEBRAIN"}
 _PLANES = ("sagittally", "coronally", "axially")  # by the axis of the patient that slices follow
@@ -30,8 +32,9 @@ def read(files: Sequence[pathlib.Path], *, name: str, given: Mapping[str, str]) 
   Raises:
     UserError: the files are damaged, of several patients or studies, lack slices, or have no FLAIR.
   """
-  with lenient():
-    return _read(files, name, given)
+  with lenient() as findings:
+    scan = _read(files, name, given)
+  return dataclasses.replace(scan, warnings=scan.warnings + summary(findings))
 
 
 def _read(files: Sequence[pathlib.Path], name: str, given: Mapping[str, str]) -> Scan:
@@ -79,7 +82,7 @@ def _to_grid(
     return None, [f"{label} is left out: nothing says how it lies to FLAIR"]
   frames = [one.series.says("FrameOfReferenceUID") for one in (stack, flair)]
   known = bool(frames[0]) and frames[0] == frames[1]
-  if array.shape == shape and np.allclose(stack.affine, flair.affine, atol=1e-3):
+  if array.shape == shape and same_grid(stack.affine, flair.affine, shape):
     other = f"{label} has another frame of reference than FLAIR, but the same grid: it is taken to fit"
     return array, [] if known else [other]
   if not known:

@@ -1,0 +1,106 @@
+"""Which frames are one series: by SeriesInstanceUID where it is one, else by what a series has in common."""
+
+import collections
+import pathlib
+from collections.abc import Callable, Hashable, Iterable, Sequence
+
+from bt_jax.errors import UserError
+from bt_jax.scans.dicom.files import UID, is_dicom
+from bt_jax.scans.dicom.geometry import arrange
+from bt_jax.scans.dicom.headers import frames_of
+from bt_jax.scans.dicom.series import Frame, Series
+
+_NAMES = {".dcm", ".dicom", ".ima"}
+
+
+def collect(files: Sequence[pathlib.Path], name: str) -> list[Series]:
+  """The image series among files, in the order of their numbers; what is no image is left out.
+
+  Args:
+    files: of any kind.
+    name: of the study, for messages.
+
+  Raises:
+    UserError: there is no image, a header is damaged or encrypted, or there are several patients or studies.
+  """
+  frames = []
+  for path in files:
+    if is_dicom(path):
+      frames += frames_of(path)
+    elif path.suffix.lower() in _NAMES:
+      raise UserError(f"{path} is no DICOM file, but empty, damaged or encrypted: copy it again, or decrypt it")
+  if not frames:
+    raise UserError(f"{name} has no DICOM image: name a folder or zip of an MR series")
+  patients = {frame.about["PatientID"] or frame.about["PatientName"]: frame for frame in frames}
+  if len(patients) > 1:
+    raise UserError(f"{name} has {len(patients)} patients ({_some(patients)}): give one at a time")
+  studies = {frame.about["StudyInstanceUID"]: frame for frame in frames}
+  if len(studies) > 1:
+    raise UserError(f"{name} has {len(studies)} studies of one patient ({_some(studies)}): give one at a time")
+  return sorted(_series(frames), key=lambda one: (one.number is None, one.number or 0, one.uid))
+
+
+def _some(frames: dict[str, Frame]) -> str:
+  """Two examples."""
+  return ", ".join(f"{key or 'without a name'} in {frame.path}" for key, frame in [*frames.items()][:2])
+
+
+def _series(frames: Sequence[Frame]) -> list[Series]:
+  """Frames by series.
+
+  A SeriesInstanceUID of a whole study, as anonymisers write, is none: then series number, description, direction and
+  size tell series apart. One of each slice is none either: parts that have those in common and form one row are one.
+  """
+  reused = _are_reused(frames)
+
+  def key(frame: Frame) -> Hashable:
+    uid = frame.about["SeriesInstanceUID"]
+    return in_common(frame) if reused or (uid and not UID.fullmatch(uid)) else (uid, frame.numbers["SeriesNumber"])
+
+  note = ("its UIDs are not unique: slices were put together by series number, description and position",)
+  series, of_parts = [Series(group, note if reused else ()) for group in _grouped(frames, key)], []
+  for parts in _grouped(series, lambda one: in_common(one.frames[0])):
+    of_parts += _joined(parts)
+  return of_parts
+
+
+def in_common(frame: Frame) -> Hashable:
+  """What the slices of one volume have in common beside their UID."""
+  texts = (frame.about[keyword] for keyword in ("SeriesDescription", "ProtocolName", "SequenceName", "ImageType"))
+  orientation = () if frame.orientation is None else tuple((frame.orientation.round(2) + 0.0).ravel())
+  return (frame.numbers["SeriesNumber"], *texts, orientation, frame.shape)
+
+
+def _joined(parts: list[Series]) -> list[Series]:
+  """One series of several that have everything in common but the UID, where they form a row; else the same ones.
+
+  Single slices are joined even if they form none, for a reader to say what is wrong with the row.
+  """
+  named = parts[0].number is not None or parts[0].says("SeriesDescription")
+  if len(parts) == 1 or not named:
+    return parts
+  note = (
+    f"{len(parts)} SeriesInstanceUIDs have one series number, description and direction: they were joined to one series"
+  )
+  whole = Series([frame for part in parts for frame in part.frames], (*parts[0].warnings, note))
+  if all(len(part.frames) == 1 for part in parts):
+    return [whole]
+  try:
+    return [whole] if arrange(whole).affine is not None else parts
+  except UserError:
+    return parts
+
+
+def _are_reused(frames: Sequence[Frame]) -> bool:
+  """Whether files with one SOPInstanceUID are different images, by where they lie."""
+  of_uid = collections.defaultdict(set)
+  for frame in {frame.path: frame for frame in frames}.values():
+    of_uid[frame.about["SOPInstanceUID"]].add(frame.place)
+  return any(uid and len(places) > 1 for uid, places in of_uid.items())
+
+
+def _grouped(items: Iterable, key: Callable[..., Hashable]) -> list[list]:
+  groups = collections.defaultdict(list)
+  for item in items:
+    groups[key(item)].append(item)
+  return [*groups.values()]

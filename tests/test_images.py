@@ -304,7 +304,7 @@ def test_orientation_of_stacks_of_deep_pictures_and_of_what_is_none(tmp_path):
 
 def stack(path, kind):
   """A volume of ten slices by one of several writers."""
-  values = random((10, HEIGHT, WIDTH))
+  values = random((3 if kind == "ome_channels" else 10, HEIGHT, WIDTH))
   if kind.startswith("pillow"):
     pages = [Image.fromarray(page) for page in values]
     compression = {"pillow": None, "pillow_lzw": "tiff_lzw", "pillow_deflate": "tiff_adobe_deflate"}[kind]
@@ -313,6 +313,7 @@ def stack(path, kind):
   options = {
     "plain": {}, "zlib": {"compression": "zlib"}, "lzw": {"compression": "lzw"}, "big": {"bigtiff": True},
     "imagej": {"imagej": True, "metadata": {"axes": "ZYX"}}, "ome": {"ome": True, "metadata": {"axes": "ZYX"}},
+    "ome_channels": {"ome": True, "metadata": {"axes": "CYX"}},
     "ome_zlib": {"ome": True, "metadata": {"axes": "ZYX"}, "compression": "zlib"}, "bare": {"metadata": None},
     "big_endian": {"byteorder": ">"}, "short": {"truncate": True},
   }  # fmt: skip
@@ -326,20 +327,22 @@ def stack(path, kind):
 
 
 @pytest.mark.parametrize("kind", [
-  "pillow", "pillow_lzw", "pillow_deflate", "plain", "zlib", "lzw", "big", "imagej", "ome", "ome_zlib", "bare",
+  "pillow", "pillow_lzw", "pillow_deflate", "ome_channels", "plain", "zlib", "lzw", "big", "imagej", "ome", "ome_zlib", "bare",
   "big_endian", "short", "by_page",
 ])  # fmt: skip
 def test_no_truncated_stack_is_a_shorter_volume(tmp_path, kind, capfd):
   path = tmp_path / "v.tif"
   values = stack(path, kind)
-  np.testing.assert_array_equal(images.read([path], name="study").image[..., 1], values)
+  read = lambda: images.read([path], name="study").image
+  shown = np.moveaxis(values, 0, -1)[None] if kind == "ome_channels" else values
+  pixels = lambda image: image if kind == "ome_channels" else image[..., 1]
+  np.testing.assert_array_equal(pixels(read()), shown)
   whole = path.read_bytes()
   lengths = {*np.linspace(0, len(whole) - 1, 25).astype(int).tolist(), *range(len(whole) - 12, len(whole))}
   for length in lengths:
     path.write_bytes(whole[:length])
     try:
-      scan = images.read([path], name="study")
-      np.testing.assert_array_equal(scan.image[..., 1], values)  # what is missing is no part of any page
+      np.testing.assert_array_equal(pixels(read()), shown)  # what is missing is no part of any page
     except UserError as error:
       assert "v.tif" in str(error) and "\n" not in str(error)
   path.write_bytes(whole[: len(whole) // 2])
@@ -422,13 +425,12 @@ def test_no_flipped_bit_of_a_png_changes_a_pixel(tmp_path, deep, capfd):
 
 def test_what_libraries_find_is_a_warning_of_ours(tmp_path, capfd):
   path = tmp_path / "a.tif"
-  tifffile.imwrite(path, random((HEIGHT, WIDTH)), extratags=[(65000, "I", 4, (1, 2, 3, 4), True)])
-  content = bytearray(path.read_bytes())
-  entry = content.index(struct.pack("<HH", 65000, 4))
-  struct.pack_into("<I", content, entry + 8, 10**9)  # the values of a tag that nobody needs, far behind the end
-  path.write_bytes(content)
+  tifffile.imwrite(path, random((HEIGHT, WIDTH)), description="ImageJ=1.53t\nimages=1\nslices=-1\n", metadata=None)
   warnings = " ".join(images.read([path], name="study").warnings)
-  assert "a.tif does not keep to its format" in warnings and "65000" in warnings
+  assert "a.tif does not keep to its format" in warnings and "ImageJ series metadata invalid" in warnings
+  jpeg = tmp_path / "a.jpg"
+  Image.fromarray(random((HEIGHT, WIDTH))).save(jpeg, exif=b"Exif\0\0II*\0\x08\0\0\0\x09\0")
+  assert "a.jpg does not keep to its format (Corrupt EXIF data" in " ".join(images.read([jpeg], name="study").warnings)
   assert capfd.readouterr() == ("", "")
 
 

@@ -47,3 +47,9 @@ def test_same_seed_same_bytes_and_nothing_half_written(tmp_path):
 def test_real_patients_are_never_called_synthetic():
   with pytest.raises(UserError, match="TCGA_CS_4941 is not a synthetic patient"):
     phantom.fold_of("TCGA_CS_4941")
+
+
+def test_a_tree_that_no_disk_holds_is_refused_before_it_is_begun(tmp_path):
+  with pytest.raises(UserError, match=r"No space left on device.*--config\.data\.root"):
+    phantom.write_tree(tmp_path / "tree", patients=10**9, slices=20)
+  assert not list((tmp_path / "tree").iterdir())

@@ -5,6 +5,8 @@ exercise the code, and says nothing about accuracy on patients.
 """
 
 import csv
+import errno
+import os
 import pathlib
 import re
 import shutil
@@ -15,7 +17,7 @@ from scipy import ndimage
 from tqdm import tqdm
 
 from bt_jax.errors import UserError
-from bt_jax.schema import CLINICAL_FIELDS, SLICE_SIZE
+from bt_jax.schema import CHANNELS, CLINICAL_FIELDS, SLICE_SIZE
 
 PATIENTS = 44  # two for each of the 22 folds
 SITES = ("A", "B", "C")
@@ -69,6 +71,7 @@ def write_tree(root: str | pathlib.Path, *, patients: int = PATIENTS, slices: in
   shutil.rmtree(aside, ignore_errors=True)
   try:
     aside.mkdir(parents=True)
+    _check_space(aside, patients * (slices - slices // 4))
     _write_cases(aside, patients, slices, seed)
     return aside.rename(tree)
   except OSError as error:
@@ -78,6 +81,12 @@ def write_tree(root: str | pathlib.Path, *, patients: int = PATIENTS, slices: in
     ) from error
   finally:
     shutil.rmtree(aside, ignore_errors=True)
+
+
+def _check_space(folder: pathlib.Path, slices: int) -> None:
+  """Raises OSError where even the fewest slices do not fit, before minutes are spent on them."""
+  if shutil.disk_usage(folder).free < slices * SLICE_SIZE**2 * (len(CHANNELS) + 1):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _write_cases(folder: pathlib.Path, patients: int, slices: int, seed: int) -> None:

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 
 _LIBRARIES = ("nibabel.global", "tifffile", "PIL.Image", "PIL.PngImagePlugin", "PIL.TiffImagePlugin")
+_MODULES = ("PIL", "nibabel", "tifffile", "imagecodecs", "scans")  # some blame their caller
 _MOST, _LONGEST = 3, 160  # sentences of one file, and characters of each
 _KEPT: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("findings", default=None)
 
@@ -34,7 +35,11 @@ def kept() -> Iterator[list[str]]:
       yield messages
   finally:
     _KEPT.reset(token)
-    messages += [str(one.message) for one in caught]
+    for one in caught:
+      if any(name in one.filename for name in _MODULES):
+        messages.append(str(one.message))
+      else:  # of another thread
+        warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
 
 def sentences(name: str, messages: list[str]) -> list[str]:

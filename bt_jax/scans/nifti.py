@@ -149,30 +149,30 @@ def _content(stream: io.BufferedIOBase, path: pathlib.Path, packed: bool) -> tup
 
 def _offset(header: nibabel.Nifti1Header, path: pathlib.Path) -> int:
   """Where the voxels begin: where the header says, or right behind it where that says 0, which nothing else can mean."""
-  told, least = float(header["vox_offset"]), header.single_vox_offset
-  if told == 0:
+  stated, least = float(header["vox_offset"]), header.single_vox_offset
+  if stated == 0:
     return least
-  if not least <= told <= _LARGEST_OFFSET or told % 1:
+  if not least <= stated <= _LARGEST_OFFSET or stated % 1:
     raise UserError(
-      f"{path} says that its voxels begin at byte {told:g} (vox_offset), expected {least} or a little more: convert it again"
+      f"{path} says that its voxels begin at byte {stated:g} (vox_offset), expected {least} or a little more: convert it again"
     )
-  return int(told)
+  return int(stated)
 
 
 def _check_extensions(content: memoryview, header: nibabel.Nifti1Header, offset: int, path: pathlib.Path) -> None:
   """Raises UserError where an extension of the header reaches into the voxels."""
-  at = header.single_vox_offset
-  if not content[at - 4]:
+  position = header.single_vox_offset
+  if not content[position - 4]:
     return
   order = "little" if header.endianness == "<" else "big"
-  while offset - at >= _EXTENSION:
-    size = int.from_bytes(content[at : at + 4], order, signed=True)
-    if size < _EXTENSION or size > offset - at:
+  while offset - position >= _EXTENSION:
+    size = int.from_bytes(content[position : position + 4], order, signed=True)
+    if size < _EXTENSION or size > offset - position:
       raise UserError(
-        f"{path} has an extension of {size} bytes in its header, and voxels that begin {offset - at} bytes behind its start: "
+        f"{path} has an extension of {size} bytes in its header, and voxels that begin {offset - position} bytes behind its start: "
         "one of both is wrong: convert it again"
       )
-    at += size
+    position += size
 
 
 def _write_header(content: io.BytesIO, header: nibabel.Nifti1Header, offset: int) -> None:

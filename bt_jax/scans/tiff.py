@@ -15,6 +15,8 @@ from bt_jax.scans import orientation
 
 _MOST_PAGES = 2**16
 _SHORT = 3  # the type of a 16-bit number
+# Of one value of each type (TIFF 6.0, page 15, and BigTIFF).
+_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 # By version: the formats of an offset and of a count of tags, where the first offset stands, and bytes of a tag.
 _LAYOUTS = {42: ("I", "H", 4, 12), 43: ("Q", "Q", 8, 20)}
 
@@ -23,9 +25,10 @@ def orientations(path: pathlib.Path) -> list[int]:
   """The orientation of every page, by following the chain of pages to its end.
 
   Raises:
-    UserError: the chain leaves the file, as where it is truncated, runs in a circle, or a page has no such orientation.
+    UserError: the chain, or a tag, leaves the file, as where it is truncated; it runs in a circle; or a page has no such
+      orientation.
   """
-  pages, seen = [], set()
+  pages, seen, end = [], set(), path.stat().st_size
   with open(path, "rb") as file:
     order = "<" if file.read(2) == b"II" else ">"
 
@@ -43,21 +46,26 @@ def orientations(path: pathlib.Path) -> list[int]:
         file.seek(offset)
         tags = file.read(number(count_kind) * size)
         offset = number(offset_kind)
-        pages.append(orientation.check(_orientation(tags, order, size), path))
-    except (struct.error, KeyError, OverflowError, OSError) as error:
+        pages.append(orientation.check(_orientation(tags, order, size == 20, end), path))
+    except (struct.error, KeyError, OverflowError, ValueError) as error:
       raise UserError(
         f"{path} is truncated or damaged (its chain of pages breaks off after {len(pages)}): copy it again"
       ) from error
   return pages
 
 
-def _orientation(tags: bytes, order: str, size: int) -> int | None:
+def _orientation(tags: bytes, order: str, large: bool, end: int) -> int | None:
+  """The value of the tag, of a page whose tags have all their values within the file; raises UserError if not."""
+  size, head, inline, offset = (20, "HHQ", 8, "Q") if large else (12, "HHI", 4, "I")
+  value = None
   for start in range(0, len(tags), size):
-    tag, kind = struct.unpack_from(f"{order}HH", tags, start)
+    tag, kind, count = struct.unpack_from(order + head, tags, start)
+    where, length = start + size - inline, _BYTES.get(kind, 0) * count
+    if length > inline and struct.unpack_from(order + offset, tags, where)[0] + length > end:
+      raise ValueError(f"tag {tag} lies behind the end")
     if tag == orientation.TAG:
-      value = start + size - (4 if size == _LAYOUTS[42][3] else 8)
-      return struct.unpack_from(order + ("H" if kind == _SHORT else "I"), tags, value)[0]
-  return None
+      value = struct.unpack_from(order + ("H" if kind == _SHORT else "I"), tags, where)[0]
+  return value
 
 
 def is_stack(path: pathlib.Path) -> bool:

@@ -9,6 +9,7 @@ from PIL import Image
 
 from bt_jax import files
 from bt_jax.errors import UserError
+from bt_jax.evaluation.summary import write_summary
 from bt_jax.report.page import charts, html, volumes, words
 from bt_jax.schema import Slices
 from tests.made_up_runs import KINDS, NAMES, classification, estimates, make_slices, segmentation, shifted
@@ -122,7 +123,6 @@ def test_every_number_of_a_segmentation_is_there_with_its_interval(reports):
     "c0ffee",
     "jax 0.9.1",
     "1 x cpu",
-    "1 h 2 min",
     "train 3,543",
     "2 of 60 planned",
     "classes 4",
@@ -157,6 +157,16 @@ def test_what_has_no_value_has_a_reason_and_never_a_nan(reports):
   )
   assert "HD95, mean –" in text  # noqa: RUF001
   assert "95 % limits of agreement, upper 2,099" in text
+
+
+def test_a_page_does_not_depend_on_clock_and_folder(tmp_path):
+  pages = []
+  for name, changes in (("one", {}), ("other", {"finished": "2031-01-01T00:00:00+00:00", "seconds": 1.0})):
+    pages.append(html.write_report(segmentation(tmp_path / name), show_slices=True).read_bytes())
+    summary = json.loads((tmp_path / name / "summary.json").read_text())
+    write_summary(tmp_path / name, summary | changes)
+    pages.append(html.write_report(tmp_path / name, show_slices=True).read_bytes())
+  assert pages[0] == pages[1] and pages[2] == pages[3]
 
 
 def test_notices_say_what_leaks_and_what_is_synthetic(tmp_path):

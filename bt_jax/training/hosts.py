@@ -98,7 +98,7 @@ def watch(folder: pathlib.Path, *, timeout: int) -> Iterator[None]:
     with lost.instead_of_abort(lambda: leave("the first host, which the others meet at, does not answer")):
       yield
       multihost_utils.sync_global_devices("bt_jax: done")
-  except (UserError, Stopped) as error:
+  except (UserError, Stopped, BrokenPipeError) as error:
     if "gloo" in str(error.__cause__).lower():
       leave("what all hosts do together failed")
     raise

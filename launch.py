@@ -18,6 +18,7 @@ For research only, never clinical use.
 
 import importlib
 import os
+import signal
 import sys
 
 from bt_jax import allocator
@@ -59,11 +60,15 @@ def main(argv: list[str]) -> None:
     logging.set_verbosity(logging.ERROR)  # Orbax tells every step of every save otherwise
   try:
     _run()
+    sys.stdout.flush()
+  except BrokenPipeError:  # who read the output, as `head` does, has enough
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the end
+    sys.exit(128 + signal.SIGPIPE)
   except UserError as error:
     given.fail(str(error))
   except OSError as error:
     where = error.filename or given.told().get("workdir") or given.told().get("output") or "a file"
-    given.fail(f"cannot read or write {where} ({error.strerror or error}): free some space or mend the folder")
+    given.fail(f"cannot read or write {where} ({error.strerror or error}): free some space or fix the folder")
   except Stopped as stop:
     print(stop)
     sys.exit(stop.exit_code)

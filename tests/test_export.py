@@ -1,7 +1,9 @@
 """An exported file says what the run says, to who has JAX alone."""
 
+import dataclasses
 import importlib.util
 import pathlib
+import random
 import subprocess
 import sys
 
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 
 import bt_jax
+from bt_jax import files
 from bt_jax.errors import UserError
 from bt_jax.evaluation import postprocess
 from bt_jax.inference import decision, export, loading
@@ -100,8 +103,67 @@ def test_an_export_keeps_the_largest_part_where_the_run_does():
 )
 def test_a_file_that_is_none_or_damaged(exported, tmp_path, spoil):
   (tmp_path / "model.bin").write_bytes(spoil(exported[0].read_bytes()))
-  with pytest.raises(UserError, match=r"model\.bin is no file that --mode=export wrote, or damaged"):
+  with pytest.raises(UserError, match=r"model\.bin is damaged or of another version .*: export the run again"):
     bt_jax.load(tmp_path / "model.bin")
+
+
+def test_no_changed_bit_passes(exported, tmp_path):
+  content, generator = exported[0].read_bytes(), random.Random(0)
+  path = tmp_path / "model.bin"
+  # Anywhere, and in the header, the description of the networks and the hash itself.
+  places = [generator.randrange(len(content)) for _ in range(40)]
+  places += [*range(0, 64, 8), content.rindex(b"model.json"), *range(len(content) - 90, len(content), 9)]
+  for place in places:
+    changed = bytearray(content)
+    changed[place] ^= 1 << generator.randrange(8)
+    path.write_bytes(changed)
+    with pytest.raises(UserError, match=r"model\.bin is damaged") as told:
+      bt_jax.load(path)
+    assert "\n" not in str(told.value)
+  np.save(tmp_path / "volume.npy", volume(2, 64, 64))
+  done = subprocess.run(
+    [sys.executable, path, tmp_path / "volume.npy", tmp_path / "out.npz"], capture_output=True, text=True
+  )
+  assert done.returncode != 0 and not (tmp_path / "out.npz").exists()
+
+
+def test_the_same_export_again_is_the_same_bytes_or_was_there(tmp_path, capsys):
+  paths = tmp_path / "one.bin", tmp_path / "other.bin"
+  for path in paths:
+    export.write(path, [network()], [], **OPTIONS)
+  assert paths[0].read_bytes() == paths[1].read_bytes()
+  before = paths[0].stat()
+  export.write(paths[0], [network()], [], **OPTIONS)
+  assert capsys.readouterr().out.splitlines()[-2].startswith(f"was there: {paths[0]}")
+  after = paths[0].stat()
+  assert (before.st_mtime_ns, before.st_ino) == (after.st_mtime_ns, after.st_ino)
+  with pytest.raises(UserError, match="is there already, and is not this export"):
+    export.write(paths[0], [network()], [], **OPTIONS | {"threshold": 0.125})
+
+
+@pytest.mark.parametrize(
+  ("name", "value"),
+  [("threshold", 1.5), ("threshold", "0.5"), ("temperature", 0), ("gate", -1), ("reach", "x"), ("profile", {})],
+)
+def test_what_an_export_decides_by_is_of_its_type(exported, name, value):
+  _, described = export.read(exported[0])
+  changed = described | {"decision": described["decision"] | {name: value}}
+  with pytest.raises(UserError, match=f"decision.{name}"):
+    files.check(export.Described, changed, "model.bin")
+  del changed["decision"][name]
+  with pytest.raises(UserError, match=f"decision lacks {name}"):
+    files.check(export.Described, changed, "model.bin")
+
+
+def test_probabilities_that_are_no_numbers_end_in_an_error(exported):
+  predictor = exported[1]
+
+  def mark(brought):
+    for marked in predictor.mark(brought):
+      yield marked._replace(members=np.full_like(marked.members, np.nan))
+
+  with pytest.raises(UserError, match="the networks give no number for the array"):
+    dataclasses.replace(predictor, mark=mark).predict(volume(2, 64, 64))
 
 
 def test_what_cannot_be_asked_of_an_export(exported, classifier, tmp_path):

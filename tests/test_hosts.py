@@ -1,6 +1,7 @@
 """Two processes as two hosts with four devices each, as a user would start them."""
 
 import os
+import re
 import shutil
 import signal
 import socket
@@ -85,15 +86,15 @@ def test_one_host_killed_stops_the_other_and_the_same_command_resumes(tiny, alon
   stop_after_an_epoch(workdir, processes, processes[killed].kill)
   _, err = processes[1 - killed].communicate(timeout=60)
   processes[killed].communicate()
+  lines = [line for line in err.replace("\r", "\n").splitlines() if line.startswith("error: ")]
+  assert processes[1 - killed].returncode == 1 and len(lines) == 1, err
+  assert "another host is gone, so this one stops; the same command on all hosts goes on from the last" in lines[0]
+  # With the first host goes JAX's coordinator, at which JAX aborts the others: neither its stack nor its signal is seen.
+  assert not re.search(r"^ +@ +0x|^[EF]\d{4} |Traceback", err, re.MULTILINE), err
   if killed:
-    lines = [line for line in err.replace("\r", "\n").splitlines() if line.startswith("error: ")]
-    assert processes[0].returncode == 1 and len(lines) == 1, err
-    assert "another host is gone, so this one stops; the same command on all hosts goes on from the last" in lines[0]
     status, out, err = launch(flags, devices=4)  # fewer than it was begun with
     assert status == 0 and "going on from step" in out and "4 x cpu" in out, err
     assert_same_run(alone, workdir)
-  else:  # with the first host goes JAX's coordinator, and JAX ends the others itself, in more words
-    assert processes[1].returncode != 0 and ("another host is gone" in err or "another task died" in err), err
 
 
 def test_what_eight_devices_saved_goes_on_with_one_and_by_pmap(tiny, alone, tmp_path):

@@ -12,6 +12,7 @@ from PIL import Image
 
 from bt_jax.datasets import splits
 from tests.conftest import CACHE, launch, start, table_of
+from tests.made_up_runs import segmentation
 
 OUTPUTS = ("config.json", "split.json", "metrics.csv", "slices.csv", "patients.csv", "summary.json", "table.txt")
 
@@ -289,6 +290,18 @@ def test_wrong_flags_are_told_in_one_line(flags, said):
   status, out, err = launch(flags)
   lines = [line for line in err.splitlines() if line]
   assert status == 1 and len(lines) == 1 and lines[0].startswith("error: ") and said in lines[0], (out, err)
+
+
+def test_a_full_disk_and_a_reader_that_goes_are_two_things(tmp_path):
+  folder = segmentation(tmp_path / "run")
+  (folder / ".report.html.incomplete").symlink_to("/dev/full")
+  status, _, err = launch(["--mode=report", f"--workdir={folder}"])
+  assert status == 1 and len(err.splitlines()) == 1 and "No space left on device): free some space" in err
+  assert not (folder / "report.html").exists() and not list(folder.glob(".*incomplete"))
+  process = start(["--mode=report", f"--workdir={folder}"])
+  process.stdout.close()  # as `| true` does
+  assert process.stderr.read() == "" and process.wait() == 128 + signal.SIGPIPE
+  assert (folder / "report.html").is_file()
 
 
 def test_no_data_names_layout_command_and_phantom(tmp_path):

@@ -120,6 +120,24 @@ def test_what_cannot_be_written(member, message, tmp_path, monkeypatch):
   assert "\n" not in str(raised.value) and not [*tmp_path.iterdir()]
 
 
+def test_the_same_export_again_was_there_and_a_changed_one_is_noticed(tmp_path, capsys):
+  pytest.importorskip("jax2onnx", reason="ONNX is written by jax2onnx")
+  paths = tmp_path / "one.onnx", tmp_path / "other.onnx"
+  for path in paths:
+    onnx.write(path, [network()], [], **OPTIONS)
+  content = paths[0].read_bytes()
+  assert content == paths[1].read_bytes()
+  onnx.write(paths[0], [network()], [], **OPTIONS)
+  assert f"was there: {paths[0]}" in capsys.readouterr().out
+  rng = np.random.default_rng(0)
+  for place in rng.integers(len(content), size=25):
+    changed = bytearray(content)
+    changed[place] ^= 1 << rng.integers(8)
+    paths[0].write_bytes(changed)
+    with pytest.raises(UserError, match="is damaged"):
+      onnx.read(paths[0])
+
+
 def test_a_file_is_not_overwritten(tmp_path):
   (tmp_path / "model.onnx").write_text("precious")
   with pytest.raises(UserError, match="is there already"):

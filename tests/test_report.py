@@ -9,6 +9,7 @@ from PIL import Image
 
 from bt_jax import files
 from bt_jax.errors import UserError
+from bt_jax.evaluation.summary import write_summary
 from bt_jax.report.page import charts, html, volumes, words
 from bt_jax.schema import Slices
 from tests.made_up_runs import KINDS, NAMES, classification, estimates, make_slices, segmentation, shifted
@@ -122,7 +123,6 @@ def test_every_number_of_a_segmentation_is_there_with_its_interval(reports):
     "c0ffee",
     "jax 0.9.1",
     "1 x cpu",
-    "1 h 2 min",
     "train 3,543",
     "2 of 60 planned",
     "classes 4",
@@ -157,6 +157,15 @@ def test_what_has_no_value_has_a_reason_and_never_a_nan(reports):
   )
   assert "HD95, mean –" in text  # noqa: RUF001
   assert "95 % limits of agreement, upper 2,099" in text
+
+
+def test_a_page_does_not_depend_on_clock_and_folder(tmp_path):
+  folder, other = segmentation(tmp_path / "one"), tmp_path / "other"
+  shutil.copytree(folder, other)
+  summary = json.loads((folder / "summary.json").read_text())
+  write_summary(other, summary | {"finished": "2031-01-01T00:00:00+00:00", "seconds": 1.0})
+  one, two = (html.write_report(path, show_slices=True).read_bytes() for path in (folder, other))
+  assert one == two
 
 
 def test_notices_say_what_leaks_and_what_is_synthetic(tmp_path):

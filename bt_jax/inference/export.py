@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import hashlib
 import importlib.util
 import io
 import json
@@ -14,10 +15,12 @@ import jax
 import jax.export
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
+from typing_extensions import TypedDict
 
 from bt_jax import files
 from bt_jax.datasets.channels import with_neighbours
 from bt_jax.errors import UserError
+from bt_jax.files import Count, Positive, Share
 from bt_jax.inference import grid, standalone
 from bt_jax.inference.decision import Decision, check_share, decide, describe
 from bt_jax.inference.forward import Marked, make_forward
@@ -25,10 +28,31 @@ from bt_jax.inference.networks import Network, View
 from bt_jax.inference.predictor import Brought, Predictor
 from bt_jax.scans.scan import NOTICE
 from bt_jax.schema import CHANNELS
+from bt_jax.training.record import Profile
 
 _PLATFORMS = ("cpu", "cuda", "tpu")
 _GROUP = 8  # slices at a time
 _ABOUT = "model.json"
+_HASH_CHARACTERS = 64  # of a SHA-256 in hexadecimal
+
+
+class _Decision(TypedDict):
+  threshold: Share
+  temperature: Positive
+  gate: Share | None
+  tta: bool
+  largest_component: bool
+  profile: Profile
+  reach: Count
+  drops_sequences: bool
+
+
+class Described(TypedDict):
+  """What an exported file says of its networks."""
+
+  research_use: str
+  decision: _Decision
+  about: dict[str, Any]
 
 
 def write(
@@ -42,20 +66,23 @@ def write(
 ) -> None:
   """Writes networks as one file; see `loading.load` for the options.
 
-  The file is what `jax.export.deserialize` reads. A zip at its end, which that does not mind, tells about the networks
-  and makes the file a program: `python FILE volume.npy result.npz`.
+  The file is what `jax.export.deserialize` reads. A zip at its end, which that does not mind, describes the networks
+  and makes the file a program: `python FILE volume.npy result.npz`. The zip's comment, the last 64 bytes, is the SHA-256
+  of all before it. The same networks and options give the same bytes; where they are there already, nothing is done.
 
   Raises:
-    UserError: contrast is raised outside of JAX, or the file is there already.
+    UserError: contrast is enhanced outside of JAX, or the file is there already and is another.
   """
-  decision, told = plan(output, segmenters, classifiers, tta=tta, threshold=threshold, sensitivity=sensitivity)
+  decision, described = plan(segmenters, classifiers, tta=tta, threshold=threshold, sensitivity=sensitivity)
+  if is_there(output, described, lambda: read(output)[1]):
+    return
   function = make_function(segmenters, classifiers, decision)
   slices, height, width = jax.export.symbolic_shape(
     "slices, height, width", constraints=[f"slices >= {decision.reach + 1}"]
   )
   volume = jax.ShapeDtypeStruct((slices, height, width, len(CHANNELS)), jnp.float32)
   exported = jax.export.export(jax.jit(function), platforms=_PLATFORMS)(volume)
-  path = files.write_bytes(output, bytes(exported.serialize()) + _program(told))
+  path = files.write_bytes(output, seal(bytes(exported.serialize()) + _program(described)))
   print(
     f"written: {path} ({path.stat().st_size / 1e6:.1f} MB)\n"
     f"try it, with jax alone: python {path} volume.npy result.npz\n"
@@ -64,11 +91,9 @@ def write(
 
 
 def plan(
-  output: pathlib.Path, segmenters: Sequence[Network], classifiers: Sequence[Network], **options: Any
+  segmenters: Sequence[Network], classifiers: Sequence[Network], **options: Any
 ) -> tuple[Decision, dict[str, Any]]:
-  """What the networks decide by, and what a file in any format tells; raises UserError as `write`."""
-  if output.exists():
-    raise UserError(f"{output} is there already: choose another --output, or remove it")
+  """What the networks decide by, and what a file in any format says of them; raises UserError as `write`."""
   if raised := [network for network in (*segmenters, *classifiers) if network.view.contrast != "none"]:
     raise UserError(
       f"{raised[0].about['path']} raises contrast ({raised[0].view.contrast}) on the host, which no export holds: use the run "
@@ -77,6 +102,50 @@ def plan(
   decision = decide(segmenters, classifiers, **options)
   about = describe(segmenters, classifiers, decision)
   return decision, {"research_use": NOTICE, "decision": dataclasses.asdict(decision), "about": about}
+
+
+def is_there(output: pathlib.Path, described: dict[str, Any], read_there: Callable[[], dict[str, Any]]) -> bool:
+  """Whether this very export is there, which is printed.
+
+  Args:
+    output: the file.
+    described: see `plan`.
+    read_there: what the file that is there says of its networks.
+
+  Raises:
+    UserError: another file is there.
+  """
+  if not output.exists():
+    return False
+  plain = json.loads(json.dumps(described))
+  try:
+    same = read_there() == plain
+  except UserError:
+    same = False
+  if not same:
+    raise UserError(f"{output} is there already, and is not this export: choose another --output, or remove it")
+  print(f"was there: {output}, of these networks and options\n{NOTICE}")
+  return True
+
+
+def seal(content: bytes) -> bytes:
+  """The content with the SHA-256 of it as the comment of the zip that it ends with."""
+  start = content[:-2] + _HASH_CHARACTERS.to_bytes(2, "little")  # the length of the comment stands last
+  return start + hashlib.sha256(start).hexdigest().encode()
+
+
+def read(path: pathlib.Path) -> tuple[bytes, dict[str, Any]]:
+  """The bytes of an exported file, verified, and what it says of its networks; raises UserError where it is damaged."""
+  remedy = "export the run again"
+  try:
+    content = path.read_bytes()
+    if hashlib.sha256(content[:-_HASH_CHARACTERS]).hexdigest().encode() != content[-_HASH_CHARACTERS:]:
+      raise files.damaged(path, "its SHA-256 is not that of its content: no file that --mode=export wrote", remedy)
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+      described = archive.read(_ABOUT)
+  except (zipfile.BadZipFile, KeyError, IsADirectoryError) as error:
+    raise files.damaged(path, "no file that --mode=export wrote", remedy) from error
+  return content, files.parse_json(described, path, Described, remedy)
 
 
 def make_function(
@@ -110,7 +179,7 @@ def make_function(
       filled = jax.lax.pad(seen, jnp.float32(0), [(0, groups * _GROUP - slices, 0), *[(0, 0, 0)] * 3])
       return filled.reshape(groups, _GROUP, *seen.shape[1:])
 
-    views = {network.view for network in (*segmenters, *classifiers)}
+    views = sorted({network.view for network in (*segmenters, *classifiers)})
     found = jax.lax.map(of_group, {view: grouped(view) for view in views})
     probability, slice_probability, gated = (
       array.reshape(groups * _GROUP, *array.shape[2:])[:slices] for array in found
@@ -153,17 +222,14 @@ def load(path: pathlib.Path, threshold: float | None) -> Predictor:
     raise UserError(
       f"--checkpoint: {path} is ONNX, for other runtimes: name the run, or export it to a file without .onnx"
     )
-  content = path.read_bytes()
+  content, described = read(path)
+  known = {field.name for field in dataclasses.fields(Decision)}
+  decision = Decision(**{name: value for name, value in described["decision"].items() if name in known})
+  about = described["about"]
   try:
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-      told = json.loads(archive.read(_ABOUT))
-    decision, about = Decision(**told["decision"]), told["about"]
     exported = jax.export.deserialize(bytearray(content))
-  except Exception as error:  # what the reader of a damaged file raises is not documented
-    reason = " ".join(f"{type(error).__name__} {error}".split())[:200]
-    raise UserError(
-      f"--checkpoint: {path} is no file that --mode=export wrote, or damaged ({reason}): export the run again"
-    ) from error
+  except Exception as error:  # of another version of JAX; what its reader raises is not documented
+    raise files.damaged(path, f"{type(error).__name__} {error}"[:200], "export the run again") from error
   if threshold is not None:
     check_share("threshold", threshold)
     decision, about = dataclasses.replace(decision, threshold=threshold), about | {"threshold": threshold}
@@ -176,13 +242,16 @@ def _mark(function: Callable[[Any], dict[str, Array]], brought: Brought) -> Iter
   yield Marked(found["probability"][None], found["slice_probability"], found["gated"])
 
 
-def _program(told: dict[str, Any]) -> bytes:
-  """A zip that Python runs: what is told, the program, and the package that `jax.export` reads with."""
+def _program(described: dict[str, Any]) -> bytes:
+  """A zip that Python runs: what describes the networks, the program, and the package that `jax.export` reads with."""
+  (folder,) = importlib.util.find_spec("flatbuffers").submodule_search_locations
+  members = {
+    _ABOUT: json.dumps(described, indent=2, allow_nan=False).encode(),
+    "__main__.py": pathlib.Path(standalone.__file__).read_bytes(),
+    **{f"flatbuffers/{file.name}": file.read_bytes() for file in sorted(pathlib.Path(folder).glob("*.py"))},
+  }
   content = io.BytesIO()
-  with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
-    archive.writestr(_ABOUT, json.dumps(told, indent=2, allow_nan=False))
-    archive.write(standalone.__file__, "__main__.py")
-    (place,) = importlib.util.find_spec("flatbuffers").submodule_search_locations
-    for file in sorted(pathlib.Path(place).glob("*.py")):
-      archive.write(file, f"flatbuffers/{file.name}")
+  with zipfile.ZipFile(content, "w") as archive:
+    for name, member in members.items():  # all of one date, so that the same networks give the same bytes
+      archive.writestr(zipfile.ZipInfo(name), member, zipfile.ZIP_DEFLATED)
   return content.getvalue()

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import hashlib
 import json
 import logging
 import pathlib
@@ -25,6 +26,7 @@ from bt_jax.scans.scan import NOTICE
 from bt_jax.schema import CHANNELS, SLICE_SIZE
 
 INPUT = "volume"
+_HASH = "sha256"
 OUTPUTS = ("probability", "mask", "slice_probability", "gated")
 _HALVINGS = 40  # of the range of a volume; what is left is finer than float32
 _MOST_BYTES = 2**31 - 1  # of one protocol buffer
@@ -43,13 +45,15 @@ def write(
   """Writes networks as one ONNX file; see `loading.load` for the options.
 
   Its input is `volume`, float32 [slices, height, width, 3] of pre-contrast, FLAIR and post-contrast, in any scale and
-  size, pixels as high as wide; its outputs are those of `make_function`. Its metadata hold `decision`, `about` and
-  `research_use`.
+  size, pixels as high as wide; its outputs are those of `make_function`. Its metadata hold `decision`, `about`,
+  `research_use` and `sha256`, of the file without it, as protobuf writes it in its deterministic order.
 
   Raises:
     UserError: the file is there already, jax2onnx is not installed, or the networks do what ONNX does not hold.
   """
-  decision, told = export.plan(output, segmenters, classifiers, tta=tta, threshold=threshold, sensitivity=sensitivity)
+  decision, told = export.plan(segmenters, classifiers, tta=tta, threshold=threshold, sensitivity=sensitivity)
+  if export.is_there(output, told, lambda: read(output)):
+    return
   model = convert(make_function(segmenters, classifiers, decision))
   for name, value in told.items():
     text = value if isinstance(value, str) else json.dumps(value, allow_nan=False)
@@ -59,8 +63,32 @@ def write(
       f"--output: {output} would have {size / 1e9:.1f} GB, and ONNX has room for 2.1: take fewer networks, or a name "
       "without .onnx"
     )
-  path = files.write_bytes(output, model.SerializeToString())
+  model.metadata_props.add(key=_HASH, value=_hash(model))
+  path = files.write_bytes(output, model.SerializeToString(deterministic=True))
   print(f"written: {path} ({path.stat().st_size / 1e6:.1f} MB); for onnxruntime and others that read ONNX\n{NOTICE}")
+
+
+def _hash(model: Any) -> str:
+  """The SHA-256 of a model without the metadata that hold it."""
+  bare = type(model)()
+  bare.CopyFrom(model)
+  del bare.metadata_props[:]
+  bare.metadata_props.extend(entry for entry in model.metadata_props if entry.key != _HASH)
+  return hashlib.sha256(bare.SerializeToString(deterministic=True)).hexdigest()
+
+
+def read(path: pathlib.Path) -> dict[str, Any]:
+  """What an ONNX file of ours says of its networks; raises UserError where it is damaged, or none of ours."""
+  try:
+    import onnx  # comes with jax2onnx
+
+    model = onnx.load(path)
+  except Exception as error:  # protobuf's reader has several
+    raise files.damaged(path, f"it is no ONNX: {error}"[:200], "export the run again") from error
+  told = {entry.key: entry.value for entry in model.metadata_props}
+  if told.pop(_HASH, None) != _hash(model):
+    raise files.damaged(path, "its SHA-256 is not that of its content", "export the run again")
+  return {name: value if name == "research_use" else json.loads(value) for name, value in told.items()}
 
 
 def make_function(

@@ -85,7 +85,8 @@ class Predictor:
       progress: whether to show a bar.
 
     Raises:
-      UserError: the array has another shape, values that are not finite, or is constant; or memory does not suffice.
+      UserError: the array has another shape, values that are not finite, or is constant; memory does not suffice; or the
+        networks give probabilities that are not finite.
     """
     scan = volume if isinstance(volume, Scan) else of_array(volume, spacing_mm)
     try:
@@ -115,6 +116,11 @@ class Predictor:
     for marked in self.mark(brought):
       stop = done + len(marked.gated)
       own = np.asarray(_take_back(marked.members, aspect, height=height, width=width))
+      if not np.isfinite(own).all() or not np.isfinite(marked.slice_probability).all():
+        raise UserError(
+          f"the networks give no number for {scan.name}: the checkpoint or the exported file is damaged, or computes in too "
+          "few bits; train or export it again"
+        )
       members.append(own >= self.decision.threshold)
       probability[done:stop] = own.mean(0)
       slice_probability[done:stop], gated[done:stop], done = marked.slice_probability, marked.gated, stop

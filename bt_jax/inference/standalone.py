@@ -9,6 +9,7 @@ FLAIR alone; axial, the front of the head at the top, pixels as high as wide. re
 
 # It travels as __main__.py in the zip at the end of an exported file, beside the package that jax.export reads with and
 # jax does not install; so nothing of bt_jax is imported here.
+import hashlib
 import pathlib
 import sys
 
@@ -30,7 +31,12 @@ def main(file: pathlib.Path, arguments: list[str]) -> None:
     volume = np.stack([volume] * 3, axis=-1)
   if volume.ndim != 4 or volume.shape[-1] != 3 or not volume.size:
     sys.exit(f"error: {arguments[0]} has the shape {volume.shape}, expected [slices, height, width, 3]")
-  found = jax.export.deserialize(bytearray(file.read_bytes())).call(volume)
+  content = file.read_bytes()
+  if hashlib.sha256(content[:-64]).hexdigest().encode() != content[-64:]:
+    sys.exit(f"error: {file} is damaged: export the run again")
+  found = jax.export.deserialize(bytearray(content)).call(volume)
+  if not np.isfinite(found["probability"]).all():
+    sys.exit(f"error: the networks give no number for {arguments[0]}: is every value in it finite?")
   np.savez_compressed(arguments[1], **{name: np.asarray(array) for name, array in found.items()})
   print(f"{int(found['mask'].sum())} voxels marked; written: {arguments[1]}\n{__doc__.splitlines()[0]}")
 

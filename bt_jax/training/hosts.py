@@ -9,14 +9,20 @@ import re
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from bt_jax.errors import UserError
+from bt_jax.errors import Stopped, UserError
+from bt_jax.training import lost
+
+_LOST = re.compile("gloo|nccl|unavailable|deadline|coordination|heartbeat|barrier", re.IGNORECASE)
+
+_ENDING = threading.Lock()
 
 
 def is_first() -> bool:
@@ -89,26 +95,42 @@ def watch(folder: pathlib.Path, *, timeout: int) -> Iterator[None]:
   thread = threading.Thread(target=look, daemon=True)
   thread.start()
   try:
-    yield
-    multihost_utils.sync_global_devices("bt_jax: done")
-  except jax.errors.JaxRuntimeError as error:
-    if not re.search("gloo|nccl|unavailable|deadline|coordination|heartbeat|barrier", str(error), re.IGNORECASE):
-      raise  # the trouble of this host alone
-    leave(f"what all hosts do together failed ({str(error).splitlines()[0][:120]})")
+    with lost.instead_of_abort(lambda: leave("the first host, which the others meet at, does not answer")):
+      yield
+      multihost_utils.sync_global_devices("bt_jax: done")
+  except (UserError, Stopped, BrokenPipeError) as error:
+    if "gloo" in str(error.__cause__).lower():
+      leave("what all hosts do together failed")
+    raise
+  except Exception as error:
+    # JAX raises errors of its own, and ValueError where a save or the tables' numbers are exchanged.
+    if _LOST.search(str(error)):
+      leave(f"what all hosts do together failed ({str(error).splitlines()[0][:120]})")
+    # The trouble of this host alone: at its end JAX would wait for the others, and then abort.
+    if isinstance(error, OSError):
+      end(
+        f"cannot read or write {error.filename or folder.parent} ({error.strerror or error}): free some space or fix the folder"
+      )
+    traceback.print_exc()
+    end(f"{type(error).__name__}; the other hosts stop, too")
   finally:
     done.set()
     thread.join()
     beat(me).unlink(missing_ok=True)
 
 
-def leave(reason: str) -> None:
-  """Ends this process and those it started at once, without waiting for the other hosts."""
+def leave(reason: str) -> NoReturn:
+  """Ends this process, as another host is gone; see `end`."""
+  end(
+    f"{reason}: another host is gone, so this one stops; the same command on all hosts goes on from the last checkpoint"
+  )
+
+
+def end(message: str) -> NoReturn:
+  """Ends this process and those it started at once with one line, without waiting for the other hosts."""
+  _ENDING.acquire()  # another thread may have noticed, too; one line is enough
   for process in multiprocessing.active_children():
     process.kill()
-  print(
-    f"\nerror: {reason}: another host is gone, so this one stops; the same command on all hosts goes on from the last checkpoint",
-    file=sys.stderr,
-    flush=True,
-  )
+  print(f"\nerror: {message}", file=sys.stderr, flush=True)
   sys.stdout.flush()
   os._exit(1)

@@ -243,7 +243,10 @@ _ABSENT = {
 
 
 def about(record: Record) -> Section:
-  """What was run: data, split, versions, hardware, time."""
+  """What was run: data, split, versions, hardware.
+
+  Not when and for how long, which `summary.json` says: two runs with the same results have the same page.
+  """
   summary = record.summary
   split, largest = summary.get("parts") or {}, summary.get("largest_component")
   epochs, checkpoint = summary.get("epochs") or {}, summary.get("checkpoint") or {}
@@ -265,9 +268,6 @@ def about(record: Record) -> Section:
     "versions": ", ".join(f"{name} {version}" for name, version in summary["versions"].items()),
     "devices": summary.get("devices"),
     "machine": summary.get("machine"),
-    "finished": summary.get("finished"),
-    "time of training": words.duration(summary["seconds"]) if summary.get("seconds") is not None else "not known",
-    "folder": record.folder.resolve().name,
   }
   rows = [[sheets.text(name), sheets.text(fact)] for name, fact in facts.items() if fact]
   fields = [[sheets.text(name), sheets.text(content)] for name, content in _flat(record.config).items()]

@@ -282,8 +282,8 @@ def _patient(row: Group, segmented: bool) -> Group:
 
 def folds(runs: list[Group]) -> Table:
   """What each run of a cross-validation got."""
-  kinds = {"patients": "count", "slices": "count", "tumor_slices": "count", "seconds": "pixels", "threshold": "factor"}
-  names = [name for name in numbers_of(runs[0], counts=()) if name != "fold"]
+  kinds = {"patients": "count", "slices": "count", "tumor_slices": "count", "threshold": "factor"}
+  names = [name for name in numbers_of(runs[0], counts=()) if name not in ("fold", "seconds")]  # see `sections.about`
   label = lambda fold: value(fold) if isinstance(fold, int) else text(fold)  # several have no order of their own
   rows = [[label(run["fold"]), *(measured(run, name, kinds.get(name, "share")) for name in names)] for run in runs]
   return table("Runs by test fold", ("fold", *map(title, names)), rows, sortable=True)

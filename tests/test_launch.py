@@ -175,6 +175,42 @@ def test_no_picture_of_a_slice_where_none_may_be_shown(run, tiny, tmp_path):
   assert "data:image/png" not in (tmp_path / "again" / "report.html").read_text()
 
 
+def test_a_best_checkpoint_that_is_damaged_or_gone_is_refused_and_no_table_changes(run, tiny, tmp_path):
+  workdir = tmp_path / "copy"
+  shutil.copytree(run[0], workdir)
+  flags = [*tiny, f"--workdir={workdir}"]
+  tables = {path.name: path.read_bytes() for path in workdir.glob("*.*")}
+  best = workdir / "checkpoints" / "best"
+  newest = max(best.iterdir(), key=lambda path: int(path.name) if path.name.isdigit() else -1)
+  record = newest / "record" / "metadata"
+  record.write_text(record.read_text()[:-20])
+  for prepare, said in (
+    (lambda: None, f"checkpoint {newest} is corrupt"),
+    (lambda: shutil.rmtree(newest), "put it back from a copy"),
+    (
+      lambda: shutil.rmtree(best),
+      f"{best} holds no checkpoint, although {workdir} was trained: put it back from a copy",
+    ),
+  ):
+    prepare()
+    status, _, err = launch(flags)
+    assert status == 1 and said in err and len([line for line in err.splitlines() if "error:" in line]) == 1, err
+    assert "Traceback" not in err
+    assert tables == {path.name: path.read_bytes() for path in workdir.glob("*.*")}
+
+
+def test_a_folder_that_is_removed_while_it_is_trained_in_is_an_error_and_does_not_come_back(tiny, tmp_path):
+  workdir = tmp_path / "run"
+  process = start([*tiny, f"--workdir={workdir}", "--config.train.epochs=500"])
+  latest = workdir / "checkpoints" / "latest"
+  while process.poll() is None and not (latest.is_dir() and any(path.name.isdigit() for path in latest.iterdir())):
+    time.sleep(0.1)
+  shutil.move(workdir, tmp_path / "moved")
+  _, err = process.communicate(timeout=120)
+  assert process.returncode == 1 and "was removed" in err and "Traceback" not in err, err
+  assert not (workdir / "checkpoints").exists()
+
+
 def test_evaluate_needs_a_run(tiny, tmp_path):
   status, _, err = launch([*tiny, f"--workdir={tmp_path / 'none'}", "--mode=evaluate"])
   assert status == 1 and "holds no run" in err and not (tmp_path / "none").exists()

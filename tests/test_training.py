@@ -1,4 +1,6 @@
 import math
+import resource
+import shutil
 
 import jax
 import jax.numpy as jnp
@@ -7,12 +9,13 @@ import optax
 import pytest
 
 from bt_jax.errors import UserError
+from bt_jax.inference import networks
 from bt_jax.losses import make_loss
 from bt_jax.models.unet import UNet
 from bt_jax.pipeline.augment import make_augment
 from bt_jax.pipeline.preprocess import make_preprocess
 from bt_jax.training import loop
-from bt_jax.training.checkpoints import Checkpoints, tree_hash
+from bt_jax.training.checkpoints import AS_SAVED, Checkpoints, tree_hash
 from bt_jax.training.optimizer import make_optimizer, make_schedule
 from bt_jax.training.state import TrainState, init_state
 from bt_jax.training.step import make_predict_step, make_train_step
@@ -225,6 +228,98 @@ def test_corrupt_checkpoint_falls_back_to_the_one_before(tmp_path, how, capsys):
   for _ in range(2):  # refused again and again, never begun anew
     with pytest.raises(UserError, match="no checkpoint in"):
       Checkpoints(tmp_path).restore({"a": jnp.zeros(10_000)})
+
+
+def saved(folder, *steps):
+  checkpoints = Checkpoints(folder)
+  for step in steps:
+    checkpoints.save(step, {"a": jnp.arange(10_000.0) * step}, {"history": []})
+  checkpoints.close()
+
+
+@pytest.mark.parametrize("how", ["flip", "cut", "empty"])
+@pytest.mark.parametrize("like", [{"a": jnp.zeros(10_000)}, AS_SAVED])
+def test_corrupt_checkpoint_that_is_to_be_used_is_refused_and_none_takes_its_place(tmp_path, how, like):
+  saved(tmp_path, 3, 5)
+  damage(tmp_path / "5", how)
+  before = sorted(tmp_path.rglob("*"))
+  with pytest.raises(UserError, match=f"{tmp_path / '5'} is corrupt .*: put it back from a copy") as error:
+    Checkpoints(tmp_path, read_only=True).restore(like)
+  assert "\n" not in str(error.value) and sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_record_that_was_changed_is_corrupt(tmp_path):
+  checkpoints = Checkpoints(tmp_path)
+  checkpoints.save(5, tree(5), {"history": [], "decision": {"threshold": 0.5}})
+  checkpoints.close()
+  assert Checkpoints(tmp_path, read_only=True).restore(tree(0))[1]["decision"] == {"threshold": 0.5}
+  path = tmp_path / "5" / "record" / "metadata"
+  text = path.read_text()
+  for changed in (text.replace("0.5", "0.4"), text.replace('"step": 5', '"step": 6'), "[]", text[:-9]):
+    assert changed != text
+    path.write_text(changed)
+    with pytest.raises(UserError, match="is corrupt"):
+      Checkpoints(tmp_path, read_only=True).restore(tree(0))
+
+
+@pytest.mark.parametrize("read_only", [False, True])
+@pytest.mark.parametrize("part", ["arrays", "record"])
+def test_a_file_that_cannot_be_opened_condemns_nothing(tmp_path, read_only, part):
+  """A link to itself is such a file for every user, also for root."""
+  saved(tmp_path, 3, 5)
+  path = max(
+    (path for path in (tmp_path / "5" / part).rglob("*") if path.is_file()), key=lambda path: path.stat().st_size
+  )
+  path.rename(tmp_path / "kept")
+  path.symlink_to(path)
+  for _ in range(2):
+    with pytest.raises(UserError, match=r"5 cannot be read \(.*[Ss]ymbolic.*nothing was changed") as error:
+      Checkpoints(tmp_path, read_only=read_only).restore({"a": jnp.zeros(10_000)})
+    assert "\n" not in str(error.value)
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == ["3", "5"]
+  (tmp_path / "kept").replace(path)
+  assert Checkpoints(tmp_path, read_only=read_only).restore({"a": jnp.zeros(10_000)})[1]["step"] == 5
+
+
+def test_a_disk_without_room_is_one_line_and_the_run_goes_on_from_the_checkpoint_before(tmp_path, capfd):
+  checkpoints = Checkpoints(tmp_path)
+  noise = lambda step: {"a": jax.random.normal(jax.random.key(step), (100_000,))}
+  checkpoints.save(3, noise(3), {"history": []})
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))  # no file grows beyond, as on a full disk
+  try:
+    with pytest.raises(UserError, match="checkpoint 5 cannot be saved in .* free some space") as error:
+      checkpoints.save(5, noise(5), {"history": []})
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  assert "\n" not in str(error.value) and not capfd.readouterr().err
+  again = Checkpoints(tmp_path)
+  restored, record = again.restore(noise(0))
+  assert record["step"] == 3
+  np.testing.assert_array_equal(restored["a"], noise(3)["a"])
+  again.save(5, noise(5), {"history": []})
+  assert again.restore(noise(0))[1]["step"] == 5
+
+
+def test_a_folder_that_was_removed_is_not_begun_anew(tmp_path):
+  checkpoints = Checkpoints(tmp_path / "latest")
+  checkpoints.save(3, tree(3), {})
+  shutil.rmtree(tmp_path / "latest")
+  with pytest.raises(UserError, match="was removed while a run worked in it"):
+    checkpoints.save(5, tree(5), {})
+  assert not (tmp_path / "latest").exists()
+
+
+@pytest.mark.parametrize(
+  "part", ["checkpoints", "checkpoints/latest", "checkpoints/latest/5", "checkpoints/latest/5/arrays"]
+)
+def test_a_part_of_a_run_is_no_network_and_its_run_is_named(tmp_path, part):
+  for name in ("best", "latest"):
+    saved(tmp_path / "run" / "checkpoints" / name, 5)
+  with pytest.raises(
+    UserError, match=f"--checkpoint: .*{part} is not a network but a part of the run in .*run: name that run"
+  ):
+    networks.load(tmp_path / "run" / part, "segmentation", "checkpoint")
 
 
 def test_tree_hash_sees_bits_and_places():

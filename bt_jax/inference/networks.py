@@ -98,7 +98,7 @@ def load(folder: pathlib.Path, task: str, flag: str, dtype: str | None = None) -
     dtype: to compute in, a name of `models.DTYPES`; None: that of the training.
 
   Raises:
-    UserError: there is no checkpoint, it cannot be read, is of another version, or of another task.
+    UserError: there is no checkpoint, it cannot be read, is corrupt, of another version, or of another task.
   """
   (variables, record), place = _restore(folder, flag), folder
   config, decision = records.check(record, place)["config"], record["decision"]
@@ -131,15 +131,17 @@ def load(folder: pathlib.Path, task: str, flag: str, dtype: str | None = None) -
 
 
 def _restore(folder: pathlib.Path, flag: str) -> tuple[PyTree, dict[str, Any]]:
-  step = None
+  step, run = None, folder
   if (folder / _BEST).is_dir():
     folder = folder / _BEST
   elif re.fullmatch(r"\d+", folder.name) and (folder / "record").is_dir():
     folder, step = folder.parent, int(folder.name)
-  if not folder.is_dir() or not Checkpoints(folder).exist:
-    raise UserError(f"--{flag}: {folder} holds no checkpoint: name the folder of a finished run, or an exported file")
+  # Training goes on from `checkpoints/latest`; what it decided about prediction is in `best` alone.
+  around = [parent for parent in run.absolute().parents if (parent / _BEST).is_dir()]
+  if around and folder.name != _BEST.name:
+    raise UserError(f"--{flag}: {run} is not a network but a part of the run in {around[0]}: name that run")
   checkpoints = Checkpoints(folder, read_only=True)
-  restored = checkpoints.restore(AS_SAVED, step=step)
+  restored = checkpoints.restore(AS_SAVED, step=step) if checkpoints.exist else None
   checkpoints.close()
   if restored is None:
     raise UserError(f"--{flag}: {folder} holds no checkpoint: name the folder of a finished run, or an exported file")

@@ -24,6 +24,7 @@ from bt_jax.running import runs, warmstart
 from bt_jax.running.feeding import feed_and_step
 from bt_jax.running.parts import Parts
 from bt_jax.running.runs import Data, first_state, plain
+from bt_jax.running.workdir import check_there
 from bt_jax.schema import Slices
 from bt_jax.training import hosts, loop, parallel
 from bt_jax.training.checkpoints import Checkpoints
@@ -74,6 +75,7 @@ def fit(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Data, wei
   validation = data.read("validation")
 
   def validate(state: TrainState) -> loop.Validation:
+    check_there(workdir)  # before anything is saved there
     logits = runs.predict(config, parts, state.eval_variables, validation)
     decide = functools.partial(_decide, config, parts, validation, logits)
     return loop.Validation(_validation(config, parts, data, validation, logits), decide)

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from bt_jax.datasets import splits, store
 from bt_jax.datasets.channels import context_of
+from bt_jax.errors import UserError
 from bt_jax.evaluation import baselines, calibration, subgroups
 from bt_jax.evaluation.aggregation import score_of
 from bt_jax.evaluation.rows import Row
@@ -25,7 +26,7 @@ from bt_jax.running import results, runs
 from bt_jax.running.parts import Parts
 from bt_jax.running.runs import Data
 from bt_jax.schema import Slices
-from bt_jax.training import hosts
+from bt_jax.training import hosts, loop
 from bt_jax.training.checkpoints import Checkpoints
 from bt_jax.training.state import PyTree
 from bt_jax.training.task import Tumor
@@ -38,6 +39,11 @@ def judge_best(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Da
   # The best checkpoint's history ends with its own epoch.
   history = (latest.restore() or (None, record))[1]["history"]
   latest.close()
+  if (row := loop.best_row(history)) and record["step"] < row["step"]:
+    raise UserError(
+      f"{workdir / 'checkpoints' / 'best'} holds step {record['step']}, and the best of this run is step {row['step']}: put it "
+      f"back from a copy, or remove {workdir / 'checkpoints'} and start --mode=train again, which trains anew"
+    )
 
   predict = functools.partial(_probabilities, config, parts, variables)
   validation, test = ((slices, predict(slices)) for slices in (data.read("validation"), data.read("test")))

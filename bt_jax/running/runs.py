@@ -114,11 +114,16 @@ def first_state(config: ConfigDict, parts: Parts, *, abstract: bool) -> TrainSta
 
 
 def restore_best(config: ConfigDict, workdir: pathlib.Path, parts: Parts) -> tuple[PyTree, dict[str, Any]]:
-  """The variables of a run's best checkpoint and its record; raises UserError where there is none."""
+  """The variables of a run's best checkpoint and its record; raises UserError where there is none, or it is corrupt."""
   best = Checkpoints(workdir / "checkpoints" / "best", read_only=True)
   restored = best.restore(first_state(config, parts, abstract=True).eval_variables)
   best.close()
   if restored is None:
+    if Checkpoints(workdir / "checkpoints" / "latest").exist:
+      raise UserError(
+        f"{best.folder} holds no checkpoint, although {workdir} was trained: put it back from a copy, or remove "
+        f"{workdir / 'checkpoints'} and start --mode=train again, which trains anew"
+      )
     raise UserError(f"{workdir} holds no checkpoint: train first, with --mode=train")
   return restored
 

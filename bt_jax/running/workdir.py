@@ -53,6 +53,8 @@ def claim(
   try:
     with hosts.watch(workdir / ".hosts", timeout=host_timeout):
       yield
+    if new:
+      check_there(workdir)
   finally:
     release()
 
@@ -94,6 +96,15 @@ def begin(workdir: pathlib.Path, config: dict[str, Any]) -> None:
   """Makes the folder that of this configuration's run."""
   if hosts.is_first():
     files.write_json(workdir / _CONFIG, config)
+
+
+def check_there(workdir: pathlib.Path) -> None:
+  """Raises UserError where the folder of a run that was begun was removed, or moved, since."""
+  if hosts.is_first() and not (workdir / _CONFIG).is_file():
+    raise UserError(
+      f"{workdir} was removed or moved while this run worked in it, and what was written since is not whole: remove it and "
+      "start the run again, in a folder that stays"
+    )
 
 
 def _what(config: dict[str, Any]) -> dict[str, Any]:

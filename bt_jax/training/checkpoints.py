@@ -4,8 +4,12 @@ Two managers, as one that keeps the best steps would delete the newest.
 """
 
 import contextlib
+import errno
 import hashlib
+import json
+import os
 import pathlib
+import re
 import shutil
 from collections.abc import Iterator
 from typing import Any
@@ -22,6 +26,8 @@ PyTree = Any
 _KEEP = 2  # the one before stays, to fall back to
 _CORRUPT = ".corrupt"
 AS_SAVED = object()
+# What says that a file is not there, or is no file: all other errors of the system are of the disk or of permissions.
+_NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
 
 def tree_hash(tree: PyTree) -> str:
@@ -33,11 +39,15 @@ def tree_hash(tree: PyTree) -> str:
   return digest.hexdigest()
 
 
+def _record_hash(record: dict[str, Any]) -> str:
+  return hashlib.sha256(json.dumps(json.loads(json.dumps(record)), sort_keys=True).encode()).hexdigest()
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Orbax warns that what is opened to be read is not written."""
+  """Orbax logs what it raises, in hundreds of lines, and warns that what is opened to be read is not written."""
   before = logging.get_verbosity()
-  logging.set_verbosity(logging.ERROR)
+  logging.set_verbosity(logging.FATAL)
   try:
     yield
   finally:
@@ -45,11 +55,17 @@ def _quiet() -> Iterator[None]:
 
 
 class Checkpoints:
-  """The checkpoints in one folder, each of a tree of arrays and a JSON record of what they are."""
+  """The checkpoints in one folder, each of a tree of arrays and a JSON record of what they are.
+
+  Args:
+    folder: of the checkpoints.
+    read_only: of networks that are used as they are: nothing there is touched, and the newest is the only one that will
+      do. Otherwise a corrupt one is renamed, and the one before it takes its place.
+  """
 
   def __init__(self, folder: str | pathlib.Path, *, read_only: bool = False):
     self.folder = pathlib.Path(folder).absolute()
-    self._read_only = read_only  # of a run that is another's: nothing there is touched
+    self._read_only = read_only
     self._manager: ocp.CheckpointManager | None = None
 
   def _open(self) -> ocp.CheckpointManager:
@@ -71,19 +87,36 @@ class Checkpoints:
     return self.folder.is_dir() and any(path.name.isdigit() for path in self.folder.iterdir())
 
   def save(self, step: int, tree: PyTree, record: dict[str, Any]) -> None:
-    """Writes one checkpoint, whole or not at all, and drops those before the last two. One that exists is kept."""
-    manager = self._open()
+    """Writes one checkpoint, whole or not at all, and drops those before the last two. One that exists is kept.
+
+    Raises:
+      UserError: the disk is full, may not be written or fails, or the folder was removed since it was opened.
+    """
+    manager, opened = self._manager or self._open(), self._manager is not None
+    if opened and not self.folder.is_dir():
+      raise UserError(
+        f"{self.folder} was removed while a run worked in it: start the run again, in a folder that stays"
+      )
     if step in manager.all_steps():
       return
     record = {**record, "step": step, "arrays_sha256": tree_hash(tree)}
-    items = ocp.args.Composite(arrays=ocp.args.StandardSave(tree), record=ocp.args.JsonSave(record))
-    if not manager.save(step, args=items, force=True):
+    signed = {**record, "record_sha256": _record_hash(record)}
+    items = ocp.args.Composite(arrays=ocp.args.StandardSave(tree), record=ocp.args.JsonSave(signed))
+    try:
+      with _quiet():
+        saved = manager.save(step, args=items, force=True)
+    except Exception as error:  # TensorStore raises ValueError where the disk is full
+      if (reason := _system_error(error)) is None:
+        raise
+      raise UserError(
+        f"checkpoint {step} cannot be saved in {self.folder} ({reason}): free some space or repair the folder; the same "
+        "command then goes on from the checkpoint before it"
+      ) from error
+    if not saved:
       raise RuntimeError(f"checkpoint {step} was not saved in {self.folder}")
 
   def restore(self, like: PyTree = None, *, step: int | None = None) -> tuple[PyTree, dict[str, Any]] | None:
-    """The newest checkpoint that is whole, as (arrays, record); None if there is none.
-
-    A corrupt one is set aside under another name (not if read-only), with a word, for the one before it.
+    """The newest checkpoint, as (arrays, record); None if there is none.
 
     Args:
       like: arrays, or their abstract shapes and shardings, of the same tree; None reads the record alone; `AS_SAVED`
@@ -91,36 +124,53 @@ class Checkpoints:
       step: only this one will do.
 
     Raises:
-      UserError: there are checkpoints, and none can be read.
+      UserError: a file cannot be read, in which case nothing is renamed; the checkpoint is corrupt, and no other may take
+        its place; or there are checkpoints, and none is whole.
     """
     if not self.folder.is_dir():
       return None
-    corrupt = False
-    steps = self._open().all_steps() if step is None else [step]
+    with _quiet():
+      steps = self._open().all_steps() if step is None else [step]
     for step in sorted(steps, reverse=True):
-      found, trouble = None, None
+      restored, damage = self._try(step, like)
+      if damage is None:
+        return restored
+      path = self.folder / str(step)
+      if self._read_only:
+        raise UserError(f"checkpoint {path} is corrupt ({damage}): put it back from a copy, or train its run again")
+      print(f"checkpoint {path} is corrupt ({damage}): renamed to {path}{_CORRUPT}, trying the one before")
+      if hosts.is_first():
+        renamed = path.with_name(f"{step}{_CORRUPT}")
+        shutil.rmtree(renamed, ignore_errors=True)  # of the same step, corrupt before
+        path.rename(renamed)
+      hosts.gather(None)  # only then
+      self._open().reload()
+    if list(self.folder.glob(f"*{_CORRUPT}")):
+      raise UserError(
+        f"no checkpoint in {self.folder} can be read: put one back from a copy, or remove the run's folder to start over"
+      )
+    return None
+
+  def _try(self, step: int, like: PyTree) -> tuple[tuple[PyTree, dict[str, Any]] | None, str | None]:
+    """What was restored, or on any host how it is damaged: only where every file of it could be read, twice."""
+    restored, problem, damage = None, None, None
+    for _ in range(2):  # a network's file system may fail once
       try:
-        found = self._read(step, like)
+        with _quiet():
+          restored, problem, damage = self._read(step, like), None, None
+        break
       except (MemoryError, jax.errors.JaxRuntimeError):  # the machine's trouble, not the checkpoint's
         raise
       except Exception as error:  # Orbax raises many kinds for a broken checkpoint
-        trouble = _first_line(error)
-      troubles = list(filter(None, hosts.gather(trouble)))
-      if not troubles:
-        return found
-      fate = "left alone" if self._read_only else "set aside"
-      print(f"checkpoint {self.folder / str(step)} is corrupt ({troubles[0]}): {fate}, trying the one before")
-      corrupt = True
-      if not self._read_only:
-        if hosts.is_first():
-          aside = self.folder / f"{step}{_CORRUPT}"
-          shutil.rmtree(aside, ignore_errors=True)  # of the same step, corrupt before
-          (self.folder / str(step)).rename(aside)
-        hosts.gather(None)  # only then
-        self._open().reload()
-    if corrupt or list(self.folder.glob(f"*{_CORRUPT}")):
-      raise UserError(f"no checkpoint in {self.folder} can be read: remove the run's folder to start over")
-    return None
+        damage = _first_line(error)
+        problem = _system_error(error) or _unreadable(self.folder / str(step))
+    outcomes = hosts.gather({"problem": problem, "damage": damage})
+    for reason in filter(None, (outcome["problem"] for outcome in outcomes)):
+      raise UserError(
+        f"checkpoint {self.folder / str(step)} cannot be read ({reason}): nothing was changed; repair the disk or the "
+        "permissions, and start the same command again"
+      )
+    return restored, next(filter(None, (outcome["damage"] for outcome in outcomes)), None)
 
   def _read(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
     items = {"record": ocp.args.JsonRestore()}
@@ -130,9 +180,13 @@ class Checkpoints:
     if like is not None:
       items["arrays"] = ocp.args.StandardRestore(like)
     restored = self._open().restore(step, args=ocp.args.Composite(**items))
-    if like is not None and tree_hash(restored.arrays) != restored.record["arrays_sha256"]:
+    record = restored.record
+    signature = record.pop("record_sha256", None)  # older ones have none
+    if record["step"] != step or signature not in (None, _record_hash(record)):
+      raise ValueError("its record is not the one that was saved")
+    if like is not None and tree_hash(restored.arrays) != record["arrays_sha256"]:
       raise ValueError("its arrays are not those that were saved")
-    return restored.get("arrays"), restored.record
+    return restored.get("arrays"), record
 
   def close(self) -> None:
     """Lets go of the folder."""
@@ -142,3 +196,31 @@ class Checkpoints:
 
 def _first_line(error: Exception) -> str:
   return (str(error).splitlines() or [type(error).__name__])[0][:120]
+
+
+def _system_error(error: BaseException | None) -> str | None:
+  """What the operating system said, out of an error and those that it came from; None if it is of another kind."""
+  while error is not None:
+    of_tensorstore = re.search(r"os_error_code='(\d+)'", str(error))
+    number = error.errno if isinstance(error, OSError) else int(of_tensorstore[1]) if of_tensorstore else None
+    if number is not None and number not in _NO_FILE:
+      return os.strerror(number)
+    error = error.__cause__ or error.__context__
+  return None
+
+
+def _unreadable(folder: pathlib.Path) -> str | None:
+  """Why a file in this folder cannot be read to its end; None if all can."""
+
+  def give_up(error: OSError) -> None:
+    raise error
+
+  try:
+    for path, _, names in os.walk(folder, onerror=give_up):
+      for name in names:
+        with open(pathlib.Path(path) / name, "rb") as file:
+          while file.read(2**20):
+            pass
+  except OSError as error:
+    return None if error.errno in _NO_FILE else f"{error.filename}: {error.strerror}"
+  return None

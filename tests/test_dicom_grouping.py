@@ -110,10 +110,28 @@ def test_uids_that_are_not_unique_are_read_by_positions_and_silently(tmp_path, s
   for role, volume in zip(("flair", "pre", "post"), volumes, strict=False):
     np.testing.assert_array_equal(channel(scan, role), volume)
   said = " ".join(scan.warnings)
-  assert "UIDs are not unique" in said and "Invalid value for VR UI" in said
+  assert "UIDs are missing or not unique" in said and "Invalid value for VR UI" in said
   (mask,) = dicom.write(scan, tmp_path, channel(scan, "flair") > 99, None, software="x")
   np.testing.assert_array_equal(pydicom.dcmread(mask).pixel_array[::-1], volumes[0] > 99)  # from head to foot
   assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("uid", ["", "anonymized"])
+def test_series_without_a_uid_of_their_own_are_told_apart_by_what_they_have_in_common(tmp_path, uid, lenient_writing):
+  paths = []
+  for number, (description, plane) in enumerate([("AX FLAIR", "axial"), ("AX T1", "axial"), ("AX FLAIR", "sagittal")]):
+
+    def edit(data, index, number=number):
+      data.SOPInstanceUID, data.SeriesNumber, data.SeriesInstanceUID = f"2.25.{number}.{index}", number % 2, uid
+
+    shape = (5, 7, 9) if plane == "axial" else (4, 7, 9)
+    grid = PLANES[plane]._replace(shape=shape)
+    paths += write_series(tmp_path / str(number), distinct(shape, number), grid, description=description, edit=edit)
+  for index, path in enumerate(paths):
+    path.rename(tmp_path / f"{index}.dcm")
+  scan = read(tmp_path)
+  np.testing.assert_array_equal(channel(scan, "flair"), distinct(AXIAL.shape))
+  np.testing.assert_array_equal(channel(scan, "pre"), distinct(AXIAL.shape, 1))
 
 
 def test_volumes_that_nothing_tells_apart_are_refused_for_what_they_are(tmp_path, lenient_writing):

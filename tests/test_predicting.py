@@ -145,7 +145,7 @@ def test_a_full_temporary_folder_ends_the_run_and_is_no_bad_study(run, tmp_path,
   for name in ("a", "b"):
     shutil.make_archive(tmp_path / "in" / name, "zip", write_studies(tmp_path / name, ["s"]))
   monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))  # as good as full
-  with pytest.raises(UserError, match=r"temporary folder .*nowhere .*TMPDIR"):
+  with pytest.raises(UserError, match=r"temporary folder .*nowhere.*TMPDIR"):
     predict(run[0], output=tmp_path / "out", input=tmp_path / "in")
   assert not (tmp_path / "out" / "studies.csv").exists()
   monkeypatch.undo()

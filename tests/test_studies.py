@@ -223,7 +223,7 @@ def test_a_full_temporary_folder_is_no_bad_study(tmp_path, monkeypatch):
     pack_one(root / f"{name}.zip")
   monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))  # as good as full
   (study, _) = studies.find(root, {})
-  with pytest.raises(MachineError, match=r"temporary folder .*nowhere .*TMPDIR"):
+  with pytest.raises(MachineError, match=r"temporary folder .*nowhere.*TMPDIR"):
     studies.read(study)
 
 

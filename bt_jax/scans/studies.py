@@ -149,9 +149,8 @@ def _read_files(study: Study, name: str) -> Scan:
 
 def _read_zip(study: Study, name: str) -> Scan:
   (path,) = study.files
-  with _temporary() as folder:
+  with _unpacked(path) as folder:
     text = str(folder)
-    archives.unpack(path, folder)
     try:
       inside = find(folder, study.given)
       if len(inside) > 1:
@@ -165,13 +164,18 @@ def _read_zip(study: Study, name: str) -> Scan:
 
 
 @contextlib.contextmanager
-def _temporary() -> Iterator[pathlib.Path]:
-  """A temporary folder; what stands in the way of it is no fault of a study."""
-  try:
-    with tempfile.TemporaryDirectory() as folder:
-      yield pathlib.Path(folder)
-  except OSError as error:
-    raise MachineError(
-      f"cannot unpack to the temporary folder {tempfile.gettempdir()} ({error.strerror or error}): make room there, or name "
-      "another by TMPDIR"
-    ) from error
+def _unpacked(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """A temporary folder with what a zip holds; what stands in the way of the folder is no fault of the study."""
+  with contextlib.ExitStack() as stack:
+    try:
+      folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+      archives.unpack(path, folder)
+    except OSError as error:
+      if error.filename == str(path):
+        raise
+      where = f", {error.filename}" if error.filename else ""
+      raise MachineError(
+        f"{path} cannot be unpacked to a temporary folder ({error.strerror or error}{where}): make room there, or name another "
+        "folder by TMPDIR"
+      ) from error
+    yield folder

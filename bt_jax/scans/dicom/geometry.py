@@ -109,7 +109,7 @@ def _check_doubled(series: Series) -> None:
   for frame in {frame.path: frame for frame in series.frames}.values():
     of_uid[frame.about["SOPInstanceUID"]].append(frame)
   for uid, same in of_uid.items():
-    if uid and len(same) > 1 and len({frame.place for frame in same}) == 1:
+    if uid and len(same) > 1 and len({frame.identity for frame in same}) == 1:
       raise UserError(f"{same[0].path} and {same[1].path} are the same image, doubled in {series.label}: leave one out")
 
 

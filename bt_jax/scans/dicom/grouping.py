@@ -3,6 +3,7 @@
 import collections
 import pathlib
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import TypeVar
 
 from bt_jax.errors import UserError
 from bt_jax.scans.dicom.files import UID, is_dicom
@@ -10,6 +11,8 @@ from bt_jax.scans.dicom.geometry import arrange
 from bt_jax.scans.dicom.headers import frames_of
 from bt_jax.scans.dicom.series import Frame, Series
 
+_TURNED = 0.01  # of direction cosines, beyond which slices are of another series
+Item = TypeVar("Item")
 _NAMES = {".dcm", ".dicom", ".ima"}
 
 
@@ -52,23 +55,42 @@ def _series(frames: Sequence[Frame]) -> list[Series]:
   size tell series apart. One of each slice is none either: parts that have those in common and form one row are one.
   """
   reused = _are_reused(frames)
-
-  def key(frame: Frame) -> Hashable:
-    uid = frame.about["SeriesInstanceUID"]
-    return in_common(frame) if reused or (uid and not UID.fullmatch(uid)) else (uid, frame.numbers["SeriesNumber"])
-
-  note = ("its UIDs are not unique: slices were put together by series number, description and position",)
-  series, of_parts = [Series(group, note if reused else ()) for group in _grouped(frames, key)], []
-  for parts in _grouped(series, lambda one: in_common(one.frames[0])):
-    of_parts += _joined(parts)
+  is_one = lambda frame: not reused and UID.fullmatch(frame.about["SeriesInstanceUID"])
+  key = lambda frame: (
+    (frame.about["SeriesInstanceUID"], frame.numbers["SeriesNumber"]) if is_one(frame) else in_common(frame)
+  )
+  note = "its UIDs are missing or not unique: slices were put together by series number, description and position"
+  series = []
+  for group in _grouped(frames, key):
+    if is_one(group[0]):
+      series.append(Series(group))
+    else:
+      series += [Series(part, (note,)) for part in _by_direction(group, lambda frame: frame)]
+  of_parts = []
+  for alike in _grouped(series, lambda one: in_common(one.frames[0])):
+    for parts in _by_direction(alike, lambda one: one.frames[0]):
+      of_parts += _joined(parts)
   return of_parts
 
 
 def in_common(frame: Frame) -> Hashable:
-  """What the slices of one volume have in common beside their UID."""
+  """What the slices of one volume have in common beside their UID and direction."""
   texts = (frame.about[keyword] for keyword in ("SeriesDescription", "ProtocolName", "SequenceName", "ImageType"))
-  orientation = () if frame.orientation is None else tuple((frame.orientation.round(2) + 0.0).ravel())
-  return (frame.numbers["SeriesNumber"], *texts, orientation, frame.shape)
+  return (frame.numbers["SeriesNumber"], *texts, frame.shape, frame.orientation is None)
+
+
+def _by_direction(items: Sequence[Item], frame_of: Callable[[Item], Frame]) -> list[list[Item]]:
+  """Items of which each but the first lies as the first of its group does; those of no direction are one group."""
+  groups: list[list[Item]] = []
+  for item in items:
+    direction = frame_of(item).orientation
+    for group in groups:
+      if direction is None or abs(frame_of(group[0]).orientation - direction).max() < _TURNED:
+        group.append(item)
+        break
+    else:
+      groups.append([item])
+  return groups
 
 
 def _joined(parts: list[Series]) -> list[Series]:
@@ -95,8 +117,8 @@ def _are_reused(frames: Sequence[Frame]) -> bool:
   """Whether files with one SOPInstanceUID are different images, by where they lie."""
   of_uid = collections.defaultdict(set)
   for frame in {frame.path: frame for frame in frames}.values():
-    of_uid[frame.about["SOPInstanceUID"]].add(frame.place)
-  return any(uid and len(places) > 1 for uid, places in of_uid.items())
+    of_uid[frame.about["SOPInstanceUID"]].add(frame.identity)
+  return any(uid and len(identities) > 1 for uid, identities in of_uid.items())
 
 
 def _grouped(items: Iterable, key: Callable[..., Hashable]) -> list[list]:

@@ -42,7 +42,7 @@ class Frame:
     return f"{self.path}, frame {self.number}" if self.number else str(self.path)
 
   @property
-  def place(self) -> tuple[float | int | None, ...]:
+  def identity(self) -> tuple[float | int | None, ...]:
     """What tells it from the other images of its series: where it lies and its number."""
     position = () if self.position is None else tuple(map(float, self.position))
     return (self.numbers["InstanceNumber"], self.number, *position)

@@ -105,4 +105,4 @@ def test_two_runs_of_one_split(run, classifier, tmp_path):
   write_run(second, table[::-1])
   refused(f"{first},{second}", "differ in their slices or their order")
   (second / "slices.csv").write_text("case,slice\n")
-  refused(f"{first},{second}", "slices.csv is missing or has no rows")
+  refused(f"{first},{second}", "slices.csv is damaged or of another version (it lacks data, split, patient")

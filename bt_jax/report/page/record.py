@@ -50,27 +50,37 @@ def read(folder: pathlib.Path) -> Record:
     UserError: there is no finished run, or its files are damaged, of another version, or do not fit each other.
   """
   summary = read_summary(folder)
+  # Each file against its types first, which says what is wrong with it; then whether they are those of the summary.
+  about, history, table = _config(folder, summary), folder / "metrics.csv", folder / "table.txt"
+  rows = _table(history, _HISTORY) if history.is_file() else []
   if "segmenter" in summary:
     tables = Tables(_table(folder / "slices.csv", ("case", "patient", "slice", "label")), [], [], [])
     check_files(folder, summary)
   else:
     summary, tables = read_run(folder)
-  config, table = folder / "config.json", folder / "table.txt"
-  about = read_config(folder) if config.is_file() else {}
-  if config.is_file() and "segmenter" not in summary and not {"loss", "train"} <= about.keys():
-    raise files.damaged(config, "it lacks loss or train")
-  if about.get("loss", {}).get("name") == "focal_tversky" and "exponent" not in about["loss"]:
-    raise files.damaged(config, "loss lacks exponent")
   return Record(
     folder,
     summary,
     about,
     tables.slices,
     tables.patients,
-    _table(folder / "metrics.csv", _HISTORY) if (folder / "metrics.csv").is_file() else [],
+    rows,
     tables.reliability,
     table.read_text(encoding="utf-8", errors="replace") if table.is_file() else "",
   )
+
+
+def _config(folder: pathlib.Path, summary: dict[str, Any]) -> dict[str, Any]:
+  """The configuration of a run with all that the page reads of it; empty where there is none."""
+  path = folder / "config.json"
+  if not path.is_file():
+    return {}
+  config = read_config(folder)
+  if "segmenter" not in summary and not {"loss", "train"} <= config.keys():
+    raise files.damaged(path, "it lacks loss or train")
+  if config.get("loss", {}).get("name") == "focal_tversky" and "exponent" not in config["loss"]:
+    raise files.damaged(path, "loss lacks exponent")
+  return config
 
 
 def _table(path: pathlib.Path, columns: tuple[str, ...]) -> list[Row]:

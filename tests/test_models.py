@@ -220,3 +220,20 @@ def test_pooling_of_the_cnn_by_hand():
     assert cnn.POOLS[name](x).shape[1] == (4 - 2) // 2 + 1
   with pytest.raises(UserError, match="model.pool is 'median', expected one of max, average, min"):
     init(cnn.CNN(pool="median", depth=2))
+
+
+def test_batch_norm_keeps_its_digits_where_the_mean_is_large():
+  """A thousand deviations from 0, and close to what earlier batches were; against float64."""
+  x = jnp.asarray(1000 + np.random.default_rng(0).normal(size=(8, 32, 32, 2)), jnp.float32)
+  norm = layers.BatchNorm(momentum=0.9)
+  variables = norm.init(jax.random.key(0), x, use_running_average=False)
+  statistics = {"mean": jnp.array([1001.0, 998.0]), "var": jnp.ones(2)}
+  out, updates = norm.apply(
+    variables | {"batch_stats": statistics}, x, use_running_average=False, mutable=["batch_stats"]
+  )
+  exact = np.asarray(x, np.float64)
+  mean, var = exact.mean((0, 1, 2)), exact.var((0, 1, 2))
+  kept = updates["batch_stats"]
+  np.testing.assert_allclose((kept["var"] - 0.9) / 0.1, var, rtol=1e-4)
+  np.testing.assert_allclose(kept["mean"], 0.9 * np.asarray(statistics["mean"]) + 0.1 * mean, rtol=1e-6)
+  np.testing.assert_allclose(out, (exact - mean) / np.sqrt(var + 1e-5), atol=1e-3)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from bt_jax.datasets.channels import context_of, parse_channels
 from bt_jax.errors import UserError
 from bt_jax.inference import loading, onnx
 from bt_jax.inference.networks import Network, View
@@ -16,20 +17,21 @@ from bt_jax.models import make_model
 from bt_jax.pipeline.preprocess import make_preprocess
 from bt_jax.training.step import make_predict_step
 from bt_jax.training.task import TASKS
-from tests.arithmetic import PROFILE, flair_logits, network, statistics_logits, volume
+from tests.arithmetic import PROFILE, flair_logits, network, next_flair_logits, statistics_logits, volume
 
 OPTIONS = {"tta": False, "threshold": None, "sensitivity": 1.0}
 
 
-def made(name, task, seed=0, dtype=jnp.float32, tumors=(0.5,), **fields):
+def made(name, task, seed=0, dtype=jnp.float32, tumors=(0.5,), channels="pre,flair,post", **fields):
   """A network of ours with random weights, small enough that its probabilities are in the middle."""
-  model = make_model(TASKS[task].models, name, dtype=dtype, **fields)
-  variables = model.init(jax.random.key(seed), jnp.zeros((1, 64, 64, 3)), train=False)
-  preprocess = make_preprocess(size=64, normalize="volume", channels="pre,flair,post")
+  model, shown = make_model(TASKS[task].models, name, dtype=dtype, **fields), parse_channels(channels)
+  variables = model.init(jax.random.key(seed), jnp.zeros((1, 64, 64, len(shown))), train=False)
+  preprocess = make_preprocess(size=64, normalize="volume", channels=channels)
   logits = make_predict_step(model=model, task=TASKS[task], preprocess=preprocess)
   decision = {"threshold": 0.5, "temperature": 1.5, "tumor_probabilities": list(tumors)}
   about = {"path": name, "model": name, "data": "none", "split": "none"}
-  return Network(jax.device_get(variables), logits, View(), False, False, decision, PROFILE, False, about)
+  view = View("none", context_of(shown))
+  return Network(jax.device_get(variables), logits, view, False, False, decision, PROFILE, False, about)
 
 
 def pooled_logits(variables, batch):
@@ -61,14 +63,23 @@ def augmented():
   return [network(left, 0.01)], [], True, [volume(2, 300, 200)]
 
 
-@pytest.mark.parametrize("case", [ours, pools, augmented])
-def test_onnxruntime_says_what_the_run_says(case, tmp_path):
+def lite_with_neighbours():
+  """Depthwise convolutions, which differ by platform, and the slices before and after."""
+  channels = "flair,post,flair-1,flair+2"
+  networks = [made("lite_unet", "segmentation", channels=channels), network(next_flair_logits, 0.01, channels=channels)]
+  return networks, [], False, [volume(4, 64, 80)]
+
+
+@pytest.mark.parametrize("case", [ours, pools, augmented, lite_with_neighbours])
+def test_onnxruntime_says_what_the_run_says(case, tmp_path, capfd):
   pytest.importorskip("jax2onnx", reason="ONNX is written by jax2onnx")
   runtime = pytest.importorskip("onnxruntime", reason="comes with jax2onnx")
   segmenters, classifiers, tta, images = case()
   path, options = tmp_path / "model.onnx", OPTIONS | {"tta": tta}
   onnx.write(path, segmenters, classifiers, **options)
+  capfd.readouterr()
   session = runtime.InferenceSession(path, providers=["CPUExecutionProvider"])
+  assert not capfd.readouterr().err  # it warns of every node and constant that nothing uses
   told = session.get_modelmeta().custom_metadata_map
   assert "research only" in told["research_use"] and json.loads(told["decision"])["tta"] == tta
   assert [segmenter["path"] for segmenter in json.loads(told["about"])["segmenters"]] == [

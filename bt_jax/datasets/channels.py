@@ -4,8 +4,8 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jaxtyping import Array, Num
 
 from bt_jax.errors import UserError
@@ -80,7 +80,8 @@ def with_neighbours(volume: Volume, context: Sequence[Channel]) -> Volume:
   """The slices of a volume with the channels of their neighbours behind their own; at the ends the last slice repeats."""
   if not context:
     return volume
-  join = np.concatenate if isinstance(volume, np.ndarray) else jnp.concatenate
+  # By lax, as the converter to ONNX has a `jnp.concatenate` of its own, which knows no unknown number of slices.
+  join = np.concatenate if isinstance(volume, np.ndarray) else lambda parts, axis=0: lax.concatenate(parts, axis % 4)
 
   def shifted(offset: int) -> Volume:
     if offset > 0:

@@ -162,6 +162,9 @@ def _run(traced: ClosedJaxpr, *inputs: Array) -> list[Array]:
   for step in traced.jaxpr.eqns:
     given = [at.val if isinstance(at, Literal) else values[at] for at in step.invars]
     primitive, parameters = step.primitive, step.params
+    if primitive.name == "platform_index":  # of what differs by platform, the default is taken
+      values[step.outvars[0]] = 0
+      continue
     if primitive.name == "gather":  # XLA takes the nearest where an index lies outside
       numbers, sizes = parameters["dimension_numbers"], parameters["slice_sizes"]
       last = [given[0].shape[axis] - sizes[axis] for axis in numbers.start_index_map]
@@ -172,8 +175,10 @@ def _run(traced: ClosedJaxpr, *inputs: Array) -> list[Array]:
     known = not any(isinstance(value, jax.core.Tracer) for value in given)
     small = sum(at.aval.size for at in step.outvars) <= sum(at.aval.size for at in step.invars)
     with jax.ensure_compile_time_eval() if known and small else contextlib.nullcontext():
-      # A function that brings its own gradient is traced, too; here it is run without.
+      # A function that has its own gradient is traced, too; here it is run without.
       inner = parameters.get("call_jaxpr")
+      if platforms := parameters.get("branches_platforms"):
+        inner, given = parameters["branches"][platforms.index(None)], given[1:]
       found = _run(inner, *given) if inner else primitive.bind(*given, **parameters)
     found = [found[None]] if pools else found if inner or primitive.multiple_results else [found]
     values |= dict(zip(step.outvars, found, strict=True))
@@ -223,4 +228,18 @@ def convert(function: Callable[[Volume], tuple[Array, ...]]) -> Any:
   model = jax2onnx.to_onnx(function, [volume], model_name="bt_jax", input_names=[INPUT], output_names=list(OUTPUTS))
   for output in model.graph.output:  # what comes out of a loop has lost the name of its first axis
     output.type.tensor_type.shape.dim[0].dim_param = volume[0]
-  return model
+  return _without_unused(model)
+
+
+def _without_unused(model: Any) -> Any:
+  """The same model without the nodes and constants that nothing uses, each of which onnxruntime warns of."""
+  import onnx_ir
+  from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+  graph = onnx_ir.from_proto(model)
+  RemoveUnusedNodesPass()(graph)
+  for inner in graph.graph.subgraphs():  # the pass leaves the constants of loops
+    for name, value in list(inner.initializers.items()):
+      if not value.uses() and not value.is_graph_output():
+        del inner.initializers[name]
+  return onnx_ir.to_proto(graph)

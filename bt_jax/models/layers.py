@@ -53,6 +53,9 @@ class BatchNorm(nn.Module):
   Every network of ours takes this one and says at the call whether it goes by the batch, so that training can keep the
   statistics of some stages (see `training/finetune.py`).
 
+  Mean and variance are of one pass, and one sum over devices, as E[d^2] - E[d]^2 with d the distance to the running mean:
+  that loses digits only as far as the batch is many of its deviations from what earlier batches were.
+
   Attributes:
     momentum: share of the running statistics that stays.
     epsilon: added to the variance.
@@ -75,9 +78,10 @@ class BatchNorm(nn.Module):
     if use_running_average:
       mean, var = running_mean.value, running_var.value
     else:
-      exact, axes = x.astype(jnp.float32), range(x.ndim - 1)
-      mean, square = whole.mean(jnp.stack([exact.mean(axes), jnp.square(exact).mean(axes)]))
-      var = jnp.maximum(square - jnp.square(mean), 0)
+      axes, centre = range(x.ndim - 1), lax.stop_gradient(running_mean.value)
+      distance = x.astype(jnp.float32) - centre
+      shift, square = whole.mean(jnp.stack([distance.mean(axes), jnp.square(distance).mean(axes)]))
+      mean, var = centre + shift, jnp.maximum(square - jnp.square(shift), 0)
       if self.is_mutable_collection("batch_stats") and not self.is_initializing():
         count = x.size // x.shape[-1] * whole.parts()
         kept = var * (count / max(count - 1, 1)) if self.unbiased else var

@@ -134,14 +134,17 @@ def test_a_codestream_of_another_size_never_reaches_a_decoder(tmp_path, source, 
   refused(path, words, "decompress it")
 
 
-@pytest.mark.parametrize("end", [b"", b"\xff\xd9", b"\0" * 3000])
+# JPEG holds no length: with the mark of an end behind it, a cut frame is one of dull pixels to every decoder.
+CUT = [
+  (source, end)
+  for source in ("MR_small_jpeg_ls_lossless.dcm", "MR_small_jp2klossless.dcm", "JPEG-lossy.dcm", "JPGExtended.dcm")
+  for end in ([b"", bytes(3000), b"\xff\xd9"] if source.startswith("MR") else [b"", bytes(3000)])
+]
+
+
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.99])
-@pytest.mark.parametrize(
-  "source", ["MR_small_jpeg_ls_lossless.dcm", "MR_small_jp2klossless.dcm", "JPEG-lossy.dcm", "JPGExtended.dcm"]
-)
+@pytest.mark.parametrize(("source", "end"), CUT)
 def test_a_frame_that_is_cut_short_is_refused(tmp_path, source, share, end):
-  if end == b"\xff\xd9" and source.startswith(("JPEG-", "JPG")):
-    pytest.skip("JPEG holds no length: a cut frame that got the mark of an end is one of dull pixels")
   compressed(path := tmp_path / "a.dcm", source, lambda frame: frame[: int(len(frame) * share)] + end)
   refused(path, "cannot be read")
 

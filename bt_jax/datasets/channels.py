@@ -84,9 +84,11 @@ def with_neighbours(volume: Volume, context: Sequence[Channel]) -> Volume:
   join = np.concatenate if isinstance(volume, np.ndarray) else lambda parts, axis=0: lax.concatenate(parts, axis % 4)
 
   def shifted(offset: int) -> Volume:
-    if offset > 0:
-      return join([volume[offset:], *[volume[-1:]] * offset])
-    return join([*[volume[:1]] * -offset, volume[:offset]])
+    """One slice at a time, so that an unknown number of slices is seen to stay what it is."""
+    moved = volume
+    for _ in range(abs(offset)):
+      moved = join([moved[1:], moved[-1:]]) if offset > 0 else join([moved[:1], moved[:-1]])
+    return moved
 
   near = [shifted(channel.offset)[..., channel.sequence : channel.sequence + 1] for channel in context]
   return join([volume, *near], axis=-1)

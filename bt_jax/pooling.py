@@ -128,6 +128,7 @@ def pool(
     "commits": sorted({str(of["commit"]) for of in summaries.values()}),
     "threshold": None,
     "threshold_from": f"{first['threshold_from']}, by fold",
+    **dict.fromkeys(("slice_gate", "validation")),
     "temperatures": dict.fromkeys(first["temperatures"]),
     "checkpoint": None,
     "epochs": {

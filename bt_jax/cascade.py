@@ -44,8 +44,10 @@ def cascade(*, classifier: str | None, segmenter: str | None, sensitivity: float
   found = {role: _find(role, name) for role, name in folders.items()}
   split_of = {role: splits.read(folder) for role, folder in found.items()}
   if split_of["classifier"]["hash"] != split_of["segmenter"]["hash"]:
-    told = ", ".join(f"{found[role]}: {split['data']}, {split['name']}" for role, split in split_of.items())
-    raise UserError(f"the two runs are not of the same split ({told}): train both on one, with the same --config.split")
+    named = ", ".join(f"{found[role]}: {split['data']}, {split['name']}" for role, split in split_of.items())
+    raise UserError(
+      f"the two runs are not of the same split ({named}): train both on one, with the same --config.split"
+    )
   configs = {role: _config(folder) for role, folder in found.items()}
   models = [config.model.name for config in configs.values()]
   workdir = workdir or pathlib.Path("runs") / "_".join(["cascade", *models, split_of["segmenter"]["name"]])

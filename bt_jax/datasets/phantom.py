@@ -67,20 +67,20 @@ def write_tree(root: str | pathlib.Path, *, patients: int = PATIENTS, slices: in
   tree = pathlib.Path(root).expanduser() / "kaggle_3m"
   if tree.is_dir():
     return tree
-  aside = tree.with_name("kaggle_3m.incomplete")
-  shutil.rmtree(aside, ignore_errors=True)
+  unfinished = tree.with_name("kaggle_3m.incomplete")
+  shutil.rmtree(unfinished, ignore_errors=True)
   try:
-    aside.mkdir(parents=True)
-    _check_space(aside, patients * (slices - slices // 4))
-    _write_cases(aside, patients, slices, seed)
-    return aside.rename(tree)
+    unfinished.mkdir(parents=True)
+    _check_space(unfinished, patients * (slices - slices // 4))
+    _write_cases(unfinished, patients, slices, seed)
+    return unfinished.rename(tree)
   except OSError as error:
     raise UserError(
       f"cannot write synthetic patients in {root} ({error.strerror or error}): free some space, or choose another folder "
       "with --config.data.root"
     ) from error
   finally:
-    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def _check_space(folder: pathlib.Path, slices: int) -> None:

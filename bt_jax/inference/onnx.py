@@ -51,11 +51,11 @@ def write(
   Raises:
     UserError: the file is there already, jax2onnx is not installed, or the networks do what ONNX does not hold.
   """
-  decision, told = export.plan(segmenters, classifiers, tta=tta, threshold=threshold, sensitivity=sensitivity)
-  if export.is_there(output, told, lambda: read(output)):
+  decision, described = export.plan(segmenters, classifiers, tta=tta, threshold=threshold, sensitivity=sensitivity)
+  if export.is_there(output, described, lambda: read(output)):
     return
   model = convert(make_function(segmenters, classifiers, decision))
-  for name, value in told.items():
+  for name, value in described.items():
     text = value if isinstance(value, str) else json.dumps(value, allow_nan=False)
     model.metadata_props.add(key=name, value=text)
   if (size := model.ByteSize()) > _MOST_BYTES:
@@ -85,10 +85,10 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     model = onnx.load(path)
   except Exception as error:  # protobuf's reader has several
     raise files.damaged(path, f"it is no ONNX: {error}"[:200], "export the run again") from error
-  told = {entry.key: entry.value for entry in model.metadata_props}
-  if told.pop(_HASH, None) != _hash(model):
+  metadata = {entry.key: entry.value for entry in model.metadata_props}
+  if metadata.pop(_HASH, None) != _hash(model):
     raise files.damaged(path, "its SHA-256 is not that of its content", "export the run again")
-  return {name: value if name == "research_use" else json.loads(value) for name, value in told.items()}
+  return {name: value if name == "research_use" else json.loads(value) for name, value in metadata.items()}
 
 
 def make_function(

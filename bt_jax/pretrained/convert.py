@@ -241,7 +241,7 @@ def _encoder_shapes(tree: PyTree) -> dict[Path, tuple[int, ...]]:
 
 def fill_encoder(variables: PyTree, weights: Weights) -> tuple[PyTree, list[str]]:
   """`variables` with the encoder of `weights`, which fits, and a line on each thing that was adapted or left out."""
-  told = []
+  notes = []
   flat = flax.traverse_util.flatten_dict(variables)
   source = flax.traverse_util.flatten_dict(weights.variables)
   for path in flat:
@@ -251,11 +251,11 @@ def fill_encoder(variables: PyTree, weights: Weights) -> tuple[PyTree, list[str]
         before, channels = array.shape[2], flat[path].shape[2]
         array = adapt_channels(array, channels)
         how = "their sum" if channels == 1 else f"repeated in turn, times {before}/{channels}"
-        told.append(f"the first kernel is for {before} channels and was adapted to {channels}: {how}")
+        notes.append(f"the first kernel is for {before} channels and was adapted to {channels}: {how}")
       flat[path] = jnp.asarray(array)
   if any(path[1] != _ENCODER for path in source):
-    told.append("what it has beyond the encoder is left out: ours starts at random")
-  return flax.traverse_util.unflatten_dict(flat), told
+    notes.append("what it has beyond the encoder is left out: ours starts at random")
+  return flax.traverse_util.unflatten_dict(flat), notes
 
 
 def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:

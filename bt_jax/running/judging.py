@@ -58,7 +58,9 @@ def judge_best(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Da
   chosen = threshold is None
   if chosen:
     threshold = judge.threshold(validation[1], validation[0], largest)
-  validated = judge.rows(*validation, judge.predict(validation[1], validation[0], threshold, largest), **_names(data))
+  validation_rows = judge.rows(
+    *validation, judge.predict(validation[1], validation[0], threshold, largest), **_names(data)
+  )
   predictions = judge.predict(test[1], test[0], threshold, largest)
   temperatures = _temperatures(*validation)
   parameters, masks = _baselines(config, parts, data, test[0])
@@ -82,7 +84,7 @@ def judge_best(config: ConfigDict, workdir: pathlib.Path, parts: Parts, data: Da
     "mirror": config.eval.mirror,
     "temperatures": temperatures,
     # What choices are made on.
-    "validation": {short: score_of(judge.summarize(validated), name) for short, name in judge.headline.items()},
+    "validation": {short: score_of(judge.summarize(validation_rows), name) for short, name in judge.headline.items()},
     "checkpoint": {"step": record["step"], "arrays_sha256": record["arrays_sha256"]},
     "epochs": {"trained": history[-1]["epoch"], "planned": config.train.epochs},
     "seconds": _seconds(config, history),

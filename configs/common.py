@@ -40,9 +40,7 @@ def get_config() -> ConfigDict:
   config.model.variant = "torchvision"  # resnet50, resunet: torchvision (timm, Hugging Face, RadImageNet) or keras
   config.model.encoder = "lite0"  # lite, lite_unet: size of the EfficientNet-Lite, lite0, lite1, lite2
   config.model.head = "linear"  # resnet50: linear, or the paper's
-  config.model.slice_head = (
-    False  # lite_unet: also say if there is any tumour in the slice, and leave slices empty by it
-  )
+  config.model.slice_head = False  # lite_unet: a second output, any tumour in this slice, that leaves slices empty
   config.model.pretrained = ""  # the encoder from efficientnet-lite0, a file, hub name, converted weights, or run
   config.model.dtype = "float32"  # of the computation; parameters and statistics are always float32
 

@@ -237,3 +237,24 @@ def test_batch_norm_keeps_its_digits_where_the_mean_is_large():
   np.testing.assert_allclose((kept["var"] - 0.9) / 0.1, var, rtol=1e-4)
   np.testing.assert_allclose(kept["mean"], 0.9 * np.asarray(statistics["mean"]) + 0.1 * mean, rtol=1e-6)
   np.testing.assert_allclose(out, (exact - mean) / np.sqrt(var + 1e-5), atol=1e-3)
+
+
+def test_gradient_of_batch_norm_is_that_of_its_formula():
+  keys = jax.random.split(jax.random.key(0), 4)
+  x = 3 * jax.random.normal(keys[0], (4, 5, 6, 3)) + 2
+  scale, bias, weight = (
+    jax.random.normal(key, shape) for key, shape in zip(keys[1:], ((3,), (3,), x.shape), strict=True)
+  )
+
+  def by_formula(x, scale, bias):
+    return (x - x.mean((0, 1, 2))) / jnp.sqrt(x.var((0, 1, 2)) + 1e-3) * scale + bias
+
+  def ours(x, scale, bias):
+    return layers.normalize(x, scale, bias, jnp.ones(3), 1e-3)[0]
+
+  wanted, got = (
+    jax.grad(lambda *inputs, f=f: (weight * jnp.sin(f(*inputs))).sum(), (0, 1, 2))(x, scale, bias)
+    for f in (by_formula, ours)
+  )
+  for one, other in zip(wanted, got, strict=True):
+    np.testing.assert_allclose(other, one, atol=2e-5 * float(jnp.abs(one).max()))

@@ -1,5 +1,6 @@
 """Layers the networks share."""
 
+import functools
 from typing import Any
 
 import jax
@@ -75,21 +76,70 @@ class BatchNorm(nn.Module):
     shape = x.shape[-1:]
     running_mean = self.variable("batch_stats", "mean", jnp.zeros, shape, jnp.float32)
     running_var = self.variable("batch_stats", "var", jnp.ones, shape, jnp.float32)
-    if use_running_average:
-      mean, var = running_mean.value, running_var.value
-    else:
-      axes, centre = range(x.ndim - 1), lax.stop_gradient(running_mean.value)
-      distance = x.astype(jnp.float32) - centre
-      shift, square = whole.mean(jnp.stack([distance.mean(axes), jnp.square(distance).mean(axes)]))
-      mean, var = centre + shift, jnp.maximum(square - jnp.square(shift), 0)
-      if self.is_mutable_collection("batch_stats") and not self.is_initializing():
-        count = x.size // x.shape[-1] * whole.parts()
-        kept = var * (count / max(count - 1, 1)) if self.unbiased else var
-        for running, new in ((running_mean, mean), (running_var, kept)):
-          running.value = self.momentum * running.value + (1 - self.momentum) * new
     scale = self.param("scale", nn.initializers.ones_init(), shape)
     bias = self.param("bias", nn.initializers.zeros_init(), shape)
-    return ((x - mean) * (lax.rsqrt(var + self.epsilon) * scale) + bias).astype(self.dtype)
+    if use_running_average:
+      factor = lax.rsqrt(running_var.value + self.epsilon) * scale
+      return ((x - running_mean.value) * factor + bias).astype(self.dtype)
+    centre = lax.stop_gradient(running_mean.value)
+    out, mean, var = normalize(x.astype(self.dtype), scale, bias, centre, self.epsilon)
+    if self.is_mutable_collection("batch_stats") and not self.is_initializing():
+      count = x.size // x.shape[-1] * whole.parts()
+      kept = var * (count / max(count - 1, 1)) if self.unbiased else var
+      for running, new in ((running_mean, mean), (running_var, kept)):
+        running.value = self.momentum * running.value + (1 - self.momentum) * lax.stop_gradient(new)
+    return out
+
+
+Channels = Float[Array, "channels"]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def normalize(
+  x: Float[Array, "*batch channels"], scale: Channels, bias: Channels, centre: Channels, epsilon: float
+) -> tuple[Float[Array, "*batch channels"], Channels, Channels]:
+  """Batch norm by the batch's own statistics, with a gradient of its own that passes over the batch less often.
+
+  Args:
+    x: the batch, or a part of it as `bt_jax.whole` has it.
+    scale: by channel.
+    bias: by channel.
+    centre: close to the mean, see `BatchNorm`.
+    epsilon: added to the variance.
+
+  Returns:
+    What is normalized, in the type of `x`, and the mean and variance of the whole batch, which no gradient goes through.
+  """
+  return _normalize(x, scale, bias, centre, epsilon)[0]
+
+
+def _normalize(
+  x: Array, scale: Array, bias: Array, centre: Array, epsilon: float
+) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array, Array]]:
+  axes = range(x.ndim - 1)
+  distance = x.astype(jnp.float32) - centre
+  shift, square = whole.mean(jnp.stack([distance.mean(axes), jnp.square(distance).mean(axes)]))
+  mean, var = centre + shift, jnp.maximum(square - jnp.square(shift), 0)
+  inverse = lax.rsqrt(var + epsilon)
+  factor = inverse * scale
+  out = (x * factor + (bias - mean * factor)).astype(x.dtype)
+  return (out, mean, var), (x, mean, inverse, scale)
+
+
+def _normalize_gradient(
+  epsilon: float, saved: tuple[Array, Array, Array, Array], gradients: tuple[Array, Array, Array]
+) -> tuple[Array, Array, Array, None]:
+  """With h = (x - mean) / deviation: the gradient less its mean and less h times the mean of their product."""
+  x, mean, inverse, scale = saved
+  gradient, axes = gradients[0].astype(jnp.float32), range(x.ndim - 1)
+  sums = jnp.stack([gradient.sum(axes), (gradient * (x - mean)).sum(axes)])
+  level, slope = whole.mean(sums / (x.size // x.shape[-1]))
+  factor, slope = inverse * scale, jnp.square(inverse) * slope
+  to_x = gradient * factor - x * (factor * slope) + factor * (mean * slope - level)
+  return to_x.astype(x.dtype), sums[1] * inverse, sums[0], None
+
+
+normalize.defvjp(_normalize, _normalize_gradient)
 
 
 class Dropout(nn.Module):

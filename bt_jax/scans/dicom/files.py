@@ -18,6 +18,7 @@ _BLOCK = 2**20
 _LONGEST = 200  # characters of what a library says
 UID = re.compile(r"\d+(\.\d+)+")
 _NO_IMAGES = {"SEG", "RTDOSE", "RTSTRUCT", "RTPLAN", "PR", "KO", "SR", "REG"}  # some of them have pixels too
+_ROOT = "1.2.840.10008."  # of all classes of the standard; those of manufacturers begin otherwise
 _META_START = 144  # where the group behind the element that tells its length begins
 
 # What pydicom raises over damaged headers, when it reads them or when it converts a value.
@@ -65,9 +66,15 @@ def is_image(header: Any) -> bool:
   """Whether a header is one of an image that could be a scan, by its class, else by its size; damaged ones count."""
   if header.get("Modality") in _NO_IMAGES:
     return False
-  uid = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
-  by_class = "Image Storage" in uid.name if uid else bool(header.preamble)
+  uids = [header.get("SOPClassUID"), header.file_meta.get("MediaStorageSOPClassUID")]
+  by_class = any(map(_may_be_image, filter(None, uids))) or (not any(uids) and bool(header.preamble))
   return bool(header.get("Rows")) or by_class
+
+
+def _may_be_image(uid: Any) -> bool:
+  """Whether a class is one of images, or none that the standard knows though it is of the standard: cut short, or changed."""
+  unknown = uid.name == uid
+  return "Image Storage" in uid.name or (unknown and (uid.startswith(_ROOT) or _ROOT.startswith(uid)))
 
 
 def read_dataset(path: str | pathlib.Path, **options: Any) -> Any:

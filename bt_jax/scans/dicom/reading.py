@@ -64,7 +64,7 @@ def _read(files: Sequence[pathlib.Path], name: str, given: Mapping[str, str]) ->
     name=name,
     format="dicom",
     image=np.ascontiguousarray(image),
-    spacing_mm=axial_spacing(flair.affine) if flair.thickness_known else None,
+    spacing_mm=axial_spacing(flair.affine) if flair.spacing_known else None,
     roles=roles,
     slice_names=[f"{index:04d}" for index in range(len(image))],
     warnings=warnings + missing,

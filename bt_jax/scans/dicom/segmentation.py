@@ -144,9 +144,8 @@ def _enhanced(stack: Stack) -> Any:
   shared.PlaneOrientationSequence = highdicom.PlaneOrientationSequence(
     patient, frames[0].orientation.ravel() if placed else (1, 0, 0, 0, 1, 0)
   )
-  distance = float(np.linalg.norm(stack.affine[:3, 0])) if placed else 1.0
   shared.PixelMeasuresSequence = highdicom.PixelMeasuresSequence(
-    frames[0].spacing if placed else (1, 1), slice_thickness=distance, spacing_between_slices=distance
+    frames[0].spacing if placed else (1, 1), slice_thickness=stack.distance, spacing_between_slices=stack.distance
   )
   dataset.SharedFunctionalGroupsSequence = [shared]
   dataset.PerFrameFunctionalGroupsSequence = [Dataset() for _ in frames]

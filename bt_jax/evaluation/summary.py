@@ -15,6 +15,7 @@ from configs import common
 _CI = "_ci95"
 _TABLES = ("slices.csv", "patients.csv", "reliability.csv", "baselines.csv")
 _BESIDE = ("metrics.csv", "config.json")  # without which a run still has a page
+_PICTURES = ("figures/*.png", "volumes/*/*.png")  # that the page shows, where they are there
 _OPEN = with_config(ConfigDict(extra="allow"))  # so that what stands beside these keys is looked at, too
 # What stands among numbers as text, or is not there.
 _TEXTS = ("why", "unit", "empty", "group", "fold", "run", "commit", "arrays_sha256")
@@ -290,7 +291,8 @@ class Config(TypedDict):
 def write_summary(folder: pathlib.Path, summary: dict[str, Any]) -> pathlib.Path:
   """Writes `summary.json` with the SHA-256 of the other files in the folder, which are there already, and of itself."""
   paths = [folder / name for name in (*_TABLES, *_BESIDE) if (folder / name).is_file()]
-  of_files = {path.name: files.sha256_of([path]) for path in paths}
+  paths += [path for pattern in _PICTURES for path in sorted(folder.glob(pattern))]
+  of_files = {path.relative_to(folder).as_posix(): files.sha256_of([path]) for path in paths}
   return files.write_json(folder / "summary.json", files.sealed({**summary, "files": of_files}))
 
 

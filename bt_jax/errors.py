@@ -1,5 +1,6 @@
 """The exceptions that end a run in one line: what a user can cause, and that a user asked for it."""
 
+import errno
 from collections.abc import Mapping
 from typing import TypeVar
 
@@ -15,6 +16,10 @@ class UserError(Exception):
 
 class MachineError(UserError):
   """What is wrong with this machine, as a full disk, and not with the input: it ends the run, not the study alone."""
+
+
+# What the operating system says of this machine, and not of a file that it reads: full, over quota, not to be written.
+OF_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 
 class Stopped(Exception):

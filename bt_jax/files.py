@@ -58,6 +58,25 @@ def sha256_of(paths: Sequence[str | pathlib.Path]) -> str:
   return digest.hexdigest()
 
 
+def sealed(content: Mapping[str, Any], name: str = "sha256") -> dict[str, Any]:
+  """The content with the SHA-256 of its JSON, keys sorted, under this name, so that a change of it is seen."""
+  plain = {key: value for key, value in content.items() if key != name}
+  text = json.dumps(json.loads(json.dumps(plain)), sort_keys=True)
+  return {**plain, name: hashlib.sha256(text.encode()).hexdigest()}
+
+
+def is_sealed(content: Mapping[str, Any], name: str = "sha256") -> bool:
+  """Whether the content is that which was sealed; True where it never was, as of earlier versions."""
+  return name not in content or sealed(content, name)[name] == content[name]
+
+
+def check_seal(content: Any, path: str | pathlib.Path, remedy: str, name: str = "sha256") -> Any:
+  """The content; raises UserError where it was changed since it was sealed."""
+  if not is_sealed(content, name):
+    raise damaged(path, "its SHA-256 is not that of its content: it was changed", remedy)
+  return content
+
+
 def damaged(path: str | pathlib.Path, reason: str, remedy: str = _REMEDY) -> UserError:
   """The refusal of a file that is not what we wrote; `reason` says where it differs."""
   return UserError(f"{path} is damaged or of another version ({' '.join(reason.split())}): {remedy}")

@@ -3,6 +3,7 @@
 import csv
 import os
 import pathlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -10,6 +11,9 @@ import tempfile
 _FAST_COMPILE = "--xla_backend_optimization_level=0"  # the programs of tests run for moments
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count=8 {_FAST_COMPILE}"
 os.environ["JAX_PLATFORMS"] = "cpu"
+
+# A shell's background job ignores Ctrl-C, and so would the processes that tests start and stop.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 from jaxtyping import install_import_hook
 

@@ -22,15 +22,20 @@ class Grid(NamedTuple):
   spacing: tuple[float, float, float] = (4.0, 1.3, 0.9)  # between slices, rows and columns
   shape: tuple[int, int, int] = (5, 7, 9)
   origin: tuple[float, float, float] = (-31.5, 12.25, 7.75)
+  tilt: float = 0.0  # degrees, of the gantry
+
+  @property
+  def step(self) -> np.ndarray:
+    """From slice to slice: along their normal, and by the tangent of the tilt the way rows grow."""
+    return self.spacing[0] * (np.cross(self.right, self.down) + np.tan(np.deg2rad(self.tilt)) * self.down)
 
   def position(self, index: int) -> np.ndarray:
-    return np.array(self.origin) + index * self.spacing[0] * np.cross(self.right, self.down)
+    return np.array(self.origin) + index * self.step
 
   def world(self) -> np.ndarray:
     """The place of every voxel, [slices, rows, columns, 3], by equation C.7.6.2.1-1 of PS3.3."""
     index, row, column = np.indices(self.shape)[..., None]
-    normal = np.cross(self.right, self.down)
-    steps = index * self.spacing[0] * normal + row * self.spacing[1] * self.down + column * self.spacing[2] * self.right
+    steps = index * self.step + row * self.spacing[1] * self.down + column * self.spacing[2] * self.right
     return np.array(self.origin) + steps
 
 
@@ -49,6 +54,8 @@ PLANES = {
   "coronal": Grid(np.array([1.0, 0, 0]), np.array([0, 0, -1.0])),
   "oblique": _turned([1.0, 0, 0], [0, 1.0, 0]),
   "oblique sagittal": _turned([0, 1.0, 0], [0, 0, -1.0]),
+  "tilted": Grid(np.array([1.0, 0, 0]), np.array([0, 1.0, 0]), tilt=20.0),
+  "oblique and tilted back": _turned([1.0, 0, 0], [0, 1.0, 0])._replace(tilt=-15.0),
 }
 AXIAL = PLANES["axial"]
 

@@ -7,12 +7,16 @@ import json
 import random
 import shutil
 
+import numpy as np
 import pytest
 
-from bt_jax import comparing, pooling
+from bt_jax import comparing, files, pooling
 from bt_jax.errors import UserError
+from bt_jax.evaluation.summary import write_summary
+from bt_jax.inference import outputs
+from bt_jax.pretrained import convert
 from bt_jax.report.page import html
-from bt_jax.running import results
+from bt_jax.running import results, warmstart
 from tests.made_up_runs import KINDS
 
 WRONG = ("x", "1x2", "=1+1", "1e999", "-1e999", "NaN", "nan", "-1", "")
@@ -110,6 +114,33 @@ def damaged_copy(folder, to, seed, *, sealed):
 
 
 @pytest.mark.parametrize("sealed", [True, False])
+def test_a_picture_of_a_page_is_the_same_or_refused(whole, sealed, tmp_path):
+  folder = shutil.copytree(whole["segmentation"][0], tmp_path / "run")
+  page = lambda: html.write_report(folder, show_slices=True).read_bytes()
+  pictures, rng = sorted([*folder.glob("volumes/*/*.png"), *folder.glob("figures/*.png")]), random.Random(3)
+  assert pictures
+  content = json.loads((folder / "summary.json").read_text())
+  if sealed:
+    write_summary(folder, content)
+  else:
+    (folder / "summary.json").write_text(
+      json.dumps({name: value for name, value in content.items() if name not in ("sha256", "files")})
+    )
+  expected = page()
+  for number in range(12):
+    path = rng.choice(pictures)
+    whole_picture = path.read_bytes()
+    cut = rng.randrange(len(whole_picture))
+    flipped = bytearray(whole_picture)
+    flipped[cut] ^= 4
+    path.write_bytes(whole_picture[:cut] if number % 2 else flipped)
+    found = result_or_refusal(page, f"{path.name}, byte {cut}")
+    assert found is None or not sealed or found == expected
+    assert found is None or number % 2 == 0 or "figures" in str(path)
+    path.write_bytes(whole_picture)
+
+
+@pytest.mark.parametrize("sealed", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_page_is_the_same_or_refused(whole, kind, sealed, tmp_path):
   folder, page = whole[kind]
@@ -149,6 +180,56 @@ def test_pooled_folds_are_the_same_or_refused(run, tmp_path):
     what = damaged(copied, random.Random(seed), names, sealed=seed % 2)
     found = result_or_refusal(lambda copied=copied: pooled(copied), f"{what} (seed {seed})")
     assert found in (None, expected) or not seed % 2, what  # without a seal another number may pass, a word may not
+
+
+def _converted(folder):
+  """A folder of converted weights: its file that says what they are, and what is read of it."""
+  weights = convert.Weights(
+    {"params": {"encoder": {"bias": np.ones(3, np.float32)}}}, "lite0", "imagenet", "a.pth", "5e"
+  )
+  convert.save_converted(weights, folder)
+  return folder / "weights.json", lambda: convert.load_weights(str(folder)).about
+
+
+def _converted_again(folder):
+  path, _ = _converted(folder)
+  weights = convert.load_weights(str(folder))
+  return path, lambda: [one.read_bytes() for one in convert.save_converted(weights, folder)][:1]
+
+
+def _started_from(folder):
+  """The folder of a run that started from weights."""
+  weights = convert.Weights({}, "lite0", "imagenet", "a.pth", "5e")
+  warmstart.record(folder, weights, [], "imagenet")
+  return folder / "pretrained.json", lambda: (
+    warmstart.normalization(folder, None),
+    warmstart.check_same(folder, weights),
+  )
+
+
+def _predicted(folder):
+  """The folder of a prediction."""
+  done = {
+    "study": "one", "tumor": True, "probability": 0.9, "voxels": 12, "volume_mm3": 24.0, "volume_ml": 0.024,
+    "largest_diameter_mm": 5.0, "slice_range": [1, 2], "looks_wrong": False, "warnings": ["no pre"], "roles": {"pre": "a"},
+    "slices": [{"index": 0}], "input": {"format": "nifti", "sha256": "ab"}, "model": {"title": "unet"}, "options": None,
+    "files": {"mask.nii.gz": 7},
+  }  # fmt: skip
+  files.write_json(folder / "prediction.json", files.sealed(done))
+  return folder / "prediction.json", lambda: {**outputs.finished(folder), "sha256": None}
+
+
+@pytest.mark.parametrize("make", [_converted, _converted_again, _started_from, _predicted])
+def test_a_record_beside_arrays_is_the_same_or_refused(make, tmp_path):
+  path, read = make(tmp_path / "folder")
+  text, expected, refused = path.read_text(), read(), 0
+  for seed in range(60):
+    damaged_text, what = damage_json(text, random.Random(seed))
+    path.write_text(damaged_text)
+    found = result_or_refusal(read, f"{what} (seed {seed})")
+    assert found in (None, expected), what
+    refused += found is None
+  assert refused > 50
 
 
 @pytest.mark.parametrize(

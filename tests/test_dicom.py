@@ -37,7 +37,12 @@ def test_voxels_lie_where_the_header_says_and_axes_run_as_those_of_the_training_
     step = steps.reshape(-1, 3)[0]
     np.testing.assert_allclose(steps, np.broadcast_to(step, steps.shape), atol=1e-9)
     assert abs(step).argmax() == coordinate and step[coordinate] > 0
-    np.testing.assert_allclose(scan.spacing_mm[axis], np.linalg.norm(step), rtol=1e-6)
+    # Where slices are shifted against each other, the distance is that at right angles to them.
+    normal = np.cross(grid.right, grid.down)
+    length = abs(step @ normal) if axis == 0 and grid.tilt else np.linalg.norm(step)
+    np.testing.assert_allclose(scan.spacing_mm[axis], length, rtol=1e-6)
+  assert np.prod(scan.spacing_mm) == pytest.approx(np.prod(grid.spacing))
+  assert any(f"sheared by {abs(grid.tilt):.0f} degrees" in warning for warning in scan.warnings) == bool(grid.tilt)
   assert any("axial plane" in warning for warning in scan.warnings) == ("al" in plane and "axial" not in plane)
 
 
@@ -66,7 +71,8 @@ def test_a_real_slice_reads_alike_in_every_encoding(encoding):
   header = pydicom.dcmread(BUNDLED / "MR_small.dcm")
   scan = read(BUNDLED / f"MR_small{encoding}.dcm")
   np.testing.assert_array_equal(flair(scan)[0], header.pixel_array)
-  assert scan.spacing_mm == pytest.approx((header.SliceThickness, *header.PixelSpacing))
+  assert scan.spacing_mm is None  # 64 x 0.3125 mm are less than a head
+  assert any("field of view of 20 mm (voxels of 0.8 x 0.312 x 0.312 mm)" in warning for warning in scan.warnings)
   assert any("one slice" in warning for warning in scan.warnings)
   assert any("only one" in warning for warning in scan.warnings)  # it does not say what it is
 

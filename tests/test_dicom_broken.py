@@ -69,7 +69,7 @@ BROKEN = {
   "encrypted": (lambda files: change(files[1], EncryptedAttributesSequence=[pydicom.Dataset()]), "is encrypted"),
   "no pixels": (lambda files: change(files[1], PixelData=None), "cannot be read"),
   "coloured": (lambda files: [change(one, SamplesPerPixel=3) for one in files], "coloured"),
-  "100 GB": (lambda files: [change(one, Rows=65535, Columns=65535) for one in files], "20 x 85195.5 x 58981.5 mm in size, 4 mm from slice to slice, which no head has"),
+  "100 GB": (lambda files: [change(one, Rows=65535, Columns=65535) for one in files], "a field of view of 8.52e+04 mm (voxels of 4 x 1.3 x 0.9 mm), which no MRI of a head has"),
   "fewer frames": (lambda files: change(files[1], NumberOfFrames=3), "cannot be read"),
   "many frames": (lambda files: change(files[1], NumberOfFrames=10**9), "promises 1000000000 frames"),
   "no rows": (lambda files: change(files[1], Columns=0), "lies about its size"),
@@ -84,11 +84,11 @@ BROKEN = {
   "size": (lambda files: change(files[2], Rows=6), "differ in size: 7 x 9", "6 x 9"),
   "direction": (lambda files: change(files[2], ImageOrientationPatient=[0, 1, 0, 0, 0, 1]), "differ in direction"),
   "astray": (lambda files: change(files[2], ImagePositionPatient=[*np.add(AXIAL.position(2), [9, 0, 0])]), "one row"),
-  "gantry tilt": (
+  "sheared": (
     lambda files: [
-      change(one, ImagePositionPatient=[*np.add(AXIAL.position(at), [0, 2.0 * at, 0])]) for at, one in enumerate(files)
+      change(one, ImagePositionPatient=[*np.add(AXIAL.position(at), [0, 8.0 * at, 0])]) for at, one in enumerate(files)
     ],
-    "gantry tilt of 27 degrees",  # the arc tangent of 2 / 4
+    "sheared by 63 degrees, more than a gantry is tilted",  # the arc tangent of 8 / 4
   ),
   "constant": (lambda files: [change(one, PixelData=bytes(7 * 9 * 2)) for one in files], "constant"),
   "NaN": (lambda files: [change(one, **numbered("nan")) for one in files], "not finite"),
@@ -187,6 +187,22 @@ def test_what_pydicom_logs_for_others_goes_on(root_records):
   read(BUNDLED / "MR_small.dcm")
   logging.getLogger("pydicom").warning("of another program")
   assert [record.getMessage() for record in root_records] == ["of another program"]
+
+
+def test_no_truncated_file_is_left_out_of_its_series(tmp_path):
+  last = write_series(tmp_path, distinct(AXIAL.shape))[-1]  # without which the others are a volume, too
+  content = last.read_bytes()
+  for size in range(133, len(content), 7):
+    last.write_bytes(content[:size])
+    refused(tmp_path, last.name)
+
+
+@pytest.mark.parametrize("keyword", ["SeriesNumber", "SOPClassUID"])
+def test_a_slice_without_a_number_or_class_is_not_left_out_of_its_series(tmp_path, keyword):
+  paths = write_series(tmp_path, distinct(AXIAL.shape))
+  expected = read(tmp_path).image
+  change(paths[-1], **{keyword: None if keyword == "SeriesNumber" else "1.2.840.10008.5.1.4"})
+  np.testing.assert_array_equal(read(tmp_path).image, expected)
 
 
 def test_a_deflated_file_that_inflates_to_too_much_is_refused(tmp_path, monkeypatch):

@@ -239,7 +239,8 @@ def test_a_distance_between_slices_that_no_head_has_is_refused(tmp_path, factor)
 
 
 def test_a_field_of_view_of_less_than_a_head_is_reported():
-  assert any("20 x 20 mm in size" in warning for warning in read(BUNDLED / "MR_small.dcm").warnings)  # 64 x 0.3125 mm
+  scan = read(BUNDLED / "MR_small.dcm")  # 64 x 0.3125 mm
+  assert scan.spacing_mm is None and any("a field of view of 20 mm" in warning for warning in scan.warnings)
 
 
 def test_a_mosaic_is_refused_for_what_it_is(tmp_path):

@@ -17,6 +17,7 @@ from bt_jax.errors import UserError
 from bt_jax.evaluation import postprocess
 from bt_jax.inference import decision, export, loading
 from tests.arithmetic import network, volume
+from tests.conftest import ROOT
 
 OPTIONS = {"tta": False, "threshold": None, "sensitivity": 0.9}
 
@@ -129,9 +130,10 @@ def test_no_changed_bit_passes(exported, tmp_path):
 
 def test_the_same_export_again_is_the_same_bytes_or_was_there(tmp_path, capsys):
   paths = tmp_path / "one.bin", tmp_path / "other.bin"
-  for path in paths:
-    export.write(path, [network()], [], **OPTIONS)
+  export.write(paths[0], [network()], [], **OPTIONS)
+  (lambda: export.write(paths[1], [network()], [], **OPTIONS))()  # another caller, on another line
   assert paths[0].read_bytes() == paths[1].read_bytes()
+  assert str(ROOT).encode() not in paths[0].read_bytes()  # nor says a file where it was made
   before = paths[0].stat()
   export.write(paths[0], [network()], [], **OPTIONS)
   assert capsys.readouterr().out.splitlines()[-2].startswith(f"was there: {paths[0]}")

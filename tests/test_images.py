@@ -405,6 +405,32 @@ def test_no_truncated_picture_is_read(tmp_path, suffix):
     np.testing.assert_array_equal(image, images.read([path], name="study").image)
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".tif"])
+def test_a_compressed_picture_whose_end_was_never_written_is_refused(tmp_path, suffix):
+  path, values = tmp_path / f"a{suffix}", random((3 if suffix == ".tif" else 1, 64, 64))
+  if suffix == ".tif":
+    tifffile.imwrite(path, values, photometric="minisblack", compression="jpeg2000", metadata=None)
+  else:
+    Image.fromarray(values[0]).save(path, quality=95, exif=Image.Exif())
+  whole = path.read_bytes()
+  np.testing.assert_array_equal(images.read([path], name="study").image.shape, (len(values), 64, 64, 3))
+  for length in np.linspace(len(whole) // 3, len(whole) - 3, 20).astype(int):
+    path.write_bytes(whole[:length] + bytes(len(whole) - length))  # as a download leaves it that makes room first
+    refused([path], path.name)
+
+
+def test_a_page_that_was_never_written_is_no_end_of_the_volume(tmp_path):
+  path = tmp_path / "a.tif"
+  with tifffile.TiffWriter(path) as writer:
+    for page in random((5, HEIGHT, WIDTH)):
+      writer.write(page, contiguous=False, photometric="minisblack", metadata=None)
+  with tifffile.TiffFile(path) as tiff:
+    offset = tiff.pages[3].offset
+  whole = path.read_bytes()
+  path.write_bytes(whole[:offset] + bytes(len(whole) - offset))
+  refused([path], "chain of pages breaks off after 3")
+
+
 @pytest.mark.parametrize("deep", [False, True])
 def test_no_flipped_bit_of_a_png_changes_a_pixel(tmp_path, deep, capfd):
   path = tmp_path / "a.png"

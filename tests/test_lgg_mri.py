@@ -14,6 +14,7 @@ import time
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+import tifffile
 from PIL import Image
 
 from bt_jax.datasets import kaggle_tree, phantom, store
@@ -143,6 +144,18 @@ def test_full_disk(phantom_root, builder, tmp_path, what):
   assert not list(tmp_path.rglob("*incomplete*"))
   if what == "data set":
     assert _build(str(root), str(tmp_path)) == builder.info.splits.total_num_examples
+
+
+def test_what_libraries_find_in_a_file_is_reported_while_it_is_built(tmp_path, capfd):
+  tree = phantom.write_tree(tmp_path / "tree", patients=3, slices=3)
+  path = sorted(tree.glob("*/*_2.tif"))[0]
+  twice = [(274, "H", 2, (1, 1), False)]  # an orientation of two values
+  tifffile.imwrite(path, np.asarray(Image.open(path)), photometric="rgb", metadata=None, extratags=twice)
+  capfd.readouterr()
+  store.open_or_build("phantom", root=str(tmp_path / "tree"), data_dir=str(tmp_path / "data"))
+  printed = "".join(capfd.readouterr())
+  assert printed.count("warning:") == 1
+  assert f"warning: {path.parent.name} does not keep to its format (Metadata Warning, tag 274 had too many" in printed
 
 
 def test_a_volume_that_shows_nothing_is_not_built(tmp_path):

@@ -77,7 +77,8 @@ def test_every_frame_lies_on_the_source_it_refers_to_and_agrees_with_it(tmp_path
   assert mask.ReferencedSeriesSequence[0].SeriesInstanceUID == FLAIR
 
 
-@pytest.mark.parametrize("plane", PLANES)
+# That reader makes a volume at right angles of a segmentation, and refuses what is sheared.
+@pytest.mark.parametrize("plane", [plane for plane, grid in PLANES.items() if not grid.tilt])
 def test_another_reader_finds_the_tumour_at_the_same_places_of_the_world(tmp_path, plane):
   grid = PLANES[plane]
   values = distinct(grid.shape)

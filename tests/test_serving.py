@@ -1,8 +1,10 @@
 """The viewer: what the server answers and refuses, and that nothing of a scan stays."""
 
+import errno
 import gzip
 import io
 import json
+import os
 import socket
 import threading
 import time
@@ -13,9 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bt_jax.scans import studies
+from bt_jax.scans import archives, studies
 from bt_jax.scans.scan import NOTICE
-from bt_jax.serving import app, guard
+from bt_jax.serving import app, guard, uploads
 from tests.conftest import ROOT
 from tests.viewers import (
   AFFINE,
@@ -229,6 +231,26 @@ def test_a_fault_of_the_server_is_one_line_too(temporary):
   with serving(app.make_app(Brightness(fails=True))) as port:
     status, headers, content = post(port, "/predict", GOOD)
   assert status == 500 and "ZeroDivisionError" in told(content) and headers["Cache-Control"] == "no-store"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
+@pytest.mark.parametrize("kind", ["an upload", "a zip"])
+def test_a_machine_that_cannot_write_is_no_fault_of_the_scan(port, monkeypatch, kind, number):
+  def fail(*_):
+    raise OSError(number, os.strerror(number))
+
+  async def fail_late(*_):
+    fail()
+
+  content = io.BytesIO()
+  with zipfile.ZipFile(content, "w") as archive:
+    archive.writestr(*GOOD[1:])
+  if kind == "an upload":
+    monkeypatch.setattr(uploads, "receive", fail_late)
+  else:
+    monkeypatch.setattr(archives, "unpack", fail)
+  status, _, answer = post(port, "/predict", ("scan", "a.zip", content.getvalue()))
+  assert status == 507 and os.strerror(number) in told(answer) and "make room" in told(answer)
 
 
 def test_who_leaves_in_the_middle_leaves_nothing(port, temporary):

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from bt_jax.errors import UserError
-from bt_jax.scans import discovery, findings, tiff
+from bt_jax.scans import discovery, tiff
 from bt_jax.scans.scan import check_range
 from bt_jax.schema import CLINICAL_FIELDS, SLICE_SIZE
 
@@ -207,7 +207,7 @@ def read_case(case: Case) -> tuple[np.ndarray, np.ndarray]:
 def _read_tiff(path: pathlib.Path, mode: str) -> np.ndarray:
   """The one slice of a file, upright: Pillow turns a TIFF as its Orientation says, as prediction does."""
   try:
-    with findings.kept(), Image.open(path) as image:
+    with Image.open(path) as image:
       if (image.format, image.mode, image.size) != ("TIFF", mode, (SLICE_SIZE, SLICE_SIZE)):
         width, height = image.size
         raise UserError(

@@ -1,7 +1,5 @@
 """What `summary.json` and `config.json` of a run must be, before anything is made of them."""
 
-import hashlib
-import json
 import pathlib
 from collections.abc import Iterable
 from typing import Annotated, Any, Literal, NotRequired
@@ -15,9 +13,9 @@ from bt_jax.files import Amount, Count, Positive, Real, Share
 from configs import common
 
 _CI = "_ci95"
-_SEAL = "sha256"
 _TABLES = ("slices.csv", "patients.csv", "reliability.csv", "baselines.csv")
 _BESIDE = ("metrics.csv", "config.json")  # without which a run still has a page
+_PICTURES = ("figures/*.png", "volumes/*/*.png")  # that the page shows, where they are there
 _OPEN = with_config(ConfigDict(extra="allow"))  # so that what stands beside these keys is looked at, too
 # What stands among numbers as text, or is not there.
 _TEXTS = ("why", "unit", "empty", "group", "fold", "run", "commit", "arrays_sha256")
@@ -293,13 +291,9 @@ class Config(TypedDict):
 def write_summary(folder: pathlib.Path, summary: dict[str, Any]) -> pathlib.Path:
   """Writes `summary.json` with the SHA-256 of the other files in the folder, which are there already, and of itself."""
   paths = [folder / name for name in (*_TABLES, *_BESIDE) if (folder / name).is_file()]
-  sealed = {**summary, "files": {path.name: files.sha256_of([path]) for path in paths}}
-  return files.write_json(folder / "summary.json", {**sealed, _SEAL: _hash(sealed)})
-
-
-def _hash(summary: dict[str, Any]) -> str:
-  content = {name: value for name, value in summary.items() if name != _SEAL}
-  return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+  paths += [path for pattern in _PICTURES for path in sorted(folder.glob(pattern))]
+  of_files = {path.relative_to(folder).as_posix(): files.sha256_of([path]) for path in paths}
+  return files.write_json(folder / "summary.json", files.sealed({**summary, "files": of_files}))
 
 
 def check_files(folder: pathlib.Path, summary: dict[str, Any]) -> None:
@@ -323,9 +317,7 @@ def read_summary(folder: pathlib.Path) -> dict[str, Any]:
     raise UserError(f"{folder} holds no finished run, as it has no summary.json: name the folder of one, or finish it")
   content = files.read_json(path, dict, files.EVALUATE)
   files.check(Cascade if "segmenter" in content else Summary, content, path, files.EVALUATE)
-  if content.get(_SEAL, _hash(content)) != _hash(content):
-    raise files.damaged(path, "its SHA-256 is not that of its numbers: it was changed", files.EVALUATE)
-  return content
+  return files.check_seal(content, path, files.EVALUATE)
 
 
 def read_config(folder: pathlib.Path, *, whole: bool = False) -> dict[str, Any]:

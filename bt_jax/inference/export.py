@@ -1,5 +1,6 @@
 """Networks as one file with all that they need: a pure function from a volume to its mask, for who has only JAX."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -81,13 +82,26 @@ def write(
     "slices, height, width", constraints=[f"slices >= {decision.reach + 1}"]
   )
   volume = jax.ShapeDtypeStruct((slices, height, width, len(CHANNELS)), jnp.float32)
-  exported = jax.export.export(jax.jit(function), platforms=_PLATFORMS)(volume)
+  with _without_locations():
+    exported = jax.export.export(jax.jit(function), platforms=_PLATFORMS)(volume)
   path = files.write_bytes(output, seal(bytes(exported.serialize()) + _program(described)))
   print(
     f"written: {path} ({path.stat().st_size / 1e6:.1f} MB)\n"
     f"try it, with jax alone: python {path} volume.npy result.npz\n"
     f"or as any run: python launch.py --mode=predict --checkpoint={path} --input=SCAN --output=DIR\n{NOTICE}"
   )
+
+
+@contextlib.contextmanager
+def _without_locations() -> Iterator[None]:
+  """JAX writes the paths and lines of all callers into what it lowers, which are of this machine and no part of a network."""
+  name = "jax_traceback_in_locations_limit"
+  before = getattr(jax.config, name)
+  jax.config.update(name, 0)
+  try:
+    yield
+  finally:
+    jax.config.update(name, before)
 
 
 def plan(

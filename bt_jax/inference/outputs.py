@@ -53,7 +53,8 @@ def save(
     overlays.save(temporary, prediction)
     paths = sorted(path for path in temporary.rglob("*") if path.is_file())
     written = {path.relative_to(temporary).as_posix(): path.stat().st_size for path in paths}
-    files.write_json(temporary / _DONE, measures.describe(prediction) | {"options": options, "files": written})
+    content = measures.describe(prediction) | {"options": options, "files": written}
+    files.write_json(temporary / _DONE, files.sealed(content))
   except BaseException:
     shutil.rmtree(temporary, ignore_errors=True)
     raise
@@ -118,8 +119,8 @@ def finished(folder: pathlib.Path) -> Done | None:
   Raises:
     UserError: it is damaged, or of another version.
   """
-  path = folder / _DONE
-  return files.read_json(path, Done, "remove its folder, or choose another --output") if path.is_file() else None
+  path, remedy = folder / _DONE, "remove its folder, or choose another --output"
+  return files.check_seal(files.read_json(path, Done, remedy), path, remedy) if path.is_file() else None
 
 
 def missing(folder: pathlib.Path, done: Done) -> list[str]:

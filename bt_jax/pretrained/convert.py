@@ -5,13 +5,14 @@ import hashlib
 import math
 import pathlib
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 import safetensors.numpy
+from typing_extensions import TypedDict
 
 from bt_jax import files
 from bt_jax.errors import UserError
@@ -26,7 +27,7 @@ _FIRST_KERNEL: Path = ("params", _ENCODER, "stem", "conv", "kernel")
 _TITLES = {naming.variant: naming.network for naming in NAMINGS}
 # What PyTorch counts beside each batch norm and in an average of networks; ours have no use for it.
 _COUNTERS = ("num_batches_tracked", "n_averaged")
-_ARRAYS, _ABOUT = "weights.safetensors", "weights.json"
+_ARRAYS, _ABOUT, _SEAL = "weights.safetensors", "weights.json", "record_sha256"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +64,16 @@ class Weights:
     lite = self.variant in ENCODERS
     names, field = ("lite or lite_unet", "encoder") if lite else ("resnet50 or resunet", "variant")
     return f"--config.model.{field}={self.variant} (and --config.model.name={names})"
+
+
+class _About(TypedDict):
+  """The content of `weights.json`."""
+
+  variant: Literal["torchvision", "keras", "lite0", "lite1", "lite2"]
+  normalize: str
+  origin: str
+  sha256: str
+  arrays_sha256: str
 
 
 def load_weights(name: str) -> Weights:
@@ -174,7 +185,7 @@ def save_converted(weights: Weights, folder: pathlib.Path) -> list[pathlib.Path]
   if (folder / "config.json").exists():
     raise UserError(f"{folder} holds a run: choose another --workdir")
   if about.is_file():
-    if files.read_json(about).get("sha256") != weights.sha256:
+    if _read_about(folder)["sha256"] != weights.sha256:
       raise UserError(f"{folder} holds weights converted from another file: choose another --workdir")
     _load_converted(folder)
     return [folder / _ARRAYS, about]
@@ -183,7 +194,7 @@ def save_converted(weights: Weights, folder: pathlib.Path) -> list[pathlib.Path]
   digest = hashlib.sha256(content).hexdigest()
   return [
     files.write_bytes(folder / _ARRAYS, content),
-    files.write_json(about, {**weights.about, "arrays_sha256": digest}),
+    files.write_json(about, files.sealed({**weights.about, "arrays_sha256": digest}, _SEAL)),
   ]
 
 
@@ -193,14 +204,18 @@ def _load_converted(folder: pathlib.Path) -> Weights:
     raise UserError(
       f"model.pretrained: {folder} holds neither a run nor converted weights: make some with --mode=convert"
     )
-  known = files.read_json(about)
-  names = {field.name for field in dataclasses.fields(Weights)} - {"variables"}
-  if not names <= known.keys() or known.get("arrays_sha256") != sources.sha256(folder / _ARRAYS):
-    raise UserError(f"{folder} is damaged: {_ARRAYS} is not what {_ABOUT} tells of; remove it and convert again")
+  known = _read_about(folder)
+  if not (folder / _ARRAYS).is_file() or known["arrays_sha256"] != sources.sha256(folder / _ARRAYS):
+    raise UserError(f"{folder} is damaged: {_ARRAYS} is not what {_ABOUT} says; remove the folder and convert again")
   arrays = sources.read_arrays(folder / _ARRAYS)
   variables = flax.traverse_util.unflatten_dict({tuple(name.split("/")): array for name, array in arrays.items()})
   check_finite(variables, str(folder))
-  return Weights(variables, **{name: known[name] for name in names})
+  return Weights(variables, **{name: known[name] for name in ("variant", "normalize", "origin", "sha256")})
+
+
+def _read_about(folder: pathlib.Path) -> _About:
+  remedy = "remove the folder and convert again"
+  return files.check_seal(files.read_json(folder / _ABOUT, _About, remedy), folder / _ABOUT, remedy, _SEAL)
 
 
 def check_fits(shapes: PyTree, weights: Weights, *, encoder: str) -> None:

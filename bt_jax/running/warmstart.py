@@ -14,7 +14,7 @@ from bt_jax.pretrained.convert import Weights
 from bt_jax.training import record as records
 from bt_jax.training.checkpoints import AS_SAVED, Checkpoints
 
-_RECORD = "pretrained.json"
+_RECORD, _SEAL = "pretrained.json", "record_sha256"
 
 
 class _About(TypedDict):
@@ -68,14 +68,12 @@ def normalization(workdir: pathlib.Path, weights: Weights | None) -> str:
   """
   if weights is not None:
     return weights.normalize
-  record = workdir / _RECORD
-  return files.read_json(record, _About)["normalize"] if record.is_file() else "volume"
+  return _recorded(workdir)["normalize"] if (workdir / _RECORD).is_file() else "volume"
 
 
 def check_same(workdir: pathlib.Path, weights: Weights | None) -> None:
   """Raises UserError where the run in `workdir` began from other weights."""
-  path = workdir / _RECORD
-  if weights is not None and path.is_file() and files.read_json(path, _About)["sha256"] != weights.sha256:
+  if weights is not None and (workdir / _RECORD).is_file() and _recorded(workdir)["sha256"] != weights.sha256:
     raise UserError(f"{weights.origin} is not what the run in {workdir} began from: choose another --workdir")
 
 
@@ -90,10 +88,15 @@ def record(workdir: pathlib.Path, weights: Weights, told: list[str], asked: str)
   """
   if asked != weights.normalize:
     told = [*told, f"they were trained on inputs normalised as {weights.normalize}, and this run's are {asked}"]
-  files.write_json(workdir / _RECORD, {**weights.about, "adapted": told})
+  files.write_json(workdir / _RECORD, files.sealed({**weights.about, "adapted": told}, _SEAL))
   print(f"encoder from {weights.origin} ({weights.variant}, SHA-256 {weights.sha256[:12]}...)")
   for line in told:
     print(f"  {line}")
+
+
+def _recorded(workdir: pathlib.Path) -> _About:
+  path, remedy = workdir / _RECORD, "put it back from a copy, or train the run again in another folder"
+  return files.check_seal(files.read_json(path, _About, remedy), path, remedy, _SEAL)
 
 
 def check_no_leak(split: Split, weights: Weights | None) -> None:

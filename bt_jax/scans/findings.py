@@ -3,32 +3,53 @@
 import contextlib
 import contextvars
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 
-_LIBRARIES = ("nibabel.global", "tifffile", "PIL.Image", "PIL.PngImagePlugin", "PIL.TiffImagePlugin")
-_MODULES = ("PIL", "nibabel", "tifffile", "imagecodecs", "scans")  # some blame their caller
-_MOST, _LONGEST = 3, 160  # sentences of one file, and characters of each
+_LIBRARIES = (
+  "PIL",
+  "nibabel",
+  "tifffile",
+  "imagecodecs",
+  "pydicom",
+  "highdicom",
+  "pylibjpeg",
+  "openjpeg",
+  "libjpeg",
+  "jpeg_ls",
+)
+_PRINTS = "nibabel.global"  # has a handler of its own
+_MODULES = (*_LIBRARIES, "scans")  # some blame their caller
+_MOST, _LONGEST = 3, 160  # sentences of one file or study, and characters of each
 _KEPT: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("findings", default=None)
 
 
-class _Filter(logging.Filter):
-  """Keeps records that are logged while a file of ours is read; all others pass."""
+def _keep(record: logging.LogRecord) -> bool:
+  """Keeps a record that is logged while a file of ours is read; False for any other."""
+  kept = _KEPT.get()
+  if kept is not None and record.levelno >= logging.WARNING and not record.exc_info:
+    kept.append(record.getMessage())
+  return kept is not None
 
-  def filter(self, record: logging.LogRecord) -> bool:
-    kept = _KEPT.get()
-    if kept is not None and record.levelno >= logging.WARNING:
-      kept.append(record.getMessage())
-    return kept is None
+
+class _Handler(logging.Handler):
+  """Hands on what is logged for others as if it were not there."""
+
+  def emit(self, record: logging.LogRecord) -> None:
+    if not _keep(record):
+      logging.getLogger().handle(record)
 
 
 for _library in _LIBRARIES:
-  logging.getLogger(_library).addFilter(_Filter())
+  logging.getLogger(_library).addHandler(_Handler())
+  logging.getLogger(_library).propagate = False
+logging.getLogger(_PRINTS).addFilter(lambda record: not _keep(record))
 
 
 @contextlib.contextmanager
 def kept() -> Iterator[list[str]]:
-  """Keeps what nibabel, tifffile and Pillow say in this thread; the list grows, and is for `sentences`."""
+  """Keeps what the libraries that read files say in this thread; the list grows, and is for `sentences`."""
   token = _KEPT.set(messages := [])
   try:
     with warnings.catch_warnings(record=True, action="always") as caught:
@@ -43,6 +64,7 @@ def kept() -> Iterator[list[str]]:
 
 
 def sentences(name: str, messages: list[str]) -> list[str]:
-  """The first few of what was kept over the file of this name, a sentence each, none twice."""
-  lines = dict.fromkeys(" ".join(message.split())[:_LONGEST] for message in messages)
-  return [f"{name} does not keep to its format ({line})" for line in [*lines][:_MOST]]
+  """The first few of what was kept over the file or study of this name, a sentence each, none twice but for numbers."""
+  lines = [" ".join(re.sub(r"\s*Please see <\S*> for .*", "", message).split()) for message in messages]
+  distinct = {re.sub(r"\d+", "#", line): line for line in reversed(lines)}
+  return [f"{name} does not keep to its format ({line[:_LONGEST]})" for line in [*distinct.values()][::-1][:_MOST]]

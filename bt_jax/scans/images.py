@@ -13,7 +13,7 @@ from PIL import Image, PngImagePlugin
 
 from bt_jax import files as writing
 from bt_jax.errors import UserError
-from bt_jax.scans import findings, orientation, roles, tiff
+from bt_jax.scans import codestreams, findings, orientation, roles, tiff
 from bt_jax.scans.scan import NOTICE, Scan, check_expansion, check_finite, check_range, fill_roles
 
 _LONGEST = 2**12  # along any axis
@@ -155,6 +155,8 @@ def _read_picture(
   if format == "PNG":
     with Image.open(path, formats=[format]) as picture:
       picture.verify()  # the checksum of every part, which are not looked at where pixels are decoded
+  elif not codestreams.is_whole(path.read_bytes()):  # what is missing would be grey
+    raise UserError(f"{path} is truncated, it has no end: copy it again")
   with Image.open(path, formats=[format]) as picture:
     shape, deep = (picture.height, picture.width, len(picture.getbands())), format == "PNG" and start[24] == 16
     _check_promise(path, shape, math.prod(shape) * (2 if deep else 1))

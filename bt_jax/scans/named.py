@@ -137,7 +137,8 @@ def _channels(format: str, volumes: Sequence[_Volume]) -> tuple[list[Study], lis
     if any(number not in said for number in numbers):
       refusal = (
         f"has {len(group)} files that differ in _0000, _0001, ... alone, as sequences of nnU-Net do, and no dataset.json "
-        "says which one is FLAIR: name it with --flair, and not --input; or give each patient a folder"
+        "beside them says which one is FLAIR: copy nnU-Net's there, with its channel_names; or name FLAIR with --flair, and "
+        "not --input; or, where they are patients, give each a folder"
       )
       studies.append(Study(name, format, members[0].files, {}, (), refusal))
       continue

@@ -77,7 +77,7 @@ def read(files: Sequence[pathlib.Path], *, name: str, given: Mapping[str, str]) 
       f"{paths['flair']} has an affine that places no volume: correct its header, or convert it again"
     ) from error
   spacing, sizes = placing.spacing(source, image.shape[:3], paths["flair"])
-  warnings += odd + sizes + placing.warnings(source, spacing)
+  warnings += odd + sizes + placing.warnings(source, spacing, paths["flair"])
   warnings += [sentence for *_, sentences in loaded.values() for sentence in sentences]
   names = [f"{index:04d}" for index in range(len(image))]
   role, _ = roles.in_name(roles.stem(paths["flair"]))

@@ -10,15 +10,20 @@ from jaxtyping import Float
 from nibabel.spatialimages import HeaderDataError
 
 from bt_jax.errors import UserError
-from bt_jax.scans.scan import axial_spacing, implausible_size, orientation_of, shear_degrees
+from bt_jax.scans.scan import (
+  FARTHEST_MM,
+  apart_mm,
+  axial_spacing,
+  check_shear,
+  implausible_size,
+  leave_out,
+  orientation_of,
+  same_grid,
+)
 
 _TO_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # not known, metres, mm and microns: the lower three bits of the units
 _COARSE = 2.0  # voxels this many times as long as wide are those of slices
 _SAME_SIZE = 0.01  # as a share: what rounding in a header may change
-_SAME_GRID = 0.05  # of a voxel
-_SHEARED = 1.0  # degrees
-_FARTHEST_MM = 5000.0  # from the centre of the scanner, which a table moves through
-_SQUARE = 0.01  # by how much pixels may be higher than wide where nothing of their size can be believed
 
 
 class Source(NamedTuple):
@@ -46,7 +51,7 @@ def check_alike(sources: Mapping[str, Source], paths: Mapping[str, pathlib.Path]
   for role, source in sources.items():
     if source.shape != flair.shape:
       what = f"{_times(source.shape)} voxels and {paths['flair']} {_times(flair.shape)}"
-    elif _apart(source.affine, flair.affine, flair.shape) > _SAME_GRID * _sides(flair.affine).min():
+    elif not same_grid(source.affine, flair.affine, (*flair.shape, 1)[:3]):
       what = f"another affine than {paths['flair']}"
     else:
       continue
@@ -75,10 +80,7 @@ def spacing(
     reason = f"a unit of space that the standard does not know ({_unit(source.header)})"
   if reason is None:
     return sizes, warnings
-  _, rows, columns = sizes or axial_spacing(source.affine)
-  if abs(rows - columns) > _SQUARE * max(rows, columns):
-    raise UserError(f"{path} has {reason}, which no MRI of a head has: correct pixdim, sform and units in its header")
-  return None, [*warnings, f"the header has {reason}, which no MRI of a head has: sizes in mm are left out"]
+  return None, [*warnings, leave_out(reason, sizes or axial_spacing(source.affine), path)]
 
 
 def _sizes(source: Source) -> tuple[tuple[float, float, float] | None, list[str]]:
@@ -98,8 +100,8 @@ def _sizes(source: Source) -> tuple[tuple[float, float, float] | None, list[str]
   return (None if unset else by_pixdim), [warning]
 
 
-def warnings(source: Source, spacing_mm: tuple[float, float, float] | None) -> list[str]:
-  """What to know about how a volume lies, a sentence each."""
+def warnings(source: Source, spacing_mm: tuple[float, float, float] | None, path: pathlib.Path) -> list[str]:
+  """What to know about how a volume lies, a sentence each; raises UserError where it is sheared as no volume is."""
   header, spacing_mm = source.header, spacing_mm or axial_spacing(source.affine)
   said = []
   if not (header["qform_code"] or header["sform_code"]):
@@ -107,29 +109,19 @@ def warnings(source: Source, spacing_mm: tuple[float, float, float] | None) -> l
   if max(spacing_mm) > _COARSE * min(spacing_mm) and spacing_mm[0] < max(spacing_mm):
     plane = "coronally" if spacing_mm[1] == max(spacing_mm) else "sagittally"
     said.append(f"the slices were taken {plane}: the axial plane, which the networks know, is coarse")
-  if (degrees := shear_degrees(source.affine)) > _SHEARED:
-    said.append(
-      f"the volume is sheared by {degrees:.0f} degrees (gantry tilt?): its volume is right, lengths across slices are not"
-    )
+  said += check_shear(source.affine, path)
   if header["qform_code"] and header["sform_code"]:
     try:
-      apart = _apart(in_mm(header.get_qform(), header), source.affine, source.shape)
+      apart = apart_mm(in_mm(header.get_qform(), header), source.affine, (*source.shape, 1)[:3])
     except (ValueError, HeaderDataError) as error:
       apart, reason = np.inf, f"qform makes no sense ({error})"
     else:
       reason = f"qform and sform place the volume up to {apart:.3g} mm apart"
     if not apart <= max(_sides(source.affine)):  # NaN too
       said.append(f"{reason}: sform is used")
-  if (distance := np.abs(source.affine[:3, 3]).max()) > _FARTHEST_MM:
+  if (distance := np.abs(source.affine[:3, 3]).max()) > FARTHEST_MM:
     said.append(f"the header puts the volume {distance:.3g} mm from the scanner's centre: its position is not known")
   return said
-
-
-def _apart(one: np.ndarray, other: np.ndarray, shape: Sequence[int]) -> float:
-  """The largest distance, in mm, between corners of a volume that two affines place."""
-  ends = np.array([*shape, 1, 1, 1][:3]) - 1
-  corners = np.array([[x, y, z, 1] for x in (0, ends[0]) for y in (0, ends[1]) for z in (0, ends[2])])
-  return float(np.linalg.norm(corners @ (one - other).T, axis=1).max())
 
 
 def _sides(affine: np.ndarray) -> np.ndarray:

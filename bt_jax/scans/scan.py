@@ -26,8 +26,12 @@ _RATIO, _SMALL = (
 )  # bytes out of one, beyond so many bytes; real scans pack to a fifth, empty margins to 1 : 50
 
 # Of the sides of voxels, and of the longest side of a volume: of a head with some margin, or of a good part of a brain.
-_FINEST_MM, _COARSEST_MM, _SMALLEST_HEAD_MM, _LARGEST_VIEW_MM = 0.05, 50.0, 50.0, 1000.0
+FINEST_MM, COARSEST_MM, _SMALLEST_HEAD_MM, _LARGEST_VIEW_MM = 0.05, 50.0, 50.0, 1000.0
+_MANY = 64  # voxels along the longest axis, of fewer than which a volume may be cut out of a head
 _SAME = 0.05  # of a voxel
+_SQUARE = 0.01  # by how much pixels may be higher than wide where nothing of their size can be believed
+_SHEARED, _MOST_SHEARED = 1.0, 60.0  # degrees: what is worth a word, and what no gantry tilts
+FARTHEST_MM = 5000.0  # from the middle of the scanner, which a table moves through
 
 # Slices run from the feet to the head, rows from front to back, columns from the patient's right to the left: the way
 # the published slices lie. As nibabel counts axes: columns, rows, slices.
@@ -175,9 +179,13 @@ def same_grid(one: Float[np.ndarray, "4 4"], other: Float[np.ndarray, "4 4"], sh
     other: another.
     shape: voxels along the three axes.
   """
+  return bool(apart_mm(one, other, shape) <= _SAME * np.linalg.norm(other[:3, :3], axis=0).min())
+
+
+def apart_mm(one: Float[np.ndarray, "4 4"], other: Float[np.ndarray, "4 4"], shape: Sequence[int]) -> float:
+  """The largest distance between corners of a volume as two affines place it; see `same_grid`."""
   corners = np.stack(np.meshgrid(*([-0.5, size - 0.5] for size in shape), [1.0], indexing="ij"), -1).reshape(-1, 4)
-  moved = np.linalg.norm((corners @ (one - other).T)[:, :3], axis=1)
-  return bool(moved.max() <= _SAME * np.linalg.norm(other[:3, :3], axis=0).min())
+  return float(np.linalg.norm((corners @ (one - other).T)[:, :3], axis=1).max())
 
 
 def to_axial(array: Shaped[np.ndarray, "..."], affine: Float[np.ndarray, "4 4"]) -> Shaped[np.ndarray, "..."]:
@@ -212,10 +220,23 @@ def axial_spacing(affine: Float[np.ndarray, "4 4"]) -> tuple[float, float, float
   return slices, rows, columns
 
 
-def shear_degrees(affine: Float[np.ndarray, "4 4"]) -> float:
-  """By how much the axes of an affine, at worst, miss the right angle."""
+def check_shear(affine: Float[np.ndarray, "4 4"], where: Any) -> list[str]:
+  """A warning where the axes of a volume are not at right angles, as behind a tilted gantry.
+
+  Raises:
+    UserError: they are so far from it that no gantry was tilted; `where` is the file, or the name of the series.
+  """
   axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
-  return float(np.degrees(np.arcsin(min(np.abs(axes.T @ axes - np.eye(3)).max(), 1.0))))
+  degrees = float(np.degrees(np.arcsin(min(np.abs(axes.T @ axes - np.eye(3)).max(), 1.0))))
+  if degrees > _MOST_SHEARED:
+    raise UserError(
+      f"{where} is sheared by {degrees:.0f} degrees, more than a gantry is tilted: correct its header, or resample it to right angles"
+    )
+  if degrees <= _SHEARED:
+    return []
+  return [
+    f"the volume is sheared by {degrees:.0f} degrees (gantry tilt?): its volume is right, lengths across slices are not"
+  ]
 
 
 def implausible_size(shape: Sequence[int], spacing_mm: Sequence[float]) -> str | None:
@@ -227,11 +248,25 @@ def implausible_size(shape: Sequence[int], spacing_mm: Sequence[float]) -> str |
   """
   longest = max(size * length for size, length in zip(shape, spacing_mm, strict=True))
   sides = " x ".join(f"{length:.3g}" for length in spacing_mm)
-  if not _FINEST_MM <= min(spacing_mm) <= max(spacing_mm) <= _COARSEST_MM:
+  if not FINEST_MM <= min(spacing_mm) <= max(spacing_mm) <= COARSEST_MM:
     return f"voxels of {sides} mm"
-  if not _SMALLEST_HEAD_MM <= longest <= _LARGEST_VIEW_MM:
+  if longest > _LARGEST_VIEW_MM or (longest < _SMALLEST_HEAD_MM and max(shape) >= _MANY):
     return f"a field of view of {longest:.3g} mm (voxels of {sides} mm)"
   return None
+
+
+def leave_out(reason: str, spacing_mm: Sequence[float], where: Any) -> str:
+  """The warning that sizes in mm are left out for this reason, see `implausible_size`.
+
+  Raises:
+    UserError: pixels are not square by them: then the shape of the picture is not known either.
+  """
+  _, rows, columns = spacing_mm
+  if abs(rows - columns) > _SQUARE * max(rows, columns):
+    raise UserError(
+      f"{where} has {reason}, which no MRI of a head has: correct its header (pixdim, sform and units; PixelSpacing and positions)"
+    )
+  return f"the header has {reason}, which no MRI of a head has: sizes in mm are left out"
 
 
 def orientation_of(affine: np.ndarray) -> np.ndarray:

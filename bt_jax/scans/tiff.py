@@ -11,9 +11,10 @@ import numpy as np
 from jaxtyping import Shaped
 
 from bt_jax.errors import UserError
-from bt_jax.scans import orientation
+from bt_jax.scans import codestreams, orientation
 
 _MOST_PAGES = 2**16
+_CODESTREAMS = (7, 33003, 33004, 33005, 34712)  # the compressions of JPEG and JPEG 2000
 _SHORT = 3  # the type of a 16-bit number
 # Of one value of each type (TIFF 6.0, page 15, and BigTIFF).
 _BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
@@ -44,7 +45,9 @@ def orientations(path: pathlib.Path) -> list[int]:
           raise UserError(f"{path} is damaged (its pages run in a circle): copy it again")
         seen.add(offset)
         file.seek(offset)
-        tags = file.read(number(count_kind) * size)
+        if not (count := number(count_kind)):
+          raise ValueError("a page without tags, which was never written")
+        tags = file.read(count * size)
         offset = number(offset_kind)
         pages.append(orientation.check(_orientation(tags, order, size == 20, end), path))
     except (struct.error, KeyError, OverflowError, ValueError) as error:
@@ -168,6 +171,13 @@ def _check_segments(series: Any, path: pathlib.Path) -> None:
   segments = [segment for page in series.pages for segment in zip(page.dataoffsets, page.databytecounts, strict=True)]
   if not segments or any(start <= 0 or length <= 0 or start + length > size for start, length in segments):
     raise UserError(f"{path} is truncated, or parts of it were never written ({size:,} bytes): copy it again")
+  if series.keyframe.compression not in _CODESTREAMS:
+    return
+  with open(path, "rb") as file:
+    for start, length in segments:
+      file.seek(start)
+      if not codestreams.is_whole(file.read(length)):
+        raise UserError(f"{path} is damaged, a compressed part of it at byte {start:,} has no end: copy it again")
 
 
 def _as_shown(values: np.ndarray, page: Any, colours: np.ndarray | None, path: pathlib.Path) -> np.ndarray:

@@ -19,7 +19,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from bt_jax.errors import UserError
+from bt_jax.errors import OF_MACHINE, MachineError, UserError
 from bt_jax.inference import measures, outputs
 from bt_jax.scans import studies
 from bt_jax.scans.scan import Scan
@@ -131,13 +131,22 @@ def _numbered(folder: pathlib.Path) -> pathlib.Path:
 
 @contextlib.asynccontextmanager
 async def _uploaded(request: Request, limits: uploads.Limits) -> AsyncIterator[tuple[pathlib.Path, uploads.Upload]]:
-  """A folder with the request's files, gone afterwards whatever happens; what is wrong with them is an answer, 422."""
+  """A folder with the request's files, gone afterwards whatever happens; what is wrong with them is an answer, 422.
+
+  What is wrong with this machine, as a full disk, is 507: the same files may pass later.
+  """
   with tempfile.TemporaryDirectory(prefix="bt_jax_", ignore_cleanup_errors=True) as name:
     folder = pathlib.Path(name).resolve()
     try:
       yield folder, await uploads.receive(request, folder, limits)
     except UserError as error:
-      raise HTTPException(422, re.sub(f"{re.escape(str(folder))}/({uploads.SCAN}/)?", "", str(error))) from error
+      status = 507 if isinstance(error, MachineError) else 422
+      raise HTTPException(status, re.sub(f"{re.escape(str(folder))}/({uploads.SCAN}/)?", "", str(error))) from error
+    except OSError as error:
+      if error.errno not in OF_MACHINE:
+        raise
+      line = f"the server cannot write files ({error.strerror}): make room there, and send the scan again"
+      raise HTTPException(507, line) from error
 
 
 def _study(folder: pathlib.Path, upload: uploads.Upload) -> studies.Study:

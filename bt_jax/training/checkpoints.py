@@ -6,7 +6,6 @@ Two managers, as one that keeps the best steps would delete the newest.
 import contextlib
 import errno
 import hashlib
-import json
 import os
 import pathlib
 import re
@@ -19,12 +18,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
+from bt_jax import files
 from bt_jax.errors import UserError
 from bt_jax.training import hosts
 
 PyTree = Any
 _KEEP = 2  # the one before stays, to fall back to
 _CORRUPT = ".corrupt"
+_SEAL = "record_sha256"
 AS_SAVED = object()
 # What says that a file is not there, or is no file: all other errors of the system are of the disk or of permissions.
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
@@ -37,10 +38,6 @@ def tree_hash(tree: PyTree) -> str:
     digest.update(jax.tree_util.keystr(path).encode())
     digest.update(np.ascontiguousarray(leaf).tobytes())
   return digest.hexdigest()
-
-
-def _record_hash(record: dict[str, Any]) -> str:
-  return hashlib.sha256(json.dumps(json.loads(json.dumps(record)), sort_keys=True).encode()).hexdigest()
 
 
 @contextlib.contextmanager
@@ -100,8 +97,9 @@ class Checkpoints:
     if step in manager.all_steps():
       return
     record = {**record, "step": step, "arrays_sha256": tree_hash(tree)}
-    signed = {**record, "record_sha256": _record_hash(record)}
-    items = ocp.args.Composite(arrays=ocp.args.StandardSave(tree), record=ocp.args.JsonSave(signed))
+    items = ocp.args.Composite(
+      arrays=ocp.args.StandardSave(tree), record=ocp.args.JsonSave(files.sealed(record, _SEAL))
+    )
     try:
       with _quiet():
         saved = manager.save(step, args=items, force=True)
@@ -181,12 +179,11 @@ class Checkpoints:
       items["arrays"] = ocp.args.StandardRestore(like)
     restored = self._open().restore(step, args=ocp.args.Composite(**items))
     record = restored.record
-    signature = record.pop("record_sha256", None)  # older ones have none
-    if record["step"] != step or signature not in (None, _record_hash(record)):
+    if record["step"] != step or not files.is_sealed(record, _SEAL):
       raise ValueError("its record is not the one that was saved")
     if like is not None and tree_hash(restored.arrays) != record["arrays_sha256"]:
       raise ValueError("its arrays are not those that were saved")
-    return restored.get("arrays"), record
+    return restored.get("arrays"), {name: value for name, value in record.items() if name != _SEAL}
 
   def close(self) -> None:
     """Lets go of the folder."""

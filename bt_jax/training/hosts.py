@@ -95,9 +95,23 @@ def watch(folder: pathlib.Path, *, timeout: int) -> Iterator[None]:
   thread = threading.Thread(target=look, daemon=True)
   thread.start()
   try:
-    with lost.instead_of_abort(lambda: leave("the first host, which the others meet at, does not answer")):
+    with (
+      lost.instead_of_abort(lambda: leave("the first host, which the others meet at, does not answer")),
+      _one_line(folder),
+    ):
       yield
       multihost_utils.sync_global_devices("bt_jax: done")
+  finally:
+    done.set()
+    thread.join()
+    beat(me).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _one_line(folder: pathlib.Path) -> Iterator[None]:
+  """Ends this process with one line over an error that is not to be waited with for others, while JAX's abort is caught."""
+  try:
+    yield
   except (UserError, Stopped, BrokenPipeError) as error:
     if "gloo" in str(error.__cause__).lower():
       leave("what all hosts do together failed")
@@ -113,10 +127,6 @@ def watch(folder: pathlib.Path, *, timeout: int) -> Iterator[None]:
       )
     traceback.print_exc()
     end(f"{type(error).__name__}; the other hosts stop, too")
-  finally:
-    done.set()
-    thread.join()
-    beat(me).unlink(missing_ok=True)
 
 
 def leave(reason: str) -> NoReturn:

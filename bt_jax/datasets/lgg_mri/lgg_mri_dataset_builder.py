@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from bt_jax.datasets import kaggle_tree, phantom
 from bt_jax.errors import UserError
+from bt_jax.scans import findings
 from bt_jax.schema import CHANNELS, CLINICAL_FIELDS, SLICE_SIZE, slice_id
 
 FOLDS = 22
@@ -133,7 +134,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     self, cases: list[kaggle_tree.Case], clinical: dict[str, dict[str, int]], progress: tqdm
   ) -> Iterator[tuple[str, dict[str, Any]]]:
     for case in cases:
-      images, masks = kaggle_tree.read_case(case)
+      with findings.kept() as messages:
+        images, masks = kaggle_tree.read_case(case)
+      for sentence in findings.sentences(case.name, messages):
+        progress.write(f"warning: {sentence}")
       missing = [bool(np.array_equal(images[..., channel], images[..., FLAIR])) for channel in range(len(CHANNELS))]
       shared = {
         "patient": case.patient,

@@ -52,12 +52,19 @@ def save_volumes(
 
 
 def read_volume(folder: pathlib.Path, case: str, count: int) -> Volume | None:
-  """The volume of `count` slices that `save_volumes` wrote; None where it did not, or wrote another number of them."""
+  """The volume of `count` slices that `save_volumes` wrote; None where it did not, or wrote another number of them.
+
+  Raises:
+    UserError: a picture is damaged.
+  """
   paths = {name: folder / case / f"{name}.png" for name in ("flair", "truth", "prediction")}
   if not paths["flair"].is_file() or not paths["truth"].is_file():
     return None
   lines = -(-count // COLUMNS)
-  found = {name: np.array(Image.open(path)) for name, path in paths.items() if path.is_file()}
+  try:
+    found = {name: np.array(Image.open(path)) for name, path in paths.items() if path.is_file()}
+  except (OSError, SyntaxError, ValueError) as error:  # Pillow's, for a broken picture
+    raise files.damaged(folder / case, f"a picture: {error}", files.EVALUATE) from error
   if any(sprite.shape != (lines * SLICE_SIZE, COLUMNS * SLICE_SIZE) for sprite in found.values()):
     return None
   masks = {name: _slices(found[name])[:count] > 0 for name in ("truth", "prediction") if name in found}

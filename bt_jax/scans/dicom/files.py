@@ -1,23 +1,19 @@
 """DICOM files of strangers opened: told by their first bytes, read without noise, and never inflated without bound."""
 
-import contextlib
-import contextvars
-import logging
 import pathlib
 import re
 import struct
-import warnings
 import zlib
-from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bt_jax.errors import UserError
+from bt_jax.scans import findings
 
 _MOST_BYTES = 2**31  # that a deflated file may inflate to
 _BLOCK = 2**20
-_LONGEST = 200  # characters of what a library says
 UID = re.compile(r"\d+(\.\d+)+")
 _NO_IMAGES = {"SEG", "RTDOSE", "RTSTRUCT", "RTPLAN", "PR", "KO", "SR", "REG"}  # some of them have pixels too
+_ROOT = "1.2.840.10008."  # of all classes of the standard; those of manufacturers begin otherwise
 _META_START = 144  # where the group behind the element that tells its length begins
 
 # What pydicom raises over damaged headers, when it reads them or when it converts a value.
@@ -50,7 +46,7 @@ def study_of(path: str | pathlib.Path) -> tuple[str, str] | None:
   try:
     if not is_dicom(path):  # but for its name
       return "", ""
-    with lenient():
+    with findings.kept():
       header = read_dataset(path, stop_before_pixels=True, specific_tags=tags)
       if not is_image(header):
         return None
@@ -65,9 +61,15 @@ def is_image(header: Any) -> bool:
   """Whether a header is one of an image that could be a scan, by its class, else by its size; damaged ones count."""
   if header.get("Modality") in _NO_IMAGES:
     return False
-  uid = header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID")
-  by_class = "Image Storage" in uid.name if uid else bool(header.preamble)
+  uids = [header.get("SOPClassUID"), header.file_meta.get("MediaStorageSOPClassUID")]
+  by_class = any(map(_may_be_image, filter(None, uids))) or (not any(uids) and bool(header.preamble))
   return bool(header.get("Rows")) or by_class
+
+
+def _may_be_image(uid: Any) -> bool:
+  """Whether a class is one of images, or none that the standard knows though it is of the standard: cut short, or changed."""
+  unknown = uid.name == uid
+  return "Image Storage" in uid.name or (unknown and (uid.startswith(_ROOT) or _ROOT.startswith(uid)))
 
 
 def read_dataset(path: str | pathlib.Path, **options: Any) -> Any:
@@ -100,52 +102,3 @@ def _check_deflated(path: str | pathlib.Path) -> None:
       size += len(inflater.decompress(packed, _BLOCK))
       if size > _MOST_BYTES:
         raise UserError(f"{path} inflates to over {_MOST_BYTES:,} bytes, more than a scan has: do not trust it")
-
-
-class _Findings(logging.Handler):
-  """Keeps what libraries log while a file of ours is open; what they log for others goes on as if it were not there."""
-
-  def emit(self, record: logging.LogRecord) -> None:
-    kept = _FINDINGS.get()
-    if kept is None:
-      logging.getLogger().handle(record)
-    elif record.levelno >= logging.WARNING and not record.exc_info:
-      text = re.sub(r"\s*Please see <\S*> for .*", "", record.getMessage())
-      kept.append(" ".join(text.split()))
-
-
-_FINDINGS: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("findings", default=None)
-_HANDLER = _Findings()
-_LIBRARIES = ("pydicom", "highdicom", "pylibjpeg", "openjpeg", "libjpeg", "jpeg_ls")
-
-
-@contextlib.contextmanager
-def lenient() -> Iterator[list[str]]:
-  """Libraries write nothing to stderr over values that bend the standard, as scanners write them; they are no errors.
-
-  Yields:
-    What they would have logged, which grows; for `summary`.
-  """
-  for library in _LIBRARIES:
-    logger = logging.getLogger(library)
-    if _HANDLER not in logger.handlers:
-      logger.addHandler(_HANDLER)
-      logger.propagate = False
-  token = _FINDINGS.set(kept := [])
-  try:
-    with warnings.catch_warnings():
-      warnings.filterwarnings("ignore", module=rf"PIL|{'|'.join(_LIBRARIES)}")
-      yield kept
-  finally:
-    _FINDINGS.reset(token)
-
-
-def summary(findings: Sequence[str]) -> list[str]:
-  """What libraries found in the files of a study, as one sentence, or none."""
-  if not findings:
-    return []
-  several = {re.sub(r"\d+", "#", text): text for text in reversed(findings)}
-  text = [*several.values()][-1]
-  text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."
-  more = f", and {len(several) - 1} other findings" if len(several) > 1 else ""
-  return [f"the files bend the standard ({len(findings)} times: {text}{more})"]

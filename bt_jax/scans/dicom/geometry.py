@@ -9,13 +9,10 @@ from jaxtyping import Float
 
 from bt_jax.errors import UserError
 from bt_jax.scans.dicom.series import Frame, Series
+from bt_jax.scans.scan import COARSEST_MM, FARTHEST_MM, FINEST_MM, check_shear, implausible_size, leave_out
 
 _TURNED = 1e-3  # of direction cosines, and mm of a pixel, beyond which slices are not of one volume
 _UNEVEN = 0.1  # of the usual distance between slices, beyond which one is missing or doubled
-_TILTED = 0.1  # sine of the angle between the row of slices and their normal, beyond which the volume is wrong
-# mm: of a position, of pixels and of slices, and of a whole side. What lies beyond is no head, but a wrong unit.
-_FARTHEST, _FINEST, _COARSEST, _LONGEST = 5e3, 0.05, 20.0, 1e3
-_SHORTEST, _MANY = 50.0, 64  # mm of the longer side of a picture, where it has as many pixels and so is no cutting
 _RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM counts to the left and back
 _PLACING = {"position": "ImagePositionPatient", "orientation": "ImageOrientationPatient", "spacing": "PixelSpacing"}
 
@@ -29,17 +26,28 @@ class Stack:
     frames: sorted along the normal of the slices; by their number in the series where their position is unknown.
     affine: from (slice, row, column) to mm, to the right, front and head; None where their position is unknown.
     warnings: what is unusual, a sentence each.
+    is_plausible: whether a head may be of the size that the affine gives.
   """
 
   series: Series
   frames: list[Frame]
   affine: Float[np.ndarray, "4 4"] | None
   warnings: list[str]
+  is_plausible: bool = True
 
   @property
-  def thickness_known(self) -> bool:
-    """Whether the affine's distance between slices is known from the files."""
-    return self.affine is not None and (len(self.frames) > 1 or _thickness(self.frames[0]) is not None)
+  def distance(self) -> float:
+    """Mm from slice to slice at right angles to them; 1 where their position is unknown."""
+    if self.affine is None:
+      return 1.0
+    return float(abs(np.linalg.det(self.affine[:3, :3])) / np.prod(np.linalg.norm(self.affine[:3, 1:3], axis=0)))
+
+  @property
+  def spacing_known(self) -> bool:
+    """Whether sizes in mm are known from the files, that between slices too, and can be those of a head."""
+    return (
+      self.affine is not None and self.is_plausible and (len(self.frames) > 1 or _thickness(self.frames[0]) is not None)
+    )
 
 
 def arrange(series: Series) -> Stack:
@@ -90,17 +98,15 @@ def arrange(series: Series) -> Stack:
       f"the slices of {series.label} do not lie in one row ({frames[int(astray.argmax())].label} is {astray.max():.3g} "
       "mm astray): give the slices of one volume"
     )
-  tilt = float(np.linalg.norm(step - (step @ normal) * normal) / np.linalg.norm(step))
-  if tilt > _TILTED:
-    raise UserError(
-      f"the slices of {series.label} have a gantry tilt of {np.degrees(np.arcsin(min(tilt, 1.0))):.0f} degrees: resample "
-      "it to a grid of right angles"
-    )
-  warnings += _check_extent(series, frames, float(np.linalg.norm(step)))
   affine = np.eye(4)
   affine[:3] = np.stack([step, down * frames[0].spacing[0], right * frames[0].spacing[1], frames[0].position], axis=1)
-  warnings += _said_otherwise(series, frames[0], float(np.linalg.norm(step)))
-  return Stack(series, frames, _RAS @ affine, warnings)
+  stack = Stack(series, frames, _RAS @ affine, warnings)
+  warnings += check_shear(affine, series.label) + _said_otherwise(stack)
+  spacing = (stack.distance, *frames[0].spacing)
+  if (reason := implausible_size((len(frames), *frames[0].shape), spacing)) is None:
+    return stack
+  warnings.append(leave_out(reason, spacing, f"{series.label} ({frames[0].label})"))
+  return dataclasses.replace(stack, is_plausible=False)
 
 
 def _check_doubled(series: Series) -> None:
@@ -117,10 +123,12 @@ def _check_possible(frame: Frame) -> None:
   """Raises UserError where directions are none at a right angle, or a head cannot have such a position or pixels."""
   if not np.allclose(frame.orientation @ frame.orientation.T, np.eye(2), atol=0.01):
     what = f"ImageOrientationPatient {_numbers(frame.orientation.ravel())}, expected two directions at a right angle"
-  elif abs(frame.position).max() > _FARTHEST:
-    what = f"ImagePositionPatient {_numbers(frame.position)}, {_FARTHEST / 1e3:g} m and more from the scanner's middle"
-  elif not (frame.spacing.min() >= _FINEST and frame.spacing.max() <= _COARSEST):
-    what = f"PixelSpacing {_numbers(frame.spacing)} mm, expected {_FINEST:g} to {_COARSEST:g}"
+  elif abs(frame.position).max() > FARTHEST_MM:
+    what = (
+      f"ImagePositionPatient {_numbers(frame.position)}, {FARTHEST_MM / 1e3:g} m and more from the scanner's middle"
+    )
+  elif not (frame.spacing.min() >= FINEST_MM and frame.spacing.max() <= COARSEST_MM):
+    what = f"PixelSpacing {_numbers(frame.spacing)} mm, expected {FINEST_MM:g} to {COARSEST_MM:g}"
   else:
     return
   raise UserError(f"{frame.label} has {what}: correct its header, or export it again")
@@ -130,23 +138,9 @@ def _numbers(values: Iterable[float]) -> str:
   return " x ".join(f"{value:.6g}" for value in values)
 
 
-def _check_extent(series: Series, frames: list[Frame], distance: float) -> list[str]:
-  """A warning where the field of view is smaller than a head; raises UserError where it is larger than any."""
-  sides = [size * spacing for size, spacing in zip(frames[0].shape, frames[0].spacing, strict=True)]
-  extent = [len(frames) * distance, *sides]
-  if max(extent) > _LONGEST or distance < _FINEST:
-    raise UserError(
-      f"{series.label} is {_numbers(extent)} mm in size, {distance:.6g} mm from slice to slice, which no head has "
-      f"({frames[0].label}): correct the unit in its header"
-    )
-  if max(sides) < _SHORTEST and max(frames[0].shape) >= _MANY:
-    return [f"{series.label} is {_numbers(sides)} mm in size by its header, smaller than a head: check PixelSpacing"]
-  return []
-
-
 def _thickness(frame: Frame) -> float | None:
   values = (frame.numbers[keyword] for keyword in ("SpacingBetweenSlices", "SliceThickness"))
-  return next((value for value in values if value and _FINEST <= value <= _COARSEST), None)
+  return next((value for value in values if value and FINEST_MM <= value <= COARSEST_MM), None)
 
 
 def _check_distances(series: Series, frames: list[Frame], heights: Float[np.ndarray, "slices"]) -> None:
@@ -170,15 +164,16 @@ def _check_distances(series: Series, frames: list[Frame], heights: Float[np.ndar
     )
 
 
-def _said_otherwise(series: Series, frame: Frame, distance: float) -> list[str]:
+def _said_otherwise(stack: Stack) -> list[str]:
+  series, frame = stack.series, stack.frames[0]
   if len(series.frames) == 1:
     values = {keyword: frame.numbers[keyword] for keyword in ("SpacingBetweenSlices", "SliceThickness")}
     known = ", ".join(f"{keyword} {value:g}" for keyword, value in values.items() if value is not None)
     why = f"has {known} mm, which no head has" if known else "lacks SliceThickness"
     return [] if _thickness(frame) else [f"{series.label} {why}: its volume in mm is unknown"]
   said = frame.numbers["SpacingBetweenSlices"]
-  if not said or distance < 1.5 * said:
+  if not said or stack.distance < 1.5 * said:
     return []
   return [
-    f"{series.label} says {said:.3g} mm from slice to slice, but they lie {distance:.3g} mm apart: are some missing?"
+    f"{series.label} says {said:.3g} mm from slice to slice, but they lie {stack.distance:.3g} mm apart: are some missing?"
   ]

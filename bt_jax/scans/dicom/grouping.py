@@ -1,6 +1,7 @@
 """Which frames are one series: by SeriesInstanceUID where it is one, else by what a series has in common."""
 
 import collections
+import dataclasses
 import pathlib
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TypeVar
@@ -54,6 +55,7 @@ def _series(frames: Sequence[Frame]) -> list[Series]:
   A SeriesInstanceUID of a whole study, as anonymisers write, is none: then series number, description, direction and
   size tell series apart. One of each slice is none either: parts that have those in common and form one row are one.
   """
+  frames = _numbered(frames)
   reused = _are_reused(frames)
   is_one = lambda frame: not reused and UID.fullmatch(frame.about["SeriesInstanceUID"])
   key = lambda frame: (
@@ -71,6 +73,20 @@ def _series(frames: Sequence[Frame]) -> list[Series]:
     for parts in _by_direction(alike, lambda one: one.frames[0]):
       of_parts += _joined(parts)
   return of_parts
+
+
+def _numbered(frames: Sequence[Frame]) -> list[Frame]:
+  """Frames without a series number get that of their SeriesInstanceUID, where all others of it have one and the same."""
+  numbers = collections.defaultdict(set)
+  for frame in frames:
+    numbers[frame.about["SeriesInstanceUID"]].add(frame.numbers["SeriesNumber"])
+  known = {uid: found - {None} for uid, found in numbers.items()}
+  return [
+    dataclasses.replace(frame, numbers={**frame.numbers, "SeriesNumber": next(iter(known[uid]))})
+    if frame.numbers["SeriesNumber"] is None and len(known[uid := frame.about["SeriesInstanceUID"]]) == 1
+    else frame
+    for frame in frames
+  ]
 
 
 def in_common(frame: Frame) -> Hashable:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from scipy import ndimage
 
 from bt_jax.errors import UserError
-from bt_jax.scans.dicom.files import lenient, summary
+from bt_jax.scans import findings
 from bt_jax.scans.dicom.geometry import Stack, arrange
 from bt_jax.scans.dicom.grouping import collect
 from bt_jax.scans.dicom.pixels import decode
@@ -32,9 +32,9 @@ def read(files: Sequence[pathlib.Path], *, name: str, given: Mapping[str, str]) 
   Raises:
     UserError: the files are damaged, of several patients or studies, lack slices, or have no FLAIR.
   """
-  with lenient() as findings:
+  with findings.kept() as messages:
     scan = _read(files, name, given)
-  return dataclasses.replace(scan, warnings=scan.warnings + summary(findings))
+  return dataclasses.replace(scan, warnings=scan.warnings + findings.sentences(name, messages))
 
 
 def _read(files: Sequence[pathlib.Path], name: str, given: Mapping[str, str]) -> Scan:
@@ -64,7 +64,7 @@ def _read(files: Sequence[pathlib.Path], name: str, given: Mapping[str, str]) ->
     name=name,
     format="dicom",
     image=np.ascontiguousarray(image),
-    spacing_mm=axial_spacing(flair.affine) if flair.thickness_known else None,
+    spacing_mm=axial_spacing(flair.affine) if flair.spacing_known else None,
     roles=roles,
     slice_names=[f"{index:04d}" for index in range(len(image))],
     warnings=warnings + missing,

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
 from bt_jax.files import write_bytes
-from bt_jax.scans.dicom.files import lenient
+from bt_jax.scans import findings
 from bt_jax.scans.dicom.geometry import Stack
 from bt_jax.scans.dicom.series import Frame
 from bt_jax.scans.scan import NOTICE, Scan, from_axial
@@ -47,7 +47,7 @@ def write(
   parts = [("mask.dcm", "BINARY", mask)]
   if probability is not None:
     parts.append(("probability.dcm", "FRACTIONAL", probability.clip(0, 1)))
-  with lenient():
+  with findings.kept():
     source, series_uid = _enhanced(scan.source), highdicom.UID()
     contents = {
       name: _encode(scan.source, source, kind, array, software=software[:64], series_uid=series_uid, number=number)
@@ -144,9 +144,8 @@ def _enhanced(stack: Stack) -> Any:
   shared.PlaneOrientationSequence = highdicom.PlaneOrientationSequence(
     patient, frames[0].orientation.ravel() if placed else (1, 0, 0, 0, 1, 0)
   )
-  distance = float(np.linalg.norm(stack.affine[:3, 0])) if placed else 1.0
   shared.PixelMeasuresSequence = highdicom.PixelMeasuresSequence(
-    frames[0].spacing if placed else (1, 1), slice_thickness=distance, spacing_between_slices=distance
+    frames[0].spacing if placed else (1, 1), slice_thickness=stack.distance, spacing_between_slices=stack.distance
   )
   dataset.SharedFunctionalGroupsSequence = [shared]
   dataset.PerFrameFunctionalGroupsSequence = [Dataset() for _ in frames]

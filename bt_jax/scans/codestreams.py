@@ -1,10 +1,11 @@
-"""What a compressed frame says of its own size and end: decoders believe it, and fill up what is cut short without a word."""
+"""JPEG, JPEG-LS and JPEG 2000 in any file: what a compressed frame says of its own size and end: decoders believe it, and fill up what is cut short without a word."""
 
 import struct
 
 _JPEG, _JP2, _J2K = b"\xff\xd8", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"
 _STARTS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # of a frame, of any process of JPEG and JPEG-LS
 _SCAN = 0xDA
+_START_OF_SCAN = b"\xff\xda"
 _END = b"\xff\xd9"  # of an image, in JPEG, JPEG-LS and JPEG 2000 alike
 _TILE_PART = b"\xff\x90"
 
@@ -26,11 +27,14 @@ def promised_size(frame: bytes) -> tuple[int, int, int] | None:
 
 
 def is_whole(frame: bytes) -> bool:
-  """Whether a JPEG, JPEG-LS or JPEG 2000 frame goes on to the mark of its end, all parts of JPEG 2000 in full length."""
+  """Whether a JPEG, JPEG-LS or JPEG 2000 frame goes on to the mark of its end, all parts of JPEG 2000 in full length.
+
+  Within the data of a scan neither mark can occur, so that the last end is that of the last scan.
+  """
+  if frame.startswith(_JPEG):
+    return frame.rfind(_END) > frame.rfind(_START_OF_SCAN)
   if not frame.rstrip(b"\0").endswith(_END):
     return False
-  if frame.startswith(_JPEG):
-    return True
   start = _codestream(frame) if frame.startswith(_JP2) else 0
   position = frame.find(_TILE_PART, start)
   while position >= 0 and frame.startswith(_TILE_PART, position):

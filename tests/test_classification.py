@@ -7,7 +7,7 @@ from sklearn import metrics as peer
 
 from bt_jax.evaluation import classification
 from bt_jax.report import paper
-from tests.conftest import table_of
+from tests.helpers.launching import table_of
 from tests.test_evaluation import make_slices
 
 LABEL = np.array([0, 0, 1, 1, 1, 0])

@@ -8,7 +8,7 @@ from scipy import stats
 from bt_jax import files, metrics
 from bt_jax.evaluation import aggregation, comparison, rows
 from bt_jax.evaluation.summary import write_summary
-from tests.conftest import launch, table_of
+from tests.helpers.launching import launch, table_of
 from tests.test_evaluation import make_slices
 
 

@@ -25,7 +25,7 @@ OPTIONS = {"tta": False, "threshold": None, "sensitivity": 1.0}
 def made(name, task, seed=0, dtype=jnp.float32, tumors=(0.5,), channels="pre,flair,post", **fields):
   """A network of ours with random weights, small enough that its probabilities are in the middle."""
   model, shown = make_model(TASKS[task].models, name, dtype=dtype, **fields), parse_channels(channels)
-  variables = model.init(jax.random.key(seed), jnp.zeros((1, 64, 64, len(shown))), train=False)
+  variables = jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, 64, 64, len(shown))))
   preprocess = make_preprocess(size=64, normalize="volume", channels=channels)
   logits = make_predict_step(model=model, task=TASKS[task], preprocess=preprocess)
   decision = {"threshold": 0.5, "temperature": 1.5, "tumor_probabilities": list(tumors)}

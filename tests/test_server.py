@@ -13,7 +13,7 @@ import pytest
 from bt_jax.errors import UserError
 from bt_jax.scans.scan import NOTICE
 from bt_jax.serving import server, uploads
-from tests.conftest import ROOT
+from tests.helpers.launching import ROOT
 from tests.viewers import Brightness, ask, form, png_bytes
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from bt_jax.scans import studies
 from bt_jax.scans.scan import NOTICE
 from bt_jax.serving import app, guard
-from tests.conftest import ROOT
+from tests.helpers.launching import ROOT
 from tests.viewers import (
   AFFINE,
   Brightness,

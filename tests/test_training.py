@@ -1,3 +1,4 @@
+import functools
 import math
 import resource
 import shutil
@@ -75,7 +76,7 @@ def train_step(chain, ema_decay=0.9, **loss):
 
 
 def first_state(chain, average=True):
-  return init_state(MODEL, chain, size=32, channels=3, seed=0, average=average)
+  return jax.jit(functools.partial(init_state, MODEL, chain, size=32, channels=3, seed=0, average=average))()
 
 
 def run(step, state, data, steps, batch_size=8):
@@ -144,7 +145,7 @@ def test_prediction_is_on_the_datas_own_grid(data):
   np.testing.assert_allclose(logits[:3], predict(state.variables, some(3, 4, 5, 7)).pixels[:3], atol=1e-5)
   # The network sees 32 x 32 pixels: its logits, each repeated, differ from the resized ones by less than their own range.
   images, _ = PREPROCESS({name: array[3:6] for name, array in data.items()})
-  coarse = MODEL.apply(state.variables, images)[..., 0]
+  coarse = jax.jit(MODEL.apply)(state.variables, images)[..., 0]
   np.testing.assert_allclose(logits[:3].reshape(3, 32, 2, 32, 2).mean((2, 4)), coarse, atol=float(jnp.ptp(coarse)) / 4)
 
 

@@ -39,6 +39,7 @@ def alike(found, expected):
   np.testing.assert_array_equal(np.asarray(found["mask"])[sure], expected.mask[sure])
 
 
+@pytest.mark.slow
 def test_with_jax_alone_it_says_what_the_run_says(exported, tmp_path):
   path, predictor = exported
   image = volume(11, 200, 300) * 7 - 50  # more than a group; another size and scale

@@ -16,7 +16,7 @@ from bt_jax.training import parallel
 from bt_jax.training.step import make_train_step
 from configs import cls, common, seg
 from tests.helpers.launching import ROOT
-from tests.test_evaluation import make_slices
+from tests.helpers.slices import make_slices
 
 
 def fields(config, prefix=""):

@@ -16,7 +16,7 @@ from bt_jax import files
 from bt_jax.errors import UserError
 from bt_jax.evaluation import postprocess
 from bt_jax.inference import decision, export, loading
-from tests.arithmetic import network, volume
+from tests.helpers.arithmetic import network, volume
 
 OPTIONS = {"tta": False, "threshold": None, "sensitivity": 0.9}
 

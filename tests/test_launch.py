@@ -12,7 +12,7 @@ from PIL import Image
 
 from bt_jax.datasets import splits
 from tests.helpers.launching import launch, start, table_of
-from tests.made_up_runs import segmentation
+from tests.helpers.made_up_runs import segmentation
 
 OUTPUTS = ("config.json", "split.json", "metrics.csv", "slices.csv", "patients.csv", "summary.json", "table.txt")
 
@@ -87,7 +87,14 @@ def test_finished_run_trains_nothing_and_says_so(workdir, tiny):
   assert last_state(workdir) == before
 
 
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+  "how",
+  [
+    pytest.param(signal.SIGKILL, marks=pytest.mark.slow),
+    signal.SIGTERM,
+    pytest.param(signal.SIGINT, marks=pytest.mark.slow),
+  ],
+)
 def test_stopped_run_goes_on_to_the_same_bits(run, tiny, tmp_path, how):
   whole, _ = run
   workdir = tmp_path / "broken"

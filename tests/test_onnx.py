@@ -17,7 +17,7 @@ from bt_jax.models import make_model
 from bt_jax.pipeline.preprocess import make_preprocess
 from bt_jax.training.step import make_predict_step
 from bt_jax.training.task import TASKS
-from tests.arithmetic import PROFILE, flair_logits, network, next_flair_logits, statistics_logits, volume
+from tests.helpers.arithmetic import PROFILE, flair_logits, network, next_flair_logits, statistics_logits, volume
 
 OPTIONS = {"tta": False, "threshold": None, "sensitivity": 1.0}
 

@@ -22,8 +22,8 @@ from bt_jax.training import parallel
 from bt_jax.training.state import init_state
 from bt_jax.training.step import keep_products, make_predict_step, make_resident_step, make_train_step
 from bt_jax.training.task import TASKS
-from tests.test_evaluation import make_slices
-from tests.test_training import AUGMENT, LOSS, PREPROCESS
+from tests.helpers.slices import make_slices
+from tests.helpers.steps import AUGMENT, LOSS, PREPROCESS
 
 STEPS, BATCH, SLICES = 4, 16, 21  # an epoch ends inside a batch
 

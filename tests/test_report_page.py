@@ -7,7 +7,7 @@ import shutil
 import pytest
 
 from bt_jax.report.page import html, words
-from tests.made_up_runs import EVIL, KINDS
+from tests.helpers.made_up_runs import EVIL, KINDS
 
 pytestmark = pytest.mark.slow
 

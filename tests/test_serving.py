@@ -17,7 +17,7 @@ from bt_jax.scans import studies
 from bt_jax.scans.scan import NOTICE
 from bt_jax.serving import app, guard
 from tests.helpers.launching import ROOT
-from tests.viewers import (
+from tests.helpers.viewers import (
   AFFINE,
   Brightness,
   ask,

@@ -14,31 +14,15 @@ from bt_jax.inference import networks
 from bt_jax.losses import make_loss
 from bt_jax.models.unet import UNet
 from bt_jax.pipeline.augment import make_augment
-from bt_jax.pipeline.preprocess import make_preprocess
 from bt_jax.training import loop
 from bt_jax.training.checkpoints import AS_SAVED, Checkpoints, tree_hash
 from bt_jax.training.optimizer import make_optimizer, make_schedule
 from bt_jax.training.state import TrainState, init_state
 from bt_jax.training.step import make_predict_step, make_train_step
 from bt_jax.training.task import TASKS
+from tests.helpers.steps import AUGMENT, LOSS, PREPROCESS
 
-AUGMENT = {
-  "flip": True,
-  "rotation_degrees": 15.0,
-  "scale": 0.1,
-  "shift": 0.05,
-  "gain": 0.1,
-  "offset": 0.02,
-  "gamma": 0.2,
-  "noise": 0.02,
-  "drop_sequence": 0.5,
-}
-LOSS = {
-    "name": "bce_dice", "fp_weight": 0.3, "fn_weight": 0.7, "exponent": 0.75, "smooth": 1.0, "pooled": True,
-    "label_smoothing": 0.0,
-}  # fmt: skip
 MODEL = UNet(width=4, depth=2)
-PREPROCESS = make_preprocess(size=32, normalize="volume", channels="pre,flair,post")
 TASK = TASKS["segmentation"]
 
 

@@ -153,7 +153,7 @@ def test_the_table_has_every_model_and_the_published_counts():
   assert sum(counts["resunet_scratch",]) == 1_210_513 and counts["resunet_scratch",][0] == 1_206_129
 
 
-@pytest.mark.parametrize("name", ["resunet", "resunet_scratch", "lite_unet"])
+@pytest.mark.parametrize("name", [pytest.param("resunet", marks=pytest.mark.slow), "resunet_scratch", "lite_unet"])
 def test_every_skip_connection_of_the_residual_networks_is_used(name):
   model = MODELS[name](**({"width": 4} if name == "resunet_scratch" else {}))
   x = jax.random.normal(jax.random.key(1), (1, 64, 64, 3))

@@ -72,6 +72,7 @@ def lite():
   return [made("lite_unet", "segmentation")], [], False, [volume(2, 64, 80)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [ours, pools, augmented, neighbours, lite])
 def test_onnxruntime_says_what_the_run_says(case, tmp_path, capfd):
   pytest.importorskip("jax2onnx", reason="ONNX is written by jax2onnx")
@@ -133,6 +134,7 @@ def test_what_cannot_be_written(member, message, tmp_path, monkeypatch):
   assert "\n" not in str(raised.value) and not [*tmp_path.iterdir()]
 
 
+@pytest.mark.slow
 def test_the_same_export_again_was_there_and_a_changed_one_is_noticed(tmp_path, capsys):
   pytest.importorskip("jax2onnx", reason="ONNX is written by jax2onnx")
   paths = tmp_path / "one.onnx", tmp_path / "other.onnx"

@@ -4,8 +4,8 @@ from scipy import stats
 from sklearn import metrics as peer
 
 from bt_jax.evaluation import aggregation, bootstrap, classification, rows
-from tests.test_classification import rows_of
-from tests.test_evaluation import make_slices
+from tests.helpers.class_rows import rows_of
+from tests.helpers.slices import make_slices
 
 
 def mean_of(values):

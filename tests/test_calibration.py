@@ -3,8 +3,8 @@ import pytest
 from scipy.special import expit, logit
 
 from bt_jax.evaluation import bootstrap, calibration
-from tests.test_classification import rows_of
-from tests.test_evaluation import PROBABILITY, TRUTH, make_slices
+from tests.helpers.class_rows import rows_of
+from tests.helpers.slices import PROBABILITY, TRUTH, make_slices
 
 
 def error_of(probability, label):

@@ -8,7 +8,7 @@ from bt_jax import files
 from bt_jax.datasets import splits
 from bt_jax.errors import UserError
 from bt_jax.evaluation import cascade
-from tests.conftest import launch, table_of
+from tests.helpers.launching import launch, table_of
 
 
 def row(patient, label, tp=0, fp=0, fn=0, probability=0.5):

@@ -12,7 +12,7 @@ from bt_jax.datasets import channels, store
 from bt_jax.datasets.channels import Channel
 from bt_jax.errors import UserError
 from bt_jax.pipeline import feed, preprocess, sequences
-from tests.conftest import launch, table_of, unbroken
+from tests.helpers.launching import launch, table_of, unbroken
 
 PRE, FLAIR, POST = range(3)
 
@@ -130,6 +130,7 @@ def run(tiny, tmp_path_factory):
   return unbroken([*tiny, *flags], workdir)[0], [*tiny, *flags]
 
 
+@pytest.mark.slow
 def test_a_run_sees_neighbours_and_is_evaluated_on_flair_alone_beside(run):
   workdir, _ = run
   summary = json.loads((workdir / "summary.json").read_text())
@@ -140,6 +141,7 @@ def test_a_run_sees_neighbours_and_is_evaluated_on_flair_alone_beside(run):
   assert ids[0] == ids[1] and any(a["probability"] != b["probability"] for a, b in zip(*both, strict=True))
 
 
+@pytest.mark.slow
 def test_its_scans_see_neighbours_too_live_and_exported(run, tmp_path):
   volume = np.random.default_rng(0).integers(0, 256, (5, 64, 64, 3)).astype(np.float32)
   live = bt_jax.load(run[0]).predict(volume)
@@ -156,6 +158,7 @@ def test_its_scans_see_neighbours_too_live_and_exported(run, tmp_path):
       predictor.predict(volume[:1])
 
 
+@pytest.mark.slow
 def test_neighbours_on_a_split_that_cuts_volumes_are_reported(tiny, tmp_path):
   flags = ["--config.data.channels=flair,flair+1", "--config.split.kind=random", "--config.train.epochs=1"]
   status, out, err = launch([*tiny, *flags, f"--workdir={tmp_path / 'leaky'}"])

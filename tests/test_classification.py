@@ -7,16 +7,9 @@ from sklearn import metrics as peer
 
 from bt_jax.evaluation import classification
 from bt_jax.report import paper
-from tests.conftest import table_of
-from tests.test_evaluation import make_slices
-
-LABEL = np.array([0, 0, 1, 1, 1, 0])
-PROBABILITY = np.array([0.1, 0.6, 0.8, 0.4, 0.9, 0.2], np.float32)  # at 0.5: TN FP TP FN TP TN
-
-
-def rows_of(label=LABEL, probability=PROBABILITY, threshold=0.5):
-  slices = make_slices(np.repeat(label, 4).reshape(-1, 2, 2), "ABABAB"[: len(label)])
-  return classification.class_rows(slices, probability, probability >= threshold, data="made up", split="by hand")
+from tests.helpers.class_rows import PROBABILITY, rows_of
+from tests.helpers.launching import table_of
+from tests.helpers.slices import make_slices
 
 
 def test_rows_and_patients_by_hand():

@@ -7,7 +7,7 @@ import pytest
 from bt_jax import files
 from bt_jax.evaluation.tables import read_run
 from bt_jax.running.judges import JUDGES
-from tests.conftest import ROOT
+from tests.helpers.launching import ROOT
 
 FOLDERS = sorted(path.parent for path in (ROOT / "docs/results").glob("*/summary.json"))
 RUNS = [folder.name for folder in FOLDERS]

@@ -8,8 +8,8 @@ from scipy import stats
 from bt_jax import files, metrics
 from bt_jax.evaluation import aggregation, comparison, rows
 from bt_jax.evaluation.summary import write_summary
-from tests.conftest import launch, table_of
-from tests.test_evaluation import make_slices
+from tests.helpers.launching import launch, table_of
+from tests.helpers.slices import make_slices
 
 
 def test_paired_by_hand_and_by_scipy():

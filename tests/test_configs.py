@@ -15,8 +15,8 @@ from bt_jax.running import parts, runs
 from bt_jax.training import parallel
 from bt_jax.training.step import make_train_step
 from configs import cls, common, seg
-from tests.conftest import ROOT
-from tests.test_evaluation import make_slices
+from tests.helpers.launching import ROOT
+from tests.helpers.slices import make_slices
 
 
 def fields(config, prefix=""):
@@ -74,7 +74,11 @@ STEPS = {
 }
 
 
-@pytest.mark.parametrize("name", STEPS)
+# The networks of the other presets are deep, and compile for long.
+DEEP = [name for name, (_, preset, _) in STEPS.items() if preset != "phantom"]
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in DEEP)) for name in STEPS])
 def test_what_a_configuration_names_takes_a_step_and_predicts(name, monkeypatch):
   one_device = functools.partial(parallel.make_mesh, jax.devices()[:1])  # compiles several times faster than eight
   monkeypatch.setattr(parallel, "make_mesh", one_device)

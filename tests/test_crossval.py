@@ -16,7 +16,7 @@ from bt_jax.datasets.store import SliceId
 from bt_jax.errors import UserError
 from bt_jax.evaluation.summary import write_summary
 from bt_jax.evaluation.tables import Tables
-from tests.conftest import launch, start, table_of, unbroken
+from tests.helpers.launching import launch, start, table_of, unbroken
 
 FOLDS = (0, 7)
 
@@ -32,6 +32,7 @@ def pooled(flags, tmp_path_factory):
   return unbroken([*flags, "--config.eval.baselines=True"], tmp_path_factory.mktemp("runs") / "all")
 
 
+@pytest.mark.slow
 def test_every_patient_once_by_a_network_that_never_saw_it(pooled):
   workdir, out = pooled
   rows = table_of(workdir / "slices.csv")
@@ -46,6 +47,7 @@ def test_every_patient_once_by_a_network_that_never_saw_it(pooled):
   assert "fold 0: finished in" in out and "1 of 2 folds, about" in out and "2 of 2 folds" in out
 
 
+@pytest.mark.slow
 def test_summary_is_that_of_one_run_and_more(pooled):
   workdir, out = pooled
   summary = json.loads((workdir / "summary.json").read_text())
@@ -71,6 +73,7 @@ def test_summary_is_that_of_one_run_and_more(pooled):
   assert summary["test"]["detection"]["false_positive_rate"] == pytest.approx(sum(healthy) / len(healthy))
 
 
+@pytest.mark.slow
 def test_baselines_are_on_the_same_rows(pooled):
   workdir, out = pooled
   ours = [(row["case"], row["slice"]) for row in table_of(workdir / "slices.csv")]
@@ -108,6 +111,7 @@ def test_a_training_may_test_several_folds(tiny, tmp_path):
   _one_line([*alone, f"--workdir={workdir}"], "differs in split.group (2 there, None now)")
 
 
+@pytest.mark.slow
 def test_again_trains_nothing(pooled, flags):
   workdir, _ = pooled
   before = (workdir / "slices.csv").read_text()
@@ -116,6 +120,7 @@ def test_again_trains_nothing(pooled, flags):
   assert (workdir / "slices.csv").read_text() == before
 
 
+@pytest.mark.slow
 def test_killed_goes_on_and_ends_the_same(pooled, flags, tmp_path):
   whole, _ = pooled
   workdir = tmp_path / "broken"
@@ -133,6 +138,7 @@ def test_killed_goes_on_and_ends_the_same(pooled, flags, tmp_path):
     assert (workdir / name).read_text() == (whole / name).read_text()
 
 
+@pytest.mark.slow
 def test_folds_elsewhere_are_pooled_by_the_same_command(pooled, flags, tmp_path):
   whole, _ = pooled
   for fold in FOLDS:  # as two jobs of an array leave them, the picture of volumes aside
@@ -198,6 +204,7 @@ def test_all_22_folds_have_each_of_110_patients_once_or_it_is_told():
     check()
 
 
+@pytest.mark.slow
 def test_what_cannot_be_pooled(pooled, tmp_path):
   workdir, _ = pooled
   folders = {(fold,): workdir / f"fold_{fold:02d}" for fold in FOLDS}

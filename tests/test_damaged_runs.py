@@ -17,7 +17,7 @@ from bt_jax.inference import outputs
 from bt_jax.pretrained import convert
 from bt_jax.report.page import html
 from bt_jax.running import results, warmstart
-from tests.made_up_runs import KINDS
+from tests.helpers.made_up_runs import KINDS
 
 WRONG = ("x", "1x2", "=1+1", "1e999", "-1e999", "NaN", "nan", "-1", "")
 SHAPES = ([], {}, "x", [[1]], {"a": {"b": 1}}, True, -1, 1e300)

@@ -3,11 +3,11 @@ import shutil
 import numpy as np
 import pydicom
 import pytest
-from scanners import AXIAL, BUNDLED, FLAIR, PLANES, POST, PRE, WRITERS, body_start, distinct, write_series
 
 from bt_jax.errors import UserError
 from bt_jax.scans import dicom, studies
 from bt_jax.schema import CHANNELS
+from tests.helpers.scanners import AXIAL, BUNDLED, FLAIR, PLANES, POST, PRE, WRITERS, body_start, distinct, write_series
 
 ENCODINGS = ["", "_RLE", "_bigendian", "_implicit", "_expb", "_padded", "_jp2klossless", "_jpeg_ls_lossless"]
 

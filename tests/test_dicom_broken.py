@@ -8,11 +8,11 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.encaps import encapsulate, generate_frames
-from scanners import AXIAL, BUNDLED, FLAIR, PRE, body_start, distinct, write_enhanced, write_series
 
 from bt_jax.errors import UserError
 from bt_jax.scans import studies
 from bt_jax.scans.dicom import files as dicom_files
+from tests.helpers.scanners import AXIAL, BUNDLED, FLAIR, PRE, body_start, distinct, write_enhanced, write_series
 
 
 def read(path, given=None):

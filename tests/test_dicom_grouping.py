@@ -7,11 +7,11 @@ import pydicom
 import pytest
 from pydicom import config
 from pydicom.fileset import FileSet
-from scanners import AXIAL, FLAIR, PLANES, POST, PRE, distinct, write_enhanced, write_series
 
 from bt_jax.errors import UserError
 from bt_jax.scans import dicom, studies
 from bt_jax.schema import CHANNELS
+from tests.helpers.scanners import AXIAL, FLAIR, PLANES, POST, PRE, distinct, write_enhanced, write_series
 
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR UI")  # of pydicom, where it writes such files here
 UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfReferenceUID", "PatientID", "PatientName")

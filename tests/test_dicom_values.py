@@ -6,11 +6,11 @@ import numpy as np
 import pydicom
 import pytest
 from pydicom.dataset import Dataset
-from scanners import AXIAL, BUNDLED, FLAIR, WRITERS, distinct, write_series
 
 from bt_jax.errors import UserError
 from bt_jax.scans import studies
 from bt_jax.schema import CHANNELS
+from tests.helpers.scanners import AXIAL, BUNDLED, FLAIR, WRITERS, distinct, write_series
 
 SHAPE = AXIAL.shape
 

@@ -16,8 +16,8 @@ from bt_jax import files
 from bt_jax.errors import UserError
 from bt_jax.evaluation import postprocess
 from bt_jax.inference import decision, export, loading
-from tests.arithmetic import network, volume
-from tests.conftest import ROOT
+from tests.helpers.arithmetic import network, volume
+from tests.helpers.launching import ROOT
 
 OPTIONS = {"tta": False, "threshold": None, "sensitivity": 0.9}
 
@@ -40,6 +40,7 @@ def alike(found, expected):
   np.testing.assert_array_equal(np.asarray(found["mask"])[sure], expected.mask[sure])
 
 
+@pytest.mark.slow
 def test_with_jax_alone_it_says_what_the_run_says(exported, tmp_path):
   path, predictor = exported
   image = volume(11, 200, 300) * 7 - 50  # more than a group; another size and scale

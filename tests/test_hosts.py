@@ -1,30 +1,24 @@
 """Two processes as two hosts with four devices each, as a user would start them."""
 
-import os
 import re
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT, VARIABLES, launch, table_of
-from tests.conftest import start as begin
+from tests.helpers.launching import launch, start, table_of
+
+pytestmark = pytest.mark.slow
 
 FLAGS = ["--config.train.epochs=2", "--config.eval.batch_size=16", "--config.augment.rotation_degrees=10"]
 
 
-def start(flags, host, port, devices=4, timeout=60):
-  xla = f"{VARIABLES['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
-  place = [f"--coordinator=localhost:{port}", "--hosts=2", f"--host={host}", f"--connect_timeout={timeout}"]
-  return subprocess.Popen(
-    [sys.executable, "launch.py", *flags, *place],
-    cwd=ROOT, env={**os.environ, **VARIABLES, "XLA_FLAGS": xla}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-  )  # fmt: skip
+def start_host(flags, host, port, devices=4, timeout=60):
+  which = [f"--coordinator=localhost:{port}", "--hosts=2", f"--host={host}", f"--connect_timeout={timeout}"]
+  return start([*flags, *which], devices)
 
 
 def free_port():
@@ -35,7 +29,7 @@ def free_port():
 
 def both(flags):
   port = free_port()
-  processes = [start(flags, host, port) for host in (0, 1)]
+  processes = [start_host(flags, host, port) for host in (0, 1)]
   return [(process, *process.communicate(timeout=300)) for process in processes]
 
 
@@ -82,7 +76,7 @@ def stop_after_an_epoch(workdir, processes, stop):
 def test_one_host_killed_stops_the_other_and_the_same_command_resumes(tiny, alone, tmp_path, killed):
   workdir, port = tmp_path / "run", free_port()
   flags = [*tiny, *FLAGS, f"--workdir={workdir}", "--config.host_timeout=10"]
-  processes = [start(flags, host, port) for host in (0, 1)]
+  processes = [start_host(flags, host, port) for host in (0, 1)]
   stop_after_an_epoch(workdir, processes, processes[killed].kill)
   _, err = processes[1 - killed].communicate(timeout=60)
   processes[killed].communicate()
@@ -99,7 +93,7 @@ def test_one_host_killed_stops_the_other_and_the_same_command_resumes(tiny, alon
 
 def test_what_eight_devices_saved_goes_on_with_one_and_by_pmap(tiny, alone, tmp_path):
   flags = [*tiny, *FLAGS, f"--workdir={tmp_path / 'run'}"]
-  process = begin(flags, devices=8)
+  process = start(flags, devices=8)
   stop_after_an_epoch(tmp_path / "run", [process], lambda: process.send_signal(signal.SIGTERM))
   out, err = process.communicate(timeout=120)
   assert process.returncode == 128 + signal.SIGTERM and "8 x cpu" in out, err
@@ -113,7 +107,7 @@ def test_what_eight_devices_saved_goes_on_with_one_and_by_pmap(tiny, alone, tmp_
 
 def test_hosts_that_disagree_are_told_on_both(tiny, tmp_path):
   port, flags = free_port(), [*tiny, f"--workdir={tmp_path / 'run'}"]
-  processes = [start([*flags, f"--config.train.seed={host}"], host, port) for host in (0, 1)]
+  processes = [start_host([*flags, f"--config.train.seed={host}"], host, port) for host in (0, 1)]
   for process in processes:
     _, err = process.communicate(timeout=120)
     lines = [line for line in err.splitlines() if line.startswith("error: ")]
@@ -121,6 +115,6 @@ def test_hosts_that_disagree_are_told_on_both(tiny, tmp_path):
 
 
 def test_a_host_that_never_comes(tiny, tmp_path):
-  process = start([*tiny, f"--workdir={tmp_path / 'run'}"], 0, free_port(), timeout=3)
+  process = start_host([*tiny, f"--workdir={tmp_path / 'run'}"], 0, free_port(), timeout=3)
   _, err = process.communicate(timeout=60)
   assert process.returncode == 1 and "error: the hosts did not meet (waited 3 s)" in err and "Traceback" not in err

@@ -21,7 +21,7 @@ from bt_jax.datasets import kaggle_tree, phantom, store
 from bt_jax.datasets.lgg_mri import lgg_mri_dataset_builder as lgg_mri
 from bt_jax.errors import UserError
 from bt_jax.schema import CLINICAL_FIELDS
-from tests.conftest import ROOT
+from tests.helpers.launching import ROOT
 
 KAGGLE_ROOT = os.environ.get("BT_JAX_LGG_DIR")
 needs_real_data = pytest.mark.skipif(KAGGLE_ROOT is None, reason="BT_JAX_LGG_DIR does not name the real data")
@@ -96,6 +96,7 @@ def _build(root, data_dir):
   return store.open_or_build("phantom", root=root, data_dir=data_dir).info.splits.total_num_examples
 
 
+@pytest.mark.slow
 def test_two_processes_build_at_once(phantom_root, builder, tmp_path):
   with multiprocessing.get_context("spawn").Pool(2) as pool:
     counts = pool.starmap(_build, [(str(phantom_root), str(tmp_path))] * 2)
@@ -105,6 +106,7 @@ def test_two_processes_build_at_once(phantom_root, builder, tmp_path):
 _BUILD = "import sys; from bt_jax.datasets import store; store.open_or_build('phantom', root=sys.argv[1], data_dir=sys.argv[2])"
 
 
+@pytest.mark.slow
 def test_killed_build_starts_clean(phantom_root, builder, tmp_path):
   process = subprocess.Popen(
     [sys.executable, "-c", _BUILD, phantom_root, tmp_path], cwd=ROOT, stderr=subprocess.DEVNULL
@@ -130,6 +132,7 @@ def _build_on_full_disk(root, data_dir, limit, queue):
     queue.put(str(error))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("what", ["data set", "synthetic patients"])
 def test_full_disk(phantom_root, builder, tmp_path, what):
   root, limit = (phantom_root, 200_000) if what == "data set" else (tmp_path / "tree", 100_000)
@@ -167,6 +170,7 @@ def test_a_volume_that_shows_nothing_is_not_built(tmp_path):
     store.open_or_build("phantom", root=str(tmp_path / "tree"), data_dir=str(tmp_path / "data"))
 
 
+@pytest.mark.slow
 def test_usable_elsewhere_without_tensorflow(data_dir, builder, tmp_path):
   """Installed with pip, used from another folder, as the README shows."""
   target, source = tmp_path / "site", tmp_path / "source"
@@ -208,6 +212,7 @@ def test_no_part_imports_tensorflow():
   assert len(modules) > 20
 
 
+@pytest.mark.slow
 @needs_real_data
 def test_real_data_has_the_published_counts(tmp_path_factory):
   data_dir = tmp_path_factory.mktemp("real")
@@ -243,6 +248,7 @@ def test_real_data_has_the_published_counts(tmp_path_factory):
   assert sum(not members[0]["has_post"] for members in patients.values()) == 10
 
 
+@pytest.mark.slow
 @needs_real_data
 def test_real_data_reads_back_as_the_files_are(tmp_path_factory):
   tree = kaggle_tree.read_tree(KAGGLE_ROOT, expect_full=True)

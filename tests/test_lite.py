@@ -101,9 +101,9 @@ def both(encoder):
   features = EfficientNetLite(encoder)
 
   @jax.jit
-  def ours(images):
-    stages = features.apply({name: tree["encoder"] for name, tree in weights.variables.items()}, images)
-    return {**stages, "logits": LiteClassifier(encoder, classes=1000).apply(weights.variables, images)}
+  def ours(variables, images):
+    stages = features.apply({name: tree["encoder"] for name, tree in variables.items()}, images)
+    return {**stages, "logits": LiteClassifier(encoder, classes=1000).apply(variables, images)}
 
   def theirs(images):
     model = lite.EfficientNet.from_name(f"efficientnet-{encoder}", image_size=images.shape[1])  # its padding is by size
@@ -119,9 +119,10 @@ def both(encoder):
       logits = model(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())).numpy()
     return {**seen, "logits": logits}
 
-  return ours, theirs
+  return functools.partial(ours, weights.variables), theirs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [224, 192, 255, 193])
 @pytest.mark.parametrize("encoder", ENCODERS)
 def test_activations_with_the_real_weights_are_those_of_pytorch(encoder, size):

@@ -7,7 +7,7 @@ import pytest
 
 from bt_jax import machine
 from bt_jax.errors import UserError
-from tests.conftest import ROOT
+from tests.helpers.launching import ROOT
 
 
 def python(code, home="/dev/null", arguments=()):

@@ -6,31 +6,10 @@ import pytest
 from skimage import measure
 
 from bt_jax.inference import measures
-from bt_jax.inference.predictor import Prediction
-from bt_jax.scans.scan import NOTICE, Scan
-from bt_jax.schema import CHANNELS
+from bt_jax.scans.scan import NOTICE
+from tests.helpers.predictions import empty, make_prediction
 
 SPACING = (5.0, 0.5, 2.0)
-
-
-def make_prediction(mask, *, image=None, spacing=None, names=None, members=None, **fields):
-  count = len(mask)
-  if image is None:
-    image = np.arange(mask.size, dtype=np.float32).reshape(mask.shape)
-  scan = Scan(
-    "study", "array", np.stack([image.astype(np.float32)] * 3, axis=-1), spacing,
-    dict.fromkeys(CHANNELS, "made up"), names or [f"{at:04d}" for at in range(count)], [], "ab12",
-  )  # fmt: skip
-  told = {
-    "slice_probability": np.linspace(0.1, 0.9, count, dtype=np.float32), "gated": np.zeros(count, bool),
-    "threshold": 0.4, "warnings": [], "looks_wrong": False, "about": {"bt_jax": "0"},
-  }  # fmt: skip
-  members = mask[None] if members is None else members
-  return Prediction(scan=scan, mask=mask, probability=mask.astype(np.float32), members=members, **told | fields)
-
-
-def empty(*shape):
-  return np.zeros(shape, bool)
 
 
 def make_box():

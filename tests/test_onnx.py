@@ -17,7 +17,7 @@ from bt_jax.models import make_model
 from bt_jax.pipeline.preprocess import make_preprocess
 from bt_jax.training.step import make_predict_step
 from bt_jax.training.task import TASKS
-from tests.arithmetic import PROFILE, flair_logits, network, next_flair_logits, statistics_logits, volume
+from tests.helpers.arithmetic import PROFILE, flair_logits, network, next_flair_logits, statistics_logits, volume
 
 OPTIONS = {"tta": False, "threshold": None, "sensitivity": 1.0}
 
@@ -25,7 +25,7 @@ OPTIONS = {"tta": False, "threshold": None, "sensitivity": 1.0}
 def made(name, task, seed=0, dtype=jnp.float32, tumors=(0.5,), channels="pre,flair,post", **fields):
   """A network of ours with random weights, small enough that its probabilities are in the middle."""
   model, shown = make_model(TASKS[task].models, name, dtype=dtype, **fields), parse_channels(channels)
-  variables = model.init(jax.random.key(seed), jnp.zeros((1, 64, 64, len(shown))), train=False)
+  variables = jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, 64, 64, len(shown))))
   preprocess = make_preprocess(size=64, normalize="volume", channels=channels)
   logits = make_predict_step(model=model, task=TASKS[task], preprocess=preprocess)
   decision = {"threshold": 0.5, "temperature": 1.5, "tumor_probabilities": list(tumors)}
@@ -72,6 +72,7 @@ def lite():
   return [made("lite_unet", "segmentation")], [], False, [volume(2, 64, 80)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [ours, pools, augmented, neighbours, lite])
 def test_onnxruntime_says_what_the_run_says(case, tmp_path, capfd):
   pytest.importorskip("jax2onnx", reason="ONNX is written by jax2onnx")
@@ -133,6 +134,7 @@ def test_what_cannot_be_written(member, message, tmp_path, monkeypatch):
   assert "\n" not in str(raised.value) and not [*tmp_path.iterdir()]
 
 
+@pytest.mark.slow
 def test_the_same_export_again_was_there_and_a_changed_one_is_noticed(tmp_path, capsys):
   pytest.importorskip("jax2onnx", reason="ONNX is written by jax2onnx")
   paths = tmp_path / "one.onnx", tmp_path / "other.onnx"

@@ -6,7 +6,7 @@ from PIL import Image
 
 from bt_jax.inference import overlays
 from bt_jax.scans.scan import NOTICE
-from tests.test_measures import empty, make_prediction
+from tests.helpers.predictions import empty, make_prediction
 
 ORANGE = np.array([230, 159, 0])
 

@@ -8,8 +8,10 @@ import pytest
 
 from bt_jax.models.resnet import ResNet50, ResNet50Classifier
 from bt_jax.pretrained import convert
-from tests.conftest import ROOT
 from tests.golden import peers, weights
+from tests.helpers.launching import ROOT
+
+pytestmark = pytest.mark.slow
 
 LIBRARIES = {"torch": ("torch", "transformers"), "keras": ("keras",)}
 
@@ -23,12 +25,13 @@ def ours(name):
   encoder = ResNet50(variant=naming.variant)
 
   @jax.jit
-  def activations(images):
+  def activations(variables, images):
     features = encoder.apply({collection: tree["encoder"] for collection, tree in variables.items()}, images)
     return {**features, "logits": classifier.apply(variables, images)}
 
-  step = jax.jit(lambda images: classifier.apply(variables, images, train=True, mutable=["batch_stats"])[1])
-  return variables, activations, step
+  step = jax.jit(functools.partial(classifier.apply, train=True, mutable=["batch_stats"]))
+  # Weights that are constants of a program would be compiled with it.
+  return variables, functools.partial(activations, variables), lambda images: step(variables, images)[1]
 
 
 def flat(tree):

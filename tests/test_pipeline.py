@@ -10,7 +10,7 @@ from scipy import ndimage
 from bt_jax.datasets import store
 from bt_jax.errors import UserError
 from bt_jax.pipeline import augment, contrast, feed, preprocess
-from tests.test_evaluation import make_slices
+from tests.helpers.slices import make_slices
 
 ALL = "pre,flair,post"
 OFF = {

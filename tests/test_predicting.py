@@ -19,7 +19,7 @@ from bt_jax import predicting
 from bt_jax.errors import UserError
 from bt_jax.inference import claims
 from bt_jax.scans.scan import NOTICE
-from tests.conftest import launch, start, table_of
+from tests.helpers.launching import launch, start, table_of
 
 NOTHING = dict.fromkeys(("input", "pre", "flair", "post", "shard", "classifier", "threshold"))
 AFFINE = np.array([[-2.0, 0, 0, 10], [0, -3, 0, -20], [0, 0, 5, 30], [0, 0, 0, 1]])
@@ -191,6 +191,7 @@ def test_a_study_that_another_process_has_comes_last(run, tmp_path):
   assert not (root / ".claims").exists()
 
 
+@pytest.mark.slow
 def test_the_whole_list_and_a_share_of_it_at_once(run, tmp_path):
   """Every study is there whole, predicted by one of the two processes."""
   names = [f"s{number:02d}" for number in range(12)]
@@ -259,6 +260,7 @@ def test_shards_are_all_of_the_studies(run, tmp_path, capsys):
   assert "no study" in capsys.readouterr().out and not (tmp_path / "none").exists()
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_it_goes_on(run, tmp_path):
   names = [f"s{number:02d}" for number in range(60)]
   root, output = write_studies(tmp_path / "in", names), tmp_path / "out"
@@ -280,6 +282,7 @@ def test_killed_in_the_middle_it_goes_on(run, tmp_path):
   assert {name: contents(output / name) for name in finished} == finished
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_whole_studies_alone(run, tmp_path):
   root, output = write_studies(tmp_path / "in", [f"s{number:02d}" for number in range(60)]), tmp_path / "out"
   process = start(["--mode=predict", f"--checkpoint={run[0]}", f"--input={root}", f"--output={output}"])

@@ -14,7 +14,7 @@ from bt_jax.inference import loading
 from bt_jax.inference.forward import views
 from bt_jax.inference.predictor import of_array
 from bt_jax.pipeline.contrast import stretch
-from tests.arithmetic import (
+from tests.helpers.arithmetic import (
   chance_of,
   flair_logits,
   mean_flair_logits,

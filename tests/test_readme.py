@@ -1,7 +1,6 @@
 """The README's tour of prediction, its commands as they stand there."""
 
 import json
-import os
 import re
 import shlex
 import signal
@@ -11,7 +10,9 @@ import urllib.request
 
 import pytest
 
-from tests.conftest import ROOT, VARIABLES
+from tests.helpers.launching import ROOT, environment
+
+pytestmark = pytest.mark.slow
 
 CHAPTER = re.search(r"## Your own scans\n(.*?)\n## ", (ROOT / "README.md").read_text(), re.DOTALL)[1]
 BLOCKS = re.findall(r"```(\w+)\n(.*?)```", CHAPTER, re.DOTALL)
@@ -25,7 +26,7 @@ def start(place, language, block):
     text = text.replace("python ", f"{shlex.quote(sys.executable)} ")
     command = ["bash", "-ec", f"exec {text.strip()} --port=0" if "--mode=serve" in text else text]
   return subprocess.Popen(
-    command, cwd=ROOT, env={**os.environ, **VARIABLES}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
   )
 
 

@@ -12,7 +12,7 @@ from bt_jax.errors import UserError
 from bt_jax.evaluation.summary import write_summary
 from bt_jax.report.page import charts, html, volumes, words
 from bt_jax.schema import Slices
-from tests.made_up_runs import KINDS, NAMES, classification, estimates, make_slices, segmentation, shifted
+from tests.helpers.made_up_runs import KINDS, NAMES, classification, estimates, make_slices, segmentation, shifted
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,9 @@ import shutil
 import pytest
 
 from bt_jax.report.page import html, words
-from tests.made_up_runs import EVIL, KINDS
+from tests.helpers.made_up_runs import EVIL, KINDS
+
+pytestmark = pytest.mark.slow
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 LARGEST = r"--column:\s*0;\s*--line:\s*1;"  # the ninth slice of case A

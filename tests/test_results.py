@@ -11,8 +11,8 @@ from bt_jax.evaluation.tables import Tables
 from bt_jax.evaluation.volumes import volume_columns
 from bt_jax.running.judges import JUDGES
 from bt_jax.running.results import summarize
-from tests.made_up_runs import CLINICAL as EMPTY_CLINICAL
-from tests.test_evaluation import make_slices
+from tests.helpers.made_up_runs import CLINICAL as EMPTY_CLINICAL
+from tests.helpers.slices import make_slices
 
 CLINICAL = {"site": "CS", "has_pre": True, "has_post": False, "neoplasm_histologic_grade": 1, "RNASeqCluster": -1}
 

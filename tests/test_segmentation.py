@@ -4,11 +4,11 @@ import highdicom
 import numpy as np
 import pydicom
 import pytest
-from scanners import AXIAL, BUNDLED, FLAIR, PLANES, SPACE, STUDY, WRITERS, distinct, write_series
 
 from bt_jax.scans import dicom, studies
 from bt_jax.scans.dicom import segmentation
 from bt_jax.scans.scan import NOTICE
+from tests.helpers.scanners import AXIAL, BUNDLED, FLAIR, PLANES, SPACE, STUDY, WRITERS, distinct, write_series
 
 THRESHOLD = 200  # of stored values, above which a test paints
 

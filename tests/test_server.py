@@ -13,8 +13,8 @@ import pytest
 from bt_jax.errors import UserError
 from bt_jax.scans.scan import NOTICE
 from bt_jax.serving import server, uploads
-from tests.conftest import ROOT
-from tests.viewers import Brightness, ask, form, png_bytes
+from tests.helpers.launching import ROOT
+from tests.helpers.viewers import Brightness, ask, form, png_bytes
 
 
 @pytest.mark.parametrize(
@@ -33,7 +33,9 @@ def test_an_ordinary_name_stays():
 
 
 def test_it_says_where_it_is_and_ends_quietly_on_ctrl_c():
-  code = "from bt_jax.serving import server; from tests.viewers import Brightness; server.serve(Brightness, port=0)"
+  code = (
+    "from bt_jax.serving import server; from tests.helpers.viewers import Brightness; server.serve(Brightness, port=0)"
+  )
   process = subprocess.Popen(
     [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
   )
@@ -45,8 +47,8 @@ def test_it_says_where_it_is_and_ends_quietly_on_ctrl_c():
 
 
 def start(predictor, *, options=""):
-  """A server of `tests.viewers.Brightness(...)` in a process whose temporary files go to $TMPDIR, and its port."""
-  code = f"import threading; from bt_jax.serving import server; from tests.viewers import Brightness; server.serve(lambda: {predictor}, port=0{options})"
+  """A server of `tests.helpers.viewers.Brightness(...)` in a process whose temporary files go to $TMPDIR, and its port."""
+  code = f"import threading; from bt_jax.serving import server; from tests.helpers.viewers import Brightness; server.serve(lambda: {predictor}, port=0{options})"
   process = subprocess.Popen(
     [sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
   )

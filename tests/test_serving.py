@@ -18,8 +18,8 @@ from PIL import Image
 from bt_jax.scans import archives, studies
 from bt_jax.scans.scan import NOTICE
 from bt_jax.serving import app, guard, uploads
-from tests.conftest import ROOT
-from tests.viewers import (
+from tests.helpers.launching import ROOT
+from tests.helpers.viewers import (
   AFFINE,
   Brightness,
   ask,

@@ -15,7 +15,9 @@ from scipy import ndimage
 
 from bt_jax.scans.scan import NOTICE
 from bt_jax.serving import app
-from tests.viewers import VOXEL_MM3, Brightness, nifti_bytes, png_bytes, serving, temporary_files
+from tests.helpers.viewers import VOXEL_MM3, Brightness, nifti_bytes, png_bytes, serving, temporary_files
+
+pytestmark = pytest.mark.slow
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="drives the browser")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +11,9 @@ from bt_jax.models.lite_unet import MaskAndSlice
 from bt_jax.running import runs
 from bt_jax.training.task import TASKS, Tumor, with_slices
 from configs import common
-from tests.arithmetic import chance_of, flair_logits, mean_flair_logits, network, sigmoid, volume
-from tests.test_evaluation import make_slices
+from tests.helpers.arithmetic import chance_of, flair_logits, mean_flair_logits, network, sigmoid, volume
+from tests.helpers.random_weights import random_variables
+from tests.helpers.slices import make_slices
 
 
 def test_loss_by_hand():
@@ -24,8 +27,9 @@ def test_loss_by_hand():
 def test_head_takes_the_mean_and_the_highest_of_the_deepest_features():
   model = make_model(TASKS["segmentation"].models, "lite_unet", slice_head=True)
   images = jax.random.normal(jax.random.key(0), (2, 64, 32, 3))
-  variables = model.init(jax.random.key(1), images)
-  outputs, seen = model.apply(variables, images, capture_intermediates=lambda module, _: module.name == "stage7")
+  variables = random_variables(model, images)
+  stage7 = lambda module, _: module.name == "stage7"
+  outputs, seen = jax.jit(functools.partial(model.apply, capture_intermediates=stage7))(variables, images)
   (deepest,) = jax.tree.leaves(seen["intermediates"])
   assert deepest.shape == (2, 2, 1, 320)
   dense = variables["params"]["slice_head"]
@@ -33,7 +37,7 @@ def test_head_takes_the_mean_and_the_highest_of_the_deepest_features():
   np.testing.assert_allclose(outputs.slice, (pooled @ dense["kernel"] + dense["bias"])[:, 0], rtol=1e-4, atol=1e-5)
   # The masks are those of the same network without it.
   del variables["params"]["slice_head"]
-  alone = make_model(TASKS["segmentation"].models, "lite_unet").apply(variables, images)
+  alone = jax.jit(make_model(TASKS["segmentation"].models, "lite_unet").apply)(variables, images)
   np.testing.assert_allclose(outputs.mask, alone, atol=1e-5)
 
 

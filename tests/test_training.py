@@ -1,3 +1,4 @@
+import functools
 import math
 import resource
 import shutil
@@ -13,31 +14,15 @@ from bt_jax.inference import networks
 from bt_jax.losses import make_loss
 from bt_jax.models.unet import UNet
 from bt_jax.pipeline.augment import make_augment
-from bt_jax.pipeline.preprocess import make_preprocess
 from bt_jax.training import loop
 from bt_jax.training.checkpoints import AS_SAVED, Checkpoints, tree_hash
 from bt_jax.training.optimizer import make_optimizer, make_schedule
 from bt_jax.training.state import TrainState, init_state
 from bt_jax.training.step import make_predict_step, make_train_step
 from bt_jax.training.task import TASKS
+from tests.helpers.steps import AUGMENT, LOSS, PREPROCESS
 
-AUGMENT = {
-  "flip": True,
-  "rotation_degrees": 15.0,
-  "scale": 0.1,
-  "shift": 0.05,
-  "gain": 0.1,
-  "offset": 0.02,
-  "gamma": 0.2,
-  "noise": 0.02,
-  "drop_sequence": 0.5,
-}
-LOSS = {
-    "name": "bce_dice", "fp_weight": 0.3, "fn_weight": 0.7, "exponent": 0.75, "smooth": 1.0, "pooled": True,
-    "label_smoothing": 0.0,
-}  # fmt: skip
 MODEL = UNet(width=4, depth=2)
-PREPROCESS = make_preprocess(size=32, normalize="volume", channels="pre,flair,post")
 TASK = TASKS["segmentation"]
 
 
@@ -75,7 +60,7 @@ def train_step(chain, ema_decay=0.9, **loss):
 
 
 def first_state(chain, average=True):
-  return init_state(MODEL, chain, size=32, channels=3, seed=0, average=average)
+  return jax.jit(functools.partial(init_state, MODEL, chain, size=32, channels=3, seed=0, average=average))()
 
 
 def run(step, state, data, steps, batch_size=8):
@@ -144,7 +129,7 @@ def test_prediction_is_on_the_datas_own_grid(data):
   np.testing.assert_allclose(logits[:3], predict(state.variables, some(3, 4, 5, 7)).pixels[:3], atol=1e-5)
   # The network sees 32 x 32 pixels: its logits, each repeated, differ from the resized ones by less than their own range.
   images, _ = PREPROCESS({name: array[3:6] for name, array in data.items()})
-  coarse = MODEL.apply(state.variables, images)[..., 0]
+  coarse = jax.jit(MODEL.apply)(state.variables, images)[..., 0]
   np.testing.assert_allclose(logits[:3].reshape(3, 32, 2, 32, 2).mean((2, 4)), coarse, atol=float(jnp.ptp(coarse)) / 4)
 
 

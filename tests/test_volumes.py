@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from bt_jax.evaluation import shape, volumes
-from tests.test_evaluation import make_slices
+from tests.helpers.slices import make_slices
 
 
 def ball(center, radius, size=(12, 48, 48)):

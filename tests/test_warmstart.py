@@ -2,14 +2,16 @@ import json
 
 import jax
 import numpy as np
+import pytest
 import safetensors.numpy
 
 from bt_jax.pretrained.convert import load_weights
 from bt_jax.training.checkpoints import AS_SAVED, Checkpoints
-from tests.conftest import launch
 from tests.golden import weights
+from tests.helpers.launching import launch
 
 
+@pytest.mark.slow
 def test_weights_are_converted_once_and_a_run_starts_from_them_and_another_from_that_run(tiny, tmp_path):
   arrays = weights.random_arrays(weights.naming("torchvision"))
   safetensors.numpy.save_file(arrays, tmp_path / "resnet50.safetensors")
@@ -22,7 +24,14 @@ def test_weights_are_converted_once_and_a_run_starts_from_them_and_another_from_
 
   places = [flag for flag in tiny if flag.startswith("--config.data")]
   frozen = "--config.train.stage_rates=stem=0,stage1=0,stage2=0,stage3=0,stage4=0"
-  common = [*places, "--config.train.epochs=1", "--config.train.batch_size=32", "--config.train.score=loss", frozen]
+  common = [
+    *places,
+    "--config.train.epochs=1",
+    "--config.train.batch_size=32",
+    "--config.train.score=loss",
+    "--config.eval.baselines=False",
+    frozen,
+  ]
   first = [
     "--config=configs/cls.py:phantom", *common, "--config.model.name=resnet50", f"--config.model.pretrained={converted}",
     f"--workdir={tmp_path / 'classifier'}",

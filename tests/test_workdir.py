@@ -5,7 +5,7 @@ import pytest
 
 from bt_jax.errors import UserError
 from bt_jax.running.workdir import begin, claim
-from tests.conftest import ROOT
+from tests.helpers.launching import ROOT
 
 CONFIG = {"preset": "", "data": {"root": None, "dir": None}, "eval": {"threshold": None}, "train": {"epochs": 3}}
 

@@ -21,15 +21,14 @@ import os
 import signal
 import sys
 
-from bt_jax import allocator
-
-if __name__ == "__main__":
-  allocator.use_huge_pages()
-
 from absl import app, flags, logging
 
 from bt_jax import command_line as given
+from bt_jax.distributed import allocator
 from bt_jax.errors import Stopped, UserError
+
+if __name__ == "__main__":
+  allocator.use_huge_pages()
 
 flags.adopt_module_key_flags(given)  # so that --help shows them
 
@@ -38,17 +37,17 @@ def _run() -> None:
   """Runs the mode; JAX and all that needs it are imported once the flags are right and the other hosts are there."""
   mode, told = given.MODE.value, given.told()
   if "hosts" in told:
-    from bt_jax import machine
+    from bt_jax.distributed import setup
 
-    machine.prepare(told["config"])
+    setup.prepare(told["config"])
     place = {name: told.pop(name) for name in ("coordinator", "hosts", "host")}
-    if not machine.connect(**place, timeout=told.pop("connect_timeout")):
+    if not setup.connect(**place, timeout=told.pop("connect_timeout")):
       sys.stdout = open(os.devnull, "w")  # noqa: SIM115
       os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported, further down
   if "config" in told and told["workdir"] is None:
-    from bt_jax import experiment
+    from bt_jax.modes import train
 
-    told["workdir"] = experiment.default_workdir(told["config"], mode)
+    told["workdir"] = train.default_workdir(told["config"], mode)
   getattr(importlib.import_module(f"bt_jax.{given.MODES[mode].module}"), mode)(**told)
 
 

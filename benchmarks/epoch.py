@@ -43,18 +43,18 @@ Epoch = Callable[[], tuple[float, float]]  # returns its seconds, and those of t
 def ours(config, data, kind: str) -> Epoch:
   """Trains an epoch, as bt_jax.training.loop does."""
   from bt_jax.pipeline import feed
-  from bt_jax.running import feeding, runs
-  from bt_jax.running.parts import make_parts
+  from bt_jax.runs import input_pipeline, run_data
+  from bt_jax.runs.components import make_components
 
   config.feed = kind
-  parts = make_parts(config, "volume")
+  parts = make_components(config, "volume")
   groups = feed.sampling_groups(config.train.sampling, data.labels("train"))
   length = len(data.split.train) // config.train.batch_size
   rates = np.full(config.train.epochs * length, config.train.learning_rate, np.float32)
-  take, step = feeding.feed_and_step(
+  take, step = input_pipeline.feed_and_step(
     config, parts, data, groups=groups, rates=rates, start=0, stack=contextlib.ExitStack()
   )
-  state, done = runs.first_state(config, parts, abstract=False), 0
+  state, done = run_data.first_state(config, parts, abstract=False), 0
 
   def epoch() -> tuple[float, float]:
     nonlocal state, done
@@ -160,9 +160,9 @@ def main() -> None:
   args, load = parser.parse_args(), os.getloadavg()[0]
   import jax
 
-  from bt_jax import machine
-  from bt_jax.running import runs
-  from bt_jax.running.parts import make_parts
+  from bt_jax.distributed import setup
+  from bt_jax.runs import run_data
+  from bt_jax.runs.components import make_components
   from configs import seg
 
   config, spawn = seg.get_config(), multiprocessing.get_context("spawn")
@@ -172,8 +172,8 @@ def main() -> None:
       "data.size": args.size, "data.workers": args.workers, "model.width": args.width, "model.dtype": args.dtype,
       "train.batch_size": args.batch, "train.epochs": args.repeats + 1,
     })  # fmt: skip
-    machine.prepare(config)
-    data = runs.open_data(config, make_parts(config, "volume"))
+    setup.prepare(config)
+    data = run_data.open_data(config, make_components(config, "volume"))
     count = len(data.split.train[: args.slices or None])
     ids = data.split.train[: count - count % args.batch]
     data = dataclasses.replace(data, split=dataclasses.replace(data.split, train=ids))
@@ -183,7 +183,7 @@ def main() -> None:
     sides["PyTorch, files"] = lambda: pool.submit(peer, *theirs, False).result()
     turns = [[epoch() for epoch in sides.values()] for _ in range(args.repeats + 1)]
   print(
-    f"\n{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {load:.1f} before; {runs.devices()}; "
+    f"\n{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {load:.1f} before; {run_data.devices()}; "
     f"jax {jax.__version__}, torch {importlib.metadata.version('torch')}\n"
     f"{data.title}, {len(ids)} slices of {args.size}x{args.size}; U-Net of width {args.width}, ours in {args.dtype}, "
     f"batch {args.batch}, {args.workers} workers, --threads={args.threads}; median of {args.repeats} epochs"

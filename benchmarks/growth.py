@@ -37,30 +37,30 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 def prepare(fields: dict) -> tuple:
   """Configuration, parts and data."""
-  from bt_jax import machine
-  from bt_jax.running import runs
-  from bt_jax.running.parts import make_parts
+  from bt_jax.distributed import setup
+  from bt_jax.runs import run_data
+  from bt_jax.runs.components import make_components
   from configs import seg
 
   config = seg.get_config()
   config.update_from_flattened_dict({"model.dtype": "float32", "train.steps_per_dispatch": 1, **fields})
-  machine.prepare(config)
-  parts = make_parts(config, "volume")
-  return config, parts, runs.open_data(config, parts)
+  setup.prepare(config)
+  parts = make_components(config, "volume")
+  return config, parts, run_data.open_data(config, parts)
 
 
 def build(fields: dict) -> str:
   """Builds the data set; returns what it is and the devices."""
-  from bt_jax.running import runs
+  from bt_jax.runs import run_data
 
   _, _, data = prepare(fields)
-  return f"{data.title}, {len(data.split.train)} slices train; {runs.devices()}"
+  return f"{data.title}, {len(data.split.train)} slices train; {run_data.devices()}"
 
 
 def open_feed(config, parts, data, ids: Sequence[str], steps: int) -> tuple:
   """The feed and the step of training on these slices."""
   from bt_jax.pipeline import feed
-  from bt_jax.running import feeding
+  from bt_jax.runs import input_pipeline
 
   entries = {entry.id: entry for entry in data.index}
   data = dataclasses.replace(
@@ -68,7 +68,7 @@ def open_feed(config, parts, data, ids: Sequence[str], steps: int) -> tuple:
   )
   groups = feed.sampling_groups(config.train.sampling, data.labels("train"))
   rates, stack = np.full(steps, 1e-3, np.float32), contextlib.ExitStack()
-  return feeding.feed_and_step(config, parts, data, groups=groups, rates=rates, start=0, stack=stack)
+  return input_pipeline.feed_and_step(config, parts, data, groups=groups, rates=rates, start=0, stack=stack)
 
 
 def peak(process: int | str = "self") -> float:
@@ -98,11 +98,11 @@ def measure_step(fields: dict, repeats: int) -> tuple[float, ...]:
   """Milliseconds of a training step and megabytes that it needs."""
   import jax
 
-  from bt_jax.running import runs
+  from bt_jax.runs import run_data
 
   config, parts, data = prepare({**fields, "feed": "resident"})
   take, step = open_feed(config, parts, data, data.split.train[: config.train.batch_size], 1)
-  state, (_, inputs) = runs.first_state(config, parts, abstract=False), take(0, 1)
+  state, (_, inputs) = run_data.first_state(config, parts, abstract=False), take(0, 1)
   compiled = jax.jit(step, donate_argnums=0).lower(state, inputs).compile()
   times = []
   for _ in range(repeats + 2):

@@ -35,9 +35,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
-
 from benchmarks.growth import alone, peak, print_block
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 MARKED = 0.01  # of all pixels
 BATCH = 32  # slices of the peer, as many as ours at most
@@ -73,8 +73,8 @@ def make_predictor(size: int, width: int, dtype: str):
   from bt_jax.models import DTYPES, MODELS, make_model
   from bt_jax.pipeline.preprocess import make_preprocess
   from bt_jax.schema import CHANNELS
+  from bt_jax.tasks.task import TASKS
   from bt_jax.training.step import make_predict_step
-  from bt_jax.training.task import TASKS
 
   model = make_model(MODELS, "unet", width=width, dtype=DTYPES[dtype])
   preprocess = make_preprocess(size=size, normalize="volume", channels=",".join(CHANNELS))
@@ -99,10 +99,10 @@ def with_threshold(predictor, threshold: float):
 
 def predict_stream(source: pathlib.Path, output: pathlib.Path, predictor) -> None:
   """All studies of a folder, as `--mode=predict` does; what that prints is dropped."""
-  from bt_jax.inference import stream
+  from bt_jax.inference import batch_prediction
 
   with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-    stream.predict(source, output, given={}, probabilities=False, shard=None, load=lambda: predictor)
+    batch_prediction.predict(source, output, given={}, probabilities=False, shard=None, load=lambda: predictor)
 
 
 class Peer:
@@ -162,17 +162,17 @@ class Peer:
 
 def one_by_one(source: pathlib.Path, output: pathlib.Path, predictor) -> None:
   """All studies of a folder, masks alone, nothing at the same time."""
-  from bt_jax.scans import nifti, studies
+  from bt_jax.scans import nifti, reader
 
-  for study in studies.find(source, {}):
-    found = predictor.predict(studies.read(study))
+  for study in reader.find(source, {}):
+    found = predictor.predict(reader.read(study))
     nifti.write(found.scan, output / study.name, found.mask, None, software="")
 
 
 def measure_parts(source: pathlib.Path, outputs: Iterator[pathlib.Path], predictor) -> dict[str, float]:
   """Seconds that each part of ours takes, alone."""
-  from bt_jax.inference import measures, overlays, suspicion
-  from bt_jax.scans import nifti, studies
+  from bt_jax.inference import measurements, ood, overlays
+  from bt_jax.scans import nifti, reader
 
   taken, output = {}, next(outputs)
 
@@ -182,22 +182,22 @@ def measure_parts(source: pathlib.Path, outputs: Iterator[pathlib.Path], predict
     taken[name] = taken.get(name, 0) + time.perf_counter() - started
     return result
 
-  for study in timed("find the files", studies.find, source, {}):
-    scan = timed("read, check and hash", studies.read, study)
+  for study in timed("find the files", reader.find, source, {}):
+    scan = timed("read, check and hash", reader.read, study)
     found = timed("predict", predictor.predict, scan)
     timed("  of that the networks", lambda brought: list(predictor.mark(brought)), in_range(scan.image))
-    timed("  of that what is odd", suspicion.warnings, scan.image, predictor.decision.profile)
+    timed("  of that what is odd", ood.warnings, scan.image, predictor.decision.profile)
     timed("mask", nifti.write, scan, output / study.name, found.mask, None, software="")
     timed("overlays, contact sheet", overlays.save, output / study.name, found)
-    timed("numbers", measures.describe, found)
+    timed("numbers", measurements.describe, found)
   return taken
 
 
 def measure_memory(source: pathlib.Path, work: pathlib.Path, count: int, options: tuple) -> tuple[float, ...]:
   """Studies, seconds, megabytes at the peak, and how many of these came after the first study."""
-  from bt_jax import machine
+  from bt_jax.distributed import setup
 
-  machine.prepare()
+  setup.prepare()
   few, many = (work / f"{number}_studies" for number in (1, count))
   originals = sorted(source.iterdir())
   for folder, number in ((few, 1), (many, count)):
@@ -224,17 +224,17 @@ def main() -> None:
   import jax
   import torch
 
-  from bt_jax import machine
-  from bt_jax.running import runs
-  from bt_jax.scans import studies
+  from bt_jax.distributed import setup
+  from bt_jax.runs import run_data
+  from bt_jax.scans import reader
 
-  machine.prepare()
+  setup.prepare()
   with tempfile.TemporaryDirectory() as text:
     work, shape = pathlib.Path(text), (args.size, args.width, args.dtype)
     source, outputs = work / "scans", (work / f"output_{at}" for at in itertools.count())
     for at in range(args.studies):
       write_study(source / f"study_{at:02d}", at, args.slices)
-    scans = [studies.read(study) for study in studies.find(source, {})]
+    scans = [reader.read(study) for study in reader.find(source, {})]
     slices = [in_range(scan.image) for scan in scans]
     peer, predictor = Peer(*shape), make_predictor(*shape)
     peer.threshold = float(np.quantile(peer.probability(slices[0]), 1 - MARKED))
@@ -270,7 +270,7 @@ def main() -> None:
     medians = np.median(times[1:], axis=0)
     parts = [measure_parts(source, outputs, predictor) for _ in range(args.repeats)]
     print(
-      f"{platform.processor() or platform.machine()}, {machine.cores()} cores, load {load:.1f} before; {runs.devices()}; "
+      f"{platform.processor() or platform.machine()}, {setup.cores()} cores, load {load:.1f} before; {run_data.devices()}; "
       f"jax {jax.__version__}, torch {torch.__version__}\n"
       f"{args.studies} studies of {args.slices} slices; U-Net of width {args.width} at {args.size}x{args.size}, {args.dtype}; "
       f"slices per second, median of {args.repeats}\n{'':20}{'bt_jax':>10}{'PyTorch':>10}{'ratio':>8}"

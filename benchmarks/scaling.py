@@ -21,17 +21,17 @@ import sys
 import time
 from typing import NamedTuple
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
-
 import jax
 import numpy as np
 
+from bt_jax.distributed import sharding
 from bt_jax.pipeline.preprocess import UNCHANGED
-from bt_jax.running.parts import make_parts
-from bt_jax.training import parallel
-from bt_jax.training.state import init_state
+from bt_jax.runs.components import make_components
 from bt_jax.training.step import make_train_step
+from bt_jax.training.train_state import init_state
 from configs import cls, seg
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 
 class Machine(NamedTuple):
@@ -95,7 +95,7 @@ def make_step(name: str, size: int, *, whole: bool = False, **fields) -> tuple:
   config.model.update(**{"name": name, "pretrained": "", "dtype": "float32"} | fields)
   if not whole:
     config.train.update(optimizer="sgd", ema_decay=0.0)
-  parts, train = make_parts(config), config.train
+  parts, train = make_components(config), config.train
   augment = parts.augment if whole else UNCHANGED
   step = make_train_step(
     model=parts.model, task=parts.task, preprocess=parts.preprocess, augment=augment, loss=parts.loss,
@@ -121,8 +121,8 @@ def make_batch(size: int, count: int) -> dict[str, np.ndarray]:
 
 def lower(step, init, size: int, devices: int, batch_per_device: int) -> jax.stages.Lowered:
   """The step for a batch cut over so many devices."""
-  mesh = parallel.make_mesh(jax.devices()[:devices])
-  jitted = parallel.compile_step("jit", step, mesh, cut=(False, True, False), train=True)
+  mesh = sharding.make_mesh(jax.devices()[:devices])
+  jitted = sharding.compile_step("jit", step, mesh, cut=(False, True, False), train=True)
   return jitted.lower(jax.eval_shape(init), make_batch(size, devices * batch_per_device), np.float32(0.1))
 
 
@@ -159,10 +159,10 @@ def count(name: str, size: int, devices: tuple[int, ...], *, whole: bool = False
 def measure(size: int, batch: int, devices: int) -> float:
   """Median milliseconds of a step of a small U-Net on virtual devices."""
   step, init = make_step("unet", size, width=8)
-  mesh = parallel.make_mesh(jax.devices()[:devices])
-  compiled = parallel.compile_step("jit", step, mesh, cut=(False, True, False), train=True)
-  state = jax.device_put(init(), parallel.replicated(mesh))
-  data = parallel.lay_out(mesh, make_batch(size, batch), batch)
+  mesh = sharding.make_mesh(jax.devices()[:devices])
+  compiled = sharding.compile_step("jit", step, mesh, cut=(False, True, False), train=True)
+  state = jax.device_put(init(), sharding.replicated(mesh))
+  data = sharding.lay_out(mesh, make_batch(size, batch), batch)
   times = []
   for _ in range(12):
     started = time.perf_counter()

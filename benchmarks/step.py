@@ -23,25 +23,23 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
-
-from bt_jax import allocator
-
-if __name__ == "__main__":
-  allocator.use_huge_pages()
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bt_jax.distributed import allocator, sharding
 from bt_jax.losses import make_loss
 from bt_jax.models import CLASSIFIERS, MODELS, make_model
 from bt_jax.pipeline.preprocess import UNCHANGED
-from bt_jax.training import parallel
+from bt_jax.tasks.task import TASKS
 from bt_jax.training.optimizer import make_optimizer
-from bt_jax.training.state import init_state
 from bt_jax.training.step import make_train_step
-from bt_jax.training.task import TASKS
+from bt_jax.training.train_state import init_state
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+
+if __name__ == "__main__":
+  allocator.use_huge_pages()
 
 LOSS = {"smooth": 1.0, "pooled": True, "fp_weight": 0.3, "fn_weight": 0.7, "exponent": 0.75, "label_smoothing": 0.0}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -61,13 +59,13 @@ def ours(name: str, width: int, images: np.ndarray, targets: np.ndarray, *, dtyp
   task = TASKS["classification" if name in CLASSIFIERS else "segmentation"]
   model = make_model(MODELS, name, width=width, dtype=DTYPES[dtype])
   optimizer = make_optimizer(name="adamw", momentum=0.9, epsilon=1e-8, weight_decay=1e-4)
-  mesh, batch = parallel.make_mesh(), len(images)
+  mesh, batch = sharding.make_mesh(), len(images)
   masks, labels = (targets, np.ones(batch, np.int32)) if targets.ndim > 1 else (images[..., :1], targets)
   arrays = {"image": images, "mask": masks, "label": labels, "weight": np.ones(batch, np.float32)}
-  data = parallel.lay_out(mesh, arrays, batch)
+  data = sharding.lay_out(mesh, arrays, batch)
   state = jax.device_put(
     jax.jit(lambda: init_state(model, optimizer, size=images.shape[1], channels=3, seed=0, average=False))(),
-    parallel.replicated(mesh),
+    sharding.replicated(mesh),
   )
   train_step = make_train_step(
     model=model,
@@ -85,8 +83,8 @@ def ours(name: str, width: int, images: np.ndarray, targets: np.ndarray, *, dtyp
   )
   judge = jax.nn.softmax if name in CLASSIFIERS else jax.nn.sigmoid
   predict_step = lambda variables, images: judge(model.apply(variables, images))
-  train = parallel.compile_step("jit", train_step, mesh, cut=(False, True, False), train=True)
-  predict = parallel.compile_step("jit", predict_step, mesh, cut=(False, True), cut_out=True)
+  train = sharding.compile_step("jit", train_step, mesh, cut=(False, True, False), train=True)
+  predict = sharding.compile_step("jit", predict_step, mesh, cut=(False, True), cut_out=True)
   variables = jax.tree.map(jnp.copy, state.variables)
   train = train.lower(state, data, 1e-3).compile()
   predict = predict.lower(variables, data["image"]).compile()

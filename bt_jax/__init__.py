@@ -38,20 +38,20 @@ def read(path: str | os.PathLike | None = None, **roles: str | os.PathLike) -> A
     UserError: it cannot be read, or holds several studies.
   """
   from bt_jax.errors import UserError
-  from bt_jax.scans import studies
+  from bt_jax.scans import reader
   from bt_jax.schema import CHANNELS
 
   if unknown := [role for role in roles if role not in CHANNELS]:
     raise UserError(f"there is no sequence {unknown[0]!r}, expected {', '.join(CHANNELS)}")
   place = None if path is None else pathlib.Path(path).expanduser()
-  found = studies.find(place, {role: os.path.expanduser(told) for role, told in roles.items()})
+  found = reader.find(place, {role: os.path.expanduser(told) for role, told in roles.items()})
   if len(found) > 1:
     raise UserError(f"{path} holds {len(found)} studies ({found[0].name}, {found[1].name}, ...): name one of them")
-  return studies.read(found[0])
+  return reader.read(found[0])
 
 
 def save(prediction: Any, folder: str | os.PathLike, *, probabilities: bool = False) -> list[pathlib.Path]:
   """Writes what `--mode=predict` writes of the prediction of a scan that was read; see `inference.outputs.save`."""
-  from bt_jax.inference import outputs
+  from bt_jax.inference import writer
 
-  return outputs.save(prediction, pathlib.Path(folder), probabilities=probabilities)
+  return writer.save(prediction, pathlib.Path(folder), probabilities=probabilities)

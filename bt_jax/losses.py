@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from bt_jax import whole
+from bt_jax.distributed import global_batch
 from bt_jax.errors import choose
 
 Logits = Float[Array, "batch height width 1"]
@@ -27,7 +27,7 @@ def bce(logits: Logits, masks: Masks) -> Float[Array, "batch"]:
 
 def _pool(pooled: bool, *sums: Float[Array, "batch"]) -> list[Float[Array, "batch"]]:
   """The sums as they are or, pooled, each replaced by the sum over the batch."""
-  return [jnp.broadcast_to(whole.total(part.sum()), part.shape) if pooled else part for part in sums]
+  return [jnp.broadcast_to(global_batch.total(part.sum()), part.shape) if pooled else part for part in sums]
 
 
 def _counts(logits: Logits, masks: Masks, pooled: bool) -> list[Float[Array, "batch"]]:

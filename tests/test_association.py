@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from bt_jax.evaluation.association import GROUPINGS, associations, fisher_exact, holm
 from bt_jax.evaluation.shape import FEATURES
+from bt_jax.paper.genes import GROUPINGS, associations, fisher_exact, holm
 
 
 def patients(values, clusters, prefix="truth_"):

@@ -7,7 +7,7 @@ from skimage.filters import threshold_multiotsu
 
 from bt_jax import metrics
 from bt_jax.errors import UserError
-from bt_jax.evaluation import baselines, swarm
+from bt_jax.paper import baselines, particle_swarm
 from bt_jax.schema import Slices
 
 CLASSICAL = [name for name in baselines.METHODS if name != "nothing"]
@@ -148,11 +148,11 @@ def make_histograms():
   return np.array([*bumps, gaps, spike, np.ones(256), rng.integers(0, 50, 256)]).astype(int)
 
 
-@pytest.mark.parametrize("search", [swarm.darwinian, swarm.random_order])
+@pytest.mark.parametrize("search", [particle_swarm.darwinian, particle_swarm.random_order])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_swarms_reach_the_best_of_all_splits(search, seed):
   histograms = make_histograms()
-  criterion = swarm.make_criterion(histograms)
+  criterion = particle_swarm.make_criterion(histograms)
   full = [threshold_multiotsu(classes=3, hist=(counts, np.arange(256))) for counts in histograms]
   best = criterion(np.array(full))
   found = search(histograms, 3, seed=seed)
@@ -171,41 +171,41 @@ def test_kmeans_is_the_seeds():
 
 def test_criterion_by_hand():
   """Values 0, 0, 2, 4: about their mean 1.5, the means 0 of two, 2 and 4 have a variance of 11 / 4."""
-  criterion = swarm.make_criterion(np.array([[2, 0, 1, 0, 1]]))
+  criterion = particle_swarm.make_criterion(np.array([[2, 0, 1, 0, 1]]))
   assert criterion(np.array([[[0, 2], [1, 3], [0, 1]]]))[0] == pytest.approx([11 / 4, 11 / 4, 9 / 4])
 
 
 def test_swarms_grow_shrink_breed_and_die():
   """The rules of the Darwinian swarms, one by one, on places that are made up."""
   rng = np.random.default_rng(0)
-  shape = (1, swarm.SWARMS, swarm.PARTICLES)
+  shape = (1, particle_swarm.SWARMS, particle_swarm.PARTICLES)
   alive = np.zeros(shape, bool)
-  alive[0, 0, :6], alive[0, 1, : swarm.LEAST_PARTICLES] = True, True
-  value = np.where(alive, np.arange(swarm.PARTICLES) + np.array([10, 0, 0, 0])[:, None], -np.inf)
+  alive[0, 0, :6], alive[0, 1, : particle_swarm.LEAST_PARTICLES] = True, True
+  value = np.where(alive, np.arange(particle_swarm.PARTICLES) + np.array([10, 0, 0, 0])[:, None], -np.inf)
   place = rng.random((*shape, 2))
-  swarms = swarm._Swarms(
+  swarms = particle_swarm._Swarms(
     place, np.ones_like(place), place.copy(), value, alive, np.zeros(shape[:2]), np.zeros(shape[:2], int)
   )
   size = lambda: swarms.alive.sum(-1)[0].tolist()
-  swarm._reward(swarms, np.array([[True, False, False, False]]), rng)
+  particle_swarm._reward(swarms, np.array([[True, False, False, False]]), rng)
   assert size() == [7, 4, 0, 0] and swarms.alive[0, 0, 6] and not swarms.velocity[0, 0, 6].any()
   swarms.own_value[0, 0, 6] = 20
-  none = np.zeros((1, swarm.SWARMS), bool)
-  for _ in range(swarm.PATIENCE - 1):
-    swarm._punish(swarms, none)
+  none = np.zeros((1, particle_swarm.SWARMS), bool)
+  for _ in range(particle_swarm.PATIENCE - 1):
+    particle_swarm._punish(swarms, none)
   assert size() == [7, 4, 0, 0]
-  swarm._punish(swarms, none)  # the first loses its worst, the second is too small to lose one
-  assert size() == [6, 0, 0, 0] and not swarms.alive[0, 0, 0] and swarms.stagnation[0, 0] == swarm.PATIENCE / 2
-  for _ in range(20 * swarm.PATIENCE):
-    swarm._punish(swarms, none)
-  assert size() == [swarm.LEAST_PARTICLES, 0, 0, 0] and swarms.value[0, 0] == 20  # the best of all stays
+  particle_swarm._punish(swarms, none)  # the first loses its worst, the second is too small to lose one
+  assert size() == [6, 0, 0, 0] and not swarms.alive[0, 0, 0] and swarms.stagnation[0, 0] == particle_swarm.PATIENCE / 2
+  for _ in range(20 * particle_swarm.PATIENCE):
+    particle_swarm._punish(swarms, none)
+  assert size() == [particle_swarm.LEAST_PARTICLES, 0, 0, 0] and swarms.value[0, 0] == 20  # the best of all stays
   for _ in range(20):  # each with an even chance
     if not size()[1]:
-      swarm._breed(swarms, np.array([[True, False, False, False]]), rng)
-  assert size()[0] == swarm.LEAST_PARTICLES and size()[2:] == [0, 0]
+      particle_swarm._breed(swarms, np.array([[True, False, False, False]]), rng)
+  assert size()[0] == particle_swarm.LEAST_PARTICLES and size()[2:] == [0, 0]
   assert size()[1] > 0  # of one swarm alone, both halves are its own
   np.testing.assert_array_equal(swarms.own[0, 1][swarms.alive[0, 1]], swarms.own[0, 0][swarms.alive[0, 1]])
-  swarm._move(swarms, lambda places: np.full(places.shape[:-1], 99.0), rng)
+  particle_swarm._move(swarms, lambda places: np.full(places.shape[:-1], 99.0), rng)
   np.testing.assert_array_equal(swarms.own_value == 99, swarms.alive)  # the dead find nothing
 
 

@@ -7,7 +7,7 @@ import pytest
 from bt_jax import files
 from bt_jax.datasets import splits
 from bt_jax.errors import UserError
-from bt_jax.evaluation import cascade
+from bt_jax.evaluation import classifier_gate
 from tests.helpers.launching import launch, table_of
 
 
@@ -29,7 +29,7 @@ ROWS = [
 
 def test_gate_by_hand():
   passes = np.array([True, False, False, False, True])
-  gated = cascade.gate(ROWS, passes)
+  gated = classifier_gate.gate(ROWS, passes)
   assert gated[0] is ROWS[0]
   assert [(r["tp"], r["fp"], r["fn"], r["tn"]) for r in gated] == [
     (10, 0, 2, 88),
@@ -38,7 +38,7 @@ def test_gate_by_hand():
     (0, 0, 3, 97),
     (0, 0, 0, 100),
   ]
-  effect = cascade.gate_effect(ROWS, passes)
+  effect = classifier_gate.gate_effect(ROWS, passes)
   assert (effect["healthy_slices"], effect["false_positives"], effect["false_positives_gated"]) == (2, 1, 0)
   assert (effect["tumor_slices"], effect["tumor_slices_missed_by_gate"], effect["of_these_found_by_segmenter"]) == (
     3,
@@ -53,11 +53,11 @@ def test_gate_by_hand():
 def test_gate_threshold_is_the_highest_that_keeps_the_share(sensitivity, expected):
   probability = np.array([0.9, 0.1, 0.6, 0.3, 0.95, 0.2])
   label = np.array([1, 1, 1, 1, 0, 0])
-  threshold = cascade.gate_threshold(probability, label, sensitivity)
+  threshold = classifier_gate.gate_threshold(probability, label, sensitivity)
   assert threshold == pytest.approx(expected)
   assert np.mean(probability[label == 1] >= threshold) >= sensitivity
   with pytest.raises(UserError, match="no slice with a tumour"):
-    cascade.gate_threshold(probability, np.zeros(6, int), 0.9)
+    classifier_gate.gate_threshold(probability, np.zeros(6, int), 0.9)
 
 
 def made_up(rng, count, informative):
@@ -76,8 +76,8 @@ def made_up(rng, count, informative):
 def test_each_way_knows_what_its_source_knows(informative, right):
   rng = np.random.default_rng(0)
   validation, test = made_up(rng, 60, informative), made_up(rng, 200, informative)
-  label = cascade.column(test[0], "label")
-  ways = cascade.tell_apart(validation, test, 0.5)
+  label = classifier_gate.column(test[0], "label")
+  ways = classifier_gate.tell_apart(validation, test, 0.5)
   assert tuple(ways) == ("classifier", "mask", "both", "paper_rule")
   accuracy = {name: np.mean((probability >= threshold) == label) for name, (probability, threshold) in ways.items()}
   assert {name for name in ("classifier", "mask", "both") if accuracy[name] > 0.95} == right
@@ -86,17 +86,17 @@ def test_each_way_knows_what_its_source_knows(informative, right):
 def test_an_empty_mask_turns_the_papers_rule_to_no_tumour_and_nothing_of_test_is_fitted():
   rng = np.random.default_rng(1)
   validation, test = made_up(rng, 60, "classifier"), made_up(rng, 50, "classifier")
-  ways = cascade.tell_apart(validation, test, 0.5)
-  empty = cascade.area(test[0]) == 0
+  ways = classifier_gate.tell_apart(validation, test, 0.5)
+  empty = classifier_gate.area(test[0]) == 0
   assert (ways["paper_rule"][0][empty] == 0).all()
   np.testing.assert_array_equal(ways["paper_rule"][0][~empty], ways["classifier"][0][~empty])
   flipped = tuple([{**r, "label": 1 - r["label"]} for r in rows] for rows in test)
-  for name, (probability, threshold) in cascade.tell_apart(validation, flipped, 0.5).items():
+  for name, (probability, threshold) in classifier_gate.tell_apart(validation, flipped, 0.5).items():
     np.testing.assert_array_equal(probability, ways[name][0])
     assert threshold == ways[name][1]
   one_class = tuple([r for r in rows if r["label"]] for rows in validation)
   with pytest.raises(UserError, match="slices of one class only"):
-    cascade.tell_apart(one_class, test, 0.5)
+    classifier_gate.tell_apart(one_class, test, 0.5)
 
 
 def test_cascade_of_two_runs_of_one_split(classifier, run, tiny_cls, tmp_path):

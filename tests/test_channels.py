@@ -11,7 +11,7 @@ import bt_jax
 from bt_jax.datasets import channels, store
 from bt_jax.datasets.channels import Channel
 from bt_jax.errors import UserError
-from bt_jax.pipeline import feed, preprocess, sequences
+from bt_jax.pipeline import feed, missing_sequences, preprocess
 from tests.helpers.launching import launch, table_of, unbroken
 
 PRE, FLAIR, POST = range(3)
@@ -93,7 +93,7 @@ def test_flair_stands_in_with_its_neighbours_and_statistics():
   data = batch(context)
   place = {channel: 3 + number for number, channel in enumerate(context)}
   missing = jnp.array([[True, False, False]] * 3 + [[False, False, True]] * 3)
-  changed = sequences.flair_for(data, missing, context)
+  changed = missing_sequences.flair_for(data, missing, context)
   for name in ("volume_mean", "volume_std"):
     np.testing.assert_array_equal(changed[name][:3, PRE], data[name][:3, FLAIR])
     np.testing.assert_array_equal(changed[name][:3, 1:], data[name][:3, 1:])
@@ -103,7 +103,7 @@ def test_flair_stands_in_with_its_neighbours_and_statistics():
   np.testing.assert_array_equal(after[:3, ..., place[Channel(PRE, -1)]], before[:3, ..., place[Channel(FLAIR, -1)]])
   np.testing.assert_array_equal(after[:3, ..., POST], before[:3, ..., POST])
   np.testing.assert_array_equal(after[3:, ..., place[Channel(POST, 1)]], before[3:, ..., place[Channel(FLAIR, 1)]])
-  alone = np.asarray(sequences.flair_alone(data, context)["image"])
+  alone = np.asarray(missing_sequences.flair_alone(data, context)["image"])
   for channel in (PRE, POST):
     np.testing.assert_array_equal(alone[..., channel], before[..., FLAIR])
 
@@ -112,13 +112,13 @@ def test_sequences_are_dropped_as_often_as_asked_and_each_way_alike():
   slices = 3000
   image = jnp.broadcast_to(jnp.arange(3, dtype=jnp.uint8), (slices, 1, 1, 3))
   data = {"image": image, "volume_mean": jnp.ones((slices, 3)), "volume_std": jnp.ones((slices, 3))}
-  dropped = np.asarray(sequences.make_drop(0.6, ())(jax.random.key(0), data)["image"])[:, 0, 0]
+  dropped = np.asarray(missing_sequences.make_drop(0.6, ())(jax.random.key(0), data)["image"])[:, 0, 0]
   found, counts = np.unique(dropped, axis=0, return_counts=True)
   shares = dict(zip(map(tuple, found.tolist()), counts / slices, strict=True))
   assert shares.keys() == {(0, 1, 2), (1, 1, 2), (0, 1, 1), (1, 1, 1)}
   for kind, share in shares.items():
     assert share == pytest.approx(0.4 if kind == (0, 1, 2) else 0.2, abs=0.03)
-  assert sequences.make_drop(0.0, ())(jax.random.key(0), data) is data
+  assert missing_sequences.make_drop(0.0, ())(jax.random.key(0), data) is data
 
 
 @pytest.fixture(scope="module")

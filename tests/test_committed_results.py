@@ -5,8 +5,8 @@ import re
 import pytest
 
 from bt_jax import files
-from bt_jax.evaluation.tables import read_run
-from bt_jax.running.judges import JUDGES
+from bt_jax.evaluation.record_tables import read_run
+from bt_jax.tasks.judges import JUDGES
 from tests.helpers.launching import ROOT
 
 FOLDERS = sorted(path.parent for path in (ROOT / "docs/results").glob("*/summary.json"))

@@ -6,8 +6,8 @@ import pytest
 from scipy import stats
 
 from bt_jax import files, metrics
-from bt_jax.evaluation import aggregation, comparison, rows
-from bt_jax.evaluation.summary import write_summary
+from bt_jax.evaluation import aggregation, comparison, records
+from bt_jax.evaluation.summary_schema import write_summary
 from tests.helpers.launching import launch, table_of
 from tests.helpers.slices import make_slices
 
@@ -49,7 +49,9 @@ def test_differences_of_pooled_numbers_are_of_the_same_samples():
     mask.flat[np.flatnonzero(true)[0]] = True
   slices = make_slices(truth, "".join(letter * 5 for letter in "ABCDEF"))
   first, second = (
-    aggregation.numbers_of(rows.slice_rows(slices, masks.any((1, 2)).astype(np.float32), masks, data="d", split="s"))
+    aggregation.numbers_of(
+      records.slice_records(slices, masks.any((1, 2)).astype(np.float32), masks, data="d", split="s")
+    )
     for masks in (worse, better)
   )
   found = comparison.differences(first, second, 6)["pooled"]
@@ -66,7 +68,7 @@ def write_run(folder, table):
   """The run with other rows of slices, and patients and summary as they then are."""
   typed = [{name: int(value) if name in INTEGERS else value for name, value in row.items()} for row in table]
   files.write_csv(folder / "slices.csv", table)
-  counted = {row["patient"]: row for row in rows.patient_rows(typed)}
+  counted = {row["patient"]: row for row in records.patient_records(typed)}
   files.write_csv(folder / "patients.csv", [row | counted[row["patient"]] for row in table_of(folder / "patients.csv")])
   summary = json.loads((folder / "summary.json").read_text())
   write_summary(folder, summary | {"test": summary["test"] | {"slices": len(table)}})

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from bt_jax import experiment
+from bt_jax.distributed import sharding
 from bt_jax.errors import UserError
+from bt_jax.modes import train
 from bt_jax.pipeline import feed
-from bt_jax.running import parts, runs
-from bt_jax.training import parallel
+from bt_jax.runs import components, run_data
 from bt_jax.training.step import make_train_step
 from configs import cls, common, seg
 from tests.helpers.launching import ROOT
@@ -31,7 +31,7 @@ FILES = {"seg": seg, "cls": cls}
 def test_every_preset_makes_its_parts(file, preset):
   config = FILES[file].get_config(preset)
   assert set(fields(config)) == set(fields(common.get_config()))
-  parts.make_parts(config)
+  components.make_components(config)
 
 
 # Every network, loss and option that a configuration can name, each once, on the small side.
@@ -80,18 +80,18 @@ DEEP = [name for name, (_, preset, _) in STEPS.items() if preset != "phantom"]
 
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name in DEEP)) for name in STEPS])
 def test_what_a_configuration_names_takes_a_step_and_predicts(name, monkeypatch):
-  one_device = functools.partial(parallel.make_mesh, jax.devices()[:1])  # compiles several times faster than eight
-  monkeypatch.setattr(parallel, "make_mesh", one_device)
+  one_device = functools.partial(sharding.make_mesh, jax.devices()[:1])  # compiles several times faster than eight
+  monkeypatch.setattr(sharding, "make_mesh", one_device)
   file, preset, fields = STEPS[name]
   config = FILES[file].get_config(preset)
   config.update_from_flattened_dict({"data.size": 64, "train.batch_size": 8, "eval.batch_size": 8} | fields)
-  made = parts.make_parts(config)
+  made = components.make_components(config)
   rng = np.random.default_rng(0)
   truth = np.zeros((8, 64, 64), np.uint8)
   truth[:4, 20:40, 20:40] = 1
   image = np.stack([made.contrast(image) for image in rng.integers(0, 256, (8, 64, 64, 3)).astype(np.uint8)])
   slices = dataclasses.replace(make_slices(truth, "AABBAABB"), image=image)
-  state = runs.first_state(config, made, abstract=False)
+  state = run_data.first_state(config, made, abstract=False)
   step = make_train_step(
       model=made.model, task=made.task, preprocess=made.preprocess, augment=made.augment, loss=made.loss,
       optimizer=made.optimizer, ema_decay=config.train.ema_decay, mixup=config.train.mixup,
@@ -100,10 +100,10 @@ def test_what_a_configuration_names_takes_a_step_and_predicts(name, monkeypatch)
   examples = feed.arrays(slices, feed.slice_weights(config.train.class_weights, slices.label))
   groups = feed.sampling_groups(config.train.sampling, slices.label)
   indices = feed.train_indices(seed=0, step=0, batch_size=8, groups=groups)
-  compiled = parallel.compile_step(config.parallel, step, made.mesh, cut=(False, True, False), train=True)
+  compiled = sharding.compile_step(config.parallel, step, made.mesh, cut=(False, True, False), train=True)
   state, loss = compiled(state, {name: array[indices] for name, array in examples.items()}, made.schedule(10)(0))
   assert np.isfinite(loss) and int(state.nonfinite_step) == -1 and int(state.step) == 1
-  logits = runs.predict(config, made, state.eval_variables, slices)
+  logits = run_data.predict(config, made, state.eval_variables, slices)
   assert logits.slices.shape == (8,) and np.isfinite(logits.slices).all()
   if file == "seg":
     assert logits.pixels.shape == (8, 64, 64) and np.isfinite(logits.pixels).all()
@@ -124,7 +124,7 @@ def test_a_head_for_slices_is_not_of_every_network(tmp_path):
   config = seg.get_config("phantom")
   config.model.slice_head = True
   with pytest.raises(UserError, match="unet has no head for slices: leave it out, or take lite_unet"):
-    experiment.train(config, tmp_path / "run")
+    train.train(config, tmp_path / "run")
 
 
 def test_every_field_is_read():
@@ -206,7 +206,7 @@ def test_a_field_that_cannot_be_is_told_before_any_data_is_touched(field, value,
     config.data.normalize = "volume"
   config.update_from_flattened_dict({field: value})
   with pytest.raises(UserError) as error:
-    experiment.train(config, tmp_path / "run")
+    train.train(config, tmp_path / "run")
   assert said in str(error.value) and "\n" not in str(error.value)
   assert list(tmp_path.iterdir()) == []
 
@@ -215,7 +215,7 @@ def test_largest_component_needs_whole_volumes(tmp_path):
   config = seg.get_config()
   config.split.kind, config.eval.largest_component = "random", True
   with pytest.raises(UserError, match="needs whole volumes"):
-    experiment.train(config, tmp_path / "run")
+    train.train(config, tmp_path / "run")
 
 
 @pytest.mark.parametrize(
@@ -239,5 +239,5 @@ def test_what_cannot_be_for_a_classifier(fields, said):
   config = cls.get_config("phantom")
   config.update_from_flattened_dict(fields)
   with pytest.raises(UserError) as error:
-    parts.make_parts(config)
+    components.make_components(config)
   assert said in str(error.value) and "\n" not in str(error.value)

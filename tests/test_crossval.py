@@ -9,13 +9,13 @@ import time
 
 import pytest
 
-from bt_jax import pooling
 from bt_jax.datasets import splits
 from bt_jax.datasets.splits import make_split
 from bt_jax.datasets.store import SliceId
 from bt_jax.errors import UserError
-from bt_jax.evaluation.summary import write_summary
-from bt_jax.evaluation.tables import Tables
+from bt_jax.evaluation.record_tables import Tables
+from bt_jax.evaluation.summary_schema import write_summary
+from bt_jax.modes import pool
 from tests.helpers.launching import launch, start, table_of, unbroken
 
 FOLDS = (0, 7)
@@ -194,7 +194,7 @@ def test_all_22_folds_have_each_of_110_patients_once_or_it_is_told():
   def check():
     rows_of = lambda ids: [{"case": name.split("/")[0], "slice": int(name.split("/")[1])} for name in ids]
     tables = {fold: Tables(rows_of(split["test"]), [], [], []) for fold, split in split_of.items()}
-    pooling.check({fold: pathlib.Path(splits.folder_name(fold)) for fold in split_of}, split_of, tables)
+    pool.check({fold: pathlib.Path(splits.folder_name(fold)) for fold in split_of}, split_of, tables)
     return {name.rpartition("_")[0] for split in split_of.values() for name in split["test"]}
 
   assert len(check()) == 110
@@ -210,12 +210,12 @@ def test_what_cannot_be_pooled(pooled, tmp_path):
   folders = {(fold,): workdir / f"fold_{fold:02d}" for fold in FOLDS}
   split_of = {(fold,): splits.read(folder) for (fold,), folder in folders.items()}
   tables = {(fold,): Tables.read(folder, "segmentation", leaky=False) for (fold,), folder in folders.items()}
-  pooling.check(folders, split_of, tables)
+  pool.check(folders, split_of, tables)
 
   def refused(message, *, split=None, rows=None):
     changed = dataclasses.replace(tables[7,], slices=tables[7,].slices if rows is None else rows)
     with pytest.raises(UserError, match=message):
-      pooling.check(folders, split_of | {(7,): split_of[7,] | (split or {})}, tables | {(7,): changed})
+      pool.check(folders, split_of | {(7,): split_of[7,] | (split or {})}, tables | {(7,): changed})
 
   rows = tables[7,].slices
   refused(r"fold_07/slices.csv has no row of .* \(1 such slices\)", rows=rows[1:])

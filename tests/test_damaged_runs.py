@@ -10,13 +10,14 @@ import shutil
 import numpy as np
 import pytest
 
-from bt_jax import comparing, files, pooling
+from bt_jax import files
 from bt_jax.errors import UserError
-from bt_jax.evaluation.summary import write_summary
-from bt_jax.inference import outputs
+from bt_jax.evaluation.summary_schema import write_summary
+from bt_jax.inference import writer
+from bt_jax.modes import compare, pool
 from bt_jax.pretrained import convert
 from bt_jax.report.page import html
-from bt_jax.running import results, warmstart
+from bt_jax.runs import run_summary, warm_start
 from tests.helpers.made_up_runs import KINDS
 
 WRONG = ("x", "1x2", "=1+1", "1e999", "-1e999", "NaN", "nan", "-1", "")
@@ -154,7 +155,7 @@ def test_a_comparison_is_the_same_or_refused(whole, tmp_path):
   folder, _ = whole["segmentation"]
 
   def compared(other):
-    comparing.compare([str(folder), str(other)], tmp_path / "out")
+    compare.compare([str(folder), str(other)], tmp_path / "out")
     return (tmp_path / "out" / "differences.csv").read_bytes()
 
   expected = compared(folder)
@@ -168,7 +169,7 @@ def test_pooled_folds_are_the_same_or_refused(run, tmp_path):
   folder, _ = run
 
   def pooled(other):
-    summary, tables = pooling.pool({(0,): other}, groupings=("grade", "size"))
+    summary, tables = pool.pool({(0,): other}, groupings=("grade", "size"))
     return summary["test"], tables
 
   expected, names = pooled(folder), ("summary.json", "split.json", "slices.csv", "patients.csv", "reliability.csv")
@@ -200,10 +201,10 @@ def _converted_again(folder):
 def _started_from(folder):
   """The folder of a run that started from weights."""
   weights = convert.Weights({}, "lite0", "imagenet", "a.pth", "5e")
-  warmstart.record(folder, weights, [], "imagenet")
+  warm_start.record(folder, weights, [], "imagenet")
   return folder / "pretrained.json", lambda: (
-    warmstart.normalization(folder, None),
-    warmstart.check_same(folder, weights),
+    warm_start.normalization(folder, None),
+    warm_start.check_same(folder, weights),
   )
 
 
@@ -216,7 +217,7 @@ def _predicted(folder):
     "files": {"mask.nii.gz": 7},
   }  # fmt: skip
   files.write_json(folder / "prediction.json", files.sealed(done))
-  return folder / "prediction.json", lambda: {**outputs.finished(folder), "sha256": None}
+  return folder / "prediction.json", lambda: {**writer.finished(folder), "sha256": None}
 
 
 @pytest.mark.parametrize("make", [_converted, _converted_again, _started_from, _predicted])
@@ -241,8 +242,8 @@ def test_a_configuration_of_another_shape(content, tmp_path):
   (folder / "split.json").write_text("{}")
   for make in (
     lambda: html.write_report(folder, show_slices=False),
-    lambda: pooling.find_folds([str(folder)], [(0,)], {}),
-    lambda: results.report(folder, None),
+    lambda: pool.find_folds([str(folder)], [(0,)], {}),
+    lambda: run_summary.report(folder, None),
   ):
     with pytest.raises(UserError, match="config.json is damaged or of another version"):
       make()

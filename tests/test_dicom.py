@@ -5,7 +5,7 @@ import pydicom
 import pytest
 
 from bt_jax.errors import UserError
-from bt_jax.scans import dicom, studies
+from bt_jax.scans import dicom, reader
 from bt_jax.schema import CHANNELS
 from tests.helpers.scanners import AXIAL, BUNDLED, FLAIR, PLANES, POST, PRE, WRITERS, body_start, distinct, write_series
 
@@ -13,8 +13,8 @@ ENCODINGS = ["", "_RLE", "_bigendian", "_implicit", "_expb", "_padded", "_jp2klo
 
 
 def read(path, given=None):
-  (study,) = studies.find(path, given or {})
-  return studies.read(study)
+  (study,) = reader.find(path, given or {})
+  return reader.read(study)
 
 
 def flair(scan):

@@ -10,14 +10,14 @@ import pytest
 from pydicom.encaps import encapsulate, generate_frames
 
 from bt_jax.errors import UserError
-from bt_jax.scans import studies
-from bt_jax.scans.dicom import files as dicom_files
+from bt_jax.scans import reader
+from bt_jax.scans.dicom import opening as dicom_files
 from tests.helpers.scanners import AXIAL, BUNDLED, FLAIR, PRE, body_start, distinct, write_enhanced, write_series
 
 
 def read(path, given=None):
-  (study,) = studies.find(path, given or {})
-  return studies.read(study)
+  (study,) = reader.find(path, given or {})
+  return reader.read(study)
 
 
 def change(path, **attributes):

@@ -9,7 +9,7 @@ from pydicom import config
 from pydicom.fileset import FileSet
 
 from bt_jax.errors import UserError
-from bt_jax.scans import dicom, studies
+from bt_jax.scans import dicom, reader
 from bt_jax.schema import CHANNELS
 from tests.helpers.scanners import AXIAL, FLAIR, PLANES, POST, PRE, distinct, write_enhanced, write_series
 
@@ -18,8 +18,8 @@ UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID", "FrameOfRefer
 
 
 def read(path, given=None):
-  (study,) = studies.find(path, given or {})
-  return studies.read(study)
+  (study,) = reader.find(path, given or {})
+  return reader.read(study)
 
 
 def channel(scan, role):
@@ -198,7 +198,7 @@ def test_one_uid_of_two_patients_is_two_studies(tmp_path):
       distinct(AXIAL.shape),
       edit=lambda data, _, patient=patient: setattr(data, "PatientID", patient),
     )
-  assert [study.name for study in studies.find(tmp_path, {})] == ["a", "b"]
+  assert [study.name for study in reader.find(tmp_path, {})] == ["a", "b"]
 
 
 def test_a_damaged_file_is_of_the_study_in_its_folder(tmp_path):

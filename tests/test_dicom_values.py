@@ -8,7 +8,7 @@ import pytest
 from pydicom.dataset import Dataset
 
 from bt_jax.errors import UserError
-from bt_jax.scans import studies
+from bt_jax.scans import reader
 from bt_jax.schema import CHANNELS
 from tests.helpers.scanners import AXIAL, BUNDLED, FLAIR, WRITERS, distinct, write_series
 
@@ -16,8 +16,8 @@ SHAPE = AXIAL.shape
 
 
 def read(path):
-  (study,) = studies.find(path, {})
-  return studies.read(study)
+  (study,) = reader.find(path, {})
+  return reader.read(study)
 
 
 def flair(path):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from bt_jax.evaluation import aggregation, postprocess, rows
+from bt_jax.evaluation import aggregation, postprocess, records
 from tests.helpers.slices import PROBABILITY, TRUTH, make_slices
 
 
@@ -9,7 +9,7 @@ from tests.helpers.slices import PROBABILITY, TRUTH, make_slices
 def table():
   slices = make_slices(TRUTH, "AAABBB")
   masks = postprocess.predict_masks(PROBABILITY, slices, threshold=0.5, largest_component=False)
-  return rows.slice_rows(slices, PROBABILITY.max((1, 2)), masks, data="made up", split="by hand")
+  return records.slice_records(slices, PROBABILITY.max((1, 2)), masks, data="made up", split="by hand")
 
 
 def test_slice_rows_by_hand(table):
@@ -22,7 +22,7 @@ def test_slice_rows_by_hand(table):
 
 
 def test_patient_rows_by_hand(table):
-  a, b = rows.patient_rows(table)
+  a, b = records.patient_records(table)
   assert (a["patient"], a["slices"], a["tumor_slices"], a["tp"], a["fp"], a["fn"], a["tn"]) == (
     "TCGA_XX_A",
     3,
@@ -61,7 +61,7 @@ def test_summary_by_hand(table):
 def test_a_part_without_any_tumour():
   slices = make_slices(np.zeros((2, 2, 2)), "AB")
   masks = np.zeros((2, 2, 2), bool)
-  summary = aggregation.summarize(rows.slice_rows(slices, np.zeros(2), masks, data="d", split="s"))
+  summary = aggregation.summarize(records.slice_records(slices, np.zeros(2), masks, data="d", split="s"))
   assert summary["pooled"]["dice"] == summary["patient"]["dice_mean"] == summary["slice"]["dice_empty_is_one"] == 1
   assert summary["slice"]["dice_nonempty_truth"] is None
 

@@ -15,7 +15,7 @@ import bt_jax
 from bt_jax import files
 from bt_jax.errors import UserError
 from bt_jax.evaluation import postprocess
-from bt_jax.inference import decision, export, loading
+from bt_jax.inference import decision, jax_export, loading
 from tests.helpers.arithmetic import network, volume
 from tests.helpers.launching import ROOT
 
@@ -28,7 +28,7 @@ def exported(run, classifier, tmp_path_factory):
   path = tmp_path_factory.mktemp("export") / "model.bin"
   folders = [str(run[0]), str(run[0] / "checkpoints/best")]
   options = OPTIONS | {"tta": True}
-  export.write(path, *loading.open_networks(folders, str(classifier[0])), **options)
+  jax_export.write(path, *loading.open_networks(folders, str(classifier[0])), **options)
   return path, loading.load(folders, classifier=str(classifier[0]), **options)
 
 
@@ -87,7 +87,7 @@ def test_the_largest_part_is_that_of_evaluation(density):
   generator = np.random.default_rng(0)
   for _ in range(5):
     mask = generator.random((4, 9, 11)) < density
-    np.testing.assert_array_equal(jax.jit(export.largest_part)(mask), postprocess.largest_part(mask))
+    np.testing.assert_array_equal(jax.jit(jax_export.largest_part)(mask), postprocess.largest_part(mask))
 
 
 def test_an_export_keeps_the_largest_part_where_the_run_does():
@@ -95,7 +95,7 @@ def test_an_export_keeps_the_largest_part_where_the_run_does():
   decided = decision.decide(segmenters, [], **OPTIONS)
   image = np.zeros((3, 256, 256, 3), np.float32)
   image[:, 10:20, 10:20] = image[1, 100:110, 100:110] = 255
-  found = jax.jit(export.make_function(segmenters, [], decided))(image)
+  found = jax.jit(jax_export.make_function(segmenters, [], decided))(image)
   np.testing.assert_array_equal(found["mask"], loading.of_networks(segmenters, []).predict(image).mask)
   assert found["mask"].sum() == 300
 
@@ -131,17 +131,17 @@ def test_no_changed_bit_passes(exported, tmp_path):
 
 def test_the_same_export_again_is_the_same_bytes_or_was_there(tmp_path, capsys):
   paths = tmp_path / "one.bin", tmp_path / "other.bin"
-  export.write(paths[0], [network()], [], **OPTIONS)
-  (lambda: export.write(paths[1], [network()], [], **OPTIONS))()  # another caller, on another line
+  jax_export.write(paths[0], [network()], [], **OPTIONS)
+  (lambda: jax_export.write(paths[1], [network()], [], **OPTIONS))()  # another caller, on another line
   assert paths[0].read_bytes() == paths[1].read_bytes()
   assert str(ROOT).encode() not in paths[0].read_bytes()  # nor says a file where it was made
   before = paths[0].stat()
-  export.write(paths[0], [network()], [], **OPTIONS)
+  jax_export.write(paths[0], [network()], [], **OPTIONS)
   assert capsys.readouterr().out.splitlines()[-2].startswith(f"was there: {paths[0]}")
   after = paths[0].stat()
   assert (before.st_mtime_ns, before.st_ino) == (after.st_mtime_ns, after.st_ino)
   with pytest.raises(UserError, match="is there already, and is not this export"):
-    export.write(paths[0], [network()], [], **OPTIONS | {"threshold": 0.125})
+    jax_export.write(paths[0], [network()], [], **OPTIONS | {"threshold": 0.125})
 
 
 @pytest.mark.parametrize(
@@ -149,13 +149,13 @@ def test_the_same_export_again_is_the_same_bytes_or_was_there(tmp_path, capsys):
   [("threshold", 1.5), ("threshold", "0.5"), ("temperature", 0), ("gate", -1), ("reach", "x"), ("profile", {})],
 )
 def test_what_an_export_decides_by_is_of_its_type(exported, name, value):
-  _, described = export.read(exported[0])
+  _, described = jax_export.read(exported[0])
   changed = described | {"decision": described["decision"] | {name: value}}
   with pytest.raises(UserError, match=f"decision.{name}"):
-    files.check(export.Described, changed, "model.bin")
+    files.check(jax_export.Described, changed, "model.bin")
   del changed["decision"][name]
   with pytest.raises(UserError, match=f"decision lacks {name}"):
-    files.check(export.Described, changed, "model.bin")
+    files.check(jax_export.Described, changed, "model.bin")
 
 
 def test_probabilities_that_are_no_numbers_end_in_an_error(exported):
@@ -177,7 +177,7 @@ def test_what_cannot_be_asked_of_an_export(exported, classifier, tmp_path):
   with pytest.raises(UserError, match="stands alone"):
     bt_jax.load([path, classifier[0]])
   with pytest.raises(UserError, match="there already"):
-    export.write(path, [network()], [], **OPTIONS)
+    jax_export.write(path, [network()], [], **OPTIONS)
   with pytest.raises(UserError, match="by hand raises contrast"):
-    export.write(tmp_path / "model.bin", [network(contrast="stretch")], [], **OPTIONS)
+    jax_export.write(tmp_path / "model.bin", [network(contrast="stretch")], [], **OPTIONS)
   assert not any(tmp_path.iterdir())

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from bt_jax.pipeline import feed
-from bt_jax.running import feeding, runs
-from bt_jax.running.parts import make_parts
+from bt_jax.runs import input_pipeline, run_data
+from bt_jax.runs.components import make_components
 from configs import seg
 
 
@@ -23,11 +23,11 @@ def inputs(phantom_root, data_dir):
       }
       | {name.replace("__", "."): value for name, value in fields.items()}
     )  # fmt: skip
-    parts = make_parts(config, "volume")
-    data = runs.open_data(config, parts)
+    parts = make_components(config, "volume")
+    data = run_data.open_data(config, parts)
     groups = feed.sampling_groups("all", data.labels("train"))
     rates = np.linspace(0, 1, 40, dtype=np.float32)
-    take, _ = feeding.feed_and_step(config, parts, data, groups=groups, rates=rates, start=0, stack=stack)
+    take, _ = input_pipeline.feed_and_step(config, parts, data, groups=groups, rates=rates, start=0, stack=stack)
     return take, data, rates
 
   with contextlib.ExitStack() as stack:

@@ -10,7 +10,7 @@ import tifffile
 from PIL import Image, ImageOps
 
 from bt_jax.errors import UserError
-from bt_jax.scans import images
+from bt_jax.scans import raster
 from bt_jax.scans.scan import NOTICE
 from bt_jax.schema import CHANNELS
 
@@ -48,7 +48,7 @@ def save(path, values, **options):
 
 def refused(paths, *words, given=None):
   with pytest.raises(UserError) as error:
-    images.read(paths, name="study", given=given or {})
+    raster.read(paths, name="study", given=given or {})
   message = str(error.value)
   assert "\n" not in message
   for word in words:
@@ -59,7 +59,7 @@ def refused(paths, *words, given=None):
 @pytest.mark.parametrize("dtype", ["u1", "u2"])
 def test_three_channels_are_pre_flair_post_and_keep_their_values(tmp_path, suffix, dtype):
   values = random((HEIGHT, WIDTH, 3), dtype)
-  scan = images.read([save(tmp_path / f"a{suffix}", values)], name="study")
+  scan = raster.read([save(tmp_path / f"a{suffix}", values)], name="study")
   assert scan.image.dtype == np.float32
   np.testing.assert_array_equal(scan.image, values[None])
   assert scan.roles == {role: f"channel {place} of a{suffix}" for place, role in enumerate(CHANNELS, 1)}
@@ -71,7 +71,7 @@ def test_three_channels_are_pre_flair_post_and_keep_their_values(tmp_path, suffi
 def test_grey_is_flair_in_all_three(tmp_path, suffix, dtype):
   slices = [random((HEIGHT, WIDTH), dtype) for _ in range(3)]
   paths = [save(tmp_path / f"s_{number}{suffix}", values) for number, values in enumerate(slices)]
-  scan = images.read(paths[::-1], name="study")
+  scan = raster.read(paths[::-1], name="study")
   for place in range(3):
     np.testing.assert_array_equal(scan.image[..., place], np.stack(slices[::-1]))
   assert scan.slice_names == ["s_2", "s_1", "s_0"]  # as given
@@ -88,7 +88,7 @@ def test_tiffs_of_every_layout(tmp_path, compression, byteorder, planar):
   tifffile.imwrite(
     path, stored, photometric="rgb", planarconfig=planar, byteorder=byteorder, compression=compression
   )  # fmt: skip
-  np.testing.assert_array_equal(images.read([path], name="study").image[0], values)
+  np.testing.assert_array_equal(raster.read([path], name="study").image[0], values)
 
 
 def test_pillow_s_lzw_and_white_as_zero_and_palettes(tmp_path):
@@ -99,7 +99,7 @@ def test_pillow_s_lzw_and_white_as_zero_and_palettes(tmp_path):
     picture = Image.fromarray(values // 64).convert("P")
     picture.putpalette([10, 0, 0, 0, 20, 0, 0, 0, 30, 40, 50, 60])
     picture.save(tmp_path / f"palette.{suffix}")
-  read = lambda name: images.read([tmp_path / name], name="study").image[0]
+  read = lambda name: raster.read([tmp_path / name], name="study").image[0]
   np.testing.assert_array_equal(read("lzw.tif")[..., 1], values)
   np.testing.assert_array_equal(read("white.tif")[..., 1], 255 - values)
   colours = np.array([[10, 0, 0], [0, 20, 0], [0, 0, 30], [40, 50, 60]])[values // 64]
@@ -112,7 +112,7 @@ def test_alpha_goes_only_where_it_says_nothing(tmp_path):
   Image.fromarray(values).save(tmp_path / "varies.png")
   values[..., 3] = 255
   Image.fromarray(values).save(tmp_path / "opaque.png")
-  np.testing.assert_array_equal(images.read([tmp_path / "opaque.png"], name="a").image[0], values[..., :3])
+  np.testing.assert_array_equal(raster.read([tmp_path / "opaque.png"], name="a").image[0], values[..., :3])
   refused([tmp_path / "varies.png"], "varies.png", "transparent")
 
 
@@ -120,11 +120,11 @@ def test_alpha_goes_only_where_it_says_nothing(tmp_path):
 def test_the_pages_of_a_tiff_are_slices_and_come_back_as_pages(tmp_path, imagej):
   values = random((3, HEIGHT, WIDTH), "u2")  # three pages, not three channels
   tifffile.imwrite(tmp_path / "v.tif", values, photometric="minisblack", imagej=imagej, metadata={"axes": "ZYX"})
-  scan = images.read([tmp_path / "v.tif"], name="study")
+  scan = raster.read([tmp_path / "v.tif"], name="study")
   np.testing.assert_array_equal(scan.image[..., 1], values)
   assert scan.slice_names == ["v_0001", "v_0002", "v_0003"]
   mask = values > 30000
-  (written,) = images.write(scan, tmp_path / "out", mask, None, software="bt_jax 9")
+  (written,) = raster.write(scan, tmp_path / "out", mask, None, software="bt_jax 9")
   assert written == tmp_path / "out" / "masks" / "v_mask.tif"
   with tifffile.TiffFile(written) as tiff:
     assert len(tiff.pages) == 3 and tiff.pages[0].description == NOTICE and tiff.pages[0].software == "bt_jax 9"
@@ -134,9 +134,9 @@ def test_the_pages_of_a_tiff_are_slices_and_come_back_as_pages(tmp_path, imagej)
 @pytest.mark.parametrize(("suffix", "out"), [(".tif", ".tif"), (".png", ".png"), (".jpg", ".png")])
 def test_masks_come_in_the_format_of_their_slices(tmp_path, suffix, out):
   paths = [save(tmp_path / f"s{number}{suffix}", random((HEIGHT, WIDTH))) for number in range(2)]
-  scan = images.read(paths, name="study")
+  scan = raster.read(paths, name="study")
   mask, probability = random((2, HEIGHT, WIDTH)) > 99, random((2, HEIGHT, WIDTH), "f4") / 3000
-  written = images.write(scan, tmp_path / "out", mask, probability, software="bt_jax 9")
+  written = raster.write(scan, tmp_path / "out", mask, probability, software="bt_jax 9")
   assert len(written) == 4 and all(path.is_file() for path in written)
   for number in range(2):
     with Image.open(tmp_path / "out" / "masks" / f"s{number}_mask{out}") as picture:
@@ -150,7 +150,7 @@ def test_pictures_by_role(tmp_path):
   values = {role: random((HEIGHT, WIDTH)) for role in CHANNELS}
   paths = {role: save(tmp_path / f"{role}.png", values[role]) for role in CHANNELS}
   given = {"post": str(paths["post"]), "pre": str(paths["pre"])}
-  scan = images.read([paths["flair"]], name="study", given=given)
+  scan = raster.read([paths["flair"]], name="study", given=given)
   for place, role in enumerate(CHANNELS):
     np.testing.assert_array_equal(scan.image[0, ..., place], values[role])
     assert scan.roles[role] == f"{role}.png"
@@ -162,8 +162,8 @@ def test_pictures_by_role(tmp_path):
 
 def test_warnings_of_three_channels_that_are_none(tmp_path):
   grey = np.repeat(random((HEIGHT, WIDTH, 1)), 3, axis=-1)
-  assert any("the same" in one for one in images.read([save(tmp_path / "a.png", grey)], name="a").warnings)
-  colour = images.read([save(tmp_path / "a.jpg", random((HEIGHT, WIDTH, 3)))], name="a").warnings
+  assert any("the same" in one for one in raster.read([save(tmp_path / "a.png", grey)], name="a").warnings)
+  colour = raster.read([save(tmp_path / "a.jpg", random((HEIGHT, WIDTH, 3)))], name="a").warnings
   assert any("JPEG" in one for one in colour)
 
 
@@ -214,7 +214,7 @@ def test_no_cut_and_no_broken_byte_ends_in_another_error(tmp_path, name):
       content[place] = RNG.integers(256)
     path.write_bytes(content)
     try:
-      images.read([path], name="study")
+      raster.read([path], name="study")
     except UserError as error:
       assert name in str(error) or str(error).startswith("study"), error
       assert "\n" not in str(error)
@@ -262,10 +262,10 @@ def shown(path):
 def test_pictures_are_read_as_they_are_shown_and_masks_are_stored_and_shown_like_them(tmp_path, suffix, orientation):
   stored = random((HEIGHT, WIDTH))
   path = tagged(tmp_path / f"a{suffix}", stored, orientation)
-  scan = images.read([path], name="study")
+  scan = raster.read([path], name="study")
   np.testing.assert_array_equal(scan.image[0, ..., 1], shown(path))
   mask = scan.image[..., 1] > 99
-  images.write(scan, tmp_path / "out", mask, scan.image[..., 1], software="bt_jax 9")
+  raster.write(scan, tmp_path / "out", mask, scan.image[..., 1], software="bt_jax 9")
   (written,) = (tmp_path / "out" / "masks").iterdir()
   np.testing.assert_array_equal(shown(written), mask[0] * np.uint8(255))
   raw = tifffile.imread(written) if suffix == ".tif" else np.asarray(Image.open(written))
@@ -278,9 +278,9 @@ def test_pictures_are_read_as_they_are_shown_and_masks_are_stored_and_shown_like
 def test_orientation_of_stacks_of_deep_pictures_and_of_what_is_none(tmp_path):
   values = random((3, HEIGHT, WIDTH), "u2")
   tifffile.imwrite(tmp_path / "v.tif", values, photometric="minisblack", extratags=[(274, "H", 1, 6, False)])
-  scan = images.read([tmp_path / "v.tif"], name="study")
+  scan = raster.read([tmp_path / "v.tif"], name="study")
   np.testing.assert_array_equal(scan.image[..., 1], np.rot90(values, -1, (1, 2)))
-  images.write(scan, tmp_path / "out", scan.image[..., 1] > 999, None, software="bt_jax 9")
+  raster.write(scan, tmp_path / "out", scan.image[..., 1] > 999, None, software="bt_jax 9")
   np.testing.assert_array_equal(
     tifffile.imread(tmp_path / "out" / "masks" / "v_mask.tif"), (values > 999) * np.uint8(255)
   )
@@ -289,7 +289,7 @@ def test_orientation_of_stacks_of_deep_pictures_and_of_what_is_none(tmp_path):
   (tmp_path / "deep.png").write_bytes(
     png(deep).replace(chunk(b"IEND", b""), chunk(b"eXIf", exif) + chunk(b"IEND", b""))
   )
-  np.testing.assert_array_equal(images.read([tmp_path / "deep.png"], name="study").image[0], deep[::-1, ::-1])
+  np.testing.assert_array_equal(raster.read([tmp_path / "deep.png"], name="study").image[0], deep[::-1, ::-1])
   refused([tagged(tmp_path / "nine.tif", values[0], 9)], "nine.tif", "orientation 9")
   for orientation in (1, 3):
     tifffile.imwrite(
@@ -333,7 +333,7 @@ def stack(path, kind):
 def test_no_truncated_stack_is_a_shorter_volume(tmp_path, kind, capfd):
   path = tmp_path / "v.tif"
   values = stack(path, kind)
-  read = lambda: images.read([path], name="study").image
+  read = lambda: raster.read([path], name="study").image
   shown = np.moveaxis(values, 0, -1)[None] if kind == "ome_channels" else values
   pixels = lambda image: image if kind == "ome_channels" else image[..., 1]
   np.testing.assert_array_equal(pixels(read()), shown)
@@ -398,11 +398,11 @@ def test_no_truncated_picture_is_read(tmp_path, suffix):
   for length in range(len(whole)):
     path.write_bytes(whole[:length])
     try:
-      image = images.read([path], name="study").image
+      image = raster.read([path], name="study").image
     except UserError:
       continue
     path.write_bytes(whole)
-    np.testing.assert_array_equal(image, images.read([path], name="study").image)
+    np.testing.assert_array_equal(image, raster.read([path], name="study").image)
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".tif"])
@@ -413,7 +413,7 @@ def test_a_compressed_picture_whose_end_was_never_written_is_refused(tmp_path, s
   else:
     Image.fromarray(values[0]).save(path, quality=95, exif=Image.Exif())
   whole = path.read_bytes()
-  np.testing.assert_array_equal(images.read([path], name="study").image.shape, (len(values), 64, 64, 3))
+  np.testing.assert_array_equal(raster.read([path], name="study").image.shape, (len(values), 64, 64, 3))
   for length in np.linspace(len(whole) // 3, len(whole) - 3, 20).astype(int):
     path.write_bytes(whole[:length] + bytes(len(whole) - length))  # as a download leaves it that makes room first
     refused([path], path.name)
@@ -437,13 +437,13 @@ def test_no_flipped_bit_of_a_png_changes_a_pixel(tmp_path, deep, capfd):
   Image.fromarray(random((HEIGHT, WIDTH))).save(path)
   if deep:
     path.write_bytes(imagecodecs.png_encode(random((HEIGHT, WIDTH, 3), "u2")))
-  whole, expected = path.read_bytes(), images.read([path], name="study").image
+  whole, expected = path.read_bytes(), raster.read([path], name="study").image
   for bit in RNG.choice(len(whole) * 8, 300, replace=False):
     content = bytearray(whole)
     content[bit // 8] ^= 1 << (bit % 8)
     path.write_bytes(content)
     try:
-      np.testing.assert_array_equal(images.read([path], name="study").image, expected)
+      np.testing.assert_array_equal(raster.read([path], name="study").image, expected)
     except UserError as error:
       assert "a.png" in str(error)
   assert capfd.readouterr() == ("", "")
@@ -452,11 +452,11 @@ def test_no_flipped_bit_of_a_png_changes_a_pixel(tmp_path, deep, capfd):
 def test_what_libraries_find_is_a_warning_of_ours(tmp_path, capfd):
   path = tmp_path / "a.tif"
   tifffile.imwrite(path, random((HEIGHT, WIDTH)), description="ImageJ=1.53t\nimages=1\nslices=-1\n", metadata=None)
-  warnings = " ".join(images.read([path], name="study").warnings)
+  warnings = " ".join(raster.read([path], name="study").warnings)
   assert "a.tif does not keep to its format" in warnings and "ImageJ series metadata invalid" in warnings
   jpeg = tmp_path / "a.jpg"
   Image.fromarray(random((HEIGHT, WIDTH))).save(jpeg, exif=b"Exif\0\0II*\0\x08\0\0\0\x09\0")
-  assert "a.jpg does not keep to its format (Corrupt EXIF data" in " ".join(images.read([jpeg], name="study").warnings)
+  assert "a.jpg does not keep to its format (Corrupt EXIF data" in " ".join(raster.read([jpeg], name="study").warnings)
   assert capfd.readouterr() == ("", "")
 
 

@@ -7,8 +7,8 @@ from PIL import Image
 
 from bt_jax.datasets import kaggle_tree
 from bt_jax.errors import UserError
-from bt_jax.scans import images
-from bt_jax.scans.folders import find_in
+from bt_jax.scans import raster
+from bt_jax.scans.study_discovery import find_in
 from bt_jax.schema import CLINICAL_FIELDS
 
 NAME = "TCGA_CS_4941_19960909"
@@ -198,7 +198,7 @@ def test_training_and_prediction_turn_a_slice_alike(tree, orientation):
   values = np.random.default_rng(orientation).integers(0, 256, (256, 256, 3), np.uint8)
   tifffile.imwrite(file(tree, 3), values, photometric="rgb", extratags=[(274, "H", 1, orientation, True)])
   ((volume, _),) = read(tree)
-  scan = images.read([file(tree, 3)], name="study")
+  scan = raster.read([file(tree, 3)], name="study")
   np.testing.assert_array_equal(volume[2], scan.image[0])
 
 

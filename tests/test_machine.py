@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from bt_jax import machine
+from bt_jax.distributed import setup
 from bt_jax.errors import UserError
 from tests.helpers.launching import ROOT
 
@@ -99,11 +99,11 @@ print("jax" in sys.modules)
 
 def test_flags_of_hosts_come_together():
   with pytest.raises(UserError, match="--hosts and --host must be given too"):
-    machine.connect(coordinator="here:1", hosts=None, host=None, timeout=1)
+    setup.connect(coordinator="here:1", hosts=None, host=None, timeout=1)
   with pytest.raises(UserError, match="--coordinator is 'here', expected address:port"):
-    machine.connect(coordinator="here", hosts=2, host=0, timeout=1)
+    setup.connect(coordinator="here", hosts=2, host=0, timeout=1)
   with pytest.raises(UserError, match="--host is 2, expected 0 to 1"):
-    machine.connect(coordinator="here:1", hosts=2, host=2, timeout=1)
+    setup.connect(coordinator="here:1", hosts=2, host=2, timeout=1)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +122,6 @@ def test_the_environment_tells_whether_there_are_other_hosts(environment, others
     monkeypatch.delenv(name, raising=False)
   for name, value in environment.items():
     monkeypatch.setenv(name, value)
-  monkeypatch.setattr(machine.jax.distributed, "initialize", lambda **arguments: asked.append(arguments))
-  assert machine.connect(coordinator=None, hosts=None, host=None, timeout=1)  # in the test this is the only host
+  monkeypatch.setattr(setup.jax.distributed, "initialize", lambda **arguments: asked.append(arguments))
+  assert setup.connect(coordinator=None, hosts=None, host=None, timeout=1)  # in the test this is the only host
   assert bool(asked) == others

@@ -15,8 +15,8 @@ from bt_jax.inference import loading, onnx
 from bt_jax.inference.networks import Network, View
 from bt_jax.models import make_model
 from bt_jax.pipeline.preprocess import make_preprocess
+from bt_jax.tasks.task import TASKS
 from bt_jax.training.step import make_predict_step
-from bt_jax.training.task import TASKS
 from tests.helpers.arithmetic import PROFILE, flair_logits, network, next_flair_logits, statistics_logits, volume
 
 OPTIONS = {"tta": False, "threshold": None, "sensitivity": 1.0}

@@ -10,7 +10,7 @@ import optax
 import pytest
 from flax import linen as nn
 
-from bt_jax import whole
+from bt_jax.distributed import global_batch, sharding
 from bt_jax.errors import UserError
 from bt_jax.losses import make_loss
 from bt_jax.models.layers import BatchNorm, Dropout
@@ -18,10 +18,9 @@ from bt_jax.models.unet import UNet
 from bt_jax.pipeline import feed
 from bt_jax.pipeline.augment import make_augment
 from bt_jax.pipeline.preprocess import UNCHANGED
-from bt_jax.training import parallel
-from bt_jax.training.state import init_state
+from bt_jax.tasks.task import TASKS
 from bt_jax.training.step import keep_products, make_predict_step, make_resident_step, make_train_step
-from bt_jax.training.task import TASKS
+from bt_jax.training.train_state import init_state
 from tests.helpers.slices import make_slices
 from tests.helpers.steps import AUGMENT, LOSS, PREPROCESS
 
@@ -83,11 +82,11 @@ def indices(step):
 
 
 def run(step, mesh, examples, how="jit", task="segmentation"):
-  compiled = parallel.compile_step(how, step, mesh, cut=(False, True, False), train=True)
-  state, losses = jax.device_put(first(task), parallel.replicated(mesh)), []
+  compiled = sharding.compile_step(how, step, mesh, cut=(False, True, False), train=True)
+  state, losses = jax.device_put(first(task), sharding.replicated(mesh)), []
   for number in range(STEPS):
     batch = {name: array[indices(number)] for name, array in examples.items()}
-    state, loss = compiled(state, parallel.lay_out(mesh, batch, BATCH), 0.1)
+    state, loss = compiled(state, sharding.lay_out(mesh, batch, BATCH), 0.1)
     losses.append(float(loss))
   return losses, jax.device_get(state)
 
@@ -106,7 +105,7 @@ def assert_same(one, other, atol=1e-5):
 
 @functools.cache
 def mesh_of(count):
-  return parallel.make_mesh(jax.devices()[:count])
+  return sharding.make_mesh(jax.devices()[:count])
 
 
 @pytest.mark.parametrize("task", ["segmentation", "classification"])
@@ -121,11 +120,11 @@ def test_jit_and_pmap_on_eight_devices_agree_with_one(examples, alone, task):
 @pytest.mark.parametrize("how", ["jit", "pmap"])
 def test_several_steps_at_once_are_those_steps(examples, alone, how):
   mesh = mesh_of(8)
-  data = jax.device_put(examples, parallel.replicated(mesh))
-  compiled = parallel.compile_step(
+  data = jax.device_put(examples, sharding.replicated(mesh))
+  compiled = sharding.compile_step(
     how, make_resident_step(made()), mesh, cut=(False, True, False, False, False), train=True
   )
-  state, done, losses = jax.device_put(first(), parallel.replicated(mesh)), 0, []
+  state, done, losses = jax.device_put(first(), sharding.replicated(mesh)), 0, []
   for count in (1, 3):  # one program for both
     batches = np.stack([indices(done + min(at, count - 1)) for at in range(3)], axis=1)
     state, loss = compiled(state, batches, data, np.full(3, 0.1, np.float32), count)
@@ -139,13 +138,13 @@ def test_predictions_on_eight_devices_are_those_of_one(examples, how):
   state = first()
   predict = make_predict_step(model=Net(False), task=TASKS["segmentation"], preprocess=PREPROCESS)
   batch = {name: array[:BATCH] for name, array in examples.items()}
-  compiled = parallel.compile_step(how, predict, mesh_of(8), cut=(False, True), cut_out=True)
+  compiled = sharding.compile_step(how, predict, mesh_of(8), cut=(False, True), cut_out=True)
   logits = compiled(
-    jax.device_put(state.variables, parallel.replicated(mesh_of(8))), parallel.lay_out(mesh_of(8), batch, BATCH)
+    jax.device_put(state.variables, sharding.replicated(mesh_of(8))), sharding.lay_out(mesh_of(8), batch, BATCH)
   )
   assert logits.pixels.shape == (BATCH, 64, 64) and logits.slices.shape == (BATCH,)
   alone = jax.jit(predict)(state.variables, batch)
-  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), parallel.fetch(logits), alone)
+  jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), sharding.fetch(logits), alone)
 
 
 class Plain(nn.Module):
@@ -165,8 +164,8 @@ def test_gradients_of_pieces_add_up_to_that_of_the_batch(examples, devices):
   results = []
   for pieces in (1, 2):
     mesh = mesh_of(devices)
-    compiled = parallel.compile_step("jit", made(**plain, pieces=pieces), mesh, cut=(False, True, False))
-    after, loss = compiled(jax.device_put(state, parallel.replicated(mesh)), parallel.lay_out(mesh, batch, BATCH), 0.1)
+    compiled = sharding.compile_step("jit", made(**plain, pieces=pieces), mesh, cut=(False, True, False))
+    after, loss = compiled(jax.device_put(state, sharding.replicated(mesh)), sharding.lay_out(mesh, batch, BATCH), 0.1)
     results.append(([float(loss)], jax.device_get(after)))
   assert_same(*results)
 
@@ -202,11 +201,11 @@ def test_computing_again_is_the_same_and_keeps_less(examples, alone):
 def test_keys_and_order_do_not_depend_on_how_the_batch_is_cut(count):
   key, x = jax.random.key(3), jnp.arange(16.0)
   expected = [jax.random.bits(one) for one in jax.random.split(key, 16)]
-  cut = lambda function: jax.pmap(function, axis_name=whole.AXIS, devices=jax.devices()[:count])
-  got = cut(lambda x: jax.vmap(jax.random.bits)(whole.keys(key, len(x))))(x.reshape(count, -1))
+  cut = lambda function: jax.pmap(function, axis_name=global_batch.AXIS, devices=jax.devices()[:count])
+  got = cut(lambda x: jax.vmap(jax.random.bits)(global_batch.keys(key, len(x))))(x.reshape(count, -1))
   np.testing.assert_array_equal(got.ravel(), expected)
-  np.testing.assert_array_equal(cut(whole.reverse)(x.reshape(count, -1)).ravel(), x[::-1])
-  assert float(cut(lambda x: whole.total(x.sum()))(x.reshape(count, -1))[0]) == 120
+  np.testing.assert_array_equal(cut(global_batch.reverse)(x.reshape(count, -1)).ravel(), x[::-1])
+  assert float(cut(lambda x: global_batch.total(x.sum()))(x.reshape(count, -1))[0]) == 120
 
 
 @pytest.mark.parametrize(
@@ -214,10 +213,10 @@ def test_keys_and_order_do_not_depend_on_how_the_batch_is_cut(count):
 )
 def test_batch_that_does_not_divide_over_the_devices(batch_size, said):
   with pytest.raises(UserError, match=f"train.batch_size is {batch_size}, .*take {said}"):
-    parallel.check_batch_size(mesh_of(8), "train.batch_size", batch_size)
-  parallel.check_batch_size(mesh_of(8), "train.batch_size", 16)
+    sharding.check_batch_size(mesh_of(8), "train.batch_size", batch_size)
+  sharding.check_batch_size(mesh_of(8), "train.batch_size", 16)
 
 
 def test_pieces_need_batches_that_divide_by_them_too():
   with pytest.raises(UserError, match=r"number of devices \(8\) times train.accumulate \(2\): take 16 or 32"):
-    parallel.check_batch_size(mesh_of(8), "train.batch_size", 24, 2)
+    sharding.check_batch_size(mesh_of(8), "train.batch_size", 24, 2)

@@ -11,7 +11,7 @@ import bt_jax
 from bt_jax.errors import UserError
 from bt_jax.evaluation.calibration import calibrate
 from bt_jax.inference import loading
-from bt_jax.inference.forward import views
+from bt_jax.inference.ensemble import views
 from bt_jax.inference.predictor import of_array
 from bt_jax.pipeline.contrast import stretch
 from tests.helpers.arithmetic import (

@@ -9,8 +9,8 @@ from PIL import Image
 
 from bt_jax import files
 from bt_jax.errors import UserError
-from bt_jax.evaluation.summary import write_summary
-from bt_jax.report.page import charts, html, volumes, words
+from bt_jax.evaluation.summary_schema import write_summary
+from bt_jax.report.page import charts, html, phrases, sprites
 from bt_jax.schema import Slices
 from tests.helpers.made_up_runs import KINDS, NAMES, classification, estimates, make_slices, segmentation, shifted
 
@@ -45,25 +45,25 @@ def test_volumes_come_back_in_the_order_of_their_slices(tmp_path):
       for name in ("case", "patient", "number", "image", "mask", "volume_mean", "volume_std")
     )
   )
-  written = volumes.save_volumes(tmp_path, mixed, shifted(slices)[::-1])
+  written = sprites.save_volumes(tmp_path, mixed, shifted(slices)[::-1])
   assert len(written) == 6 and all(path.is_file() for path in written)
   assert (
     Image.open(tmp_path / "A/flair.png").size == (8 * 256, 2 * 256) and Image.open(tmp_path / "A/truth.png").mode == "1"
   )
-  volume = volumes.read_volume(tmp_path, "A", 10)
-  np.testing.assert_array_equal(volumes.flair_slices(volume), slices.image[:10, ..., 1])
+  volume = sprites.read_volume(tmp_path, "A", 10)
+  np.testing.assert_array_equal(sprites.flair_slices(volume), slices.image[:10, ..., 1])
   np.testing.assert_array_equal(volume.truth, slices.mask[:10, ..., 0] == 1)
   np.testing.assert_array_equal(volume.prediction, shifted(slices)[:10])
-  assert volumes.read_volume(tmp_path, "A", 17) is None and volumes.read_volume(tmp_path, "C", 10) is None
-  volumes.save_volumes(tmp_path / "cls", slices, None)
-  assert volumes.read_volume(tmp_path / "cls", "B", 2).prediction is None
+  assert sprites.read_volume(tmp_path, "A", 17) is None and sprites.read_volume(tmp_path, "C", 10) is None
+  sprites.save_volumes(tmp_path / "cls", slices, None)
+  assert sprites.read_volume(tmp_path / "cls", "B", 2).prediction is None
 
 
 def test_outlines_run_along_the_edges_of_pixels_in_their_tile():
   masks = np.zeros((10, 256, 256), bool)
   masks[0, :3, :5] = True  # at the border
   masks[9, 10:13, 20:24] = True  # the second tile of the second line
-  path = volumes.outlines(masks)
+  path = sprites.outlines(masks)
   first, second = (np.array(re.findall(r"([\d.]+) ([\d.]+)", part), float) for part in path.split("Z")[:2])
   assert path.count("Z") == 2
   assert [*first.min(0), *first.max(0)] == [0, 0, 5, 3]
@@ -72,13 +72,13 @@ def test_outlines_run_along_the_edges_of_pixels_in_their_tile():
 
 def test_numbers_in_words():
   assert (
-    words.number(0.12345) == "0.123"
-    and words.number(-0.5) == "\N{MINUS SIGN}0.500"
-    and words.number(None) == words.MISSING
+    phrases.number(0.12345) == "0.123"
+    and phrases.number(-0.5) == "\N{MINUS SIGN}0.500"
+    and phrases.number(None) == phrases.MISSING
   )
-  assert words.number(12345.6, "pixels") == "12,346" and words.number(0.0009, "p") == "<0.001"
-  assert words.interval([0.1, 0.25]) == "0.100 to 0.250" and words.interval(None) == ""
-  assert [words.duration(seconds) for seconds in (59.6, 61, 7265)] == ["1 min 0 s", "1 min 1 s", "2 h 1 min"]
+  assert phrases.number(12345.6, "pixels") == "12,346" and phrases.number(0.0009, "p") == "<0.001"
+  assert phrases.interval([0.1, 0.25]) == "0.100 to 0.250" and phrases.interval(None) == ""
+  assert [phrases.duration(seconds) for seconds in (59.6, 61, 7265)] == ["1 min 0 s", "1 min 1 s", "2 h 1 min"]
 
 
 def test_charts_say_their_numbers():
@@ -223,7 +223,7 @@ def test_without_slices_there_is_no_picture_of_one(tmp_path):
 def test_a_large_run_stays_below_ten_megabytes_and_shows_best_and_worst(tmp_path):
   slices = make_slices({f"case {at}": 20 for at in range(7)}, noise=True)  # noise does not compress: 12 MB in all
   folder = segmentation(tmp_path, counts={f"case {at}": 20 for at in range(7)})
-  volumes.save_volumes(folder / "volumes", slices, shifted(slices))
+  sprites.save_volumes(folder / "volumes", slices, shifted(slices))
   assert sum(path.stat().st_size for path in folder.rglob("flair.png")) * 4 / 3 > 10_000_000
   page = html.write_report(folder, show_slices=True)
   assert page.stat().st_size < 10_000_000

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from bt_jax.report.page import html, words
+from bt_jax.report.page import html, phrases
 from tests.helpers.made_up_runs import EVIL, KINDS
 
 pytestmark = pytest.mark.slow
@@ -85,12 +85,12 @@ def column(page, head):
 def test_a_click_sorts_patients_by_number_and_leaves_the_missing_last(visit, reports):
   page = visit(reports["segmentation"])
   head = lambda name: page.locator("#patients thead th").filter(has_text=name)
-  assert column(page, "HD95") == [words.MISSING, "1.2", "2.2"] and column(page, "slices") == ["9", "3", "4"]
+  assert column(page, "HD95") == [phrases.MISSING, "1.2", "2.2"] and column(page, "slices") == ["9", "3", "4"]
   head("HD95").get_by_role("button").focus()
   page.keyboard.press("Enter")
-  assert column(page, "HD95") == ["1.2", "2.2", words.MISSING]
+  assert column(page, "HD95") == ["1.2", "2.2", phrases.MISSING]
   page.keyboard.press("Enter")
-  assert column(page, "HD95") == ["2.2", "1.2", words.MISSING]
+  assert column(page, "HD95") == ["2.2", "1.2", phrases.MISSING]
   assert head("HD95").get_attribute("aria-sort") == "descending"
   head("true px").get_by_role("button").click()  # 1 to 8 times 8, squared and added up: 13056, of 2 320, of 3 896
   assert column(page, "true px") == ["320", "896", "13,056"]

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from bt_jax.errors import UserError
-from bt_jax.evaluation import calibration, classification, rows
-from bt_jax.evaluation.tables import Tables
+from bt_jax.evaluation import calibration, classification, records
+from bt_jax.evaluation.record_tables import Tables
 from bt_jax.evaluation.volumes import volume_columns
-from bt_jax.running.judges import JUDGES
-from bt_jax.running.results import summarize
+from bt_jax.runs.run_summary import summarize
+from bt_jax.tasks.judges import JUDGES
 from tests.helpers.made_up_runs import CLINICAL as EMPTY_CLINICAL
 from tests.helpers.slices import make_slices
 
@@ -22,12 +22,12 @@ def segmented(truth, masks, cases, leaky=False):
   slices = make_slices(truth, cases)
   probability = np.where(masks, 0.9, 0.1).astype(np.float32)
   names = {"data": "made up", "split": "random_slices_leaky" if leaky else "patient_fold_00"}
-  table = rows.slice_rows(slices, probability.max((1, 2)), masks, **names)
+  table = records.slice_records(slices, probability.max((1, 2)), masks, **names)
   table = [row | {calibration.CALIBRATED: row["probability"]} for row in table]
   whole = {} if leaky else volume_columns(slices, masks, spacing_mm=None)
-  patients = [row | whole.get(row["patient"], {}) | CLINICAL for row in rows.patient_rows(table)]
+  patients = [row | whole.get(row["patient"], {}) | CLINICAL for row in records.patient_records(table)]
   pixels = calibration.pixel_rows(slices, probability, 1.0, **names)
-  rival = rows.slice_rows(slices, np.zeros(len(slices)), np.zeros_like(masks), **names)
+  rival = records.slice_records(slices, np.zeros(len(slices)), np.zeros_like(masks), **names)
   tables = Tables(table, patients, pixels, [{"baseline": "nothing", **row} for row in rival])
   return finish(tables, "segmentation", leaky, {"pixels": 1.0, "slices": 1.0}, names)
 

@@ -5,7 +5,7 @@ import numpy as np
 import pydicom
 import pytest
 
-from bt_jax.scans import dicom, studies
+from bt_jax.scans import dicom, reader
 from bt_jax.scans.dicom import segmentation
 from bt_jax.scans.scan import NOTICE
 from tests.helpers.scanners import AXIAL, BUNDLED, FLAIR, PLANES, SPACE, STUDY, WRITERS, distinct, write_series
@@ -14,8 +14,8 @@ THRESHOLD = 200  # of stored values, above which a test paints
 
 
 def read(path):
-  (study,) = studies.find(path, {})
-  return studies.read(study)
+  (study,) = reader.find(path, {})
+  return reader.read(study)
 
 
 def paint(scan):

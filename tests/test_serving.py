@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bt_jax.scans import archives, studies
+from bt_jax.scans import archives, reader
 from bt_jax.scans.scan import NOTICE
 from bt_jax.serving import app, guard, uploads
 from tests.helpers.launching import ROOT
@@ -117,9 +117,9 @@ def test_a_mask_comes_back_in_the_file_s_format_and_place(port, tmp_path):
   np.testing.assert_allclose(image.affine, AFFINE)
   assert NOTICE[:30] in str(image.header["descrip"])
   (tmp_path / "scan.nii.gz").write_bytes(nifti_bytes(volume, compressed=True))
-  (study,) = studies.find(tmp_path / "scan.nii.gz", {})
-  scan = studies.read(study)
-  (path,) = studies.FORMATS["nifti"].write(scan, tmp_path, mask, None, software="bt_jax")
+  (study,) = reader.find(tmp_path / "scan.nii.gz", {})
+  scan = reader.read(study)
+  (path,) = reader.FORMATS["nifti"].write(scan, tmp_path, mask, None, software="bt_jax")
   np.testing.assert_array_equal(np.asarray(image.dataobj), np.asarray(nibabel.load(path).dataobj))
 
 

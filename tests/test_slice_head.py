@@ -8,8 +8,8 @@ import pytest
 from bt_jax.inference import loading
 from bt_jax.models import make_model
 from bt_jax.models.lite_unet import MaskAndSlice
-from bt_jax.running import runs
-from bt_jax.training.task import TASKS, Tumor, with_slices
+from bt_jax.runs import run_data
+from bt_jax.tasks.task import TASKS, Tumor, with_slices
 from configs import common
 from tests.helpers.arithmetic import chance_of, flair_logits, mean_flair_logits, network, sigmoid, volume
 from tests.helpers.random_weights import random_variables
@@ -58,14 +58,14 @@ def test_gate_lets_through_the_asked_share_of_validation_tumours_and_empties_the
   slices = make_slices(label[:, None, None] * np.ones((1, 2, 2), int), "A" * 200)
   config = common.get_config()
   config.model.slice_head = True
-  gate = runs.choose_gate(config, tumor, slices)
+  gate = run_data.choose_gate(config, tumor, slices)
   assert (chances[label == 1] >= gate).sum() == 98
-  emptied = runs.gated(tumor, gate)
+  emptied = run_data.gated(tumor, gate)
   np.testing.assert_array_equal(emptied.pixels.any((1, 2)), chances >= gate)
   np.testing.assert_array_equal(emptied.slices, chances)
   config.model.slice_head = False
-  gate = runs.choose_gate(config, tumor, slices)
-  assert gate is None and runs.gated(tumor, gate) is tumor
+  gate = run_data.choose_gate(config, tumor, slices)
+  assert gate is None and run_data.gated(tumor, gate) is tumor
 
 
 def headed(variables, batch):

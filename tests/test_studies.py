@@ -15,7 +15,7 @@ from PIL import Image
 
 from bt_jax import files
 from bt_jax.errors import MachineError, UserError
-from bt_jax.scans import roles, studies
+from bt_jax.scans import reader, sequences
 
 RNG = np.random.default_rng(0)
 
@@ -45,7 +45,7 @@ def dicom(path, study):
 
 
 def found(path, given=None):
-  return {study.name: [str(file.name) for file in study.files] for study in studies.find(path, given or {})}
+  return {study.name: [str(file.name) for file in study.files] for study in reader.find(path, given or {})}
 
 
 def refused(call, *words):
@@ -67,9 +67,9 @@ def test_the_published_tree_is_a_volume_by_case_in_slice_order(tmp_path):
   assert list(cases) == ["TCGA_CS_4941_19960909", "TCGA_DU_5849_19950405"]
   assert cases["TCGA_CS_4941_19960909"] == [f"TCGA_CS_4941_19960909_{number}.tif" for number in range(1, 12)]
   assert list(found(tmp_path / "TCGA_CS_4941_19960909")) == [""]
-  first = studies.read(studies.find(tmp_path, {})[0])
+  first = reader.read(reader.find(tmp_path, {})[0])
   assert first.name == "TCGA_CS_4941_19960909" and first.image.shape == (11, 6, 6, 3)
-  assert studies.read(studies.find(tmp_path / "TCGA_CS_4941_19960909", {})[0]).name == "TCGA_CS_4941_19960909"
+  assert reader.read(reader.find(tmp_path / "TCGA_CS_4941_19960909", {})[0]).name == "TCGA_CS_4941_19960909"
 
 
 def test_a_flat_folder_is_a_volume_by_name(tmp_path):
@@ -105,7 +105,7 @@ def test_a_flat_folder_is_a_volume_by_name(tmp_path):
   ("sub_t2flair", "flair", "sub"), ("patient_c", None, "patient_c"), ("patient_c_flair", "flair", "patient_c"),
 ])  # fmt: skip
 def test_sequences_in_names(stem, role, rest):
-  assert roles.in_name(stem) == (role, rest)
+  assert sequences.in_name(stem) == (role, rest)
 
 
 def test_volumes_by_name_go_together_round_a_flair(tmp_path):
@@ -113,12 +113,12 @@ def test_volumes_by_name_go_together_round_a_flair(tmp_path):
     volume(tmp_path / f"{name}.nii.gz")
   volume(tmp_path / "deep" / "p1" / "FLAIR.nii")
   volume(tmp_path / "deep" / "p1" / "T1.nii")
-  listed = {study.name: study for study in studies.find(tmp_path, {})}
+  listed = {study.name: study for study in reader.find(tmp_path, {})}
   assert list(listed) == ["a", "deep/p1"]
   assert listed["a"].files == (tmp_path / "a_flair.nii.gz",)
   assert listed["a"].given == {"pre": str(tmp_path / "a_t1.nii.gz"), "post": str(tmp_path / "a_t1ce.nii.gz")}
   assert listed["deep/p1"].given == {"pre": str(tmp_path / "deep" / "p1" / "T1.nii")}
-  scan = studies.read(listed["a"])
+  scan = reader.read(listed["a"])
   assert scan.name == "a" and scan.roles["post"] == "a_t1ce.nii.gz"
   (beside,) = (warning for warning in scan.warnings if "left out beside it" in warning)
   for name in ("a_t2.nii.gz (T2)", "a_seg.nii.gz (a segmentation)", "b_t1.nii.gz (T1", "c.nii.gz (not called FLAIR)"):
@@ -137,9 +137,9 @@ def test_published_folders_are_one_study_each_and_say_what_they_leave_out(tmp_pa
   for name in (f"{case}_GlistrBoost_ManuallyCorrected", "W39_1998.09.19_Segm"):
     label(tmp_path / f"{name}.nii.gz")
   volume(tmp_path / "unknown.nii.gz")
-  (study,) = studies.find(tmp_path, {})
+  (study,) = reader.find(tmp_path, {})
   assert study.given == {"pre": str(paths["t1"]), "post": str(paths["t1Gd"])}
-  warnings = " ".join(studies.read(study).warnings)
+  warnings = " ".join(reader.read(study).warnings)
   for word in ("t2.nii.gz (T2)", "ADC", "SWI", "GlistrBoost", "Segm", "unknown.nii.gz (not called FLAIR)"):
     assert word in warnings, warnings
 
@@ -149,7 +149,7 @@ def test_what_is_no_flair_is_no_study(tmp_path):
     volume(tmp_path / f"{name}.nii.gz")
   volume(tmp_path / "p3" / "T1" / "image.nii.gz"), volume(tmp_path / "p3" / "FLAIR" / "image.nii.gz")
   label(tmp_path / "p4" / "image.nii.gz"), label(tmp_path / "p5" / "p5_seg.nii.gz")
-  listed = {study.name: study for study in studies.find(tmp_path, {})}
+  listed = {study.name: study for study in reader.find(tmp_path, {})}
   assert [*listed] == ["p1", "p2", "p3/FLAIR", "p3/T1", "p4"]
   for name, words in {
     "p1": ["no FLAIR", "p1_t1.nii.gz (T1 before contrast)", "p1_t2.nii.gz (T2)"],
@@ -157,35 +157,35 @@ def test_what_is_no_flair_is_no_study(tmp_path):
     "p3/T1": ["no FLAIR", "image.nii.gz (T1"],
     "p4": ["whole numbers alone (0, 1, 2, 3)", "label"],
   }.items():
-    refused(lambda name=name: studies.read(listed[name]), name, *words)
-  assert studies.read(listed["p3/FLAIR"]).image.any()
+    refused(lambda name=name: reader.read(listed[name]), name, *words)
+  assert reader.read(listed["p3/FLAIR"]).image.any()
 
 
 def test_several_patients_of_one_folder_keep_their_rows(tmp_path):
   for name in ("a_flair", "a_t1", "b_flair", "c_t1", "c_t1ce", "a_seg", "other"):
     volume(tmp_path / f"{name}.nii.gz")
-  listed = {study.name: study for study in studies.find(tmp_path, {})}
+  listed = {study.name: study for study in reader.find(tmp_path, {})}
   assert [*listed] == ["a", "b", "c"]
-  refused(lambda: studies.read(listed["c"]), "c has no FLAIR", "c_t1.nii.gz", "c_t1ce.nii.gz")
-  assert "a_seg" not in " ".join(studies.read(listed["b"]).warnings)
-  assert "other.nii.gz" in " ".join(studies.read(listed["b"]).warnings)
+  refused(lambda: reader.read(listed["c"]), "c has no FLAIR", "c_t1.nii.gz", "c_t1ce.nii.gz")
+  assert "a_seg" not in " ".join(reader.read(listed["b"]).warnings)
+  assert "other.nii.gz" in " ".join(reader.read(listed["b"]).warnings)
 
 
 def test_two_files_of_one_sequence_are_not_chosen_from(tmp_path):
   for name in ("a_flair", "a_t2f", "a_t1"):
     volume(tmp_path / f"{name}.nii.gz")
-  (study,) = studies.find(tmp_path, {})
-  refused(lambda: studies.read(study), "several files of FLAIR", "a_flair.nii.gz", "a_t2f.nii.gz", "--flair")
+  (study,) = reader.find(tmp_path, {})
+  refused(lambda: reader.read(study), "several files of FLAIR", "a_flair.nii.gz", "a_t2f.nii.gz", "--flair")
 
 
 def test_pictures_that_are_called_something_else_are_no_flair(tmp_path):
   for name, values in (("p1/flair", 3), ("p1/t1", 3), ("p2/t2", 3)):
     for number in range(values):
       picture(tmp_path / f"{name}_{number}.png")
-  listed = {study.name: study for study in studies.find(tmp_path, {})}
+  listed = {study.name: study for study in reader.find(tmp_path, {})}
   assert [*listed] == ["p1", "p2"]
-  assert "t1_0.png and 2 more (T1 before contrast)" in " ".join(studies.read(listed["p1"]).warnings)
-  refused(lambda: studies.read(listed["p2"]), "no FLAIR", "t2_0.png")
+  assert "t1_0.png and 2 more (T1 before contrast)" in " ".join(reader.read(listed["p1"]).warnings)
+  refused(lambda: reader.read(listed["p2"]), "no FLAIR", "t2_0.png")
 
 
 @pytest.mark.parametrize("said", [None, {"0": "T1", "1": "FLAIR", "2": "T1ce", "3": "T2"}, {"0": "T1", "1": "T2"}])
@@ -196,15 +196,15 @@ def test_numbered_sequences_of_nnu_net_are_one_study_by_dataset_json(tmp_path, s
       volume(folder / "imagesTr" / f"{case}_{number:04d}.nii.gz"), label(folder / "labelsTr" / f"{case}.nii.gz")
   if said:
     (folder / "dataset.json").write_text(json.dumps({"channel_names": said}))
-  listed = {study.name: study for study in studies.find(tmp_path, {})}
+  listed = {study.name: study for study in reader.find(tmp_path, {})}
   assert [*listed] == ["nnunet/imagesTr/BRATS_001", "nnunet/imagesTr/BRATS_002"]
   study = listed["nnunet/imagesTr/BRATS_002"]
   if said is None:
-    refused(lambda: studies.read(study), "no dataset.json", "--flair")
+    refused(lambda: reader.read(study), "no dataset.json", "--flair")
   elif "FLAIR" not in said.values():
-    refused(lambda: studies.read(study), "no FLAIR by dataset.json")
+    refused(lambda: reader.read(study), "no FLAIR by dataset.json")
   else:
-    scan = studies.read(study)
+    scan = reader.read(study)
     assert [pathlib.Path(path).name for path in (*study.files, *study.given.values())] == [
       "BRATS_002_0001.nii.gz", "BRATS_002_0000.nii.gz", "BRATS_002_0002.nii.gz"
     ]  # fmt: skip
@@ -222,9 +222,9 @@ def test_a_full_temporary_folder_is_no_bad_study(tmp_path, monkeypatch):
   for name in ("a", "b"):
     pack_one(root / f"{name}.zip")
   monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))  # as good as full
-  (study, _) = studies.find(root, {})
+  (study, _) = reader.find(root, {})
   with pytest.raises(MachineError, match=r"temporary folder .*nowhere.*TMPDIR"):
-    studies.read(study)
+    reader.read(study)
 
 
 def pack_one(path):
@@ -239,26 +239,26 @@ def test_series_of_one_study_go_together_wherever_they_lie(tmp_path):
       dicom(tmp_path / folder / f"IM{number}", study)
   assert found(tmp_path) == {"p1": ["IM9", "IM10", "IM9", "IM10"], "p2/flair": ["IM9", "IM10"]}
   assert list(found(tmp_path / "p1", {"flair": "1.2.5"})) == [""]
-  assert studies.find(tmp_path / "p1", {"flair": "1.2.5"})[0].given == {"flair": "1.2.5"}
-  refused(lambda: studies.find(tmp_path, {"flair": "1.2.5"}), "2 studies", "--flair")
+  assert reader.find(tmp_path / "p1", {"flair": "1.2.5"})[0].given == {"flair": "1.2.5"}
+  refused(lambda: reader.find(tmp_path, {"flair": "1.2.5"}), "2 studies", "--flair")
 
 
 def test_by_content_before_name(tmp_path):
   picture(tmp_path / "a.png").rename(tmp_path / "a.nii")
   volume(tmp_path / "v.nii.gz").rename(tmp_path / "upload")
   dicom(tmp_path / "IM1", "1.2.3").rename(tmp_path / "d.tif")
-  formats = {study.files[0].name: study.format for study in studies.find(tmp_path, {})}
+  formats = {study.files[0].name: study.format for study in reader.find(tmp_path, {})}
   assert formats == {"a.nii": "images", "upload": "nifti", "d.tif": "dicom"}
   (tmp_path / "empty.nii.gz").touch()
-  (study,) = studies.find(tmp_path / "empty.nii.gz", {})
-  refused(lambda: studies.read(study), "empty.nii.gz", "empty")
+  (study,) = reader.find(tmp_path / "empty.nii.gz", {})
+  refused(lambda: reader.read(study), "empty.nii.gz", "empty")
 
 
 def test_a_dicom_that_begins_like_a_tiff_is_dicom():
   path = pydicom.data.get_testdata_file("MR_small.dcm", download=False)
   with open(path, "rb") as file:
     assert file.read(4) == b"II*\0"
-  assert studies.find(pathlib.Path(path), {})[0].format == "dicom"
+  assert reader.find(pathlib.Path(path), {})[0].format == "dicom"
 
 
 def test_what_is_left_out(tmp_path):
@@ -277,22 +277,22 @@ def test_no_two_studies_of_one_name(tmp_path):
   for name in ("a.png", "a.jpg", "sub/1.png", "1.png", "sub/2.jpg", "other/x.png"):
     picture(tmp_path / name)
   volume(tmp_path / "a.nii.gz"), volume(tmp_path / "a.nii")
-  names = [study.name for study in studies.find(tmp_path, {})]
+  names = [study.name for study in reader.find(tmp_path, {})]
   assert len({*names}) == len(names) == 8 and {"sub/1", "sub/2", "other"} < {*names} and all(names)
 
 
 def test_folders_of_masks_hold_no_scans(tmp_path):
   for folder in ("images", "masks", "labels", "p1", "p1/overlays"):
     picture(tmp_path / folder / "s_1.png"), picture(tmp_path / folder / "s_2.png")
-  assert [study.name for study in studies.find(tmp_path, {})] == ["images", "p1"]
+  assert [study.name for study in reader.find(tmp_path, {})] == ["images", "p1"]
 
 
 def test_files_by_role(tmp_path):
   flair, pre = volume(tmp_path / "x.nii"), volume(tmp_path / "y.nii")
-  (study,) = studies.find(None, {"pre": str(pre), "flair": str(flair)})
+  (study,) = reader.find(None, {"pre": str(pre), "flair": str(flair)})
   assert (study.name, study.format, study.files, study.given) == ("", "nifti", (flair,), {"pre": str(pre)})
-  assert studies.read(study).name == "x" and studies.read(study).sha256 == files.sha256_of([flair, pre])
-  find = lambda given, path=None: lambda: studies.find(path, {role: str(one) for role, one in given.items()})
+  assert reader.read(study).name == "x" and reader.read(study).sha256 == files.sha256_of([flair, pre])
+  find = lambda given, path=None: lambda: reader.find(path, {role: str(one) for role, one in given.items()})
   refused(find({"pre": pre}), "no FLAIR", "--flair")
   refused(find({}), "--input")
   refused(find({"flair": flair, "pre": tmp_path / "z.nii"}), "z.nii", "--pre")
@@ -301,19 +301,17 @@ def test_files_by_role(tmp_path):
   refused(find({"flair": flair, "pre": picture(tmp_path / "p.png")}), "images", "nifti")
   refused(find({"pre": pre}, flair), "x.nii", "--pre")
   (tmp_path / "copy.nii").write_bytes(flair.read_bytes())
-  refused(
-    lambda: studies.read(studies.find(None, {"flair": str(flair), "post": str(tmp_path / "copy.nii")})[0]), "twice"
-  )
+  refused(lambda: reader.read(reader.find(None, {"flair": str(flair), "post": str(tmp_path / "copy.nii")})[0]), "twice")
 
 
 def test_one_line_says_what_is_read(tmp_path):
-  refused(lambda: studies.find(tmp_path / "nowhere", {}), "nowhere", ".nii.gz")
-  refused(lambda: studies.find(tmp_path, {}), tmp_path, ".tif")
+  refused(lambda: reader.find(tmp_path / "nowhere", {}), "nowhere", ".nii.gz")
+  refused(lambda: reader.find(tmp_path, {}), tmp_path, ".tif")
   (tmp_path / "a.docx").write_bytes(b"text")
-  refused(lambda: studies.find(tmp_path / "a.docx", {}), "a.docx", ".nii.gz")
-  (study,) = studies.find(picture(tmp_path / "a.png"), {})
+  refused(lambda: reader.find(tmp_path / "a.docx", {}), "a.docx", ".nii.gz")
+  (study,) = reader.find(picture(tmp_path / "a.png"), {})
   study.files[0].unlink()
-  refused(lambda: studies.read(study), "a.png", "cannot be read")
+  refused(lambda: reader.read(study), "a.png", "cannot be read")
 
 
 def test_thousands_of_files_are_found_by_their_first_bytes(tmp_path):
@@ -326,15 +324,15 @@ def test_thousands_of_files_are_found_by_their_first_bytes(tmp_path):
 
 @pytest.mark.parametrize("number", range(1, 6))
 def test_shards_are_all_studies_once(number):
-  listed = [studies.Study(str(index), "images", (), {}) for index in range(13)]
-  shards = [studies.shard(listed, f"{one}/{number}") for one in range(1, number + 1)]
+  listed = [reader.Study(str(index), "images", (), {}) for index in range(13)]
+  shards = [reader.shard(listed, f"{one}/{number}") for one in range(1, number + 1)]
   assert sorted(itertools.chain(*shards), key=listed.index) == listed
   assert max(map(len, shards)) - min(map(len, shards)) <= 1
 
 
 @pytest.mark.parametrize("part", ["0/2", "3/2", "1/0", "a/b", "1", "-1/2", "1/2/3", ""])
 def test_a_shard_that_is_none(part):
-  refused(lambda: studies.shard([], part), "--shard", "i/n")
+  refused(lambda: reader.shard([], part), "--shard", "i/n")
 
 
 def pack(path, contents):
@@ -348,19 +346,19 @@ def test_a_zip_is_the_study_in_it(tmp_path):
   values = [(f"case/s_{number}.png", picture(tmp_path / "in" / f"s_{number}.png").read_bytes()) for number in (2, 10)]
   (tmp_path / "z").mkdir()
   path = pack(tmp_path / "z" / "p1.zip", [*values, ("__MACOSX/._s.png", b"x"), ("case/", b"")])
-  (study,) = studies.find(path, {})
-  scan, unpacked = studies.read(study), studies.read(studies.find(tmp_path / "in", {})[0])
+  (study,) = reader.find(path, {})
+  scan, unpacked = reader.read(study), reader.read(reader.find(tmp_path / "in", {})[0])
   assert (study.name, scan.name, scan.format, scan.slice_names) == ("", "p1", "images", ["s_2", "s_10"])
   np.testing.assert_array_equal(scan.image, unpacked.image)
   assert scan.sha256 == files.sha256_of([path]) != unpacked.sha256
   pack(tmp_path / "z" / "p2.zip", [(name.replace("s_", "s_1_"), content[:60]) for name, content in values])
   pack(tmp_path / "z" / "p3.zip", [("a.png", values[0][1]), ("b/b.png", values[1][1])])
-  listed = {study.name: study for study in studies.find(tmp_path / "z", {})}
+  listed = {study.name: study for study in reader.find(tmp_path / "z", {})}
   assert list(listed) == ["p1", "p2", "p3"]
-  refused(lambda: studies.read(listed["p2"]), "p2.zip: case/s_1_2.png", "damaged")  # no temporary path
-  refused(lambda: studies.read(listed["p3"]), "p3.zip", "2 studies")
-  (study,) = studies.find(pack(tmp_path / "p4.zip", [("notes.txt", b"x")]), {})
-  refused(lambda: studies.read(study), f"{tmp_path}/p4.zip holds nothing to read")
+  refused(lambda: reader.read(listed["p2"]), "p2.zip: case/s_1_2.png", "damaged")  # no temporary path
+  refused(lambda: reader.read(listed["p3"]), "p3.zip", "2 studies")
+  (study,) = reader.find(pack(tmp_path / "p4.zip", [("notes.txt", b"x")]), {})
+  refused(lambda: reader.read(study), f"{tmp_path}/p4.zip holds nothing to read")
 
 
 def test_sha256_is_that_of_the_bytes_in_order(tmp_path):

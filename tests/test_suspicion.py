@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from skimage import data
 
-from bt_jax.inference import suspicion
+from bt_jax.inference import ood
 
 SPAN = 0.7  # of the frame's height; the head is 0.8 as wide as high
 
@@ -28,14 +28,14 @@ def as_image(flair):
 
 
 def make_profile(**head):
-  return suspicion.profile(make_head(seed=seed, **head) for seed in range(3))
+  return ood.profile(make_head(seed=seed, **head) for seed in range(3))
 
 
 PROFILES = {"heads": make_profile(skull=True), "brains": make_profile(skull=False), "none": None}
 
 
 def test_features_of_a_head_and_of_a_brain_alone():
-  head, brain = (suspicion.features(make_head(skull=skull)) for skull in (True, False))
+  head, brain = (ood.features(make_head(skull=skull)) for skull in (True, False))
   assert head["skull"] == pytest.approx(0.9, abs=0.1)  # from 0.5 down to 0.05
   assert brain["skull"] < 0.35  # its folds go 0.1 either way
   for found in (head, brain):
@@ -59,7 +59,7 @@ def test_features_of_a_head_and_of_a_brain_alone():
 )
 def test_features_depend_on_no_unit_and_no_resolution(skull, change):
   head = make_head(skull=skull)
-  found, changed = suspicion.features(head), suspicion.features(change(head))
+  found, changed = ood.features(head), ood.features(change(head))
   for name, tolerance in {"skull": 0.08, "span": 0.02, "border": 0.05}.items():
     assert changed[name] == pytest.approx(found[name], abs=tolerance), name
   assert changed["levels"] == pytest.approx(found["levels"], rel=0.25)
@@ -67,13 +67,13 @@ def test_features_depend_on_no_unit_and_no_resolution(skull, change):
 
 def test_levels_are_the_effective_number_of_greys():
   shades = np.tile(np.repeat([1, 2, 3, 4], 64), (256, 1))  # four stripes of one size
-  assert suspicion.features(as_image(np.pad(shades, 100)[None]))["levels"] == pytest.approx(4, abs=0.3)
+  assert ood.features(as_image(np.pad(shades, 100)[None]))["levels"] == pytest.approx(4, abs=0.3)
 
 
 def test_a_profile_is_the_range_over_volumes():
   volumes = [make_head(skull=True, span=span) for span in (0.8, 0.5, 0.6)]
-  found = [suspicion.features(volume) for volume in volumes]
-  profile = suspicion.profile(iter(volumes))
+  found = [ood.features(volume) for volume in volumes]
+  profile = ood.profile(iter(volumes))
   assert profile == {name: [min(one[name] for one in found), max(one[name] for one in found)] for name in found[0]}
   assert profile["span"] == pytest.approx([0.4, 0.64], abs=0.03)
 
@@ -81,7 +81,7 @@ def test_a_profile_is_the_range_over_volumes():
 @pytest.mark.parametrize("trained", PROFILES)
 @pytest.mark.parametrize("skull", [True, False])
 def test_the_skull_is_judged_by_what_the_network_was_trained_on(trained, skull):
-  warnings = suspicion.warnings(make_head(skull=skull, seed=9), PROFILES[trained])
+  warnings = ood.warnings(make_head(skull=skull, seed=9), PROFILES[trained])
   if trained == "none" or skull == (trained == "heads"):
     assert warnings == []
   else:
@@ -89,9 +89,9 @@ def test_the_skull_is_judged_by_what_the_network_was_trained_on(trained, skull):
 
 
 def test_a_few_slices_may_lack_a_skull_but_not_have_one_too_many():
-  few = slice(suspicion.MIN_SLICES - 1)
-  assert suspicion.warnings(make_head(skull=False)[few], PROFILES["heads"]) == []
-  assert len(suspicion.warnings(make_head(skull=True)[few], PROFILES["brains"])) == 1
+  few = slice(ood.MIN_SLICES - 1)
+  assert ood.warnings(make_head(skull=False)[few], PROFILES["heads"]) == []
+  assert len(ood.warnings(make_head(skull=True)[few], PROFILES["brains"])) == 1
 
 
 def hounsfield(head):
@@ -116,22 +116,22 @@ def hounsfield(head):
   ids=["CT", "inverted", "noise", "inside the brain", "photograph", "mask", "labels", "empty"],
 )
 def test_what_is_no_head_in_mr_is_told_once_with_the_reason(change, reason, slices, trained):
-  (warning,) = suspicion.warnings(change(make_head(skull=True, slices=slices)), PROFILES[trained])
+  (warning,) = ood.warnings(change(make_head(skull=True, slices=slices)), PROFILES[trained])
   assert reason in warning
 
 
 def test_ct_in_a_window_has_no_dark_skull():
   shown = np.clip(hounsfield(make_head(skull=True)), 0, 80)
-  (warning,) = suspicion.warnings(shown, PROFILES["heads"])
+  (warning,) = ood.warnings(shown, PROFILES["heads"])
   assert "no dark skull" in warning
 
 
 def test_a_head_of_another_size_in_the_frame():
   head = make_head(skull=True)
   wide = [(0, 0), (64, 64), (64, 64), (0, 0)]
-  (far,) = suspicion.warnings(np.pad(head, wide), PROFILES["heads"])
+  (far,) = ood.warnings(np.pad(head, wide), PROFILES["heads"])
   assert "far less than any" in far
-  (tight,) = suspicion.warnings(head[:, 19:109, 28:100], PROFILES["heads"])
+  (tight,) = ood.warnings(head[:, 19:109, 28:100], PROFILES["heads"])
   assert "fills the frame" in tight
 
 
@@ -140,11 +140,11 @@ def test_hot_pixels_and_a_dim_background_are_not_odd(skull):
   head = make_head(skull=skull)
   head[:, 64, 64] = 100
   head += 0.1 * np.random.default_rng(2).random(head.shape, dtype=np.float32)
-  assert suspicion.warnings(head, PROFILES["heads" if skull else "brains"]) == []
+  assert ood.warnings(head, PROFILES["heads" if skull else "brains"]) == []
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 2), (1, 2, 300), (2, 300, 1), (3, 5, 5), (1, 2000, 40)])
 def test_any_shape_has_features(shape):
   image = as_image(np.random.default_rng(4).random(shape))
-  assert all(0 <= value < 1e6 for value in suspicion.features(image).values())
-  assert isinstance(suspicion.warnings(image, PROFILES["heads"]), list)
+  assert all(0 <= value < 1e6 for value in ood.features(image).values())
+  assert isinstance(ood.warnings(image, PROFILES["heads"]), list)

@@ -6,7 +6,7 @@ import pytest
 
 from bt_jax import files
 from bt_jax.errors import UserError
-from bt_jax.evaluation.tables import kind_of, read_run
+from bt_jax.evaluation.record_tables import kind_of, read_run
 from tests.helpers.made_up_runs import segmentation
 
 

@@ -14,12 +14,12 @@ from bt_jax.inference import networks
 from bt_jax.losses import make_loss
 from bt_jax.models.unet import UNet
 from bt_jax.pipeline.augment import make_augment
+from bt_jax.tasks.task import TASKS
 from bt_jax.training import loop
 from bt_jax.training.checkpoints import AS_SAVED, Checkpoints, tree_hash
 from bt_jax.training.optimizer import make_optimizer, make_schedule
-from bt_jax.training.state import TrainState, init_state
 from bt_jax.training.step import make_predict_step, make_train_step
-from bt_jax.training.task import TASKS
+from bt_jax.training.train_state import TrainState, init_state
 from tests.helpers.steps import AUGMENT, LOSS, PREPROCESS
 
 MODEL = UNet(width=4, depth=2)

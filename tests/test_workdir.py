@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from bt_jax.errors import UserError
-from bt_jax.running.workdir import begin, claim
+from bt_jax.runs.workdir import begin, claim
 from tests.helpers.launching import ROOT
 
 CONFIG = {"preset": "", "data": {"root": None, "dir": None}, "eval": {"threshold": None}, "train": {"epochs": 3}}

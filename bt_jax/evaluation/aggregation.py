@@ -8,7 +8,7 @@ import numpy as np
 from bt_jax import metrics
 from bt_jax.evaluation import bootstrap
 from bt_jax.evaluation.bootstrap import Numbers, by_patient, share
-from bt_jax.evaluation.rows import Row, counts_of
+from bt_jax.evaluation.records import Record, counts_of
 
 # The rule for slices whose truth and prediction are both empty, by the ending of the key.
 EMPTY_RULES = {
@@ -18,7 +18,7 @@ EMPTY_RULES = {
 DISTANCES = ("hd95", "assd")
 
 
-def summarize(rows: list[Row], *, intervals: bool = False) -> dict[str, Any]:
+def summarize(rows: list[Record], *, intervals: bool = False) -> dict[str, Any]:
   """The overlap and detection of one part of a split, from its rows by slice.
 
   Args:
@@ -42,7 +42,7 @@ def summarize(rows: list[Row], *, intervals: bool = False) -> dict[str, Any]:
   }
 
 
-def numbers_of(rows: list[Row]) -> Numbers:
+def numbers_of(rows: list[Record]) -> Numbers:
   """The numbers of `summarize`, by dotted name, for any sample of the patients."""
   counts = counts_of(rows)
   tumor = np.array([row["label"] for row in rows]) == 1
@@ -87,7 +87,7 @@ def numbers_of(rows: list[Row]) -> Numbers:
   return numbers
 
 
-def summarize_distances(patients: list[Row], *, intervals: bool) -> dict[str, Any]:
+def summarize_distances(patients: list[Record], *, intervals: bool) -> dict[str, Any]:
   """Surface distances over patient volumes, from rows that have the columns of `DISTANCES` and `unit`.
 
   Returns:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import stats
 
-from bt_jax.evaluation.rows import Row
+from bt_jax.evaluation.records import Record
 
 LEVEL = 0.95
 RESAMPLES = 2000
@@ -52,7 +52,7 @@ def about(patients: int) -> dict[str, Any]:
   }
 
 
-def by_patient(rows: list[Row], columns: dict[str, np.ndarray]) -> dict[str, Float[np.ndarray, "patients"]]:
+def by_patient(rows: list[Record], columns: dict[str, np.ndarray]) -> dict[str, Float[np.ndarray, "patients"]]:
   """Sums over each patient's rows of columns as long as `rows`, in the order in which the patients come."""
   names = [row["patient"] for row in rows]
   places = {name: at for at, name in enumerate(dict.fromkeys(names))}

@@ -10,7 +10,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 
 from bt_jax.evaluation.bootstrap import Numbers, by_patient, share
-from bt_jax.evaluation.rows import Row
+from bt_jax.evaluation.records import Record
 from bt_jax.schema import Slices
 
 BINS = 10  # of equal width
@@ -53,7 +53,7 @@ def _inside(probability: np.ndarray) -> np.ndarray:
 
 def pixel_rows(
   slices: Slices, probability: Float[np.ndarray, "n height width"], temperature: float, *, data: str, split: str
-) -> list[Row]:
+) -> list[Record]:
   """The rows of `reliability.csv`: pixels, sum of probabilities and pixels of tumour by patient and bin.
 
   With `calibrated` 0 as predicted and 1 at the temperature; bin b holds probabilities from b / `BINS` on.
@@ -88,7 +88,7 @@ def bin_of(probability: Float[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
   return np.minimum((probability * BINS).astype(int), BINS - 1)
 
 
-def slice_errors(rows: list[Row], columns: dict[str, str]) -> Numbers:
+def slice_errors(rows: list[Record], columns: dict[str, str]) -> Numbers:
   """Expected calibration error of slices by each column of probabilities, see `errors`.
 
   Args:
@@ -103,7 +103,7 @@ def slice_errors(rows: list[Row], columns: dict[str, str]) -> Numbers:
   return errors(by_patient(rows, distances), tuple(columns))
 
 
-def pixel_errors(rows: list[Row]) -> Numbers:
+def pixel_errors(rows: list[Record]) -> Numbers:
   """The same of pixels, from the rows of `reliability.csv`: `ece` as predicted, `ece_calibrated` at the temperature."""
   column = lambda name: np.array([row[name] for row in rows], float)
   distance, calibrated = column("probability_sum") - column("tumor_pixels"), column("calibrated") == 1

@@ -9,7 +9,7 @@ from bt_jax import metrics
 from bt_jax.evaluation import bootstrap, calibration
 from bt_jax.evaluation.aggregation import spread
 from bt_jax.evaluation.bootstrap import Numbers, by_patient, share
-from bt_jax.evaluation.rows import Row, identity
+from bt_jax.evaluation.records import Record, identity
 from bt_jax.schema import Slices
 
 THRESHOLDS = np.arange(1, 100) / 100
@@ -24,7 +24,7 @@ _CLASS_METRICS = {
 
 def class_rows(
   slices: Slices, probabilities: Float[np.ndarray, "n"], predictions: Bool[np.ndarray, "n"], *, data: str, split: str
-) -> list[Row]:
+) -> list[Record]:
   """One row per slice, in the order of the split: data, split, case, patient, slice, label, probability, prediction."""
   label = slices.label
   return [
@@ -38,7 +38,7 @@ def class_rows(
   ]
 
 
-def patient_class_rows(rows: list[Row]) -> list[Row]:
+def patient_class_rows(rows: list[Record]) -> list[Record]:
   """One row per patient: its slices, counted by truth and prediction, and the share that is right."""
   patients = []
   for patient in dict.fromkeys(row["patient"] for row in rows):
@@ -76,11 +76,11 @@ def confusion(predicted: Bool[np.ndarray, "n"], label: Int[np.ndarray, "n"]) -> 
   )
 
 
-def _confusion_of(rows: list[Row]) -> metrics.Counts:
+def _confusion_of(rows: list[Record]) -> metrics.Counts:
   return confusion(np.array([row["prediction"] for row in rows]) == 1, np.array([row["label"] for row in rows]))
 
 
-def summarize_classes(rows: list[Row], *, intervals: bool = False) -> dict[str, Any]:
+def summarize_classes(rows: list[Record], *, intervals: bool = False) -> dict[str, Any]:
   """The numbers of one part of a split.
 
   Args:
@@ -109,7 +109,7 @@ def summarize_classes(rows: list[Row], *, intervals: bool = False) -> dict[str, 
   }
 
 
-def numbers_of(rows: list[Row]) -> Numbers:
+def numbers_of(rows: list[Record]) -> Numbers:
   """The numbers of `summarize_classes`, by dotted name, for any sample of the patients."""
   label = np.array([row["label"] for row in rows]) == 1
   predicted = np.array([row["prediction"] for row in rows]) == 1
@@ -137,7 +137,7 @@ def numbers_of(rows: list[Row]) -> Numbers:
   return numbers
 
 
-def ranking(rows: list[Row]) -> Numbers:
+def ranking(rows: list[Record]) -> Numbers:
   """Area under the ROC curve and average precision of a sample of patients, as scikit-learn defines them.
 
   Both from one sorting: a patient drawn k times weighs k times. nan where a sample has slices of one class only.

@@ -7,7 +7,7 @@ from scipy import stats
 
 from bt_jax.evaluation import bootstrap
 from bt_jax.evaluation.bootstrap import Numbers
-from bt_jax.evaluation.rows import Row
+from bt_jax.evaluation.records import Record
 
 
 def differences(first: Numbers, second: Numbers, patients: int) -> dict[str, Any]:
@@ -26,7 +26,7 @@ def differences(first: Numbers, second: Numbers, patients: int) -> dict[str, Any
   return bootstrap.estimate(numbers, patients)
 
 
-def paired(first: list[Row], second: list[Row], column: str) -> dict[str, Any]:
+def paired(first: list[Record], second: list[Record], column: str) -> dict[str, Any]:
   """One column of `patients.csv` in both runs, with Wilcoxon's signed-rank test of the differences.
 
   Args:

@@ -6,30 +6,30 @@ from typing import Any
 import numpy as np
 
 from bt_jax.errors import UserError
-from bt_jax.evaluation import association
-from bt_jax.evaluation.rows import Row
+from bt_jax.evaluation.records import Record
+from bt_jax.paper import genes
 
 _GRADES = {1: "II", 2: "III"}  # of the World Health Organization, as data.csv codes them
 UNKNOWN = "not known"
 
 
-def missing_sequences(row: Row) -> str:
+def missing_sequences(row: Record) -> str:
   """Which sequences a patient has not, in words, from a row of `patients.csv`."""
   absent = [name for name in ("pre", "post") if not row[f"has_{name}"]]
   return f"no {' nor '.join(absent)}" if absent else "none missing"
 
 
 # From a row of `patients.csv`, with `quartile`, to the group it is in.
-GROUPINGS: dict[str, Callable[[Row], str]] = {
+GROUPINGS: dict[str, Callable[[Record], str]] = {
   "site": lambda row: row["site"],
   "grade": lambda row: _GRADES.get(row["neoplasm_histologic_grade"], UNKNOWN),
   "sequences": missing_sequences,
   "size": lambda row: row["quartile"],
   **{
     name: lambda row, name=name: (
-      UNKNOWN if row[name] == association.UNKNOWN else f"{name.removesuffix('Cluster')} {row[name]}"
+      UNKNOWN if row[name] == genes.UNKNOWN else f"{name.removesuffix('Cluster')} {row[name]}"
     )
-    for name in association.GROUPINGS
+    for name in genes.GROUPINGS
   },
 }
 
@@ -46,7 +46,7 @@ def parse(names: str) -> tuple[str, ...]:
 
 
 def summarize(
-  patients: list[Row], rows: list[Row], names: tuple[str, ...], numbers: Callable[[list[Row]], dict[str, Any]]
+  patients: list[Record], rows: list[Record], names: tuple[str, ...], numbers: Callable[[list[Record]], dict[str, Any]]
 ) -> dict[str, list[dict[str, Any]]]:
   """What `numbers` says of the slices of each group of patients, by grouping.
 
@@ -76,7 +76,7 @@ def summarize(
   return found
 
 
-def _quartiles(patients: list[Row]) -> list[str]:
+def _quartiles(patients: list[Record]) -> list[str]:
   """Which quarter of these patients each is in by the volume of its true mask."""
   size = np.array([row["truth_voxels"] for row in patients])
   edges = np.quantile(size, [0.25, 0.5, 0.75])

@@ -5,13 +5,13 @@ from jaxtyping import Bool
 
 from bt_jax.evaluation import shape, surface
 from bt_jax.evaluation.postprocess import largest_part
-from bt_jax.evaluation.rows import Row
+from bt_jax.evaluation.records import Record
 from bt_jax.schema import Slices
 
 
 def volume_columns(
   slices: Slices, masks: Bool[np.ndarray, "n height width"] | None, *, spacing_mm: tuple[float, float, float] | None
-) -> dict[str, Row]:
+) -> dict[str, Record]:
   """Columns of `patients.csv` for each patient.
 
   Args:
@@ -25,7 +25,7 @@ def volume_columns(
     `predicted_<feature>`, of the largest 3-D part, as a stray pixel at the other end of the head would make its ellipsoid,
     and `hd95` and `assd`, of all parts, with their `unit`.
   """
-  found: dict[str, Row] = {}
+  found: dict[str, Record] = {}
   for patient in dict.fromkeys(slices.patient.tolist()):
     places = np.flatnonzero(slices.patient == patient)
     places = places[np.argsort(slices.number[places])]

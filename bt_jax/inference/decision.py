@@ -8,7 +8,7 @@ import numpy as np
 
 import bt_jax
 from bt_jax.errors import UserError
-from bt_jax.evaluation.cascade import gate_threshold
+from bt_jax.evaluation.classifier_gate import gate_threshold
 from bt_jax.inference.networks import Network
 
 

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 import jax
 
 import bt_jax
+from bt_jax.distributed import sharding
 from bt_jax.errors import UserError
-from bt_jax.inference import export, networks
+from bt_jax.inference import jax_export, networks
 from bt_jax.inference.decision import decide, describe
-from bt_jax.inference.forward import make_forward
+from bt_jax.inference.ensemble import make_forward
 from bt_jax.inference.networks import Network
 from bt_jax.inference.predictor import Predictor, mark
-from bt_jax.training import parallel
 
 
 def load(
@@ -42,7 +42,7 @@ def load(
         f"--checkpoint: {exported[0]} is an exported file, which stands alone: other networks, the classifier and --tta "
         "are named when it is made, with --mode=export"
       )
-    return export.load(exported[0], threshold)
+    return jax_export.load(exported[0], threshold)
   segmenters, classifiers = open_networks(checkpoints, classifier)
   return of_networks(segmenters, classifiers, tta=tta, threshold=threshold, sensitivity=sensitivity)
 
@@ -72,9 +72,9 @@ def of_networks(
   variables, forward = make_forward(
     segmenters, classifiers, tta=tta, gate=decision.gate, temperature=decision.temperature
   )
-  mesh = parallel.make_mesh(jax.local_devices())
-  variables = jax.device_put(variables, parallel.replicated(mesh))
-  compiled = functools.partial(parallel.compile_step("jit", forward, mesh, cut=(False, True)), variables)
+  mesh = sharding.make_mesh(jax.local_devices())
+  variables = jax.device_put(variables, sharding.replicated(mesh))
+  compiled = functools.partial(sharding.compile_step("jit", forward, mesh, cut=(False, True)), variables)
   views = {network.view for network in (*segmenters, *classifiers)}
   return Predictor(
     decision, describe(segmenters, classifiers, decision), functools.partial(mark, compiled, views, mesh.size)

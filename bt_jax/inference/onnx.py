@@ -18,9 +18,9 @@ from jaxtyping import Array, Float
 from bt_jax import files
 from bt_jax.datasets.channels import with_neighbours
 from bt_jax.errors import UserError
-from bt_jax.inference import export, grid
+from bt_jax.inference import jax_export, resampling
 from bt_jax.inference.decision import Decision
-from bt_jax.inference.forward import make_forward
+from bt_jax.inference.ensemble import make_forward
 from bt_jax.inference.networks import Network, View
 from bt_jax.scans.scan import NOTICE
 from bt_jax.schema import CHANNELS, SLICE_SIZE
@@ -51,8 +51,8 @@ def write(
   Raises:
     UserError: the file is there already, jax2onnx is not installed, or the networks do what ONNX does not hold.
   """
-  decision, described = export.plan(segmenters, classifiers, tta=tta, threshold=threshold, sensitivity=sensitivity)
-  if export.is_there(output, described, lambda: read(output)):
+  decision, described = jax_export.plan(segmenters, classifiers, tta=tta, threshold=threshold, sensitivity=sensitivity)
+  if jax_export.is_there(output, described, lambda: read(output)):
     return
   model = convert(make_function(segmenters, classifiers, decision))
   for name, value in described.items():
@@ -114,12 +114,12 @@ def make_function(
   def function(volume: Volume) -> tuple[Array, ...]:
     _, height, width, _ = volume.shape
     own = types.SimpleNamespace(percentile=percentile, where=jnp.where)
-    brought = grid.to_training(grid.scale(volume, *grid.window(volume, own)))
-    mean, std = grid.statistics(brought)
+    brought = resampling.to_training(resampling.scale(volume, *resampling.window(volume, own)))
+    mean, std = resampling.statistics(brought)
 
     def of(images: list[Float[Array, "256 256 _"]]) -> tuple[Array, Array, Array]:
       members, slice_probability, gated = of_slice(mean[None], std[None], *(image[None] for image in images))
-      return grid.to_own(members.mean(0), height, width)[0], slice_probability[0], gated[0]
+      return resampling.to_own(members.mean(0), height, width)[0], slice_probability[0], gated[0]
 
     probability, slice_probability, gated = jax.lax.map(of, [with_neighbours(brought, view.context) for view in views])
     return probability, probability >= decision.threshold, slice_probability, gated

@@ -9,7 +9,7 @@ from jaxtyping import Int
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 from scipy import ndimage
 
-from bt_jax.inference.measures import size
+from bt_jax.inference.measurements import size
 from bt_jax.inference.predictor import Prediction
 from bt_jax.scans.scan import NOTICE, Scan
 from bt_jax.schema import CHANNELS

@@ -13,9 +13,9 @@ from tqdm import tqdm
 from bt_jax.datasets.channels import with_neighbours
 from bt_jax.errors import UserError
 from bt_jax.evaluation.postprocess import largest_part
-from bt_jax.inference import grid, suspicion
+from bt_jax.inference import ood, resampling
 from bt_jax.inference.decision import Decision
-from bt_jax.inference.forward import Marked
+from bt_jax.inference.ensemble import Marked
 from bt_jax.inference.networks import View
 from bt_jax.pipeline.contrast import make_contrast
 from bt_jax.scans.scan import Scan, fill_roles
@@ -107,7 +107,7 @@ class Predictor:
         f"expected more than {self.decision.reach}; give the whole volume"
       )
     aspect = scan.spacing_mm[1] / scan.spacing_mm[2] if scan.spacing_mm else 1.0
-    low, high = grid.window(scan.image)
+    low, high = resampling.window(scan.image)
     pieces = list(_pieces(count, _BATCHES))
     brought = np.concatenate([_bring(scan.image[start:stop], low, high, aspect) for start, stop in pieces])
     probability, members = np.empty((count, height, width), np.float32), []
@@ -129,8 +129,8 @@ class Predictor:
     masks = [probability >= self.decision.threshold, *np.concatenate(members, axis=1)]
     if self.decision.largest_component:
       masks = list(map(largest_part, masks))
-    odd = [*scan.oddities, *suspicion.warnings(scan.image, self.decision.profile)]
-    if not self.decision.drops_sequences and suspicion.is_flair_alone(scan.image):
+    odd = [*scan.oddities, *ood.warnings(scan.image, self.decision.profile)]
+    if not self.decision.drops_sequences and ood.is_flair_alone(scan.image):
       odd.append("FLAIR alone, on which these networks were not trained: mask and volume are not reliable")
     return Prediction(
       scan=scan,
@@ -180,7 +180,7 @@ def mark(
 ) -> Iterator[Marked]:
   """What the networks say of slices; while one batch is fetched, the devices work on the next."""
   sizes = sorted({-(-size // devices) * devices for size in _BATCHES}, reverse=True)
-  mean, std = grid.statistics(brought)
+  mean, std = resampling.statistics(brought)
   waiting: list[tuple[Marked, int]] = []
   for start, stop in _pieces(len(brought), sizes):
     whole = next(size for size in reversed(sizes) if size >= stop - start)
@@ -216,9 +216,9 @@ def _fetch(marked: Marked, count: int) -> Marked:
 
 @jax.jit
 def _bring(image: Array, low: Array, high: Array, aspect: Array) -> Array:
-  return grid.to_training(grid.scale(image, low, high), aspect)
+  return resampling.to_training(resampling.scale(image, low, high), aspect)
 
 
 @functools.partial(jax.jit, static_argnames=("height", "width"))
 def _take_back(members: Array, aspect: Array, *, height: int, width: int) -> Array:
-  return jax.vmap(lambda one: grid.to_own(one, height, width, aspect))(members)
+  return jax.vmap(lambda one: resampling.to_own(one, height, width, aspect))(members)

@@ -9,7 +9,7 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from bt_jax import whole
+from bt_jax.distributed import global_batch
 from bt_jax.errors import UserError
 
 
@@ -84,7 +84,7 @@ class BatchNorm(nn.Module):
     centre = lax.stop_gradient(running_mean.value)
     out, mean, var = normalize(x.astype(self.dtype), scale, bias, centre, self.epsilon)
     if self.is_mutable_collection("batch_stats") and not self.is_initializing():
-      count = x.size // x.shape[-1] * whole.parts()
+      count = x.size // x.shape[-1] * global_batch.parts()
       kept = var * (count / max(count - 1, 1)) if self.unbiased else var
       for running, new in ((running_mean, mean), (running_var, kept)):
         running.value = self.momentum * running.value + (1 - self.momentum) * lax.stop_gradient(new)
@@ -118,7 +118,7 @@ def _normalize(
 ) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array, Array]]:
   axes = range(x.ndim - 1)
   distance = x.astype(jnp.float32) - centre
-  shift, square = whole.mean(jnp.stack([distance.mean(axes), jnp.square(distance).mean(axes)]))
+  shift, square = global_batch.mean(jnp.stack([distance.mean(axes), jnp.square(distance).mean(axes)]))
   mean, var = centre + shift, jnp.maximum(square - jnp.square(shift), 0)
   inverse = lax.rsqrt(var + epsilon)
   factor = inverse * scale
@@ -133,7 +133,7 @@ def _normalize_gradient(
   x, mean, inverse, scale = saved
   gradient, axes = gradients[0].astype(jnp.float32), range(x.ndim - 1)
   sums = jnp.stack([gradient.sum(axes), (gradient * (x - mean)).sum(axes)])
-  level, slope = whole.mean(sums / (x.size // x.shape[-1]))
+  level, slope = global_batch.mean(sums / (x.size // x.shape[-1]))
   factor, slope = inverse * scale, jnp.square(inverse) * slope
   to_x = gradient * factor - x * (factor * slope) + factor * (mean * slope - level)
   return to_x.astype(x.dtype), sums[1] * inverse, sums[0], None
@@ -157,7 +157,7 @@ class Dropout(nn.Module):
   def __call__(self, x: Float[Array, "batch *features"], *, train: bool) -> Float[Array, "batch *features"]:
     if not train:
       return x
-    keys = whole.keys(self.make_rng("dropout"), x.shape[0])
+    keys = global_batch.keys(self.make_rng("dropout"), x.shape[0])
     keep = jax.vmap(lambda key: jax.random.bernoulli(key, 1 - self.rate, x.shape[1:]))(keys)
     return jnp.where(keep, x / (1 - self.rate), 0)
 

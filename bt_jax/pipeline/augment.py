@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float
 
-from bt_jax import whole
 from bt_jax.datasets.channels import Channel
+from bt_jax.distributed import global_batch
+from bt_jax.pipeline.missing_sequences import make_drop
 from bt_jax.pipeline.preprocess import Augment
-from bt_jax.pipeline.sequences import make_drop
 
 
 def make_augment(
@@ -68,7 +68,7 @@ def make_augment(
     return image * jnp.exp(uniform(math.log1p(gain), channels)) + uniform(offset, channels), mask
 
   def pixels(key, image, mask):
-    return jax.vmap(one)(whole.keys(key, image.shape[0]), image, mask)
+    return jax.vmap(one)(global_batch.keys(key, image.shape[0]), image, mask)
 
   return Augment(make_drop(drop_sequence, context), pixels)
 

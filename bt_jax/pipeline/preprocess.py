@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 
 from bt_jax.datasets.channels import OWN, context_of, parse_channels
 from bt_jax.errors import choose
-from bt_jax.pipeline.sequences import Batch
+from bt_jax.pipeline.missing_sequences import Batch
 
 Image = Float[Array, "batch size size channels"]
 Masks = Float[Array, "batch size size 1"]

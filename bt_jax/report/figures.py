@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from bt_jax import files, metrics
-from bt_jax.evaluation.rows import Row, counts_of
+from bt_jax.evaluation.records import Record, counts_of
 from bt_jax.schema import CHANNELS, Slices
 
 matplotlib.use("agg")
@@ -79,7 +79,7 @@ def save_confusion(path: pathlib.Path, counts: dict[str, int], *, title: str) ->
 
 
 def save_gate(
-  path: pathlib.Path, rows: Sequence[Row], probability: Float[np.ndarray, "n"], threshold: float, *, title: str
+  path: pathlib.Path, rows: Sequence[Record], probability: Float[np.ndarray, "n"], threshold: float, *, title: str
 ) -> pathlib.Path:
   """What the gate keeps and saves on the test part at every threshold, with the one that was chosen."""
   steps = np.unique(np.concatenate([[0.0], probability, [1.0]]))
@@ -106,7 +106,7 @@ def save_gate(
 
 
 def save_overlays(
-  folder: pathlib.Path, slices: Slices, masks: Bool[np.ndarray, "n height width"], rows: Sequence[Row], *, title: str
+  folder: pathlib.Path, slices: Slices, masks: Bool[np.ndarray, "n height width"], rows: Sequence[Record], *, title: str
 ) -> list[pathlib.Path]:
   """Outlines of truth and prediction on FLAIR: best, median and worst slices, with a tumour and without."""
   dice = metrics.dice(counts_of(list(rows)), empty=1.0)

@@ -15,8 +15,8 @@ from nibabel.wrapstruct import WrapStructError
 
 from bt_jax import files as writing
 from bt_jax.errors import UserError
-from bt_jax.scans import findings, placing, roles
-from bt_jax.scans.placing import Source
+from bt_jax.scans import findings, nifti_geometry, sequences
+from bt_jax.scans.nifti_geometry import Source
 from bt_jax.scans.scan import (
   NOTICE,
   Scan,
@@ -63,12 +63,12 @@ def read(files: Sequence[pathlib.Path], *, name: str, given: Mapping[str, str]) 
   Raises:
     UserError: a file is damaged, lies about its size, or is no volume; or they do not lie alike.
   """
-  paths = roles.by_role(files, given)
+  paths = sequences.by_role(files, given)
   loaded = {role: _load(path) for role, path in paths.items()}
   volume, source, _ = loaded["flair"]
-  placing.check_alike({role: one for role, (_, one, _) in loaded.items()}, paths)
+  nifti_geometry.check_alike({role: one for role, (_, one, _) in loaded.items()}, paths)
   volumes = {role: one for role, (one, *_) in loaded.items()}
-  found, told, odd = roles.one_each(volumes, paths) if given else roles.by_place(volume, paths["flair"])
+  found, told, odd = sequences.one_each(volumes, paths) if given else sequences.by_place(volume, paths["flair"])
   channels, told, warnings = fill_roles(found, told, name)
   try:
     image = np.ascontiguousarray(to_axial(channels, source.affine))
@@ -76,11 +76,11 @@ def read(files: Sequence[pathlib.Path], *, name: str, given: Mapping[str, str]) 
     raise UserError(
       f"{paths['flair']} has an affine that places no volume: correct its header, or convert it again"
     ) from error
-  spacing, sizes = placing.spacing(source, image.shape[:3], paths["flair"])
-  warnings += odd + sizes + placing.warnings(source, spacing, paths["flair"])
+  spacing, sizes = nifti_geometry.spacing(source, image.shape[:3], paths["flair"])
+  warnings += odd + sizes + nifti_geometry.warnings(source, spacing, paths["flair"])
   warnings += [sentence for *_, sentences in loaded.values() for sentence in sentences]
   names = [f"{index:04d}" for index in range(len(image))]
-  role, _ = roles.in_name(roles.stem(paths["flair"]))
+  role, _ = sequences.in_name(sequences.stem(paths["flair"]))
   oddities = (
     [] if role in (None, "flair") else [f"{paths['flair'].name} is taken as FLAIR, though its name speaks of {role}"]
   )
@@ -105,7 +105,7 @@ def _load(path: pathlib.Path) -> tuple[Shaped[np.ndarray, "x y z channels"], Sou
     ) from error
   check_finite(values, path)
   check_range(values, path)
-  affine = placing.in_mm(affine, image.header)
+  affine = nifti_geometry.in_mm(affine, image.header)
   source = Source(kind, image.header, affine, image.shape[:3], ".nii.gz" if packed else ".nii")
   return values, source, findings.sentences(path.name, messages)
 

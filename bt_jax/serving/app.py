@@ -20,8 +20,8 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from bt_jax.errors import OF_MACHINE, MachineError, UserError
-from bt_jax.inference import measures, outputs
-from bt_jax.scans import studies
+from bt_jax.inference import measurements, writer
+from bt_jax.scans import reader
 from bt_jax.scans.scan import Scan
 from bt_jax.schema import CHANNELS
 from bt_jax.serving import guard, transport, uploads
@@ -111,11 +111,11 @@ class _Service:
       return await anyio.to_thread.run_sync(work, *given, abandon_on_cancel=True)
 
   def _predicted(self, folder: pathlib.Path, upload: uploads.Upload) -> bytes:
-    scan = studies.read(_study(folder, upload))
+    scan = reader.read(_study(folder, upload))
     prediction = self._predictor.predict(scan)
-    described = measures.describe(prediction)
+    described = measurements.describe(prediction)
     if self._keep_in is not None:
-      outputs.save(prediction, _numbered(self._keep_in))
+      writer.save(prediction, _numbered(self._keep_in))
     return transport.pack(
       described, scan.image[..., _FLAIR], prediction.probability, prediction.mask, prediction.threshold
     )
@@ -149,9 +149,9 @@ async def _uploaded(request: Request, limits: uploads.Limits) -> AsyncIterator[t
       raise HTTPException(507, line) from error
 
 
-def _study(folder: pathlib.Path, upload: uploads.Upload) -> studies.Study:
+def _study(folder: pathlib.Path, upload: uploads.Upload) -> reader.Study:
   path = folder / uploads.SCAN if len(upload.files) > 1 else next(iter(upload.files), None)
-  found = studies.find(path, upload.given)
+  found = reader.find(path, upload.given)
   if len(found) > 1:
     raise UserError(f"{len(found)} scans were sent ({found[0].name}, {found[1].name}, ...): send one at a time")
   return found[0]
@@ -159,11 +159,11 @@ def _study(folder: pathlib.Path, upload: uploads.Upload) -> studies.Study:
 
 def _written(folder: pathlib.Path, upload: uploads.Upload) -> tuple[str, bytes]:
   """A file's name, and its content."""
-  scan = studies.read(_study(folder, upload))
+  scan = reader.read(_study(folder, upload))
   mask = transport.unpack_mask(upload.mask.read_bytes(), scan.image.shape[:3])
   out = folder / "out"
   out.mkdir()
-  paths = studies.FORMATS[scan.format].write(scan, out, mask, None, software=outputs.SOFTWARE)
+  paths = reader.FORMATS[scan.format].write(scan, out, mask, None, software=writer.SOFTWARE)
   if len(paths) == 1:
     return paths[0].name, paths[0].read_bytes()
   content = io.BytesIO()

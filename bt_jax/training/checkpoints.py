@@ -19,8 +19,8 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from bt_jax import files
+from bt_jax.distributed import hosts
 from bt_jax.errors import UserError
-from bt_jax.training import hosts
 
 PyTree = Any
 _KEEP = 2  # the one before stays, to fall back to

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import jax
 from tqdm import tqdm
 
+from bt_jax.distributed import hosts
 from bt_jax.errors import Stopped, UserError
-from bt_jax.training import hosts
 from bt_jax.training.checkpoints import Checkpoints
-from bt_jax.training.state import TrainState
+from bt_jax.training.train_state import TrainState
 
 _LOOK_EVERY = 10  # steps between looks at the loss; each look waits for the device
 Row = dict[str, int | float]

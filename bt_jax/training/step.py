@@ -9,12 +9,12 @@ from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
 
-from bt_jax import whole
+from bt_jax.distributed import global_batch
 from bt_jax.losses import Loss
 from bt_jax.pipeline.preprocess import Augment, Batch
+from bt_jax.tasks.task import Task, Tumor
 from bt_jax.training.finetune import keep_statistics
-from bt_jax.training.state import PyTree, TrainState
-from bt_jax.training.task import Task, Tumor
+from bt_jax.training.train_state import PyTree, TrainState
 
 TrainStep = Callable[[TrainState, Batch, Float[Array, ""]], tuple[TrainState, Float[Array, ""]]]
 
@@ -80,8 +80,8 @@ def make_train_step(
     labels = [(1.0, targets, weight)]  # of each picture: their shares, and what they weigh
     if mixup:
       share = jax.random.beta(mixup_key, mixup, mixup)
-      images = share * images + (1 - share) * whole.reverse(images)
-      labels = [(share, targets, weight), (1 - share, whole.reverse(targets), whole.reverse(weight))]
+      images = share * images + (1 - share) * global_batch.reverse(images)
+      labels = [(share, targets, weight), (1 - share, global_batch.reverse(targets), global_batch.reverse(weight))]
 
     def objective(params: PyTree) -> tuple[Float[Array, ""], tuple[PyTree, PyTree]]:
       outputs, updates = forward(params, statistics, images, dropout_key)
@@ -115,7 +115,7 @@ def make_train_step(
       sums, _ = lax.scan(add, first, (cut, jax.random.split(key, pieces)), unroll=unroll)
       gradient, statistics, told = sums[0], sums[1], sums[2] / pieces
       gradient = jax.tree.map(lambda x: x / pieces, gradient)
-    gradient, (value, accuracy) = jax.tree.map(whole.mean, (gradient, told))
+    gradient, (value, accuracy) = jax.tree.map(global_batch.mean, (gradient, told))
 
     change, opt_state = optimizer.update(gradient, state.opt_state, params)
     change = jax.tree.map(lambda x: learning_rate * x, change)

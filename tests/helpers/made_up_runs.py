@@ -9,10 +9,10 @@ from PIL import Image
 from bt_jax import files
 from bt_jax.evaluation import aggregation
 from bt_jax.evaluation.classification import class_rows, patient_class_rows, summarize_classes
-from bt_jax.evaluation.rows import patient_rows, slice_rows
+from bt_jax.evaluation.records import patient_records, slice_records
 from bt_jax.evaluation.shape import FEATURES
-from bt_jax.evaluation.summary import write_summary
-from bt_jax.report.page import volumes
+from bt_jax.evaluation.summary_schema import write_summary
+from bt_jax.report.page import sprites
 from bt_jax.schema import CLINICAL_FIELDS, Slices
 
 EVIL = "<b>x"  # a case that would be markup if it were not escaped
@@ -94,12 +94,12 @@ METRICS = ("dice", "iou", "precision", "recall", "accuracy")
 def segmentation(folder, counts=None, masks=True, **changes):
   slices = make_slices(counts or {"case A": 9, EVIL: 3, "case C": 4})
   predicted = shifted(slices)
-  rows = slice_rows(slices, predicted.any((1, 2)) * 0.9, predicted, **NAMES)
+  rows = slice_records(slices, predicted.any((1, 2)) * 0.9, predicted, **NAMES)
   rows = [row | {"probability_calibrated": row["probability"] * 0.8} for row in rows]
   shapes = {"truth_voxels": 1, **{f"{kind}_{name}": None for kind in ("truth", "predicted") for name in FEATURES}}
   patients = [
     row | shapes | {"unit": "pixels", "hd95": at + 0.25, "assd": at + 0.5} | CLINICAL
-    for at, row in enumerate(patient_rows(rows))
+    for at, row in enumerate(patient_records(rows))
   ]
   patients[0]["hd95"] = float("nan")
   reliability = [
@@ -190,7 +190,7 @@ def write(folder, summary, config, rows, patients, reliability, baselines, shown
       files.write_csv(folder / f"{name}.csv", table)
   files.write_json(folder / "config.json", config)
   write_summary(folder, summary)
-  volumes.save_volumes(folder / "volumes", *shown)
+  sprites.save_volumes(folder / "volumes", *shown)
   for name in ("overlays_tumor", "overlays_no_tumor"):
     (folder / "figures").mkdir(exist_ok=True)
     Image.new("L", (20, 10)).save(folder / f"figures/{name}.png")

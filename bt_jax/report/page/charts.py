@@ -14,7 +14,7 @@ from jaxtyping import Bool, UInt8
 
 from bt_jax.evaluation.calibration import BINS, CALIBRATED, bin_of
 from bt_jax.report import figures
-from bt_jax.report.page.words import MINUS, number
+from bt_jax.report.page.phrases import MINUS, number
 
 matplotlib.use("agg")
 from matplotlib import pyplot as plt

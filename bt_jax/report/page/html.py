@@ -7,8 +7,8 @@ from markupsafe import Markup
 
 import bt_jax
 from bt_jax import files
-from bt_jax.report.page import sections, viewer, words
-from bt_jax.report.page.record import Record, read
+from bt_jax.report.page import phrases, sections, viewer
+from bt_jax.report.page.run_files import RunFiles, read
 
 NAME = "report.html"
 _PAGE_BYTES = 9_500_000  # of the whole file, at most
@@ -33,7 +33,7 @@ def write_report(workdir: pathlib.Path, *, show_slices: bool) -> pathlib.Path:
   return files.write_bytes(workdir / NAME, page)
 
 
-def _page(record: Record, results: list[sections.Section], show_slices: bool, shown: list[viewer.Shown]) -> bytes:
+def _page(record: RunFiles, results: list[sections.Section], show_slices: bool, shown: list[viewer.Shown]) -> bytes:
   patient_of = {row["case"]: row["patient"] for row in record.rows}
   in_viewer = {patient_of[volume.case]: volume.case for volume in shown}
   parts = [sections.patients(record, in_viewer), *results, sections.published(record, results), sections.about(record)]
@@ -48,13 +48,13 @@ def _page(record: Record, results: list[sections.Section], show_slices: bool, sh
   page = environment.get_template("report.html.j2").render(
     style=inline("style.css"),
     script=inline("viewer.js"),
-    title=words.model(record.summary),
-    task=words.TASKS[record.task],
-    split=words.split(record.summary["split"]),
+    title=phrases.model(record.summary),
+    task=phrases.TASKS[record.task],
+    split=phrases.split(record.summary["split"]),
     data=record.summary["data"],
-    notices=words.notices(record.summary),
-    sentences=words.sentences(record.summary),
-    headline=words.headline(record.summary),
+    notices=phrases.notices(record.summary),
+    sentences=phrases.sentences(record.summary),
+    headline=phrases.headline(record.summary),
     sections=[part for part in parts if part],
     volumes=shown,
     no_volumes=_no_volumes(show_slices, record),
@@ -64,7 +64,7 @@ def _page(record: Record, results: list[sections.Section], show_slices: bool, sh
   return page.encode()
 
 
-def _no_volumes(show_slices: bool, record: Record) -> str:
+def _no_volumes(show_slices: bool, record: RunFiles) -> str:
   if record.task == "cascade":
     return "A cascade keeps no pictures; they are in the report of the segmenter's run."
   if not show_slices:

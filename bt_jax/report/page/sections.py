@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from bt_jax.evaluation.classification import summarize_classes
-from bt_jax.report import paper
-from bt_jax.report.page import charts, paper_sheets, sheets, viewer, words
+from bt_jax.paper import page_tables, published_values
+from bt_jax.report.page import charts, html_tables, phrases, viewer
 from bt_jax.report.page.charts import Chart
-from bt_jax.report.page.record import Record
-from bt_jax.report.page.sheets import Table
+from bt_jax.report.page.html_tables import Table
+from bt_jax.report.page.run_files import RunFiles
 
 
 class Section(NamedTuple):
@@ -36,20 +36,24 @@ class Section(NamedTuple):
   folded: Sequence[Table] = ()
 
 
-def scores(record: Record, show_slices: bool) -> Section:
+def scores(record: RunFiles, show_slices: bool) -> Section:
   """The numbers of the test part."""
   test = record.summary["test"]
-  about = words.sentence(words.intervals(record.summary))
+  about = phrases.sentence(phrases.intervals(record.summary))
   if record.task == "cascade":
     runs = "; ".join(f"{role}: {_name(record.summary[role]['run'])}" for role in ("classifier", "segmenter"))
     drawn = _picture(record, "gate", "What the gate keeps and saves at every threshold", _gate_words(test["gate"]))
     lead = [f"Two runs as one system. Each has a report of its own: {runs}."]
     return Section("scores", "Scores", lead, charts=drawn, listing=record.table)
   if record.task == "classification":
-    return Section("scores", "Scores", [about], [sheets.classes(test), sheets.confusion(test["confusion"])],
+    return Section("scores", "Scores", [about], [html_tables.classes(test), html_tables.confusion(test["confusion"])],
                    _patient_chart(record, "accuracy", "Accuracy"))  # fmt: skip
   return Section(
-    "scores", "Scores", [about], [sheets.overlap(test, record.summary["leaky"])], _patient_chart(record, "dice", "Dice")
+    "scores",
+    "Scores",
+    [about],
+    [html_tables.overlap(test, record.summary["leaky"])],
+    _patient_chart(record, "dice", "Dice"),
   )
 
 
@@ -59,24 +63,24 @@ def _name(path: str) -> str:
 
 
 def _gate_words(gate: dict[str, Any]) -> str:
-  rates = [words.number(gate[name]) for name in ("sensitivity", "false_positive_rate", "false_positive_rate_gated")]
+  rates = [phrases.number(gate[name]) for name in ("sensitivity", "false_positive_rate", "false_positive_rate_gated")]
   return (
     f"Shares over the gate's threshold. At the chosen one {rates[0]} of the slices with a tumour are let through, and the share of "
     f"healthy slices marked in vain goes from {rates[1]} to {rates[2]}."
   )
 
 
-def _patient_chart(record: Record, name: str, title: str) -> list[Chart]:
+def _patient_chart(record: RunFiles, name: str, title: str) -> list[Chart]:
   known = [row for row in record.patients if row.get(name) is not None]
   return [charts.by_patient(known, name, title)] if known else []
 
 
-def _picture(record: Record, name: str, title: str, alt: str, figure: str = "") -> list[Chart]:
+def _picture(record: RunFiles, name: str, title: str, alt: str, figure: str = "") -> list[Chart]:
   path = record.folder / "figures" / f"{name}.png"
   return [Chart(title, charts.source(path.read_bytes(), "png"), alt, figure)] if path.is_file() else []
 
 
-def slices(record: Record, show_slices: bool) -> Section | None:
+def slices(record: RunFiles, show_slices: bool) -> Section | None:
   """Pictures of slices."""
   if not show_slices:
     return None
@@ -89,27 +93,25 @@ def slices(record: Record, show_slices: bool) -> Section | None:
   return Section("samples", "Sample slices", charts=drawn) if drawn else None
 
 
-def _slice_words(record: Record, name: str) -> str:
+def _slice_words(record: RunFiles, name: str) -> str:
   rows = [row for row in record.rows if row["label"] == (name == "tumor")]
   if not rows:
     return ""
   if name == "tumor":
     dice = np.array([2 * row["tp"] / (2 * row["tp"] + row["fp"] + row["fn"]) for row in rows])
-    return (
-      f"Dice from {words.number(dice.min())} to {words.number(dice.max())}, median {words.number(np.median(dice))}."
-    )
+    return f"Dice from {phrases.number(dice.min())} to {phrases.number(dice.max())}, median {phrases.number(np.median(dice))}."
   wrong = [row["fp"] for row in rows]
   return f"{sum(count > 0 for count in wrong)} of {len(rows)} have pixels marked, at most {max(wrong):,}."
 
 
-def detection(record: Record, show_slices: bool) -> Section | None:
+def detection(record: RunFiles, show_slices: bool) -> Section | None:
   """Slices, volumes and surfaces of a segmentation."""
   test = record.summary["test"]
   if record.task != "segmentation":
     return None
   found = [
-    sheets.listed("Slices with any pixel marked", test["detection"], "share"),
-    sheets.confusion(_marked(record)["confusion"]),
+    html_tables.listed("Slices with any pixel marked", test["detection"], "share"),
+    html_tables.confusion(_marked(record)["confusion"]),
   ]
   lead, drawn = [], []
   for name, caption, kind in (
@@ -120,32 +122,32 @@ def detection(record: Record, show_slices: bool) -> Section | None:
     if "why" in group:
       lead.append(f"{caption}: no value, {group['why']}.")
       continue
-    notes = [words.sentence(group["empty"])] if name == "surface" else []
-    notes += [words.STEP] if name == "surface" and group["unit"] == "pixels" else []
-    found.append(sheets.listed(f"{caption}, in {group['unit']}", group, kind, notes))
+    notes = [phrases.sentence(group["empty"])] if name == "surface" else []
+    notes += [phrases.STEP] if name == "surface" and group["unit"] == "pixels" else []
+    found.append(html_tables.listed(f"{caption}, in {group['unit']}", group, kind, notes))
   if "why" not in test["volume"]:
     drawn.append(charts.volume_agreement(record.patients, test["volume"]))
   return Section("detection", "Detection, volume and surface", lead, found, drawn)
 
 
-def _marked(record: Record) -> dict[str, Any]:
+def _marked(record: RunFiles) -> dict[str, Any]:
   """A segmenter's slices judged as a classifier's: tumour where any pixel is marked."""
   return summarize_classes([row | {"prediction": int(row["tp"] + row["fp"] > 0)} for row in record.rows])
 
 
-def calibration(record: Record, show_slices: bool) -> Section | None:
+def calibration(record: RunFiles, show_slices: bool) -> Section | None:
   """Whether probabilities can be taken at their word."""
   if record.task == "cascade":
     return None
   groups = record.summary["test"]["calibration"]
   drawn = [charts.pixel_reliability(record.reliability)] if record.reliability else []
-  return Section("calibration", "Calibration", tables=[sheets.calibration(groups)],
+  return Section("calibration", "Calibration", tables=[html_tables.calibration(groups)],
                  charts=[*drawn, charts.slice_reliability(record.rows)])  # fmt: skip
 
 
-def subgroups(record: Record, show_slices: bool) -> Section | None:
+def subgroups(record: RunFiles, show_slices: bool) -> Section | None:
   """The patients in groups."""
-  found = sheets.subgroups(record.summary["test"].get("subgroups") or {})
+  found = html_tables.subgroups(record.summary["test"].get("subgroups") or {})
   if not found:
     return None
   lead = [
@@ -157,7 +159,7 @@ def subgroups(record: Record, show_slices: bool) -> Section | None:
                  folded=molecular)  # fmt: skip
 
 
-def associations(record: Record, show_slices: bool) -> Section | None:
+def associations(record: RunFiles, show_slices: bool) -> Section | None:
   """Shape against molecular clusters."""
   if record.task == "cascade":
     return None
@@ -166,23 +168,23 @@ def associations(record: Record, show_slices: bool) -> Section | None:
   lead = []
   for kind in filter(found.get, words_of):
     tests = [row for row in found[kind] if row["p_holm"] is not None]
-    clear = [f"{sheets.title(row['feature'])} and {row['grouping']}" for row in tests if row["p_holm"] < 0.05]
+    clear = [f"{html_tables.title(row['feature'])} and {row['grouping']}" for row in tests if row["p_holm"] < 0.05]
     told = f": {', '.join(clear)}" if clear else ""
     lead.append(
       f"From {words_of[kind]} of {max(row['patients'] for row in found[kind])} patients, {len(clear)} of {len(tests)} tests are below "
       f".05 after Holm's correction{told}."
     )
   if found.get("why"):
-    lead.append(words.sentence(f"Not tested: {found['why']}"))
-  tested = [sheets.associations(found)] if lead[0].startswith("From") else []
+    lead.append(phrases.sentence(f"Not tested: {found['why']}"))
+  tested = [html_tables.associations(found)] if lead[0].startswith("From") else []
   return Section("associations", "Shape and molecular clusters", lead, folded=tested)
 
 
-def training(record: Record, show_slices: bool) -> Section | None:
+def training(record: RunFiles, show_slices: bool) -> Section | None:
   """Curves of training, and of pooled runs what each of them got."""
   if record.summary.get("folds"):
     return Section("training", "The runs that are pooled", ["Curves are in the report of each run."],
-                   [sheets.folds(record.summary["folds"])])  # fmt: skip
+                   [html_tables.folds(record.summary["folds"])])  # fmt: skip
   if record.task == "cascade" or not record.history or not record.config:
     return None
   figure = {"cnn": "Fig. 4", "resnet50": "Fig. 6"}.get(record.summary["model"], "")
@@ -192,31 +194,31 @@ def training(record: Record, show_slices: bool) -> Section | None:
     drawn.append(charts.tversky_index(record.history, loss["exponent"]))
     lead = [
       'The paper\'s "focal Tversky accuracy" is the Tversky index TI. Here it is derived from the loss: the loss is '
-      f"(1 {words.MINUS} TI)^{loss['exponent']:g}, so TI = 1 {words.MINUS} loss^(1/{loss['exponent']:g}), of each epoch's mean loss. The loss itself is the first curve."
+      f"(1 {phrases.MINUS} TI)^{loss['exponent']:g}, so TI = 1 {phrases.MINUS} loss^(1/{loss['exponent']:g}), of each epoch's mean loss. The loss itself is the first curve."
     ]
   return Section("training", "Training", lead, charts=drawn)
 
 
-def published(record: Record, others: Sequence[Section]) -> Section:
+def published(record: RunFiles, others: Sequence[Section]) -> Section:
   """The paper's tables and where its figures are, and what others measured."""
   summary, test, found = record.summary, record.summary["test"], []
   if record.task == "classification":
-    found.append(paper_sheets.table2(test["per_class"], words.model(summary)))
+    found.append(page_tables.table2(test["per_class"], phrases.model(summary)))
     if summary["baselines"]:
-      found.append(paper_sheets.baselines(summary))
+      found.append(page_tables.baselines(summary))
   elif record.task == "segmentation":
-    found.append(paper_sheets.table2(_marked(record)["per_class"], f"any pixel marked by the {words.model(summary)}"))
-    found.append(paper_sheets.table3(summary))
+    found.append(page_tables.table2(_marked(record)["per_class"], f"any pixel marked by the {phrases.model(summary)}"))
+    found.append(page_tables.table3(summary))
   lead = [
     "The paper is Aish et al. 2024, Brain Tumor Segmentation and Classification Using ResNet50 and U-Net. What it prints for its own "
     "networks is for slices drawn at random, which leaks."
   ]
   return Section(
-    "published", "Beside the paper and others", lead, [*found, paper_sheets.anchors(), _figures(record, others)]
+    "published", "Beside the paper and others", lead, [*found, page_tables.anchors(), _figures(record, others)]
   )
 
 
-def _figures(record: Record, others: Sequence[Section]) -> Table:
+def _figures(record: RunFiles, others: Sequence[Section]) -> Table:
   here = {chart.paper: section.title for section in others for chart in section.charts if chart.paper}
   model = record.summary.get("model")
   if record.task == "segmentation":
@@ -227,10 +229,14 @@ def _figures(record: Record, others: Sequence[Section]) -> Table:
   elif record.task == "classification":
     here["Fig. 3" if model == "cnn" else "Fig. 5"] = "Scores: confusion matrix"
   rows = [
-    [sheets.text(f"Fig. {name}"), sheets.text(shown), sheets.text(here.get(f"Fig. {name}", _ABSENT[name]))]
-    for name, shown in paper.FIGURES.items()
+    [
+      html_tables.text(f"Fig. {name}"),
+      html_tables.text(shown),
+      html_tables.text(here.get(f"Fig. {name}", _ABSENT[name])),
+    ]
+    for name, shown in published_values.FIGURES.items()
   ]
-  return sheets.table("The paper's figures in this report", ("paper", "shows", "here"), rows)
+  return html_tables.table("The paper's figures in this report", ("paper", "shows", "here"), rows)
 
 
 _ABSENT = {
@@ -242,7 +248,7 @@ _ABSENT = {
 }
 
 
-def about(record: Record) -> Section:
+def about(record: RunFiles) -> Section:
   """What was run: data, split, versions, hardware.
 
   Not when and for how long, which `summary.json` says: two runs with the same results have the same page.
@@ -255,7 +261,7 @@ def about(record: Record) -> Section:
     "split": summary["split"],
     "slices": ", ".join(f"{part} {count:,}" for part, count in split.items()),
     "hash of the split": summary.get("split_hash"),
-    "network": words.model(summary),
+    "network": phrases.model(summary),
     "weights to begin with": (record.config.get("model") or {}).get("pretrained"),
     "intensities": summary.get("normalize"),
     "epochs": f"{epochs['trained']} of {epochs['planned']} planned" if epochs else None,
@@ -269,19 +275,19 @@ def about(record: Record) -> Section:
     "devices": summary.get("devices"),
     "machine": summary.get("machine"),
   }
-  rows = [[sheets.text(name), sheets.text(fact)] for name, fact in facts.items() if fact]
-  fields = [[sheets.text(name), sheets.text(content)] for name, content in _flat(record.config).items()]
+  rows = [[html_tables.text(name), html_tables.text(fact)] for name, fact in facts.items() if fact]
+  fields = [[html_tables.text(name), html_tables.text(content)] for name, content in _flat(record.config).items()]
   return Section(
     "run", "What was run",
-    tables=[sheets.table("This run", ("", ""), rows)],
-    folded=[sheets.table("Configuration, every field", ("field", "value"), fields)] if fields else [],
+    tables=[html_tables.table("This run", ("", ""), rows)],
+    folded=[html_tables.table("Configuration, every field", ("field", "value"), fields)] if fields else [],
   )  # fmt: skip
 
 
 def _threshold(summary: dict[str, Any]) -> str | None:
   if summary.get("threshold") is None:
     return summary.get("threshold_from")
-  return f"{words.number(summary['threshold'], 'factor')}, {summary['threshold_from']}"
+  return f"{phrases.number(summary['threshold'], 'factor')}, {summary['threshold_from']}"
 
 
 def _fitted(baseline: dict[str, Any]) -> str:
@@ -299,19 +305,19 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
   return found
 
 
-def patients(record: Record, shown: dict[str, str]) -> Section | None:
+def patients(record: RunFiles, shown: dict[str, str]) -> Section | None:
   """The sortable table; `shown` are the cases in the viewer, by patient."""
   if not record.patients:
     return None
   ranked = viewer.ranks(record)
   name = viewer.score(record)
   score = {row["patient"]: row.get(name) for row in record.patients}
-  told = ", ".join(f"{rank}: {patient} ({words.number(score[patient])})" for patient, rank in ranked.items())
+  told = ", ".join(f"{rank}: {patient} ({phrases.number(score[patient])})" for patient, rank in ranked.items())
   lead = [f"By {'Dice' if name == 'dice' else name}, {told}. A click on a heading sorts the table."] if told else []
-  return Section("patients", "Patients", lead, [sheets.patients(record.patients, shown, record.summary["test"])])
+  return Section("patients", "Patients", lead, [html_tables.patients(record.patients, shown, record.summary["test"])])
 
 
 # In the order of the page; patients, the paper and the run are put around them.
-RESULTS: tuple[Callable[[Record, bool], Section | None], ...] = (
+RESULTS: tuple[Callable[[RunFiles, bool], Section | None], ...] = (
   scores, detection, calibration, subgroups, associations, slices, training,
 )  # fmt: skip

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bt_jax.report.page import volumes
+from bt_jax.report.page import sprites
 from bt_jax.report.page.charts import Chart, samples, source
-from bt_jax.report.page.record import Record
-from bt_jax.report.page.words import number
+from bt_jax.report.page.phrases import number
+from bt_jax.report.page.run_files import RunFiles
 
 Row = dict[str, Any]
 _WHITE = 0.999  # share of a volume's pixels that is not white when shown
@@ -43,12 +43,12 @@ class Shown(NamedTuple):
   start: int
 
 
-def score(record: Record) -> str:
+def score(record: RunFiles) -> str:
   """The column of `patients.csv` that ranks patients."""
   return "dice" if record.task == "segmentation" else "accuracy"
 
 
-def ranks(record: Record) -> dict[str, str]:
+def ranks(record: RunFiles) -> dict[str, str]:
   """The best, the median and the worst patient, from patient to rank."""
   known = [row for row in record.patients if row.get(score(record)) is not None]
   if not known:
@@ -60,7 +60,7 @@ def ranks(record: Record) -> dict[str, str]:
   return {patient: " and ".join(names) for patient, names in found.items()}
 
 
-def choose(record: Record, *, room: int, enough: int) -> list[Shown]:
+def choose(record: RunFiles, *, room: int, enough: int) -> list[Shown]:
   """Volumes of the best, median and worst patients first, then of others.
 
   Args:
@@ -82,7 +82,7 @@ def choose(record: Record, *, room: int, enough: int) -> list[Shown]:
     limit = room if patient in ranked else min(room, enough)
     if folder is None or used + (folder / case / "flair.png").stat().st_size * 4 / 3 > limit:
       continue
-    volume = volumes.read_volume(folder, case, len(rows))
+    volume = sprites.read_volume(folder, case, len(rows))
     if volume is None:
       continue
     entry = _show(volume, rows, _heading(case, ranked.get(patient, ""), scores.get(patient), score(record)))
@@ -93,7 +93,7 @@ def choose(record: Record, *, room: int, enough: int) -> list[Shown]:
   return shown
 
 
-def told(record: Record, shown: list[Shown]) -> str:
+def told(record: RunFiles, shown: list[Shown]) -> str:
   """How many volumes there are to see, and which of the best, median and worst are not."""
   cases = {row["case"]: row["patient"] for row in record.rows}
   seen = {cases[volume.case] for volume in shown}
@@ -106,7 +106,7 @@ def told(record: Record, shown: list[Shown]) -> str:
   return f"{count}, {first}; the others are left out to keep this file small."
 
 
-def _folder(record: Record, case: str) -> pathlib.Path | None:
+def _folder(record: RunFiles, case: str) -> pathlib.Path | None:
   """Where the volumes of a case are: in the run's folder, or, of pooled runs, in that of one of them."""
   told = [fold["run"] for fold in record.summary.get("folds") or [] if fold.get("run")]
   folds = [*sorted(record.folder.glob("fold*_*")), *(record.folder / run for run in told), *map(pathlib.Path, told)]
@@ -123,7 +123,7 @@ def _heading(case: str, rank: str, value: float | None, name: str) -> str:
   return f"{case}: {', '.join(told)}" if told else case
 
 
-def _show(volume: volumes.Volume, rows: list[Row], heading: str) -> Shown:
+def _show(volume: sprites.Volume, rows: list[Row], heading: str) -> Shown:
   area = volume.truth.sum((1, 2))
   layers = {"truth": volume.truth, "prediction": volume.prediction}
   if volume.prediction is None:
@@ -136,9 +136,9 @@ def _show(volume: volumes.Volume, rows: list[Row], heading: str) -> Shown:
     case=volume.case,
     heading=heading,
     flair=source(volume.flair, "png"),
-    brightness=255 / max(float(np.quantile(volumes.flair_slices(volume), _WHITE)), 1),
-    lines=-(-len(rows) // volumes.COLUMNS),
-    outlines={name: volumes.outlines(masks) for name, masks in layers.items() if masks is not None},
+    brightness=255 / max(float(np.quantile(sprites.flair_slices(volume), _WHITE)), 1),
+    lines=-(-len(rows) // sprites.COLUMNS),
+    outlines={name: sprites.outlines(masks) for name, masks in layers.items() if masks is not None},
     captions=[f"Slice {row['slice']} ({at} of {len(rows)}): {_caption(row)}" for at, row in enumerate(rows, start=1)],
     bars=bars,
     start=int(area.argmax()) if area.any() else len(rows) // 2,
@@ -160,20 +160,20 @@ def _caption(row: Row) -> str:
   return f"{truth}; {told}; highest probability {number(row['probability'])}"
 
 
-def sample_chart(record: Record) -> Chart | None:
+def sample_chart(record: RunFiles) -> Chart | None:
   """Slices of some patients with their masks: of each the one with the largest tumour."""
   pictures = list(itertools.islice(_samples(record), _SAMPLES))
   return samples(pictures) if pictures else None
 
 
-def _samples(record: Record) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+def _samples(record: RunFiles) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
   rows: dict[str, list[Row]] = {}
   for row in record.rows:
     rows.setdefault(row["case"], []).append(row)
   for case, members in rows.items():
     folder = _folder(record, case)
-    volume = volumes.read_volume(folder, case, len(members)) if folder else None
+    volume = sprites.read_volume(folder, case, len(members)) if folder else None
     if volume is not None and volume.truth.any():
       at = int(volume.truth.sum((1, 2)).argmax())
       number = sorted(row["slice"] for row in members)[at]
-      yield f"{case}\nslice {number}", volumes.flair_slices(volume)[at], volume.truth[at]
+      yield f"{case}\nslice {number}", sprites.flair_slices(volume)[at], volume.truth[at]

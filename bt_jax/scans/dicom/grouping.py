@@ -7,9 +7,9 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TypeVar
 
 from bt_jax.errors import UserError
-from bt_jax.scans.dicom.files import UID, is_dicom
 from bt_jax.scans.dicom.geometry import arrange
 from bt_jax.scans.dicom.headers import frames_of
+from bt_jax.scans.dicom.opening import UID, is_dicom
 from bt_jax.scans.dicom.series import Frame, Series
 
 _TURNED = 0.01  # of direction cosines, beyond which slices are of another series

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from bt_jax.errors import UserError
-from bt_jax.scans.dicom.files import DAMAGED, is_image, read_dataset
+from bt_jax.scans.dicom.opening import DAMAGED, is_image, read_dataset
 from bt_jax.scans.dicom.series import Frame
 
 # Of patient and study, copied to what is written; of the series, to guess its role; of the image.

@@ -11,8 +11,8 @@ from jaxtyping import Bool, Float, Num
 from bt_jax.errors import UserError
 from bt_jax.scans.codestreams import is_whole, promised_size
 from bt_jax.scans.dicom.exclusion import excluded
-from bt_jax.scans.dicom.files import DAMAGED, read_dataset
 from bt_jax.scans.dicom.geometry import Stack
+from bt_jax.scans.dicom.opening import DAMAGED, read_dataset
 from bt_jax.scans.dicom.series import Frame
 from bt_jax.scans.scan import check_size
 

@@ -1,0 +1,146 @@
+"""Several hosts as one: what all must agree on, and what to do when one is lost."""
+
+import contextlib
+import json
+import multiprocessing
+import os
+import pathlib
+import re
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from bt_jax.distributed import lost_host
+from bt_jax.errors import Stopped, UserError
+
+_LOST = re.compile("gloo|nccl|unavailable|deadline|coordination|heartbeat|barrier", re.IGNORECASE)
+
+_ENDING = threading.Lock()
+
+
+def is_first() -> bool:
+  """Whether this is the host that writes tables; checkpoints are written by all together."""
+  return jax.process_index() == 0
+
+
+def gather(value: Any) -> list[Any]:
+  """What every host says, anything of JSON, in the order of hosts; all must ask at the same point."""
+  if jax.process_count() == 1:
+    return [value]
+  text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+  lengths = multihost_utils.process_allgather(np.array([len(text)])).ravel()
+  padded = np.zeros(lengths.max(), np.uint8)
+  padded[: len(text)] = text
+  texts = multihost_utils.process_allgather(padded).reshape(len(lengths), -1)
+  return [json.loads(bytes(text[:length])) for text, length in zip(texts, lengths, strict=True)]
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+  """What fails here on one host is raised on all: there as it is, and on the others, in one line, as a UserError."""
+  problem: Exception | None = None
+  try:
+    yield
+  except Exception as error:
+    problem = error
+  told = gather(None if problem is None else str(problem).splitlines()[0])
+  if problem is not None:
+    raise problem
+  if found := [text for text in told if text]:
+    raise UserError(found[0])
+
+
+@contextlib.contextmanager
+def watch(folder: pathlib.Path, *, timeout: int) -> Iterator[None]:
+  """Ends this process with one line where another host was not heard of for `timeout` seconds.
+
+  Each host counts up in a file of its own in `folder`, which all of them share, and looks at those of the others. The
+  collectives of a GPU wait forever for a host that is gone, and JAX's own watch ends the process with a stack trace.
+  """
+  count, me = jax.process_count(), jax.process_index()
+  if count == 1:
+    yield
+    return
+  folder.mkdir(parents=True, exist_ok=True)
+  done = threading.Event()
+  beat = lambda host: folder / str(host)
+
+  def heard(host: int) -> str:
+    try:
+      return beat(host).read_text()
+    except OSError:
+      return ""
+
+  def look() -> None:
+    last = {host: (heard(host), time.monotonic()) for host in range(count) if host != me}
+    beats = 0
+    while not done.wait(timeout / 10):
+      beats += 1
+      with contextlib.suppress(OSError):
+        beat(me).write_text(f"{os.getpid()} {beats}")
+      for host, (said, when) in last.items():
+        if (says := heard(host)) != said:
+          last[host] = says, time.monotonic()
+        elif time.monotonic() - when > timeout:
+          leave(f"host {host} of {count} was not heard of for {timeout} s")
+
+  beat(me).write_text(f"{os.getpid()} 0")
+  thread = threading.Thread(target=look, daemon=True)
+  thread.start()
+  try:
+    with (
+      lost_host.instead_of_abort(lambda: leave("the first host, which the others meet at, does not answer")),
+      _one_line(folder),
+    ):
+      yield
+      multihost_utils.sync_global_devices("bt_jax: done")
+  finally:
+    done.set()
+    thread.join()
+    beat(me).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _one_line(folder: pathlib.Path) -> Iterator[None]:
+  """Ends this process with one line over an error that is not to be waited with for others, while JAX's abort is caught."""
+  try:
+    yield
+  except (UserError, Stopped, BrokenPipeError) as error:
+    if "gloo" in str(error.__cause__).lower():
+      leave("what all hosts do together failed")
+    raise
+  except Exception as error:
+    # JAX raises errors of its own, and ValueError where a save or the tables' numbers are exchanged.
+    if _LOST.search(str(error)):
+      leave(f"what all hosts do together failed ({str(error).splitlines()[0][:120]})")
+    # The trouble of this host alone: at its end JAX would wait for the others, and then abort.
+    if isinstance(error, OSError):
+      end(
+        f"cannot read or write {error.filename or folder.parent} ({error.strerror or error}): free some space or fix the folder"
+      )
+    traceback.print_exc()
+    end(f"{type(error).__name__}; the other hosts stop, too")
+
+
+def leave(reason: str) -> NoReturn:
+  """Ends this process, as another host is gone; see `end`."""
+  end(
+    f"{reason}: another host is gone, so this one stops; the same command on all hosts goes on from the last checkpoint"
+  )
+
+
+def end(message: str) -> NoReturn:
+  """Ends this process and those it started at once with one line, without waiting for the other hosts."""
+  _ENDING.acquire()  # another thread may have noticed, too; one line is enough
+  for process in multiprocessing.active_children():
+    process.kill()
+  print(f"\nerror: {message}", file=sys.stderr, flush=True)
+  sys.stdout.flush()
+  os._exit(1)

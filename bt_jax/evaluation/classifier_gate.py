@@ -1,0 +1,129 @@
+"""A classifier and a segmenter as one: the gate, and what each of them says about a slice. All from rows.
+
+Rows are those of `evaluation/rows.py` (the segmenter's, with tp, fp and the highest probability of a pixel) and of
+`evaluation/classification.py` (the classifier's), of the same slices in the same order.
+"""
+
+import math
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+from scipy.special import logit
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from bt_jax.errors import UserError
+from bt_jax.evaluation.classification import choose_threshold
+from bt_jax.evaluation.records import Record
+
+# What each way to tell slices apart is fitted on.
+FEATURES = {
+  "mask": ("log_area", "confidence"),
+  "both": ("log_area", "confidence", "classifier"),
+}
+WAYS = ("classifier", "mask", "both", "paper_rule")
+
+
+def column(rows: list[Record], name: str) -> np.ndarray:
+  """One column of rows."""
+  return np.array([row[name] for row in rows])
+
+
+def area(rows: list[Record]) -> Int[np.ndarray, "n"]:
+  """Pixels of the predicted mask."""
+  return column(rows, "tp") + column(rows, "fp")
+
+
+def gate_threshold(probability: Float[np.ndarray, "n"], label: Int[np.ndarray, "n"], sensitivity: float) -> float:
+  """The highest threshold at which this share of the slices with a tumour, or more, is let through.
+
+  Raises:
+    UserError: there is no slice with a tumour.
+  """
+  tumor = np.sort(probability[label == 1])[::-1]
+  if not len(tumor):
+    raise UserError("the validation part has no slice with a tumour: no gate can be chosen on it; choose another split")
+  kept = math.ceil(round(sensitivity * len(tumor), 9))
+  return float(tumor[max(kept, 1) - 1])
+
+
+def gate(rows: list[Record], passes: np.ndarray) -> list[Record]:
+  """The segmenter's rows with an empty mask wherever the classifier lets nothing through."""
+  return [
+    row if through else row | {"tp": 0, "fp": 0, "fn": row["fn"] + row["tp"], "tn": row["tn"] + row["fp"]}
+    for row, through in zip(rows, passes, strict=True)
+  ]
+
+
+def gate_effect(rows: list[Record], passes: np.ndarray) -> dict[str, Any]:
+  """What the gate does to slices: false positives on healthy ones, and tumours it misses.
+
+  Returns:
+    For healthy slices, how many have any predicted pixel without and with the gate, and their share; for slices with a
+    tumour, how many it stops, how many of these the segmenter had found in part, and the patients that lose them all.
+  """
+  label, marked = column(rows, "label"), area(rows) > 0
+  healthy, tumor = label == 0, label == 1
+  stopped = tumor & ~passes
+  patients = column(rows, "patient")
+  without, with_gate = int((healthy & marked).sum()), int((healthy & marked & passes).sum())
+  share = lambda count, total: count / total if total else None
+  return {
+    "healthy_slices": int(healthy.sum()),
+    "false_positives": without,
+    "false_positive_rate": share(without, int(healthy.sum())),
+    "false_positives_gated": with_gate,
+    "false_positive_rate_gated": share(with_gate, int(healthy.sum())),
+    "tumor_slices": int(tumor.sum()),
+    "tumor_slices_missed_by_gate": int(stopped.sum()),
+    "of_these_found_by_segmenter": int((stopped & (column(rows, "tp") > 0)).sum()),
+    "patients_missed_by_gate": [
+      str(patient) for patient in np.unique(patients[tumor]) if not (passes & tumor & (patients == patient)).any()
+    ],
+    "sensitivity": share(int((tumor & passes).sum()), int(tumor.sum())),
+  }
+
+
+def _features(
+  segmented: list[Record], classified: list[Record], names: tuple[str, ...]
+) -> Float[np.ndarray, "n features"]:
+  log_odds = lambda rows: logit(np.clip(column(rows, "probability"), 1e-6, 1 - 1e-6))
+  columns = {
+    "log_area": np.log1p(area(segmented)),
+    "confidence": log_odds(segmented),
+    "classifier": log_odds(classified),
+  }
+  return np.stack([columns[name] for name in names], axis=-1)
+
+
+def tell_apart(
+  validation: tuple[list[Record], list[Record]], test: tuple[list[Record], list[Record]], classifier_threshold: float
+) -> dict[str, tuple[Float[np.ndarray, "n"], float]]:
+  """Probability of tumour for each test slice and the threshold that goes with it, in each of `WAYS`.
+
+  `mask` and `both` are logistic regressions on `FEATURES`, fitted on validation alone, where their thresholds are chosen
+  too. `paper_rule`: the classifier's word, and an empty mask turns it to no tumour.
+
+  Args:
+    validation: the rows of the segmenter and of the classifier.
+    test: the same of the test part.
+    classifier_threshold: of the classifier's own decision.
+
+  Raises:
+    UserError: all validation slices are of one class.
+  """
+  label = column(validation[0], "label")
+  if len(np.unique(label)) < 2:
+    raise UserError(
+      "the validation part has slices of one class only: nothing can be fitted on it; choose another split"
+    )
+  classifier = column(test[1], "probability")
+  ways = {"classifier": (classifier, classifier_threshold)}
+  for name, features in FEATURES.items():
+    model = make_pipeline(StandardScaler(), LogisticRegression()).fit(_features(*validation, features), label)
+    threshold = choose_threshold(model.predict_proba(_features(*validation, features))[:, 1], label)
+    ways[name] = (model.predict_proba(_features(*test, features))[:, 1], threshold)
+  ways["paper_rule"] = (np.where(area(test[0]) > 0, classifier, 0.0), classifier_threshold)
+  return ways

@@ -1,0 +1,192 @@
+"""The tables of a run: written, read back, and checked against each other before anything is made of them."""
+
+import dataclasses
+import pathlib
+from collections import Counter
+from typing import Annotated, Any
+
+import numpy as np
+from pydantic import Field
+
+from bt_jax import files, metrics
+from bt_jax.errors import UserError
+from bt_jax.evaluation import aggregation, calibration, classification
+from bt_jax.evaluation.records import Record, patient_records
+from bt_jax.evaluation.shape import FEATURES
+from bt_jax.evaluation.summary_schema import check_files, need, read_summary
+from bt_jax.files import EVALUATE, Amount, Code, Count, Flag, Real, Share, Text
+from bt_jax.schema import CLINICAL_FIELDS
+
+_NAMES, _SLICE = ("data", "split"), ("data", "split", "case", "patient", "slice", "label", "probability")
+_SHAPES = {kind: tuple(f"{kind}_{feature}" for feature in FEATURES) for kind in ("truth", "predicted")}
+# The type of each column, which is the same in all tables; one that is not named here is text.
+_KINDS = {
+  **dict.fromkeys(("slice", "slices", "tumor_slices", *metrics.Counts._fields, "truth_voxels", "pixels", "tumor_pixels"), Count),
+  **dict.fromkeys(("epoch", "step"), Count),
+  **dict.fromkeys(("label", "prediction", "calibrated"), Flag),
+  **dict.fromkeys(("data", "split", "case", "patient", "baseline", "site", "unit"), Text),
+  **dict.fromkeys(("probability", calibration.CALIBRATED, *metrics.METRICS, "train_accuracy", "validation_accuracy"), Share),
+  **dict.fromkeys(("train_loss", "validation_loss", "validation_score"), Real),
+  **dict.fromkeys(("learning_rate", "slices_per_second", "probability_sum"), Amount),
+  "bin": Annotated[int, Field(ge=0, lt=calibration.BINS)],
+  **dict.fromkeys(("has_pre", "has_post"), bool),
+  **dict.fromkeys(CLINICAL_FIELDS, Code),
+  **dict.fromkeys((*_SHAPES["truth"], *_SHAPES["predicted"]), Real | None),
+  **dict.fromkeys(aggregation.DISTANCES, Amount | None),
+}  # fmt: skip
+_PREDICTED = {"segmentation": metrics.Counts._fields, "classification": ("prediction",)}
+_SCORES = {"segmentation": tuple(metrics.METRICS), "classification": ("accuracy",)}
+_NUMBERS = {"segmentation": aggregation.numbers_of, "classification": classification.numbers_of}
+_OF_PATIENTS = {"segmentation": patient_records, "classification": classification.patient_class_rows}
+
+
+def kind_of(column: str) -> Any:
+  """The type of a column, see `files.read_csv`."""
+  return _KINDS.get(column, Text | None)
+
+
+@dataclasses.dataclass(frozen=True)
+class Tables:
+  """The rows that every number is made from.
+
+  Attributes:
+    slices: one per test slice.
+    patients: one per patient.
+    reliability: pixels of each patient by bin of probability; none of a classifier.
+    baselines: as `slices`, for every baseline, which the column `baseline` names.
+  """
+
+  slices: list[Record]
+  patients: list[Record]
+  reliability: list[Record]
+  baselines: list[Record]
+
+  def write(self, folder: pathlib.Path) -> list[pathlib.Path]:
+    """Writes each table that has rows, and removes what an earlier evaluation left of one that has none."""
+    written = []
+    for name, rows in vars(self).items():
+      path = folder / f"{name}.csv"
+      if rows:
+        written.append(files.write_csv(path, rows))
+      else:
+        path.unlink(missing_ok=True)
+    return written
+
+  @classmethod
+  def read(cls, folder: pathlib.Path, task: str, *, leaky: bool) -> "Tables":
+    """The tables in a folder.
+
+    Args:
+      folder: of the run.
+      task: of the run, which says what columns there are.
+      leaky: whether its split cuts volumes, which are then not measured.
+
+    Raises:
+      UserError: there are no rows of slices or of patients, or a table is damaged.
+    """
+    measured = (*_SHAPES["truth"], "truth_voxels") if not leaky else ()
+    if task == "segmentation" and not leaky:
+      measured += (*_SHAPES["predicted"], "unit", *aggregation.DISTANCES)
+    of_patient = ("slices", "tumor_slices", *metrics.Counts._fields, *_SCORES[task], "site", "has_pre", "has_post")
+    columns = {
+      "slices": (*_SLICE, *_PREDICTED[task], calibration.CALIBRATED),
+      "patients": (*_NAMES, "patient", *of_patient, *CLINICAL_FIELDS, *measured),
+      "reliability": (*_NAMES, "patient", "calibrated", "bin", "pixels", "probability_sum", "tumor_pixels"),
+      "baselines": ("baseline", *_SLICE, *_PREDICTED[task]),
+    }
+    path = {name: folder / f"{name}.csv" for name in columns}
+    tables = cls(
+      **{name: files.read_csv(path[name], kind_of, columns[name]) if path[name].is_file() else [] for name in columns}
+    )
+    for name in ("slices", "patients"):
+      if not getattr(tables, name):
+        raise UserError(f"{path[name]} is missing or has no rows: {EVALUATE}")
+    return tables
+
+  @classmethod
+  def joined(cls, several: "list[Tables]") -> "Tables":
+    """The rows of several runs, one after another."""
+    names = [field.name for field in dataclasses.fields(cls)]
+    return cls(**{name: [row for tables in several for row in getattr(tables, name)] for name in names})
+
+
+def read_run(folder: pathlib.Path) -> tuple[dict[str, Any], Tables]:
+  """The summary and the tables of a finished run.
+
+  Raises:
+    UserError: there is none, it is damaged or of another version, or its tables do not fit each other or the summary.
+  """
+  summary, path = read_summary(folder), folder / "summary.json"
+  if "segmenter" in summary:
+    raise UserError(f"{folder} is a cascade, expected the run of one network: name another")
+  tables = Tables.read(folder, summary["task"], leaky=summary["leaky"])
+  _check(folder, tables, summary["task"])
+  check_files(folder, summary)
+  test = summary["test"]
+  counted = {
+    "slices": len(tables.slices),
+    "patients": len(tables.patients),
+    "tumor_slices": sum(row["label"] for row in tables.slices),
+  }
+  for name, count in counted.items():
+    if test[name] != count:
+      raise files.damaged(path, f"test.{name} is {test[name]}, and the tables have {count}", EVALUATE)
+  _check_summary(path, summary, tables)
+  return summary, tables
+
+
+def _check_summary(path: pathlib.Path, summary: dict[str, Any], tables: Tables) -> None:
+  """Raises UserError where the summary lacks a number that its tables give, or has other baselines."""
+  task, test = summary["task"], summary["test"]
+  names = list(_NUMBERS[task](tables.slices)(np.arange(len(tables.patients))[None]))
+  for baseline in summary["baselines"]:
+    need(path, baseline["test"], names, f"the baseline {baseline['name']}")
+  if [baseline["name"] for baseline in summary["baselines"]] != list(
+    dict.fromkeys(row["baseline"] for row in tables.baselines)
+  ):
+    raise files.damaged(path, "its baselines are not those of baselines.csv", EVALUATE)
+  kinds = ["slices"]
+  if task == "segmentation":
+    kinds.append("pixels")
+    for group, texts in (("volume", ("unit",)), ("surface", ("unit", "empty"))):
+      texts = ("why",) if summary["leaky"] else texts
+      if not isinstance(test.get(group), dict) or any(not isinstance(test[group].get(text), str) for text in texts):
+        raise files.damaged(path, f"test.{group} lacks {' or '.join(texts)}", EVALUATE)
+    if summary["leaky"]:
+      names = [name for name in names if not name.startswith("volume.")]
+    else:
+      distances = aggregation.summarize_distances(tables.patients, intervals=False)
+      names += [f"surface.{name}" for name in distances if name != "unit"]
+  else:
+    cells = {"confusion": ("tn", "fp", "fn", "tp"), "per_class": classification.CLASSES}
+    if any(not isinstance(test.get(group), dict) for group in cells):
+      raise files.damaged(path, "test lacks confusion or per_class", EVALUATE)
+    if any(not isinstance(test["confusion"].get(name), int) for name in cells["confusion"]):
+      raise files.damaged(path, "test.confusion lacks a count", EVALUATE)
+  need(path, test, names, "test")
+  if missing := [kind for kind in kinds if kind not in test["calibration"] or kind not in summary["temperatures"]]:
+    raise files.damaged(path, f"test.calibration or temperatures lack {missing[0]}", EVALUATE)
+
+
+def _check(folder: pathlib.Path, tables: Tables, task: str) -> None:
+  """Raises UserError where the tables do not fit each other."""
+  patients = Counter(row["patient"] for row in tables.patients)
+  expected = {row["patient"] for row in tables.slices}
+  if wrong := sorted({name for name, times in patients.items() if times > 1} | (expected ^ patients.keys())):
+    raise UserError(f"{folder}/patients.csv does not have {wrong[0]} once, and slices.csv does: {EVALUATE}")
+  counted = {row["patient"]: row for row in _OF_PATIENTS[task](tables.slices)}
+  for row in tables.patients:
+    for name, value in counted[row["patient"]].items():
+      if not (row[name] == value or (isinstance(value, float) and np.isclose(row[name], value))):
+        reason = f"{name} of {row['patient']} is {row[name]!r}, and slices.csv gives {value!r}"
+        raise files.damaged(folder / "patients.csv", reason, EVALUATE)
+  ids = [(row["case"], row["slice"]) for row in tables.slices]
+  for name in dict.fromkeys(row["baseline"] for row in tables.baselines):
+    if [(row["case"], row["slice"]) for row in tables.baselines if row["baseline"] == name] != ids:
+      raise UserError(f"{folder}/baselines.csv has other slices for {name} than slices.csv: {EVALUATE}")
+  bins = Counter((row["patient"], row["calibrated"], row["bin"]) for row in tables.reliability)
+  once = {(name, kind, at): 1 for name in expected for kind in (0, 1) for at in range(calibration.BINS)}
+  if tables.reliability and bins != once:
+    raise UserError(
+      f"{folder}/reliability.csv does not have each of 2 x {calibration.BINS} bins once for each patient: {EVALUATE}"
+    )

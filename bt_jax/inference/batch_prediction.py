@@ -1,0 +1,283 @@
+"""Study after study: each is read while the one before is predicted, and written while the next one is."""
+
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import pathlib
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from tqdm import tqdm
+
+from bt_jax import files
+from bt_jax.errors import MachineError, UserError
+from bt_jax.inference import claims, writer
+from bt_jax.inference.predictor import Prediction, Predictor
+from bt_jax.scans import reader
+from bt_jax.scans.reader import Study
+from bt_jax.scans.scan import NOTICE, Scan
+
+_TOLD = ("tumor", "probability", "voxels", "volume_mm3", "largest_diameter_mm", "looks_wrong", "warnings")
+_COLUMNS = ("study", "status", *_TOLD, "error")
+_PAUSE = 0.5  # seconds, before claimed studies are asked for again
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a text begins that a spreadsheet computes
+Item, Result = TypeVar("Item"), TypeVar("Result")
+
+
+def predict(
+  source: pathlib.Path | None,
+  output: pathlib.Path,
+  *,
+  given: Mapping[str, str],
+  probabilities: bool,
+  shard: str | None,
+  load: Callable[[], Predictor],
+) -> None:
+  """Predicts the studies in a file or folder; skips those that are finished, tells of those that cannot be read.
+
+  Args:
+    source: a file, a zip or a folder; None where `given` names files.
+    output: gets the files of the one study, or a folder for each of several, and a table of all. Other processes may
+      work on the same studies: each study is claimed, and those that another has claimed come last.
+    given: by role, see `studies.find`.
+    probabilities: whether they are written, too.
+    shard: `i/n`: every n-th study from the i-th on; None: all.
+    load: the networks; called once the studies are found.
+
+  Raises:
+    UserError: there is nothing to read, the output holds something else, or a study could not be predicted.
+  """
+  found = reader.find(source, given)
+  chosen = found if shard is None else reader.shard(found, shard)
+  if not chosen:
+    print(f"no study falls to shard {shard}, there are {len(found)}")
+    return
+  table = None
+  if len(found) > 1 or found[0].name:
+    table = output / ("studies.csv" if shard is None else f"studies_{shard.replace('/', '_of_')}.csv")
+  with _writable(output, table):
+    work = _Work(output, load(), probabilities)
+    for study in chosen:  # what must not be written over is reported before anything is begun
+      work.finished(study)
+    rows, order = [], {study.name: position for position, study in enumerate(chosen)}
+    try:
+      for row in _stream(work, chosen):
+        rows.append(row)
+        if table and row["error"]:
+          tqdm.write(f"{row['study']}: {row['error']}", file=sys.stderr)
+    finally:
+      if table and rows:
+        _write_table(table, sorted(rows, key=lambda row: order[row["study"]]))
+      for release in [*work.claimed.values()]:
+        release()
+    if table:
+      _tell_of_all(rows, table)
+    else:
+      _tell_of_one(rows[0], output)
+
+
+class Elsewhere:
+  """Stands for a study that another process has claimed."""
+
+
+Read = Scan | UserError | Elsewhere | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Work:
+  """What is done to every study, and how those that are claimed are let go of."""
+
+  output: pathlib.Path
+  predictor: Predictor
+  probabilities: bool
+  claimed: dict[str, Callable[[], None]] = dataclasses.field(default_factory=dict)
+
+  def options(self, study: Study) -> dict[str, Any]:
+    """What a prediction of it depends on beside its bytes and the networks."""
+    names = {role: told if study.format == "dicom" else pathlib.Path(told).name for role, told in study.given.items()}
+    return {"probabilities": self.probabilities, "given": names}
+
+  def finished(self, study: Study) -> writer.Done | None:
+    """What was predicted before, None for nothing.
+
+    Raises:
+      UserError: something else stands in its place.
+    """
+    folder = self.output / study.name
+    done = writer.finished(folder)
+    if done is None:
+      writer.check_free(folder)
+    elif differ := writer.differences(done, self.predictor, self.options(study)):
+      raise UserError(f"{folder} holds a prediction that differs in {', '.join(differ)}: choose another --output")
+    return done
+
+  def read(self, study: Study) -> Scan | Elsewhere | None:
+    """The scan, now claimed; None where its prediction is there with all its files."""
+    release = claims.claim(self.output, study.name)
+    if release is None:
+      return Elsewhere()
+    self.claimed[study.name] = release
+    try:
+      done = self.finished(study)  # as it is now that nobody else writes
+      if done is not None and done["input"]["sha256"] != reader.sha256(study):
+        raise UserError(
+          f"{self.output / study.name} holds the prediction of other files: remove it, or choose another --output"
+        )
+      return None if done is not None and not writer.missing(self.output / study.name, done) else reader.read(study)
+    except BaseException:
+      self.release(study)
+      raise
+
+  def release(self, study: Study) -> None:
+    """Lets other processes have the study."""
+    if release := self.claimed.pop(study.name, None):
+      release()
+
+  def predict(self, scan: Read, *, progress: bool) -> Prediction | UserError | Elsewhere | None:
+    """The prediction of a scan; what is none stays what it is."""
+    return self.predictor.predict(scan, progress=progress) if isinstance(scan, Scan) else scan
+
+  def write(self, study: Study, prediction: Prediction | UserError | Elsewhere | None) -> dict[str, Any] | None:
+    """The row of the table; None where another process has the study."""
+    if isinstance(prediction, Elsewhere):
+      return None
+    try:
+      return self._write(study, prediction)
+    finally:
+      self.release(study)
+
+  def _write(self, study: Study, prediction: Prediction | UserError | None) -> dict[str, Any]:
+    if isinstance(prediction, UserError):
+      raise prediction
+    folder = self.output / study.name
+    if prediction is not None:
+      writer.save(prediction, folder, probabilities=self.probabilities, options=self.options(study))
+    done = writer.finished(folder)
+    told = {name: done[name] for name in _TOLD} | {"warnings": "; ".join(done["warnings"])}
+    return {"study": study.name, "status": "predicted" if prediction else "was there", **told, "error": None}
+
+
+def _stream(work: _Work, chosen: Sequence[Study]) -> Iterator[dict[str, Any]]:
+  """A row of the table for each study; those that other processes have claimed are asked for again, until none is."""
+  alone = len(chosen) == 1  # the bar is then of slices
+  with tqdm(total=len(chosen), desc="predicting", unit="study", disable=alone) as bar:
+    while chosen:
+      elsewhere = []
+      for study, row in _once(work, chosen, alone):
+        if row is None:
+          elsewhere.append(study)
+        else:
+          bar.update()
+          yield row
+      if len(elsewhere) == len(chosen):  # nothing is claimed here while this waits
+        bar.set_postfix_str(f"waiting for {len(elsewhere)} in other processes")
+        time.sleep(_PAUSE)
+      chosen = elsewhere
+
+
+def _once(work: _Work, chosen: Sequence[Study], alone: bool) -> Iterator[tuple[Study, dict[str, Any] | None]]:
+  """Each study with its row, None where another process has it; no more than three of them are in memory."""
+  scans = _one_ahead(work.read, chosen)
+  marked = ((study, work.predict(scan, progress=alone)) for study, scan in scans)
+  for (study, _), row in _one_ahead(lambda pair: work.write(*pair), marked):
+    failed = isinstance(row, UserError)
+    failure = dict.fromkeys(_COLUMNS) | {"study": study.name, "status": "failed", "error": str(row)}
+    yield study, failure if failed else row
+
+
+def _one_ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result | UserError]]:
+  """Each item with what the function makes of it, in a thread that works on the next while this one is used."""
+
+  def attempt(item: Item) -> tuple[Item, Result | UserError]:
+    try:
+      return item, function(item)
+    except MachineError:
+      raise
+    except UserError as error:
+      return item, error
+
+  with concurrent.futures.ThreadPoolExecutor(1) as pool:
+    waiting = None
+    for item in items:
+      following = pool.submit(attempt, item)
+      if waiting is not None:
+        yield waiting.result()
+      waiting = following
+    if waiting is not None:
+      yield waiting.result()
+
+
+def _harmless(value: Any) -> Any:
+  """A text that a spreadsheet would compute, as `=1+1`, with the apostrophe before it that makes it a text there too."""
+  return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
+
+
+@contextlib.contextmanager
+def _writable(output: pathlib.Path, table: pathlib.Path | None) -> Iterator[None]:
+  """Makes the output folder, and takes it away again where nothing came into it."""
+  writer.check_folder(output)
+  was_there = output.exists()
+  try:
+    output.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=output).close()
+  except OSError as error:
+    raise UserError(f"cannot write to {output} ({error.strerror}): choose another --output") from error
+  if table and table.is_file() and not table.read_bytes().startswith(",".join(_COLUMNS).encode()):
+    raise UserError(f"{table} is another table than that of predictions: choose another --output")
+  try:
+    yield
+  finally:
+    if not was_there:
+      with contextlib.suppress(OSError):  # something is in it
+        output.rmdir()
+
+
+def _write_table(table: pathlib.Path, rows: Sequence[dict[str, Any]]) -> None:
+  """Writes the table, one process at a time; of several with the same studies the last one's stays."""
+  while (release := claims.claim(table.parent, f"table {table.name}")) is None:
+    time.sleep(_PAUSE)
+  try:
+    files.write_csv(table, [{name: _harmless(value) for name, value in row.items()} for row in rows])
+  finally:
+    release()
+
+
+def _tell_of_one(row: dict[str, Any], output: pathlib.Path) -> None:
+  if row["error"]:
+    raise UserError(row["error"])
+  done = writer.finished(output)
+  size = f"{done['voxels']} voxels" + ("" if done["volume_ml"] is None else f", {done['volume_ml']:.2f} ml")
+  first, last = done["slice_range"] or (0, 0)
+  where = (
+    f"{size}, slices {first} to {last} of {len(done['slices'])}" if done["tumor"] else f"{len(done['slices'])} slices"
+  )
+  told = "tumour marked" if done["tumor"] else "no tumour marked"
+  print(f"\n{done['study']}: {told} ({where}); probability {done['probability']:.3f}")
+  for role, read in done["roles"].items():
+    print(f"  {role:<5} read from {read}")
+  if done["looks_wrong"]:
+    print("  it looks unlike the scans that the networks were trained on")
+  for warning in done["warnings"]:
+    print(f"  warning: {warning}")
+  print(f"  by {done['model']['title']}")
+  print("written:" if row["status"] == "predicted" else "there already, of these very files and networks:")
+  for path, count in collections.Counter(path.split("/")[0] for path in ("prediction.json", *done["files"])).items():
+    print(f"  {output / path}{f' ({count} files)' if (output / path).is_dir() else ''}")
+  print(NOTICE)
+
+
+def _tell_of_all(rows: Sequence[dict[str, Any]], table: pathlib.Path) -> None:
+  count = collections.Counter(row["status"] for row in rows)
+  marked = sum(bool(row["tumor"]) for row in rows)
+  told = ", ".join(f"{number} {status}" for status, number in count.items())
+  odd = sum(bool(row["looks_wrong"]) for row in rows)
+  print(f"\n{len(rows)} studies: {told}; tumour marked in {marked}; {odd} look unlike what the networks know")
+  print(f"written:\n  {table}\n  {table.parent}/<study>/prediction.json, masks, overlays\n{NOTICE}")
+  if count["failed"]:
+    raise UserError(
+      f"{count['failed']} of {len(rows)} studies could not be predicted: the column error of {table} says why"
+    )

@@ -1,0 +1,271 @@
+"""Networks as one file with all that they need: a pure function from a volume to its mask, for who has only JAX."""
+
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import importlib.util
+import io
+import json
+import pathlib
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jax
+import jax.export
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+from typing_extensions import TypedDict
+
+from bt_jax import files
+from bt_jax.datasets.channels import with_neighbours
+from bt_jax.errors import UserError
+from bt_jax.files import Count, Positive, Share
+from bt_jax.inference import resampling, standalone
+from bt_jax.inference.decision import Decision, check_share, decide, describe
+from bt_jax.inference.ensemble import Marked, make_forward
+from bt_jax.inference.networks import Network, View
+from bt_jax.inference.predictor import Brought, Predictor
+from bt_jax.scans.scan import NOTICE
+from bt_jax.schema import CHANNELS
+from bt_jax.training.checkpoint_record import Profile
+
+_PLATFORMS = ("cpu", "cuda", "tpu")
+_GROUP = 8  # slices at a time
+_ABOUT = "model.json"
+_HASH_CHARACTERS = 64  # of a SHA-256 in hexadecimal
+
+
+class _Decision(TypedDict):
+  threshold: Share
+  temperature: Positive
+  gate: Share | None
+  tta: bool
+  largest_component: bool
+  profile: Profile
+  reach: Count
+  drops_sequences: bool
+
+
+class Described(TypedDict):
+  """What an exported file says of its networks."""
+
+  research_use: str
+  decision: _Decision
+  about: dict[str, Any]
+
+
+def write(
+  output: pathlib.Path,
+  segmenters: Sequence[Network],
+  classifiers: Sequence[Network],
+  *,
+  tta: bool,
+  threshold: float | None,
+  sensitivity: float,
+) -> None:
+  """Writes networks as one file; see `loading.load` for the options.
+
+  The file is what `jax.export.deserialize` reads. A zip at its end, which that does not mind, describes the networks
+  and makes the file a program: `python FILE volume.npy result.npz`. The zip's comment, the last 64 bytes, is the SHA-256
+  of all before it. The same networks and options give the same bytes; where they are there already, nothing is done.
+
+  Raises:
+    UserError: contrast is enhanced outside of JAX, or the file is there already and is another.
+  """
+  decision, described = plan(segmenters, classifiers, tta=tta, threshold=threshold, sensitivity=sensitivity)
+  if is_there(output, described, lambda: read(output)[1]):
+    return
+  function = make_function(segmenters, classifiers, decision)
+  slices, height, width = jax.export.symbolic_shape(
+    "slices, height, width", constraints=[f"slices >= {decision.reach + 1}"]
+  )
+  volume = jax.ShapeDtypeStruct((slices, height, width, len(CHANNELS)), jnp.float32)
+  with _without_locations():
+    exported = jax.export.export(jax.jit(function), platforms=_PLATFORMS)(volume)
+  path = files.write_bytes(output, seal(bytes(exported.serialize()) + _program(described)))
+  print(
+    f"written: {path} ({path.stat().st_size / 1e6:.1f} MB)\n"
+    f"try it, with jax alone: python {path} volume.npy result.npz\n"
+    f"or as any run: python launch.py --mode=predict --checkpoint={path} --input=SCAN --output=DIR\n{NOTICE}"
+  )
+
+
+@contextlib.contextmanager
+def _without_locations() -> Iterator[None]:
+  """JAX writes the paths and lines of all callers into what it lowers, which are of this machine and no part of a network."""
+  name = "jax_traceback_in_locations_limit"
+  before = getattr(jax.config, name)
+  jax.config.update(name, 0)
+  try:
+    yield
+  finally:
+    jax.config.update(name, before)
+
+
+def plan(
+  segmenters: Sequence[Network], classifiers: Sequence[Network], **options: Any
+) -> tuple[Decision, dict[str, Any]]:
+  """What the networks decide by, and what a file in any format says of them; raises UserError as `write`."""
+  if raised := [network for network in (*segmenters, *classifiers) if network.view.contrast != "none"]:
+    raise UserError(
+      f"{raised[0].about['path']} raises contrast ({raised[0].view.contrast}) on the host, which no export holds: use the run "
+      "itself, or train with --config.data.contrast=none"
+    )
+  decision = decide(segmenters, classifiers, **options)
+  about = describe(segmenters, classifiers, decision)
+  return decision, {"research_use": NOTICE, "decision": dataclasses.asdict(decision), "about": about}
+
+
+def is_there(output: pathlib.Path, described: dict[str, Any], read_there: Callable[[], dict[str, Any]]) -> bool:
+  """Whether this very export is there, which is printed.
+
+  Args:
+    output: the file.
+    described: see `plan`.
+    read_there: what the file that is there says of its networks.
+
+  Raises:
+    UserError: another file is there.
+  """
+  if not output.exists():
+    return False
+  plain = json.loads(json.dumps(described))
+  try:
+    same = read_there() == plain
+  except UserError:
+    same = False
+  if not same:
+    raise UserError(f"{output} is there already, and is not this export: choose another --output, or remove it")
+  print(f"was there: {output}, of these networks and options\n{NOTICE}")
+  return True
+
+
+def seal(content: bytes) -> bytes:
+  """The content with the SHA-256 of it as the comment of the zip that it ends with."""
+  start = content[:-2] + _HASH_CHARACTERS.to_bytes(2, "little")  # the length of the comment stands last
+  return start + hashlib.sha256(start).hexdigest().encode()
+
+
+def read(path: pathlib.Path) -> tuple[bytes, dict[str, Any]]:
+  """The bytes of an exported file, verified, and what it says of its networks; raises UserError where it is damaged."""
+  remedy = "export the run again"
+  try:
+    content = path.read_bytes()
+    if hashlib.sha256(content[:-_HASH_CHARACTERS]).hexdigest().encode() != content[-_HASH_CHARACTERS:]:
+      raise files.damaged(path, "its SHA-256 is not that of its content: no file that --mode=export wrote", remedy)
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+      described = archive.read(_ABOUT)
+  except (zipfile.BadZipFile, KeyError, IsADirectoryError) as error:
+    raise files.damaged(path, "no file that --mode=export wrote", remedy) from error
+  return content, files.parse_json(described, path, Described, remedy)
+
+
+def make_function(
+  segmenters: Sequence[Network], classifiers: Sequence[Network], decision: Decision
+) -> Callable[[Float[Array, "slices height width 3"]], dict[str, Array]]:
+  """The function of a whole volume, in any scale and size, pixels as high as wide.
+
+  Returns:
+    `function(volume)`: `probability` and `mask` [slices, height, width], `slice_probability` and `gated` [slices], as
+    `Predictor.predict` has them.
+  """
+  variables, forward = make_forward(
+    segmenters, classifiers, tta=decision.tta, gate=decision.gate, temperature=decision.temperature
+  )
+
+  def function(volume: Float[Array, "slices height width 3"]) -> dict[str, Array]:
+    slices, height, width, _ = volume.shape
+    brought = resampling.to_training(resampling.scale(volume, *resampling.window(volume, jnp)))
+    statistics = dict(zip(("volume_mean", "volume_std"), resampling.statistics(brought), strict=True))
+    repeated = {name: jnp.tile(values, (_GROUP, 1)) for name, values in statistics.items()}
+
+    def of_group(images: dict[View, Array]) -> tuple[Array, Array, Array]:
+      members, slice_probability, gated = forward(variables, {"image": images, **repeated})
+      return resampling.to_own(members.mean(0), height, width), slice_probability, gated
+
+    # Groups of a size that is known compile once; the last is filled up with slices that are thrown away.
+    groups = (slices + _GROUP - 1) // _GROUP
+
+    def grouped(view: View) -> Array:
+      seen = with_neighbours(brought, view.context)
+      filled = jax.lax.pad(seen, jnp.float32(0), [(0, groups * _GROUP - slices, 0), *[(0, 0, 0)] * 3])
+      return filled.reshape(groups, _GROUP, *seen.shape[1:])
+
+    views = sorted({network.view for network in (*segmenters, *classifiers)})
+    found = jax.lax.map(of_group, {view: grouped(view) for view in views})
+    probability, slice_probability, gated = (
+      array.reshape(groups * _GROUP, *array.shape[2:])[:slices] for array in found
+    )
+    mask = probability >= decision.threshold
+    if decision.largest_component:
+      mask = largest_part(mask)
+    return {"probability": probability, "mask": mask, "slice_probability": slice_probability, "gated": gated}
+
+  return function
+
+
+def largest_part(mask: Bool[Array, "slices height width"]) -> Bool[Array, "slices height width"]:
+  """As `postprocess.largest_part`, where it is traced: each voxel takes the lowest number of those it touches."""
+  outside = jnp.iinfo(jnp.int32).max
+  own = jnp.where(mask, jnp.arange(mask.size, dtype=jnp.int32).reshape(mask.shape), outside)
+
+  def spread(state: tuple[Array, Array]) -> tuple[Array, Array]:
+    numbers, _ = state
+    lowest = jax.lax.reduce_window(numbers, jnp.int32(outside), jax.lax.min, (3, 3, 3), (1, 1, 1), "SAME")
+    lowest = jnp.where(mask, lowest, outside)
+    return lowest, (lowest != numbers).any()
+
+  numbers, _ = jax.lax.while_loop(lambda state: state[1], spread, (own, jnp.array(True)))
+  sizes = jnp.zeros(mask.size, jnp.int32).at[numbers.ravel()].add(1, mode="drop")
+  return mask & (numbers == sizes.argmax())
+
+
+def load(path: pathlib.Path, threshold: float | None) -> Predictor:
+  """The predictor in an exported file.
+
+  Args:
+    path: of the file.
+    threshold: of a pixel's probability; None: its own.
+
+  Raises:
+    UserError: it is no such file, or damaged.
+  """
+  if path.suffix.lower() == ".onnx":
+    raise UserError(
+      f"--checkpoint: {path} is ONNX, for other runtimes: name the run, or export it to a file without .onnx"
+    )
+  content, described = read(path)
+  known = {field.name for field in dataclasses.fields(Decision)}
+  decision = Decision(**{name: value for name, value in described["decision"].items() if name in known})
+  about = described["about"]
+  try:
+    exported = jax.export.deserialize(bytearray(content))
+  except Exception as error:  # of another version of JAX; what its reader raises is not documented
+    raise files.damaged(path, f"{type(error).__name__} {error}"[:200], "export the run again") from error
+  if threshold is not None:
+    check_share("threshold", threshold)
+    decision, about = dataclasses.replace(decision, threshold=threshold), about | {"threshold": threshold}
+  return Predictor(decision, about | {"exported": True}, functools.partial(_mark, jax.jit(exported.call)))
+
+
+def _mark(function: Callable[[Any], dict[str, Array]], brought: Brought) -> Iterator[Marked]:
+  """All slices at once: statistics are of the whole volume, which is on the training grid and in its scale already."""
+  found = jax.device_get(function(brought))
+  yield Marked(found["probability"][None], found["slice_probability"], found["gated"])
+
+
+def _program(described: dict[str, Any]) -> bytes:
+  """A zip that Python runs: what describes the networks, the program, and the package that `jax.export` reads with."""
+  (folder,) = importlib.util.find_spec("flatbuffers").submodule_search_locations
+  members = {
+    _ABOUT: json.dumps(described, indent=2, allow_nan=False).encode(),
+    "__main__.py": pathlib.Path(standalone.__file__).read_bytes(),
+    **{f"flatbuffers/{file.name}": file.read_bytes() for file in sorted(pathlib.Path(folder).glob("*.py"))},
+  }
+  content = io.BytesIO()
+  with zipfile.ZipFile(content, "w") as archive:
+    for name, member in members.items():  # all of one date, so that the same networks give the same bytes
+      archive.writestr(zipfile.ZipInfo(name), member, zipfile.ZIP_DEFLATED)
+  return content.getvalue()

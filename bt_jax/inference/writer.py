@@ -1,0 +1,146 @@
+"""The files of one prediction, written as one: a folder has all of them, or is not finished."""
+
+import pathlib
+import re
+import shutil
+from typing import Any
+
+from typing_extensions import TypedDict
+
+import bt_jax
+from bt_jax import files
+from bt_jax.errors import UserError
+from bt_jax.inference import measurements, overlays
+from bt_jax.inference.predictor import Prediction, Predictor
+from bt_jax.scans import reader
+
+SOFTWARE = f"bt_jax {bt_jax.__version__}"
+_DONE = "prediction.json"  # comes last
+_UNFINISHED = ".unfinished"  # a folder in the folder, where files wait to be whole
+_NAMES = re.compile(
+  r"(mask|probability)\.(nii|nii\.gz|dcm)|masks|probabilities|overlays|contact_sheet\.png|prediction\.json"
+)
+
+
+def save(
+  prediction: Prediction, folder: pathlib.Path, *, probabilities: bool = False, options: dict[str, Any] | None = None
+) -> list[pathlib.Path]:
+  """Writes the mask as the scan's files are, pictures, and `prediction.json`.
+
+  Args:
+    prediction: of a scan that was read from files.
+    folder: without files of these names, but for those that an unfinished or incomplete one left; no other process
+      writes to it, see `claims`.
+    probabilities: whether they are written, too.
+    options: to write beside the numbers, for `is_by`.
+
+  Returns:
+    The files, `prediction.json` first.
+
+  Raises:
+    UserError: the folder holds such files, or the scan is an array.
+  """
+  scan, folder = prediction.scan, pathlib.Path(folder)
+  if scan.format not in reader.FORMATS:
+    raise UserError(f"{scan.name} is of no file whose format a mask could have: save prediction.mask by numpy.save")
+  check_free(folder)
+  temporary = folder / _UNFINISHED
+  shutil.rmtree(temporary, ignore_errors=True)
+  temporary.mkdir(parents=True)
+  try:
+    write = reader.FORMATS[scan.format].write
+    write(scan, temporary, prediction.mask, prediction.probability if probabilities else None, software=SOFTWARE)
+    overlays.save(temporary, prediction)
+    paths = sorted(path for path in temporary.rglob("*") if path.is_file())
+    written = {path.relative_to(temporary).as_posix(): path.stat().st_size for path in paths}
+    content = measurements.describe(prediction) | {"options": options, "files": written}
+    files.write_json(temporary / _DONE, files.sealed(content))
+  except BaseException:
+    shutil.rmtree(temporary, ignore_errors=True)
+    raise
+  for path in sorted(temporary.iterdir(), key=lambda path: path.name == _DONE):
+    if (folder / path.name).is_dir():  # left by one that was killed here
+      shutil.rmtree(folder / path.name)
+    path.replace(folder / path.name)
+  temporary.rmdir()
+  return [folder / path for path in (_DONE, *written)]
+
+
+def check_folder(folder: pathlib.Path) -> None:
+  """Raises UserError where it is a file."""
+  if folder.exists() and not folder.is_dir():
+    raise UserError(f"{folder} is a file, expected a folder: name another (--output)")
+
+
+def check_free(folder: pathlib.Path) -> None:
+  """Raises UserError where a prediction would take the place of files that are there."""
+  check_folder(folder)
+  if not folder.is_dir() or (folder / _UNFINISHED).is_dir():
+    return
+  if (done := finished(folder)) is not None and missing(folder, done):
+    return
+  if taken := sorted(path.name for path in folder.iterdir() if _NAMES.fullmatch(path.name)):
+    raise UserError(f"{folder} holds {taken[0]} already: name another folder (--output), or empty it")
+
+
+class _Input(TypedDict):
+  format: str
+  sha256: str
+
+
+class _Slice(TypedDict):
+  index: files.Count
+
+
+class Done(TypedDict):
+  """What is read of a `prediction.json`."""
+
+  study: str
+  tumor: bool
+  probability: files.Share
+  voxels: files.Count
+  volume_mm3: files.Amount | None
+  volume_ml: files.Amount | None
+  largest_diameter_mm: files.Amount | None
+  slice_range: list[files.Count] | None
+  looks_wrong: bool
+  warnings: list[str]
+  roles: dict[str, str]
+  slices: list[_Slice]
+  input: _Input
+  model: dict[str, Any]
+  options: dict[str, Any] | None
+  files: dict[str, files.Count]
+
+
+def finished(folder: pathlib.Path) -> Done | None:
+  """The content of `prediction.json`; None where there is none.
+
+  Raises:
+    UserError: it is damaged, or of another version.
+  """
+  path, remedy = folder / _DONE, "remove its folder, or choose another --output"
+  return files.check_seal(files.read_json(path, Done, remedy), path, remedy) if path.is_file() else None
+
+
+def missing(folder: pathlib.Path, done: Done) -> list[str]:
+  """The files of a prediction that are gone, or have another size than when they were written."""
+  size = lambda path: path.stat().st_size if path.is_file() else None
+  return [name for name, expected in done["files"].items() if size(folder / name) != expected]
+
+
+def differences(done: Done, predictor: Predictor, options: dict[str, Any]) -> list[str]:
+  """In what the content of a `prediction.json` is not by these networks, wherever they lie, with these options."""
+  if done["options"] is None:  # saved by `bt_jax.save`
+    return ["its options"]
+  there, here = done["model"] | done["options"], predictor.about | options
+  return [
+    name for name in sorted({*there, *here} - {"title"}) if _nameless(there.get(name)) != _nameless(here.get(name))
+  ]
+
+
+def _nameless(about: Any) -> Any:
+  """Without paths."""
+  if isinstance(about, dict):
+    return {name: _nameless(value) for name, value in about.items() if name != "path"}
+  return [_nameless(value) for value in about] if isinstance(about, list) else about

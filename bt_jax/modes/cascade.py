@@ -1,0 +1,188 @@
+"""A classifier's run and a segmenter's run of the same split, judged as one system."""
+
+import pathlib
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
+
+from bt_jax import files
+from bt_jax.datasets import splits
+from bt_jax.distributed import setup
+from bt_jax.errors import UserError
+from bt_jax.evaluation import bootstrap
+from bt_jax.evaluation import classifier_gate as gating
+from bt_jax.evaluation.aggregation import summarize
+from bt_jax.evaluation.classification import summarize_classes
+from bt_jax.evaluation.records import Record
+from bt_jax.evaluation.summary_schema import read_config, write_summary
+from bt_jax.report import figures
+from bt_jax.report.page import html
+from bt_jax.report.text_tables import cascade_table, heading
+from bt_jax.runs import run_data, run_summary
+from bt_jax.runs.components import Components, make_components
+from bt_jax.runs.run_data import Data
+from bt_jax.runs.workdir import begin, claim
+from bt_jax.training.checkpoints import Checkpoints
+
+_ROLES = {"classifier": "classification", "segmenter": "segmentation"}
+
+
+def cascade(*, classifier: str | None, segmenter: str | None, sensitivity: float, workdir: pathlib.Path | None) -> None:
+  """Writes tables and figures of both together; whatever is chosen or fitted is so on the validation part.
+
+  Args:
+    classifier: folder of its run.
+    segmenter: folder of its run.
+    sensitivity: share of the validation slices with a tumour that the gate lets through.
+    workdir: where to write; None: `runs/cascade_<models>_<split>`.
+
+  Raises:
+    UserError: a run is missing, unfinished or of the wrong task, or their splits differ.
+  """
+  if not 0 < sensitivity <= 1:
+    raise UserError(f"--sensitivity is {sensitivity}, expected more than 0 and at most 1")
+  folders = {"classifier": classifier, "segmenter": segmenter}
+  found = {role: _find(role, name) for role, name in folders.items()}
+  split_of = {role: splits.read(folder) for role, folder in found.items()}
+  if split_of["classifier"]["hash"] != split_of["segmenter"]["hash"]:
+    named = ", ".join(f"{found[role]}: {split['data']}, {split['name']}" for role, split in split_of.items())
+    raise UserError(
+      f"the two runs are not of the same split ({named}): train both on one, with the same --config.split"
+    )
+  configs = {role: _config(folder) for role, folder in found.items()}
+  models = [config.model.name for config in configs.values()]
+  workdir = workdir or pathlib.Path("runs") / "_".join(["cascade", *models, split_of["segmenter"]["name"]])
+  about = {**{role: str(folder.resolve()) for role, folder in found.items()}, "sensitivity": sensitivity}
+  setup.prepare(*configs.values())
+  with claim(workdir, about, new=True, may_differ="sensitivity"):
+    rows = {role: _predict(folder, configs[role]) for role, folder in found.items()}
+    begin(workdir, about)
+    _report(workdir, about, rows)
+
+
+def _find(role: str, name: str | None) -> pathlib.Path:
+  if name is None:
+    raise UserError(f"the cascade needs the folder of a {role}'s run: --{role}=RUN")
+  folder = pathlib.Path(name).expanduser()
+  if not (folder / "config.json").is_file() or not (folder / "split.json").is_file():
+    raise UserError(f"--{role}: {folder} holds no run: train one with --mode=train")
+  task = read_config(folder).get("task")
+  if task != _ROLES[role]:
+    raise UserError(f"--{role}: the run in {folder} is of {task}, expected {_ROLES[role]}: name another")
+  if not (folder / "summary.json").is_file():
+    raise UserError(f"--{role}: the run in {folder} is not finished: start its command again")
+  return folder
+
+
+class _Predicted(NamedTuple):
+  """The rows of one run for both parts, and what they were made with."""
+
+  config: ConfigDict
+  data: Data
+  record: dict[str, Any]
+  threshold: float
+  rows: dict[str, list[Record]]
+
+
+def _config(folder: pathlib.Path) -> ConfigDict:
+  """The configuration of a run, without folders of its data that are no longer there."""
+  config = ConfigDict(read_config(folder, whole=True))
+  if config.data.root and not pathlib.Path(config.data.root).expanduser().is_dir():
+    config.data.root = None  # moved since; the data set is built
+  if config.data.dir and not pathlib.Path(config.data.dir).expanduser().is_dir():
+    config.data.dir = None  # moved too: TFDS's own folder
+  return config
+
+
+def _predict(folder: pathlib.Path, config: ConfigDict) -> _Predicted:
+  """Rows of the validation and test parts by a run's best checkpoint, at its own or its validation part's threshold."""
+  best = Checkpoints(folder / "checkpoints" / "best", read_only=True)
+  known = best.restore()
+  best.close()
+  if known is None:
+    raise UserError(f"{folder} holds no checkpoint: train first, with --mode=train")
+  try:
+    parts: Components = make_components(config, known[1]["normalize"])
+  except AttributeError as error:
+    raise UserError(
+      f"{folder} was trained by another version (its configuration lacks {error}): train it again"
+    ) from error
+  data = run_data.open_data(config, parts)
+  if data.split.hash != splits.read(folder)["hash"]:
+    raise UserError(f"the data set has changed since the run in {folder} was trained: train it again")
+  variables, record = run_data.restore_best(config, folder, parts)
+  judge, threshold, largest = parts.judge, config.eval.threshold, config.eval.largest_component
+  rows = {}
+  for part in ("validation", "test"):
+    slices = data.read(part)
+    probabilities = run_data.probabilities(run_data.predict(config, parts, variables, slices))
+    if threshold is None:  # validation comes first
+      threshold = judge.threshold(probabilities, slices, largest)
+    predictions = judge.predict(probabilities, slices, threshold, largest)
+    rows[part] = judge.rows(slices, probabilities, predictions, data=data.title, split=data.split.name)
+  return _Predicted(config, data, record, threshold, rows)
+
+
+def _report(workdir: pathlib.Path, about: dict[str, Any], runs_of: dict[str, _Predicted]) -> None:
+  segmenter, classifier = runs_of["segmenter"], runs_of["classifier"]
+  parts = {part: (segmenter.rows[part], classifier.rows[part]) for part in ("validation", "test")}
+  probability = {part: gating.column(rows[1], "probability") for part, rows in parts.items()}
+  label = gating.column(parts["validation"][0], "label")
+  threshold = gating.gate_threshold(probability["validation"], label, about["sensitivity"])
+  passes = {part: values >= threshold for part, values in probability.items()}
+  segmented, classified = parts["test"]
+  gated = gating.gate(segmented, passes["test"])
+  ways = gating.tell_apart(parts["validation"], parts["test"], classifier.threshold)
+  told = {
+    way: [
+      row | {"probability": float(p), "prediction": int(p >= at)} for row, p in zip(classified, chance, strict=True)
+    ]
+    for way, (chance, at) in ways.items()
+  }
+  summary = {
+    **segmenter.data.names,
+    "synthetic": segmenter.data.builder.builder_config.synthetic,
+    "split_hash": segmenter.data.split.hash,
+    **{
+      role: {
+        "run": about[role],
+        "model": run.config.model.name,
+        "threshold": run.threshold,
+        "checkpoint": {"step": run.record["step"], "arrays_sha256": run.record["arrays_sha256"]},
+      }
+      for role, run in runs_of.items()
+    },
+    "gate": {
+      "sensitivity_asked": about["sensitivity"],
+      "threshold": threshold,
+      "threshold_from": "chosen on the validation part",
+      "validation": gating.gate_effect(parts["validation"][0], passes["validation"]),
+    },
+    "thresholds": {way: at for way, (_, at) in ways.items()},
+    **run_summary.about_this(),
+    "intervals": bootstrap.about(len({row["patient"] for row in segmented})),
+    "test": {
+      "gate": gating.gate_effect(segmented, passes["test"]),
+      "segmentation": {"alone": summarize(segmented, intervals=True), "gated": summarize(gated, intervals=True)},
+      "classification": {way: summarize_classes(rows, intervals=True) for way, rows in told.items()},
+    },
+  }
+  rows = [
+    {
+      **row,
+      "classifier_probability": float(probability["test"][at]),
+      "gate_passes": int(passes["test"][at]),
+      **{f"{way}_probability": told[way][at]["probability"] for way in gating.FEATURES},
+      **{f"{way}_prediction": told[way][at]["prediction"] for way in gating.WAYS},
+    }
+    for at, row in enumerate(segmented)
+  ]
+  table, title = cascade_table(summary), heading(summary)
+  written = [
+    files.write_csv(workdir / "slices.csv", rows),
+    write_summary(workdir, summary),
+    files.write_bytes(workdir / "table.txt", f"{table}\n".encode()),
+    figures.save_gate(workdir / "figures/gate.png", segmented, probability["test"], threshold, title=title),
+    html.write_report(workdir, show_slices=False),
+  ]
+  print(f"\n{table}\n\nwritten:\n" + "\n".join(f"  {path}" for path in written))

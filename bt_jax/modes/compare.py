@@ -1,0 +1,87 @@
+"""Two finished runs of the same split beside each other."""
+
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+from bt_jax import files
+from bt_jax.errors import UserError
+from bt_jax.evaluation import bootstrap, comparison
+from bt_jax.evaluation.aggregation import score_of
+from bt_jax.evaluation.record_tables import Tables, read_run
+from bt_jax.report.text_tables import compare_table
+from bt_jax.tasks.judges import JUDGES
+
+
+def compare(runs: Sequence[str], workdir: pathlib.Path | None) -> None:
+  """Writes and prints the paired differences over patients of two runs.
+
+  Args:
+    runs: the folders of both; the difference is the second minus the first.
+    workdir: where to write; None: `runs/compare_<first>_<second>`.
+
+  Raises:
+    UserError: there are not two runs, one is not finished, or they are not of one task, split and set of slices.
+  """
+  if len(runs) != 2:
+    raise UserError(f"--mode=compare takes two runs, not {len(runs)}: --runs=FIRST,SECOND")
+  folders = [pathlib.Path(run).expanduser() for run in runs]
+  first, second = (read_run(folder) for folder in folders)
+  _check_alike(folders, first, second)
+  (about, before), (_, after) = first, second
+  judge, patients = JUDGES[about["task"]], len(before.patients)
+  columns = [name for name in judge.by_patient if name in before.patients[0] and name in after.patients[0]]
+  numbers = [judge.numbers(tables.slices) for tables in (before, after)]
+  one, two = (bootstrap.estimate(of, patients, intervals=False) for of in numbers)
+  change = comparison.differences(*numbers, patients)
+  summary = {
+    **{name: about[name] for name in ("data", "split", "leaky", "synthetic", "split_hash", "task")},
+    **{
+      place: {"run": str(folder.resolve()), "model": of["model"], "commit": of["commit"]}
+      for place, folder, (of, _) in zip(("first", "second"), folders, (first, second), strict=True)
+    },
+    "slices": len(before.slices),
+    "intervals": bootstrap.about(patients),
+    "headline": {
+      short: {
+        "first": score_of(one, name),
+        "second": score_of(two, name),
+        "difference": score_of(change, name),
+        "difference_ci95": score_of(change, f"{name}_ci95"),
+      }
+      for short, name in judge.headline.items()
+    },
+    "patients": {name: comparison.paired(before.patients, after.patients, name) for name in columns},
+    "differences": change,
+  }
+  table = compare_table(summary)
+  names = "_".join(folder.resolve().name for folder in folders)
+  workdir = workdir or pathlib.Path("runs") / f"compare_{names}"
+  rows = [
+    {"patient": one["patient"], **{f"{name}_{place}": of[name] for name in columns for place, of in (("first", one), ("second", two))}}
+    for one, two in zip(before.patients, after.patients, strict=True)
+  ]  # fmt: skip
+  written = [
+    files.write_csv(workdir / "differences.csv", rows),
+    files.write_json(workdir / "comparison.json", summary),
+    files.write_bytes(workdir / "comparison.txt", f"{table}\n".encode()),
+  ]
+  print(f"\n{table}\n\nwritten:\n" + "\n".join(f"  {path}" for path in written))
+
+
+def _check_alike(
+  folders: list[pathlib.Path], first: tuple[dict[str, Any], Tables], second: tuple[dict[str, Any], Tables]
+) -> None:
+  (one, before), (two, after) = first, second
+  for name, what in (("task", "task"), ("split_hash", "split")):
+    if one[name] != two[name]:
+      told = " and ".join(
+        f"{folder}: {of['task']}, {of['data']}, {of['split']}" for folder, of in zip(folders, (one, two), strict=True)
+      )
+      raise UserError(f"--runs are not of the same {what} ({told}): only runs judged on the same slices are compared")
+  for name, key in (("slices", ("case", "slice")), ("patients", ("patient",))):
+    ids = [[[row[part] for part in key] for row in getattr(tables, name)] for tables in (before, after)]
+    if ids[0] != ids[1]:
+      raise UserError(
+        f"--runs: {name}.csv of {folders[0]} and {folders[1]} differ in their {name} or their order: evaluate both again"
+      )

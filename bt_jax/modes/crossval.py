@@ -1,0 +1,103 @@
+"""All patient folds of one configuration, one or several to a training: trained in turn, resumed, and pooled."""
+
+import pathlib
+import time
+from collections.abc import Sequence
+
+from ml_collections import ConfigDict
+
+from bt_jax.datasets import splits, store
+from bt_jax.datasets.lgg_mri.lgg_mri_dataset_builder import FOLDS
+from bt_jax.datasets.splits import Folds
+from bt_jax.distributed import setup
+from bt_jax.errors import UserError
+from bt_jax.evaluation import subgroups
+from bt_jax.evaluation.aggregation import score_of
+from bt_jax.evaluation.records import Record
+from bt_jax.evaluation.summary_schema import read_summary
+from bt_jax.evaluation.volumes import volume_columns
+from bt_jax.modes import pool, train
+from bt_jax.report.page.phrases import duration
+from bt_jax.runs import run_summary
+from bt_jax.runs.components import make_components
+from bt_jax.runs.run_data import build, plain
+from bt_jax.runs.workdir import begin, claim
+from bt_jax.tasks.judges import JUDGES
+
+
+def crossval(config: ConfigDict, workdir: pathlib.Path, runs: Sequence[str] = ()) -> None:
+  """Trains the groups of `config.crossval` that are not finished, each in a folder in `workdir`, and pools their rows.
+
+  Every patient of these folds is then predicted once, by a network that never saw it.
+
+  Args:
+    config: of every training; its `split.fold` and `split.folds` are left unread.
+    workdir: where the pooled tables go.
+    runs: folders of finished folds, or patterns of them, which are pooled where they are and nothing is trained.
+
+  Raises:
+    UserError: a field cannot be, a fold is missing, of another configuration or not sound, or as `experiment.train`.
+    Stopped: Ctrl-C or SIGTERM, once the state of the fold at work is saved.
+  """
+  setup.prepare(config)
+  groups = splits.groups_of(splits.parse_folds("crossval.folds", config.crossval.folds), config.crossval.group)
+  if config.split.kind != "fold":
+    raise UserError(f"--mode=crossval goes over patient folds, and split.kind is {config.split.kind!r}: leave it out")
+  groupings = subgroups.parse(config.report.subgroups)
+  make_components(config)  # a wrong field is reported before the first training
+  about = plain(config)
+  about["split"] |= {"fold": None, "folds": None}
+  if config.crossval.group > 1:
+    about["split"]["group"] = config.crossval.group
+  with claim(workdir, about, new=True):
+    if runs:
+      folders = pool.find_folds(runs, groups, plain(config))
+    else:
+      begin(workdir, about)
+      folders = _train(config, workdir, groups)
+    everyone = None if runs or sum(map(len, groups)) == FOLDS else true_shapes(config)
+    summary, tables = pool.pool(folders, groupings=groupings, everyone=everyone)
+    begin(workdir, about)
+    run_summary.write(workdir, tables, summary, JUDGES[config.task], show_slices=config.report.show_slices)
+
+
+def _train(config: ConfigDict, workdir: pathlib.Path, groups: list[Folds]) -> dict[Folds, pathlib.Path]:
+  """The folder of each group, once all are finished; a line for each says how far it is."""
+  folders = {folds: workdir / splits.folder_name(folds) for folds in groups}
+  taken: list[float] = []
+  for done, (folds, folder) in enumerate(folders.items(), 1):
+    started = time.perf_counter()
+    finished = pool.is_finished(folder)
+    mine = ConfigDict(config)
+    mine.split.update(splits.testing(config.split, folds))
+    if finished:
+      pool.check_same(folder, plain(mine))
+    else:
+      train.train(mine, folder)
+      taken.append(time.perf_counter() - started)
+    state = "finished before" if finished else f"finished in {duration(taken[-1])}"
+    unfinished = sum(not pool.is_finished(other) for other in folders.values())
+    left = f", about {duration(sum(taken) / len(taken) * unfinished)} left" if taken and unfinished else ""
+    count = f"{sum(map(len, groups[:done]))} of {sum(map(len, groups))} folds"
+    print(f"{splits.folds_label(folds)}: {state}, {_headline(folder)}; {count}{left}", flush=True)
+  return folders
+
+
+def _headline(folder: pathlib.Path) -> str:
+  summary = read_summary(folder)
+  names = list(JUDGES[summary["task"]].headline.items())[:2]
+  values = {short.replace("_", " "): score_of(summary["test"], name) for short, name in names}
+  return ", ".join(f"{name} {'-' if value is None else f'{value:.3f}'}" for name, value in values.items())
+
+
+def true_shapes(config: ConfigDict) -> list[Record]:
+  """Shapes in the radiologists' masks of all patients of the data set, those of folds that are not trained too."""
+  builder = build(config)
+  index = store.read_index(builder)
+  clinical = store.read_clinical(builder, {entry.patient for entry in index})
+  reader, rows = store.Reader.of(builder, index), []
+  for fold in sorted({entry.fold for entry in index}):
+    slices = reader.read([entry.id for entry in index if entry.fold == fold])
+    shapes = volume_columns(slices, None, spacing_mm=None)
+    rows += [{"patient": patient, **columns, **clinical[patient]} for patient, columns in shapes.items()]
+  return rows

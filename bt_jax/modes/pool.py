@@ -1,0 +1,218 @@
+"""The runs of folds taken together: found, checked, and their rows pooled."""
+
+import glob
+import hashlib
+import pathlib
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from bt_jax.datasets import splits
+from bt_jax.datasets.lgg_mri.lgg_mri_dataset_builder import FOLDS
+from bt_jax.datasets.splits import Folds
+from bt_jax.errors import UserError
+from bt_jax.evaluation.aggregation import chosen
+from bt_jax.evaluation.record_tables import Tables, read_run
+from bt_jax.evaluation.records import Record
+from bt_jax.evaluation.summary_schema import read_config
+from bt_jax.report.page import html
+from bt_jax.runs import run_summary
+from bt_jax.runs.workdir import differences
+from bt_jax.tasks.judges import JUDGES
+
+_ALIKE = (
+  "data",
+  "synthetic",
+  "task",
+  "model",
+  "normalize",
+  "threshold_from",
+  "largest_component",
+  "mirror",
+)  # in all folds
+
+
+def is_finished(folder: pathlib.Path) -> bool:
+  """Whether a fold's run ended with all its tables; what it ends with is written last."""
+  return (folder / html.NAME).is_file()
+
+
+def find_folds(runs: Sequence[str], groups: list[Folds], config: dict[str, Any]) -> dict[Folds, pathlib.Path]:
+  """The run of each of these groups among folders; raises UserError where one is missing, there twice, or foreign.
+
+  Args:
+    runs: folders of runs, of folders of runs, or patterns of either.
+    groups: folds that one run tests; runs of others are left out.
+    config: that each must be of, as nested dictionaries.
+  """
+  run_of: dict[Folds, pathlib.Path] = {}
+  for run in runs:
+    matches = [pathlib.Path(match) for match in sorted(glob.glob(str(pathlib.Path(run).expanduser())))]
+    folders = [folder for match in matches for folder in ([match] if _is_run(match) else sorted(match.glob("*")))]
+    folders = [folder for folder in folders if _is_run(folder)]
+    if not folders:
+      raise UserError(f"--runs: {run} holds no run: name the folders of finished folds, or a pattern of them")
+    for folder in folders:
+      folds = splits.tested_folds(read_config(folder).get("split", {}))
+      if folds in run_of and folder.resolve() != run_of[folds].resolve():
+        raise UserError(
+          f"--runs: {run_of[folds]} and {folder} are both of {splits.folds_label(folds)}: leave one of them out"
+        )
+      if folds in groups:
+        run_of[folds] = folder
+  if missing := [folds for folds in groups if folds not in run_of]:
+    raise UserError(
+      f"--runs: there is no run of the folds {', '.join(map(splits.format_folds, missing))}: train them, name those there are "
+      "with --config.crossval.folds, or say by --config.crossval.group how many folds each run tests"
+    )
+  for folds, folder in run_of.items():
+    if not is_finished(folder):
+      raise UserError(
+        f"--runs: the run of {splits.folds_label(folds)} in {folder} is not finished: start its command again"
+      )
+    check_same(folder, config | {"split": splits.testing(config["split"], folds)})
+  return {folds: run_of[folds] for folds in groups}
+
+
+def _is_run(folder: pathlib.Path) -> bool:
+  """Of a single fold: a pooled cross-validation has no split."""
+  return (folder / "config.json").is_file() and (folder / "split.json").is_file()
+
+
+def check_same(folder: pathlib.Path, config: dict[str, Any]) -> None:
+  """Raises UserError where the run in a folder is not of this configuration, as nested dictionaries."""
+  if differ := differences(read_config(folder), config):
+    raise UserError(
+      f"{folder} is of another configuration, which differs in {', '.join(differ.values())}: folds of one configuration "
+      "only are pooled; leave it out, or choose another --workdir"
+    )
+
+
+def pool(
+  folders: dict[Folds, pathlib.Path], *, groupings: tuple[str, ...], everyone: list[Record] | None = None
+) -> tuple[dict[str, Any], Tables]:
+  """The summary and the tables of folds taken together.
+
+  Args:
+    folders: of the finished run that tests these folds.
+    groupings: names of subgroups.
+    everyone: rows of all patients with the shapes of their true masks; None where these folds have all of them.
+
+  Raises:
+    UserError: folds are of different data, a row is missing or there twice, or a network saw a patient it is judged on.
+  """
+  split_of = {fold: splits.read(folder) for fold, folder in folders.items()}
+  runs = {fold: read_run(folder) for fold, folder in folders.items()}
+  for fold, (summary, tables) in runs.items():
+    if summary["task"] == "segmentation" and not tables.reliability:
+      raise UserError(f"{folders[fold]}/reliability.csv is missing: evaluate the run again, with --mode=evaluate")
+  summaries, tables_of = ({fold: run[at] for fold, run in runs.items()} for at in (0, 1))
+  check(folders, split_of, tables_of)
+  _check_judged_alike(folders, summaries)
+  tables = Tables.joined(list(tables_of.values()))
+  first = next(iter(summaries.values()))
+  count, group = sum(map(len, folders)), max(map(len, folders))
+  title = (
+    f"{'' if count == FOLDS else f'{count} of '}{FOLDS} patient folds{f', {group} to a training' if group > 1 else ''}"
+  )
+  hashes = "".join(split["hash"] for split in split_of.values())
+  about = {
+    "data": first["data"],
+    "split": title,
+    "leaky": False,
+    "synthetic": first["synthetic"],
+    "split_hash": hashlib.sha256(hashes.encode()).hexdigest(),
+    "parts": {"test": len(tables.slices)},
+    **{name: first.get(name) for name in ("task", "model", "normalize", "largest_component", "mirror")},
+    **{name: "; ".join(sorted({str(of[name]) for of in summaries.values()})) for name in ("devices", "machine")},
+    "commits": sorted({str(of["commit"]) for of in summaries.values()}),
+    "threshold": None,
+    "threshold_from": f"{first['threshold_from']}, by fold",
+    **dict.fromkeys(("slice_gate", "validation")),
+    "temperatures": dict.fromkeys(first["temperatures"]),
+    "checkpoint": None,
+    "epochs": {
+      "planned": first["epochs"]["planned"],
+      "trained": sum(of["epochs"]["trained"] for of in summaries.values()),
+    },
+    "seconds": sum(summary["seconds"] for summary in summaries.values()),
+    "folds": [_fold(fold, folders[fold], summary) for fold, summary in summaries.items()],
+    **run_summary.about_this(),
+  }
+  return run_summary.summarize(tables, JUDGES[first["task"]], about, groupings=groupings, everyone=everyone), tables
+
+
+def _check_judged_alike(folders: dict[Folds, pathlib.Path], summaries: dict[Folds, dict[str, Any]]) -> None:
+  """Raises UserError where folds were evaluated in different ways, as `--mode=evaluate` may have done."""
+  first = next(iter(summaries))
+  baselines = {fold: [baseline["name"] for baseline in of["baselines"]] for fold, of in summaries.items()}
+  for fold, summary in summaries.items():
+    named = {name: (summary.get(name), summaries[first].get(name)) for name in _ALIKE}
+    named["baselines"] = (baselines[fold], baselines[first])
+    differ = [
+      f"{name} ({there!r}, {here!r} in {folders[first]})" for name, (there, here) in named.items() if there != here
+    ]
+    if differ:
+      raise UserError(
+        f"{folders[fold]} was evaluated in another way: {', '.join(differ)}; evaluate it again as the others were, with --mode=evaluate"
+      )
+
+
+def _fold(folds: Folds, folder: pathlib.Path, summary: dict[str, Any]) -> dict[str, Any]:
+  test = summary["test"]
+  return {
+    "fold": folds[0] if len(folds) == 1 else splits.format_folds(folds),
+    "run": str(folder.resolve()),
+    **{name: test[name] for name in ("patients", "slices", "tumor_slices")},
+    **chosen(test, JUDGES[summary["task"]].headline),
+    **{name: summary[name] for name in ("threshold", "temperatures", "checkpoint", "epochs", "seconds", "commit")},
+  }
+
+
+def check(
+  folders: dict[Folds, pathlib.Path], split_of: dict[Folds, dict[str, Any]], tables_of: dict[Folds, Tables]
+) -> None:
+  """Raises UserError where folds cannot be pooled; see `pool`."""
+  everything: dict[Folds, set[str]] = {}
+  tested: dict[str, Folds] = {}
+  for fold, folder in folders.items():
+    split, rows = split_of[fold], tables_of[fold].slices
+    if split["name"] != splits.folds_name(fold):
+      raise UserError(f"{folder} is of the split {split['name']}, expected {splits.folds_name(fold)}: leave it out")
+    _check_rows(folder, split, rows)
+    seen = {_patient(name) for part in ("train", "validation") for name in split[part]}
+    for patient in dict.fromkeys(_patient(name) for name in split["test"]):
+      if patient in seen:
+        raise UserError(f"{folder}: its network saw {patient}, which it is judged on: that leaks; train it again")
+      if patient in tested:
+        both = " and ".join(map(splits.format_folds, (tested[patient], fold)))
+        raise UserError(f"{patient} is in the folds {both}: expected once; leave one of them out")
+      tested[patient] = fold
+    everything[fold] = {name for part in splits.PARTS for name in split[part]}
+    first = next(iter(everything))
+    if everything[fold] != everything[first]:
+      differ = len(everything[fold] ^ everything[first])
+      raise UserError(
+        f"{folder} is of other data than {folders[first]} ({differ} slices are in one only): train both on the same"
+      )
+  missed = {_patient(name) for names in everything.values() for name in names} - tested.keys()
+  if missed and sum(map(len, folders)) == FOLDS:
+    raise UserError(
+      f"{min(missed)} is tested in none of the {FOLDS} folds: their splits are not those of this data set"
+    )
+
+
+def _check_rows(folder: pathlib.Path, split: dict[str, Any], rows: list[Record]) -> None:
+  there = [f"{row['case']}/{row['slice']}" for row in rows]
+  missing, twice = set(split["test"]) - set(there), {name for name, times in Counter(there).items() if times > 1}
+  foreign = set(there) - set(split["test"])
+  for names, what in ((missing, "no row of"), (twice, "more than one row of"), (foreign, "a row of the foreign slice")):
+    if names:
+      raise UserError(
+        f"{folder}/slices.csv has {what} {min(names)} ({len(names)} such slices): evaluate the run again, with --mode=evaluate"
+      )
+
+
+def _patient(slice_id: str) -> str:
+  """`TCGA_CS_4941` of `TCGA_CS_4941_19960909/12`: a patient's examinations differ in their date."""
+  return slice_id.partition("/")[0].rpartition("_")[0]

@@ -1,0 +1,289 @@
+"""The tables of the report: cells with their interval, and a note for every number that is not there."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from bt_jax.evaluation.aggregation import EMPTY_RULES
+from bt_jax.evaluation.bootstrap import FEW
+from bt_jax.evaluation.subgroups import missing_sequences
+from bt_jax.report.page.phrases import MISSING, STEP, interval, number, sentence
+
+Group = dict[str, Any]
+_NO_VALUE = "no value, as there is nothing here to measure it on"
+_NO_INTERVAL = "Without an interval: too few patients, or too few of them with a value, to draw from."
+# Names that do not read well as they are, and kinds other than a share.
+TITLES = {
+  "pooled_dice": "Dice, pixels pooled", "dice_mean": "Dice, volume mean", "dice_median": "Dice, volume median", "roc_auc": "ROC AUC", "ece": "calibration error",
+  "error_mean": "predicted minus true volume, mean", "limits_low": "95 % limits of agreement, lower",
+  "limits_high": "95 % limits of agreement, upper", "absolute_error_mean": "absolute error, mean",
+  "absolute_error_median": "absolute error, median", "absolute_error_of_total": "absolute errors, share of the true volume",
+  "hd95_mean": "HD95, mean", "hd95_median": "HD95, median", "hd95_std": "HD95, standard deviation",
+  "hd95_q25": "HD95, lower quartile", "hd95_q75": "HD95, upper quartile", "assd_mean": "mean surface distance, mean",
+  "assd_median": "mean surface distance, median", "assd_std": "mean surface distance, standard deviation",
+  "assd_q25": "mean surface distance, lower quartile", "assd_q75": "mean surface distance, upper quartile",
+  "false_positive_rate": "healthy slices marked in vain", "sensitivity": "slices with a tumour found",
+  "average_precision": "average precision", "f1": "F1", "iou": "IoU", "tumor_slices": "with tumour",
+  "sequences": "missing sequences", "size": "size of the tumour",
+}  # fmt: skip
+
+
+class Cell(NamedTuple):
+  """What stands in one place of a table.
+
+  Attributes:
+    text: as shown.
+    interval: shown after it, muted.
+    order: what a column is sorted by; None comes last.
+    number: whether it is set to the right.
+    why: goes under the table once.
+    case: of the viewer's volumes, that a click on it shows.
+    shade: 0..1, of the ground; None: none.
+  """
+
+  text: str
+  interval: str = ""
+  order: float | str | None = None
+  number: bool = True
+  why: str = ""
+  case: str = ""
+  shade: float | None = None
+
+
+class Table(NamedTuple):
+  """A table of the report; `columns` are headings, and each row starts with its name."""
+
+  caption: str
+  columns: list[str]
+  rows: list[list[Cell]]
+  notes: list[str]
+  sortable: bool = False
+
+
+def table(
+  caption: str, columns: Sequence[str], rows: list[list[Cell]], notes: Sequence[str] = (), sortable: bool = False
+) -> Table:
+  """A table with the reasons of its cells under it."""
+  reasons = dict.fromkeys(cell.why for row in rows for cell in row if cell.why)
+  return Table(caption, list(columns), rows, [*notes, *reasons], sortable)
+
+
+def text(content: object, **options: Any) -> Cell:
+  """A cell of words."""
+  return Cell(str(content), order=str(content), number=False, **options)
+
+
+def value(content: float | int | None, kind: str = "count", *, why: str = _NO_VALUE) -> Cell:
+  """A cell of a number; `why` it has none."""
+  if content is None:
+    return Cell(MISSING, why=f"“{MISSING}”: {why}.")
+  return Cell(number(content, kind), order=content)
+
+
+def measured(group: Group | None, name: str, kind: str = "share", *, why: str = _NO_VALUE) -> Cell:
+  """A cell of one number of a summary with its interval."""
+  group = group or {}
+  cell = value(group.get(name), kind, why=why)
+  if cell.order is None or f"{name}_ci95" not in group:
+    return cell
+  pair = group[f"{name}_ci95"]
+  return cell._replace(interval=interval(pair, kind)) if pair else cell._replace(why=_NO_INTERVAL)
+
+
+def title(name: str) -> str:
+  """A number's name in words."""
+  return TITLES.get(name, name.replace("_", " "))
+
+
+_COUNTS = ("patients", "slices", "tumor_slices", "temperature")
+
+
+def numbers_of(group: Group, counts: tuple[str, ...] = _COUNTS) -> list[str]:
+  """The names of the numbers in a group, without their intervals and `counts`."""
+  return [
+    name
+    for name, content in group.items()
+    if not name.endswith(("_ci95", "why")) and name not in counts and isinstance(content, float | int | None)
+  ]
+
+
+def overlap(test: Group, leaky: bool) -> Table:
+  """Overlap by metric and aggregation; `leaky`: of volumes the test slices alone are there."""
+  metrics = {"dice": "Dice (DSC, F1, SI)", "iou": "IoU (Jaccard)", "precision": "precision", "recall": "recall",
+             "accuracy": "pixels right"}  # fmt: skip
+  rows = [
+    [
+      text(words),
+      measured(test["pooled"], name),
+      measured(test["patient"], f"{name}_mean"),
+      measured(test["patient"], f"{name}_median"),
+      measured(test["slice"], f"{name}_empty_is_one"),
+      measured(test["slice"], f"{name}_nonempty_truth", why="no value, as no slice has a tumour"),
+    ]
+    for name, words in metrics.items()
+    if name in test["pooled"]
+  ]
+  notes = [
+    f"(1) {EMPTY_RULES['empty_is_one']}. (2) {EMPTY_RULES['nonempty_truth']}. Pooled and per volume, an all-empty pair counts 1."
+  ]
+  if leaky:
+    notes.append("Volumes: of each patient the slices of the test part alone.")
+  if test["patient"].get("dice_std") is not None:
+    spread = [number(test["patient"][f"dice_{name}"]) for name in ("std", "q25", "q75")]
+    notes.append(
+      f"Dice over volumes: standard deviation {spread[0]}, a quarter of them below {spread[1]} and a quarter above {spread[2]}."
+    )
+  heads = ("", "pixels pooled", "volume mean", "volume median", "slice mean (1)", "slice mean (2)")
+  return table("Overlap of prediction and truth, by metric and aggregation", heads, rows, notes)
+
+
+def listed(caption: str, group: Group, kind: str, notes: Sequence[str] = ()) -> Table:
+  """Every number of a flat group on a line of its own; shares are told by their name."""
+  shares = ("_of_total", "_rate")
+  kind_of = lambda name: "share" if name.endswith(shares) else kind
+  rows = [[text(title(name)), measured(group, name, kind_of(name))] for name in numbers_of(group)]
+  return table(caption, ("", "test part"), rows, notes)
+
+
+def classes(test: Group) -> Table:
+  """A classifier's numbers over both classes."""
+  names = ("accuracy", "roc_auc", "average_precision", "specificity", "ece")
+  why = "no value, as all slices are of one class"
+  rows = [[text(title(name)), measured(test, name, why=why)] for name in names if name in test]
+  macro = test["macro"]
+  rows += [[text(f"{title(name)}, mean of both classes"), measured(macro, name, why=why)] for name in numbers_of(macro)]
+  return table("Slices told apart", ("", "test part"), rows)
+
+
+def confusion(counts: Group) -> Table:
+  """Slices by truth and prediction, with their share of the truth."""
+  rows = []
+  for words, cells in (("no tumour", ("tn", "fp")), ("tumour", ("fn", "tp"))):
+    total = sum(counts[name] for name in cells)
+    shares = [counts[name] / total if total else 0.0 for name in cells]
+    told = [
+      Cell(number(counts[name], "count"), number(share, "percent"), shade=share)
+      for name, share in zip(cells, shares, strict=True)
+    ]
+    rows.append([text(words), *told])
+  heads = ("truth", "no tumour predicted", "tumour predicted")
+  return table("Confusion matrix of test slices, with the share of the line", heads, rows)
+
+
+def calibration(groups: Group) -> Table:
+  """Calibration error before and after temperature scaling."""
+  rows = [
+    [
+      text(name),
+      measured(group, "ece"),
+      measured(group, "ece_calibrated"),
+      measured(group, "temperature", "factor", why="each of the pooled runs has its own"),
+    ]
+    for name, group in groups.items()
+  ]
+  notes = [
+    "Expected calibration error over ten bins of equal width: 0 is best. The temperature divides the log odds; it is fitted on the "
+    "validation part; above 1 the probabilities were too sure."
+  ]
+  notes += [sentence(f"{name}: {group['why']}") for name, group in groups.items() if group["why"]]
+  return table(
+    "Expected calibration error", ("probabilities of", "as predicted", "after scaling", "temperature"), rows, notes
+  )
+
+
+def subgroups(groups: dict[str, list[Group]]) -> list[Table]:
+  """One table for each way to group the patients."""
+  found = []
+  for name, members in groups.items():
+    if not isinstance(members, list) or not members:
+      continue
+    names = numbers_of(members[0])
+    rows = [
+      [
+        text(group["group"]),
+        value(group.get("patients")),
+        value(group.get("slices")),
+        *(measured(group, number, "share") for number in names),
+      ]
+      for group in members
+    ]
+    few = any(1 < group["patients"] < FEW for group in members)
+    notes = [f"Intervals of fewer than {FEW} patients are too narrow to rely on."] if few else []
+    found.append(table(f"By {title(name)}", (title(name), "patients", "slices", *map(title, names)), rows, notes))
+  return found
+
+
+def associations(found: dict[str, list[Group]]) -> Table:
+  """Shape of the tumour against molecular clusters, for each kind of mask that `found` has."""
+  kinds = {"truth": "true masks", "predicted": "predicted masks"}
+  sides = {
+    words: {(row["feature"], row["grouping"]): row for row in found[kind]}
+    for kind, words in kinds.items()
+    if kind in found
+  }
+  rows = []
+  for feature, grouping in dict.fromkeys(place for side in sides.values() for place in side):
+    row = [text(title(feature)), text(grouping.removesuffix("Cluster"))]
+    for side in sides.values():
+      test = side[feature, grouping]
+      above = zip(test["clusters"], test["above"], test["not_above"], strict=True)
+      row.append(text(", ".join(f"{cluster}: {high} of {high + low}" for cluster, high, low in above)))
+      row += [value(test[name], "p", why=f"no test: {test['why']}") for name in ("p", "p_holm")]
+    rows.append(row)
+  heads = ["shape", "clusters by"]
+  for words in sides:
+    heads += [f"above the median by cluster, {words}", "p", "p, Holm"]
+  notes = [
+    "Each shape feature (Buda et al. 2019) is cut at its median; two-sided Freeman-Halton exact test against the clusters; Holm's "
+    "correction over all tests of one kind of mask."
+  ]
+  return table("Shape of the tumour and molecular clusters", heads, rows, notes, sortable=True)
+
+
+_COLUMNS = (
+  # Column of patients.csv, heading, kind; absent columns are left out.
+  ("site", "site", "text"), ("slices", "slices", "count"), ("tumor_slices", "with tumour", "count"),
+  ("truth", "true px", "pixels"), ("predicted", "predicted px", "pixels"), ("accuracy", "accuracy", "share"),
+  ("dice", "Dice", "share"), ("iou", "IoU", "share"), ("precision", "precision", "share"), ("recall", "recall", "share"),
+  ("hd95", "HD95", "distance"), ("assd", "ASSD", "distance"), ("missing", "sequences", "text"),
+)  # fmt: skip
+
+
+def patients(rows: list[Group], cases: dict[str, str], test: Group) -> Table:
+  """One line per patient, to be sorted; `cases` are those in the viewer, by patient."""
+  segmented = "dice" in rows[0]
+  seen = [_patient(row, segmented) for row in rows]
+  columns = [column for column in _COLUMNS if column[0] in seen[0] and not (segmented and column[0] == "accuracy")]
+  surface = test.get("surface", {})  # of a classifier there is none
+  why = f"no value: {surface.get('why', 'none in patients.csv')}"
+  lines = [
+    [
+      text(row["patient"], case=cases.get(row["patient"], "")),
+      *(text(row[name]) if kind == "text" else value(row[name], kind, why=why) for name, _, kind in columns),
+    ]
+    for row in seen
+  ]
+  notes = ["px: pixels of FLAIR abnormality in the whole volume."] if segmented else []
+  if "hd95" in seen[0]:
+    notes.append(f"HD95 and ASSD in {surface['unit']}. {sentence(surface['empty'])}")
+    notes += [STEP] if surface["unit"] == "pixels" else []
+  return table(
+    "Patients of the test part", ("patient", *(words for _, words, _ in columns)), lines, notes, sortable=True
+  )
+
+
+def _patient(row: Group, segmented: bool) -> Group:
+  seen = dict(row)
+  if segmented:
+    seen |= {"truth": row["tp"] + row["fn"], "predicted": row["tp"] + row["fp"]}
+  if "has_pre" in row:
+    seen["missing"] = missing_sequences(row)
+  return seen
+
+
+def folds(runs: list[Group]) -> Table:
+  """What each run of a cross-validation got."""
+  kinds = {"patients": "count", "slices": "count", "tumor_slices": "count", "threshold": "factor"}
+  names = [name for name in numbers_of(runs[0], counts=()) if name not in ("fold", "seconds")]  # see `sections.about`
+  label = lambda fold: value(fold) if isinstance(fold, int) else text(fold)  # several have no order of their own
+  rows = [[label(run["fold"]), *(measured(run, name, kinds.get(name, "share")) for name in names)] for run in runs]
+  return table("Runs by test fold", ("fold", *map(title, names)), rows, sortable=True)

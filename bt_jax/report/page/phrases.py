@@ -1,0 +1,223 @@
+"""Numbers, intervals and sentences as a reader of the report meets them."""
+
+import re
+from typing import Any
+
+from bt_jax.paper import published_values
+from bt_jax.paper.baselines import COPY
+
+STEP = "The spacing is not known: distances are in pixels, and a step to the next slice, in truth several millimetres, counts as one."
+MISSING, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
+_NO_BREAK = "\N{NO-BREAK SPACE}"
+TASKS = {
+  "segmentation": "segmentation of tumours",
+  "classification": "classification of slices, tumour or none",
+  "cascade": "a classifier that gates a segmenter",
+}
+MODELS = {
+  "unet": "U-Net",
+  "resunet": "ResUNet (U-Net with a ResNet50 encoder)",
+  "resunet_scratch": "residual U-Net",
+  "cnn": "CNN",
+  "resnet50": "ResNet50",
+}
+# How a number is shown, by its kind.
+_FORMATS = {
+  "share": "{:.3f}",
+  "pixels": "{:,.0f}",
+  "distance": "{:.1f}",
+  "factor": "{:.2f}",
+  "count": "{:,d}",
+  "percent": "{:.1%}",
+}
+
+
+def number(value: float | int | None, kind: str = "share") -> str:
+  """A number of this kind (share, percent, pixels, distance, factor, count, p); a dash where there is none."""
+  if value is None:
+    return MISSING
+  if kind == "p":
+    return "<0.001" if value < 0.001 else f"{value:.3f}"
+  return _FORMATS[kind].format(value).replace("-", MINUS).replace("%", f"{_NO_BREAK}%")
+
+
+def interval(pair: list[float] | None, kind: str = "share") -> str:
+  """`low to high`; nothing where there is none."""
+  return f"{number(pair[0], kind)} to {number(pair[1], kind)}" if pair else ""
+
+
+def duration(seconds: float | int) -> str:
+  """In the two largest units: `2 h 4 min`."""
+  minutes, rest = divmod(round(seconds), 60)
+  hours, minutes = divmod(minutes, 60)
+  return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
+
+
+def model(summary: dict[str, Any]) -> str:
+  """What was judged, in words."""
+  if "segmenter" in summary:
+    return " and ".join(
+      MODELS.get(summary[role]["model"], summary[role]["model"]) for role in ("classifier", "segmenter")
+    )
+  return MODELS.get(summary["model"], summary["model"])
+
+
+def split(name: str) -> str:
+  """A split's name in words."""
+  if match := re.fullmatch(r"patient_(folds?)_([\d,-]+)", name):
+    return f"patient {match[1]} {re.sub(r'0(?=[0-9])', '', match[2])} (of 0 to 21)"
+  return {
+    "random_slices_leaky": "slices drawn at random (leaky)",
+    "patients_buda10": "the ten patients of brain-segmentation-pytorch",
+  }.get(name, name.replace("_", " "))
+
+
+def intervals(summary: dict[str, Any]) -> str:
+  """How the intervals were made, and what is wrong with them."""
+  about = summary["intervals"]
+  made = f"{_level(summary)} intervals by {about['method']}, {about['resamples']:,} resamples of {about['patients']} patients"
+  return f"{made} ({about['why']})" if about["why"] else made
+
+
+def sentence(text: str) -> str:
+  """The text with a capital at its beginning and a full stop at its end; nothing of nothing."""
+  return f"{text[:1].upper()}{text[1:].rstrip('.')}." if text else ""
+
+
+def _level(summary: dict[str, Any]) -> str:
+  return f"{summary['intervals']['level']:.0%}".replace("%", f"{_NO_BREAK}%")
+
+
+def _with(group: dict[str, Any], name: str, kind: str = "share", level: str = "") -> str:
+  """A number and its interval; `level` where the reader does not know it yet."""
+  shown, pair = number(group[name], kind), group.get(f"{name}_ci95")
+  return f"{shown} ({level + ' interval ' if level else ''}{interval(pair, kind)})" if pair else shown
+
+
+def sentences(summary: dict[str, Any]) -> list[str]:
+  """The result in three sentences: the score, what it means for slices, and the protocol."""
+  test = summary["test"]
+  tell = (
+    _cascade if "gate" in test else {"segmentation": _segmentation, "classification": _classification}[summary["task"]]
+  )
+  first, second = tell(test, _level(summary))
+  return [first, second, _protocol(summary)]
+
+
+def _segmentation(test: dict[str, Any], level: str) -> tuple[str, str]:
+  first = (
+    f"On {test['slices']:,} test slices of {test['patients']} patients the Dice coefficient is "
+    f"{_with(test['pooled'], 'dice', level=level)} over all pixels and {_with(test['patient'], 'dice_mean')} as the mean "
+    f"over patient volumes, whose median is {number(test['patient']['dice_median'])}."
+  )
+  found = test["detection"]
+  if found["sensitivity"] is None or found["false_positive_rate"] is None:
+    return first, f"{test['tumor_slices']:,} of the slices have a tumour."
+  second = (
+    f"Of the {test['tumor_slices']:,} slices with a tumour, {_with(found, 'sensitivity', 'percent')} have some of it marked; "
+    f"of the {test['slices'] - test['tumor_slices']:,} without, {_with(found, 'false_positive_rate', 'percent')} are marked in vain."
+  )
+  return first, second
+
+
+def _classification(test: dict[str, Any], level: str) -> tuple[str, str]:
+  tumor = test["per_class"]["tumor"]
+  first = (
+    f"On {test['slices']:,} test slices of {test['patients']} patients, {_with(test, 'accuracy', 'percent', level)} are told right, "
+    f"with an area under the ROC curve of {_with(test, 'roc_auc') if test['roc_auc'] is not None else MISSING}."
+  )
+  parts = []
+  if tumor["recall"] is not None:
+    parts.append(f"of the {test['tumor_slices']:,} slices with a tumour, {_with(tumor, 'recall', 'percent')} are found")
+  if test["specificity"] is not None:
+    healthy = test["slices"] - test["tumor_slices"]
+    parts.append(f"of the {healthy:,} without, {_with(test, 'specificity', 'percent')} are left alone")
+  return first, sentence("; ".join(parts))
+
+
+def _cascade(test: dict[str, Any], level: str) -> tuple[str, str]:
+  gate, alone, gated = test["gate"], test["segmentation"]["alone"], test["segmentation"]["gated"]
+  first = (
+    f"On {alone['slices']:,} test slices of {alone['patients']} patients the gate changes the Dice coefficient over all pixels "
+    f"from {_with(alone['pooled'], 'dice', level=level)} to {_with(gated['pooled'], 'dice')}, and its mean over patient volumes "
+    f"from {_with(alone['patient'], 'dice_mean')} to {_with(gated['patient'], 'dice_mean')}."
+  )
+  second = (
+    f"Of {gate['healthy_slices']:,} healthy slices, {gate['false_positives']:,} are marked in vain without it and "
+    f"{gate['false_positives_gated']:,} with it; of {gate['tumor_slices']:,} slices with a tumour it stops "
+    f"{gate['tumor_slices_missed_by_gate']:,}."
+  )
+  return first, second
+
+
+def _protocol(summary: dict[str, Any]) -> str:
+  told = f"Protocol: {split(summary['split'])} of {summary['data']}"
+  if summary.get("folds"):
+    told += f", {len(summary['folds'])} runs, each judged on patients that it never saw, their slices pooled"
+  elif summary["leaky"]:
+    told += ", with slices of one patient in training and test"
+  else:
+    told += ", no patient in both training and test"
+  if summary.get("threshold") is not None:
+    told += f"; threshold {number(summary['threshold'], 'factor')}, {summary['threshold_from']}"
+  elif summary.get("folds"):
+    told += f"; thresholds {summary['threshold_from']}"
+  elif "gate" in summary:
+    told += f"; gate at {number(summary['gate']['threshold'])}, {summary['gate']['threshold_from']}"
+  return f"{told}; {intervals(summary)}."
+
+
+def notices(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
+  """What must be read first: (kind, heading, text)."""
+  found = []
+  if summary["leaky"]:
+    text = (
+      "Slices were drawn one by one, so slices of the same patient stand in training and in test. The numbers below are higher "
+      "than they would be for new patients: a copy of the nearest training slice, without a look at the image, already reaches "
+      f"{_copied(summary)}. Use a patient split to judge a model."
+    )
+    found.append(("leak", "This split leaks", text))
+  if summary["synthetic"]:
+    text = (
+      "The slices are drawn by a program, not taken from patients. The numbers say nothing about accuracy on patients."
+    )
+    found.append(("synthetic", "Synthetic data", text))
+  text = "Not a medical device, not validated for care. Do not use for diagnosis or treatment."
+  return [*found, ("research", "For research only, never clinical use", text)]
+
+
+def _copied(summary: dict[str, Any]) -> str:
+  """What the copy of the nearest training slice gets: in this run, or else as others measured it."""
+  for baseline in summary.get("baselines", []):
+    if baseline["name"] == COPY:
+      test = baseline["test"]
+      if "pooled" in test:
+        return f"a Dice of {_with(test['pooled'], 'dice')} over all pixels of this test part"
+      return f"an accuracy of {_with(test, 'accuracy', 'percent')} on this test part"
+  return published_values.ANCHORS[-1].result.removesuffix(", without a look at the image")
+
+
+def headline(summary: dict[str, Any]) -> list[tuple[str, str, str, str]]:
+  """The numbers at the top: (name, value, interval, rule)."""
+  test = summary["test"]
+  if "gate" in test:
+    return []
+  if summary["task"] == "segmentation":
+    wanted = (
+      ("Dice, pixels pooled", test["pooled"], "dice", "all test pixels together"),
+      ("Dice, volume mean", test["patient"], "dice_mean", "each patient counts once"),
+      ("Tumour slices found", test["detection"], "sensitivity", "any pixel marked"),
+      ("Healthy slices marked", test["detection"], "false_positive_rate", "lower is better"),
+    )
+  else:
+    wanted = (
+      ("Accuracy", test, "accuracy", "slices told right"),
+      ("Area under ROC", test, "roc_auc", "any threshold"),
+      ("Sensitivity", test["per_class"]["tumor"], "recall", "slices with a tumour found"),
+      ("Specificity", test, "specificity", "healthy slices left alone"),
+    )
+  return [
+    (name, number(group[key]), interval(group.get(f"{key}_ci95")), rule)
+    for name, group, key, rule in wanted
+    if group.get(key) is not None
+  ]

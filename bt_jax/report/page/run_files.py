@@ -1,0 +1,91 @@
+"""What a finished run left in its folder, read for the report."""
+
+import pathlib
+from typing import Any, NamedTuple
+
+from bt_jax import files
+from bt_jax.evaluation.record_tables import Tables, kind_of, read_run
+from bt_jax.evaluation.records import Record
+from bt_jax.evaluation.summary_schema import check_files, read_config, read_summary
+
+# What every row of `metrics.csv` must have.
+_HISTORY = (
+  "epoch", "train_loss", "validation_loss", "train_accuracy", "validation_accuracy", "validation_score",
+)  # fmt: skip
+
+
+class RunFiles(NamedTuple):
+  """A finished run.
+
+  Attributes:
+    folder: of the run.
+    summary: of `summary.json`.
+    config: of `config.json`; empty where there is none.
+    rows: of `slices.csv`.
+    patients: of `patients.csv`, where there is one.
+    history: of `metrics.csv`, where there is one.
+    reliability: of `reliability.csv`, where there is one.
+    table: of `table.txt`.
+  """
+
+  folder: pathlib.Path
+  summary: dict[str, Any]
+  config: dict[str, Any]
+  rows: list[Record]
+  patients: list[Record]
+  history: list[Record]
+  reliability: list[Record]
+  table: str
+
+  @property
+  def task(self) -> str:
+    """Segmentation, classification or cascade."""
+    return "cascade" if "segmenter" in self.summary else self.summary["task"]
+
+
+def read(folder: pathlib.Path) -> RunFiles:
+  """The run in a folder.
+
+  Raises:
+    UserError: there is no finished run, or its files are damaged, of another version, or do not fit each other.
+  """
+  summary = read_summary(folder)
+  # Each file against its types first, which says what is wrong with it; then whether they are those of the summary.
+  about, history, table = _config(folder, summary), folder / "metrics.csv", folder / "table.txt"
+  rows = _table(history, _HISTORY) if history.is_file() else []
+  if "segmenter" in summary:
+    tables = Tables(_table(folder / "slices.csv", ("case", "patient", "slice", "label")), [], [], [])
+    check_files(folder, summary)
+  else:
+    summary, tables = read_run(folder)
+  return RunFiles(
+    folder,
+    summary,
+    about,
+    tables.slices,
+    tables.patients,
+    rows,
+    tables.reliability,
+    table.read_text(encoding="utf-8", errors="replace") if table.is_file() else "",
+  )
+
+
+def _config(folder: pathlib.Path, summary: dict[str, Any]) -> dict[str, Any]:
+  """The configuration of a run with all that the page reads of it; empty where there is none."""
+  path = folder / "config.json"
+  if not path.is_file():
+    return {}
+  config = read_config(folder)
+  if "segmenter" not in summary and not {"loss", "train"} <= config.keys():
+    raise files.damaged(path, "it lacks loss or train")
+  if config.get("loss", {}).get("name") == "focal_tversky" and "exponent" not in config["loss"]:
+    raise files.damaged(path, "loss lacks exponent")
+  return config
+
+
+def _table(path: pathlib.Path, columns: tuple[str, ...]) -> list[Record]:
+  remedy = "start its run's command again"
+  rows = files.read_csv(path, kind_of, columns, remedy) if path.is_file() else []
+  if not rows:
+    raise files.damaged(path, "it is missing or has no rows", remedy)
+  return rows

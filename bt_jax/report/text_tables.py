@@ -1,0 +1,274 @@
+"""The printed tables of results."""
+
+import functools
+from typing import Any
+
+from bt_jax import metrics
+from bt_jax.evaluation.aggregation import EMPTY_RULES
+from bt_jax.paper import published_values
+
+_NOT_CLINICAL = "For research only, never clinical use."
+
+
+def _slice_gate(summary: dict[str, Any]) -> str:
+  gate = summary.get("slice_gate")
+  return "" if gate is None else f"; slices below {gate:.3f} empty, by the head for slices"
+
+
+def results_table(summary: dict[str, Any]) -> str:
+  """The table of `summary.json` as text; every heading says data, split, aggregation, rule for empty masks and counts."""
+  test = summary["test"]
+  columns = {
+    "pixels pooled": lambda name: ("pooled", name),
+    "volume mean": lambda name: ("patient", f"{name}_mean"),
+    "volume median": lambda name: ("patient", f"{name}_median"),
+    "slice mean (1)": lambda name: ("slice", f"{name}_empty_is_one"),
+    "slice mean (2)": lambda name: ("slice", f"{name}_nonempty_truth"),
+  }
+  lines = [
+    f"Segmentation on the test part: {heading(summary)}",
+    f"{_counts(test)}; threshold {_threshold(summary)}{_slice_gate(summary)}; largest 3-D component only: {summary['largest_component']}",
+    "",
+    f"{'':10}" + "".join(f"{title:>24}" for title in columns),
+    *(
+      f"{name:10}" + "".join(f"{_cell(test[group], key):>24}" for group, key in (of(name) for of in columns.values()))
+      for name in metrics.METRICS
+    ),
+    "",
+    *_detection_lines(test),
+    *_volume_lines(test),
+    *_calibration_lines(test["calibration"]),
+    "",
+    *_baseline_lines(summary, _SEGMENTED),
+    "",
+    f"(1) {EMPTY_RULES['empty_is_one']}. (2) {EMPTY_RULES['nonempty_truth']}. Pooled and per volume, an all-empty pair counts 1.",
+    *_intervals_lines(summary),
+    f"si and f1 are the formula of dice under other names. {_NOT_CLINICAL}",
+  ]
+  return "\n".join(lines)
+
+
+def class_table(summary: dict[str, Any]) -> str:
+  """The table of a classifier's `summary.json` as text, laid out as the paper's Table 2 with its values beside ours."""
+  test = summary["test"]
+  counts = test["confusion"]
+  overall = ("accuracy", "specificity", "roc_auc", "average_precision", "ece")
+  lines = [
+    f"Classification on the test part, by slice: {heading(summary)}",
+    f"{_counts(test)}; threshold {_threshold(summary)}",
+    "",
+    *(f"{name:24}{_cell(test, name):>24}" for name in overall),
+    *(
+      f"{f'{name} (macro)':24}{_cell(test['macro'], name):>24}" for name in ("precision", "recall", "f1", "specificity")
+    ),
+    *_calibration_lines(test["calibration"]),
+    "",
+    f"{'confusion':24}{'none predicted':>16}{'tumour predicted':>18}",
+    f"{'no tumour':24}{counts['tn']:>16}{counts['fp']:>18}",
+    f"{'tumour':24}{counts['fn']:>16}{counts['tp']:>18}",
+    "",
+    *_baseline_lines(summary, _CLASSIFIED),
+    "",
+    *published_values.table2_lines(test["per_class"], summary["model"]),
+    "",
+    *published_values.NOTE.splitlines(),
+    *_intervals_lines(summary),
+    f"A class never predicted has precision 0; one that is not there has none. {_NOT_CLINICAL}",
+  ]
+  return "\n".join(lines)
+
+
+# The columns in which baselines are told, by their place in a summary.
+_SEGMENTED = {
+  "pixels pooled": ("pooled", "dice"),
+  "volume mean": ("patient", "dice_mean"),
+  "volume median": ("patient", "dice_median"),
+  "slices found": ("detection", "sensitivity"),
+  "false alarms": ("detection", "false_positive_rate"),
+}
+_CLASSIFIED = {
+  "accuracy": (None, "accuracy"),
+  "recall of tumour": ("per_class", "tumor", "recall"),
+  "specificity": (None, "specificity"),
+}
+
+
+def _baseline_lines(summary: dict[str, Any], columns: dict[str, tuple[str | None, ...]]) -> list[str]:
+  """This network and the baselines on the same slices."""
+  named = [(f"this {summary['model']}", summary["test"], None)]
+  named += [(baseline["title"], baseline["test"], baseline["name"]) for baseline in summary["baselines"]]
+  segments = columns is _SEGMENTED
+  head = f"on the same slices ({'dice; slices by any pixel' if segments else 'slices'})"
+  lines = [
+    f"{head:50}" + "".join(f"{title:>24}" for title in columns) + "   printed in the paper, not to compare" * segments
+  ]
+  for title, test, name in named:
+    printed = published_values.TABLE3.get(name) if segments else None
+    cells = (
+      _cell(functools.reduce(dict.__getitem__, filter(None, path[:-1]), test), path[-1]) for path in columns.values()
+    )
+    line = f"{title:50}" + "".join(f"{cell:>24}" for cell in cells)
+    lines.append(f"{line}   {printed.result} on {printed.data}" if printed else line)
+  return lines
+
+
+def _detection_lines(test: dict[str, Any]) -> list[str]:
+  found = test["detection"]
+  return [
+    f"slices with any pixel predicted: {_cell(found, 'sensitivity')} of those with a tumour, "
+    f"{_cell(found, 'false_positive_rate')} of those without",
+  ]
+
+
+def _volume_lines(test: dict[str, Any]) -> list[str]:
+  volume, surface = test["volume"], test["surface"]
+  if why := volume.get("why") or surface.get("why"):
+    return [f"volumes and surfaces: - ({why})"]
+  show = lambda name, of=volume: _cell(of, name, "{:.0f}")
+  return [
+    f"volume, predicted minus true, {volume['unit']}: mean {show('error_mean')}; 95 % limits of agreement {show('limits_low')} to "
+    f"{show('limits_high')}; absolute, mean {show('absolute_error_mean')}",
+    *(
+      f"{title}, {surface['unit']}: mean {_cell(surface, f'{name}_mean', '{:.2f}')}, median {_cell(surface, f'{name}_median', '{:.2f}')}"
+      for name, title in (
+        ("hd95", "Hausdorff distance, 95th percentile"),
+        ("assd", "average symmetric surface distance"),
+      )
+    ),
+    f"distances: {surface['empty']}"
+    + ("; spacing not known, a step to the next slice counts as one pixel" if surface["unit"] == "pixels" else ""),
+  ]
+
+
+def _calibration_lines(calibration: dict[str, Any]) -> list[str]:
+  lines = []
+  for name, found in calibration.items():
+    at = "of each fold" if found["temperature"] is None else f"{found['temperature']:.2f}"
+    lines.append(
+      f"calibration error of {name}: {_cell(found, 'ece')}, at the temperature {at} (from validation) {_cell(found, 'ece_calibrated')}"
+      + (f"; {found['why']}" if found["why"] else "")
+    )
+  return lines
+
+
+def _intervals_lines(summary: dict[str, Any]) -> list[str]:
+  intervals = summary["intervals"]
+  told = f"[ ]: 95 % interval, {intervals['method']} ({intervals['resamples']} samples of {intervals['patients']})"
+  if intervals["patients"] == 1:
+    return [intervals["why"]]
+  return [told, *([intervals["why"]] if intervals["why"] else [])]
+
+
+def _counts(test: dict[str, Any]) -> str:
+  return f"{_patients(test)}, {test['slices']} slices, {test['tumor_slices']} of them with a tumour"
+
+
+def _patients(group: dict[str, Any]) -> str:
+  return "1 patient" if group["patients"] == 1 else f"{group['patients']} patients"
+
+
+def _threshold(summary: dict[str, Any]) -> str:
+  value = summary["threshold"]
+  return f"({summary['threshold_from']})" if value is None else f"{value:.2f} ({summary['threshold_from']})"
+
+
+def _cell(group: dict[str, Any], name: str, form: str = "{:.4f}") -> str:
+  """A number with its interval, if it has one."""
+  value, interval = group[name], group.get(f"{name}_ci95")
+  if value is None:
+    return "-"
+  edges = form if form != "{:.4f}" else "{:.3f}"
+  return form.format(value) + (f" [{', '.join(edges.format(edge) for edge in interval)}]" if interval else "")
+
+
+def compare_table(summary: dict[str, Any]) -> str:
+  """The table of a `comparison.json` as text."""
+  first, second = summary["first"], summary["second"]
+  intervals = summary["intervals"]
+  lines = [
+    f"Two runs on the same test part: {heading(summary)}; {_patients(intervals)}, {summary['slices']} slices",
+    f"first:  {first['run']} ({first['model']})",
+    f"second: {second['run']} ({second['model']})",
+    "",
+    f"{'':24}{'first':>10}{'second':>10}{'second - first':>28}",
+    *(
+      f"{name.replace('_', ' '):24}{_show(row['first']):>10}{_show(row['second']):>10}{_cell(row, 'difference'):>28}"
+      for name, row in summary["headline"].items()
+    ),
+    "",
+    f"{'by patient':24}{'mean of difference':>28}{'median':>28}{'higher':>8}{'equal':>8}{'lower':>8}   Wilcoxon p",
+    *(
+      f"{name:24}{_cell(row, 'mean'):>28}{_cell(row, 'median'):>28}{row['higher']:>8}{row['equal']:>8}{row['lower']:>8}   "
+      + (f"- ({row['why']})" if row["p"] is None else f"{row['p']:.4f}")
+      for name, row in summary["patients"].items()
+    ),
+    "",
+    *_intervals_lines(summary),
+    f"Of hd95 and assd, lower is better. p is of each row alone, not corrected for their number; of n patients it cannot be below "
+    f"2 / 2^n, which is {2 / 2 ** intervals['patients']:.2g} here. {_NOT_CLINICAL}",
+  ]
+  return "\n".join(lines)
+
+
+_WAYS = {
+  "classifier": "the classifier alone",
+  "mask": "the mask alone: its area and highest probability",
+  "both": "both, fitted on the validation part",
+  "paper_rule": "the classifier, unless the mask is empty",
+}
+
+
+def cascade_table(summary: dict[str, Any]) -> str:
+  """The table of a cascade's `summary.json` as text."""
+  test, gate = summary["test"], summary["test"]["gate"]
+  alone, gated = test["segmentation"]["alone"], test["segmentation"]["gated"]
+  pairs = {
+    "dice, pixels pooled": ("pooled", "dice"),
+    "dice, volume mean": ("patient", "dice_mean"),
+    "dice, volume median": ("patient", "dice_median"),
+    "dice, slice mean (1)": ("slice", "dice_empty_is_one"),
+    "dice, slice mean (2)": ("slice", "dice_nonempty_truth"),
+    "precision, pixels pooled": ("pooled", "precision"),
+    "recall, pixels pooled": ("pooled", "recall"),
+    "false positives on healthy slices": ("detection", "false_positive_rate"),
+  }
+  names = ("accuracy", "roc_auc", "average_precision", "ece", "precision", "recall", "specificity", "f1")
+  lost = ", ".join(gate["patients_missed_by_gate"]) or "none"
+  lines = [
+    f"Cascade on the test part: {heading(summary)}",
+    f"classifier {summary['classifier']['model']}, segmenter {summary['segmenter']['model']}; {alone['patients']} patients, "
+    f"{alone['slices']} slices, {alone['tumor_slices']} of them with a tumour",
+    f"gate: an empty mask where the classifier says less than {summary['gate']['threshold']:.4f}, chosen on the validation "
+    f"part to keep {summary['gate']['sensitivity_asked']:.1%} of the slices with a tumour",
+    "",
+    f"{'segmentation':36}{'without gate':>24}{'with gate':>24}",
+    *(f"{name:36}{_cell(alone[group], key):>24}{_cell(gated[group], key):>24}" for name, (group, key) in pairs.items()),
+    f"healthy slices with a false positive: {gate['false_positives']} without, {gate['false_positives_gated']} with, of "
+    f"{gate['healthy_slices']}",
+    f"slices with a tumour missed by the gate: {gate['tumor_slices_missed_by_gate']} of {gate['tumor_slices']} (sensitivity "
+    f"{_show(gate['sensitivity'])}), {gate['of_these_found_by_segmenter']} of them found by the segmenter; patients missed "
+    f"altogether: {lost}",
+    "",
+    f"{'tumour or none, by slice':52}"
+    + "".join(f"{name.replace('average_precision', 'avg_prec'):>12}" for name in names),
+  ]
+  for way, values in test["classification"].items():
+    numbers = {**values["per_class"]["tumor"], **values}
+    lines.append(f"{_WAYS[way]:52}" + "".join(f"{_show(numbers[name]):>12}" for name in names))
+  lines += [
+    "",
+    f"(1) {EMPTY_RULES['empty_is_one']}. (2) {EMPTY_RULES['nonempty_truth']}. Pooled and per volume, an all-empty pair counts 1.",
+    *_intervals_lines(summary),
+    f"Precision, recall, specificity and F1 by slice are those of tumour; every threshold is from the validation part. {_NOT_CLINICAL}",
+  ]
+  return "\n".join(lines)
+
+
+def heading(summary: dict[str, Any]) -> str:
+  """Data and split, for the head of every table and figure."""
+  leak = ", slices of one patient in training and test, volumes of test slices only" if summary["leaky"] else ""
+  return f"{summary['data']}, {summary['split']}{leak}"
+
+
+def _show(value: float | None) -> str:
+  return "-" if value is None else f"{value:.4f}"

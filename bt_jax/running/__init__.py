@@ -1,1 +1,0 @@
-"""A run of one configuration: its parts, data, folder, training, and what becomes of its predictions."""

@@ -1,0 +1,223 @@
+"""From a configuration to the parts of an experiment; every wrong field is told here, before any data is touched."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from bt_jax.datasets import splits
+from bt_jax.datasets.channels import Channel, context_of, parse_channels
+from bt_jax.datasets.lgg_mri.lgg_mri_dataset_builder import FOLDS
+from bt_jax.distributed import sharding
+from bt_jax.errors import UserError, choose
+from bt_jax.losses import Loss, make_loss
+from bt_jax.models import DTYPES, SEGMENTERS, make_model
+from bt_jax.pipeline.augment import make_augment
+from bt_jax.pipeline.contrast import make_contrast
+from bt_jax.pipeline.feed import FEEDS, SAMPLINGS
+from bt_jax.pipeline.preprocess import Augment, make_preprocess
+from bt_jax.tasks.judges import JUDGES, Judge
+from bt_jax.tasks.task import TASKS, Task, with_slices
+from bt_jax.training import finetune
+from bt_jax.training.optimizer import make_optimizer, make_schedule
+from bt_jax.training.step import make_predict_step
+from bt_jax.training.train_state import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Components:
+  """What training and evaluation are put together from.
+
+  Attributes:
+    mesh: the devices.
+    task, judge: what the network is for, and how its predictions are judged.
+    channels: of the network's input, see `sequences.parse_channels`.
+    normalize: how its inputs are normalised, a name of `SCHEMES`.
+    contrast: of every slice as it is read.
+    shapes: of the network's variables.
+    kept_statistics: the stages whose batch statistics stay.
+    schedule: from the steps of an epoch to the learning rate of each step.
+    optimizer: for a learning rate of 1.
+    predict_step: compiled.
+  """
+
+  mesh: jax.sharding.Mesh
+  task: Task
+  judge: Judge
+  model: nn.Module
+  channels: tuple[Channel, ...]
+  normalize: str
+  contrast: Callable[[np.ndarray], np.ndarray]
+  preprocess: Callable
+  augment: Augment
+  loss: Loss
+  shapes: PyTree
+  kept_statistics: set[str]
+  schedule: Callable[[int], optax.Schedule]
+  optimizer: optax.GradientTransformation
+  predict_step: Callable
+
+
+def data_variant(config: ConfigDict) -> str:
+  """The builder configuration that holds the data: `full`, `partial` or `phantom`."""
+  return choose(
+    "data.name", config.data.name, {"phantom": "phantom", "lgg": "full" if config.data.expect_full else "partial"}
+  )
+
+
+def make_components(config: ConfigDict, normalize: str = "unit") -> Components:
+  """Makes the parts; raises UserError for the first field that cannot be.
+
+  Args:
+    config: of the run.
+    normalize: what `data.normalize=auto` stands for; any will do where only fields are to be checked.
+  """
+  data_variant(config)
+  choose("feed", config.feed, dict.fromkeys(FEEDS))
+  mesh = sharding.make_mesh()
+  _check_numbers(config, mesh)
+  splits.check_choice(kind=config.split.kind, fold=config.split.fold, folds=config.split.folds)
+  task, judge = (choose("task", config.task, options) for options in (TASKS, JUDGES))
+  choose("train.score", config.train.score, dict.fromkeys((*judge.scores, "loss")))
+  choose("loss.name", config.loss.name, dict.fromkeys(task.losses))
+  choose("train.sampling", config.train.sampling, SAMPLINGS)
+  fields = {**config.model, "dtype": choose("model.dtype", config.model.dtype, DTYPES)}
+  model = make_model(task.models, **fields)
+  if config.data.normalize != "auto":
+    normalize = config.data.normalize
+  preprocess = make_preprocess(size=config.data.size, normalize=normalize, channels=config.data.channels)
+  contrast = make_contrast(config.data.contrast)
+  loss = make_loss(**config.loss)
+  if config.model.slice_head:
+    loss = with_slices(loss)
+  channels = parse_channels(config.data.channels)
+  _check_together(config, task, normalize)
+  # Shapes alone: a size that the network cannot take, or a stage that it has not, is told before anything runs.
+  shapes = jax.eval_shape(
+    lambda: model.init(jax.random.key(0), jnp.zeros((1, config.data.size, config.data.size, len(channels))))
+  )
+  rates = finetune.parse_rates(config.train.stage_rates, shapes["params"])
+  statistics = shapes.get("batch_stats", {})
+  kept = choose(
+    "train.batch_stats",
+    config.train.batch_stats,
+    {"update": [], "keep": finetune.stages_of(statistics.get("encoder", statistics))},
+  )
+
+  def schedule(steps_per_epoch: int) -> optax.Schedule:
+    return make_schedule(
+      name=config.train.schedule,
+      learning_rate=config.train.learning_rate,
+      warmup_steps=round(config.train.warmup_epochs * steps_per_epoch),
+      steps=config.train.epochs * steps_per_epoch,
+    )
+
+  schedule(1)  # so that a wrong name is told now
+  optimizer = make_optimizer(
+    name=config.train.optimizer,
+    momentum=config.train.momentum,
+    epsilon=config.train.epsilon,
+    weight_decay=config.train.weight_decay,
+  )
+  return Components(
+    mesh=mesh,
+    task=task,
+    judge=judge,
+    model=model,
+    channels=channels,
+    normalize=normalize,
+    contrast=contrast,
+    preprocess=preprocess,
+    augment=make_augment(**config.augment, context=context_of(channels)),
+    loss=loss,
+    shapes=shapes,
+    kept_statistics={*kept, *(stage for stage, factor in rates.items() if not factor)},
+    schedule=schedule,
+    optimizer=finetune.by_stage(optimizer, rates),
+    predict_step=sharding.compile_step(
+      config.parallel,
+      make_predict_step(model=model, task=task, preprocess=preprocess),
+      mesh,
+      cut=(False, True),
+      cut_out=True,
+    ),
+  )
+
+
+def _check_together(config: ConfigDict, task: Task, normalize: str) -> None:
+  """Raises UserError for fields that cannot be at once."""
+  if config.data.contrast != "none" and normalize == "volume":
+    raise UserError(
+      f"data.contrast={config.data.contrast} changes intensities, so the statistics of data.normalize=volume no longer hold: "
+      "set --config.data.normalize=image"
+    )
+  if config.task == "segmentation" and (config.train.mixup or config.train.class_weights != "none"):
+    raise UserError("train.mixup and train.class_weights are for classification: leave them out, or try train.sampling")
+  if config.task == "classification" and config.train.sampling == "tumor":
+    raise UserError("train.sampling=tumor leaves a classifier one class only: take balanced or all")
+  if config.train.sampling == "balanced" and config.train.class_weights == "balanced":
+    raise UserError(
+      "train.sampling=balanced and train.class_weights=balanced correct for the same twice: leave one out"
+    )
+  if config.model.slice_head and not hasattr(task.models[config.model.name], "slice_head"):
+    heads = " or ".join(name for name, network in SEGMENTERS.items() if hasattr(network, "slice_head"))
+    raise UserError(f"model.slice_head: {config.model.name} has no head for slices: leave it out, or take {heads}")
+  if config.task == "classification" and config.eval.largest_component:
+    raise UserError("eval.largest_component is for segmentation: leave it out")
+  if config.eval.largest_component and config.split.kind == "random":
+    raise UserError(
+      "eval.largest_component needs whole volumes, and split.kind=random cuts them: leave one of them out"
+    )
+
+
+# The range of every number that has one.
+_RANGES = {
+  "host_timeout": (1, math.inf),
+  "split.seed": (0, math.inf),
+  "crossval.group": (1, FOLDS - splits.GROUP_VALIDATION - 1),
+  "model.width": (1, math.inf),
+  "model.depth": (1, math.inf),
+  "augment.rotation_degrees": (0, 180),
+  "augment.scale": (0, math.inf),
+  "augment.shift": (0, 1),
+  "augment.gain": (0, math.inf),
+  "augment.offset": (0, math.inf),
+  "augment.drop_sequence": (0, 1),
+  "augment.gamma": (0, math.inf),
+  "augment.noise": (0, math.inf),
+  "loss.smooth": (0, math.inf),
+  "loss.fp_weight": (0, math.inf),
+  "loss.fn_weight": (0, math.inf),
+  "loss.exponent": (0, math.inf),
+  "loss.label_smoothing": (0, 1),
+  "train.mixup": (0, math.inf),
+  "train.epsilon": (0, math.inf),
+  "data.size": (1, math.inf),
+  "train.seed": (0, math.inf),
+  "train.epochs": (1, math.inf),
+  "train.accumulate": (1, math.inf),
+  "train.steps_per_dispatch": (1, math.inf),
+  "data.workers": (0, math.inf),
+  "train.learning_rate": (0, math.inf),
+  "train.warmup_epochs": (0, math.inf),
+  "train.momentum": (0, 1),
+  "train.weight_decay": (0, math.inf),
+  "train.ema_decay": (0, 1),
+  "train.patience": (0, math.inf),
+  "eval.threshold": (0, 1),
+}
+
+
+def _check_numbers(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
+  for name, (low, high) in _RANGES.items():
+    value = functools.reduce(ConfigDict.__getitem__, name.split("."), config)
+    if value is not None and not low <= value <= high:
+      raise UserError(f"{name} is {value}, expected {low} " + ("or more" if high == math.inf else f"to {high}"))
+  sharding.check_batch_size(mesh, "eval.batch_size", config.eval.batch_size)

@@ -1,0 +1,150 @@
+"""What a run's loop takes its inputs from, and the compiled step that they fit."""
+
+import collections
+import contextlib
+import functools
+import itertools
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from bt_jax.distributed import hosts, setup, sharding
+from bt_jax.pipeline import feed
+from bt_jax.runs.components import Components
+from bt_jax.runs.run_data import Data
+from bt_jax.training.step import TrainStep, make_resident_step, make_train_step
+from bt_jax.training.train_state import TrainState
+
+Feed = Callable[[int, int], tuple[int, Any]]
+Step = Callable[[TrainState, Any], tuple[TrainState, jax.Array]]
+
+
+def feed_and_step(
+  config: ConfigDict,
+  parts: Components,
+  data: Data,
+  *,
+  groups: feed.Groups,
+  rates: np.ndarray,
+  start: int,
+  stack: contextlib.ExitStack,
+) -> tuple[Feed, Step]:
+  """What the loop takes its inputs from, by `config.feed`, and the compiled step that they fit.
+
+  Args:
+    config: of the run.
+    parts: made of it.
+    data: its slices.
+    groups: of training slices, see `sampling_groups`.
+    rates: learning rates, float32 [steps].
+    start: the step to begin with.
+    stack: closes the feed.
+  """
+  mesh, batch_size, ids = parts.mesh, config.train.batch_size, data.split.train
+  weights = feed.slice_weights(config.train.class_weights, data.labels("train"))
+  order = functools.partial(feed.train_indices, seed=config.train.seed, batch_size=batch_size, groups=groups)
+  kind, why = feed.choose_feed(config.feed, len(ids), min(hosts.gather(_memory())))
+  on_cpu = jax.default_backend() == "cpu"
+  at_once = config.train.steps_per_dispatch or (1 if on_cpu else 10)
+  if kind == "resident" and (at_once > 1 or not on_cpu or jax.process_count() > 1):
+    print(f"feed: resident on the device ({why}), up to {at_once} steps at once")
+    return _several_at_once(config, parts, _on_each_device(mesh, data, weights), order, rates, at_once)
+
+  print(f"feed: {kind} ({why})")
+  if kind == "stream":
+    rows = sharding.local_rows(mesh, batch_size)
+    source = feed.Batches(data.reader.read, ids, weights, order, rows)
+    workers = config.data.workers
+    workers = min(8, max(1, setup.cores() - 1)) if workers is None else workers
+    batches = feed.stream(source, start=start, stop=len(rates), workers=workers)
+    stack.enter_context(contextlib.closing(batches))
+    ready = _ahead(sharding.lay_out(mesh, batch, batch_size) for batch in batches)
+  else:  # a CPU's memory is the host's
+    examples = feed.arrays(data.read("train"), weights)
+    chosen = (order(step=step) for step in itertools.count(start))
+    ready = (sharding.lay_out(mesh, {name: array[at] for name, array in examples.items()}, batch_size) for at in chosen)
+  compiled = sharding.compile_step(
+    config.parallel, _train_step(config, parts), mesh, cut=(False, True, False), train=True
+  )
+  take = lambda done, most: (1, (next(ready), rates[done]))
+  return take, lambda state, inputs: compiled(state, *inputs)
+
+
+def _ahead(batches: Iterator[dict[str, jax.Array]]) -> Iterator[dict[str, jax.Array]]:
+  """The same batches, each on its way to the devices while the one before is worked on."""
+  waiting = collections.deque(itertools.islice(batches, 1))
+  while waiting:
+    waiting.extend(itertools.islice(batches, 1))
+    yield waiting.popleft()
+
+
+def _several_at_once(
+  config: ConfigDict,
+  parts: Components,
+  data: dict[str, jax.Array],
+  order: Callable[..., np.ndarray],
+  rates: np.ndarray,
+  at_once: int,
+) -> tuple[Feed, Step]:
+  """The same for slices that are on the devices: what goes there is which of them make the next batches."""
+  mesh, batch_size = parts.mesh, config.train.batch_size
+  rows = sharding.local_rows(mesh, batch_size)
+  compiled = sharding.compile_step(
+    config.parallel,
+    make_resident_step(_train_step(config, parts)),
+    mesh,
+    cut=(False, True, False, False, False),
+    train=True,
+  )
+
+  def take(done: int, most: int) -> tuple[int, Any]:
+    count = min(at_once, most)
+    steps = done + np.minimum(np.arange(at_once), count - 1)  # those after the last are not taken
+    indices = np.stack([order(step=int(step)) for step in steps], axis=1)[rows]
+    laid_out = sharding.lay_out(mesh, {"indices": indices}, batch_size)["indices"]
+    return count, (laid_out, data, rates[steps], np.int32(count))
+
+  return take, lambda state, inputs: compiled(state, *inputs)
+
+
+def _train_step(config: ConfigDict, parts: Components) -> TrainStep:
+  return make_train_step(
+    model=parts.model,
+    task=parts.task,
+    preprocess=parts.preprocess,
+    augment=parts.augment,
+    loss=parts.loss,
+    optimizer=parts.optimizer,
+    ema_decay=config.train.ema_decay,
+    mixup=config.train.mixup,
+    kept_statistics=parts.kept_statistics,
+    pieces=config.train.accumulate,
+    remat=config.train.remat,
+    seed=config.train.seed,
+  )
+
+
+def _on_each_device(mesh: jax.sharding.Mesh, data: Data, weights: np.ndarray) -> dict[str, jax.Array]:
+  """The training part on every device; each host reads a share of it, and gets the rest from the others.
+
+  It is filled up to the size of the whole data set, so that the compiled step is the same for every split of it.
+  """
+  size = -(-len(data.index) // mesh.size) * mesh.size
+  ids, rows = data.split.train, sharding.local_rows(mesh, size)
+  mine = rows[rows < len(ids)]
+  read = feed.arrays(data.reader.read([ids[at] for at in mine], progress=True), weights[mine])
+  padded = {
+    name: np.concatenate([array, np.zeros((len(rows) - len(mine), *array.shape[1:]), array.dtype)])
+    for name, array in read.items()
+  }
+  return sharding.whole_on_each(mesh, sharding.lay_out(mesh, padded, size))
+
+
+def _memory() -> int:
+  """Bytes of the memory that a resident part would stand in: of a device, or of this machine where that is a CPU."""
+  stats = jax.local_devices()[0].memory_stats()
+  return stats["bytes_limit"] if stats else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

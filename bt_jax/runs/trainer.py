@@ -1,0 +1,213 @@
+"""Training of one configuration: its validation, its reports, and the loop over its steps."""
+
+import contextlib
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+import bt_jax
+from bt_jax import files
+from bt_jax.distributed import hosts, sharding
+from bt_jax.errors import UserError
+from bt_jax.evaluation import calibration
+from bt_jax.evaluation.aggregation import score_of
+from bt_jax.inference import ood
+from bt_jax.pipeline import feed
+from bt_jax.pretrained.convert import Weights, fill_encoder
+from bt_jax.runs import run_data, warm_start
+from bt_jax.runs.components import Components
+from bt_jax.runs.input_pipeline import feed_and_step
+from bt_jax.runs.run_data import Data, first_state, plain
+from bt_jax.runs.workdir import check_there
+from bt_jax.schema import Slices
+from bt_jax.tasks.task import Tumor
+from bt_jax.training import loop
+from bt_jax.training.checkpoints import Checkpoints
+from bt_jax.training.train_state import TrainState
+
+_PROFILED = 16  # training volumes
+
+
+def fit(config: ConfigDict, workdir: pathlib.Path, parts: Components, data: Data, weights: Weights | None) -> None:
+  """Trains, or goes on where the run in `workdir` stopped.
+
+  Args:
+    config: of the run.
+    workdir: its folder.
+    parts: made of the configuration.
+    data: its slices.
+    weights: that a new run starts from.
+
+  Raises:
+    UserError: there is nothing to sample, the loss is not finite, or memory does not suffice.
+    Stopped: Ctrl-C or SIGTERM, once the state is saved.
+  """
+  groups = feed.sampling_groups(config.train.sampling, data.labels("train"))
+  size = feed.epoch_size(groups)
+  steps_per_epoch = -(-size // config.train.batch_size)
+  plan = loop.Plan(
+    config.train.epochs * steps_per_epoch, steps_per_epoch, config.train.batch_size, config.train.patience
+  )
+  rates = np.asarray(jax.vmap(parts.schedule(steps_per_epoch))(jnp.arange(plan.steps)), np.float32)
+  latest, best = (Checkpoints(workdir / "checkpoints" / name) for name in ("latest", "best"))
+  history: list[loop.Row] = []
+  if restored := latest.restore(first_state(config, parts, abstract=True)):
+    state, record = restored
+    history = record["history"]
+    _write_metrics(data, workdir, history)
+  else:
+    state = first_state(config, parts, abstract=False)
+    if weights is not None:
+      state = _warm_start(workdir, parts, state, weights)
+  if loop.is_finished(plan, history):
+    print(f"{workdir} is trained already ({history[-1]['epoch']} epochs): nothing to train, evaluating it")
+    return
+  if restored:
+    print(f"going on from step {int(state.step)} of {plan.steps}")
+
+  print(f"training on {size} slices an epoch of {data.title}, {data.split.name}; devices: {run_data.devices()}")
+  validation = data.read("validation")
+
+  def validate(state: TrainState) -> loop.Validation:
+    check_there(workdir)  # before anything is saved there
+    logits = run_data.predict(config, parts, state.eval_variables, validation)
+    decide = functools.partial(_decide, config, parts, validation, logits)
+    return loop.Validation(_validation(config, parts, data, validation, logits), decide)
+
+  with _told_if_memory_ends(), contextlib.ExitStack() as stack:
+    take, step = feed_and_step(config, parts, data, groups=groups, rates=rates, start=int(state.step), stack=stack)
+    loop.train(
+      state,
+      history,
+      plan=plan,
+      feed=take,
+      step=step,
+      validate=validate,
+      learning_rates=rates,
+      latest=latest,
+      best=best,
+      record={
+        **data.names,
+        "split_hash": data.split.hash,
+        "config": plain(config),
+        "normalize": parts.normalize,
+        "profile": _profile(data),
+        "bt_jax": bt_jax.__version__,
+      },
+      report=stack.enter_context(_Report(data, workdir, int(state.step))),
+    )
+  for checkpoints in (latest, best):
+    checkpoints.close()
+
+
+@contextlib.contextmanager
+def _told_if_memory_ends() -> Iterator[None]:
+  try:
+    yield
+  except jax.errors.JaxRuntimeError as error:
+    if "RESOURCE_EXHAUSTED" not in str(error):
+      raise
+    raise UserError(
+      "the memory of the device does not suffice: try --config.train.accumulate=2, --config.train.remat=True, a smaller "
+      "--config.train.batch_size or --config.feed=stream"
+    ) from error
+
+
+def _warm_start(workdir: pathlib.Path, parts: Components, state: TrainState, weights: Weights) -> TrainState:
+  """The state with the encoder of `weights`, told and written down."""
+  variables, told = fill_encoder(state.variables, weights)
+  if hosts.is_first():
+    warm_start.record(workdir, weights, told, parts.normalize)
+  variables = jax.device_put(variables, sharding.replicated(parts.mesh))
+  return state.replace(
+    variables=variables, average=None if state.average is None else jax.tree.map(jnp.copy, variables)
+  )
+
+
+def _validation(config: ConfigDict, parts: Components, data: Data, slices: Slices, logits: Tumor) -> dict[str, float]:
+  """Loss, accuracy and score of the validation part, as one batch and at a threshold of 0.5."""
+  target = parts.task.target(jnp.asarray(slices.label), jnp.asarray(slices.mask, jnp.float32))
+  outputs = parts.task.outputs(jax.tree.map(jnp.asarray, logits), config.model.slice_head)
+  loss = float(parts.loss(outputs, target).mean())
+  if config.train.score == "loss":
+    score = -loss
+  else:
+    probabilities = run_data.probabilities(logits)
+    predictions = parts.judge.predict(probabilities, slices, 0.5, False)
+    rows = parts.judge.rows(slices, probabilities, predictions, data=data.title, split=data.split.name)
+    score = score_of(parts.judge.summarize(rows), config.train.score)
+    if score is None:
+      raise UserError(
+        f"train.score={config.train.score} has no value on the validation part of {data.split.name}, whose slices are all "
+        "of one class: set --config.train.score=loss"
+      )
+  return {"loss": loss, "accuracy": float(parts.task.accuracy(outputs, target)), "score": score}
+
+
+def _decide(config: ConfigDict, parts: Components, slices: Slices, logits: Tumor) -> dict[str, Any]:
+  """What prediction needs beside the parameters, all of it from the validation part.
+
+  The threshold and temperature that suit it, and the probabilities of its slices with a tumour, by which a gate of any
+  sensitivity is chosen.
+  """
+  probabilities = run_data.probabilities(logits)
+  probabilities = run_data.gated(probabilities, run_data.choose_gate(config, probabilities, slices))
+  threshold = config.eval.threshold
+  if threshold is None:
+    threshold = parts.judge.threshold(probabilities, slices, config.eval.largest_component)
+  return {
+    "threshold": threshold,
+    "temperature": calibration.fit_temperature(probabilities.slices, slices.label),
+    "tumor_probabilities": np.sort(probabilities.slices[slices.label == 1]).tolist(),
+  }
+
+
+def _profile(data: Data) -> dict[str, list[float]]:
+  """What training volumes look like, so that prediction can tell a scan that looks otherwise; of some, spread over all."""
+  train, cases = set(data.split.train), {}
+  for entry in data.index:
+    if entry.id in train:
+      cases.setdefault(entry.case, []).append(entry.id)
+  volumes = list(cases.values())
+  chosen = np.unique(np.linspace(0, len(volumes) - 1, _PROFILED).astype(int))
+  reader = dataclasses.replace(data.reader, change=np.asarray)  # as scans come, contrast not raised
+  return ood.profile(reader.read(volumes[at]).image for at in chosen)
+
+
+class _Report:
+  """Writes the history after every epoch, on the first host: `metrics.csv` and TensorBoard."""
+
+  def __init__(self, data: Data, workdir: pathlib.Path, step: int):
+    from tensorboardX import SummaryWriter  # imports torch where that is installed, which takes seconds
+
+    self._data, self._workdir = data, workdir
+    self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1) if hosts.is_first() else None
+    if self._board:
+      self._board.add_text("run", f"{data.title}, {data.split.name}", step)
+
+  def __enter__(self) -> Callable[[list[loop.Row]], None]:
+    return self._write
+
+  def __exit__(self, *_: object) -> None:
+    if self._board:
+      self._board.close()
+
+  def _write(self, history: list[loop.Row]) -> None:
+    _write_metrics(self._data, self._workdir, history)
+    if self._board:
+      for name, value in history[-1].items():
+        self._board.add_scalar(name, value, int(history[-1]["step"]))
+      self._board.flush()
+
+
+def _write_metrics(data: Data, workdir: pathlib.Path, history: list[loop.Row]) -> None:
+  if history and hosts.is_first():
+    rows = [{"data": data.title, "split": data.split.name, **row} for row in history]
+    files.write_csv(workdir / "metrics.csv", rows)

@@ -1,0 +1,145 @@
+"""The folder of a run: whose it is, and that one process, or one on each host, works in it at a time."""
+
+import contextlib
+import json
+import pathlib
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import filelock
+
+from bt_jax import files
+from bt_jax.distributed import hosts
+from bt_jax.errors import UserError
+from configs import common
+
+_CONFIG = "config.json"
+# Fields, and sections of them, that may always differ between two starts of one run: they say where and how, not what.
+_HOW = (
+  "data.root",
+  "data.dir",
+  "data.workers",
+  "parallel",
+  "feed",
+  "host_timeout",
+  "train.steps_per_dispatch",
+  "train.remat",
+  "crossval",
+  "report",
+)
+
+
+@contextlib.contextmanager
+def claim(
+  workdir: pathlib.Path, config: dict[str, Any], *, new: bool, may_differ: str | None = None, host_timeout: int = 60
+) -> Iterator[None]:
+  """Holds the folder for this process; one that no run was begun in is left as it was found.
+
+  Args:
+    workdir: the folder of the run.
+    config: the configuration as nested dictionaries.
+    new: whether a new run may start here.
+    may_differ: the section whose fields may differ from those of the run; those of `_HOW` always may.
+    host_timeout: seconds of silence after which another host counts as lost.
+
+  Raises:
+    UserError: the folder is in use, not writable, holds another configuration's run, or holds none and `new` is false.
+  """
+  with hosts.together():
+    if len({json.dumps(_what(said)) for said in hosts.gather(config)}) > 1:
+      raise UserError("the hosts were started with different configurations: start the same command on all of them")
+    release = _claim(workdir, config, new=new, may_differ=may_differ) if hosts.is_first() else lambda: None
+  try:
+    with hosts.watch(workdir / ".hosts", timeout=host_timeout):
+      yield
+    if new:
+      check_there(workdir)
+  finally:
+    release()
+
+
+def _claim(workdir: pathlib.Path, config: dict[str, Any], *, new: bool, may_differ: str | None) -> Callable[[], None]:
+  """Holds the folder; what is returned lets go of it."""
+  path = workdir / _CONFIG
+  if not new and not path.is_file():
+    raise UserError(f"{workdir} holds no run: train one with --mode=train, or name its folder with --workdir")
+  lock = filelock.FileLock(workdir / ".lock", timeout=0)
+  was_there = workdir.exists()
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    lock.acquire()
+  except filelock.Timeout as error:
+    raise UserError(f"{workdir} is in use by another process: wait for it, or choose another --workdir") from error
+  except OSError as error:
+    raise UserError(f"cannot write to {workdir} ({error.strerror}): choose another --workdir") from error
+
+  def release() -> None:
+    lock.release()
+    if not path.is_file():
+      shutil.rmtree(workdir / ".hosts", ignore_errors=True)
+      pathlib.Path(lock.lock_file).unlink(missing_ok=True)
+      if not was_there:
+        with contextlib.suppress(OSError):  # another host's file may be there
+          workdir.rmdir()
+
+  try:
+    if path.is_file():
+      _check_same(workdir, files.read_json(path, dict), config, may_differ)
+  except UserError:
+    release()
+    raise
+  return release
+
+
+def begin(workdir: pathlib.Path, config: dict[str, Any]) -> None:
+  """Makes the folder that of this configuration's run."""
+  if hosts.is_first():
+    files.write_json(workdir / _CONFIG, config)
+
+
+def check_there(workdir: pathlib.Path) -> None:
+  """Raises UserError where the folder of a run that was begun was removed, or moved, since."""
+  if hosts.is_first() and not (workdir / _CONFIG).is_file():
+    raise UserError(
+      f"{workdir} was removed or moved while this run worked in it, and what was written since is not whole: remove it and "
+      "start the run again, in a folder that stays"
+    )
+
+
+def _what(config: dict[str, Any]) -> dict[str, Any]:
+  return {name: value for name, value in _flat(config).items() if not {name, name.split(".")[0]} & {*_HOW}}
+
+
+def differences(there: dict[str, Any], here: dict[str, Any], may_differ: str | None = None) -> dict[str, str]:
+  """The fields in which two configurations, as nested dictionaries, are of different runs, each with both values.
+
+  A field that did not exist when the run was begun had the default of today.
+
+  Args:
+    there: of the run that was begun.
+    here: asked for now.
+    may_differ: a field, or a section of them, that does not count; those of `_HOW` never do.
+  """
+  defaults = _what(common.get_config().to_dict())
+  there, here = (defaults | _what(config) for config in (there, here))
+  return {
+    name: f"{name} ({there.get(name)!r} there, {here.get(name)!r} now)"
+    for name in sorted(here.keys() | there.keys())
+    if here.get(name) != there.get(name) and may_differ not in (name, name.split(".")[0])
+  }
+
+
+def _check_same(workdir: pathlib.Path, there: dict[str, Any], here: dict[str, Any], may_differ: str | None) -> None:
+  differ = differences(there, here, may_differ)
+  if differ:
+    told = ", ".join(differ.values())
+    cure = "use --mode=evaluate" if all(name.startswith("eval.") for name in differ) else "choose another --workdir"
+    raise UserError(f"{workdir} holds the run of another configuration, which differs in {told}: {cure}")
+
+
+def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+  flat = {}
+  for name, value in nested.items():
+    flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+  return flat

@@ -1,0 +1,119 @@
+"""A DICOM study in: its series sorted, their roles guessed, resampled to the grid of FLAIR."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Float
+from scipy import ndimage
+
+from bt_jax.errors import UserError
+from bt_jax.scans import findings
+from bt_jax.scans.dicom.geometry import Stack, arrange
+from bt_jax.scans.dicom.grouping import collect
+from bt_jax.scans.dicom.pixels import decode
+from bt_jax.scans.dicom.sequence_choice import choose
+from bt_jax.scans.dicom.series import Series
+from bt_jax.scans.scan import Scan, axial_spacing, fill_roles, same_grid, to_axial
+
+_HEAD = {"HEAD", "BRAIN", "SKULL", "HEADNECK", "NECKHEAD", "WHOLEBRAIN"}
+_PLANES = ("sagittally", "coronally", "axially")  # by the axis of the patient that slices follow
+
+
+def read(files: Sequence[pathlib.Path], *, name: str, given: Mapping[str, str]) -> Scan:
+  """Reads one study.
+
+  Args:
+    files: all of it, of any names; what is no DICOM image is left out.
+    name: of the study.
+    given: SeriesInstanceUIDs by role (pre, flair, post); the others are guessed.
+
+  Raises:
+    UserError: the files are damaged, of several patients or studies, lack slices, or have no FLAIR.
+  """
+  with findings.kept() as messages:
+    scan = _read(files, name, given)
+  return dataclasses.replace(scan, warnings=scan.warnings + findings.sentences(name, messages))
+
+
+def _read(files: Sequence[pathlib.Path], name: str, given: Mapping[str, str]) -> Scan:
+  found = collect(files, name)
+  chosen, warnings = choose(found, given, name)
+  flair = arrange(chosen["flair"])
+  arrays, stacks = {"flair": decode(flair)}, {"flair": flair}
+  warnings += flair.warnings + _of_flair(flair)
+  for role, series in chosen.items():
+    if role == "flair":
+      continue
+    try:
+      stack = arrange(series)
+      array, odd = _to_grid(stack, decode(stack), flair)
+    except UserError as error:
+      if role in given:
+        raise
+      warnings.append(f"{role} is left out: {error}")  # what was only guessed does not stop the study
+      continue
+    warnings += odd
+    if array is not None:
+      arrays[role], stacks[role] = array, stack
+  image, roles, missing = fill_roles(arrays, {role: stack.series.label for role, stack in stacks.items()}, name)
+  if flair.affine is not None:
+    image = to_axial(image, flair.affine)
+  return Scan(
+    name=name,
+    format="dicom",
+    image=np.ascontiguousarray(image),
+    spacing_mm=axial_spacing(flair.affine) if flair.spacing_known else None,
+    roles=roles,
+    slice_names=[f"{index:04d}" for index in range(len(image))],
+    warnings=warnings + missing,
+    source=flair,
+    oddities=_oddities(chosen["flair"]),
+  )
+
+
+def _to_grid(
+  stack: Stack, array: Float[np.ndarray, "slices rows columns"], flair: Stack
+) -> tuple[Float[np.ndarray, "_ _ _"] | None, list[str]]:
+  """An array on the grid of FLAIR, or None where nothing says how it lies to it; with warnings."""
+  label, shape = stack.series.label, (len(flair.frames), *flair.frames[0].shape)
+  if stack.affine is None or flair.affine is None:
+    return None, [f"{label} is left out: nothing says how it lies to FLAIR"]
+  frames = [one.series.says("FrameOfReferenceUID") for one in (stack, flair)]
+  known = bool(frames[0]) and frames[0] == frames[1]
+  if array.shape == shape and same_grid(stack.affine, flair.affine, shape):
+    other = f"{label} has another frame of reference than FLAIR, but the same grid: it is taken to fit"
+    return array, [] if known else [other]
+  if not known:
+    return None, [f"{label} is left out: it has another frame of reference than FLAIR, register them before"]
+  # A voxel reaches beyond its middle: without a margin, the outermost slices of FLAIR would often fall to nothing.
+  matrix = np.linalg.inv(stack.affine) @ flair.affine
+  matrix[:3, 3] += 1
+  moved = ndimage.affine_transform(np.pad(array, 1, mode="edge"), matrix, output_shape=shape, order=1)
+  if moved.min() == moved.max():
+    return None, [f"{label} is left out: it lies elsewhere than FLAIR"]
+  return moved, [f"{label} was resampled to the grid of FLAIR, linearly"]
+
+
+def _oddities(series: Series) -> list[str]:
+  """What the networks have not learned from, a sentence each."""
+  oddities = []
+  modality, part = series.says("Modality"), series.says("BodyPartExamined").upper()
+  if modality != "MR":
+    oddities.append(f"this is {modality or 'of unknown modality'}, the networks know MR only")
+  if part and part not in _HEAD:
+    oddities.append(f"the body part is {part}, the networks know heads only")
+  return oddities
+
+
+def _of_flair(stack: Stack) -> list[str]:
+  """What is less than the networks are used to, a sentence each."""
+  warnings = []
+  if stack.affine is not None:
+    plane = _PLANES[int(abs(stack.affine[:3, 0]).argmax())]
+    if plane != "axially":
+      warnings.append(f"slices were taken {plane}: the axial plane, which the networks look at, may be coarse")
+  if len(stack.frames) == 1:
+    warnings.append("one slice stands for its volume: its own mean and deviation are used")
+  return warnings

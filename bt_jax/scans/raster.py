@@ -1,0 +1,252 @@
+"""Slices in TIFF, PNG and JPEG: pictures to a scan, and masks back to pictures."""
+
+import io
+import math
+import pathlib
+import struct
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Shaped
+from PIL import Image, PngImagePlugin
+
+from bt_jax import files as writing
+from bt_jax.errors import UserError
+from bt_jax.scans import codestreams, findings, orientation, sequences, tiff
+from bt_jax.scans.scan import NOTICE, Scan, check_expansion, check_finite, check_range, fill_roles
+
+_LONGEST = 2**12  # along any axis
+_LARGEST_VOLUME = 3 * 2**27  # values; 1.6 GB as float32
+_MOST_WARNINGS = 5  # of what libraries find in the files of one volume
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+# What the libraries raise for broken pictures.
+_BROKEN = (ValueError, OSError, SyntaxError, RuntimeError, MemoryError, struct.error)
+_COLOUR = 2, 4, 6  # kinds of PNG with more than one channel
+
+
+class Picture(NamedTuple):
+  """One file of a volume.
+
+  Attributes:
+    stem: of its name.
+    format: TIFF, PNG or JPEG.
+    pages: how many slices it holds; None: it is no stack.
+    orientation: how its pixels are turned before they are shown, 1..8; a mask is stored and turned like them.
+  """
+
+  stem: str
+  format: str
+  pages: int | None
+  orientation: int = orientation.AS_STORED
+
+
+def format_of(start: bytes) -> str | None:
+  """TIFF, PNG or JPEG, by the first bytes of a file."""
+  if start.startswith(_TIFF):
+    return "TIFF"
+  return "PNG" if start.startswith(_PNG) else "JPEG" if start.startswith(_JPEG) else None
+
+
+def is_stack(path: pathlib.Path) -> bool:
+  """Whether this is a TIFF of several pages, a volume of its own."""
+  try:
+    with findings.kept():
+      return tiff.is_stack(path)
+  except _BROKEN:
+    return False
+
+
+def read(files: Sequence[pathlib.Path], *, name: str, given: Mapping[str, str] = {}) -> Scan:
+  """Reads the slices of one volume, in this order, turned as they are to be shown; intensities stay as they are.
+
+  Args:
+    files: pictures of one size and type, or TIFFs of several pages.
+    name: of the study.
+    given: pictures by role, of one channel each; `files` then holds FLAIR alone.
+
+  Raises:
+    UserError: a file is damaged, or none of a slice; or they do not go together.
+  """
+  paths = sequences.by_role(files, given) if given else {}
+  images = {role: _stack([path]) for role, path in paths.items()} or {"flair": _stack(files)}
+  pictures, flair, _ = images["flair"]
+  if paths:
+    found, told, warnings = sequences.one_each({role: image for role, (_, image, _) in images.items()}, paths)
+  else:
+    found, told, warnings = sequences.by_place(flair, files[0])
+  warnings += [sentence for *_, sentences in images.values() for sentence in sentences]
+  image, told, missing = fill_roles(found, told, name)
+  if flair.shape[-1] == 3 and any(picture.format == "JPEG" for picture in pictures):
+    warnings.append("JPEG mixes the channels and changes their values: TIFF or PNG keeps them")
+  if len(image) == 1:
+    warnings.append("one slice stands for its volume: its own mean and deviation are used")
+  return Scan(
+    name, "images", image, None, told, [one for picture in pictures for one in _slice_names(picture)],
+    missing + warnings, source=pictures,
+  )  # fmt: skip
+
+
+def _slice_names(picture: Picture) -> list[str]:
+  if picture.pages is None:
+    return [picture.stem]
+  return [f"{picture.stem}_{page:04d}" for page in range(1, picture.pages + 1)]
+
+
+def _stack(
+  files: Sequence[pathlib.Path],
+) -> tuple[tuple[Picture, ...], Shaped[np.ndarray, "slices height width channels"], list[str]]:
+  """The pictures of a volume, their pixels, and what the libraries found in the files, a sentence each."""
+  pictures, images, warnings = {}, [], []
+  for file in files:
+    with findings.kept() as messages:
+      picture, image = _read_one(file)
+    warnings += findings.sentences(file.name, messages)
+    if picture.stem in pictures:
+      raise UserError(f"{file} is given twice (another slice is called {picture.stem}, too): give each slice once")
+    pictures[picture.stem] = picture
+    images.append(image)
+    if (image.shape[1:], image.dtype) != (images[0].shape[1:], images[0].dtype):
+      raise UserError(
+        f"{files[0]} is {_kind(images[0])} and {file} is {_kind(image)}: the slices of a volume are alike, "
+        "give each volume a folder of its own"
+      )
+    check_finite(image, file)
+    if sum(image.size for image in images) > _LARGEST_VOLUME:
+      raise UserError(f"{file} is one slice too many, the volume has over {_LARGEST_VOLUME:,} values: give it in parts")
+  volume = np.concatenate(images)
+  check_range(volume, files[0] if len(files) == 1 else f"the volume of {files[0]} to {files[-1].name}")
+  return tuple(pictures.values()), volume, warnings[:_MOST_WARNINGS]
+
+
+def _kind(image: np.ndarray) -> str:
+  _, height, width, channels = image.shape
+  return f"{height} x {width}, {image.dtype}, {channels} channel{'s' if channels > 1 else ''}"
+
+
+def _read_one(path: pathlib.Path) -> tuple[Picture, Shaped[np.ndarray, "slices height width channels"]]:
+  with open(path, "rb") as file:
+    start = file.read(26)
+  if not start:
+    raise UserError(f"{path} is empty (0 bytes): copy it again")
+  format = format_of(start)
+  if format is None:
+    raise UserError(f"{path} is no TIFF, PNG or JPEG, whatever it is called: convert it, or leave it out")
+  try:
+    if format == "TIFF":
+      values, turn = tiff.read(path, lambda shape, size: _check_promise(path, shape, size))
+    else:
+      values, turn = _read_picture(path, format, start)
+  except Image.DecompressionBombError as error:
+    raise UserError(f"{path} says it is larger than any MRI ({error}): is it damaged?") from error
+  except _BROKEN as error:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    raise UserError(f"{path} is damaged or of a kind of {format} that is not read ({reason}): save it again") from error
+  pages = len(values) if values.ndim == 4 else None
+  values = values if values.ndim == 4 else values[None]
+  return Picture(path.stem, format, pages, turn), _without_alpha(values, path)
+
+
+def _read_picture(
+  path: pathlib.Path, format: str, start: bytes
+) -> tuple[Shaped[np.ndarray, "height width channels"], int]:
+  """The pixels of a PNG or JPEG as they are shown, and their orientation."""
+  if format == "PNG":
+    with Image.open(path, formats=[format]) as picture:
+      picture.verify()  # the checksum of every part, which are not looked at where pixels are decoded
+  elif not codestreams.is_whole(path.read_bytes()):  # what is missing would be grey
+    raise UserError(f"{path} is truncated, it has no end: copy it again")
+  with Image.open(path, formats=[format]) as picture:
+    shape, deep = (picture.height, picture.width, len(picture.getbands())), format == "PNG" and start[24] == 16
+    _check_promise(path, shape, math.prod(shape) * (2 if deep else 1))
+    if getattr(picture, "n_frames", 1) > 1:
+      raise UserError(f"{path} is animated, expected one slice: save its frames as files")
+    if picture.mode == "CMYK":
+      raise UserError(f"{path} is in the colours of print (CMYK), expected grey or three channels: save it as such")
+    if deep and start[25] in _COLOUR:  # Pillow would drop the lower 8 bits
+      import imagecodecs
+
+      values = imagecodecs.png_decode(path.read_bytes())
+    else:
+      values = np.asarray(picture.convert("RGBA") if picture.mode in ("P", "PA") else picture)
+    turn = orientation.check(picture.getexif().get(orientation.TAG), path)  # it may stand behind the pixels
+  return orientation.upright(values if values.ndim == 3 else values[..., None], turn), turn
+
+
+def _check_promise(path: pathlib.Path, shape: Sequence[int], size: int) -> None:
+  """Looks at what a header says, a shape and a number of bytes, before anything is decoded."""
+  if max(shape, default=0) > _LONGEST or math.prod(shape) > _LARGEST_VOLUME:
+    raise UserError(f"{path} says it is {' x '.join(map(str, shape))} in size, larger than any MRI: is it damaged?")
+  check_expansion(size, path)
+
+
+def _without_alpha(values: np.ndarray, path: pathlib.Path) -> np.ndarray:
+  if values.shape[-1] in (2, 4):
+    if values[..., -1].min() != values[..., -1].max():
+      raise UserError(f"{path} is transparent in parts, expected one or three channels: save it without alpha")
+    values = values[..., :-1]
+  if values.shape[-1] not in (1, 3):
+    raise UserError(f"{path} has {values.shape[-1]} channels, expected one (FLAIR) or three (pre, FLAIR, post)")
+  return values
+
+
+def write(
+  scan: Scan,
+  folder: pathlib.Path,
+  mask: Bool[np.ndarray, "slices height width"],
+  probability: Float[np.ndarray, "slices height width"] | None,
+  *,
+  software: str,
+) -> list[pathlib.Path]:
+  """Writes a mask of 0 and 255 for each picture, in its format (PNG for JPEG), and probabilities as float TIFFs.
+
+  Each is stored as its picture is, pixel for pixel, with the same orientation, so that viewers turn both alike.
+
+  Args:
+    scan: what `read` made.
+    folder: gets `masks/<stem>_mask.tif` or `.png`, and `probabilities/<stem>_probability.tif`.
+    mask: of the slices of `scan.image`.
+    probability: in 0..1, if wanted.
+    software: what made them, for the files' own descriptions.
+
+  Returns:
+    The files.
+  """
+  written, start = [], 0
+  for picture in scan.source:
+    here = slice(start, start + (picture.pages or 1)) if picture.pages else start
+    turn = picture.orientation
+    stored = lambda values, turn=turn: orientation.as_stored(values[..., None], turn)[..., 0]
+    values = stored(mask[here].astype(np.uint8) * 255)
+    write_as, suffix = (_tiff, ".tif") if picture.format == "TIFF" else (_png, ".png")
+    content = write_as(values, turn, software)
+    written.append(writing.write_bytes(folder / "masks" / f"{picture.stem}_mask{suffix}", content))
+    if probability is not None:
+      path = folder / "probabilities" / f"{picture.stem}_probability.tif"
+      written.append(writing.write_bytes(path, _tiff(stored(probability[here]), turn, software)))
+    start += picture.pages or 1
+  return written
+
+
+def _tiff(values: np.ndarray, turn: int, software: str) -> bytes:
+  import tifffile
+
+  buffer = io.BytesIO()
+  tifffile.imwrite(
+    buffer, np.ascontiguousarray(values), photometric="minisblack", compression="zlib", description=NOTICE,
+    software=software, metadata=None, extratags=[(orientation.TAG, "H", 1, turn, False)],
+  )  # fmt: skip
+  return buffer.getvalue()
+
+
+def _png(values: np.ndarray, turn: int, software: str) -> bytes:
+  texts = PngImagePlugin.PngInfo()
+  texts.add_text("Description", NOTICE)
+  texts.add_text("Software", software)
+  exif = Image.Exif()
+  exif[orientation.TAG] = turn
+  buffer = io.BytesIO()
+  turned = {} if turn == orientation.AS_STORED else {"exif": exif}
+  Image.fromarray(values).save(buffer, "PNG", pnginfo=texts, **turned)
+  return buffer.getvalue()

@@ -35,9 +35,9 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from benchmarks.growth import alone, peak, print_block
-
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+
+from benchmarks.growth import alone, peak, print_block
 
 MARKED = 0.01  # of all pixels
 BATCH = 32  # slices of the peer, as many as ours at most

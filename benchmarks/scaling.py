@@ -24,14 +24,14 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+
 from bt_jax.distributed import sharding
 from bt_jax.pipeline.preprocess import UNCHANGED
 from bt_jax.runs.components import make_components
 from bt_jax.training.step import make_train_step
 from bt_jax.training.train_state import init_state
 from configs import cls, seg
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 
 class Machine(NamedTuple):

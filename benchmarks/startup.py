@@ -60,7 +60,7 @@ def main() -> None:
     "help": ("launch.py", "--help"),
     "a misspelt flag": ("launch.py", "--confgi=x"),
     "import bt_jax": ("-c", "import bt_jax"),
-    "import bt_jax.experiment": ("-c", "import bt_jax.experiment"),
+    "import bt_jax.modes.train": ("-c", "import bt_jax.modes.train"),
   }
   if importlib.util.find_spec("torch"):
     commands["import torch"] = ("-c", "import torch")

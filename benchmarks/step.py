@@ -23,11 +23,18 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+
+from bt_jax.distributed import allocator
+
+if __name__ == "__main__":
+  allocator.use_huge_pages()
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bt_jax.distributed import allocator, sharding
+from bt_jax.distributed import sharding
 from bt_jax.losses import make_loss
 from bt_jax.models import CLASSIFIERS, MODELS, make_model
 from bt_jax.pipeline.preprocess import UNCHANGED
@@ -35,11 +42,6 @@ from bt_jax.tasks.task import TASKS
 from bt_jax.training.optimizer import make_optimizer
 from bt_jax.training.step import make_train_step
 from bt_jax.training.train_state import init_state
-
-sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
-
-if __name__ == "__main__":
-  allocator.use_huge_pages()
 
 LOSS = {"smooth": 1.0, "pooled": True, "fp_weight": 0.3, "fn_weight": 0.7, "exponent": 0.75, "label_smoothing": 0.0}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}

@@ -14,10 +14,10 @@ from bt_jax import files
 from bt_jax.errors import UserError
 from bt_jax.evaluation.summary_schema import write_summary
 from bt_jax.inference import writer
-from bt_jax.modes import compare, pool
+from bt_jax.modes import compare, pool, report
 from bt_jax.pretrained import convert
 from bt_jax.report.page import html
-from bt_jax.runs import run_summary, warm_start
+from bt_jax.runs import warm_start
 from tests.helpers.made_up_runs import KINDS
 
 WRONG = ("x", "1x2", "=1+1", "1e999", "-1e999", "NaN", "nan", "-1", "")
@@ -243,7 +243,7 @@ def test_a_configuration_of_another_shape(content, tmp_path):
   for make in (
     lambda: html.write_report(folder, show_slices=False),
     lambda: pool.find_folds([str(folder)], [(0,)], {}),
-    lambda: run_summary.report(folder, None),
+    lambda: report.report(folder, None),
   ):
     with pytest.raises(UserError, match="config.json is damaged or of another version"):
       make()

@@ -72,12 +72,12 @@ except UserError as error:
     (["--config.data.workers=None", "--config.data.workers=3", "--config.eval.threshold=0.5"], "3 0.5 None"),
   ],
 )
-def test_a_field_may_be_none_on_the_command_line_and_the_last_word_counts(flags, values):
+def test_a_field_may_be_none_on_the_cli_and_the_last_word_counts(flags, values):
   code = """
 import sys
-from bt_jax import command_line
-command_line.parse(sys.argv)
-config = command_line.CONFIG.value
+from bt_jax import cli
+cli.parse(sys.argv)
+config = cli.CONFIG.value
 print(config.data.workers, config.eval.threshold, config.data.root)
 """
   assert python(code, arguments=["--config=configs/seg.py:phantom", *flags]) == values.split()

@@ -15,9 +15,9 @@ import pytest
 import tifffile
 from PIL import Image
 
-from bt_jax import predict
 from bt_jax.errors import UserError
 from bt_jax.inference import claims
+from bt_jax.modes import predict as mode
 from bt_jax.scans.scan import NOTICE
 from tests.helpers.launching import launch, start, table_of
 
@@ -27,7 +27,7 @@ AFFINE = np.array([[-2.0, 0, 0, 10], [0, -3, 0, -20], [0, 0, 5, 30], [0, 0, 0, 1
 
 def predict(*checkpoints, output, **options):
   told = {"probabilities": False, "tta": False, "sensitivity": 0.98} | NOTHING | options
-  predict.predict(checkpoint=[str(one) for one in checkpoints], output=output, **told)
+  mode.predict(checkpoint=[str(one) for one in checkpoints], output=output, **told)
 
 
 def head(seed, shape=(4, 60, 70)):

@@ -60,7 +60,7 @@ def test_a_run_of_before_a_field_was_there_goes_on_and_not_with_another_value(tm
 def test_one_process_at_a_time(tmp_path):
   begin(tmp_path, CONFIG)
   program = (
-    "import sys, pathlib; from bt_jax.running.workdir import claim; from bt_jax.errors import UserError\n"
+    "import sys, pathlib; from bt_jax.runs.workdir import claim; from bt_jax.errors import UserError\n"
     f"try:\n  with claim(pathlib.Path(sys.argv[1]), {CONFIG!r}, new=True): print('held')\n"
     "except UserError as error: print(error)"
   )

@@ -95,7 +95,7 @@ def connect(*, coordinator: str | None, hosts: int | None, host: int | None, tim
       process_id=host,
       cluster_detection_method=None if missing else "deactivate",
       initialization_timeout=2 * timeout,
-      heartbeat_timeout_seconds=300,  # training/hosts.py notices sooner
+      heartbeat_timeout_seconds=300,  # distributed/hosts.py notices sooner
       shutdown_timeout_seconds=30,
     )
   except (RuntimeError, ValueError) as error:

@@ -103,7 +103,7 @@ def compile_step(
 
   Args:
     how: `jit`, where the compiler cuts one program over the devices, or `pmap`, where each device runs it on its part.
-    function: where it goes over the batch, it does so by `bt_jax.whole`.
+    function: where it goes over the batch, it does so by `global_batch`.
     mesh: the devices.
     cut: of each argument, whether its first axis is the batch, cut over the devices; otherwise it is whole on each.
     cut_out: the same of what it returns.

@@ -1,6 +1,6 @@
 """A classifier and a segmenter as one: the gate, and what each of them says about a slice. All from rows.
 
-Rows are those of `evaluation/rows.py` (the segmenter's, with tp, fp and the highest probability of a pixel) and of
+Rows are those of `evaluation/records.py` (the segmenter's, with tp, fp and the highest probability of a pixel) and of
 `evaluation/classification.py` (the classifier's), of the same slices in the same order.
 """
 

@@ -101,7 +101,7 @@ def normalize(
   """Batch norm by the batch's own statistics, with a gradient of its own that passes over the batch less often.
 
   Args:
-    x: the batch, or a part of it as `bt_jax.whole` has it.
+    x: the batch, or a part of it, see `distributed.global_batch`.
     scale: by channel.
     bias: by channel.
     centre: close to the mean, see `BatchNorm`.

@@ -21,24 +21,25 @@ from bt_jax.report.page.phrases import duration
 from bt_jax.runs import run_summary
 from bt_jax.runs.components import make_components
 from bt_jax.runs.run_data import build, plain
-from bt_jax.runs.workdir import begin, claim
+from bt_jax.runs.workdir import begin, claim, default_workdir
 from bt_jax.tasks.judges import JUDGES
 
 
-def crossval(config: ConfigDict, workdir: pathlib.Path, runs: Sequence[str] = ()) -> None:
+def crossval(config: ConfigDict, workdir: pathlib.Path | None, runs: Sequence[str] = ()) -> None:
   """Trains the groups of `config.crossval` that are not finished, each in a folder in `workdir`, and pools their rows.
 
   Every patient of these folds is then predicted once, by a network that never saw it.
 
   Args:
     config: of every training; its `split.fold` and `split.folds` are left unread.
-    workdir: where the pooled tables go.
+    workdir: where the pooled tables go; None: `runs/<model>_<preset>_crossval`.
     runs: folders of finished folds, or patterns of them, which are pooled where they are and nothing is trained.
 
   Raises:
-    UserError: a field cannot be, a fold is missing, of another configuration or not sound, or as `experiment.train`.
+    UserError: a field cannot be, a fold is missing, of another configuration or not sound, or as `train.train`.
     Stopped: Ctrl-C or SIGTERM, once the state of the fold at work is saved.
   """
+  workdir = workdir or default_workdir(config, "crossval")
   setup.prepare(config)
   groups = splits.groups_of(splits.parse_folds("crossval.folds", config.crossval.folds), config.crossval.group)
   if config.split.kind != "fold":

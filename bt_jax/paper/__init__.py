@@ -1,0 +1,1 @@
+"""What belongs to one publication: its printed values, its classical baselines, its tables, and genes."""

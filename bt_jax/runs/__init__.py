@@ -1,0 +1,1 @@
+"""One run of a configuration: its components, data, folder, training and evaluation."""

@@ -13,12 +13,11 @@ from typing import Any
 import bt_jax
 from bt_jax import files
 from bt_jax.distributed import setup
-from bt_jax.errors import UserError
 from bt_jax.evaluation import bootstrap, calibration, subgroups, surface
 from bt_jax.evaluation.aggregation import chosen, summarize_distances
 from bt_jax.evaluation.record_tables import Tables
 from bt_jax.evaluation.records import Record
-from bt_jax.evaluation.summary_schema import read_config, write_summary
+from bt_jax.evaluation.summary_schema import write_summary
 from bt_jax.paper import baselines, genes
 from bt_jax.report.page import html
 from bt_jax.tasks.judges import Judge
@@ -163,21 +162,3 @@ def write(
     html.write_report(workdir, show_slices=show_slices),
   ]
   print(f"\n{table}\n\nwritten:\n" + "\n".join(f"  {path}" for path in written))
-
-
-def report(workdir: pathlib.Path | None, show_slices: bool | None) -> None:
-  """Writes `report.html` of the run in `workdir` again, from its tables and pictures alone.
-
-  Args:
-    workdir: the folder of a run, of pooled folds or of a cascade.
-    show_slices: whether the page shows slices; None: as the run's configuration says.
-
-  Raises:
-    UserError: there is no folder, or it holds no finished run.
-  """
-  if workdir is None:
-    raise UserError("--mode=report needs the folder of a finished run: --workdir=RUN")
-  if show_slices is None:
-    config = read_config(workdir) if (workdir / "config.json").is_file() else {}
-    show_slices = config.get("report", {}).get("show_slices", True)
-  print(f"written:\n  {html.write_report(workdir, show_slices=show_slices)}")

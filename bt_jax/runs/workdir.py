@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import filelock
+from ml_collections import ConfigDict
 
 from bt_jax import files
+from bt_jax.datasets import splits
 from bt_jax.distributed import hosts
 from bt_jax.errors import UserError
 from configs import common
@@ -90,6 +92,13 @@ def _claim(workdir: pathlib.Path, config: dict[str, Any], *, new: bool, may_diff
     release()
     raise
   return release
+
+
+def default_workdir(config: ConfigDict, part: str = "") -> pathlib.Path:
+  """`runs/<model>_<preset>_<split>`, for who names no folder; `part` stands for the split where it is given."""
+  named = {"random": splits.RANDOM_NAME, "buda10": splits.BUDA_NAME}
+  part = part or named.get(config.split.kind) or splits.folder_name(splits.tested_folds(config.split))
+  return pathlib.Path("runs") / "_".join(filter(None, (config.model.name, config.preset, part)))
 
 
 def begin(workdir: pathlib.Path, config: dict[str, Any]) -> None:

@@ -1,42 +1,56 @@
-"""The flags of launch.py; a mistake in them is told in one line, before JAX is imported."""
+"""Trains and evaluates tumour segmentation and classification of brain MRI slices.
+
+  python launch.py --config=configs/seg.py:phantom                        try it on synthetic data
+  python launch.py --config=configs/seg.py --config.data.root=DIR         the real data; DIR holds kaggle_3m/
+  python launch.py --config=configs/cls.py:small --config.split.fold=7    any field of the configuration as a flag
+  python launch.py --config=configs/seg.py --mode=crossval                all 22 patient folds, pooled; goes on where it stopped
+  python launch.py --mode=compare --runs=RUN,RUN                          two runs of one split, patient by patient
+  python launch.py --mode=report --workdir=RUN                            the page of a run again, from its tables
+  python launch.py --mode=cascade --classifier=RUN --segmenter=RUN        two runs of one split as one system
+  python launch.py --mode=convert --config=configs/cls.py --config.model.pretrained=FILE --workdir=DIR
+  python launch.py --mode=predict --checkpoint=RUN --input=SCAN --output=DIR     a mask for a scan of any kind
+  python launch.py --mode=export --checkpoint=RUN --output=FILE           one file that runs with jax alone
+  python launch.py --mode=serve --checkpoint=RUN                          a page to drop scans on
+
+Fields are listed, with their meaning, in configs/common.py; presets at the top of each configuration file.
+For research only, never clinical use.
+"""
 
 import functools
+import importlib
 import itertools
+import os
 import pathlib
 import re
+import signal
 import sys
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
-from absl import flags
+from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 import bt_jax
-from bt_jax.errors import UserError
+from bt_jax.distributed import allocator
+from bt_jax.errors import Stopped, UserError
 from configs import common
 
 _RUN, _SEVERAL_HOSTS = ("config", "workdir"), ("coordinator", "hosts", "host", "connect_timeout")
 _NETWORKS = ("checkpoint", "classifier", "sensitivity", "tta", "threshold")
 
 
-class Mode(NamedTuple):
-  """The module in `bt_jax` with the function of the mode's name, and the flags that it takes."""
-
-  module: str
-  takes: tuple[str, ...]
-
-
+# The flags that each mode takes; it is the function of its name in the module of its name in `bt_jax.modes`.
 MODES = {
-  "build": Mode("experiment", _RUN),
-  "train": Mode("experiment", (*_RUN, *_SEVERAL_HOSTS)),
-  "evaluate": Mode("experiment", (*_RUN, *_SEVERAL_HOSTS)),
-  "crossval": Mode("crossval", (*_RUN, "runs")),
-  "convert": Mode("experiment", _RUN),
-  "cascade": Mode("cascade", ("classifier", "segmenter", "sensitivity", "workdir")),
-  "compare": Mode("comparing", ("runs", "workdir")),
-  "report": Mode("running.results", ("workdir", "show_slices")),
-  "predict": Mode("predicting", (*_NETWORKS, "input", "pre", "flair", "post", "output", "probabilities", "shard")),
-  "export": Mode("predicting", (*_NETWORKS, "output")),
-  "serve": Mode("predicting", (*_NETWORKS, "bind", "port", "limit_mb", "keep")),
+  "build": _RUN,
+  "train": (*_RUN, *_SEVERAL_HOSTS),
+  "evaluate": (*_RUN, *_SEVERAL_HOSTS),
+  "crossval": (*_RUN, "runs"),
+  "convert": _RUN,
+  "cascade": ("classifier", "segmenter", "sensitivity", "workdir"),
+  "compare": ("runs", "workdir"),
+  "report": ("workdir", "show_slices"),
+  "predict": (*_NETWORKS, "input", "pre", "flair", "post", "output", "probabilities", "shard"),
+  "export": (*_NETWORKS, "output"),
+  "serve": (*_NETWORKS, "bind", "port", "limit_mb", "keep"),
 }
 _NEEDED = {"checkpoint": "the folder of a trained run", "output": "where to write"}  # wherever they are taken
 _PATHS = ("workdir", "input", "output", "keep")
@@ -92,6 +106,55 @@ flags.DEFINE_integer("host", None, "Several hosts: which of them this is, from 0
 flags.DEFINE_integer("connect_timeout", 300, "Several hosts: seconds to wait for the others.")
 
 
+def main() -> None:
+  """Runs the mode that the command line names; the console script `bt-jax`."""
+  allocator.use_huge_pages()
+  program = sys.modules["__main__"]
+  program.__doc__ = __doc__  # what --help begins with, and below it the flags of this module
+  for flag in flags.FLAGS.get_key_flags_for_module(__name__):
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+  app.run(_main, flags_parser=parse)
+
+
+def _main(argv: list[str]) -> None:
+  del argv
+  sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
+  if not flags.FLAGS["verbosity"].present:
+    logging.set_verbosity(logging.ERROR)  # Orbax logs every step of every save otherwise
+  try:
+    _run()
+    sys.stdout.flush()
+  except BrokenPipeError:  # who read the output, as `head` does, has enough
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the end
+    sys.exit(128 + signal.SIGPIPE)
+  except UserError as error:
+    fail(str(error))
+  except OSError as error:
+    values = flag_values()
+    path = error.filename or values.get("workdir") or values.get("output") or "a file"
+    fail(f"cannot read or write {path} ({error.strerror or error}): free some space or fix the folder")
+  except Stopped as stop:
+    print(stop)
+    sys.exit(stop.exit_code)
+  except KeyboardInterrupt:
+    print("stopped; the same command starts again from what is saved")
+    sys.exit(130)
+
+
+def _run() -> None:
+  """Runs the mode; JAX and all that needs it are imported once the flags are right and the other hosts are there."""
+  mode, values = MODE.value, flag_values()
+  if "hosts" in values:
+    from bt_jax.distributed import setup
+
+    setup.prepare(values["config"])
+    host = {name: values.pop(name) for name in ("coordinator", "hosts", "host")}
+    if not setup.connect(**host, timeout=values.pop("connect_timeout")):
+      sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+      os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported, further down
+  getattr(importlib.import_module(f"bt_jax.modes.{mode}"), mode)(**values)
+
+
 def parse(argv: list[str]) -> list[str]:
   """Parses the flags, as `app.run` wants it; leaves with status 1 where they are wrong."""
   try:
@@ -111,9 +174,9 @@ def parse(argv: list[str]) -> list[str]:
     fail(" ".join(str(error).split()))
 
 
-def told() -> dict[str, Any]:
+def flag_values() -> dict[str, Any]:
   """The values of the flags that the mode takes, by name; paths as such."""
-  values = {name: flags.FLAGS[name].value for name in MODES[MODE.value].takes}
+  values = {name: flags.FLAGS[name].value for name in MODES[MODE.value]}
   paths = {name: pathlib.Path(values[name]).expanduser() if values[name] else None for name in _PATHS if name in values}
   return values | paths
 
@@ -160,9 +223,9 @@ def _check_local() -> None:
 
 
 def _check_taken(mode: str) -> None:
-  takes = MODES[mode].takes
-  for name in dict.fromkeys(name for other in MODES.values() for name in other.takes):
-    takers = [f"--mode={other}" for other in MODES if name in MODES[other].takes]
+  takes = MODES[mode]
+  for name in dict.fromkeys(name for other in MODES.values() for name in other):
+    takers = [f"--mode={other}" for other in MODES if name in MODES[other]]
     if name not in takes and flags.FLAGS[name].present:
       cure = "its runs have theirs" if name == "config" else f"it is for {', '.join(takers)}"
       raise UserError(f"--mode={mode} takes no --{name}: {cure}")

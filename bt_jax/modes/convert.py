@@ -1,0 +1,39 @@
+"""Published weights by our names, in files of our own."""
+
+import pathlib
+
+from ml_collections import ConfigDict
+
+from bt_jax.errors import UserError
+from bt_jax.pretrained.convert import save_converted
+from bt_jax.pretrained.sources import READERS, suffix_of
+from bt_jax.runs import warm_start
+
+
+def convert(config: ConfigDict, workdir: pathlib.Path | None) -> None:
+  """Writes the weights that `model.pretrained` names by our names, once, with what they are beside them.
+
+  Args:
+    config: of which `model.pretrained` is read.
+    workdir: where to write; None: `runs/weights_<source>`.
+
+  Raises:
+    UserError: no weights are named, they are of no network we have, or the folder holds others.
+  """
+  weights = None if warm_start.is_run(config.model.pretrained) else warm_start.load(config.model.pretrained)
+  if weights is None:
+    raise UserError(
+      "nothing to convert: name a weight file or a hub name with --config.model.pretrained; a run's folder can be named there "
+      "as it is"
+    )
+  workdir = workdir or pathlib.Path("runs") / f"weights_{_stem(config.model.pretrained)}"
+  written = save_converted(weights, workdir)
+  print(f"{weights.origin}: {weights.title}, inputs normalised as {weights.normalize}")
+  print("written:\n" + "\n".join(f"  {path}" for path in written))
+  print(f"start from it with --config.model.pretrained={workdir} {weights.fields}")
+
+
+def _stem(name: str) -> str:
+  """Of a weight file, or of a hub name, as a file's name."""
+  path = pathlib.Path(name)
+  return path.stem if suffix_of(path) in READERS else name.replace("/", "--")

@@ -52,6 +52,7 @@ MODES = {
   "export": (*_NETWORKS, "output"),
   "serve": (*_NETWORKS, "bind", "port", "limit_mb", "keep"),
 }
+_CONFIGS = ("seg.py", "cls.py")
 _NEEDED = {"checkpoint": "the folder of a trained run", "output": "where to write"}  # wherever they are taken
 _PATHS = ("workdir", "input", "output", "keep")
 _MORE_PATHS = (*_PATHS, "pre", "flair", "post", "checkpoint", "classifier", "segmenter", "runs")  # and UIDs, patterns
@@ -158,6 +159,7 @@ def _run() -> None:
 def parse(argv: list[str]) -> list[str]:
   """Parses the flags, as `app.run` wants it; leaves with status 1 where they are wrong."""
   try:
+    _find_config(argv)
     argv, unset = _without_none(argv)
     rest = flags.FLAGS(argv)
     if len(rest) > 1:
@@ -184,6 +186,27 @@ def flag_values() -> dict[str, Any]:
 def fail(message: str) -> NoReturn:
   """Leaves with status 1 and one line."""
   sys.exit(f"error: {message}")
+
+
+def _find_config(argv: list[str]) -> None:
+  """Lets a configuration of ours be named from any folder, `seg.py:small` or `configs/seg.py:small`; changes `argv` in place.
+
+  Raises:
+    UserError: there is no such file, here or among ours.
+  """
+  folder = pathlib.Path(common.__file__).parent
+  for number, argument in enumerate(argv):
+    match = re.fullmatch(r"(--?config)(?:=(.*))?", argument)
+    if match is None or (match[2] is None and number + 1 == len(argv)):
+      continue
+    path, *preset = (argv[number + 1] if match[2] is None else match[2]).split(":", 1)
+    if pathlib.Path(path).is_file():
+      continue
+    ours = {name: folder / name for name in _CONFIGS}
+    ours |= {f"configs/{name}": file for name, file in ours.items()}
+    if path not in ours:
+      raise UserError(f"there is no configuration {path}: ours are configs/{' and configs/'.join(_CONFIGS)}")
+    argv[number : number + (2 if match[2] is None else 1)] = [f"{match[1]}={':'.join([str(ours[path]), *preset])}"]
 
 
 def _without_none(argv: list[str]) -> tuple[list[str], list[str]]:

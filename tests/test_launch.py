@@ -5,13 +5,15 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
 from PIL import Image
 
 from bt_jax.datasets import splits
-from tests.helpers.launching import launch, start, table_of
+from tests.helpers.launching import ROOT, launch, start, table_of
 from tests.helpers.made_up_runs import segmentation
 
 OUTPUTS = ("config.json", "split.json", "metrics.csv", "slices.csv", "patients.csv", "summary.json", "table.txt")
@@ -365,3 +367,22 @@ def test_no_data_names_layout_command_and_phantom(tmp_path):
       "configs/seg.py:phantom",
     ):
       assert words in err
+
+
+@pytest.mark.parametrize(
+  ("flag", "error"),
+  [
+    ("--config=seg.py:nix", "configs/seg.py has no preset 'nix': there are small, phantom, paper, or none at all"),
+    (
+      "-config=configs/seg.py:nix",
+      "configs/seg.py has no preset 'nix': there are small, phantom, paper, or none at all",
+    ),
+    ("--config=mine/seg.py:small", "there is no configuration mine/seg.py: ours are configs/seg.py and configs/cls.py"),
+  ],
+)
+def test_a_configuration_is_found_from_any_folder(flag, error, tmp_path):
+  """By the function that the console script is."""
+  variables = {**os.environ, "PYTHONPATH": str(ROOT)}
+  command = [sys.executable, "-c", "from bt_jax.cli import main; main()", flag]
+  process = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True)
+  assert process.stderr == f"error: {error}\n"

@@ -1,0 +1,1 @@
+"""Every field of a configuration once, and presets of the two tasks."""

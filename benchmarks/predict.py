@@ -73,7 +73,7 @@ def make_predictor(size: int, width: int, dtype: str):
   from bt_jax.models import DTYPES, MODELS, make_model
   from bt_jax.pipeline.preprocess import make_preprocess
   from bt_jax.schema import CHANNELS
-  from bt_jax.tasks.task import TASKS
+  from bt_jax.tasks import TASKS
   from bt_jax.training.step import make_predict_step
 
   model = make_model(MODELS, "unet", width=width, dtype=DTYPES[dtype])

@@ -38,7 +38,7 @@ from bt_jax.distributed import sharding
 from bt_jax.losses import make_loss
 from bt_jax.models import CLASSIFIERS, MODELS, make_model
 from bt_jax.pipeline.preprocess import UNCHANGED
-from bt_jax.tasks.task import TASKS
+from bt_jax.tasks import TASKS
 from bt_jax.training.optimizer import make_optimizer
 from bt_jax.training.step import make_train_step
 from bt_jax.training.train_state import init_state

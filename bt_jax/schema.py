@@ -1,8 +1,10 @@
 """The names, shapes and units of the data that the stages hand to one another."""
 
 import dataclasses
+from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Array, Float
 
 SLICE_SIZE = 256  # pixels; every published slice is 256 x 256
 CHANNELS = ("pre", "flair", "post")  # pre-contrast, FLAIR, post-contrast
@@ -14,6 +16,21 @@ CLINICAL_FIELDS = (
     "histological_type", "neoplasm_histologic_grade", "tumor_tissue_site", "laterality", "tumor_location", "gender",
     "age_at_initial_pathologic", "race", "ethnicity", "death01",
 )  # fmt: skip
+
+GENOMIC_CLUSTERS = CLINICAL_FIELDS[:7]  # COC is the cluster of clusters
+UNKNOWN = -1  # an empty field
+
+
+class Tumor(NamedTuple):
+  """Logits, or probabilities, of tumour.
+
+  Attributes:
+    pixels: of every pixel; None of a classifier.
+    slices: of any tumour in the slice: a classifier's, a segmenter's head for slices, or else its highest pixel.
+  """
+
+  pixels: Float[Array, "batch height width"] | None
+  slices: Float[Array, "batch"]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,7 @@ import pytest
 
 from bt_jax import files
 from bt_jax.evaluation.record_tables import read_run
-from bt_jax.tasks.judges import JUDGES
+from bt_jax.tasks import TASKS
 from tests.helpers.launching import ROOT
 
 FOLDERS = sorted(path.parent for path in (ROOT / "docs/results").glob("*/summary.json"))
@@ -42,7 +42,7 @@ def test_a_record_is_whole_and_its_numbers_come_out_of_its_rows(run):
   if not split["leaky"]:
     seen = {patient(name) for part in ("train", "validation") for name in split[part]}
     assert seen.isdisjoint(row["patient"] for row in tables.slices)
-  found = JUDGES[summary["task"]].summarize(tables.slices, intervals=True)
+  found = TASKS[summary["task"]].summarize(tables.slices, intervals=True)
   for group, name in COLUMNS:
     assert found[group][name] == pytest.approx(summary["test"][group][name])
 
@@ -53,7 +53,7 @@ def test_the_table_of_results_is_that_of_the_records(run, what, line):
   rows = tables.slices
   if "FLAIR in all channels" in what:
     rows = [row for row in tables.baselines if row["baseline"] == "flair_only"]
-  expected = list(cells(JUDGES[summary["task"]].summarize(rows, intervals=True)))
+  expected = list(cells(TASKS[summary["task"]].summarize(rows, intervals=True)))
   if len(line) > len(expected):  # the validation part of the whole record, of which no rows are kept
     whole = rows is tables.slices
     expected += [f"{summary['validation'][name]:.3f}" if whole else "-" for name in ("pooled_dice", "dice_mean")]

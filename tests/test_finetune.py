@@ -12,7 +12,7 @@ from bt_jax.losses import cross_entropy
 from bt_jax.models.layers import BatchNorm
 from bt_jax.pipeline.feed import slice_weights
 from bt_jax.pipeline.preprocess import UNCHANGED
-from bt_jax.tasks.task import TASKS
+from bt_jax.tasks import TASKS
 from bt_jax.training import finetune
 from bt_jax.training.step import make_train_step
 from bt_jax.training.train_state import init_state

@@ -15,7 +15,7 @@ from bt_jax.inference import loading, onnx
 from bt_jax.inference.networks import Network, View
 from bt_jax.models import make_model
 from bt_jax.pipeline.preprocess import make_preprocess
-from bt_jax.tasks.task import TASKS
+from bt_jax.tasks import TASKS
 from bt_jax.training.step import make_predict_step
 from tests.helpers.arithmetic import PROFILE, flair_logits, network, next_flair_logits, statistics_logits, volume
 

@@ -18,7 +18,7 @@ from bt_jax.models.unet import UNet
 from bt_jax.pipeline import feed
 from bt_jax.pipeline.augment import make_augment
 from bt_jax.pipeline.preprocess import UNCHANGED
-from bt_jax.tasks.task import TASKS
+from bt_jax.tasks import TASKS
 from bt_jax.training.step import keep_products, make_predict_step, make_resident_step, make_train_step
 from bt_jax.training.train_state import init_state
 from tests.helpers.slices import make_slices

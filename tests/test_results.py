@@ -9,8 +9,9 @@ from bt_jax.errors import UserError
 from bt_jax.evaluation import calibration, classification, records
 from bt_jax.evaluation.record_tables import Tables
 from bt_jax.evaluation.volumes import volume_columns
-from bt_jax.runs.run_summary import summarize
-from bt_jax.tasks.judges import JUDGES
+from bt_jax.report.run_summary import summarize
+from bt_jax.report.text_tables import OF_TASK
+from bt_jax.tasks import TASKS
 from tests.helpers.made_up_runs import CLINICAL as EMPTY_CLINICAL
 from tests.helpers.slices import make_slices
 
@@ -44,8 +45,8 @@ def classified(label, probability, cases):
 def finish(tables, task, leaky, temperatures, names):
   about = {**names, "leaky": leaky, "temperatures": temperatures, "threshold": 0.5, "model": "net", "task": task}
   about |= {"threshold_from": "from the configuration", "largest_component": False}
-  summary = summarize(tables, JUDGES[task], about, groupings=("site", "sequences"))
-  return summary, JUDGES[task].table(summary)
+  summary = summarize(tables, TASKS[task], about, groupings=("site", "sequences"))
+  return summary, OF_TASK[task](summary)
 
 
 def numbers_in(group):

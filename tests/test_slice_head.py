@@ -9,7 +9,9 @@ from bt_jax.inference import loading
 from bt_jax.models import make_model
 from bt_jax.models.lite_unet import MaskAndSlice
 from bt_jax.runs import run_data
-from bt_jax.tasks.task import TASKS, Tumor, with_slices
+from bt_jax.schema import Tumor
+from bt_jax.tasks import TASKS
+from bt_jax.tasks.segmentation import with_slices
 from configs import common
 from tests.helpers.arithmetic import chance_of, flair_logits, mean_flair_logits, network, sigmoid, volume
 from tests.helpers.random_weights import random_variables

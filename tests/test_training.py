@@ -14,7 +14,7 @@ from bt_jax.inference import networks
 from bt_jax.losses import make_loss
 from bt_jax.models.unet import UNet
 from bt_jax.pipeline.augment import make_augment
-from bt_jax.tasks.task import TASKS
+from bt_jax.tasks import TASKS
 from bt_jax.training import loop
 from bt_jax.training.checkpoints import AS_SAVED, Checkpoints, tree_hash
 from bt_jax.training.optimizer import make_optimizer, make_schedule

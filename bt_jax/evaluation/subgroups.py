@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
+from bt_jax import schema
 from bt_jax.errors import UserError
 from bt_jax.evaluation.records import Record
-from bt_jax.paper import genes
 
 _GRADES = {1: "II", 2: "III"}  # of the World Health Organization, as data.csv codes them
 UNKNOWN = "not known"
@@ -27,9 +27,9 @@ GROUPINGS: dict[str, Callable[[Record], str]] = {
   "size": lambda row: row["quartile"],
   **{
     name: lambda row, name=name: (
-      UNKNOWN if row[name] == genes.UNKNOWN else f"{name.removesuffix('Cluster')} {row[name]}"
+      UNKNOWN if row[name] == schema.UNKNOWN else f"{name.removesuffix('Cluster')} {row[name]}"
     )
-    for name in genes.GROUPINGS
+    for name in schema.GENOMIC_CLUSTERS
   },
 }
 

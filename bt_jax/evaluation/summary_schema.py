@@ -13,6 +13,8 @@ from bt_jax.files import Amount, Count, Positive, Real, Share
 from configs import common
 
 _CI = "_ci95"
+_FINISHED, _REPORT = "finished.json", "report.html"
+_FORMAT = 1  # of the files of a run
 _TABLES = ("slices.csv", "patients.csv", "reliability.csv", "baselines.csv")
 _BESIDE = ("metrics.csv", "config.json")  # without which a run still has a page
 _PICTURES = ("figures/*.png", "volumes/*/*.png")  # that the page shows, where they are there
@@ -318,6 +320,22 @@ def read_summary(folder: pathlib.Path) -> dict[str, Any]:
   content = files.read_json(path, dict, files.EVALUATE)
   files.check(Cascade if "segmenter" in content else Summary, content, path, files.EVALUATE)
   return files.check_seal(content, path, files.EVALUATE)
+
+
+def mark_finished(folder: pathlib.Path) -> None:
+  """Says that the results of a run are whole; the last thing that is written of them."""
+  files.write_json(folder / _FINISHED, {"format": _FORMAT})
+
+
+def unmark_finished(folder: pathlib.Path) -> None:
+  """Says that the results of a run are being written."""
+  for name in (_FINISHED, _REPORT):
+    (folder / name).unlink(missing_ok=True)
+
+
+def is_finished(folder: pathlib.Path) -> bool:
+  """Whether the results of the run in a folder are whole; before there was a file that says so, the report was the last."""
+  return (folder / _FINISHED).is_file() or (folder / _REPORT).is_file()
 
 
 def read_config(folder: pathlib.Path, *, whole: bool = False) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from jaxtyping import Array, Bool, Float
 from bt_jax.inference.networks import Network, View
 from bt_jax.pipeline.augment import rotation_matrix, warp
 from bt_jax.pipeline.preprocess import Batch
-from bt_jax.tasks.task import Tumor
+from bt_jax.schema import Tumor
 
 PyTree = Any
 _TURN_DEGREES = 10.0

@@ -13,7 +13,7 @@ from bt_jax.datasets.channels import Channel, context_of, parse_channels
 from bt_jax.errors import UserError
 from bt_jax.models import DTYPES, make_model
 from bt_jax.pipeline.preprocess import make_preprocess
-from bt_jax.tasks.task import TASKS
+from bt_jax.tasks import TASKS
 from bt_jax.training import checkpoint_record as records
 from bt_jax.training.checkpoints import AS_SAVED, Checkpoints, PyTree
 from bt_jax.training.step import make_predict_step

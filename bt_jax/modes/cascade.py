@@ -14,12 +14,13 @@ from bt_jax.evaluation import classifier_gate as gating
 from bt_jax.evaluation.aggregation import summarize
 from bt_jax.evaluation.classification import summarize_classes
 from bt_jax.evaluation.records import Record
-from bt_jax.evaluation.summary_schema import read_config, write_summary
+from bt_jax.evaluation.summary_schema import is_finished, read_config, write_summary
 from bt_jax.report import figures
 from bt_jax.report.page import html
 from bt_jax.report.text_tables import cascade_table, heading
-from bt_jax.runs import run_data, run_summary
+from bt_jax.runs import run_data
 from bt_jax.runs.components import Components, make_components
+from bt_jax.runs.provenance import provenance
 from bt_jax.runs.run_data import Data
 from bt_jax.runs.workdir import begin, claim
 from bt_jax.training.checkpoints import Checkpoints
@@ -69,7 +70,7 @@ def _find(role: str, name: str | None) -> pathlib.Path:
   task = read_config(folder).get("task")
   if task != _ROLES[role]:
     raise UserError(f"--{role}: the run in {folder} is of {task}, expected {_ROLES[role]}: name another")
-  if not (folder / "summary.json").is_file():
+  if not is_finished(folder):
     raise UserError(f"--{role}: the run in {folder} is not finished: start its command again")
   return folder
 
@@ -111,15 +112,15 @@ def _predict(folder: pathlib.Path, config: ConfigDict) -> _Predicted:
   if data.split.hash != splits.read(folder)["hash"]:
     raise UserError(f"the data set has changed since the run in {folder} was trained: train it again")
   variables, record = run_data.restore_best(config, folder, parts)
-  judge, threshold, largest = parts.judge, config.eval.threshold, config.eval.largest_component
+  task, threshold, largest = parts.task, config.eval.threshold, config.eval.largest_component
   rows = {}
   for part in ("validation", "test"):
     slices = data.read(part)
     probabilities = run_data.probabilities(run_data.predict(config, parts, variables, slices))
     if threshold is None:  # validation comes first
-      threshold = judge.threshold(probabilities, slices, largest)
-    predictions = judge.predict(probabilities, slices, threshold, largest)
-    rows[part] = judge.rows(slices, probabilities, predictions, data=data.title, split=data.split.name)
+      threshold = task.choose_threshold(probabilities, slices, largest)
+    predictions = task.predict(probabilities, slices, threshold, largest)
+    rows[part] = task.slice_records(slices, probabilities, predictions, data=data.title, split=data.split.name)
   return _Predicted(config, data, record, threshold, rows)
 
 
@@ -159,7 +160,7 @@ def _report(workdir: pathlib.Path, about: dict[str, Any], runs_of: dict[str, _Pr
       "validation": gating.gate_effect(parts["validation"][0], passes["validation"]),
     },
     "thresholds": {way: at for way, (_, at) in ways.items()},
-    **run_summary.about_this(),
+    **provenance(),
     "intervals": bootstrap.about(len({row["patient"] for row in segmented})),
     "test": {
       "gate": gating.gate_effect(segmented, passes["test"]),

@@ -10,7 +10,7 @@ from bt_jax.evaluation import bootstrap, comparison
 from bt_jax.evaluation.aggregation import score_of
 from bt_jax.evaluation.record_tables import Tables, read_run
 from bt_jax.report.text_tables import compare_table
-from bt_jax.tasks.judges import JUDGES
+from bt_jax.tasks import TASKS
 
 
 def compare(runs: Sequence[str], workdir: pathlib.Path | None) -> None:
@@ -29,9 +29,9 @@ def compare(runs: Sequence[str], workdir: pathlib.Path | None) -> None:
   first, second = (read_run(folder) for folder in folders)
   _check_alike(folders, first, second)
   (about, before), (_, after) = first, second
-  judge, patients = JUDGES[about["task"]], len(before.patients)
-  columns = [name for name in judge.by_patient if name in before.patients[0] and name in after.patients[0]]
-  numbers = [judge.numbers(tables.slices) for tables in (before, after)]
+  task, patients = TASKS[about["task"]], len(before.patients)
+  columns = [name for name in task.by_patient if name in before.patients[0] and name in after.patients[0]]
+  numbers = [task.numbers(tables.slices) for tables in (before, after)]
   one, two = (bootstrap.estimate(of, patients, intervals=False) for of in numbers)
   change = comparison.differences(*numbers, patients)
   summary = {
@@ -49,7 +49,7 @@ def compare(runs: Sequence[str], workdir: pathlib.Path | None) -> None:
         "difference": score_of(change, name),
         "difference_ci95": score_of(change, f"{name}_ci95"),
       }
-      for short, name in judge.headline.items()
+      for short, name in task.headline.items()
     },
     "patients": {name: comparison.paired(before.patients, after.patients, name) for name in columns},
     "differences": change,

@@ -14,15 +14,15 @@ from bt_jax.errors import UserError
 from bt_jax.evaluation import subgroups
 from bt_jax.evaluation.aggregation import score_of
 from bt_jax.evaluation.records import Record
-from bt_jax.evaluation.summary_schema import read_summary
+from bt_jax.evaluation.summary_schema import is_finished, read_summary
 from bt_jax.evaluation.volumes import volume_columns
 from bt_jax.modes import pool, train
+from bt_jax.report import run_summary
 from bt_jax.report.page.phrases import duration
-from bt_jax.runs import run_summary
 from bt_jax.runs.components import make_components
 from bt_jax.runs.run_data import build, plain
 from bt_jax.runs.workdir import begin, claim, default_workdir
-from bt_jax.tasks.judges import JUDGES
+from bt_jax.tasks import TASKS
 
 
 def crossval(config: ConfigDict, workdir: pathlib.Path | None, runs: Sequence[str] = ()) -> None:
@@ -59,7 +59,7 @@ def crossval(config: ConfigDict, workdir: pathlib.Path | None, runs: Sequence[st
     everyone = None if runs or sum(map(len, groups)) == FOLDS else true_shapes(config)
     summary, tables = pool.pool(folders, groupings=groupings, everyone=everyone)
     begin(workdir, about)
-    run_summary.write(workdir, tables, summary, JUDGES[config.task], show_slices=config.report.show_slices)
+    run_summary.write(workdir, tables, summary, show_slices=config.report.show_slices)
 
 
 def _train(config: ConfigDict, workdir: pathlib.Path, groups: list[Folds]) -> dict[Folds, pathlib.Path]:
@@ -68,7 +68,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path, groups: list[Folds]) -> di
   taken: list[float] = []
   for done, (folds, folder) in enumerate(folders.items(), 1):
     started = time.perf_counter()
-    finished = pool.is_finished(folder)
+    finished = is_finished(folder)
     mine = ConfigDict(config)
     mine.split.update(splits.testing(config.split, folds))
     if finished:
@@ -77,7 +77,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path, groups: list[Folds]) -> di
       train.train(mine, folder)
       taken.append(time.perf_counter() - started)
     state = "finished before" if finished else f"finished in {duration(taken[-1])}"
-    unfinished = sum(not pool.is_finished(other) for other in folders.values())
+    unfinished = sum(not is_finished(other) for other in folders.values())
     left = f", about {duration(sum(taken) / len(taken) * unfinished)} left" if taken and unfinished else ""
     count = f"{sum(map(len, groups[:done]))} of {sum(map(len, groups))} folds"
     print(f"{splits.folds_label(folds)}: {state}, {_headline(folder)}; {count}{left}", flush=True)
@@ -86,7 +86,7 @@ def _train(config: ConfigDict, workdir: pathlib.Path, groups: list[Folds]) -> di
 
 def _headline(folder: pathlib.Path) -> str:
   summary = read_summary(folder)
-  names = list(JUDGES[summary["task"]].headline.items())[:2]
+  names = list(TASKS[summary["task"]].headline.items())[:2]
   values = {short.replace("_", " "): score_of(summary["test"], name) for short, name in names}
   return ", ".join(f"{name} {'-' if value is None else f'{value:.3f}'}" for name, value in values.items())
 

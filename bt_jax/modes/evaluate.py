@@ -1,16 +1,25 @@
-"""Evaluates the best checkpoint of a run again."""
+"""Evaluates the best checkpoint of a run: records by `runs.evaluator`, baselines, and the report."""
 
 import pathlib
+import shutil
+from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
+from tqdm import tqdm
 
 from bt_jax.distributed import hosts, setup
 from bt_jax.evaluation import subgroups
+from bt_jax.paper import baselines
+from bt_jax.report import figures, run_summary
+from bt_jax.report.page import sprites
+from bt_jax.report.text_tables import heading
 from bt_jax.runs import warm_start
-from bt_jax.runs.components import make_components
-from bt_jax.runs.evaluator import judge_best
-from bt_jax.runs.run_data import open_data, plain
+from bt_jax.runs.components import Components, make_components
+from bt_jax.runs.evaluator import Evaluation, evaluate_best
+from bt_jax.runs.run_data import Data, open_data, plain
 from bt_jax.runs.workdir import claim, default_workdir
+from bt_jax.schema import Slices
 
 
 def evaluate(config: ConfigDict, workdir: pathlib.Path | None) -> None:
@@ -22,9 +31,56 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path | None) -> None:
   workdir = workdir or default_workdir(config)
   setup.prepare(config)
   subgroups.parse(config.report.subgroups)
-  parts = make_components(config, warm_start.normalization(workdir, None))
+  components = make_components(config, warm_start.normalization(workdir, None))
   with claim(workdir, plain(config), new=False, may_differ="eval", host_timeout=config.host_timeout):
     with hosts.together():
-      data = open_data(config, parts)
+      data = open_data(config, components)
       data.write_split(workdir)
-    judge_best(config, workdir, parts, data)
+    report_best(config, workdir, components, data)
+
+
+def report_best(config: ConfigDict, workdir: pathlib.Path, components: Components, data: Data) -> None:
+  """Writes tables, pictures and report of the best checkpoint of the run in `workdir`."""
+  parameters: dict[str, Any] = {}
+
+  def predict_baselines(test: Slices) -> dict[str, np.ndarray]:
+    return _baselines(data, test, parameters) if config.eval.baselines else {}
+
+  evaluation = evaluate_best(config, workdir, components, data, baselines=predict_baselines)
+  if evaluation is None:
+    return
+  groupings = subgroups.parse(config.report.subgroups)
+  summary = run_summary.summarize(
+    evaluation.tables, components.task, evaluation.about, groupings=groupings, parameters=parameters
+  )
+  drawn = _draw(config, workdir, evaluation, title=heading(summary))
+  run_summary.write(workdir, evaluation.tables, summary, show_slices=config.report.show_slices, drawn=drawn)
+  print(f"curves while training: tensorboard --logdir={workdir / 'tensorboard'}")
+
+
+def _baselines(data: Data, test: Slices, parameters: dict[str, Any]) -> dict[str, np.ndarray]:
+  """The masks that every baseline predicts; puts what was fitted on training slices into `parameters`."""
+  masks = {}
+  sample = data.reader.read(baselines.sample_ids(data.split.train, data.labels("train"), seed=0))
+  for name in tqdm(baselines.METHODS, desc="baselines", unit="method", leave=False):
+    parameters[name] = baselines.fit(name, sample, seed=0)
+    masks[name] = baselines.predict(name, test, parameters[name], seed=0)
+  if data.split.leaky:
+    nearest = baselines.nearest_ids(data.split.train, test.ids)
+    known = sorted({name for name in nearest if name is not None})
+    masks[baselines.COPY] = baselines.copy_nearest(nearest, data.reader.read(known))
+  return masks
+
+
+def _draw(config: ConfigDict, workdir: pathlib.Path, evaluation: Evaluation, *, title: str) -> list[pathlib.Path]:
+  folder, show = workdir / "figures", config.report.show_slices
+  for path in (workdir / "volumes", *folder.glob("overlays_*.png")):  # of an earlier evaluation
+    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+  slices, predictions = evaluation.slices, evaluation.predictions
+  if show:
+    masks = predictions if config.task == "segmentation" else None
+    sprites.save_volumes(workdir / "volumes", slices, masks)
+  return [
+    figures.save_curves(folder / "curves.png", evaluation.history, title=title, score=config.train.score),
+    *figures.draw(config.task, folder, slices, predictions, evaluation.tables.slices, title=title, show_slices=show),
+  ]

@@ -14,11 +14,11 @@ from bt_jax.errors import UserError
 from bt_jax.evaluation.aggregation import chosen
 from bt_jax.evaluation.record_tables import Tables, read_run
 from bt_jax.evaluation.records import Record
-from bt_jax.evaluation.summary_schema import read_config
-from bt_jax.report.page import html
-from bt_jax.runs import run_summary
+from bt_jax.evaluation.summary_schema import is_finished, read_config
+from bt_jax.report import run_summary
+from bt_jax.runs.provenance import provenance
 from bt_jax.runs.workdir import differences
-from bt_jax.tasks.judges import JUDGES
+from bt_jax.tasks import TASKS
 
 _ALIKE = (
   "data",
@@ -30,11 +30,6 @@ _ALIKE = (
   "largest_component",
   "mirror",
 )  # in all folds
-
-
-def is_finished(folder: pathlib.Path) -> bool:
-  """Whether a fold's run ended with all its tables; what it ends with is written last."""
-  return (folder / html.NAME).is_file()
 
 
 def find_folds(runs: Sequence[str], groups: list[Folds], config: dict[str, Any]) -> dict[Folds, pathlib.Path]:
@@ -137,9 +132,9 @@ def pool(
     },
     "seconds": sum(summary["seconds"] for summary in summaries.values()),
     "folds": [_fold(fold, folders[fold], summary) for fold, summary in summaries.items()],
-    **run_summary.about_this(),
+    **provenance(),
   }
-  return run_summary.summarize(tables, JUDGES[first["task"]], about, groupings=groupings, everyone=everyone), tables
+  return run_summary.summarize(tables, TASKS[first["task"]], about, groupings=groupings, everyone=everyone), tables
 
 
 def _check_judged_alike(folders: dict[Folds, pathlib.Path], summaries: dict[Folds, dict[str, Any]]) -> None:
@@ -164,7 +159,7 @@ def _fold(folds: Folds, folder: pathlib.Path, summary: dict[str, Any]) -> dict[s
     "fold": folds[0] if len(folds) == 1 else splits.format_folds(folds),
     "run": str(folder.resolve()),
     **{name: test[name] for name in ("patients", "slices", "tumor_slices")},
-    **chosen(test, JUDGES[summary["task"]].headline),
+    **chosen(test, TASKS[summary["task"]].headline),
     **{name: summary[name] for name in ("threshold", "temperatures", "checkpoint", "epochs", "seconds", "commit")},
   }
 

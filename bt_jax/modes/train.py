@@ -7,10 +7,10 @@ from ml_collections import ConfigDict
 from bt_jax.distributed import hosts, setup, sharding
 from bt_jax.evaluation import subgroups
 from bt_jax.models import encoder_of
+from bt_jax.modes.evaluate import report_best
 from bt_jax.pretrained.convert import check_fits
 from bt_jax.runs import warm_start
 from bt_jax.runs.components import make_components
-from bt_jax.runs.evaluator import judge_best
 from bt_jax.runs.run_data import open_data, plain
 from bt_jax.runs.trainer import fit
 from bt_jax.runs.workdir import begin, claim, default_workdir
@@ -44,4 +44,4 @@ def train(config: ConfigDict, workdir: pathlib.Path | None) -> None:
       begin(workdir, plain(config))
       data.write_split(workdir)
     fit(config, workdir, parts, data, weights)
-    judge_best(config, workdir, parts, data)
+    report_best(config, workdir, parts, data)

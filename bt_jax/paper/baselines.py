@@ -21,11 +21,12 @@ from threadpoolctl import threadpool_limits
 from bt_jax.errors import choose
 from bt_jax.evaluation.postprocess import largest_part
 from bt_jax.paper import particle_swarm
+from bt_jax.pipeline.missing_sequences import FLAIR_ONLY
 from bt_jax.schema import CHANNELS, Slices, slice_id
 
 FLAIR = CHANNELS.index("flair")
-# What is no method of `METHODS`: one needs training masks and no image, the other is the network itself.
-COPY, FLAIR_ONLY = "copy_nearest", "flair_only"
+# What is no method of `METHODS`: one needs training masks and no image, the other, `FLAIR_ONLY`, is the network itself.
+COPY = "copy_nearest"
 _TITLES = {COPY: "Copy of the nearest training slice", FLAIR_ONLY: "This network, with FLAIR in all channels"}
 LEAST_PIXELS = 1000  # that are not 0; a slice with fewer has too small a histogram to split
 SAMPLE = 160  # slices to fit on

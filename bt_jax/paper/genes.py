@@ -8,11 +8,10 @@ from jaxtyping import Int
 from scipy import stats
 
 from bt_jax.evaluation.shape import FEATURES
-from bt_jax.schema import CLINICAL_FIELDS
+from bt_jax.schema import GENOMIC_CLUSTERS, UNKNOWN
 
-# The columns of `data.csv` that group patients by genes: clusters by six kinds of data, and COC, the cluster of clusters. Buda et al.'s groups by IDH mutation and 1p/19q co-deletion are not in the file.
-GROUPINGS = CLINICAL_FIELDS[:7]
-UNKNOWN = -1
+# Buda et al.'s groups by IDH mutation and 1p/19q co-deletion are not in the file.
+GROUPINGS = GENOMIC_CLUSTERS
 _SAME = 1 + 1e-7  # tables as likely as the observed one but for rounding
 
 

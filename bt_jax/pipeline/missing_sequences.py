@@ -11,6 +11,8 @@ from bt_jax.datasets.channels import FLAIR, OWN, Channel
 from bt_jax.distributed import global_batch
 from bt_jax.schema import CHANNELS
 
+FLAIR_ONLY = "flair_only"  # what records call the network that sees FLAIR in all channels
+
 Batch = dict[str, Array | np.ndarray]
 
 

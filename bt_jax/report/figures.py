@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from bt_jax import files, metrics
+from bt_jax.evaluation.classification import summarize_classes
 from bt_jax.evaluation.records import Record, counts_of
 from bt_jax.schema import CHANNELS, Slices
 
@@ -156,3 +157,19 @@ def _save(path: pathlib.Path, figure: Any) -> pathlib.Path:
   figure.savefig(content, format="png", dpi=110)
   plt.close(figure)
   return files.write_bytes(path, content.getvalue())
+
+
+def draw(
+  task: str,
+  folder: pathlib.Path,
+  slices: Slices,
+  predictions: np.ndarray,
+  rows: Sequence[Record],
+  *,
+  title: str,
+  show_slices: bool,
+) -> list[pathlib.Path]:
+  """The figures of a task: overlays of masks where slices may be shown, or the confusion of classes; returns what it wrote."""
+  if task == "segmentation":
+    return save_overlays(folder, slices, predictions, rows, title=title) if show_slices else []
+  return [save_confusion(folder / "confusion.png", summarize_classes(list(rows))["confusion"], title=title)]

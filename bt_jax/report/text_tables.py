@@ -272,3 +272,6 @@ def heading(summary: dict[str, Any]) -> str:
 
 def _show(value: float | None) -> str:
   return "-" if value is None else f"{value:.4f}"
+
+
+OF_TASK = {"segmentation": results_table, "classification": class_table}

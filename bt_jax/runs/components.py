@@ -23,8 +23,9 @@ from bt_jax.pipeline.augment import make_augment
 from bt_jax.pipeline.contrast import make_contrast
 from bt_jax.pipeline.feed import FEEDS, SAMPLINGS
 from bt_jax.pipeline.preprocess import Augment, make_preprocess
-from bt_jax.tasks.judges import JUDGES, Judge
-from bt_jax.tasks.task import TASKS, Task, with_slices
+from bt_jax.tasks import TASKS
+from bt_jax.tasks.segmentation import with_slices
+from bt_jax.tasks.task import Task
 from bt_jax.training import finetune
 from bt_jax.training.optimizer import make_optimizer, make_schedule
 from bt_jax.training.step import make_predict_step
@@ -37,7 +38,7 @@ class Components:
 
   Attributes:
     mesh: the devices.
-    task, judge: what the network is for, and how its predictions are judged.
+    task: what the network is for.
     channels: of the network's input, see `sequences.parse_channels`.
     normalize: how its inputs are normalised, a name of `SCHEMES`.
     contrast: of every slice as it is read.
@@ -50,7 +51,6 @@ class Components:
 
   mesh: jax.sharding.Mesh
   task: Task
-  judge: Judge
   model: nn.Module
   channels: tuple[Channel, ...]
   normalize: str
@@ -84,8 +84,8 @@ def make_components(config: ConfigDict, normalize: str = "unit") -> Components:
   mesh = sharding.make_mesh()
   _check_numbers(config, mesh)
   splits.check_choice(kind=config.split.kind, fold=config.split.fold, folds=config.split.folds)
-  task, judge = (choose("task", config.task, options) for options in (TASKS, JUDGES))
-  choose("train.score", config.train.score, dict.fromkeys((*judge.scores, "loss")))
+  task = choose("task", config.task, TASKS)
+  choose("train.score", config.train.score, dict.fromkeys((*task.scores, "loss")))
   choose("loss.name", config.loss.name, dict.fromkeys(task.losses))
   choose("train.sampling", config.train.sampling, SAMPLINGS)
   fields = {**config.model, "dtype": choose("model.dtype", config.model.dtype, DTYPES)}
@@ -129,7 +129,6 @@ def make_components(config: ConfigDict, normalize: str = "unit") -> Components:
   return Components(
     mesh=mesh,
     task=task,
-    judge=judge,
     model=model,
     channels=channels,
     normalize=normalize,

@@ -1,76 +1,95 @@
-"""A run's best checkpoint, judged on the test part: its rows, those of the baselines, and the pictures."""
+"""A run's best checkpoint on the test part: its records, and those of the baselines."""
 
 import functools
 import pathlib
-import shutil
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
 from bt_jax.datasets import splits, store
 from bt_jax.datasets.channels import context_of
 from bt_jax.distributed import hosts
 from bt_jax.errors import UserError
-from bt_jax.evaluation import calibration, subgroups
+from bt_jax.evaluation import calibration
 from bt_jax.evaluation.aggregation import score_of
 from bt_jax.evaluation.record_tables import Tables
 from bt_jax.evaluation.records import Record
 from bt_jax.evaluation.volumes import volume_columns
-from bt_jax.paper import baselines
 from bt_jax.pipeline import missing_sequences
-from bt_jax.report import figures
-from bt_jax.report.page import sprites
-from bt_jax.report.text_tables import heading
-from bt_jax.runs import run_data, run_summary
+from bt_jax.runs import run_data
 from bt_jax.runs.components import Components
+from bt_jax.runs.provenance import provenance
 from bt_jax.runs.run_data import Data
-from bt_jax.schema import Slices
-from bt_jax.tasks.task import Tumor
+from bt_jax.schema import Slices, Tumor
 from bt_jax.training import loop
 from bt_jax.training.checkpoints import Checkpoints
 from bt_jax.training.train_state import PyTree
 
 
-def judge_best(config: ConfigDict, workdir: pathlib.Path, parts: Components, data: Data) -> None:
-  """Writes tables, pictures and report of the best checkpoint of the run in `workdir`."""
-  variables, record = run_data.restore_best(config, workdir, parts)
-  latest = Checkpoints(workdir / "checkpoints" / "latest")
-  # The best checkpoint's history ends with its own epoch.
-  history = (latest.restore() or (None, record))[1]["history"]
-  latest.close()
-  if (row := loop.best_row(history)) and record["step"] < row["step"]:
-    raise UserError(
-      f"{workdir / 'checkpoints' / 'best'} holds step {record['step']}, and the best of this run is step {row['step']}: put it "
-      f"back from a copy, or remove {workdir / 'checkpoints'} and start --mode=train again, which trains anew"
-    )
+class Evaluation(NamedTuple):
+  """What came of an evaluation.
 
-  predict = functools.partial(_probabilities, config, parts, variables)
+  Attributes:
+    slices: of the test part.
+    predictions: of the task, in the same order.
+    tables: the records of both, and of the baselines.
+    about: what else `summary.json` says of the run.
+    history: of the training.
+  """
+
+  slices: Slices
+  predictions: np.ndarray
+  tables: Tables
+  about: dict[str, Any]
+  history: list[Record]
+
+
+def evaluate_best(
+  config: ConfigDict,
+  workdir: pathlib.Path,
+  components: Components,
+  data: Data,
+  *,
+  baselines: Callable[[Slices], dict[str, np.ndarray]],
+) -> Evaluation | None:
+  """Evaluates the best checkpoint of the run in `workdir`; None on all hosts but the first.
+
+  Args:
+    config: of the run.
+    workdir: its folder.
+    components: made of the configuration.
+    data: its slices.
+    baselines: from test slices to the masks that each baseline, by name, predicts.
+
+  Raises:
+    UserError: there is no checkpoint, or not that of the best epoch.
+  """
+  variables, record = run_data.restore_best(config, workdir, components)
+  history = _history(workdir, record)
+  predict = functools.partial(_probabilities, config, components, variables)
   validation, test = ((slices, predict(slices)) for slices in (data.read("validation"), data.read("test")))
   flair_only = predict(test[0], flair_only=True) if config.eval.flair_only else None
   if test[0].ids != list(data.split.test):
     raise RuntimeError("the slices read are not those of the split")
   if not hosts.is_first():
-    return
-  judge, largest, threshold = parts.judge, config.eval.largest_component, config.eval.threshold
+    return None
+  task, largest, threshold = components.task, config.eval.largest_component, config.eval.threshold
   gate = run_data.choose_gate(config, validation[1], validation[0])
   validation, test = ((slices, run_data.gated(tumor, gate)) for slices, tumor in (validation, test))
   chosen = threshold is None
   if chosen:
-    threshold = judge.threshold(validation[1], validation[0], largest)
-  validation_rows = judge.rows(
-    *validation, judge.predict(validation[1], validation[0], threshold, largest), **_names(data)
-  )
-  predictions = judge.predict(test[1], test[0], threshold, largest)
-  temperatures = _temperatures(*validation)
-  parameters, masks = _baselines(config, parts, data, test[0])
-  others = {name: _as_predicted(found, config.task == "segmentation") for name, found in masks.items()}
+    threshold = task.choose_threshold(validation[1], validation[0], largest)
+  decide = lambda slices, tumor: task.predict(tumor, slices, threshold, largest)
+  validation_records = task.slice_records(*validation, decide(*validation), **_names(data))
+  predictions, temperatures = decide(*test), _temperatures(*validation)
+  segments = config.task == "segmentation"
+  others = {name: _as_predicted(masks, segments) for name, masks in baselines(test[0]).items()}
   if flair_only is not None:
     flair_only = run_data.gated(flair_only, gate)
-    others[baselines.FLAIR_ONLY] = flair_only, judge.predict(flair_only, test[0], threshold, largest)
-  tables = _tables(config, parts, data, test, predictions, temperatures, others)
+    others[missing_sequences.FLAIR_ONLY] = flair_only, decide(test[0], flair_only)
   about = {
     **data.names,
     "synthetic": data.builder.builder_config.synthetic,
@@ -78,7 +97,7 @@ def judge_best(config: ConfigDict, workdir: pathlib.Path, parts: Components, dat
     "parts": {part: len(getattr(data.split, part)) for part in splits.PARTS},
     "task": config.task,
     "model": config.model.name,
-    "normalize": parts.normalize,
+    "normalize": components.normalize,
     "threshold": threshold,
     "threshold_from": "chosen on the validation part" if chosen else "from the configuration",
     "slice_gate": gate,
@@ -86,55 +105,43 @@ def judge_best(config: ConfigDict, workdir: pathlib.Path, parts: Components, dat
     "mirror": config.eval.mirror,
     "temperatures": temperatures,
     # What choices are made on.
-    "validation": {short: score_of(judge.summarize(validation_rows), name) for short, name in judge.headline.items()},
+    "validation": {short: score_of(task.summarize(validation_records), name) for short, name in task.headline.items()},
     "checkpoint": {"step": record["step"], "arrays_sha256": record["arrays_sha256"]},
     "epochs": {"trained": history[-1]["epoch"], "planned": config.train.epochs},
     "seconds": _seconds(config, history),
     "devices": run_data.devices(),
-    **run_summary.about_this(),
+    **provenance(),
   }
-  groupings = subgroups.parse(config.report.subgroups)
-  summary = run_summary.summarize(tables, judge, about, groupings=groupings, parameters=parameters)
-  drawn = _draw(config, workdir, parts, test[0], predictions, tables.slices, history, title=heading(summary))
-  run_summary.write(workdir, tables, summary, judge, show_slices=config.report.show_slices, drawn=drawn)
-  print(f"curves while training: tensorboard --logdir={workdir / 'tensorboard'}")
+  tables = _tables(config, components, data, test, predictions, temperatures, others)
+  return Evaluation(test[0], predictions, tables, about, history)
+
+
+def _history(workdir: pathlib.Path, record: dict[str, Any]) -> list[Record]:
+  """Of the whole training; that in the best checkpoint's record ends with its own epoch."""
+  latest = Checkpoints(workdir / "checkpoints" / "latest")
+  history = (latest.restore() or (None, record))[1]["history"]
+  latest.close()
+  if (row := loop.best_row(history)) and record["step"] < row["step"]:
+    raise UserError(
+      f"{workdir / 'checkpoints' / 'best'} holds step {record['step']}, and the best of this run is step {row['step']}: put it "
+      f"back from a copy, or remove {workdir / 'checkpoints'} and start --mode=train again, which trains anew"
+    )
+  return history
 
 
 def _probabilities(
-  config: ConfigDict, parts: Components, variables: PyTree, slices: Slices, *, flair_only: bool = False
+  config: ConfigDict, components: Components, variables: PyTree, slices: Slices, *, flair_only: bool = False
 ) -> Tumor:
   """Probabilities of tumour; averaged with those of the mirrored slices, or of FLAIR in all channels, where asked for."""
-  context = context_of(parts.channels)
+  context = context_of(components.channels)
   stand_in = functools.partial(missing_sequences.flair_alone, context=context) if flair_only else lambda batch: batch
-  probabilities = run_data.probabilities(run_data.predict(config, parts, variables, slices, change=stand_in))
+  probabilities = run_data.probabilities(run_data.predict(config, components, variables, slices, change=stand_in))
   if not config.eval.mirror:
     return probabilities
   mirrored = lambda batch: {**stand_in(batch), "image": stand_in(batch)["image"][:, :, ::-1]}
-  others = run_data.probabilities(run_data.predict(config, parts, variables, slices, change=mirrored))
+  others = run_data.probabilities(run_data.predict(config, components, variables, slices, change=mirrored))
   pixels = None if others.pixels is None else others.pixels[..., ::-1]
   return jax.tree.map(lambda one, other: (one + other) / 2, probabilities, others._replace(pixels=pixels))
-
-
-def _draw(
-  config: ConfigDict,
-  workdir: pathlib.Path,
-  parts: Components,
-  slices: Slices,
-  predictions: np.ndarray,
-  rows: list[Record],
-  history: list[Record],
-  *,
-  title: str,
-) -> list[pathlib.Path]:
-  folder, show = workdir / "figures", config.report.show_slices
-  for path in (workdir / "volumes", *folder.glob("overlays_*.png")):  # of an earlier evaluation
-    shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-  if show:
-    sprites.save_volumes(workdir / "volumes", slices, predictions if config.task == "segmentation" else None)
-  return [
-    figures.save_curves(folder / "curves.png", history, title=title, score=config.train.score),
-    *parts.judge.draw(folder, slices, predictions, rows, title=title, show_slices=show),
-  ]
 
 
 def _temperatures(slices: Slices, probabilities: Tumor) -> dict[str, float]:
@@ -147,7 +154,7 @@ def _temperatures(slices: Slices, probabilities: Tumor) -> dict[str, float]:
 
 def _tables(
   config: ConfigDict,
-  parts: Components,
+  components: Components,
   data: Data,
   test: tuple[Slices, Tumor],
   predictions: np.ndarray,
@@ -155,24 +162,24 @@ def _tables(
   others: dict[str, tuple[Tumor, np.ndarray]],
 ) -> Tables:
   slices, probabilities = test
-  judge, names = parts.judge, _names(data)
+  task, names = components.task, _names(data)
   segments = config.task == "segmentation"
-  rows = judge.rows(slices, probabilities, predictions, **names)
+  rows = task.slice_records(slices, probabilities, predictions, **names)
   calibrated = calibration.calibrate(np.array([row["probability"] for row in rows]), temperatures["slices"])
   rows = [row | {calibration.CALIBRATED: value.item()} for row, value in zip(rows, calibrated, strict=True)]
   clinical = store.read_clinical(data.builder, set(slices.patient.tolist()))
-  # The published slices are TIFFs, which tell no spacing.
+  # The published slices are TIFFs, which have no spacing.
   whole = {} if data.split.leaky else volume_columns(slices, predictions if segments else None, spacing_mm=None)
   return Tables(
     slices=rows,
     patients=[
-      row | whole.get(row["patient"], {}) | clinical[row["patient"]] for row in judge.patients(rows)
+      row | whole.get(row["patient"], {}) | clinical[row["patient"]] for row in task.patient_records(rows)
     ],
     reliability=calibration.pixel_rows(slices, probabilities.pixels, temperatures["pixels"], **names) if segments else [],
     baselines=[
       {"baseline": name, **row}
       for name, predicted in others.items()
-      for row in judge.rows(slices, *predicted, **names)
+      for row in task.slice_records(slices, *predicted, **names)
     ],
   )  # fmt: skip
 
@@ -185,24 +192,6 @@ def _as_predicted(masks: np.ndarray, segments: bool) -> tuple[Tumor, np.ndarray]
   """A baseline's masks as the probabilities and predictions of a segmenter, or of a classifier: any pixel is a tumour."""
   slices = masks.any((1, 2))
   return Tumor(masks.astype(np.float32), slices.astype(np.float32)), masks if segments else slices
-
-
-def _baselines(
-  config: ConfigDict, parts: Components, data: Data, test: Slices
-) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
-  """The parameters of every baseline, fitted on training slices, and the masks it predicts."""
-  if not config.eval.baselines:
-    return {}, {}
-  masks, parameters = {}, {}
-  sample = data.reader.read(baselines.sample_ids(data.split.train, data.labels("train"), seed=0))
-  for name in tqdm(baselines.METHODS, desc="baselines", unit="method", leave=False):
-    parameters[name] = baselines.fit(name, sample, seed=0)
-    masks[name] = baselines.predict(name, test, parameters[name], seed=0)
-  if data.split.leaky:
-    nearest = baselines.nearest_ids(data.split.train, test.ids)
-    known = sorted({name for name in nearest if name is not None})
-    masks[baselines.COPY] = baselines.copy_nearest(nearest, data.reader.read(known))
-  return parameters, masks
 
 
 def _seconds(config: ConfigDict, history: list[Record]) -> float:

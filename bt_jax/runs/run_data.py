@@ -22,8 +22,7 @@ from bt_jax.evaluation.classifier_gate import gate_threshold
 from bt_jax.pipeline import feed
 from bt_jax.pipeline.missing_sequences import Batch
 from bt_jax.runs.components import Components, data_variant
-from bt_jax.schema import Slices
-from bt_jax.tasks.task import Tumor
+from bt_jax.schema import Slices, Tumor
 from bt_jax.training.checkpoints import Checkpoints
 from bt_jax.training.train_state import PyTree, TrainState, init_state
 

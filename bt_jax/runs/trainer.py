@@ -26,8 +26,7 @@ from bt_jax.runs.components import Components
 from bt_jax.runs.input_pipeline import feed_and_step
 from bt_jax.runs.run_data import Data, first_state, plain
 from bt_jax.runs.workdir import check_there
-from bt_jax.schema import Slices
-from bt_jax.tasks.task import Tumor
+from bt_jax.schema import Slices, Tumor
 from bt_jax.training import loop
 from bt_jax.training.checkpoints import Checkpoints
 from bt_jax.training.train_state import TrainState
@@ -140,9 +139,9 @@ def _validation(config: ConfigDict, parts: Components, data: Data, slices: Slice
     score = -loss
   else:
     probabilities = run_data.probabilities(logits)
-    predictions = parts.judge.predict(probabilities, slices, 0.5, False)
-    rows = parts.judge.rows(slices, probabilities, predictions, data=data.title, split=data.split.name)
-    score = score_of(parts.judge.summarize(rows), config.train.score)
+    predictions = parts.task.predict(probabilities, slices, 0.5, False)
+    rows = parts.task.slice_records(slices, probabilities, predictions, data=data.title, split=data.split.name)
+    score = score_of(parts.task.summarize(rows), config.train.score)
     if score is None:
       raise UserError(
         f"train.score={config.train.score} has no value on the validation part of {data.split.name}, whose slices are all "
@@ -161,7 +160,7 @@ def _decide(config: ConfigDict, parts: Components, slices: Slices, logits: Tumor
   probabilities = run_data.gated(probabilities, run_data.choose_gate(config, probabilities, slices))
   threshold = config.eval.threshold
   if threshold is None:
-    threshold = parts.judge.threshold(probabilities, slices, config.eval.largest_component)
+    threshold = parts.task.choose_threshold(probabilities, slices, config.eval.largest_component)
   return {
     "threshold": threshold,
     "temperature": calibration.fit_temperature(probabilities.slices, slices.label),

@@ -12,7 +12,8 @@ from jaxtyping import Array, Float
 from bt_jax.distributed import global_batch
 from bt_jax.losses import Loss
 from bt_jax.pipeline.preprocess import Augment, Batch
-from bt_jax.tasks.task import Task, Tumor
+from bt_jax.schema import Tumor
+from bt_jax.tasks.task import Task
 from bt_jax.training.finetune import keep_statistics
 from bt_jax.training.train_state import PyTree, TrainState
 

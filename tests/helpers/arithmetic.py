@@ -7,8 +7,7 @@ import numpy as np
 
 from bt_jax.datasets.channels import context_of, parse_channels
 from bt_jax.inference.networks import Network, View
-from bt_jax.schema import CHANNELS
-from bt_jax.tasks.task import Tumor
+from bt_jax.schema import CHANNELS, Tumor
 
 PROFILE = {"skull": [0.0, 2.0], "span": [0.1, 1.0], "border": [0.0, 1.0], "levels": [1.0, 256.0]}
 

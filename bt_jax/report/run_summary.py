@@ -1,69 +1,27 @@
 """From the tables of a run, or of many folds, to its numbers: `summary.json`, `table.txt` and `report.html`."""
 
-import datetime
 import functools
-import importlib.metadata
 import pathlib
-import platform
-import re
-import subprocess
 from collections.abc import Sequence
 from typing import Any
 
-import bt_jax
 from bt_jax import files
-from bt_jax.distributed import setup
 from bt_jax.evaluation import bootstrap, calibration, subgroups, surface
 from bt_jax.evaluation.aggregation import chosen, summarize_distances
 from bt_jax.evaluation.record_tables import Tables
 from bt_jax.evaluation.records import Record
-from bt_jax.evaluation.summary_schema import write_summary
+from bt_jax.evaluation.summary_schema import mark_finished, unmark_finished, write_summary
 from bt_jax.paper import baselines, genes
+from bt_jax.report import text_tables
 from bt_jax.report.page import html
-from bt_jax.tasks.judges import Judge
+from bt_jax.tasks.task import Task
 
 _ENOUGH = 20  # patients, to look for associations with their genes
 
 
-def about_this() -> dict[str, Any]:
-  """What made the results: versions, commit and time, for `summary.json`."""
-  packages = ("jax", "jaxlib", "flax", "optax", "numpy")
-  return {
-    "versions": {
-      "bt_jax": bt_jax.__version__,
-      "python": platform.python_version(),
-      **{name: importlib.metadata.version(name) for name in packages},
-    },
-    "commit": _commit(),
-    "machine": _machine(),
-    "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-  }
-
-
-@functools.cache
-def _machine() -> str:
-  """The processor's name, where the system tells it, and how many cores this process may use."""
-  path = pathlib.Path("/proc/cpuinfo")
-  names = re.findall(r"^model name\s*:\s*(.+)$", path.read_text(), re.MULTILINE) if path.is_file() else []
-  return f"{setup.cores()} cores of {names[0] if names else platform.processor() or platform.machine()}"
-
-
-@functools.cache
-def _commit() -> str | None:
-  """Of the checkout that this code runs from, `-dirty` where files differ from it; None elsewhere."""
-  root = pathlib.Path(bt_jax.__file__).parent.parent
-  if not (root / ".git").exists():
-    return None
-  try:
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
-  except (OSError, subprocess.SubprocessError):  # no git here
-    return None
-
-
 def summarize(
   tables: Tables,
-  judge: Judge,
+  task: Task,
   about: dict[str, Any],
   *,
   groupings: tuple[str, ...],
@@ -74,13 +32,13 @@ def summarize(
 
   Args:
     tables: of the test part.
-    judge: of the task.
+    task: of the run.
     about: what else stands in it; with `leaky`, and `temperatures` by `pixels` and `slices`.
     groupings: names of subgroups.
     parameters: of the baselines; None where they differ from fold to fold.
     everyone: rows of patients for what their true masks alone tell; None: those of the tables.
   """
-  test = judge.summarize(tables.slices, intervals=True)
+  test = task.summarize(tables.slices, intervals=True)
   whole = not about["leaky"]
   cut = {"why": "the random split cuts volumes, and this is measured on whole ones"}
   if tables.reliability:  # of a segmenter
@@ -88,7 +46,7 @@ def summarize(
     distances = functools.partial(summarize_distances, tables.patients, intervals=True)
     test["surface"] = {"empty": surface.EMPTY, **distances()} if whole else cut
   test["calibration"] = _calibration(tables, about["temperatures"])
-  pick = lambda rows: chosen(judge.summarize(rows, intervals=True), judge.headline)
+  pick = lambda rows: chosen(task.summarize(rows, intervals=True), task.headline)
   test["subgroups"] = subgroups.summarize(tables.patients, tables.slices, groupings, pick)
   test["associations"] = _associations(tables, everyone or tables.patients) if whole else cut
   return {
@@ -97,7 +55,7 @@ def summarize(
     "test": test,
     "baselines": [
       {"name": name, "title": baselines.title(name), "parameters": (parameters or {}).get(name)}
-      | {"test": judge.summarize([row for row in tables.baselines if row["baseline"] == name], intervals=True)}
+      | {"test": task.summarize([row for row in tables.baselines if row["baseline"] == name], intervals=True)}
       for name in dict.fromkeys(row["baseline"] for row in tables.baselines)
     ],
   }
@@ -137,7 +95,6 @@ def write(
   workdir: pathlib.Path,
   tables: Tables,
   summary: dict[str, Any],
-  judge: Judge,
   *,
   show_slices: bool,
   drawn: Sequence[pathlib.Path] = (),
@@ -148,12 +105,11 @@ def write(
     workdir: the folder of the run.
     tables: of its test part.
     summary: made of them.
-    judge: of the task.
     show_slices: whether the report may show slices.
     drawn: the pictures that were written already.
   """
-  table = judge.table(summary)
-  (workdir / html.NAME).unlink(missing_ok=True)  # written last: a folder that has it is finished
+  table = text_tables.OF_TASK[summary["task"]](summary)
+  unmark_finished(workdir)
   written = [
     *tables.write(workdir),
     write_summary(workdir, summary),
@@ -161,4 +117,5 @@ def write(
     *drawn,
     html.write_report(workdir, show_slices=show_slices),
   ]
+  mark_finished(workdir)
   print(f"\n{table}\n\nwritten:\n" + "\n".join(f"  {path}" for path in written))

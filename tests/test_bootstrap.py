@@ -3,7 +3,7 @@ import pytest
 from scipy import stats
 from sklearn import metrics as peer
 
-from bt_jax.evaluation import aggregation, bootstrap, classification, records
+from bt_jax.evaluation import aggregation, bootstrap, class_statistics, records
 from tests.helpers.class_rows import rows_of
 from tests.helpers.slices import make_slices
 
@@ -58,9 +58,9 @@ def test_ranking_of_every_sample_is_scikit_learns():
   label = rng.integers(0, 2, 60)
   score = np.round(np.clip(0.3 * label + 0.7 * rng.random(60), 0, 1), 1).astype(np.float32)  # with ties
   slices = make_slices(np.repeat(label, 4).reshape(-1, 2, 2), "ABCDEF" * 10)
-  table = classification.class_rows(slices, score, score > 0.5, data="d", split="s")
+  table = class_statistics.class_rows(slices, score, score > 0.5, data="d", split="s")
   index = rng.integers(0, 6, (20, 6))
-  found = classification.ranking(table)(index)
+  found = class_statistics.ranking(table)(index)
   for at, drawn in enumerate(index):
     members = np.concatenate([np.arange(patient, 60, 6) for patient in drawn])
     assert found["roc_auc"][at] == pytest.approx(peer.roc_auc_score(label[members], score[members]))
@@ -68,7 +68,7 @@ def test_ranking_of_every_sample_is_scikit_learns():
 
 
 def test_intervals_of_a_classifier_hold_its_numbers():
-  found = classification.summarize_classes(rows_of(), intervals=True)
+  found = class_statistics.summarize_classes(rows_of(), intervals=True)
   low, high = found["accuracy_ci95"]
   assert low == pytest.approx(1 / 3) and high == 1 and low <= found["accuracy"] <= high  # patient B 1/3, patient A all
   assert found["per_class"]["tumor"]["support"] == 3 and "support_ci95" not in found["per_class"]["tumor"]

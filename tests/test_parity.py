@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from bt_jax.models.resnet import ResNet50, ResNet50Classifier
-from bt_jax.pretrained import convert
+from bt_jax.pretrained import conversion
 from tests.golden import peers, weights
 from tests.helpers.launching import ROOT
 
@@ -20,7 +20,7 @@ LIBRARIES = {"torch": ("torch", "transformers"), "keras": ("keras",)}
 def ours(name):
   """The variables, and functions from images to all activations and to the batch statistics of one training step."""
   naming = peers.PEERS[name].naming
-  variables = convert.convert(weights.random_arrays(naming), naming, ROOT / "made up")
+  variables = conversion.convert(weights.random_arrays(naming), naming, ROOT / "made up")
   classifier = ResNet50Classifier(variant=naming.variant, classes=1000)
   encoder = ResNet50(variant=naming.variant)
 
@@ -80,7 +80,7 @@ def test_batch_statistics_of_a_training_step_agree_with_the_library(name, peer):
   library(weights.images(count=4), train=True)
   after = {key: value for key, value in library.arrays().items() if "num_batches" not in key}
   assert any(np.abs(after[key] - before[key]).max() > 1e-3 for key in after)
-  expected = flat(convert.convert(after, library.naming, ROOT / "made up")["batch_stats"])
+  expected = flat(conversion.convert(after, library.naming, ROOT / "made up")["batch_stats"])
   for key, value in flat(ours(name)[2](weights.images(count=4))["batch_stats"]).items():
     np.testing.assert_allclose(value, expected[key], atol=1e-4, rtol=1e-3, err_msg=key)
 
@@ -91,7 +91,7 @@ def test_files_that_keras_wrote_are_read(suffix, peer, tmp_path):
   library.given = weights.random_arrays(library.naming)
   path = tmp_path / f"resnet50{suffix}"
   library.save(path)
-  read = convert.load_weights(str(path))
+  read = conversion.load_weights(str(path))
   assert (read.variant, read.normalize) == ("keras", "caffe")
   jax.tree.map(np.testing.assert_array_equal, read.variables, ours("keras")[0])
 
@@ -104,7 +104,7 @@ def test_files_that_pytorch_wrote_are_read(zipped, peer, tmp_path):
   tensors = {f"module.{name}": torch.from_numpy(array) for name, array in arrays.items()}
   tensors["module.bn1.num_batches_tracked"] = torch.tensor(7)
   torch.save({"state_dict": tensors}, tmp_path / "resnet50.pth", _use_new_zipfile_serialization=zipped)
-  read = convert.load_weights(str(tmp_path / "resnet50.pth"))
+  read = conversion.load_weights(str(tmp_path / "resnet50.pth"))
   jax.tree.map(
-    np.testing.assert_array_equal, read.variables, convert.convert(arrays, weights.naming("torchvision"), tmp_path)
+    np.testing.assert_array_equal, read.variables, conversion.convert(arrays, weights.naming("torchvision"), tmp_path)
   )

@@ -22,7 +22,7 @@ from bt_jax.models.lite_unet import LiteUNet
 from bt_jax.models.resnet import ResNet50Classifier
 from bt_jax.models.resunet import ResUNet
 from bt_jax.models.unet import UNet
-from bt_jax.pretrained import convert, names, sources
+from bt_jax.pretrained import conversion, names, sources
 from tests.golden import weights
 
 TORCH = weights.naming("torchvision")
@@ -40,14 +40,14 @@ def save(path, arrays):
 
 def fails(name):
   with pytest.raises(UserError) as error:
-    convert.load_weights(name)
+    conversion.load_weights(name)
   assert "\n" not in str(error.value)
   return str(error.value)
 
 
 @pytest.mark.parametrize("naming", names.NAMINGS, ids=lambda naming: naming.title)
 def test_every_naming_fills_every_target_once(naming):
-  shapes = convert.expected_shapes(naming.variant, 1000)
+  shapes = conversion.expected_shapes(naming.variant, 1000)
   targets = [target.path for target in naming.targets().values()]
   assert len(targets) == len(set(targets))
   assert set(targets) == set(shapes)
@@ -62,14 +62,14 @@ def test_every_naming_fills_every_target_once(naming):
 
 
 def test_every_naming_of_the_same_weights_gives_the_same_tree(arrays, tmp_path):
-  expected = convert.load_weights(save(tmp_path / "a.safetensors", arrays))
+  expected = conversion.load_weights(save(tmp_path / "a.safetensors", arrays))
   for title in ("Hugging Face", "RadImageNet"):
     naming = weights.naming(title)
     back = {target.path: name for name, target in naming.targets().items()}
     renamed = {back[target.path]: arrays[name] for name, target in TORCH.targets().items()}
     if title == "RadImageNet":  # as published, without a classifier
       renamed = {name: array for name, array in renamed.items() if name not in naming.head}
-    read = convert.load_weights(save(tmp_path / "b.safetensors", renamed))
+    read = conversion.load_weights(save(tmp_path / "b.safetensors", renamed))
     assert read.normalize == {"Hugging Face": "imagenet", "RadImageNet": "symmetric"}[title]
     assert ("head" in read.variables["params"]) == (title == "Hugging Face")
     jax.tree.map(
@@ -90,9 +90,9 @@ def test_every_naming_of_the_same_weights_gives_the_same_tree(arrays, tmp_path):
 def test_one_prefix_of_all_names_is_left_out(title, prefix, tmp_path):
   naming = weights.naming(title)
   arrays = {name: array for name, array in weights.random_arrays(naming).items() if name not in naming.head}
-  expected = convert.load_weights(save(tmp_path / "a.safetensors", arrays))
+  expected = conversion.load_weights(save(tmp_path / "a.safetensors", arrays))
   prefixed = {prefix + name: array for name, array in arrays.items()} | {"n_averaged": np.zeros(1, np.int64)}
-  read = convert.load_weights(save(tmp_path / "B.SafeTensors", prefixed))
+  read = conversion.load_weights(save(tmp_path / "B.SafeTensors", prefixed))
   assert (read.variant, read.normalize) == (naming.variant, naming.normalize)
   jax.tree.map(np.testing.assert_array_equal, read.variables, expected.variables)
   said = fails(save(tmp_path / "c.safetensors", prefixed | {"decoder.weight": np.zeros(3, np.float32)}))
@@ -245,10 +245,10 @@ def test_cut_pytorch_files_are_refused(legacy, tmp_path):
 
 
 def test_converted_weights_come_back_and_are_not_overwritten(arrays, tmp_path):
-  read = convert.load_weights(save(tmp_path / "a.safetensors", arrays))
+  read = conversion.load_weights(save(tmp_path / "a.safetensors", arrays))
   for _ in range(2):
-    convert.save_converted(read, tmp_path / "converted")
-  again = convert.load_weights(str(tmp_path / "converted"))
+    conversion.save_converted(read, tmp_path / "converted")
+  again = conversion.load_weights(str(tmp_path / "converted"))
   jax.tree.map(np.testing.assert_array_equal, again.variables, read.variables)
   assert again.about == read.about
   assert json.loads((tmp_path / "converted/weights.json").read_text())["normalize"] == "imagenet"
@@ -257,22 +257,22 @@ def test_converted_weights_come_back_and_are_not_overwritten(arrays, tmp_path):
   stored.write_bytes(content[:-4] + b"bits")
   assert "converted is damaged" in fails(str(tmp_path / "converted"))
   stored.write_bytes(content)
-  other = convert.load_weights(save(tmp_path / "b.safetensors", weights.random_arrays(TORCH, seed=9)))
+  other = conversion.load_weights(save(tmp_path / "b.safetensors", weights.random_arrays(TORCH, seed=9)))
   with pytest.raises(UserError, match="holds weights converted from another file"):
-    convert.save_converted(other, tmp_path / "converted")
+    conversion.save_converted(other, tmp_path / "converted")
   assert "holds neither a run nor converted weights" in fails(str(tmp_path))
 
 
 def filled(model, read, channels=3):
   variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, channels))))
   variables = jax.tree.map(lambda leaf: jnp.full(leaf.shape, -1.0), variables)
-  convert.check_fits(variables, read, encoder=encoder_of(model))
-  return convert.fill_encoder(variables, read)
+  conversion.check_fits(variables, read, encoder=encoder_of(model))
+  return conversion.fill_encoder(variables, read)
 
 
 @pytest.mark.parametrize("channels", [2, 3, 5])
 def test_encoder_is_filled_and_nothing_else(arrays, channels, tmp_path):
-  read = convert.load_weights(save(tmp_path / "a.safetensors", arrays))
+  read = conversion.load_weights(save(tmp_path / "a.safetensors", arrays))
   variables, told = filled(ResUNet(), read, channels)
   source = flax.traverse_util.flatten_dict(read.variables)
   for path, leaf in flax.traverse_util.flatten_dict(variables).items():
@@ -306,8 +306,8 @@ def stem_of(tree, x):
 )
 def test_one_channel_gives_what_the_grey_picture_gave_in_three(title, model):
   naming = weights.naming(title)
-  variables = convert.convert(weights.random_arrays(naming), naming, pathlib.Path("made up"))
-  read = convert.Weights(variables, naming.variant, naming.normalize, "made up", "0" * 64)
+  variables = conversion.convert(weights.random_arrays(naming), naming, pathlib.Path("made up"))
+  read = conversion.Weights(variables, naming.variant, naming.normalize, "made up", "0" * 64)
   adapted, told = filled(model, read, 1)
   grey = jax.random.normal(jax.random.key(1), (2, 32, 32, 1))
   found, expected = stem_of(adapted, grey), stem_of(variables, jnp.repeat(grey, 3, axis=-1))
@@ -316,7 +316,7 @@ def test_one_channel_gives_what_the_grey_picture_gave_in_three(title, model):
 
 
 def test_networks_and_variants_that_do_not_fit_are_told(arrays, tmp_path):
-  read = convert.load_weights(save(tmp_path / "a.safetensors", arrays))
+  read = conversion.load_weights(save(tmp_path / "a.safetensors", arrays))
   with pytest.raises(UserError, match="is ResNet-50 .torchvision., and this network has no published encoder"):
     filled(UNet(width=2, depth=2), read)
   with pytest.raises(UserError, match="and the encoder of this network is EfficientNet-Lite0"):
@@ -371,13 +371,13 @@ def hub(arrays, tmp_path, monkeypatch):
 
 
 def test_a_hub_name_is_fetched_at_its_pinned_commit_and_then_cached(hub, arrays):
-  read = convert.load_weights("timm/resnet50.a1_in1k")
+  read = conversion.load_weights("timm/resnet50.a1_in1k")
   assert all(sources.PINNED["timm/resnet50.a1_in1k"] in path for path in hub) and hub
   np.testing.assert_array_equal(
     read.variables["params"]["encoder"]["stem"]["conv"]["kernel"], arrays["conv1.weight"].transpose(2, 3, 1, 0)
   )
   hub.clear()
-  convert.load_weights("timm/resnet50.a1_in1k")
+  conversion.load_weights("timm/resnet50.a1_in1k")
   assert not hub
   assert "write somebody/resnet50@<the 40 digits of a commit>" in fails("somebody/resnet50")
 
@@ -390,4 +390,4 @@ def test_offline_says_which_file_to_put_where(arrays, tmp_path, monkeypatch):
   assert "/microsoft/resnet-50/resolve/34c2154c194f829b11125337b98c8f5f9965ff19/model.safetensors" in said
   place.parent.mkdir(parents=True)
   save(place, arrays)
-  assert convert.load_weights("microsoft/resnet-50").origin == "microsoft/resnet-50"
+  assert conversion.load_weights("microsoft/resnet-50").origin == "microsoft/resnet-50"

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bt_jax.errors import UserError
-from bt_jax.evaluation import calibration, classification, records
+from bt_jax.evaluation import calibration, class_statistics, records
 from bt_jax.evaluation.record_tables import Tables
 from bt_jax.evaluation.volumes import volume_columns
 from bt_jax.report.run_summary import summarize
@@ -36,9 +36,9 @@ def segmented(truth, masks, cases, leaky=False):
 def classified(label, probability, cases):
   slices = make_slices(np.repeat(label, 4).reshape(-1, 2, 2), cases)
   names = {"data": "made up", "split": "patient_fold_00"}
-  table = classification.class_rows(slices, probability, probability >= 0.5, **names)
+  table = class_statistics.class_rows(slices, probability, probability >= 0.5, **names)
   table = [row | {calibration.CALIBRATED: row["probability"]} for row in table]
-  patients = [row | CLINICAL for row in classification.patient_class_rows(table)]
+  patients = [row | CLINICAL for row in class_statistics.patient_class_rows(table)]
   return finish(Tables(table, patients, [], []), "classification", False, {"slices": 1.0}, names)
 
 

@@ -6,7 +6,7 @@ import pydicom
 import pytest
 
 from bt_jax.scans import dicom, reader
-from bt_jax.scans.dicom import segmentation
+from bt_jax.scans.dicom import seg
 from bt_jax.scans.scan import NOTICE
 from tests.helpers.scanners import AXIAL, BUNDLED, FLAIR, PLANES, SPACE, STUDY, WRITERS, distinct, write_series
 
@@ -163,14 +163,14 @@ def test_a_poor_header_still_yields_a_mask_without_noise(tmp_path, edit):
 def test_where_one_file_fails_none_is_written(tmp_path, monkeypatch):
   write_series(tmp_path / "in", distinct(AXIAL.shape))
   scan = read(tmp_path / "in")
-  encode = segmentation._encode
+  encode = seg._encode
 
   def fail_second(*arguments, number, **options):
     if number == 2:
       raise MemoryError
     return encode(*arguments, number=number, **options)
 
-  monkeypatch.setattr(segmentation, "_encode", fail_second)
+  monkeypatch.setattr(seg, "_encode", fail_second)
   with pytest.raises(MemoryError):
     dicom.write(scan, tmp_path / "out", paint(scan), scan.image[..., 1] / 1000, software="bt_jax 9")
   assert not (tmp_path / "out").exists()

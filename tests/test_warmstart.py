@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from bt_jax.pretrained.convert import load_weights
+from bt_jax.pretrained.conversion import load_weights
 from bt_jax.training.checkpoints import AS_SAVED, Checkpoints
 from tests.golden import weights
 from tests.helpers.launching import launch

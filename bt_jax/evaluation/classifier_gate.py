@@ -15,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from bt_jax.errors import UserError
-from bt_jax.evaluation.classification import choose_threshold
+from bt_jax.evaluation.class_statistics import choose_threshold
 from bt_jax.evaluation.records import Record
 
 # What each way to tell slices apart is fitted on.

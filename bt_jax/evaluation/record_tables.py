@@ -10,7 +10,7 @@ from pydantic import Field
 
 from bt_jax import files, metrics
 from bt_jax.errors import UserError
-from bt_jax.evaluation import aggregation, calibration, classification
+from bt_jax.evaluation import aggregation, calibration, class_statistics
 from bt_jax.evaluation.records import Record, patient_records
 from bt_jax.evaluation.shape import FEATURES
 from bt_jax.evaluation.summary_schema import check_files, need, read_summary
@@ -36,8 +36,8 @@ _KINDS = {
 }  # fmt: skip
 _PREDICTED = {"segmentation": metrics.Counts._fields, "classification": ("prediction",)}
 _SCORES = {"segmentation": tuple(metrics.METRICS), "classification": ("accuracy",)}
-_NUMBERS = {"segmentation": aggregation.numbers_of, "classification": classification.numbers_of}
-_OF_PATIENTS = {"segmentation": patient_records, "classification": classification.patient_class_rows}
+_NUMBERS = {"segmentation": aggregation.numbers_of, "classification": class_statistics.numbers_of}
+_OF_PATIENTS = {"segmentation": patient_records, "classification": class_statistics.patient_class_rows}
 
 
 def kind_of(column: str) -> Any:
@@ -158,7 +158,7 @@ def _check_summary(path: pathlib.Path, summary: dict[str, Any], tables: Tables) 
       distances = aggregation.summarize_distances(tables.patients, intervals=False)
       names += [f"surface.{name}" for name in distances if name != "unit"]
   else:
-    cells = {"confusion": ("tn", "fp", "fn", "tp"), "per_class": classification.CLASSES}
+    cells = {"confusion": ("tn", "fp", "fn", "tp"), "per_class": class_statistics.CLASSES}
     if any(not isinstance(test.get(group), dict) for group in cells):
       raise files.damaged(path, "test lacks confusion or per_class", EVALUATE)
     if any(not isinstance(test["confusion"].get(name), int) for name in cells["confusion"]):

@@ -12,7 +12,7 @@ from bt_jax.errors import UserError
 from bt_jax.evaluation import bootstrap
 from bt_jax.evaluation import classifier_gate as gating
 from bt_jax.evaluation.aggregation import summarize
-from bt_jax.evaluation.classification import summarize_classes
+from bt_jax.evaluation.class_statistics import summarize_classes
 from bt_jax.evaluation.records import Record
 from bt_jax.evaluation.summary_schema import is_finished, read_config, write_summary
 from bt_jax.report import figures

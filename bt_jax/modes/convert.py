@@ -5,7 +5,7 @@ import pathlib
 from ml_collections import ConfigDict
 
 from bt_jax.errors import UserError
-from bt_jax.pretrained.convert import save_converted
+from bt_jax.pretrained.conversion import save_converted
 from bt_jax.pretrained.sources import READERS, suffix_of
 from bt_jax.runs import warm_start
 

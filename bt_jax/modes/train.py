@@ -8,7 +8,7 @@ from bt_jax.distributed import hosts, setup, sharding
 from bt_jax.evaluation import subgroups
 from bt_jax.models import encoder_of
 from bt_jax.modes.evaluate import report_best
-from bt_jax.pretrained.convert import check_fits
+from bt_jax.pretrained.conversion import check_fits
 from bt_jax.runs import warm_start
 from bt_jax.runs.components import make_components
 from bt_jax.runs.run_data import open_data, plain

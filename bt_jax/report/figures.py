@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from bt_jax import files, metrics
-from bt_jax.evaluation.classification import summarize_classes
+from bt_jax.evaluation.class_statistics import summarize_classes
 from bt_jax.evaluation.records import Record, counts_of
 from bt_jax.schema import CHANNELS, Slices
 

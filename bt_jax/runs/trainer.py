@@ -20,7 +20,7 @@ from bt_jax.evaluation import calibration
 from bt_jax.evaluation.aggregation import score_of
 from bt_jax.inference import ood
 from bt_jax.pipeline import feed
-from bt_jax.pretrained.convert import Weights, fill_encoder
+from bt_jax.pretrained.conversion import Weights, fill_encoder
 from bt_jax.runs import run_data, warm_start
 from bt_jax.runs.components import Components
 from bt_jax.runs.input_pipeline import feed_and_step

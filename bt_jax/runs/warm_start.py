@@ -9,8 +9,8 @@ from bt_jax.datasets import splits
 from bt_jax.datasets.splits import Split
 from bt_jax.errors import UserError
 from bt_jax.models import MODELS, encoder_of, make_model
-from bt_jax.pretrained import convert
-from bt_jax.pretrained.convert import Weights
+from bt_jax.pretrained import conversion
+from bt_jax.pretrained.conversion import Weights
 from bt_jax.training import checkpoint_record as records
 from bt_jax.training.checkpoints import AS_SAVED, Checkpoints
 
@@ -33,7 +33,7 @@ def load(name: str) -> Weights | None:
   if not name:
     return None
   folder = pathlib.Path(name).expanduser()
-  return _of_run(folder) if is_run(name) else convert.load_weights(name)
+  return _of_run(folder) if is_run(name) else conversion.load_weights(name)
 
 
 def is_run(name: str) -> bool:
@@ -54,7 +54,7 @@ def _of_run(folder: pathlib.Path) -> Weights:
       f"model.pretrained: the run in {folder} is of {config['model']['name']}, which has no published encoder: name a run "
       "of a network that has one"
     )
-  convert.check_finite(variables, str(folder))
+  conversion.check_finite(variables, str(folder))
   encoder = encoder_of(make_model(MODELS, **config["model"]))
   return Weights(variables, encoder, record["normalize"], str(folder.resolve()), record["arrays_sha256"])
 

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from bt_jax.evaluation import classification
+from bt_jax.evaluation import class_statistics
 from bt_jax.losses import CLASSIFICATION_LOSSES
 from bt_jax.models import CLASSIFIERS
 from bt_jax.schema import Tumor
@@ -37,22 +37,22 @@ CLASSIFICATION = Task(
   accuracy=_accuracy,
   tumor=_tumor,
   outputs=_outputs,
-  scores=classification.SCORES,
+  scores=class_statistics.SCORES,
   headline={
     "accuracy": "accuracy",
     "roc_auc": "roc_auc",
     "sensitivity": "per_class.tumor.recall",
     "specificity": "specificity",
   },
-  choose_threshold=lambda probabilities, slices, largest: classification.choose_threshold(
+  choose_threshold=lambda probabilities, slices, largest: class_statistics.choose_threshold(
     probabilities.slices, slices.label
   ),
   predict=lambda probabilities, slices, threshold, largest: probabilities.slices >= threshold,
-  slice_records=lambda slices, probabilities, predictions, **names: classification.class_rows(
+  slice_records=lambda slices, probabilities, predictions, **names: class_statistics.class_rows(
     slices, probabilities.slices, predictions, **names
   ),
-  patient_records=classification.patient_class_rows,
-  summarize=classification.summarize_classes,
-  numbers=classification.numbers_of,
+  patient_records=class_statistics.patient_class_rows,
+  summarize=class_statistics.summarize_classes,
+  numbers=class_statistics.numbers_of,
   by_patient=("accuracy",),
 )

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bt_jax.pretrained import convert, names
+from bt_jax.pretrained import conversion, names
 
 SIZE = 64
 STAGES = ("stem", "stage1", "stage2", "stage3", "stage4")
@@ -17,7 +17,7 @@ def naming(title):
 
 def random_arrays(naming, seed=0):
   """Arrays by the source's own names: He-scaled kernels, statistics and scales away from 0 and 1."""
-  shapes = convert.expected_shapes(naming.variant, 1000)
+  shapes = conversion.expected_shapes(naming.variant, 1000)
   rng = np.random.default_rng(seed)
   arrays = {}
   for name, target in sorted(naming.targets().items()):

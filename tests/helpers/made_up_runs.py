@@ -8,7 +8,7 @@ from PIL import Image
 
 from bt_jax import files
 from bt_jax.evaluation import aggregation
-from bt_jax.evaluation.classification import class_rows, patient_class_rows, summarize_classes
+from bt_jax.evaluation.class_statistics import class_rows, patient_class_rows, summarize_classes
 from bt_jax.evaluation.records import patient_records, slice_records
 from bt_jax.evaluation.shape import FEATURES
 from bt_jax.evaluation.summary_schema import write_summary

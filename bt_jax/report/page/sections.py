@@ -6,9 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bt_jax.evaluation.classification import summarize_classes
-from bt_jax.paper import page_tables, published_values
-from bt_jax.report.page import charts, html_tables, phrases, viewer
+from bt_jax.evaluation.class_statistics import summarize_classes
+from bt_jax.paper import published_values
+from bt_jax.report.page import charts, html_tables, paper_tables, phrases, viewer
 from bt_jax.report.page.charts import Chart
 from bt_jax.report.page.html_tables import Table
 from bt_jax.report.page.run_files import RunFiles
@@ -203,18 +203,18 @@ def published(record: RunFiles, others: Sequence[Section]) -> Section:
   """The paper's tables and where its figures are, and what others measured."""
   summary, test, found = record.summary, record.summary["test"], []
   if record.task == "classification":
-    found.append(page_tables.table2(test["per_class"], phrases.model(summary)))
+    found.append(paper_tables.table2(test["per_class"], phrases.model(summary)))
     if summary["baselines"]:
-      found.append(page_tables.baselines(summary))
+      found.append(paper_tables.baselines(summary))
   elif record.task == "segmentation":
-    found.append(page_tables.table2(_marked(record)["per_class"], f"any pixel marked by the {phrases.model(summary)}"))
-    found.append(page_tables.table3(summary))
+    found.append(paper_tables.table2(_marked(record)["per_class"], f"any pixel marked by the {phrases.model(summary)}"))
+    found.append(paper_tables.table3(summary))
   lead = [
     "The paper is Aish et al. 2024, Brain Tumor Segmentation and Classification Using ResNet50 and U-Net. What it prints for its own "
     "networks is for slices drawn at random, which leaks."
   ]
   return Section(
-    "published", "Beside the paper and others", lead, [*found, page_tables.anchors(), _figures(record, others)]
+    "published", "Beside the paper and others", lead, [*found, paper_tables.anchors(), _figures(record, others)]
   )
 
 

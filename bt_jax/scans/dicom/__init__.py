@@ -1,7 +1,7 @@
 """A DICOM study in, a mask as DICOM Segmentation out."""
 
 from bt_jax.scans.dicom.opening import is_dicom, study_of
-from bt_jax.scans.dicom.segmentation import write
+from bt_jax.scans.dicom.seg import write
 from bt_jax.scans.dicom.study import read
 
 __all__ = ["is_dicom", "read", "study_of", "write"]

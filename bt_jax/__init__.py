@@ -5,10 +5,11 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-__version__ = "0.1.0"
-SENSITIVITY = 0.98  # share of the slices with a tumour that a classifier's gate lets through, of the validation part
+from bt_jax.version import __version__
 
-# What follows imports JAX only where it is called: the flags are told without.
+__all__ = ["__version__", "load", "read", "save"]
+
+# What follows imports JAX only where it is called: the flags are read without.
 
 
 def load(checkpoint: str | os.PathLike | Sequence[str | os.PathLike], **options: Any) -> Any:

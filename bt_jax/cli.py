@@ -29,9 +29,9 @@ from typing import Any, NoReturn
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
-import bt_jax
 from bt_jax.distributed import allocator
 from bt_jax.errors import Stopped, UserError
+from bt_jax.evaluation import SENSITIVITY
 from configs import common
 
 _RUN, _SEVERAL_HOSTS = ("config", "workdir"), ("coordinator", "hosts", "host", "connect_timeout")
@@ -77,7 +77,7 @@ flags.DEFINE_string(
 flags.DEFINE_string("segmenter", None, "cascade: folder of the segmenter's run.")
 flags.DEFINE_float(
   "sensitivity",
-  bt_jax.SENSITIVITY,
+  SENSITIVITY,
   "Of the classifier: share of the validation slices with a tumour that it lets through.",
 )
 flags.DEFINE_bool("show_slices", None, "report: whether it shows slices; by default as the run was told.")

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-import bt_jax
 from bt_jax.errors import UserError
 from bt_jax.evaluation.classifier_gate import gate_threshold
 from bt_jax.inference.networks import Network
+from bt_jax.version import __version__
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +87,7 @@ def describe(segmenters: Sequence[Network], classifiers: Sequence[Network], deci
   gated = f", gated by {_title(classifiers)}" if classifiers else ""
   return {
     "title": f"{_title(segmenters)}{gated}{', with test-time augmentation' if decision.tta else ''}",
-    "bt_jax": bt_jax.__version__,
+    "bt_jax": __version__,
     "segmenters": [network.about for network in segmenters],
     "classifiers": [network.about for network in classifiers],
     "threshold": decision.threshold,

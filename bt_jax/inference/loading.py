@@ -5,9 +5,9 @@ from collections.abc import Sequence
 
 import jax
 
-import bt_jax
 from bt_jax.distributed import sharding
 from bt_jax.errors import UserError
+from bt_jax.evaluation import SENSITIVITY
 from bt_jax.inference import jax_export, networks
 from bt_jax.inference.decision import decide, describe
 from bt_jax.inference.ensemble import make_forward
@@ -21,7 +21,7 @@ def load(
   classifier: str | None = None,
   tta: bool = False,
   threshold: float | None = None,
-  sensitivity: float = bt_jax.SENSITIVITY,
+  sensitivity: float = SENSITIVITY,
 ) -> Predictor:
   """The networks in these places as one; their probabilities are averaged.
 
@@ -65,7 +65,7 @@ def of_networks(
   *,
   tta: bool = False,
   threshold: float | None = None,
-  sensitivity: float = bt_jax.SENSITIVITY,
+  sensitivity: float = SENSITIVITY,
 ) -> Predictor:
   """A predictor of networks that are loaded; see `load`."""
   decision = decide(segmenters, classifiers, tta=tta, threshold=threshold, sensitivity=sensitivity)

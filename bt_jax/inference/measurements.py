@@ -7,10 +7,10 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage, spatial
 
-import bt_jax
 from bt_jax import metrics
 from bt_jax.inference.predictor import Prediction
 from bt_jax.scans.scan import NOTICE
+from bt_jax.version import __version__
 
 Mask = Bool[np.ndarray, "slices height width"]
 
@@ -42,7 +42,7 @@ def describe(prediction: Prediction) -> dict[str, Any]:
     "spacing_mm": [float(length) for length in spacing] if spacing else None,
     "roles": dict(scan.roles),
     "input": {"format": scan.format, "sha256": scan.sha256},
-    "software": f"bt_jax {bt_jax.__version__}",
+    "software": f"bt_jax {__version__}",
     "model": prediction.about,
     "slices": _slices(prediction),
   }

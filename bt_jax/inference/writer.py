@@ -7,14 +7,14 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
-import bt_jax
 from bt_jax import files
 from bt_jax.errors import UserError
 from bt_jax.inference import measurements, overlays
 from bt_jax.inference.predictor import Prediction, Predictor
 from bt_jax.scans import reader
+from bt_jax.version import __version__
 
-SOFTWARE = f"bt_jax {bt_jax.__version__}"
+SOFTWARE = f"bt_jax {__version__}"
 _DONE = "prediction.json"  # comes last
 _UNFINISHED = ".unfinished"  # a folder in the folder, where files wait to be whole
 _NAMES = re.compile(

@@ -9,8 +9,8 @@ import re
 import subprocess
 from typing import Any
 
-import bt_jax
 from bt_jax.distributed import setup
+from bt_jax.version import __version__
 
 
 def provenance() -> dict[str, Any]:
@@ -18,7 +18,7 @@ def provenance() -> dict[str, Any]:
   packages = ("jax", "jaxlib", "flax", "optax", "numpy")
   return {
     "versions": {
-      "bt_jax": bt_jax.__version__,
+      "bt_jax": __version__,
       "python": platform.python_version(),
       **{name: importlib.metadata.version(name) for name in packages},
     },
@@ -39,7 +39,7 @@ def _machine() -> str:
 @functools.cache
 def _commit() -> str | None:
   """Of the checkout that this code runs from, `-dirty` where files differ from it; None elsewhere."""
-  root = pathlib.Path(bt_jax.__file__).parent.parent
+  root = pathlib.Path(__file__).parent.parent.parent
   if not (root / ".git").exists():
     return None
   try:

@@ -12,12 +12,12 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
-import bt_jax
 from bt_jax import files
 from bt_jax.datasets import splits, store
 from bt_jax.datasets.channels import context_of
 from bt_jax.distributed import hosts, sharding
 from bt_jax.errors import UserError
+from bt_jax.evaluation import SENSITIVITY
 from bt_jax.evaluation.classifier_gate import gate_threshold
 from bt_jax.pipeline import feed
 from bt_jax.pipeline.missing_sequences import Batch
@@ -166,11 +166,11 @@ def probabilities(logits: Tumor) -> Tumor:
 def choose_gate(config: ConfigDict, probabilities: Tumor, slices: Slices) -> float | None:
   """The probability of a slice below which it stays empty, from validation slices; None without a head for slices.
 
-  It lets through `bt_jax.SENSITIVITY` of the slices with a tumour, as in prediction.
+  It lets through `SENSITIVITY` of the slices with a tumour, as in prediction.
   """
   if not config.model.slice_head:
     return None
-  return gate_threshold(probabilities.slices, slices.label, bt_jax.SENSITIVITY)
+  return gate_threshold(probabilities.slices, slices.label, SENSITIVITY)
 
 
 def gated(probabilities: Tumor, gate: float | None) -> Tumor:

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-import bt_jax
 from bt_jax import files
 from bt_jax.distributed import hosts, sharding
 from bt_jax.errors import UserError
@@ -30,6 +29,7 @@ from bt_jax.schema import Slices, Tumor
 from bt_jax.training import loop
 from bt_jax.training.checkpoints import Checkpoints
 from bt_jax.training.train_state import TrainState
+from bt_jax.version import __version__
 
 _PROFILED = 16  # training volumes
 
@@ -98,7 +98,7 @@ def fit(config: ConfigDict, workdir: pathlib.Path, parts: Components, data: Data
         "config": plain(config),
         "normalize": parts.normalize,
         "profile": _profile(data),
-        "bt_jax": bt_jax.__version__,
+        "bt_jax": __version__,
       },
       report=stack.enter_context(_Report(data, workdir, int(state.step))),
     )

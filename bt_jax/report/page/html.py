@@ -5,10 +5,10 @@ import pathlib
 import jinja2
 from markupsafe import Markup
 
-import bt_jax
 from bt_jax import files
 from bt_jax.report.page import phrases, sections, viewer
 from bt_jax.report.page.run_files import RunFiles, read
+from bt_jax.version import __version__
 
 NAME = "report.html"
 _PAGE_BYTES = 9_500_000  # of the whole file, at most
@@ -59,7 +59,7 @@ def _page(record: RunFiles, results: list[sections.Section], show_slices: bool, 
     volumes=shown,
     no_volumes=_no_volumes(show_slices, record),
     volumes_note=viewer.told(record, shown),
-    version=bt_jax.__version__,
+    version=__version__,
   )
   return page.encode()
 

@@ -43,7 +43,7 @@ Epoch = Callable[[], tuple[float, float]]  # returns its seconds, and those of t
 def ours(config, data, kind: str) -> Epoch:
   """Trains an epoch, as bt_jax.training.loop does."""
   from bt_jax.pipeline import feed
-  from bt_jax.runs import input_pipeline, run_data
+  from bt_jax.runs import input_pipeline, restoring
   from bt_jax.runs.components import make_components
 
   config.feed = kind
@@ -54,7 +54,7 @@ def ours(config, data, kind: str) -> Epoch:
   take, step = input_pipeline.feed_and_step(
     config, parts, data, groups=groups, rates=rates, start=0, stack=contextlib.ExitStack()
   )
-  state, done = run_data.first_state(config, parts, abstract=False), 0
+  state, done = restoring.first_state(config, parts, abstract=False), 0
 
   def epoch() -> tuple[float, float]:
     nonlocal state, done
@@ -161,7 +161,7 @@ def main() -> None:
   import jax
 
   from bt_jax.distributed import setup
-  from bt_jax.runs import run_data
+  from bt_jax.runs import provenance, run_data
   from bt_jax.runs.components import make_components
   from configs import seg
 
@@ -183,7 +183,7 @@ def main() -> None:
     sides["PyTorch, files"] = lambda: pool.submit(peer, *theirs, False).result()
     turns = [[epoch() for epoch in sides.values()] for _ in range(args.repeats + 1)]
   print(
-    f"\n{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {load:.1f} before; {run_data.devices()}; "
+    f"\n{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {load:.1f} before; {provenance.devices()}; "
     f"jax {jax.__version__}, torch {importlib.metadata.version('torch')}\n"
     f"{data.title}, {len(ids)} slices of {args.size}x{args.size}; U-Net of width {args.width}, ours in {args.dtype}, "
     f"batch {args.batch}, {args.workers} workers, --threads={args.threads}; median of {args.repeats} epochs"

@@ -51,10 +51,10 @@ def prepare(fields: dict) -> tuple:
 
 def build(fields: dict) -> str:
   """Builds the data set; returns what it is and the devices."""
-  from bt_jax.runs import run_data
+  from bt_jax.runs import provenance
 
   _, _, data = prepare(fields)
-  return f"{data.title}, {len(data.split.train)} slices train; {run_data.devices()}"
+  return f"{data.title}, {len(data.split.train)} slices train; {provenance.devices()}"
 
 
 def open_feed(config, parts, data, ids: Sequence[str], steps: int) -> tuple:
@@ -98,11 +98,11 @@ def measure_step(fields: dict, repeats: int) -> tuple[float, ...]:
   """Milliseconds of a training step and megabytes that it needs."""
   import jax
 
-  from bt_jax.runs import run_data
+  from bt_jax.runs import restoring
 
   config, parts, data = prepare({**fields, "feed": "resident"})
   take, step = open_feed(config, parts, data, data.split.train[: config.train.batch_size], 1)
-  state, (_, inputs) = run_data.first_state(config, parts, abstract=False), take(0, 1)
+  state, (_, inputs) = restoring.first_state(config, parts, abstract=False), take(0, 1)
   compiled = jax.jit(step, donate_argnums=0).lower(state, inputs).compile()
   times = []
   for _ in range(repeats + 2):

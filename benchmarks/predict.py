@@ -225,7 +225,7 @@ def main() -> None:
   import torch
 
   from bt_jax.distributed import setup
-  from bt_jax.runs import run_data
+  from bt_jax.runs import provenance
   from bt_jax.scans import reader
 
   setup.prepare()
@@ -270,7 +270,7 @@ def main() -> None:
     medians = np.median(times[1:], axis=0)
     parts = [measure_parts(source, outputs, predictor) for _ in range(args.repeats)]
     print(
-      f"{platform.processor() or platform.machine()}, {setup.cores()} cores, load {load:.1f} before; {run_data.devices()}; "
+      f"{platform.processor() or platform.machine()}, {setup.cores()} cores, load {load:.1f} before; {provenance.devices()}; "
       f"jax {jax.__version__}, torch {torch.__version__}\n"
       f"{args.studies} studies of {args.slices} slices; U-Net of width {args.width} at {args.size}x{args.size}, {args.dtype}; "
       f"slices per second, median of {args.repeats}\n{'':20}{'bt_jax':>10}{'PyTorch':>10}{'ratio':>8}"

@@ -12,7 +12,7 @@ from bt_jax.distributed import sharding
 from bt_jax.errors import UserError
 from bt_jax.modes import train
 from bt_jax.pipeline import feed
-from bt_jax.runs import components, run_data
+from bt_jax.runs import components, prediction, restoring
 from bt_jax.training.step import make_train_step
 from configs import cls, common, seg
 from tests.helpers.launching import ROOT
@@ -91,7 +91,7 @@ def test_what_a_configuration_names_takes_a_step_and_predicts(name, monkeypatch)
   truth[:4, 20:40, 20:40] = 1
   image = np.stack([made.contrast(image) for image in rng.integers(0, 256, (8, 64, 64, 3)).astype(np.uint8)])
   slices = dataclasses.replace(make_slices(truth, "AABBAABB"), image=image)
-  state = run_data.first_state(config, made, abstract=False)
+  state = restoring.first_state(config, made, abstract=False)
   step = make_train_step(
       model=made.model, task=made.task, preprocess=made.preprocess, augment=made.augment, loss=made.loss,
       optimizer=made.optimizer, ema_decay=config.train.ema_decay, mixup=config.train.mixup,
@@ -103,7 +103,7 @@ def test_what_a_configuration_names_takes_a_step_and_predicts(name, monkeypatch)
   compiled = sharding.compile_step(config.parallel, step, made.mesh, cut=(False, True, False), train=True)
   state, loss = compiled(state, {name: array[indices] for name, array in examples.items()}, made.schedule(10)(0))
   assert np.isfinite(loss) and int(state.nonfinite_step) == -1 and int(state.step) == 1
-  logits = run_data.predict(config, made, state.eval_variables, slices)
+  logits = prediction.predict(config, made, state.eval_variables, slices)
   assert logits.slices.shape == (8,) and np.isfinite(logits.slices).all()
   if file == "seg":
     assert logits.pixels.shape == (8, 64, 64) and np.isfinite(logits.pixels).all()

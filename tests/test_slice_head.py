@@ -8,7 +8,7 @@ import pytest
 from bt_jax.inference import loading
 from bt_jax.models import make_model
 from bt_jax.models.lite_unet import MaskAndSlice
-from bt_jax.runs import run_data
+from bt_jax.runs import prediction
 from bt_jax.schema import Tumor
 from bt_jax.tasks import TASKS
 from bt_jax.tasks.segmentation import with_slices
@@ -60,14 +60,14 @@ def test_gate_lets_through_the_asked_share_of_validation_tumours_and_empties_the
   slices = make_slices(label[:, None, None] * np.ones((1, 2, 2), int), "A" * 200)
   config = common.get_config()
   config.model.slice_head = True
-  gate = run_data.choose_gate(config, tumor, slices)
+  gate = prediction.choose_gate(config, tumor, slices)
   assert (chances[label == 1] >= gate).sum() == 98
-  emptied = run_data.gated(tumor, gate)
+  emptied = prediction.gated(tumor, gate)
   np.testing.assert_array_equal(emptied.pixels.any((1, 2)), chances >= gate)
   np.testing.assert_array_equal(emptied.slices, chances)
   config.model.slice_head = False
-  gate = run_data.choose_gate(config, tumor, slices)
-  assert gate is None and run_data.gated(tumor, gate) is tumor
+  gate = prediction.choose_gate(config, tumor, slices)
+  assert gate is None and prediction.gated(tumor, gate) is tumor
 
 
 def headed(variables, batch):

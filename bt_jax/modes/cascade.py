@@ -18,7 +18,7 @@ from bt_jax.evaluation.summary_schema import is_finished, read_config, write_sum
 from bt_jax.report import figures
 from bt_jax.report.page import html
 from bt_jax.report.text_tables import cascade_table, heading
-from bt_jax.runs import run_data
+from bt_jax.runs import prediction, restoring, run_data
 from bt_jax.runs.components import Components, make_components
 from bt_jax.runs.provenance import provenance
 from bt_jax.runs.run_data import Data
@@ -103,20 +103,20 @@ def _predict(folder: pathlib.Path, config: ConfigDict) -> _Predicted:
   if known is None:
     raise UserError(f"{folder} holds no checkpoint: train first, with --mode=train")
   try:
-    parts: Components = make_components(config, known[1]["normalize"])
+    components: Components = make_components(config, known[1]["normalize"])
   except AttributeError as error:
     raise UserError(
       f"{folder} was trained by another version (its configuration lacks {error}): train it again"
     ) from error
-  data = run_data.open_data(config, parts)
+  data = run_data.open_data(config, components)
   if data.split.hash != splits.read(folder)["hash"]:
     raise UserError(f"the data set has changed since the run in {folder} was trained: train it again")
-  variables, record = run_data.restore_best(config, folder, parts)
-  task, threshold, largest = parts.task, config.eval.threshold, config.eval.largest_component
+  variables, record = restoring.restore_best(config, folder, components)
+  task, threshold, largest = components.task, config.eval.threshold, config.eval.largest_component
   rows = {}
   for part in ("validation", "test"):
     slices = data.read(part)
-    probabilities = run_data.probabilities(run_data.predict(config, parts, variables, slices))
+    probabilities = prediction.probabilities(prediction.predict(config, components, variables, slices))
     if threshold is None:  # validation comes first
       threshold = task.choose_threshold(probabilities, slices, largest)
     predictions = task.predict(probabilities, slices, threshold, largest)

@@ -20,8 +20,8 @@ from bt_jax.modes import pool, train
 from bt_jax.report import run_summary
 from bt_jax.report.page.phrases import duration
 from bt_jax.runs.components import make_components
-from bt_jax.runs.run_data import build, plain
-from bt_jax.runs.workdir import begin, claim, default_workdir
+from bt_jax.runs.run_data import build
+from bt_jax.runs.workdir import begin, claim, default_workdir, plain
 from bt_jax.tasks import TASKS
 
 

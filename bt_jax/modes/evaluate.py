@@ -17,8 +17,8 @@ from bt_jax.report.text_tables import heading
 from bt_jax.runs import warm_start
 from bt_jax.runs.components import Components, make_components
 from bt_jax.runs.evaluator import Evaluation, evaluate_best
-from bt_jax.runs.run_data import Data, open_data, plain
-from bt_jax.runs.workdir import claim, default_workdir
+from bt_jax.runs.run_data import Data, open_data
+from bt_jax.runs.workdir import claim, default_workdir, plain
 from bt_jax.schema import Slices
 
 

@@ -11,9 +11,9 @@ from bt_jax.modes.evaluate import report_best
 from bt_jax.pretrained.conversion import check_fits
 from bt_jax.runs import warm_start
 from bt_jax.runs.components import make_components
-from bt_jax.runs.run_data import open_data, plain
+from bt_jax.runs.run_data import open_data
 from bt_jax.runs.trainer import fit
-from bt_jax.runs.workdir import begin, claim, default_workdir
+from bt_jax.runs.workdir import begin, claim, default_workdir, plain
 from bt_jax.training.checkpoints import Checkpoints
 
 
@@ -27,21 +27,21 @@ def train(config: ConfigDict, workdir: pathlib.Path | None) -> None:
   workdir = workdir or default_workdir(config)
   setup.prepare(config)
   subgroups.parse(config.report.subgroups)
-  parts = make_components(config)  # a wrong field is told before any weights are fetched
-  sharding.check_batch_size(parts.mesh, "train.batch_size", config.train.batch_size, config.train.accumulate)
+  components = make_components(config)  # a wrong field is told before any weights are fetched
+  sharding.check_batch_size(components.mesh, "train.batch_size", config.train.batch_size, config.train.accumulate)
   with hosts.together():
     # A run that has a checkpoint needs its first weights no more.
     saved = Checkpoints(workdir / "checkpoints" / "latest").exist
     weights = None if saved else warm_start.load(config.model.pretrained)
     if weights is not None:
-      check_fits(parts.shapes, weights, encoder=encoder_of(parts.model))
+      check_fits(components.shapes, weights, encoder=encoder_of(components.model))
       warm_start.check_same(workdir, weights)
-  parts = make_components(config, warm_start.normalization(workdir, weights))
+  components = make_components(config, warm_start.normalization(workdir, weights))
   with claim(workdir, plain(config), new=True, host_timeout=config.host_timeout):
     with hosts.together():
-      data = open_data(config, parts)
+      data = open_data(config, components)
       warm_start.check_no_leak(data.split, weights)
       begin(workdir, plain(config))
       data.write_split(workdir)
-    fit(config, workdir, parts, data, weights)
-    report_best(config, workdir, parts, data)
+    fit(config, workdir, components, data, weights)
+    report_best(config, workdir, components, data)

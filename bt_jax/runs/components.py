@@ -1,4 +1,4 @@
-"""From a configuration to the parts of an experiment; every wrong field is told here, before any data is touched."""
+"""From a configuration to the components of a run; every wrong field is reported here, before any data is touched."""
 
 import dataclasses
 import functools
@@ -73,7 +73,7 @@ def data_variant(config: ConfigDict) -> str:
 
 
 def make_components(config: ConfigDict, normalize: str = "unit") -> Components:
-  """Makes the parts; raises UserError for the first field that cannot be.
+  """Makes the components; raises UserError for the first field that cannot be.
 
   Args:
     config: of the run.

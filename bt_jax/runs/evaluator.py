@@ -19,9 +19,9 @@ from bt_jax.evaluation.record_tables import Tables
 from bt_jax.evaluation.records import Record
 from bt_jax.evaluation.volumes import volume_columns
 from bt_jax.pipeline import missing_sequences
-from bt_jax.runs import run_data
+from bt_jax.runs import prediction, restoring
 from bt_jax.runs.components import Components
-from bt_jax.runs.provenance import provenance
+from bt_jax.runs.provenance import devices, provenance
 from bt_jax.runs.run_data import Data
 from bt_jax.schema import Slices, Tumor
 from bt_jax.training import loop
@@ -67,7 +67,7 @@ def evaluate_best(
   Raises:
     UserError: there is no checkpoint, or not that of the best epoch.
   """
-  variables, record = run_data.restore_best(config, workdir, components)
+  variables, record = restoring.restore_best(config, workdir, components)
   history = _history(workdir, record)
   predict = functools.partial(_probabilities, config, components, variables)
   validation, test = ((slices, predict(slices)) for slices in (data.read("validation"), data.read("test")))
@@ -77,8 +77,8 @@ def evaluate_best(
   if not hosts.is_first():
     return None
   task, largest, threshold = components.task, config.eval.largest_component, config.eval.threshold
-  gate = run_data.choose_gate(config, validation[1], validation[0])
-  validation, test = ((slices, run_data.gated(tumor, gate)) for slices, tumor in (validation, test))
+  gate = prediction.choose_gate(config, validation[1], validation[0])
+  validation, test = ((slices, prediction.gated(tumor, gate)) for slices, tumor in (validation, test))
   chosen = threshold is None
   if chosen:
     threshold = task.choose_threshold(validation[1], validation[0], largest)
@@ -88,7 +88,7 @@ def evaluate_best(
   segments = config.task == "segmentation"
   others = {name: _as_predicted(masks, segments) for name, masks in baselines(test[0]).items()}
   if flair_only is not None:
-    flair_only = run_data.gated(flair_only, gate)
+    flair_only = prediction.gated(flair_only, gate)
     others[missing_sequences.FLAIR_ONLY] = flair_only, decide(test[0], flair_only)
   about = {
     **data.names,
@@ -109,7 +109,7 @@ def evaluate_best(
     "checkpoint": {"step": record["step"], "arrays_sha256": record["arrays_sha256"]},
     "epochs": {"trained": history[-1]["epoch"], "planned": config.train.epochs},
     "seconds": _seconds(config, history),
-    "devices": run_data.devices(),
+    "devices": devices(),
     **provenance(),
   }
   tables = _tables(config, components, data, test, predictions, temperatures, others)
@@ -135,11 +135,11 @@ def _probabilities(
   """Probabilities of tumour; averaged with those of the mirrored slices, or of FLAIR in all channels, where asked for."""
   context = context_of(components.channels)
   stand_in = functools.partial(missing_sequences.flair_alone, context=context) if flair_only else lambda batch: batch
-  probabilities = run_data.probabilities(run_data.predict(config, components, variables, slices, change=stand_in))
+  probabilities = prediction.probabilities(prediction.predict(config, components, variables, slices, change=stand_in))
   if not config.eval.mirror:
     return probabilities
   mirrored = lambda batch: {**stand_in(batch), "image": stand_in(batch)["image"][:, :, ::-1]}
-  others = run_data.probabilities(run_data.predict(config, components, variables, slices, change=mirrored))
+  others = prediction.probabilities(prediction.predict(config, components, variables, slices, change=mirrored))
   pixels = None if others.pixels is None else others.pixels[..., ::-1]
   return jax.tree.map(lambda one, other: (one + other) / 2, probabilities, others._replace(pixels=pixels))
 

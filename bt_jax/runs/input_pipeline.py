@@ -25,7 +25,7 @@ Step = Callable[[TrainState, Any], tuple[TrainState, jax.Array]]
 
 def feed_and_step(
   config: ConfigDict,
-  parts: Components,
+  components: Components,
   data: Data,
   *,
   groups: feed.Groups,
@@ -37,14 +37,14 @@ def feed_and_step(
 
   Args:
     config: of the run.
-    parts: made of it.
+    components: made of it.
     data: its slices.
     groups: of training slices, see `sampling_groups`.
     rates: learning rates, float32 [steps].
     start: the step to begin with.
     stack: closes the feed.
   """
-  mesh, batch_size, ids = parts.mesh, config.train.batch_size, data.split.train
+  mesh, batch_size, ids = components.mesh, config.train.batch_size, data.split.train
   weights = feed.slice_weights(config.train.class_weights, data.labels("train"))
   order = functools.partial(feed.train_indices, seed=config.train.seed, batch_size=batch_size, groups=groups)
   kind, why = feed.choose_feed(config.feed, len(ids), min(hosts.gather(_memory())))
@@ -52,7 +52,7 @@ def feed_and_step(
   at_once = config.train.steps_per_dispatch or (1 if on_cpu else 10)
   if kind == "resident" and (at_once > 1 or not on_cpu or jax.process_count() > 1):
     print(f"feed: resident on the device ({why}), up to {at_once} steps at once")
-    return _several_at_once(config, parts, _on_each_device(mesh, data, weights), order, rates, at_once)
+    return _several_at_once(config, components, _on_each_device(mesh, data, weights), order, rates, at_once)
 
   print(f"feed: {kind} ({why})")
   if kind == "stream":
@@ -68,7 +68,7 @@ def feed_and_step(
     chosen = (order(step=step) for step in itertools.count(start))
     ready = (sharding.lay_out(mesh, {name: array[at] for name, array in examples.items()}, batch_size) for at in chosen)
   compiled = sharding.compile_step(
-    config.parallel, _train_step(config, parts), mesh, cut=(False, True, False), train=True
+    config.parallel, _train_step(config, components), mesh, cut=(False, True, False), train=True
   )
   take = lambda done, most: (1, (next(ready), rates[done]))
   return take, lambda state, inputs: compiled(state, *inputs)
@@ -84,18 +84,18 @@ def _ahead(batches: Iterator[dict[str, jax.Array]]) -> Iterator[dict[str, jax.Ar
 
 def _several_at_once(
   config: ConfigDict,
-  parts: Components,
+  components: Components,
   data: dict[str, jax.Array],
   order: Callable[..., np.ndarray],
   rates: np.ndarray,
   at_once: int,
 ) -> tuple[Feed, Step]:
   """The same for slices that are on the devices: what goes there is which of them make the next batches."""
-  mesh, batch_size = parts.mesh, config.train.batch_size
+  mesh, batch_size = components.mesh, config.train.batch_size
   rows = sharding.local_rows(mesh, batch_size)
   compiled = sharding.compile_step(
     config.parallel,
-    make_resident_step(_train_step(config, parts)),
+    make_resident_step(_train_step(config, components)),
     mesh,
     cut=(False, True, False, False, False),
     train=True,
@@ -111,17 +111,17 @@ def _several_at_once(
   return take, lambda state, inputs: compiled(state, *inputs)
 
 
-def _train_step(config: ConfigDict, parts: Components) -> TrainStep:
+def _train_step(config: ConfigDict, components: Components) -> TrainStep:
   return make_train_step(
-    model=parts.model,
-    task=parts.task,
-    preprocess=parts.preprocess,
-    augment=parts.augment,
-    loss=parts.loss,
-    optimizer=parts.optimizer,
+    model=components.model,
+    task=components.task,
+    preprocess=components.preprocess,
+    augment=components.augment,
+    loss=components.loss,
+    optimizer=components.optimizer,
     ema_decay=config.train.ema_decay,
     mixup=config.train.mixup,
-    kept_statistics=parts.kept_statistics,
+    kept_statistics=components.kept_statistics,
     pieces=config.train.accumulate,
     remat=config.train.remat,
     seed=config.train.seed,

@@ -9,6 +9,8 @@ import re
 import subprocess
 from typing import Any
 
+import jax
+
 from bt_jax.distributed import setup
 from bt_jax.version import __version__
 
@@ -47,3 +49,10 @@ def _commit() -> str | None:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.strip()
   except (OSError, subprocess.SubprocessError):  # no git here
     return None
+
+
+def devices() -> str:
+  """What a run is on, in words."""
+  found = jax.devices()
+  hosts = f" of {jax.process_count()} hosts" if jax.process_count() > 1 else ""
+  return f"{len(found)} x {found[0].device_kind}{hosts}"

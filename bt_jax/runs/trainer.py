@@ -20,11 +20,12 @@ from bt_jax.evaluation.aggregation import score_of
 from bt_jax.inference import ood
 from bt_jax.pipeline import feed
 from bt_jax.pretrained.conversion import Weights, fill_encoder
-from bt_jax.runs import run_data, warm_start
+from bt_jax.runs import prediction, restoring, warm_start
 from bt_jax.runs.components import Components
 from bt_jax.runs.input_pipeline import feed_and_step
-from bt_jax.runs.run_data import Data, first_state, plain
-from bt_jax.runs.workdir import check_there
+from bt_jax.runs.provenance import devices
+from bt_jax.runs.run_data import Data
+from bt_jax.runs.workdir import check_there, plain
 from bt_jax.schema import Slices, Tumor
 from bt_jax.training import loop
 from bt_jax.training.checkpoints import Checkpoints
@@ -34,13 +35,13 @@ from bt_jax.version import __version__
 _PROFILED = 16  # training volumes
 
 
-def fit(config: ConfigDict, workdir: pathlib.Path, parts: Components, data: Data, weights: Weights | None) -> None:
+def fit(config: ConfigDict, workdir: pathlib.Path, components: Components, data: Data, weights: Weights | None) -> None:
   """Trains, or goes on where the run in `workdir` stopped.
 
   Args:
     config: of the run.
     workdir: its folder.
-    parts: made of the configuration.
+    components: made of the configuration.
     data: its slices.
     weights: that a new run starts from.
 
@@ -54,34 +55,34 @@ def fit(config: ConfigDict, workdir: pathlib.Path, parts: Components, data: Data
   plan = loop.Plan(
     config.train.epochs * steps_per_epoch, steps_per_epoch, config.train.batch_size, config.train.patience
   )
-  rates = np.asarray(jax.vmap(parts.schedule(steps_per_epoch))(jnp.arange(plan.steps)), np.float32)
+  rates = np.asarray(jax.vmap(components.schedule(steps_per_epoch))(jnp.arange(plan.steps)), np.float32)
   latest, best = (Checkpoints(workdir / "checkpoints" / name) for name in ("latest", "best"))
   history: list[loop.Row] = []
-  if restored := latest.restore(first_state(config, parts, abstract=True)):
+  if restored := latest.restore(restoring.first_state(config, components, abstract=True)):
     state, record = restored
     history = record["history"]
     _write_metrics(data, workdir, history)
   else:
-    state = first_state(config, parts, abstract=False)
+    state = restoring.first_state(config, components, abstract=False)
     if weights is not None:
-      state = _warm_start(workdir, parts, state, weights)
+      state = _warm_start(workdir, components, state, weights)
   if loop.is_finished(plan, history):
     print(f"{workdir} is trained already ({history[-1]['epoch']} epochs): nothing to train, evaluating it")
     return
   if restored:
     print(f"going on from step {int(state.step)} of {plan.steps}")
 
-  print(f"training on {size} slices an epoch of {data.title}, {data.split.name}; devices: {run_data.devices()}")
+  print(f"training on {size} slices an epoch of {data.title}, {data.split.name}; devices: {devices()}")
   validation = data.read("validation")
 
   def validate(state: TrainState) -> loop.Validation:
     check_there(workdir)  # before anything is saved there
-    logits = run_data.predict(config, parts, state.eval_variables, validation)
-    decide = functools.partial(_decide, config, parts, validation, logits)
-    return loop.Validation(_validation(config, parts, data, validation, logits), decide)
+    logits = prediction.predict(config, components, state.eval_variables, validation)
+    decide = functools.partial(_decide, config, components, validation, logits)
+    return loop.Validation(_validation(config, components, data, validation, logits), decide)
 
   with _told_if_memory_ends(), contextlib.ExitStack() as stack:
-    take, step = feed_and_step(config, parts, data, groups=groups, rates=rates, start=int(state.step), stack=stack)
+    take, step = feed_and_step(config, components, data, groups=groups, rates=rates, start=int(state.step), stack=stack)
     loop.train(
       state,
       history,
@@ -96,7 +97,7 @@ def fit(config: ConfigDict, workdir: pathlib.Path, parts: Components, data: Data
         **data.names,
         "split_hash": data.split.hash,
         "config": plain(config),
-        "normalize": parts.normalize,
+        "normalize": components.normalize,
         "profile": _profile(data),
         "bt_jax": __version__,
       },
@@ -119,48 +120,50 @@ def _told_if_memory_ends() -> Iterator[None]:
     ) from error
 
 
-def _warm_start(workdir: pathlib.Path, parts: Components, state: TrainState, weights: Weights) -> TrainState:
+def _warm_start(workdir: pathlib.Path, components: Components, state: TrainState, weights: Weights) -> TrainState:
   """The state with the encoder of `weights`, told and written down."""
   variables, told = fill_encoder(state.variables, weights)
   if hosts.is_first():
-    warm_start.record(workdir, weights, told, parts.normalize)
-  variables = jax.device_put(variables, sharding.replicated(parts.mesh))
+    warm_start.record(workdir, weights, told, components.normalize)
+  variables = jax.device_put(variables, sharding.replicated(components.mesh))
   return state.replace(
     variables=variables, average=None if state.average is None else jax.tree.map(jnp.copy, variables)
   )
 
 
-def _validation(config: ConfigDict, parts: Components, data: Data, slices: Slices, logits: Tumor) -> dict[str, float]:
+def _validation(
+  config: ConfigDict, components: Components, data: Data, slices: Slices, logits: Tumor
+) -> dict[str, float]:
   """Loss, accuracy and score of the validation part, as one batch and at a threshold of 0.5."""
-  target = parts.task.target(jnp.asarray(slices.label), jnp.asarray(slices.mask, jnp.float32))
-  outputs = parts.task.outputs(jax.tree.map(jnp.asarray, logits), config.model.slice_head)
-  loss = float(parts.loss(outputs, target).mean())
+  target = components.task.target(jnp.asarray(slices.label), jnp.asarray(slices.mask, jnp.float32))
+  outputs = components.task.outputs(jax.tree.map(jnp.asarray, logits), config.model.slice_head)
+  loss = float(components.loss(outputs, target).mean())
   if config.train.score == "loss":
     score = -loss
   else:
-    probabilities = run_data.probabilities(logits)
-    predictions = parts.task.predict(probabilities, slices, 0.5, False)
-    rows = parts.task.slice_records(slices, probabilities, predictions, data=data.title, split=data.split.name)
-    score = score_of(parts.task.summarize(rows), config.train.score)
+    probabilities = prediction.probabilities(logits)
+    predictions = components.task.predict(probabilities, slices, 0.5, False)
+    rows = components.task.slice_records(slices, probabilities, predictions, data=data.title, split=data.split.name)
+    score = score_of(components.task.summarize(rows), config.train.score)
     if score is None:
       raise UserError(
         f"train.score={config.train.score} has no value on the validation part of {data.split.name}, whose slices are all "
         "of one class: set --config.train.score=loss"
       )
-  return {"loss": loss, "accuracy": float(parts.task.accuracy(outputs, target)), "score": score}
+  return {"loss": loss, "accuracy": float(components.task.accuracy(outputs, target)), "score": score}
 
 
-def _decide(config: ConfigDict, parts: Components, slices: Slices, logits: Tumor) -> dict[str, Any]:
+def _decide(config: ConfigDict, components: Components, slices: Slices, logits: Tumor) -> dict[str, Any]:
   """What prediction needs beside the parameters, all of it from the validation part.
 
   The threshold and temperature that suit it, and the probabilities of its slices with a tumour, by which a gate of any
   sensitivity is chosen.
   """
-  probabilities = run_data.probabilities(logits)
-  probabilities = run_data.gated(probabilities, run_data.choose_gate(config, probabilities, slices))
+  probabilities = prediction.probabilities(logits)
+  probabilities = prediction.gated(probabilities, prediction.choose_gate(config, probabilities, slices))
   threshold = config.eval.threshold
   if threshold is None:
-    threshold = parts.task.choose_threshold(probabilities, slices, config.eval.largest_component)
+    threshold = components.task.choose_threshold(probabilities, slices, config.eval.largest_component)
   return {
     "threshold": threshold,
     "temperature": calibration.fit_temperature(probabilities.slices, slices.label),

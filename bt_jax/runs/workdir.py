@@ -94,6 +94,11 @@ def _claim(workdir: pathlib.Path, config: dict[str, Any], *, new: bool, may_diff
   return release
 
 
+def plain(config: ConfigDict) -> dict[str, Any]:
+  """The configuration as it comes back from JSON."""
+  return json.loads(json.dumps(config.to_dict()))
+
+
 def default_workdir(config: ConfigDict, part: str = "") -> pathlib.Path:
   """`runs/<model>_<preset>_<split>`, for who names no folder; `part` stands for the split where it is given."""
   named = {"random": splits.RANDOM_NAME, "buda10": splits.BUDA_NAME}

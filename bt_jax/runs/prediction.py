@@ -1,0 +1,71 @@
+"""Predictions of a run's network on slices with truth."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from tqdm import tqdm
+
+from bt_jax.distributed import sharding
+from bt_jax.evaluation import SENSITIVITY
+from bt_jax.evaluation.classifier_gate import gate_threshold
+from bt_jax.pipeline import feed
+from bt_jax.pipeline.missing_sequences import Batch
+from bt_jax.runs.components import Components
+from bt_jax.schema import Slices, Tumor
+from bt_jax.training.train_state import PyTree
+
+
+def predict(
+  config: ConfigDict,
+  components: Components,
+  variables: PyTree,
+  slices: Slices,
+  *,
+  change: Callable[[Batch], Batch] = lambda batch: batch,
+) -> Tumor:
+  """Logits of tumour, float32, NumPy arrays; each host predicts its share of every batch.
+
+  Args:
+    config: of the run.
+    components: made of it.
+    variables: of the network.
+    slices: that are predicted.
+    change: done to every batch before the network sees it.
+  """
+  batch_size = config.eval.batch_size
+  batches = list(feed.eval_batches(len(slices), batch_size))
+  rows, examples = sharding.local_rows(components.mesh, batch_size), feed.arrays(slices)
+  logits: Tumor | None = None
+  for indices, valid in tqdm(batches, desc="predicting", unit="batch", leave=False):
+    local = change({name: array[indices[rows]] for name, array in examples.items()})
+    batch = sharding.fetch(components.predict_step(variables, sharding.lay_out(components.mesh, local, batch_size)))
+    if logits is None:
+      logits = jax.tree.map(lambda x: np.empty((len(slices), *x.shape[1:]), np.float32), batch)
+    for whole, some in zip(jax.tree.leaves(logits), jax.tree.leaves(batch), strict=True):
+      whole[indices[valid]] = some[valid]
+  return logits
+
+
+def probabilities(logits: Tumor) -> Tumor:
+  """Of tumour, from logits, 0..1."""
+  return jax.tree.map(lambda x: np.asarray(jax.nn.sigmoid(x)), logits)
+
+
+def choose_gate(config: ConfigDict, probabilities: Tumor, slices: Slices) -> float | None:
+  """The probability of a slice below which it stays empty, from validation slices; None without a head for slices.
+
+  It lets through `SENSITIVITY` of the slices with a tumour, as in prediction.
+  """
+  if not config.model.slice_head:
+    return None
+  return gate_threshold(probabilities.slices, slices.label, SENSITIVITY)
+
+
+def gated(probabilities: Tumor, gate: float | None) -> Tumor:
+  """The same, without any pixel in the slices below the gate."""
+  if gate is None:
+    return probabilities
+  passes = probabilities.slices >= gate
+  return probabilities._replace(pixels=np.where(passes[:, None, None], probabilities.pixels, 0))

@@ -1,0 +1,48 @@
+"""The state of a run: before its first step, and out of its best checkpoint."""
+
+import functools
+import pathlib
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from bt_jax.distributed import sharding
+from bt_jax.errors import UserError
+from bt_jax.runs.components import Components
+from bt_jax.training.checkpoints import Checkpoints
+from bt_jax.training.train_state import PyTree, TrainState, init_state
+
+
+def first_state(config: ConfigDict, components: Components, *, abstract: bool) -> TrainState:
+  """The state before the first step, on all devices; `abstract`: its shapes alone, to restore a checkpoint into."""
+  everywhere = sharding.replicated(components.mesh)
+  init = functools.partial(
+    init_state,
+    components.model,
+    components.optimizer,
+    size=config.data.size,
+    channels=len(components.channels),
+    seed=config.train.seed,
+    average=config.train.ema_decay > 0,
+  )
+  if abstract:
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), jax.eval_shape(init))
+  # A program that runs once should compile fast rather than run fast.
+  fast = jax.jit(init, out_shardings=everywhere, compiler_options={"xla_backend_optimization_level": 0})
+  return fast()
+
+
+def restore_best(config: ConfigDict, workdir: pathlib.Path, components: Components) -> tuple[PyTree, dict[str, Any]]:
+  """The variables of a run's best checkpoint and its record; raises UserError where there is none, or it is corrupt."""
+  best = Checkpoints(workdir / "checkpoints" / "best", read_only=True)
+  restored = best.restore(first_state(config, components, abstract=True).eval_variables)
+  best.close()
+  if restored is None:
+    if Checkpoints(workdir / "checkpoints" / "latest").exist:
+      raise UserError(
+        f"{best.folder} holds no checkpoint, although {workdir} was trained: put it back from a copy, or remove "
+        f"{workdir / 'checkpoints'} and start --mode=train again, which trains anew"
+      )
+    raise UserError(f"{workdir} holds no checkpoint: train first, with --mode=train")
+  return restored

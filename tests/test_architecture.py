@@ -4,7 +4,7 @@ import ast
 import collections
 import pathlib
 
-from tests.conftest import ROOT
+from tests.helpers.launching import ROOT
 
 PACKAGE = ROOT / "bt_jax"
 # Each room, and each module that stands alone, imports from those before it only.

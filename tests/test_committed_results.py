@@ -9,8 +9,8 @@ from bt_jax.evaluation.record_tables import read_run
 from bt_jax.tasks import TASKS
 from tests.helpers.launching import ROOT
 
-FOLDERS = sorted(path.parent for path in (ROOT / "docs/results").glob("*/summary.json"))
-RUNS = [folder.name for folder in FOLDERS]
+RESULTS = ROOT / "docs/results"
+RUNS = sorted(str(path.parent.relative_to(RESULTS)) for path in RESULTS.rglob("summary.json"))
 # The columns of the table, by their place in a summary.
 COLUMNS = (("pooled", "dice"), ("patient", "dice_mean"), ("patient", "dice_median"), ("detection", "sensitivity"),
            ("detection", "false_positive_rate"))  # fmt: skip
@@ -26,14 +26,14 @@ def cells(numbers):
 def documented():
   """From the first cell of each line of the table that names a run to its other cells."""
   lines = re.findall(
-    r"^\| \[`([\w.-]+)`\]\(results/[\w.-]+\)(.*?) \| (.*) \|$", (ROOT / "docs/results.md").read_text(), re.M
+    r"^\| \[`([\w./-]+)`\]\(results/[\w./-]+\)(.*?) \| (.*) \|$", (ROOT / "docs/results.md").read_text(), re.M
   )
   return [(run, what, line.split(" | ")) for run, what, line in lines]
 
 
 @pytest.mark.parametrize("run", RUNS)
 def test_a_record_is_whole_and_its_numbers_come_out_of_its_rows(run):
-  folder = ROOT / "docs/results" / run
+  folder = RESULTS / run
   summary, tables = read_run(folder)
   split = files.read_json(folder / "split.json")
   assert [f"{row['case']}/{row['slice']}" for row in tables.slices] == list(split["test"])
@@ -49,7 +49,7 @@ def test_a_record_is_whole_and_its_numbers_come_out_of_its_rows(run):
 
 @pytest.mark.parametrize(("run", "what", "line"), documented())
 def test_the_table_of_results_is_that_of_the_records(run, what, line):
-  summary, tables = read_run(ROOT / "docs/results" / run)
+  summary, tables = read_run(RESULTS / run)
   rows = tables.slices
   if "FLAIR in all channels" in what:
     rows = [row for row in tables.baselines if row["baseline"] == "flair_only"]

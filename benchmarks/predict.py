@@ -185,7 +185,7 @@ def measure_parts(source: pathlib.Path, outputs: Iterator[pathlib.Path], predict
   for study in timed("find the files", reader.find, source, {}):
     scan = timed("read, check and hash", reader.read, study)
     found = timed("predict", predictor.predict, scan)
-    timed("  of that the networks", lambda brought: list(predictor.mark(brought)), in_range(scan.image))
+    timed("  of that the networks", lambda resampled: list(predictor.mark(resampled)), in_range(scan.image))
     timed("  of that what is odd", ood.warnings, scan.image, predictor.decision.profile)
     timed("mask", nifti.write, scan, output / study.name, found.mask, None, software="")
     timed("overlays, contact sheet", overlays.save, output / study.name, found)

@@ -45,7 +45,7 @@ def read(path: str | os.PathLike | None = None, **roles: str | os.PathLike) -> A
   if unknown := [role for role in roles if role not in CHANNELS]:
     raise UserError(f"there is no sequence {unknown[0]!r}, expected {', '.join(CHANNELS)}")
   place = None if path is None else pathlib.Path(path).expanduser()
-  found = reader.find(place, {role: os.path.expanduser(told) for role, told in roles.items()})
+  found = reader.find(place, {role: os.path.expanduser(value) for role, value in roles.items()})
   if len(found) > 1:
     raise UserError(f"{path} holds {len(found)} studies ({found[0].name}, {found[1].name}, ...): name one of them")
   return reader.read(found[0])

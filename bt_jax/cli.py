@@ -80,7 +80,7 @@ flags.DEFINE_float(
   SENSITIVITY,
   "Of the classifier: share of the validation slices with a tumour that it lets through.",
 )
-flags.DEFINE_bool("show_slices", None, "report: whether it shows slices; by default as the run was told.")
+flags.DEFINE_bool("show_slices", None, "report: whether it shows slices; by default as its configuration says.")
 flags.DEFINE_list(
   "checkpoint", [], "predict, export, serve: folders of segmenters' runs, patterns of them, or one exported file."
 )
@@ -166,7 +166,7 @@ def parse(argv: list[str]) -> list[str]:
       raise UserError(f"{rest[1]!r} is not a flag: flags are --config, --config.<field>=value and those of --help")
     _check_taken(MODE.value)
     if CONFIG.value is not None:
-      CONFIG.value.lock()  # a file that is not there is told on the first touch
+      CONFIG.value.lock()  # a file that is not there raises on the first touch
       CONFIG.value.update_from_flattened_dict(dict.fromkeys(unset))
     _check_local()
     return rest
@@ -250,8 +250,8 @@ def _check_taken(mode: str) -> None:
   for name in dict.fromkeys(name for other in MODES.values() for name in other):
     takers = [f"--mode={other}" for other in MODES if name in MODES[other]]
     if name not in takes and flags.FLAGS[name].present:
-      cure = "its runs have theirs" if name == "config" else f"it is for {', '.join(takers)}"
-      raise UserError(f"--mode={mode} takes no --{name}: {cure}")
+      remedy = "its runs have theirs" if name == "config" else f"it is for {', '.join(takers)}"
+      raise UserError(f"--mode={mode} takes no --{name}: {remedy}")
     if name in takes and name in _NEEDED and not flags.FLAGS[name].value:
       raise UserError(f"--mode={mode} needs --{name}=PATH, {_NEEDED[name]}")
   if "config" in takes and CONFIG.value is None:

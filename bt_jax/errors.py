@@ -8,7 +8,7 @@ T = TypeVar("T")
 
 
 class UserError(Exception):
-  """Bad input, told in one line: what was found, where, what was expected, and the cure.
+  """Bad input, reported in one line: what was found, where, what was expected, and the remedy.
 
   `launch.py` prints it without a stack trace and exits with status 1.
   """

@@ -146,7 +146,7 @@ def test_folds_elsewhere_are_pooled_by_the_same_command(pooled, flags, tmp_path)
   flags = [*flags, "--config.eval.baselines=True", f"--workdir={tmp_path / 'out'}"]
   assert launch([*flags, f"--runs={tmp_path}/job_*"])[0] == 0
   ours, theirs = (json.loads((folder / "summary.json").read_text()) for folder in (tmp_path / "out", whole))
-  # Trained here, the true masks of the other folds are at hand too; elsewhere only what the folds brought.
+  # Trained here, the true masks of the other folds are at hand too; elsewhere only what the folds resampled.
   assert len(theirs["test"]["associations"].pop("truth")) == 3 * 7
   assert ours["test"] | {"associations": None} == theirs["test"] | {"associations": None}
   assert ours["split_hash"] == theirs["split_hash"]
@@ -222,7 +222,7 @@ def test_what_cannot_be_pooled(pooled, tmp_path):
   refused(r"has more than one row of", rows=[*rows, rows[0]])
   refused(r"has a row of the foreign slice", rows=[*rows, tables[0,].slices[0]])
   refused(
-    r"its network saw .*, which it is judged on: that leaks",
+    r"its network saw .*, which it is evaluated on: that leaks",
     split={"train": split_of[7,]["train"] + split_of[7,]["test"][:1]},
   )
   refused(r"is of other data than .* \(1 slices are in one only\)", split={"train": split_of[7,]["train"][1:]})

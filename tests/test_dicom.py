@@ -84,7 +84,7 @@ def test_real_slices_of_a_folder_with_a_scout_are_sorted_by_height(tmp_path):
   scan = read(tmp_path)
   slope, intercept = float(headers[0].RescaleSlope), float(headers[0].RescaleIntercept)
   np.testing.assert_array_equal(flair(scan), np.stack(expected) * slope + intercept)
-  assert any("this is CT" in odd for odd in scan.oddities)
+  assert any("this is CT" in odd for odd in scan.ood_warnings)
 
 
 def test_three_roles_of_a_folder_are_guessed_and_told_or_given_by_uid(tmp_path):

@@ -262,4 +262,4 @@ def test_a_flat_range_of_intensities_is_reported(tmp_path):
   values = np.zeros(grid.shape, np.uint16)
   values[2, 3, :20] = np.arange(300, 320)  # 20 of 31,500
   write_series(tmp_path, values, grid)
-  assert any("99.94% of the voxels of FLAIR have one value" in said for said in read(tmp_path).oddities)
+  assert any("99.94% of the voxels of FLAIR have one value" in said for said in read(tmp_path).ood_warnings)

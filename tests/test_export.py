@@ -161,8 +161,8 @@ def test_what_an_export_decides_by_is_of_its_type(exported, name, value):
 def test_probabilities_that_are_no_numbers_end_in_an_error(exported):
   predictor = exported[1]
 
-  def mark(brought):
-    for marked in predictor.mark(brought):
+  def mark(resampled):
+    for marked in predictor.mark(resampled):
       yield marked._replace(members=np.full_like(marked.members, np.nan))
 
   with pytest.raises(UserError, match="the networks give no number for the array"):

@@ -191,7 +191,7 @@ def test_warnings_of_geometry_and_name(tmp_path):
   axial = said(save(tmp_path / "c.nii", volume(), np.diag([10.0, 10, 50, 1])))
   assert "coarse" not in axial and "does not say" not in axial
   assert "does not say" in said(save(tmp_path / "d.nii", volume(), None, edit=lambda h: (h.set_qform(None, 0), h.set_sform(None, 0))))  # fmt: skip
-  assert "speaks of post" in " ".join(read(save(tmp_path / "x_t1ce.nii", volume())).oddities)
+  assert "speaks of post" in " ".join(read(save(tmp_path / "x_t1ce.nii", volume())).ood_warnings)
 
 
 def test_what_is_no_volume(tmp_path):

@@ -165,13 +165,13 @@ def test_members_are_cleaned_as_the_mask_is():
 def test_a_scan_unlike_training_is_told():
   odd = loading.of_networks([network()], []).predict(volume(6) * 8 - 1024)
   assert odd.looks_wrong and any("CT" in warning for warning in odd.warnings)
-  scan = dataclasses.replace(of_array(volume(6)), oddities=["this is a knee"])
+  scan = dataclasses.replace(of_array(volume(6)), ood_warnings=["this is a knee"])
   told = loading.of_networks([network()], []).predict(scan)
   assert told.looks_wrong and "this is a knee" in told.warnings
 
 
 def test_memory_that_does_not_suffice_is_one_line():
-  def fails(brought):
+  def fails(resampled):
     raise MemoryError
     yield
 

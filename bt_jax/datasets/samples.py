@@ -1,4 +1,4 @@
-"""Writes synthetic scans of four strangers, as scanners and their friends would send them, to try prediction on.
+"""Writes synthetic scans of four people, as scanners and archives write them, to try prediction on.
 
   python -m bt_jax.datasets.samples DIR
 

@@ -50,10 +50,10 @@ def together() -> Iterator[None]:
     yield
   except Exception as error:
     problem = error
-  told = gather(None if problem is None else str(problem).splitlines()[0])
+  problems = gather(None if problem is None else str(problem).splitlines()[0])
   if problem is not None:
     raise problem
-  if found := [text for text in told if text]:
+  if found := [text for text in problems if text]:
     raise UserError(found[0])
 
 

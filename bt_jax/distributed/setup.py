@@ -69,11 +69,11 @@ def connect(*, coordinator: str | None, hosts: int | None, host: int | None, tim
     UserError: only some of the arguments are given, or the others did not come.
   """
   auto = coordinator == "auto"
-  told = {"--coordinator": None if auto else coordinator, "--hosts": hosts, "--host": host}
-  missing = [name for name, value in told.items() if value is None]
+  given = {"--coordinator": None if auto else coordinator, "--hosts": hosts, "--host": host}
+  missing = [name for name, value in given.items() if value is None]
   if 0 < len(missing) < 3:
     raise UserError(
-      f"{' and '.join(missing)} must be given too: a run on several hosts needs {', '.join(told)} on each"
+      f"{' and '.join(missing)} must be given too: a run on several hosts needs {', '.join(given)} on each"
     )
   if missing and not auto and not _has_others():
     return True
@@ -90,7 +90,7 @@ def connect(*, coordinator: str | None, hosts: int | None, host: int | None, tim
   timer.start()
   try:
     jax.distributed.initialize(
-      coordinator_address=told["--coordinator"],
+      coordinator_address=given["--coordinator"],
       num_processes=hosts,
       process_id=host,
       cluster_detection_method=None if missing else "deactivate",

@@ -73,7 +73,7 @@ def _drawn(numbers: Numbers, patients: int) -> dict[str, Float[np.ndarray, "resa
     return np.reshape([found[name] for name in names], (len(names), *index.shape[:-1]))
 
   with warnings.catch_warnings():
-    warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # samples without a value are told by `_interval`
+    warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # samples without a value are reported by `_interval`
     result = stats.bootstrap(
       (np.arange(patients),),
       statistic,

@@ -1,4 +1,4 @@
-"""Slices told apart, tumour or none: rows, the threshold, and every number made from rows."""
+"""Slices with a tumour or none: records, the threshold, and every number made from rows."""
 
 from typing import Any
 

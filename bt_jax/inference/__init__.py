@@ -1,1 +1,1 @@
-"""A stranger's scan in, a mask out: files to scans, scans through networks, and masks back to files."""
+"""An external scan in, a mask out: files to scans, scans through networks, and masks back to files."""

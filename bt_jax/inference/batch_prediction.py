@@ -98,7 +98,9 @@ class _Work:
 
   def options(self, study: Study) -> dict[str, Any]:
     """What a prediction of it depends on beside its bytes and the networks."""
-    names = {role: told if study.format == "dicom" else pathlib.Path(told).name for role, told in study.given.items()}
+    names = {
+      role: value if study.format == "dicom" else pathlib.Path(value).name for role, value in study.given.items()
+    }
     return {"probabilities": self.probabilities, "given": names}
 
   def finished(self, study: Study) -> writer.Done | None:
@@ -157,8 +159,8 @@ class _Work:
     if prediction is not None:
       writer.save(prediction, folder, probabilities=self.probabilities, options=self.options(study))
     done = writer.finished(folder)
-    told = {name: done[name] for name in _TOLD} | {"warnings": "; ".join(done["warnings"])}
-    return {"study": study.name, "status": "predicted" if prediction else "was there", **told, "error": None}
+    columns = {name: done[name] for name in _TOLD} | {"warnings": "; ".join(done["warnings"])}
+    return {"study": study.name, "status": "predicted" if prediction else "was there", **columns, "error": None}
 
 
 def _stream(work: _Work, chosen: Sequence[Study]) -> Iterator[dict[str, Any]]:
@@ -255,8 +257,8 @@ def _tell_of_one(row: dict[str, Any], output: pathlib.Path) -> None:
   where = (
     f"{size}, slices {first} to {last} of {len(done['slices'])}" if done["tumor"] else f"{len(done['slices'])} slices"
   )
-  told = "tumour marked" if done["tumor"] else "no tumour marked"
-  print(f"\n{done['study']}: {told} ({where}); probability {done['probability']:.3f}")
+  verdict = "tumour marked" if done["tumor"] else "no tumour marked"
+  print(f"\n{done['study']}: {verdict} ({where}); probability {done['probability']:.3f}")
   for role, read in done["roles"].items():
     print(f"  {role:<5} read from {read}")
   if done["looks_wrong"]:
@@ -273,9 +275,9 @@ def _tell_of_one(row: dict[str, Any], output: pathlib.Path) -> None:
 def _tell_of_all(rows: Sequence[dict[str, Any]], table: pathlib.Path) -> None:
   count = collections.Counter(row["status"] for row in rows)
   marked = sum(bool(row["tumor"]) for row in rows)
-  told = ", ".join(f"{number} {status}" for status, number in count.items())
+  counts = ", ".join(f"{number} {status}" for status, number in count.items())
   odd = sum(bool(row["looks_wrong"]) for row in rows)
-  print(f"\n{len(rows)} studies: {told}; tumour marked in {marked}; {odd} look unlike what the networks know")
+  print(f"\n{len(rows)} studies: {counts}; tumour marked in {marked}; {odd} look unlike what the networks know")
   print(f"written:\n  {table}\n  {table.parent}/<study>/prediction.json, masks, overlays\n{NOTICE}")
   if count["failed"]:
     raise UserError(

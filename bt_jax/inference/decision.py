@@ -22,7 +22,7 @@ class Decision:
     gate: the probability of a slice below which it is left empty; None without a classifier or a head for slices.
     tta: whether mirrored and turned slices were averaged.
     largest_component: whether only the largest 3-D part is kept.
-    profile: the range of each feature of `suspicion.features` over training volumes.
+    profile: the range of each feature of `ood.features` over training volumes.
     reach: slices to the farthest neighbour that a network looks at; a volume has more than that.
     drops_sequences: whether all segmenters were trained with FLAIR in the place of other sequences.
   """

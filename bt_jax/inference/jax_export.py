@@ -26,7 +26,7 @@ from bt_jax.inference import resampling, standalone
 from bt_jax.inference.decision import Decision, check_share, decide, describe
 from bt_jax.inference.ensemble import Marked, make_forward
 from bt_jax.inference.networks import Network, View
-from bt_jax.inference.predictor import Brought, Predictor
+from bt_jax.inference.predictor import Predictor, Resampled
 from bt_jax.scans.scan import NOTICE
 from bt_jax.schema import CHANNELS
 from bt_jax.training.checkpoint_record import Profile
@@ -177,8 +177,8 @@ def make_function(
 
   def function(volume: Float[Array, "slices height width 3"]) -> dict[str, Array]:
     slices, height, width, _ = volume.shape
-    brought = resampling.to_training(resampling.scale(volume, *resampling.window(volume, jnp)))
-    statistics = dict(zip(("volume_mean", "volume_std"), resampling.statistics(brought), strict=True))
+    resampled = resampling.to_training(resampling.scale(volume, *resampling.window(volume, jnp)))
+    statistics = dict(zip(("volume_mean", "volume_std"), resampling.statistics(resampled), strict=True))
     repeated = {name: jnp.tile(values, (_GROUP, 1)) for name, values in statistics.items()}
 
     def of_group(images: dict[View, Array]) -> tuple[Array, Array, Array]:
@@ -189,7 +189,7 @@ def make_function(
     groups = (slices + _GROUP - 1) // _GROUP
 
     def grouped(view: View) -> Array:
-      seen = with_neighbours(brought, view.context)
+      seen = with_neighbours(resampled, view.context)
       filled = jax.lax.pad(seen, jnp.float32(0), [(0, groups * _GROUP - slices, 0), *[(0, 0, 0)] * 3])
       return filled.reshape(groups, _GROUP, *seen.shape[1:])
 
@@ -250,9 +250,9 @@ def load(path: pathlib.Path, threshold: float | None) -> Predictor:
   return Predictor(decision, about | {"exported": True}, functools.partial(_mark, jax.jit(exported.call)))
 
 
-def _mark(function: Callable[[Any], dict[str, Array]], brought: Brought) -> Iterator[Marked]:
+def _mark(function: Callable[[Any], dict[str, Array]], resampled: Resampled) -> Iterator[Marked]:
   """All slices at once: statistics are of the whole volume, which is on the training grid and in its scale already."""
-  found = jax.device_get(function(brought))
+  found = jax.device_get(function(resampled))
   yield Marked(found["probability"][None], found["slice_probability"], found["gated"])
 
 

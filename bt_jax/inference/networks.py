@@ -45,7 +45,7 @@ class Network:
     drops_sequences: whether it was trained with FLAIR in the place of other sequences.
     slice_head: whether it has a head for slices.
     decision: what its validation part decided: `threshold`, `temperature` and `tumor_probabilities`.
-    profile: the range of each feature of `suspicion.features` over volumes it was trained on.
+    profile: the range of each feature of `ood.features` over volumes it was trained on.
     largest_component: whether its masks are of the largest 3-D part alone.
     about: where it is from, for outputs.
   """

@@ -114,14 +114,16 @@ def make_function(
   def function(volume: Volume) -> tuple[Array, ...]:
     _, height, width, _ = volume.shape
     own = types.SimpleNamespace(percentile=percentile, where=jnp.where)
-    brought = resampling.to_training(resampling.scale(volume, *resampling.window(volume, own)))
-    mean, std = resampling.statistics(brought)
+    resampled = resampling.to_training(resampling.scale(volume, *resampling.window(volume, own)))
+    mean, std = resampling.statistics(resampled)
 
     def of(images: list[Float[Array, "256 256 _"]]) -> tuple[Array, Array, Array]:
       members, slice_probability, gated = of_slice(mean[None], std[None], *(image[None] for image in images))
       return resampling.to_own(members.mean(0), height, width)[0], slice_probability[0], gated[0]
 
-    probability, slice_probability, gated = jax.lax.map(of, [with_neighbours(brought, view.context) for view in views])
+    probability, slice_probability, gated = jax.lax.map(
+      of, [with_neighbours(resampled, view.context) for view in views]
+    )
     return probability, probability >= decision.threshold, slice_probability, gated
 
   return function

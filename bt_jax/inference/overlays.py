@@ -75,13 +75,13 @@ def _contact_sheet(prediction: Prediction, window: tuple[float, float]) -> Image
 
 
 def _finding(prediction: Prediction) -> str:
-  told = size(prediction.mask, prediction.scan.spacing_mm)
-  if not told["voxels"]:
+  extent = size(prediction.mask, prediction.scan.spacing_mm)
+  if not extent["voxels"]:
     return "no tumour marked"
   return (
-    f"tumour marked, {told['voxels']} voxels"
-    if told["volume_ml"] is None
-    else f"tumour marked, {told['volume_ml']:.2f} ml"
+    f"tumour marked, {extent['voxels']} voxels"
+    if extent["volume_ml"] is None
+    else f"tumour marked, {extent['volume_ml']:.2f} ml"
   )
 
 

@@ -1,4 +1,4 @@
-"""From a scan to its mask: brought to the training grid, through the networks in batches, and back."""
+"""From a scan to its mask: resampled to the training grid, through the networks in batches, and back."""
 
 import dataclasses
 import functools
@@ -22,7 +22,7 @@ from bt_jax.scans.scan import Scan, fill_roles
 from bt_jax.schema import CHANNELS
 
 _BATCHES = (32, 8, 1)  # slices; few sizes, as each is compiled, and small ones, so that one slice does not wait for 32
-Brought = Float[np.ndarray, "slices 256 256 3"]
+Resampled = Float[np.ndarray, "slices 256 256 3"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Predictor:
 
   decision: Decision
   about: dict[str, Any]
-  mark: Callable[[Brought], Iterator[Marked]]
+  mark: Callable[[Resampled], Iterator[Marked]]
 
   def predict(
     self,
@@ -109,11 +109,11 @@ class Predictor:
     aspect = scan.spacing_mm[1] / scan.spacing_mm[2] if scan.spacing_mm else 1.0
     low, high = resampling.window(scan.image)
     pieces = list(_pieces(count, _BATCHES))
-    brought = np.concatenate([_bring(scan.image[start:stop], low, high, aspect) for start, stop in pieces])
+    resampled = np.concatenate([_bring(scan.image[start:stop], low, high, aspect) for start, stop in pieces])
     probability, members = np.empty((count, height, width), np.float32), []
     slice_probability, gated, done = np.empty(count, np.float32), np.empty(count, bool), 0
     bar = tqdm(total=count, desc="predicting", unit="slice", leave=False, disable=not progress)
-    for marked in self.mark(brought):
+    for marked in self.mark(resampled):
       stop = done + len(marked.gated)
       own = np.asarray(_take_back(marked.members, aspect, height=height, width=width))
       if not np.isfinite(own).all() or not np.isfinite(marked.slice_probability).all():
@@ -129,7 +129,7 @@ class Predictor:
     masks = [probability >= self.decision.threshold, *np.concatenate(members, axis=1)]
     if self.decision.largest_component:
       masks = list(map(largest_part, masks))
-    odd = [*scan.oddities, *ood.warnings(scan.image, self.decision.profile)]
+    odd = [*scan.ood_warnings, *ood.warnings(scan.image, self.decision.profile)]
     if not self.decision.drops_sequences and ood.is_flair_alone(scan.image):
       odd.append("FLAIR alone, on which these networks were not trained: mask and volume are not reliable")
     return Prediction(
@@ -151,11 +151,11 @@ def of_array(volume: Shaped[np.ndarray, "..."], spacing_mm: tuple[float, float, 
   volume = np.asarray(volume)
   if not (np.issubdtype(volume.dtype, np.number) or volume.dtype == bool) or np.iscomplexobj(volume):
     raise UserError(f"the volume is of {volume.dtype}, expected real numbers; files are read by bt_jax.read")
-  name, told = "the array", dict.fromkeys(CHANNELS, "the array")
+  name, origins = "the array", dict.fromkeys(CHANNELS, "the array")
   if volume.ndim == 3:
-    image, roles, warnings = fill_roles({"flair": volume}, told, name)
+    image, roles, warnings = fill_roles({"flair": volume}, origins, name)
   elif volume.ndim == 4 and volume.shape[-1] == len(CHANNELS):
-    image, roles, warnings = volume.astype(np.float32), told, []
+    image, roles, warnings = volume.astype(np.float32), origins, []
   else:
     raise UserError(
       f"the volume has the shape {volume.shape}, expected [slices, height, width, 3], or [slices, height, width] of FLAIR"
@@ -176,32 +176,32 @@ def _pieces(count: int, sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def mark(
-  forward: Callable[[dict[str, Any]], Marked], views: Collection[View], devices: int, brought: Brought
+  forward: Callable[[dict[str, Any]], Marked], views: Collection[View], devices: int, resampled: Resampled
 ) -> Iterator[Marked]:
   """What the networks say of slices; while one batch is fetched, the devices work on the next."""
   sizes = sorted({-(-size // devices) * devices for size in _BATCHES}, reverse=True)
-  mean, std = resampling.statistics(brought)
+  mean, std = resampling.statistics(resampled)
   waiting: list[tuple[Marked, int]] = []
-  for start, stop in _pieces(len(brought), sizes):
+  for start, stop in _pieces(len(resampled), sizes):
     whole = next(size for size in reversed(sizes) if size >= stop - start)
     filled = ((0, whole - stop + start), (0, 0), (0, 0), (0, 0))
     repeat = lambda values, whole=whole: np.tile(values, (whole, 1))
-    images = {view: np.pad(_see(brought, start, stop, view), filled) for view in views}
+    images = {view: np.pad(_see(resampled, start, stop, view), filled) for view in views}
     waiting.append((forward({"image": images, "volume_mean": repeat(mean), "volume_std": repeat(std)}), stop - start))
     if len(waiting) > 1:
       yield _fetch(*waiting.pop(0))
   yield from (_fetch(*one) for one in waiting)
 
 
-def _see(brought: Brought, start: int, stop: int, view: View) -> Float[np.ndarray, "some 256 256 channels"]:
+def _see(resampled: Resampled, start: int, stop: int, view: View) -> Float[np.ndarray, "some 256 256 channels"]:
   """What a view shows of some slices of a volume, out of them and as many around them as its neighbours reach."""
   reach = max((abs(channel.offset) for channel in view.context), default=0)
   first = max(start - reach, 0)
-  seen = with_neighbours(_enhance(brought[first : stop + reach], view.contrast), view.context)
+  seen = with_neighbours(_enhance(resampled[first : stop + reach], view.contrast), view.context)
   return seen[start - first : stop - first]
 
 
-def _enhance(image: Brought, contrast: str) -> Brought:
+def _enhance(image: Resampled, contrast: str) -> Resampled:
   """Contrast is enhanced in 8 bits, as in training."""
   if contrast == "none":
     return image

@@ -134,7 +134,7 @@ def _report(workdir: pathlib.Path, about: dict[str, Any], runs_of: dict[str, _Pr
   segmented, classified = parts["test"]
   gated = gating.gate(segmented, passes["test"])
   ways = gating.tell_apart(parts["validation"], parts["test"], classifier.threshold)
-  told = {
+  classified_by = {
     way: [
       row | {"probability": float(p), "prediction": int(p >= at)} for row, p in zip(classified, chance, strict=True)
     ]
@@ -165,7 +165,7 @@ def _report(workdir: pathlib.Path, about: dict[str, Any], runs_of: dict[str, _Pr
     "test": {
       "gate": gating.gate_effect(segmented, passes["test"]),
       "segmentation": {"alone": summarize(segmented, intervals=True), "gated": summarize(gated, intervals=True)},
-      "classification": {way: summarize_classes(rows, intervals=True) for way, rows in told.items()},
+      "classification": {way: summarize_classes(rows, intervals=True) for way, rows in classified_by.items()},
     },
   }
   rows = [
@@ -173,8 +173,8 @@ def _report(workdir: pathlib.Path, about: dict[str, Any], runs_of: dict[str, _Pr
       **row,
       "classifier_probability": float(probability["test"][at]),
       "gate_passes": int(passes["test"][at]),
-      **{f"{way}_probability": told[way][at]["probability"] for way in gating.FEATURES},
-      **{f"{way}_prediction": told[way][at]["prediction"] for way in gating.WAYS},
+      **{f"{way}_probability": classified_by[way][at]["probability"] for way in gating.FEATURES},
+      **{f"{way}_prediction": classified_by[way][at]["prediction"] for way in gating.WAYS},
     }
     for at, row in enumerate(segmented)
   ]

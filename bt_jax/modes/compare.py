@@ -75,10 +75,12 @@ def _check_alike(
   (one, before), (two, after) = first, second
   for name, what in (("task", "task"), ("split_hash", "split")):
     if one[name] != two[name]:
-      told = " and ".join(
+      both = " and ".join(
         f"{folder}: {of['task']}, {of['data']}, {of['split']}" for folder, of in zip(folders, (one, two), strict=True)
       )
-      raise UserError(f"--runs are not of the same {what} ({told}): only runs judged on the same slices are compared")
+      raise UserError(
+        f"--runs are not of the same {what} ({both}): only runs evaluated on the same slices are compared"
+      )
   for name, key in (("slices", ("case", "slice")), ("patients", ("patient",))):
     ids = [[[row[part] for part in key] for row in getattr(tables, name)] for tables in (before, after)]
     if ids[0] != ids[1]:

@@ -94,7 +94,7 @@ def pool(
     everyone: rows of all patients with the shapes of their true masks; None where these folds have all of them.
 
   Raises:
-    UserError: folds are of different data, a row is missing or there twice, or a network saw a patient it is judged on.
+    UserError: folds are of different data, a row is missing or there twice, or a network saw a patient it is evaluated on.
   """
   split_of = {fold: splits.read(folder) for fold, folder in folders.items()}
   runs = {fold: read_run(folder) for fold, folder in folders.items()}
@@ -178,7 +178,7 @@ def check(
     seen = {_patient(name) for part in ("train", "validation") for name in split[part]}
     for patient in dict.fromkeys(_patient(name) for name in split["test"]):
       if patient in seen:
-        raise UserError(f"{folder}: its network saw {patient}, which it is judged on: that leaks; train it again")
+        raise UserError(f"{folder}: its network saw {patient}, which it is evaluated on: that leaks; train it again")
       if patient in tested:
         both = " and ".join(map(splits.format_folds, (tested[patient], fold)))
         raise UserError(f"{patient} is in the folds {both}: expected once; leave one of them out")

@@ -38,6 +38,8 @@ def predict(
     UserError: see both.
   """
   setup.prepare()
-  given = {role: os.path.expanduser(told) for role, told in {"pre": pre, "flair": flair, "post": post}.items() if told}
+  given = {
+    role: os.path.expanduser(value) for role, value in {"pre": pre, "flair": flair, "post": post}.items() if value
+  }
   load = functools.partial(loading.load, checkpoint, **options)
   batch_prediction.predict(input, output, given=given, probabilities=probabilities, shard=shard, load=load)

@@ -27,7 +27,7 @@ def train(config: ConfigDict, workdir: pathlib.Path | None) -> None:
   workdir = workdir or default_workdir(config)
   setup.prepare(config)
   subgroups.parse(config.report.subgroups)
-  components = make_components(config)  # a wrong field is told before any weights are fetched
+  components = make_components(config)  # a wrong field is reported before any weights are fetched
   sharding.check_batch_size(components.mesh, "train.batch_size", config.train.batch_size, config.train.accumulate)
   with hosts.together():
     # A run that has a checkpoint needs its first weights no more.

@@ -98,11 +98,11 @@ def choose_feed(feed: str, slices: int, memory: int) -> tuple[str, str]:
   """
   choose("feed", feed, dict.fromkeys(FEEDS))
   size = slices * SLICE_BYTES
-  told = f"{slices} slices take {size / 1e9:.2f} GB of {memory / 1e9:.0f} GB"
+  sizes = f"{slices} slices take {size / 1e9:.2f} GB of {memory / 1e9:.0f} GB"
   if feed == "auto":
     feed = "resident" if size <= _RESIDENT_SHARE * memory else "stream"
-    return feed, f"chosen as {told}"
-  return feed, f"asked for; {told}"
+    return feed, f"chosen as {sizes}"
+  return feed, f"asked for; {sizes}"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -78,7 +78,7 @@ def class_table(summary: dict[str, Any]) -> str:
   return "\n".join(lines)
 
 
-# The columns in which baselines are told, by their place in a summary.
+# The columns in which baselines are reported, by their place in a summary.
 _SEGMENTED = {
   "pixels pooled": ("pooled", "dice"),
   "volume mean": ("patient", "dice_mean"),
@@ -153,10 +153,10 @@ def _calibration_lines(calibration: dict[str, Any]) -> list[str]:
 
 def _intervals_lines(summary: dict[str, Any]) -> list[str]:
   intervals = summary["intervals"]
-  told = f"[ ]: 95 % interval, {intervals['method']} ({intervals['resamples']} samples of {intervals['patients']})"
+  legend = f"[ ]: 95 % interval, {intervals['method']} ({intervals['resamples']} samples of {intervals['patients']})"
   if intervals["patients"] == 1:
     return [intervals["why"]]
-  return [told, *([intervals["why"]] if intervals["why"] else [])]
+  return [legend, *([intervals["why"]] if intervals["why"] else [])]
 
 
 def _counts(test: dict[str, Any]) -> str:

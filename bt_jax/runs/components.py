@@ -99,7 +99,7 @@ def make_components(config: ConfigDict, normalize: str = "unit") -> Components:
     loss = with_slices(loss)
   channels = parse_channels(config.data.channels)
   _check_together(config, task, normalize)
-  # Shapes alone: a size that the network cannot take, or a stage that it has not, is told before anything runs.
+  # Shapes alone: a size that the network cannot take, or a stage that it has not, is reported before anything runs.
   shapes = jax.eval_shape(
     lambda: model.init(jax.random.key(0), jnp.zeros((1, config.data.size, config.data.size, len(channels))))
   )
@@ -119,7 +119,7 @@ def make_components(config: ConfigDict, normalize: str = "unit") -> Components:
       steps=config.train.epochs * steps_per_epoch,
     )
 
-  schedule(1)  # so that a wrong name is told now
+  schedule(1)  # so that a wrong name is reported now
   optimizer = make_optimizer(
     name=config.train.optimizer,
     momentum=config.train.momentum,

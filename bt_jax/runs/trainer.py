@@ -121,10 +121,10 @@ def _told_if_memory_ends() -> Iterator[None]:
 
 
 def _warm_start(workdir: pathlib.Path, components: Components, state: TrainState, weights: Weights) -> TrainState:
-  """The state with the encoder of `weights`, told and written down."""
-  variables, told = fill_encoder(state.variables, weights)
+  """The state with the encoder of `weights`, adapted and written down."""
+  variables, adapted = fill_encoder(state.variables, weights)
   if hosts.is_first():
-    warm_start.record(workdir, weights, told, components.normalize)
+    warm_start.record(workdir, weights, adapted, components.normalize)
   variables = jax.device_put(variables, sharding.replicated(components.mesh))
   return state.replace(
     variables=variables, average=None if state.average is None else jax.tree.map(jnp.copy, variables)

@@ -77,20 +77,20 @@ def check_same(workdir: pathlib.Path, weights: Weights | None) -> None:
     raise UserError(f"{weights.origin} is not what the run in {workdir} began from: choose another --workdir")
 
 
-def record(workdir: pathlib.Path, weights: Weights, told: list[str], asked: str) -> None:
+def record(workdir: pathlib.Path, weights: Weights, adapted: list[str], asked: str) -> None:
   """Writes down and prints what a run starts from.
 
   Args:
     workdir: of the run.
     weights: that it starts from.
-    told: what was adapted or left out.
+    adapted: what was adapted or left out.
     asked: how the inputs of the run are normalised.
   """
   if asked != weights.normalize:
-    told = [*told, f"they were trained on inputs normalised as {weights.normalize}, and this run's are {asked}"]
-  files.write_json(workdir / _RECORD, files.sealed({**weights.about, "adapted": told}, _SEAL))
+    adapted = [*adapted, f"they were trained on inputs normalised as {weights.normalize}, and this run's are {asked}"]
+  files.write_json(workdir / _RECORD, files.sealed({**weights.about, "adapted": adapted}, _SEAL))
   print(f"encoder from {weights.origin} ({weights.variant}, SHA-256 {weights.sha256[:12]}...)")
-  for line in told:
+  for line in adapted:
     print(f"  {line}")
 
 

@@ -147,9 +147,9 @@ def differences(there: dict[str, Any], here: dict[str, Any], may_differ: str | N
 def _check_same(workdir: pathlib.Path, there: dict[str, Any], here: dict[str, Any], may_differ: str | None) -> None:
   differ = differences(there, here, may_differ)
   if differ:
-    told = ", ".join(differ.values())
-    cure = "use --mode=evaluate" if all(name.startswith("eval.") for name in differ) else "choose another --workdir"
-    raise UserError(f"{workdir} holds the run of another configuration, which differs in {told}: {cure}")
+    fields = ", ".join(differ.values())
+    remedy = "use --mode=evaluate" if all(name.startswith("eval.") for name in differ) else "choose another --workdir"
+    raise UserError(f"{workdir} holds the run of another configuration, which differs in {fields}: {remedy}")
 
 
 def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""Scans in the files of strangers: found, read to what the networks want, and masks written like them."""
+"""External scans: found, read to what the networks want, and masks written like them."""

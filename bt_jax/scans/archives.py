@@ -1,4 +1,4 @@
-"""Unpacks a zip from a stranger: nothing outside of the folder, and no more than a limit."""
+"""Unpacks a zip of unknown origin: nothing outside of the folder, and no more than a limit."""
 
 import errno
 import itertools
@@ -62,7 +62,7 @@ def unpack(
 
 
 def _check(path: pathlib.Path, members: list[zipfile.ZipInfo], limit_bytes: int, limit_files: int) -> None:
-  """Everything that can be told before a byte is written."""
+  """Everything that can be checked before a byte is written."""
   if not members:
     raise UserError(f"{path} holds no file: pack the study again")
   if len(members) > limit_files:

@@ -68,8 +68,8 @@ def read(files: Sequence[pathlib.Path], *, name: str, given: Mapping[str, str]) 
   volume, source, _ = loaded["flair"]
   nifti_geometry.check_alike({role: one for role, (_, one, _) in loaded.items()}, paths)
   volumes = {role: one for role, (one, *_) in loaded.items()}
-  found, told, odd = sequences.one_each(volumes, paths) if given else sequences.by_place(volume, paths["flair"])
-  channels, told, warnings = fill_roles(found, told, name)
+  found, origins, odd = sequences.one_each(volumes, paths) if given else sequences.by_place(volume, paths["flair"])
+  channels, origins, warnings = fill_roles(found, origins, name)
   try:
     image = np.ascontiguousarray(to_axial(channels, source.affine))
   except UserError as error:
@@ -81,10 +81,10 @@ def read(files: Sequence[pathlib.Path], *, name: str, given: Mapping[str, str]) 
   warnings += [sentence for *_, sentences in loaded.values() for sentence in sentences]
   names = [f"{index:04d}" for index in range(len(image))]
   role, _ = sequences.in_name(sequences.stem(paths["flair"]))
-  oddities = (
+  ood_warnings = (
     [] if role in (None, "flair") else [f"{paths['flair'].name} is taken as FLAIR, though its name speaks of {role}"]
   )
-  return Scan(name, "nifti", image, spacing, told, names, warnings, source=source, oddities=oddities)
+  return Scan(name, "nifti", image, spacing, origins, names, warnings, source=source, ood_warnings=ood_warnings)
 
 
 def _load(path: pathlib.Path) -> tuple[Shaped[np.ndarray, "x y z channels"], Source, list[str]]:
@@ -213,7 +213,7 @@ def _values(image: nibabel.Nifti1Image) -> Shaped[np.ndarray, "x y z channels"]:
     pixels = image.dataobj.get_unscaled()
     values = np.stack([pixels[name] for name in "RGB"], axis=-1)
   else:
-    with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold is told as not finite
+    with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold is reported as not finite
       values = image.get_fdata(dtype=np.float32, caching="unchanged")
   return values.reshape(*(*image.shape, 1)[:3], *_channels(image.header))
 

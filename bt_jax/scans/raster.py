@@ -73,17 +73,17 @@ def read(files: Sequence[pathlib.Path], *, name: str, given: Mapping[str, str] =
   images = {role: _stack([path]) for role, path in paths.items()} or {"flair": _stack(files)}
   pictures, flair, _ = images["flair"]
   if paths:
-    found, told, warnings = sequences.one_each({role: image for role, (_, image, _) in images.items()}, paths)
+    found, origins, warnings = sequences.one_each({role: image for role, (_, image, _) in images.items()}, paths)
   else:
-    found, told, warnings = sequences.by_place(flair, files[0])
+    found, origins, warnings = sequences.by_place(flair, files[0])
   warnings += [sentence for *_, sentences in images.values() for sentence in sentences]
-  image, told, missing = fill_roles(found, told, name)
+  image, origins, missing = fill_roles(found, origins, name)
   if flair.shape[-1] == 3 and any(picture.format == "JPEG" for picture in pictures):
     warnings.append("JPEG mixes the channels and changes their values: TIFF or PNG keeps them")
   if len(image) == 1:
     warnings.append("one slice stands for its volume: its own mean and deviation are used")
   return Scan(
-    name, "images", image, None, told, [one for picture in pictures for one in _slice_names(picture)],
+    name, "images", image, None, origins, [one for picture in pictures for one in _slice_names(picture)],
     missing + warnings, source=pictures,
   )  # fmt: skip
 

@@ -143,8 +143,8 @@ def _read_files(study: Study, name: str) -> Scan:
     raise UserError(f"{name} {study.refusal}")
   scan = FORMATS[study.format].read(study.files, name=name, given=study.given)
   beside = [f"left out beside it: {', '.join(study.left_out)}"] if study.left_out else []
-  oddities = [*scan.oddities, *check_values(scan)]
-  return dataclasses.replace(scan, warnings=scan.warnings + beside, oddities=oddities)
+  ood_warnings = [*scan.ood_warnings, *check_values(scan)]
+  return dataclasses.replace(scan, warnings=scan.warnings + beside, ood_warnings=ood_warnings)
 
 
 def _read_zip(study: Study, name: str) -> Scan:

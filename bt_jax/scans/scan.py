@@ -51,7 +51,7 @@ class Scan:
     roles: what each of the three channels was read from, in words.
     slice_names: what each slice is called in outputs, e.g. the stem of its file or `0012`.
     warnings: what to know about the files, a sentence each.
-    oddities: what says that this is no scan for the networks, a sentence each.
+    ood_warnings: what says that this is no scan for the networks, a sentence each.
     sha256: of the bytes of its files; empty where it is of none.
     source: what its format needs to write a mask like it.
   """
@@ -65,7 +65,7 @@ class Scan:
   warnings: list[str]
   sha256: str = ""
   source: Any = None
-  oddities: list[str] = dataclasses.field(default_factory=list)
+  ood_warnings: list[str] = dataclasses.field(default_factory=list)
 
   def __post_init__(self):
     check_image(self.image, self.name)
@@ -143,13 +143,13 @@ def check_range(image: Shaped[np.ndarray, "... channels"], where: Any) -> None:
 
 
 def fill_roles(
-  found: dict[str, Shaped[np.ndarray, "..."]], told: dict[str, str], name: str
+  found: dict[str, Shaped[np.ndarray, "..."]], origins: dict[str, str], name: str
 ) -> tuple[Float[np.ndarray, "... 3"], dict[str, str], list[str]]:
   """The three channels out of those that were found; FLAIR stands in for the others, as in the published slices.
 
   Args:
     found: arrays of one shape by role, a name of `CHANNELS`.
-    told: what each was read from, in words.
+    origins: what each was read from, in words.
     name: of the study.
 
   Returns:
@@ -166,7 +166,7 @@ def fill_roles(
     raise UserError(f"the sequences of {name} differ in size ({sizes}): register and resample them to FLAIR before")
   missing = [role for role in CHANNELS if role not in found]
   image = np.stack([found.get(role, found["flair"]) for role in CHANNELS], axis=-1).astype(np.float32, copy=False)
-  roles = {role: told.get(role, f"FLAIR in its place: {told['flair']}") for role in CHANNELS}
+  roles = {role: origins.get(role, f"FLAIR in its place: {origins['flair']}") for role in CHANNELS}
   warnings = [f"no {' and no '.join(missing)} sequence: FLAIR stands in its place"] if missing else []
   return image, roles, warnings
 

@@ -113,17 +113,17 @@ def by_role(paths: Sequence[pathlib.Path], given: Mapping[str, str]) -> dict[str
   Raises:
     UserError: a file is not there, or stands for two roles.
   """
-  told = {"flair": paths[0], **{role: pathlib.Path(path) for role, path in given.items()}}
-  for role, path in told.items():
+  path_of = {"flair": paths[0], **{role: pathlib.Path(path) for role, path in given.items()}}
+  for role, path in path_of.items():
     if not path.is_file():
       raise UserError(f"{path} (--{role}) is not a file: name the file of one sequence")
-  hashes = {role: files.sha256_of([path]) for role, path in told.items()}
-  for one, other in itertools.combinations(told, 2):
+  hashes = {role: files.sha256_of([path]) for role, path in path_of.items()}
+  for one, other in itertools.combinations(path_of, 2):
     if hashes[one] == hashes[other]:
       raise UserError(
-        f"{told[other]} is given twice, --{one} and --{other} hold the same bytes: leave out the sequence that is missing"
+        f"{path_of[other]} is given twice, --{one} and --{other} hold the same bytes: leave out the sequence that is missing"
       )
-  return {role: told[role] for role in CHANNELS if role in told}
+  return {role: path_of[role] for role in CHANNELS if role in path_of}
 
 
 def by_place(
@@ -137,11 +137,11 @@ def by_place(
   if image.shape[-1] == 1:
     return {"flair": image[..., 0]}, {"flair": path.name}, []
   found = {role: image[..., place] for place, role in enumerate(CHANNELS)}
-  told = {role: f"channel {place} of {path.name}" for place, role in enumerate(CHANNELS, 1)}
+  origins = {role: f"channel {place} of {path.name}" for place, role in enumerate(CHANNELS, 1)}
   same = np.array_equal(found["pre"], found["flair"]) and np.array_equal(found["post"], found["flair"])
   return (
     found,
-    told,
+    origins,
     ["the three channels are the same, expected pre-contrast, FLAIR and post-contrast"] if same else [],
   )
 

@@ -1,4 +1,4 @@
-"""What the server answers: the page, predictions and masks; nothing stays but what it is told to keep."""
+"""What the server answers: the page, predictions and masks; nothing stays but what it was asked to keep."""
 
 import contextlib
 import io

@@ -61,10 +61,10 @@ async def receive(request: Request, folder: pathlib.Path, limits: Limits) -> Upl
   kind, options = multipart.parse_options_header(request.headers.get("content-type"))
   if kind != b"multipart/form-data" or not options.get(b"boundary"):
     raise HTTPException(415, "the request is no multipart/form-data: send files as a form does")
-  told = request.headers.get("content-length", "0")
-  if not told.isdecimal():
-    raise HTTPException(400, f"Content-Length is {told!r}, expected a number")
-  size = int(told)
+  length = request.headers.get("content-length", "0")
+  if not length.isdecimal():
+    raise HTTPException(400, f"Content-Length is {length!r}, expected a number")
+  size = int(length)
   limits.check(size, 0)
   parts = _Parts(folder, limits)
   try:

@@ -23,7 +23,7 @@ Bounds = Annotated[list[Real], Field(min_length=2, max_length=2), AfterValidator
 
 
 class Profile(TypedDict):
-  """The lowest and highest value of each feature of `suspicion.features` over training volumes."""
+  """The lowest and highest value of each feature of `ood.features` over training volumes."""
 
   skull: Bounds
   span: Bounds

@@ -91,8 +91,8 @@ def make_train_step(
       return losses.mean(), (outputs, updates)
 
     (value, (outputs, updates)), gradient = jax.value_and_grad(objective, has_aux=True)(params)
-    told = jnp.stack([value, task.accuracy(outputs, sum(share * target for share, target, _ in labels))])
-    return gradient, updates.get("batch_stats", {}), told
+    loss_and_accuracy = jnp.stack([value, task.accuracy(outputs, sum(share * target for share, target, _ in labels))])
+    return gradient, updates.get("batch_stats", {}), loss_and_accuracy
 
   def train_step(
     state: TrainState, batch: Batch, learning_rate: Float[Array, ""]
@@ -100,13 +100,13 @@ def make_train_step(
     key = jax.random.fold_in(jax.random.key(seed), state.step)
     params, statistics = state.variables["params"], state.variables["batch_stats"]
     if pieces == 1:
-      gradient, statistics, told = gradient_of(params, statistics, batch, key)
+      gradient, statistics, loss_and_accuracy = gradient_of(params, statistics, batch, key)
     else:
 
       def add(carry: tuple, piece: tuple) -> tuple[tuple, None]:
-        gradient, statistics, told = carry
-        more, statistics, more_told = gradient_of(params, statistics, *piece)
-        return (jax.tree.map(jnp.add, gradient, more), statistics, told + more_told), None
+        gradient, statistics, loss_and_accuracy = carry
+        more, statistics, more_loss_and_accuracy = gradient_of(params, statistics, *piece)
+        return (jax.tree.map(jnp.add, gradient, more), statistics, loss_and_accuracy + more_loss_and_accuracy), None
 
       first = jax.tree.map(jnp.zeros_like, params), statistics, jnp.zeros(2)
       # Every piece takes examples from everywhere in the batch, so that it is on all devices.
@@ -114,9 +114,9 @@ def make_train_step(
       # On a CPU a convolution inside a loop runs on one thread.
       unroll = jax.default_backend() == "cpu"
       sums, _ = lax.scan(add, first, (cut, jax.random.split(key, pieces)), unroll=unroll)
-      gradient, statistics, told = sums[0], sums[1], sums[2] / pieces
+      gradient, statistics, loss_and_accuracy = sums[0], sums[1], sums[2] / pieces
       gradient = jax.tree.map(lambda x: x / pieces, gradient)
-    gradient, (value, accuracy) = jax.tree.map(global_batch.mean, (gradient, told))
+    gradient, (value, accuracy) = jax.tree.map(global_batch.mean, (gradient, loss_and_accuracy))
 
     change, opt_state = optimizer.update(gradient, state.opt_state, params)
     change = jax.tree.map(lambda x: learning_rate * x, change)

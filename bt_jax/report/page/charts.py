@@ -87,7 +87,7 @@ def pixel_reliability(rows: Sequence[dict[str, Any]]) -> Chart:
 
 
 def _reliability(title: str, unit: str, curves: dict[str, tuple[np.ndarray, ...]]) -> Chart:
-  told = []
+  descriptions = []
   with plt.rc_context(_STYLE):
     figure, axis = _figure((4.4, 4.0))
     axis.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8, linestyle=":")
@@ -95,12 +95,12 @@ def _reliability(title: str, unit: str, curves: dict[str, tuple[np.ndarray, ...]
       full = count > 0
       x, y = chance[full] / count[full], tumor[full] / count[full]
       axis.plot(x, y, look[1], color=look[0], label=name, markersize=4)
-      told.append(f"{name}: " + ", ".join(f"{number(of)} at {number(at)}" for at, of in zip(x, y, strict=True)))
+      descriptions.append(f"{name}: " + ", ".join(f"{number(of)} at {number(at)}" for at, of in zip(x, y, strict=True)))
     axis.set(
       xlabel="mean predicted probability", ylabel=f"share of {unit} with tumour", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02)
     )
     axis.legend(frameon=False)
-    alt = f"Share of {unit} with tumour at each mean predicted probability; the diagonal is best. {'; '.join(told)}."
+    alt = f"Share of {unit} with tumour at each mean predicted probability; the diagonal is best. {'; '.join(descriptions)}."
     return Chart(title, _svg(figure), alt)
 
 
@@ -135,8 +135,8 @@ def volume_agreement(rows: Sequence[dict[str, Any]], volume: dict[str, Any]) -> 
       side.get_major_locator().set_params(nbins=6)
     axis.set(xlabel=f"mean of predicted and true volume, {unit}", ylabel=f"predicted {MINUS} true, {unit}")
     axis.margins(x=0.08, y=0.15)
-    told = ", ".join(f"{name} {number(line, 'pixels')}" for name, line in known.items()) or "no limits of agreement"
-    alt = f"Bland-Altman plot of tumour volume in {unit}, {len(rows)} patients: predicted minus true volume, {told}."
+    limits = ", ".join(f"{name} {number(line, 'pixels')}" for name, line in known.items()) or "no limits of agreement"
+    alt = f"Bland-Altman plot of tumour volume in {unit}, {len(rows)} patients: predicted minus true volume, {limits}."
     return Chart("Tumour volume: agreement (Bland-Altman)", _svg(figure), alt)
 
 
@@ -183,13 +183,13 @@ def _over_epochs(
   with plt.rc_context(_STYLE):
     picture, axis = _figure()
     figures.draw_epochs(axis, epochs, curves, title)
-    told = "; ".join(
+    values = "; ".join(
       f"{name} {number(values[0])} after the first and {number(values[-1])} after the last, between {number(values.min())} and "
       f"{number(values.max())}"
       for name, values in curves.items()
     )
     title = f"{title[0].upper()}{title[1:]}"
-    return Chart(title, _svg(picture), f"{title} over {len(epochs)} epochs ({how}): {told}.", figure)
+    return Chart(title, _svg(picture), f"{title} over {len(epochs)} epochs ({how}): {values}.", figure)
 
 
 def samples(

@@ -58,7 +58,7 @@ def _page(record: RunFiles, results: list[sections.Section], show_slices: bool, 
     sections=[part for part in parts if part],
     volumes=shown,
     no_volumes=_no_volumes(show_slices, record),
-    volumes_note=viewer.told(record, shown),
+    volumes_note=viewer.note(record, shown),
     version=__version__,
   )
   return page.encode()

@@ -21,7 +21,7 @@ TITLES = {
   "hd95_q25": "HD95, lower quartile", "hd95_q75": "HD95, upper quartile", "assd_mean": "mean surface distance, mean",
   "assd_median": "mean surface distance, median", "assd_std": "mean surface distance, standard deviation",
   "assd_q25": "mean surface distance, lower quartile", "assd_q75": "mean surface distance, upper quartile",
-  "false_positive_rate": "healthy slices marked in vain", "sensitivity": "slices with a tumour found",
+  "false_positive_rate": "healthy slices with false positives", "sensitivity": "slices with a tumour found",
   "average_precision": "average precision", "f1": "F1", "iou": "IoU", "tumor_slices": "with tumour",
   "sequences": "missing sequences", "size": "size of the tumour",
 }  # fmt: skip
@@ -137,7 +137,7 @@ def overlap(test: Group, leaky: bool) -> Table:
 
 
 def listed(caption: str, group: Group, kind: str, notes: Sequence[str] = ()) -> Table:
-  """Every number of a flat group on a line of its own; shares are told by their name."""
+  """Every number of a flat group on a line of its own; shares are known by their name."""
   shares = ("_of_total", "_rate")
   kind_of = lambda name: "share" if name.endswith(shares) else kind
   rows = [[text(title(name)), measured(group, name, kind_of(name))] for name in numbers_of(group)]
@@ -151,7 +151,7 @@ def classes(test: Group) -> Table:
   rows = [[text(title(name)), measured(test, name, why=why)] for name in names if name in test]
   macro = test["macro"]
   rows += [[text(f"{title(name)}, mean of both classes"), measured(macro, name, why=why)] for name in numbers_of(macro)]
-  return table("Slices told apart", ("", "test part"), rows)
+  return table("Slices classified", ("", "test part"), rows)
 
 
 def confusion(counts: Group) -> Table:
@@ -160,11 +160,11 @@ def confusion(counts: Group) -> Table:
   for words, cells in (("no tumour", ("tn", "fp")), ("tumour", ("fn", "tp"))):
     total = sum(counts[name] for name in cells)
     shares = [counts[name] / total if total else 0.0 for name in cells]
-    told = [
+    cells = [
       Cell(number(counts[name], "count"), number(share, "percent"), shade=share)
       for name, share in zip(cells, shares, strict=True)
     ]
-    rows.append([text(words), *told])
+    rows.append([text(words), *cells])
   heads = ("truth", "no tumour predicted", "tumour predicted")
   return table("Confusion matrix of test slices, with the share of the line", heads, rows)
 

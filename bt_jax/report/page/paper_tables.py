@@ -12,7 +12,7 @@ _KINDS = ("no_tumor", "tumor")
 
 
 def table2(per_class: dict[str, dict[str, Any]], title: str) -> Table:
-  """Table 2; `title` says what told the slices apart."""
+  """Table 2; `title` says what classified the slices."""
   rows = []
   for name, (cnn, resnet) in published_values.PRINTED.items():
     if name == "support":
@@ -25,7 +25,7 @@ def table2(per_class: dict[str, dict[str, Any]], title: str) -> Table:
   doubts = "; ".join(
     f"{_ROWS[name]}: {why.removeprefix('CNN: ')}" for name, why in published_values.CANNOT_HOLD.items()
   )
-  return table(f"The paper's Table 2: slices told apart by {title}, beside the printed values", heads, rows,
+  return table(f"The paper's Table 2: slices classified by {title}, beside the printed values", heads, rows,
                [f"Of the printed CNN, these cannot hold together. {doubts}.", " ".join(published_values.NOTE.split())])  # fmt: skip
 
 

@@ -115,7 +115,7 @@ def _segmentation(test: dict[str, Any], level: str) -> tuple[str, str]:
     return first, f"{test['tumor_slices']:,} of the slices have a tumour."
   second = (
     f"Of the {test['tumor_slices']:,} slices with a tumour, {_with(found, 'sensitivity', 'percent')} have some of it marked; "
-    f"of the {test['slices'] - test['tumor_slices']:,} without, {_with(found, 'false_positive_rate', 'percent')} are marked in vain."
+    f"of the {test['slices'] - test['tumor_slices']:,} without, {_with(found, 'false_positive_rate', 'percent')} have false positives."
   )
   return first, second
 
@@ -123,7 +123,7 @@ def _segmentation(test: dict[str, Any], level: str) -> tuple[str, str]:
 def _classification(test: dict[str, Any], level: str) -> tuple[str, str]:
   tumor = test["per_class"]["tumor"]
   first = (
-    f"On {test['slices']:,} test slices of {test['patients']} patients, {_with(test, 'accuracy', 'percent', level)} are told right, "
+    f"On {test['slices']:,} test slices of {test['patients']} patients, {_with(test, 'accuracy', 'percent', level)} are classified correctly, "
     f"with an area under the ROC curve of {_with(test, 'roc_auc') if test['roc_auc'] is not None else MISSING}."
   )
   parts = []
@@ -143,7 +143,7 @@ def _cascade(test: dict[str, Any], level: str) -> tuple[str, str]:
     f"from {_with(alone['patient'], 'dice_mean')} to {_with(gated['patient'], 'dice_mean')}."
   )
   second = (
-    f"Of {gate['healthy_slices']:,} healthy slices, {gate['false_positives']:,} are marked in vain without it and "
+    f"Of {gate['healthy_slices']:,} healthy slices, {gate['false_positives']:,} have false positives without it and "
     f"{gate['false_positives_gated']:,} with it; of {gate['tumor_slices']:,} slices with a tumour it stops "
     f"{gate['tumor_slices_missed_by_gate']:,}."
   )
@@ -151,20 +151,20 @@ def _cascade(test: dict[str, Any], level: str) -> tuple[str, str]:
 
 
 def _protocol(summary: dict[str, Any]) -> str:
-  told = f"Protocol: {split(summary['split'])} of {summary['data']}"
+  protocol = f"Protocol: {split(summary['split'])} of {summary['data']}"
   if summary.get("folds"):
-    told += f", {len(summary['folds'])} runs, each judged on patients that it never saw, their slices pooled"
+    protocol += f", {len(summary['folds'])} runs, each evaluated on patients that it never saw, their slices pooled"
   elif summary["leaky"]:
-    told += ", with slices of one patient in training and test"
+    protocol += ", with slices of one patient in training and test"
   else:
-    told += ", no patient in both training and test"
+    protocol += ", no patient in both training and test"
   if summary.get("threshold") is not None:
-    told += f"; threshold {number(summary['threshold'], 'factor')}, {summary['threshold_from']}"
+    protocol += f"; threshold {number(summary['threshold'], 'factor')}, {summary['threshold_from']}"
   elif summary.get("folds"):
-    told += f"; thresholds {summary['threshold_from']}"
+    protocol += f"; thresholds {summary['threshold_from']}"
   elif "gate" in summary:
-    told += f"; gate at {number(summary['gate']['threshold'])}, {summary['gate']['threshold_from']}"
-  return f"{told}; {intervals(summary)}."
+    protocol += f"; gate at {number(summary['gate']['threshold'])}, {summary['gate']['threshold_from']}"
+  return f"{protocol}; {intervals(summary)}."
 
 
 def notices(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -211,7 +211,7 @@ def headline(summary: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     )
   else:
     wanted = (
-      ("Accuracy", test, "accuracy", "slices told right"),
+      ("Accuracy", test, "accuracy", "slices classified correctly"),
       ("Area under ROC", test, "roc_auc", "any threshold"),
       ("Sensitivity", test["per_class"]["tumor"], "recall", "slices with a tumour found"),
       ("Specificity", test, "specificity", "healthy slices left alone"),

@@ -66,7 +66,7 @@ def _gate_words(gate: dict[str, Any]) -> str:
   rates = [phrases.number(gate[name]) for name in ("sensitivity", "false_positive_rate", "false_positive_rate_gated")]
   return (
     f"Shares over the gate's threshold. At the chosen one {rates[0]} of the slices with a tumour are let through, and the share of "
-    f"healthy slices marked in vain goes from {rates[1]} to {rates[2]}."
+    f"healthy slices with false positives goes from {rates[1]} to {rates[2]}."
   )
 
 
@@ -169,10 +169,10 @@ def associations(record: RunFiles, show_slices: bool) -> Section | None:
   for kind in filter(found.get, words_of):
     tests = [row for row in found[kind] if row["p_holm"] is not None]
     clear = [f"{html_tables.title(row['feature'])} and {row['grouping']}" for row in tests if row["p_holm"] < 0.05]
-    told = f": {', '.join(clear)}" if clear else ""
+    named = f": {', '.join(clear)}" if clear else ""
     lead.append(
       f"From {words_of[kind]} of {max(row['patients'] for row in found[kind])} patients, {len(clear)} of {len(tests)} tests are below "
-      f".05 after Holm's correction{told}."
+      f".05 after Holm's correction{named}."
     )
   if found.get("why"):
     lead.append(phrases.sentence(f"Not tested: {found['why']}"))
@@ -291,8 +291,8 @@ def _threshold(summary: dict[str, Any]) -> str | None:
 
 
 def _fitted(baseline: dict[str, Any]) -> str:
-  told = ", ".join(f"{name} {content}" for name, content in (baseline.get("parameters") or {}).items())
-  return f"{baseline['title']} ({told or 'no parameters here'})"
+  parameters = ", ".join(f"{name} {content}" for name, content in (baseline.get("parameters") or {}).items())
+  return f"{baseline['title']} ({parameters or 'no parameters here'})"
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
@@ -312,8 +312,10 @@ def patients(record: RunFiles, shown: dict[str, str]) -> Section | None:
   ranked = viewer.ranks(record)
   name = viewer.score(record)
   score = {row["patient"]: row.get(name) for row in record.patients}
-  told = ", ".join(f"{rank}: {patient} ({phrases.number(score[patient])})" for patient, rank in ranked.items())
-  lead = [f"By {'Dice' if name == 'dice' else name}, {told}. A click on a heading sorts the table."] if told else []
+  ranking = ", ".join(f"{rank}: {patient} ({phrases.number(score[patient])})" for patient, rank in ranked.items())
+  lead = (
+    [f"By {'Dice' if name == 'dice' else name}, {ranking}. A click on a heading sorts the table."] if ranking else []
+  )
   return Section("patients", "Patients", lead, [html_tables.patients(record.patients, shown, record.summary["test"])])
 
 

@@ -93,7 +93,7 @@ def choose(record: RunFiles, *, room: int, enough: int) -> list[Shown]:
   return shown
 
 
-def told(record: RunFiles, shown: list[Shown]) -> str:
+def note(record: RunFiles, shown: list[Shown]) -> str:
   """How many volumes there are to see, and which of the best, median and worst are not."""
   cases = {row["case"]: row["patient"] for row in record.rows}
   seen = {cases[volume.case] for volume in shown}
@@ -108,8 +108,12 @@ def told(record: RunFiles, shown: list[Shown]) -> str:
 
 def _folder(record: RunFiles, case: str) -> pathlib.Path | None:
   """Where the volumes of a case are: in the run's folder, or, of pooled runs, in that of one of them."""
-  told = [fold["run"] for fold in record.summary.get("folds") or [] if fold.get("run")]
-  folds = [*sorted(record.folder.glob("fold*_*")), *(record.folder / run for run in told), *map(pathlib.Path, told)]
+  folders = [fold["run"] for fold in record.summary.get("folds") or [] if fold.get("run")]
+  folds = [
+    *sorted(record.folder.glob("fold*_*")),
+    *(record.folder / run for run in folders),
+    *map(pathlib.Path, folders),
+  ]
   for run in (record.folder, *folds):
     if (run / "volumes" / case / "flair.png").is_file():
       return run / "volumes"
@@ -117,10 +121,10 @@ def _folder(record: RunFiles, case: str) -> pathlib.Path | None:
 
 
 def _heading(case: str, rank: str, value: float | None, name: str) -> str:
-  told = [rank] if rank else []
+  labels = [rank] if rank else []
   if value is not None:
-    told.append(f"{'Dice' if name == 'dice' else name} {number(value)}")
-  return f"{case}: {', '.join(told)}" if told else case
+    labels.append(f"{'Dice' if name == 'dice' else name} {number(value)}")
+  return f"{case}: {', '.join(labels)}" if labels else case
 
 
 def _show(volume: sprites.Volume, rows: list[Row], heading: str) -> Shown:
@@ -131,7 +135,7 @@ def _show(volume: sprites.Volume, rows: list[Row], heading: str) -> Shown:
   else:
     predicted = volume.prediction.sum((1, 2))
     most = max(area.max(), predicted.max(), 1)
-    bars = [(float(of / most), float(told / most)) for of, told in zip(area, predicted, strict=True)]
+    bars = [(float(of / most), float(part / most)) for of, part in zip(area, predicted, strict=True)]
   return Shown(
     case=volume.case,
     heading=heading,
@@ -148,16 +152,16 @@ def _show(volume: sprites.Volume, rows: list[Row], heading: str) -> Shown:
 def _caption(row: Row) -> str:
   truth = "tumour" if row["label"] else "no tumour"
   if "tp" not in row:
-    told = "tumour" if row["prediction"] else "no tumour"
-    return f"{truth}; predicted {told}, probability of tumour {number(row['probability'])}"
+    prediction = "tumour" if row["prediction"] else "no tumour"
+    return f"{truth}; predicted {prediction}, probability of tumour {number(row['probability'])}"
   marked, missed = row["tp"] + row["fp"], row["fn"]
   if row["label"]:
-    told = (
+    outcome = (
       f"Dice {number(2 * row['tp'] / (2 * row['tp'] + row['fp'] + missed))}" if marked else "nothing marked (Dice 0)"
     )
   else:
-    told = f"{marked:,} pixels marked in vain (Dice 0)" if marked else "nothing marked, rightly"
-  return f"{truth}; {told}; highest probability {number(row['probability'])}"
+    outcome = f"{marked:,} false-positive pixels (Dice 0)" if marked else "nothing marked, rightly"
+  return f"{truth}; {outcome}; highest probability {number(row['probability'])}"
 
 
 def sample_chart(record: RunFiles) -> Chart | None:

@@ -1,4 +1,4 @@
-"""DICOM files of strangers opened: told by their first bytes, read without noise, and never inflated without bound."""
+"""DICOM files opened: recognised by their first bytes, read without noise, and never inflated without bound."""
 
 import pathlib
 import re

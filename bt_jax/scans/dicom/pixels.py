@@ -170,10 +170,10 @@ def _transfer_syntax(dataset: Any) -> str:
 
 
 def _reason(error: Exception, syntax: str) -> str:
-  """What is wrong with the pixels, and the cure."""
+  """What is wrong with the pixels, and the remedy."""
   text = " ".join((str(error) or type(error).__name__).split())
   if "missing dependencies" in text:
     return f'is compressed ({syntax}) and no decoder for it is installed: pip install ".[codecs]"'
   text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."  # decoders tell stories
-  cure = "copy it again" if "Endian" in syntax else "copy it again, or decompress it"
-  return f"has pixels that cannot be read ({syntax or 'of unknown encoding'}; {text}): {cure}"
+  remedy = "copy it again" if "Endian" in syntax else "copy it again, or decompress it"
+  return f"has pixels that cannot be read ({syntax or 'of unknown encoding'}; {text}): {remedy}"

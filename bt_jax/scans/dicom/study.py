@@ -69,7 +69,7 @@ def _read(files: Sequence[pathlib.Path], name: str, given: Mapping[str, str]) ->
     slice_names=[f"{index:04d}" for index in range(len(image))],
     warnings=warnings + missing,
     source=flair,
-    oddities=_oddities(chosen["flair"]),
+    ood_warnings=_ood_warnings(chosen["flair"]),
   )
 
 
@@ -96,15 +96,15 @@ def _to_grid(
   return moved, [f"{label} was resampled to the grid of FLAIR, linearly"]
 
 
-def _oddities(series: Series) -> list[str]:
+def _ood_warnings(series: Series) -> list[str]:
   """What the networks have not learned from, a sentence each."""
-  oddities = []
+  ood_warnings = []
   modality, part = series.says("Modality"), series.says("BodyPartExamined").upper()
   if modality != "MR":
-    oddities.append(f"this is {modality or 'of unknown modality'}, the networks know MR only")
+    ood_warnings.append(f"this is {modality or 'of unknown modality'}, the networks know MR only")
   if part and part not in _HEAD:
-    oddities.append(f"the body part is {part}, the networks know heads only")
-  return oddities
+    ood_warnings.append(f"the body part is {part}, the networks know heads only")
+  return ood_warnings
 
 
 def _of_flair(stack: Stack) -> list[str]:

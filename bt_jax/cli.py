@@ -16,6 +16,7 @@ Fields are listed, with their meaning, in configs/common.py; presets at the top 
 For research only, never clinical use.
 """
 
+import difflib
 import functools
 import importlib
 import itertools
@@ -264,7 +265,11 @@ def _misspelt(argv: list[str]) -> str | None:
   known = _fields(flags.FLAGS["config"].parser.parse(path[1])) if path else []
   asked = [match[1] for argument in argv if (match := re.match(r"--?(?:no)?config\.([^=]+)", argument))]
   wrong = [name for name in asked if name not in known]
-  return f"there is no field {wrong[0]!r} in the configuration: there are {', '.join(known)}" if wrong else None
+  if not wrong:
+    return None
+  near = difflib.get_close_matches(wrong[0], known, n=1)
+  remedy = f"did you mean {near[0]}?" if near else "all of them are in configs/common.py"
+  return f"there is no field {wrong[0]!r} in the configuration: {remedy}"
 
 
 def _value(config: ConfigDict, name: str) -> Any:

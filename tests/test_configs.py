@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from bt_jax.distributed import sharding
 from bt_jax.errors import UserError
+from bt_jax.models import SEGMENTERS, make_model
 from bt_jax.modes import train
 from bt_jax.pipeline import feed
 from bt_jax.runs import components, prediction, restoring
@@ -120,11 +121,21 @@ def chains(path):
       yield from (f"**{ast.unparse(value)}" for key, value in zip(node.keys, node.values, strict=True) if key is None)
 
 
-def test_a_head_for_slices_is_not_of_every_network(tmp_path):
+@pytest.mark.parametrize(
+  ("fields", "error"),
+  [
+    ({"slice_head": True}, "model.slice_head is True, and unet takes no slice_head: leave it out, or take lite_unet"),
+    ({"name": "resunet", "width": 999}, "model.width is 999, and resunet takes no width: leave it out, or take unet"),
+    ({"pool": "min"}, "model.pool is 'min', and unet takes no pool: leave it out"),
+  ],
+)
+def test_a_field_that_its_network_does_not_take_is_refused(fields, error, tmp_path):
   config = seg.get_config("phantom")
-  config.model.slice_head = True
-  with pytest.raises(UserError, match="unet has no head for slices: leave it out, or take lite_unet"):
+  config.model.update(fields)
+  with pytest.raises(UserError, match=error):
     train.train(config, tmp_path / "run")
+  with pytest.raises(UserError, match="resunet takes no pool: it takes dtype, features, variant"):
+    make_model(SEGMENTERS, "resunet", pool="banana")
 
 
 def test_every_field_is_read():

@@ -302,13 +302,17 @@ def test_build_mode_and_help(tiny, data_dir):
     (["--config=configs/seg.py:tiny"], "no preset 'tiny': there are small, phantom"),
     (
       ["--config=configs/seg.py:phantom", "--config.train.epoch=3"],
-      "no field 'train.epoch' in the configuration: there are ",
+      "no field 'train.epoch' in the configuration: did you mean train.epochs?",
     ),
     (
       ["--config=configs/seg.py:phantom", "--config.trian.epochs=3"],
-      "no field 'trian.epochs' in the configuration: there are ",
+      "no field 'trian.epochs' in the configuration: did you mean train.epochs?",
     ),
     (["--config", "configs/seg.py:phantom", "--config.train.epoch=3"], "no field 'train.epoch' in the configuration"),
+    (
+      ["--config=configs/seg.py:phantom", "--config.qq=3"],
+      "no field 'qq' in the configuration: all of them are in configs/common.py",
+    ),
     (["--config=configs/seg.py:phantom", "--config.train.epochs=many"], "epochs"),
     (["--config=configs/seg.py:phantom", "--mode=fly"], "mode"),
     (["--config=configs/seg.py:phantom", "--wrokdir=x"], "wrokdir"),

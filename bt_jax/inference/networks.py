@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from bt_jax.datasets.channels import Channel, context_of, parse_channels
 from bt_jax.errors import UserError
-from bt_jax.models import DTYPES, make_model
+from bt_jax.models import DTYPES, make_model, taken
 from bt_jax.pipeline.preprocess import make_preprocess
 from bt_jax.tasks import TASKS
 from bt_jax.training import checkpoint_record as records
@@ -152,6 +152,7 @@ def _restore(folder: pathlib.Path, flag: str) -> tuple[PyTree, dict[str, Any]]:
 def _logits(key: str) -> Callable:
   """`predict_step(variables, batch)` of a task, model, data section and normalisation, as JSON."""
   task, model, data, normalize = json.loads(key)
-  network = make_model(TASKS[task].models, **{**model, "dtype": DTYPES[model["dtype"]]})
+  options = TASKS[task].models
+  network = make_model(options, **taken(options, {**model, "dtype": DTYPES[model["dtype"]]}))
   preprocess = make_preprocess(size=data["size"], normalize=normalize, channels=data["channels"])
   return make_predict_step(model=network, task=TASKS[task], preprocess=preprocess)

@@ -1,13 +1,13 @@
 """Networks, by name."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
 
-from bt_jax.errors import choose
+from bt_jax.errors import UserError, choose
 from bt_jax.models.cnn import CNN
 from bt_jax.models.efficientnet_lite import LiteClassifier
 from bt_jax.models.lite_unet import LiteUNet
@@ -31,14 +31,31 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def make_model(options: dict[str, Callable[..., nn.Module]], name: str, **fields: Any) -> nn.Module:
-  """The network of this name among `options`; it takes those of the fields that it has.
+  """The network of this name among `options`.
+
+  Args:
+    options: the networks there are.
+    name: of one of them.
+    fields: of the network; see `taken`.
 
   Raises:
-    UserError: no such network.
+    UserError: no such network, or it does not take one of the fields.
   """
   network = choose("model.name", name, options)
-  known = {field.name for field in dataclasses.fields(network)} - {"name", "parent"}
-  return network(**{key: value for key, value in fields.items() if key in known})
+  for field in fields.keys() - fields_of(network):
+    raise UserError(f"{name} takes no {field}: it takes {', '.join(sorted(fields_of(network)))}")
+  return network(**fields)
+
+
+def fields_of(network: Callable[..., nn.Module]) -> set[str]:
+  """The names of the fields that a network takes."""
+  return {field.name for field in dataclasses.fields(network)} - {"name", "parent"}
+
+
+def taken(options: dict[str, Callable[..., nn.Module]], fields: Mapping[str, Any]) -> dict[str, Any]:
+  """The name and those of the fields of a whole configuration that the network of this name takes."""
+  network = choose("model.name", fields["name"], options)
+  return {field: value for field, value in fields.items() if field in {"name", *fields_of(network)}}
 
 
 def encoder_of(model: nn.Module) -> str:

@@ -19,7 +19,7 @@ from bt_jax.evaluation.volumes import volume_columns
 from bt_jax.modes import pool, train
 from bt_jax.report import run_summary
 from bt_jax.report.page.phrases import duration
-from bt_jax.runs.components import make_components
+from bt_jax.runs.components import check_model_fields, make_components
 from bt_jax.runs.run_data import build
 from bt_jax.runs.workdir import begin, claim, default_workdir, plain
 from bt_jax.tasks import TASKS
@@ -46,6 +46,7 @@ def crossval(config: ConfigDict, workdir: pathlib.Path | None, runs: Sequence[st
     raise UserError(f"--mode=crossval goes over patient folds, and split.kind is {config.split.kind!r}: leave it out")
   groupings = subgroups.parse(config.report.subgroups)
   make_components(config)  # a wrong field is reported before the first training
+  check_model_fields(config)
   about = plain(config)
   about["split"] |= {"fold": None, "folds": None}
   if config.crossval.group > 1:

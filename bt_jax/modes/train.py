@@ -10,7 +10,7 @@ from bt_jax.models import encoder_of
 from bt_jax.modes.evaluate import report_best
 from bt_jax.pretrained.conversion import check_fits
 from bt_jax.runs import warm_start
-from bt_jax.runs.components import make_components
+from bt_jax.runs.components import check_model_fields, make_components
 from bt_jax.runs.run_data import open_data
 from bt_jax.runs.trainer import fit
 from bt_jax.runs.workdir import begin, claim, default_workdir, plain
@@ -28,6 +28,7 @@ def train(config: ConfigDict, workdir: pathlib.Path | None) -> None:
   setup.prepare(config)
   subgroups.parse(config.report.subgroups)
   components = make_components(config)  # a wrong field is reported before any weights are fetched
+  check_model_fields(config)
   sharding.check_batch_size(components.mesh, "train.batch_size", config.train.batch_size, config.train.accumulate)
   with hosts.together():
     # A run that has a checkpoint needs its first weights no more.

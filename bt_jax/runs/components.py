@@ -18,7 +18,7 @@ from bt_jax.datasets.lgg_mri.lgg_mri_dataset_builder import FOLDS
 from bt_jax.distributed import sharding
 from bt_jax.errors import UserError, choose
 from bt_jax.losses import Loss, make_loss
-from bt_jax.models import DTYPES, SEGMENTERS, make_model
+from bt_jax.models import DTYPES, fields_of, make_model, taken
 from bt_jax.pipeline.augment import make_augment
 from bt_jax.pipeline.contrast import make_contrast
 from bt_jax.pipeline.feed import FEEDS, SAMPLINGS
@@ -30,6 +30,7 @@ from bt_jax.training import finetune
 from bt_jax.training.optimizer import make_optimizer, make_schedule
 from bt_jax.training.step import make_predict_step
 from bt_jax.training.train_state import PyTree
+from configs import cls, common, seg
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +90,7 @@ def make_components(config: ConfigDict, normalize: str = "unit") -> Components:
   choose("loss.name", config.loss.name, dict.fromkeys(task.losses))
   choose("train.sampling", config.train.sampling, SAMPLINGS)
   fields = {**config.model, "dtype": choose("model.dtype", config.model.dtype, DTYPES)}
-  model = make_model(task.models, **fields)
+  model = make_model(task.models, **taken(task.models, fields))
   if config.data.normalize != "auto":
     normalize = config.data.normalize
   preprocess = make_preprocess(size=config.data.size, normalize=normalize, channels=config.data.channels)
@@ -150,6 +151,22 @@ def make_components(config: ConfigDict, normalize: str = "unit") -> Components:
   )
 
 
+def check_model_fields(config: ConfigDict) -> None:
+  """Raises UserError where a field of `model` was changed that its network does not take, and that would do nothing."""
+  models = choose("task", config.task, TASKS).models
+  network = choose("model.name", config.model.name, models)
+  files = {"segmentation": seg, "classification": cls}
+  presets = [common.get_config(), *(files[config.task].get_config(name) for name in files[config.task].PRESETS)]
+  for field, value in config.model.items():
+    ignored = field not in {"name", "pretrained", *fields_of(network)}
+    if ignored and all(value != preset.model[field] for preset in presets):
+      others = [name for name, other in models.items() if field in fields_of(other)]
+      raise UserError(
+        f"model.{field} is {value!r}, and {config.model.name} takes no {field}: leave it out"
+        + (f", or take {' or '.join(others)}" if others else "")
+      )
+
+
 def _check_together(config: ConfigDict, task: Task, normalize: str) -> None:
   """Raises UserError for fields that cannot be at once."""
   if config.data.contrast != "none" and normalize == "volume":
@@ -165,9 +182,6 @@ def _check_together(config: ConfigDict, task: Task, normalize: str) -> None:
     raise UserError(
       "train.sampling=balanced and train.class_weights=balanced correct for the same twice: leave one out"
     )
-  if config.model.slice_head and not hasattr(task.models[config.model.name], "slice_head"):
-    heads = " or ".join(name for name, network in SEGMENTERS.items() if hasattr(network, "slice_head"))
-    raise UserError(f"model.slice_head: {config.model.name} has no head for slices: leave it out, or take {heads}")
   if config.task == "classification" and config.eval.largest_component:
     raise UserError("eval.largest_component is for segmentation: leave it out")
   if config.eval.largest_component and config.split.kind == "random":

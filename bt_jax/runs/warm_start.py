@@ -8,7 +8,7 @@ from bt_jax import files
 from bt_jax.datasets import splits
 from bt_jax.datasets.splits import Split
 from bt_jax.errors import UserError
-from bt_jax.models import MODELS, encoder_of, make_model
+from bt_jax.models import MODELS, encoder_of, make_model, taken
 from bt_jax.pretrained import conversion
 from bt_jax.pretrained.conversion import Weights
 from bt_jax.training import checkpoint_record as records
@@ -55,7 +55,7 @@ def _of_run(folder: pathlib.Path) -> Weights:
       "of a network that has one"
     )
   conversion.check_finite(variables, str(folder))
-  encoder = encoder_of(make_model(MODELS, **config["model"]))
+  encoder = encoder_of(make_model(MODELS, **taken(MODELS, config["model"])))
   return Weights(variables, encoder, record["normalize"], str(folder.resolve()), record["arrays_sha256"])
 
 

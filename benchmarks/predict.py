@@ -171,7 +171,8 @@ def one_by_one(source: pathlib.Path, output: pathlib.Path, predictor) -> None:
 
 def measure_parts(source: pathlib.Path, outputs: Iterator[pathlib.Path], predictor) -> dict[str, float]:
   """Seconds that each part of ours takes, alone."""
-  from bt_jax.inference import measurements, ood, overlays
+  from bt_jax.inference import ood, overlays
+  from bt_jax.inference.description import describe
   from bt_jax.scans import nifti, reader
 
   taken, output = {}, next(outputs)
@@ -189,7 +190,7 @@ def measure_parts(source: pathlib.Path, outputs: Iterator[pathlib.Path], predict
     timed("  of that what is odd", ood.warnings, scan.image, predictor.decision.profile)
     timed("mask", nifti.write, scan, output / study.name, found.mask, None, software="")
     timed("overlays, contact sheet", overlays.save, output / study.name, found)
-    timed("numbers", measurements.describe, found)
+    timed("numbers", describe, found)
   return taken
 
 

@@ -1,15 +1,29 @@
 """Brain-tumour detection and segmentation in MRI, in JAX and Flax. For research only, never clinical use."""
 
+import importlib
 import os
 import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+from bt_jax.errors import UserError
 from bt_jax.version import __version__
 
-__all__ = ["__version__", "load", "read", "save"]
+__all__ = [
+  "UserError", "__version__", "datasets", "load", "losses", "metrics", "models", "read", "save", "weights",
+]  # fmt: skip
 
-# What follows imports JAX only where it is called: the flags are read without.
+# What follows imports JAX only where it is used: the flags are read without.
+
+
+def __getattr__(name: str) -> Any:
+  if name in ("datasets", "losses", "metrics", "models", "weights"):
+    return importlib.import_module(f"bt_jax.{name}")
+  raise AttributeError(f"module 'bt_jax' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+  return __all__
 
 
 def load(checkpoint: str | os.PathLike | Sequence[str | os.PathLike], **options: Any) -> Any:
@@ -38,7 +52,6 @@ def read(path: str | os.PathLike | None = None, **roles: str | os.PathLike) -> A
   Raises:
     UserError: it cannot be read, or holds several studies.
   """
-  from bt_jax.errors import UserError
   from bt_jax.scans import reader
   from bt_jax.schema import CHANNELS
 

@@ -6,6 +6,7 @@ import pytest
 from skimage import measure
 
 from bt_jax.inference import measurements
+from bt_jax.inference.description import describe
 from bt_jax.scans.scan import NOTICE
 from tests.helpers.predictions import empty, make_prediction
 
@@ -19,7 +20,7 @@ def make_box():
 
 
 def test_numbers_of_a_box():
-  found = measurements.describe(make_prediction(make_box(), spacing=SPACING))
+  found = describe(make_prediction(make_box(), spacing=SPACING))
   assert found["tumor"] is True and found["voxels"] == 3 * 4 * 3 and found["components"] == 1
   assert found["volume_mm3"] == pytest.approx(15 * 2 * 6) and found["volume_ml"] == pytest.approx(0.18)
   assert found["largest_diameter_mm"] == pytest.approx(math.hypot(4 * 0.5, 3 * 2))
@@ -32,7 +33,7 @@ def test_numbers_of_a_box():
 
 
 def test_without_spacing_no_number_is_in_mm():
-  found = measurements.describe(make_prediction(make_box()))
+  found = describe(make_prediction(make_box()))
   told = {name: value for name, value in [*found.items(), *found["slices"][3].items()] if "_m" in name}
   assert set(told) == {"volume_mm3", "volume_ml", "largest_diameter_mm", "spacing_mm", "area_mm2"}
   assert not any(told.values()) and None in told.values() and 0 not in told.values()
@@ -44,7 +45,7 @@ def test_what_is_said_of_the_scan_and_of_the_networks():
   prediction = make_prediction(
     empty(2, 3, 3), names=["top", "next"], gated=gated, warnings=["odd"], looks_wrong=True, about={"bt_jax": "1.2"}
   )
-  found = measurements.describe(prediction)
+  found = describe(prediction)
   assert found["research_use"] == NOTICE and found["model"] == {"bt_jax": "1.2"}
   assert found["warnings"] == ["odd"] and found["looks_wrong"] is True
   assert found["input"] == {"format": "array", "sha256": "ab12"} and found["shape"] == [2, 3, 3]
@@ -62,7 +63,7 @@ def test_what_is_said_of_the_scan_and_of_the_networks():
 )
 def test_json_holds_all_of_it_and_no_nan(mask, spacing):
   members = np.stack([mask, empty(*mask.shape)])
-  found = measurements.describe(make_prediction(mask, spacing=spacing, members=members))
+  found = describe(make_prediction(mask, spacing=spacing, members=members))
   assert json.loads(json.dumps(found, allow_nan=False)) == found
   of_the_tumor = ("slice_range", "bounding_box", "centroid", "largest_diameter_pixels", "largest_diameter_slice")
   assert {found[name] is None for name in of_the_tumor} == {not mask.any()}
@@ -111,7 +112,7 @@ def test_components_join_across_slices_at_corners():
   mask = empty(5, 6, 6)
   mask[0, 1, 1] = mask[1, 2, 2] = True  # they touch at a corner
   mask[3, 2, 2] = True  # a slice between
-  assert measurements.describe(make_prediction(mask))["components"] == 2
+  assert describe(make_prediction(mask))["components"] == 2
 
 
 def test_disagreement_of_masks_by_hand():
@@ -127,3 +128,11 @@ def test_disagreement_of_masks_by_hand():
 def test_disagreement_of_empty_masks_is_none_at_all_and_of_one_network_unknown():
   assert measurements.disagreement(empty(2, 1, 2, 2), None)["pairwise_dice_mean"] == 1
   assert measurements.disagreement(empty(1, 1, 2, 2), None) is None
+
+
+def test_a_prediction_has_its_size_at_hand():
+  prediction = make_prediction(make_box(), spacing=SPACING)
+  described = describe(prediction)
+  assert prediction.volume_ml == described["volume_ml"] and prediction.diameter_mm == described["largest_diameter_mm"]
+  assert f"{described['voxels']} voxels marked, {prediction.volume_ml:.2f} ml" in repr(prediction)
+  assert make_prediction(make_box()).volume_ml is None and " ml" not in repr(make_prediction(make_box()))

@@ -1,4 +1,4 @@
-"""The numbers of one prediction: what `prediction.json` says."""
+"""What is measured on masks: size, diameter, location, parts, and how far those of an ensemble differ."""
 
 import itertools
 from typing import Any
@@ -8,44 +8,8 @@ from jaxtyping import Bool, Float
 from scipy import ndimage, spatial
 
 from bt_jax import metrics
-from bt_jax.inference.predictor import Prediction
-from bt_jax.scans.scan import NOTICE
-from bt_jax.version import __version__
 
 Mask = Bool[np.ndarray, "slices height width"]
-
-
-def describe(prediction: Prediction) -> dict[str, Any]:
-  """The content of `prediction.json`, ready to be written.
-
-  Places count slices, rows and columns from 0, in the order of `scan.image`. What is in mm is None where the spacing is
-  unknown, what is of the tumour where there is none. `probability` is that of the likeliest slice, 0..1.
-  """
-  scan, mask, spacing = prediction.scan, prediction.mask, prediction.scan.spacing_mm
-  place = _place(mask)
-  box = place["bounding_box"]
-  return {
-    "research_use": NOTICE,
-    "study": scan.name,
-    "tumor": bool(mask.any()),
-    "probability": float(prediction.slice_probability.max()),
-    **size(mask, spacing),
-    **largest_diameter(mask, spacing),
-    "slice_range": box and box["slices"],
-    **place,
-    "components": _components(mask, box),
-    "disagreement": disagreement(prediction.members, spacing),
-    "threshold": float(prediction.threshold),
-    "looks_wrong": bool(prediction.looks_wrong),
-    "warnings": list(prediction.warnings),
-    "shape": list(mask.shape),
-    "spacing_mm": [float(length) for length in spacing] if spacing else None,
-    "roles": dict(scan.roles),
-    "input": {"format": scan.format, "sha256": scan.sha256},
-    "software": f"bt_jax {__version__}",
-    "model": prediction.about,
-    "slices": _slices(prediction),
-  }
 
 
 def size(mask: Mask, spacing_mm: tuple[float, float, float] | None) -> dict[str, int | float | None]:
@@ -97,7 +61,7 @@ def _hull(part: Bool[np.ndarray, "height width"]) -> Float[np.ndarray, "corners 
   return points[spatial.ConvexHull(points).vertices]
 
 
-def _place(mask: Mask) -> dict[str, Any]:
+def location(mask: Mask) -> dict[str, Any]:
   """Where the mask lies: `bounding_box`, first and last place along each axis, and `centroid`."""
   if not mask.any():
     return {"bounding_box": None, "centroid": None}
@@ -108,7 +72,7 @@ def _place(mask: Mask) -> dict[str, Any]:
   }
 
 
-def _components(mask: Mask, box: dict[str, list[int]] | None) -> int:
+def components(mask: Mask, box: dict[str, list[int]] | None) -> int:
   """The number of 26-connected parts."""
   if box is None:
     return 0
@@ -140,23 +104,3 @@ def disagreement(
     "volume_mm3_min": least["volume_mm3"],
     "volume_mm3_max": most["volume_mm3"],
   }
-
-
-def _slices(prediction: Prediction) -> list[dict[str, Any]]:
-  scan = prediction.scan
-  areas = prediction.mask.sum((1, 2))
-  square_mm = scan.spacing_mm[1] * scan.spacing_mm[2] if scan.spacing_mm else None
-  return [
-    {
-      "index": at,
-      "name": name,
-      "tumor": bool(area),
-      "probability": float(probability),
-      "area_pixels": int(area),
-      "area_mm2": float(area * square_mm) if scan.spacing_mm else None,
-      "gated": bool(gated),
-    }
-    for at, (name, area, probability, gated) in enumerate(
-      zip(scan.slice_names, areas, prediction.slice_probability, prediction.gated, strict=True)
-    )
-  ]

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from bt_jax.datasets.channels import with_neighbours
 from bt_jax.errors import UserError
 from bt_jax.evaluation.postprocess import largest_part
-from bt_jax.inference import ood, resampling
+from bt_jax.inference import measurements, ood, resampling
 from bt_jax.inference.decision import Decision
 from bt_jax.inference.ensemble import Marked
 from bt_jax.inference.networks import View
@@ -52,6 +52,23 @@ class Prediction:
   warnings: list[str]
   looks_wrong: bool
   about: dict[str, Any]
+
+  @property
+  def volume_ml(self) -> float | None:
+    """Of the mask; None where the spacing is unknown."""
+    return measurements.size(self.mask, self.scan.spacing_mm)["volume_ml"]
+
+  @property
+  def diameter_mm(self) -> float | None:
+    """The largest within a slice, see `measurements.largest_diameter`; None without tumour or spacing."""
+    return measurements.largest_diameter(self.mask, self.scan.spacing_mm)["largest_diameter_mm"]
+
+  def __repr__(self) -> str:
+    volume = "" if self.volume_ml is None else f", {self.volume_ml:.2f} ml"
+    return (
+      f"Prediction({self.scan.name!r}: {int(self.mask.sum())} voxels marked{volume}, probability "
+      f"{self.slice_probability.max():.3f}{', looks wrong' if self.looks_wrong else ''})"
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,8 @@ from typing_extensions import TypedDict
 
 from bt_jax import files
 from bt_jax.errors import UserError
-from bt_jax.inference import measurements, overlays
+from bt_jax.inference import overlays
+from bt_jax.inference.description import describe
 from bt_jax.inference.predictor import Prediction, Predictor
 from bt_jax.scans import reader
 from bt_jax.version import __version__
@@ -53,7 +54,7 @@ def save(
     overlays.save(temporary, prediction)
     paths = sorted(path for path in temporary.rglob("*") if path.is_file())
     written = {path.relative_to(temporary).as_posix(): path.stat().st_size for path in paths}
-    content = measurements.describe(prediction) | {"options": options, "files": written}
+    content = describe(prediction) | {"options": options, "files": written}
     files.write_json(temporary / _DONE, files.sealed(content))
   except BaseException:
     shutil.rmtree(temporary, ignore_errors=True)

@@ -9,12 +9,16 @@ from flax import linen as nn
 
 from bt_jax.errors import UserError, choose
 from bt_jax.models.cnn import CNN
-from bt_jax.models.efficientnet_lite import LiteClassifier
+from bt_jax.models.efficientnet_lite import EfficientNetLite, LiteClassifier
 from bt_jax.models.lite_unet import LiteUNet
-from bt_jax.models.resnet import ResNet50Classifier
+from bt_jax.models.resnet import ResNet50, ResNet50Classifier
 from bt_jax.models.resunet import ResUNet, ResUNetScratch
 from bt_jax.models.unet import UNet
 
+__all__ = [
+  "CNN", "EfficientNetLite", "LiteClassifier", "LiteUNet", "ResNet50", "ResNet50Classifier", "ResUNet", "ResUNetScratch", "UNet",
+  "make_model",
+]  # fmt: skip
 CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
   "cnn": CNN,
   "resnet50": ResNet50Classifier,

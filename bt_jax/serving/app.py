@@ -20,7 +20,8 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from bt_jax.errors import OF_MACHINE, MachineError, UserError
-from bt_jax.inference import measurements, writer
+from bt_jax.inference import writer
+from bt_jax.inference.description import describe
 from bt_jax.scans import reader
 from bt_jax.scans.scan import Scan
 from bt_jax.schema import CHANNELS
@@ -113,7 +114,7 @@ class _Service:
   def _predicted(self, folder: pathlib.Path, upload: uploads.Upload) -> bytes:
     scan = reader.read(_study(folder, upload))
     prediction = self._predictor.predict(scan)
-    described = measurements.describe(prediction)
+    described = describe(prediction)
     if self._keep_in is not None:
       writer.save(prediction, _numbered(self._keep_in))
     return transport.pack(

@@ -1,0 +1,61 @@
+"""The numbers of one prediction: what `prediction.json` says."""
+
+from typing import Any
+
+from bt_jax.inference import measurements
+from bt_jax.inference.predictor import Prediction
+from bt_jax.scans.scan import NOTICE
+from bt_jax.version import __version__
+
+
+def describe(prediction: Prediction) -> dict[str, Any]:
+  """The content of `prediction.json`, ready to be written.
+
+  Positions count slices, rows and columns from 0, in the order of `scan.image`. What is in mm is None where the spacing is
+  unknown, what is of the tumour where there is none. `probability` is that of the likeliest slice, 0..1.
+  """
+  scan, mask, spacing = prediction.scan, prediction.mask, prediction.scan.spacing_mm
+  location = measurements.location(mask)
+  box = location["bounding_box"]
+  return {
+    "research_use": NOTICE,
+    "study": scan.name,
+    "tumor": bool(mask.any()),
+    "probability": float(prediction.slice_probability.max()),
+    **measurements.size(mask, spacing),
+    **measurements.largest_diameter(mask, spacing),
+    "slice_range": box and box["slices"],
+    **location,
+    "components": measurements.components(mask, box),
+    "disagreement": measurements.disagreement(prediction.members, spacing),
+    "threshold": float(prediction.threshold),
+    "looks_wrong": bool(prediction.looks_wrong),
+    "warnings": list(prediction.warnings),
+    "shape": list(mask.shape),
+    "spacing_mm": [float(length) for length in spacing] if spacing else None,
+    "roles": dict(scan.roles),
+    "input": {"format": scan.format, "sha256": scan.sha256},
+    "software": f"bt_jax {__version__}",
+    "model": prediction.about,
+    "slices": _slices(prediction),
+  }
+
+
+def _slices(prediction: Prediction) -> list[dict[str, Any]]:
+  scan = prediction.scan
+  areas = prediction.mask.sum((1, 2))
+  square_mm = scan.spacing_mm[1] * scan.spacing_mm[2] if scan.spacing_mm else None
+  return [
+    {
+      "index": at,
+      "name": name,
+      "tumor": bool(area),
+      "probability": float(probability),
+      "area_pixels": int(area),
+      "area_mm2": float(area * square_mm) if scan.spacing_mm else None,
+      "gated": bool(gated),
+    }
+    for at, (name, area, probability, gated) in enumerate(
+      zip(scan.slice_names, areas, prediction.slice_probability, prediction.gated, strict=True)
+    )
+  ]

@@ -1,0 +1,50 @@
+"""Published weights as a Linen module and its variables."""
+
+from typing import NamedTuple
+
+from flax import linen as nn
+
+from bt_jax.models import EfficientNetLite, LiteClassifier, ResNet50, ResNet50Classifier
+from bt_jax.models.efficientnet_lite import ENCODERS
+from bt_jax.pretrained import conversion
+from bt_jax.training.train_state import PyTree
+
+
+class Pretrained(NamedTuple):
+  """A network with its weights.
+
+  Attributes:
+    module: gives logits of the classes it was trained for or, where the source has no classifier, features by stage.
+    variables: `params` and `batch_stats`, float32.
+    normalize: how its inputs are normalised, a name of `pipeline.preprocess.SCHEMES`.
+  """
+
+  module: nn.Module
+  variables: PyTree
+  normalize: str
+
+
+def load(name: str) -> Pretrained:
+  """The network and the weights of a file, an installed package, a hub name or a folder of converted weights.
+
+      module, variables, _ = bt_jax.weights.load("efficientnet-lite0")
+      logits = module.apply(variables, images)  # [batch, height, width, 3] to [batch, 1000]
+
+  Args:
+    name: as `model.pretrained` takes it, see docs/models.md.
+
+  Raises:
+    UserError: there are no such weights, they cannot be read, or are of no network we have.
+  """
+  weights = conversion.load_weights(name)
+  lite = weights.variant in ENCODERS
+  head = weights.variables["params"].get("head")
+  if head is None:
+    module = EfficientNetLite(weights.variant) if lite else ResNet50(weights.variant)
+    variables = {collection: arrays["encoder"] for collection, arrays in weights.variables.items()}
+  else:
+    classes = len(head["dense"]["bias"])
+    classifier = LiteClassifier if lite else ResNet50Classifier
+    fields = {"encoder" if lite else "variant": weights.variant, "classes": classes}
+    module, variables = classifier(**fields), weights.variables
+  return Pretrained(module, variables, weights.normalize)

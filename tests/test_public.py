@@ -1,0 +1,39 @@
+"""What `import bt_jax` offers, and published weights as modules."""
+
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+import safetensors.numpy
+
+import bt_jax
+from bt_jax.pretrained.names import NAMINGS
+from tests.golden import weights
+from tests.helpers.launching import ROOT
+
+
+def test_the_public_names_are_there_and_none_needs_jax_before_it_is_used():
+  assert {"UserError", "datasets", "load", "losses", "metrics", "models", "read", "save", "weights"} <= set(dir(bt_jax))
+  assert all(getattr(bt_jax, name) is not None for name in dir(bt_jax))
+  with pytest.raises(AttributeError, match="no attribute 'lod'"):
+    bt_jax.lod  # noqa: B018
+  code = "import sys, bt_jax; print('jax' in sys.modules)"
+  assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "False\n"
+
+
+@pytest.mark.parametrize("naming", NAMINGS, ids=lambda naming: f"{naming.title}-{naming.variant}")
+@pytest.mark.parametrize("headless", [False, True])
+def test_weights_are_those_of_the_module_they_come_with(naming, headless, tmp_path):
+  arrays = weights.random_arrays(naming)
+  if headless:
+    arrays = {name: array for name, array in arrays.items() if name not in naming.head}
+  safetensors.numpy.save_file(arrays, tmp_path / "weights.safetensors")
+  module, variables, normalize = bt_jax.weights.load(str(tmp_path / "weights.safetensors"))
+  assert normalize == naming.normalize
+  images = jax.ShapeDtypeStruct((2, 64, 64, 3), np.float32)
+  wanted = jax.eval_shape(module.init, jax.random.key(0), images)
+  assert jax.tree.map(np.shape, variables) == jax.tree.map(lambda leaf: leaf.shape, dict(wanted))
+  if not headless:
+    assert jax.eval_shape(module.apply, variables, images).shape == (2, 1000)

@@ -124,7 +124,7 @@ def make_train_step(
     average = state.average
     if average is not None:
       decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
-      average = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, average, variables)
+      average = optax.incremental_update(variables, average, 1 - decay)
     stepped = state.replace(
       variables=variables,
       average=average,
@@ -144,7 +144,7 @@ def make_train_step(
 
 
 def keep_products(forward: Callable) -> Callable:
-  """The function, keeping for the way back only what convolutions and matrix products put out."""
+  """The function, keeping for the backward pass only what convolutions and matrix products put out."""
   return jax.checkpoint(
     forward, policy=lambda primitive, *_, **__: primitive.name in ("conv_general_dilated", "dot_general")
   )

@@ -127,10 +127,10 @@ def lower(step, init, size: int, devices: int, batch_per_device: int) -> jax.sta
 
 
 def expected_bytes(init) -> tuple[int, int]:
-  """Bytes of the gradient, and those that batch norm adds: three for each two statistics, one of them on the way back."""
+  """Bytes of the gradient, and those that batch norm adds: its statistics; on the backward pass the gradients of scale and bias."""
   variables = jax.eval_shape(init).variables
   size = lambda part: 4 * sum(leaf.size for leaf in jax.tree.leaves(variables[part]))
-  return size("params"), size("batch_stats") * 3 // 2
+  return size("params"), size("batch_stats")
 
 
 def count(name: str, size: int, devices: tuple[int, ...], *, whole: bool = False) -> tuple[int, int]:

@@ -31,14 +31,14 @@ def python(code, home="/dev/null", arguments=()):
 def test_on_a_cpu_as_many_cores_are_devices_as_divide_the_batches(fields, devices, tmp_path):
   code = f"""
 import os, jax
-from bt_jax import machine
+from bt_jax.distributed import setup
 from configs import seg
 os.sched_getaffinity = lambda process: range(6)
 config = seg.get_config("phantom")  # batches of 8 and 32
 config.update_from_flattened_dict({fields})
-machine.prepare(config)
+setup.prepare(config)
 print(jax.device_count(), jax.config.jax_compilation_cache_dir, os.environ["XLA_FLAGS"])
-machine.prepare(config)  # again is no harm
+setup.prepare(config)  # again is no harm
 """
   assert python(code, tmp_path) == [str(devices), f"{tmp_path}/.cache/bt_jax/xla", "--xla_gpu_deterministic_ops=true"]
 
@@ -49,11 +49,11 @@ def test_without_a_home_no_program_is_kept_and_all_else_works(user):
   code = f"""
 import os
 {user}
-from bt_jax import machine
+from bt_jax.distributed import setup
 from bt_jax.datasets import store
 from bt_jax.errors import UserError
 import jax
-machine.prepare()
+setup.prepare()
 print(jax.config.jax_compilation_cache_dir, jax.jit(lambda x: x + 1)(1))
 try:
   store.open_or_build("phantom", root=None, data_dir=None)

@@ -192,7 +192,7 @@ def main() -> None:
   print("step             devices all-reduces    bytes sent      expected    rest     GFLOP        GB  other kinds")
   sent = {name: count(name, args.check_size, DEVICES if name == models[0] else (2, 8)) for name in models}
   count(models[0], args.check_size, (2,), whole=True)
-  print("expected: 4 bytes for each parameter and 12 for each channel of batch norm; the rest are sums of the loss")
+  print("expected: 4 bytes for each parameter and 8 for each channel of batch norm; the rest are sums of the loss")
   print(f"\nFLOPs per device and step, {args.size} x {args.size} pixels, {args.batch_per_device} slices per device")
   flops = {}
   for name in models:

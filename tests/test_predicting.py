@@ -26,8 +26,8 @@ AFFINE = np.array([[-2.0, 0, 0, 10], [0, -3, 0, -20], [0, 0, 5, 30], [0, 0, 0, 1
 
 
 def predict(*checkpoints, output, **options):
-  told = {"probabilities": False, "tta": False, "sensitivity": 0.98} | NOTHING | options
-  mode.predict(checkpoint=[str(one) for one in checkpoints], output=output, **told)
+  values = {"probabilities": False, "tta": False, "sensitivity": 0.98} | NOTHING | options
+  mode.predict(checkpoint=[str(one) for one in checkpoints], output=output, **values)
 
 
 def head(seed, shape=(4, 60, 70)):
@@ -69,14 +69,14 @@ def test_it_marks_what_the_evaluation_of_the_run_marked(run, phantom_root, tmp_p
   assert any(int(row["tp"]) + int(row["fp"]) for row in rows)
   for row in rows:
     study = tmp_path / "out" / row["case"]
-    (told,) = (
+    (slice_numbers,) = (
       one
       for one in json.loads((study / "prediction.json").read_text())["slices"]
       if one["name"].endswith(f"_{row['slice']}")
     )
     mask = tifffile.imread(study / "masks" / f"{row['case']}_{row['slice']}_mask.tif")
     assert mask.shape == (256, 256) and {*np.unique(mask)} <= {0, 255}
-    assert (mask == 255).sum() == told["area_pixels"] == int(row["tp"]) + int(row["fp"])
+    assert (mask == 255).sum() == slice_numbers["area_pixels"] == int(row["tp"]) + int(row["fp"])
     truth = np.asarray(Image.open(phantom_root / "kaggle_3m" / row["case"] / f"{row['case']}_{row['slice']}_mask.tif"))
     assert ((mask == 255) & (truth > 0)).sum() == int(row["tp"])
 
@@ -87,8 +87,8 @@ def test_a_volume_in_its_own_geometry_with_all_outputs(run, classifier, tmp_path
   predict(
     run[0], output=tmp_path / "out", input=tmp_path / "case.nii.gz", classifier=str(classifier[0]), tta=True, probabilities=True, threshold=0.3
   )  # fmt: skip
-  told = json.loads((tmp_path / "out" / "prediction.json").read_text())
-  assert {*told} >= {
+  described = json.loads((tmp_path / "out" / "prediction.json").read_text())
+  assert {*described} >= {
     "tumor",
     "probability",
     "voxels",
@@ -103,10 +103,16 @@ def test_a_volume_in_its_own_geometry_with_all_outputs(run, classifier, tmp_path
   np.testing.assert_array_equal(mask.affine, image.affine)
   np.testing.assert_array_equal(probability.affine, image.affine)
   np.testing.assert_array_equal(np.asarray(mask.dataobj) == 1, probability.get_fdata() >= np.float32(0.3))
-  assert told["voxels"] == np.asarray(mask.dataobj).sum() and told["volume_mm3"] == pytest.approx(told["voxels"] * 30)
-  assert told["research_use"] == NOTICE and told["model"]["tta"] and told["model"]["classifiers"][0]["model"] == "cnn"
-  assert told["files"] == sizes(tmp_path / "out") and len(told["slices"]) == 4
-  assert any("FLAIR stands in" in warning for warning in told["warnings"])
+  assert described["voxels"] == np.asarray(mask.dataobj).sum() and described["volume_mm3"] == pytest.approx(
+    described["voxels"] * 30
+  )
+  assert (
+    described["research_use"] == NOTICE
+    and described["model"]["tta"]
+    and described["model"]["classifiers"][0]["model"] == "cnn"
+  )
+  assert described["files"] == sizes(tmp_path / "out") and len(described["slices"]) == 4
+  assert any("FLAIR stands in" in warning for warning in described["warnings"])
   said = capsys.readouterr().out
   assert NOTICE in said and "warning: no pre and no post" in said and str(tmp_path / "out" / "overlays") in said
 
@@ -130,7 +136,7 @@ def test_a_bad_study_is_told_and_the_others_are_done_once(run, tmp_path, capsys)
   rows = {row["study"]: row["status"] for row in table_of(output / "studies.csv")}
   assert rows == {"a": "was there", "b": "predicted", "c/d": "was there"}
   assert done == {name: (output / name / "prediction.json").stat().st_mtime_ns for name in done}
-  # What is there is of these files, networks and options, or it is told.
+  # What is there is of these files, networks and options, or it is refused.
   tifffile.imwrite(root / "a" / "slice_1.tif", head(7)[0], photometric="minisblack")
   with pytest.raises(UserError, match="1 of 3"):
     predict(run[0], output=output, input=root)
@@ -202,8 +208,8 @@ def test_the_whole_list_and_a_share_of_it_at_once(run, tmp_path):
     _, err = process.communicate(timeout=300)
     assert process.returncode == 0, err
   for name in names:
-    told = json.loads((output / name / "prediction.json").read_text())
-    assert told["files"] == sizes(output / name) and told["files"]
+    described = json.loads((output / name / "prediction.json").read_text())
+    assert described["files"] == sizes(output / name) and described["files"]
   tables = [table_of(output / name) for name in ("studies.csv", "studies_1_of_2.csv")]
   assert [[row["study"] for row in table] for table in tables] == [names, names[::2]]
   predicted = [row["study"] for table in tables for row in table if row["status"] == "predicted"]
@@ -250,8 +256,8 @@ def test_shards_are_all_of_the_studies(run, tmp_path, capsys):
   for part in ("1/2", "2/2"):
     predict(run[0], output=tmp_path / "parts", input=root, shard=part)
   predict(run[0], output=tmp_path / "whole", input=root)
-  told = [table_of(tmp_path / "parts" / f"studies_{part}_of_2.csv") for part in (1, 2)]
-  assert [[row["study"] for row in rows] for rows in told] == [["a", "c"], ["b"]]
+  tables = [table_of(tmp_path / "parts" / f"studies_{part}_of_2.csv") for part in (1, 2)]
+  assert [[row["study"] for row in rows] for rows in tables] == [["a", "c"], ["b"]]
   parts, whole = (contents(tmp_path / name) for name in ("parts", "whole"))
   assert {name: data for name, data in parts.items() if "/" in name} == {
     name: data for name, data in whole.items() if "/" in name
@@ -277,8 +283,8 @@ def test_killed_in_the_middle_it_goes_on(run, tmp_path):
   assert status == 0, err
   assert f"{len(finished)} was there" in out
   for name in names:
-    told = json.loads((output / name / "prediction.json").read_text())
-    assert told["files"] == sizes(output / name)
+    described = json.loads((output / name / "prediction.json").read_text())
+    assert described["files"] == sizes(output / name)
   assert {name: contents(output / name) for name in finished} == finished
 
 

@@ -273,7 +273,7 @@ def filled(model, read, channels=3):
 @pytest.mark.parametrize("channels", [2, 3, 5])
 def test_encoder_is_filled_and_nothing_else(arrays, channels, tmp_path):
   read = conversion.load_weights(save(tmp_path / "a.safetensors", arrays))
-  variables, told = filled(ResUNet(), read, channels)
+  variables, adapted = filled(ResUNet(), read, channels)
   source = flax.traverse_util.flatten_dict(read.variables)
   for path, leaf in flax.traverse_util.flatten_dict(variables).items():
     if path[1] != "encoder":
@@ -284,8 +284,8 @@ def test_encoder_is_filled_and_nothing_else(arrays, channels, tmp_path):
   before = read.variables["params"]["encoder"]["stem"]["conv"]["kernel"]
   for channel in range(channels):
     np.testing.assert_allclose(kernel[:, :, channel], before[:, :, channel % 3] * 3 / channels, rtol=1e-6)
-  assert any(f"adapted to {channels}: repeated" in line for line in told) == (channels != 3)
-  assert any("beyond the encoder is left out" in line for line in told)
+  assert any(f"adapted to {channels}: repeated" in line for line in adapted) == (channels != 3)
+  assert any("beyond the encoder is left out" in line for line in adapted)
 
 
 def stem_of(tree, x):
@@ -308,11 +308,11 @@ def test_one_channel_gives_what_the_grey_picture_gave_in_three(title, model):
   naming = weights.naming(title)
   variables = conversion.convert(weights.random_arrays(naming), naming, pathlib.Path("made up"))
   read = conversion.Weights(variables, naming.variant, naming.normalize, "made up", "0" * 64)
-  adapted, told = filled(model, read, 1)
+  grey_variables, adapted = filled(model, read, 1)
   grey = jax.random.normal(jax.random.key(1), (2, 32, 32, 1))
-  found, expected = stem_of(adapted, grey), stem_of(variables, jnp.repeat(grey, 3, axis=-1))
+  found, expected = stem_of(grey_variables, grey), stem_of(variables, jnp.repeat(grey, 3, axis=-1))
   np.testing.assert_allclose(found, expected, atol=1e-4 * float(abs(expected).max()))
-  assert any("adapted to 1: their sum" in line for line in told)
+  assert any("adapted to 1: their sum" in line for line in adapted)
 
 
 def test_networks_and_variants_that_do_not_fit_are_told(arrays, tmp_path):

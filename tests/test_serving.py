@@ -23,6 +23,7 @@ from tests.helpers.viewers import (
   AFFINE,
   Brightness,
   ask,
+  error_in,
   form,
   nifti_bytes,
   post,
@@ -30,7 +31,6 @@ from tests.helpers.viewers import (
   serving,
   slices_of,
   temporary_files,
-  told,
 )
 
 PAGE = ROOT / "bt_jax/serving/page"
@@ -176,14 +176,14 @@ REFUSED = {
 def test_what_cannot_be_predicted_is_refused_in_one_line(port, temporary, status, words, parts):
   got, headers, content = post(port, "/predict", *parts)
   assert got == status, content
-  assert words in told(content) and str(temporary) not in told(content) and "Content-Security-Policy" in headers
+  assert words in error_in(content) and str(temporary) not in error_in(content) and "Content-Security-Policy" in headers
 
 
 def test_too_many_bytes_are_noticed_without_a_length_too(port):
   body, kind = form(("scan", "a.nii", bytes(3 * 2**20)))
   pieces = (body[at : at + 65536] for at in range(0, len(body), 65536))
   status, _, content = ask(port, "POST", "/predict", pieces, kind)
-  assert status == 413 and "2 MB" in told(content)
+  assert status == 413 and "2 MB" in error_in(content)
 
 
 def test_too_long_a_request_is_refused_before_it_is_sent(port):
@@ -197,23 +197,23 @@ def test_too_long_a_request_is_refused_before_it_is_sent(port):
 
 def test_other_media_and_broken_forms_are_refused(port):
   status, _, content = ask(port, "POST", "/predict", b"{}", {"Content-Type": "application/json"})
-  assert status == 415 and "multipart" in told(content)
+  assert status == 415 and "multipart" in error_in(content)
   body, kind = form(GOOD)
   for broken in (body[:-20], b"nothing of a form", b""):
     status, _, content = ask(port, "POST", "/predict", broken, kind)
-    assert status == 400 and "send it again" in told(content)
+    assert status == 400 and "send it again" in error_in(content)
 
 
 def test_a_mask_must_be_of_the_scan(port):
   assert post(port, "/mask", GOOD)[0] == 400
   status, _, content = post(port, "/mask", GOOD, ("mask", "m", b"123"))
-  assert status == 422 and "3 bytes" in told(content) and "180" in told(content)
+  assert status == 422 and "3 bytes" in error_in(content) and "180" in error_in(content)
 
 
 def test_pages_and_names_of_others_are_refused(port):
   for origin in ("http://evil.example", f"http://localhost:{port + 1}", "null"):
     status, _, content = post(port, "/predict", GOOD, Origin=origin)
-    assert status == 403 and origin in told(content)
+    assert status == 403 and origin in error_in(content)
   assert post(port, "/predict", GOOD, Origin=f"http://127.0.0.1:{port}")[0] == 200
   assert ask(port, "GET", "/", headers={"Host": "evil.example"})[0] == 400
   assert ask(port, "GET", "/", headers={"Host": f"localhost:{port}"})[0] == 200
@@ -230,7 +230,7 @@ def test_an_address_beyond_this_machine_answers_to_every_name(temporary):
 def test_a_fault_of_the_server_is_one_line_too(temporary):
   with serving(app.make_app(Brightness(fails=True))) as port:
     status, headers, content = post(port, "/predict", GOOD)
-  assert status == 500 and "ZeroDivisionError" in told(content) and headers["Cache-Control"] == "no-store"
+  assert status == 500 and "ZeroDivisionError" in error_in(content) and headers["Cache-Control"] == "no-store"
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS])
@@ -250,7 +250,7 @@ def test_a_machine_that_cannot_write_is_no_fault_of_the_scan(port, monkeypatch, 
   else:
     monkeypatch.setattr(archives, "unpack", fail)
   status, _, answer = post(port, "/predict", ("scan", "a.zip", content.getvalue()))
-  assert status == 507 and os.strerror(number) in told(answer) and "make room" in told(answer)
+  assert status == 507 and os.strerror(number) in error_in(answer) and "make room" in error_in(answer)
 
 
 def test_who_leaves_in_the_middle_leaves_nothing(port, temporary):

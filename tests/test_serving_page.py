@@ -199,8 +199,8 @@ def test_the_mask_as_shown_and_the_numbers_are_downloaded(visit):
     np.testing.assert_array_equal(mask > 0, np.float32(threshold) <= PROBABILITY)
   with page.expect_download() as download:
     page.get_by_role("button", name="Download prediction.json").click()
-  told = json.loads(download.value.path().read_text())
-  assert told["voxels"] == (PROBABILITY >= 0.5).sum() and told["threshold"] == 0.5
+  described = json.loads(download.value.path().read_text())
+  assert described["voxels"] == (PROBABILITY >= 0.5).sum() and described["threshold"] == 0.5
 
 
 def test_a_folder_of_slices_whose_names_are_markup(visit, tmp_path):
@@ -247,7 +247,7 @@ def test_what_is_wrong_is_said_and_the_page_goes_on(visit):
 def test_a_folder_that_is_dropped_is_gone_through(visit, tmp_path):
   folder = tmp_path / "case" / "deeper"
   folder.mkdir(parents=True)
-  many = np.resize(VOLUME, (120, *VOLUME.shape[1:]))  # a directory is told a hundred at a time
+  many = np.resize(VOLUME, (120, *VOLUME.shape[1:]))  # a directory is listed a hundred at a time
   for at, picture in enumerate(many, start=1):
     (folder / f"slice_{at}.png").write_bytes(png_bytes(picture))
   page = visit()

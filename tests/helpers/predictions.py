@@ -15,12 +15,12 @@ def make_prediction(mask, *, image=None, spacing=None, names=None, members=None,
     "study", "array", np.stack([image.astype(np.float32)] * 3, axis=-1), spacing,
     dict.fromkeys(CHANNELS, "made up"), names or [f"{at:04d}" for at in range(count)], [], "ab12",
   )  # fmt: skip
-  told = {
+  values = {
     "slice_probability": np.linspace(0.1, 0.9, count, dtype=np.float32), "gated": np.zeros(count, bool),
     "threshold": 0.4, "warnings": [], "looks_wrong": False, "about": {"bt_jax": "0"},
   }  # fmt: skip
   members = mask[None] if members is None else members
-  return Prediction(scan=scan, mask=mask, probability=mask.astype(np.float32), members=members, **told | fields)
+  return Prediction(scan=scan, mask=mask, probability=mask.astype(np.float32), members=members, **values | fields)
 
 
 def empty(*shape):

@@ -109,7 +109,7 @@ def predict(port, *parts):
   return head, flair.reshape(head["shape"]), levels.reshape(head["shape"]), bits
 
 
-def told(content):
+def error_in(content):
   """The one line of an error."""
   (line,) = json.loads(content).values()
   assert "\n" not in line

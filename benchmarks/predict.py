@@ -49,7 +49,6 @@ def write_study(folder: pathlib.Path, seed: int, slices: int) -> None:
   import nibabel
 
   from bt_jax.datasets import phantom
-  from bt_jax.schema import CHANNELS
 
   volume, _ = phantom.make_volume(np.random.default_rng(seed), slices)
   folder.mkdir(parents=True)
@@ -68,19 +67,20 @@ def make_predictor(size: int, width: int, dtype: str):
   import jax
   import jax.numpy as jnp
 
+  from bt_jax.datasets.lgg_mri.constants import INFO
   from bt_jax.inference import loading
   from bt_jax.inference.networks import Network, View
   from bt_jax.models import DTYPES, MODELS, make_model
   from bt_jax.pipeline.preprocess import make_preprocess
-  from bt_jax.schema import CHANNELS
   from bt_jax.tasks import TASKS
   from bt_jax.training.step import make_predict_step
 
   model = make_model(MODELS, "unet", width=width, dtype=DTYPES[dtype])
-  preprocess = make_preprocess(size=size, normalize="volume", channels=",".join(CHANNELS))
+  preprocess = make_preprocess(size=size, normalize="volume", channels=",".join(INFO.channels), info=INFO)
   network = Network(
-    variables=jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, size, size, len(CHANNELS)))),
-    logits=make_predict_step(model=model, task=TASKS["segmentation"], preprocess=preprocess),
+    info=INFO,
+    variables=jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, size, size, len(INFO.channels)))),
+    logits=make_predict_step(model=model, task=TASKS["segmentation"](INFO), preprocess=preprocess),
     view=View(),
     drops_sequences=False,
     slice_head=False,
@@ -144,8 +144,6 @@ class Peer:
     from PIL import Image
     from scipy import ndimage
 
-    from bt_jax.schema import CHANNELS
-
     for folder in sorted(source.iterdir()):
       files = [nibabel.load(folder / f"{role}.nii.gz") for role in CHANNELS]
       image = np.stack([file.get_fdata(dtype=np.float32).T for file in files], axis=-1)
@@ -186,7 +184,7 @@ def measure_parts(source: pathlib.Path, outputs: Iterator[pathlib.Path], predict
   for study in timed("find the files", reader.find, source, {}):
     scan = timed("read, check and hash", reader.read, study)
     found = timed("predict", predictor.predict, scan)
-    timed("  of that the networks", lambda resampled: list(predictor.mark(resampled)), in_range(scan.image))
+    timed("  of that the networks", lambda resampled: list(predictor.segment(resampled)), in_range(scan.image))
     timed("  of that what is odd", ood.warnings, scan.image, predictor.decision.profile)
     timed("mask", nifti.write, scan, output / study.name, found.mask, None, software="")
     timed("overlays, contact sheet", overlays.save, output / study.name, found)
@@ -243,7 +241,7 @@ def main() -> None:
     predictor = with_threshold(predictor, threshold)
     rows = {
       "networks": (
-        lambda: [list(predictor.mark(one)) for one in slices],
+        lambda: [list(predictor.segment(one)) for one in slices],
         lambda: [peer.probability(one) for one in slices],
       ),
       "scan to mask": (

@@ -11,6 +11,7 @@ To be compiled faster the programs do without fusion, augmentation, moving avera
 import argparse
 import collections
 import concurrent.futures as futures
+import dataclasses
 import functools
 import math
 import os
@@ -95,15 +96,12 @@ def make_step(name: str, size: int, *, whole: bool = False, **fields) -> tuple:
   config.model.update(**{"name": name, "pretrained": "", "dtype": "float32"} | fields)
   if not whole:
     config.train.update(optimizer="sgd", ema_decay=0.0)
-  parts, train = make_components(config), config.train
-  augment = parts.augment if whole else UNCHANGED
-  step = make_train_step(
-    model=parts.model, task=parts.task, preprocess=parts.preprocess, augment=augment, loss=parts.loss,
-    optimizer=parts.optimizer, ema_decay=train.ema_decay, mixup=train.mixup, kept_statistics=parts.kept_statistics,
-    pieces=1, remat=False, seed=0,
-  )  # fmt: skip
-  shape = {"size": size, "channels": 3, "seed": 0, "average": train.ema_decay > 0}
-  return step, functools.partial(init_state, parts.model, parts.optimizer, **shape)
+  components = make_components(config)
+  if not whole:
+    components = dataclasses.replace(components, augment=UNCHANGED)
+  shape = {"size": size, "channels": 3, "seed": 0, "average": config.train.ema_decay > 0}
+  step = make_train_step(components, config.train)
+  return step, functools.partial(init_state, components.model, components.optimizer, **shape)
 
 
 def make_batch(size: int, count: int) -> dict[str, np.ndarray]:

@@ -20,11 +20,13 @@ import platform
 import statistics
 import sys
 import time
+import types
 from collections.abc import Callable
 from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
+from bt_jax.datasets.lgg_mri.constants import INFO
 from bt_jax.distributed import allocator
 
 if __name__ == "__main__":
@@ -58,7 +60,7 @@ def examples(name: str, size: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
 
 def ours(name: str, width: int, images: np.ndarray, targets: np.ndarray, *, dtype: str) -> dict[str, Any]:
   """Functions that take one step and wait for it, and what the compiled programs count."""
-  task = TASKS["classification" if name in CLASSIFIERS else "segmentation"]
+  task = TASKS["classification" if name in CLASSIFIERS else "segmentation"](INFO)
   model = make_model(MODELS, name, width=width, dtype=DTYPES[dtype])
   optimizer = make_optimizer(name="adamw", momentum=0.9, epsilon=1e-8, weight_decay=1e-4)
   mesh, batch = sharding.make_mesh(), len(images)
@@ -69,20 +71,17 @@ def ours(name: str, width: int, images: np.ndarray, targets: np.ndarray, *, dtyp
     jax.jit(lambda: init_state(model, optimizer, size=images.shape[1], channels=3, seed=0, average=False))(),
     sharding.replicated(mesh),
   )
-  train_step = make_train_step(
+  components = types.SimpleNamespace(
     model=model,
     task=task,
     preprocess=lambda batch, augment=None, key=None: (batch["image"], batch["mask"]),
     augment=UNCHANGED,
     loss=make_loss(name="cross_entropy" if name in CLASSIFIERS else "bce_dice", **LOSS),
     optimizer=optimizer,
-    ema_decay=0.0,
-    mixup=0.0,
     kept_statistics=(),
-    pieces=1,
-    remat=False,
-    seed=0,
   )
+  options = types.SimpleNamespace(ema_decay=0.0, mixup=0.0, accumulate=1, remat=False, seed=0)
+  train_step = make_train_step(components, options)
   judge = jax.nn.softmax if name in CLASSIFIERS else jax.nn.sigmoid
   predict_step = lambda variables, images: judge(model.apply(variables, images))
   train = sharding.compile_step("jit", train_step, mesh, cut=(False, True, False), train=True)

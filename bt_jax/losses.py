@@ -11,55 +11,92 @@ from jaxtyping import Array, Float
 from bt_jax.distributed import global_batch
 from bt_jax.errors import choose
 
-Logits = Float[Array, "batch height width 1"]
-Masks = Float[Array, "batch height width 1"]
+Logits = Float[Array, "batch height width classes"]
+Masks = Float[Array, "batch height width classes"]
 Loss = Callable[[Float[Array, "batch *_"], Float[Array, "batch *_"]], Float[Array, "batch"]]
 
-_PIXELS = (1, 2, 3)
+_SPACE = (1, 2)
 _LEAST = 1e-6  # pixels, of a denominator; its square, which gradients divide by, is still a number in float32
 _FLOOR = 1e-6  # of 1 - TI
 
 
-def bce(logits: Logits, masks: Masks) -> Float[Array, "batch"]:
-  """Binary cross-entropy, mean over pixels; 0 and up."""
-  return optax.sigmoid_binary_cross_entropy(logits, masks).mean(_PIXELS)
+def class_probabilities(
+  logits: Float[Array, "*shape classes"], *, overlapping: bool = False
+) -> Float[Array, "*shape classes"]:
+  """Probability of each class, 0..1.
+
+  Args:
+    logits: of the classes; that of the background is 0.
+    overlapping: whether a pixel may be of several classes: the sigmoid of each. Otherwise it is of one of them or of the
+      background: softmax over them all, which for one class is the sigmoid again.
+  """
+  if overlapping or logits.shape[-1] == 1:
+    return jax.nn.sigmoid(logits)
+  return jax.nn.softmax(_with_background(logits))[..., 1:]
 
 
-def _pool(pooled: bool, *sums: Float[Array, "batch"]) -> list[Float[Array, "batch"]]:
+def _with_background(
+  values: Float[Array, "*shape classes"], background: Float[Array, "*shape"] | float = 0.0
+) -> Float[Array, "*shape classes+1"]:
+  background = jnp.broadcast_to(jnp.asarray(background, values.dtype), values.shape[:-1])
+  return jnp.concatenate([background[..., None], values], axis=-1)
+
+
+def bce(logits: Logits, masks: Masks, *, overlapping: bool = False) -> Float[Array, "batch"]:
+  """Cross-entropy, mean over pixels; 0 and up.
+
+  Binary, and its mean over classes, of one class or of classes that overlap; else that of the softmax over classes and
+  background.
+  """
+  if overlapping or logits.shape[-1] == 1:
+    return optax.sigmoid_binary_cross_entropy(logits, masks).mean((*_SPACE, -1))
+  targets = _with_background(masks, 1 - masks.sum(-1))
+  return optax.softmax_cross_entropy(_with_background(logits), targets).mean(_SPACE)
+
+
+def _pool(pooled: bool, *sums: Float[Array, "batch classes"]) -> list[Float[Array, "batch classes"]]:
   """The sums as they are or, pooled, each replaced by the sum over the batch."""
-  return [jnp.broadcast_to(global_batch.total(part.sum()), part.shape) if pooled else part for part in sums]
+  return [jnp.broadcast_to(global_batch.total(part.sum(0)), part.shape) if pooled else part for part in sums]
 
 
-def _counts(logits: Logits, masks: Masks, pooled: bool) -> list[Float[Array, "batch"]]:
-  """True positives, false positives and false negatives: soft, in pixels."""
-  probabilities = jax.nn.sigmoid(logits)
+def _counts(logits: Logits, masks: Masks, pooled: bool, overlapping: bool) -> list[Float[Array, "batch classes"]]:
+  """True positives, false positives and false negatives of each class: soft, in pixels."""
+  probabilities = class_probabilities(logits, overlapping=overlapping)
   return _pool(
     pooled,
-    (probabilities * masks).sum(_PIXELS),
-    (probabilities * (1 - masks)).sum(_PIXELS),
-    ((1 - probabilities) * masks).sum(_PIXELS),
+    (probabilities * masks).sum(_SPACE),
+    (probabilities * (1 - masks)).sum(_SPACE),
+    ((1 - probabilities) * masks).sum(_SPACE),
   )
 
 
-def _fraction(part: Float[Array, "batch"], total: Float[Array, "batch"]) -> Float[Array, "batch"]:
+def _fraction(
+  part: Float[Array, "batch classes"], total: Float[Array, "batch classes"]
+) -> Float[Array, "batch classes"]:
   """The part of a total that is taken for `_LEAST` where it is smaller: 0 of nothing is 0, and so is its gradient."""
   return part / jnp.maximum(total, _LEAST)
 
 
-def dice(logits: Logits, masks: Masks, *, smooth: float, pooled: bool) -> Float[Array, "batch"]:
+def dice(
+  logits: Logits, masks: Masks, *, smooth: float, pooled: bool, overlapping: bool = False
+) -> Float[Array, "batch"]:
   """1 - (2 TP + smooth) / (2 TP + FP + FN + smooth), soft Dice (Milletari et al. 2016, arXiv:1606.04797); 0..1.
 
-  Counts are soft: 2 TP + FP + FN is the sum of probabilities and masks. Without smoothing, an empty mask with no
-  probability anywhere is a perfect match, of loss 0.
+  Counts are soft: 2 TP + FP + FN is the sum of probabilities and masks. Of several classes it is the mean: a fraction of
+  all their pixels would hardly see a small one. Without smoothing, an empty mask with no probability anywhere is a
+  perfect match, of loss 0.
   """
-  true_positive, false_positive, false_negative = _counts(logits, masks, pooled)
+  true_positive, false_positive, false_negative = _counts(logits, masks, pooled, overlapping)
   errors = false_positive + false_negative
-  return _fraction(errors, 2 * true_positive + errors + smooth)
+  return _fraction(errors, 2 * true_positive + errors + smooth).mean(-1)
 
 
-def bce_dice(logits: Logits, masks: Masks, *, smooth: float, pooled: bool) -> Float[Array, "batch"]:
+def bce_dice(
+  logits: Logits, masks: Masks, *, smooth: float, pooled: bool, overlapping: bool = False
+) -> Float[Array, "batch"]:
   """The sum of `bce` and `dice`."""
-  return bce(logits, masks) + dice(logits, masks, smooth=smooth, pooled=pooled)
+  overlap = dice(logits, masks, smooth=smooth, pooled=pooled, overlapping=overlapping)
+  return bce(logits, masks, overlapping=overlapping) + overlap
 
 
 def focal_tversky(
@@ -71,19 +108,20 @@ def focal_tversky(
   exponent: float,
   smooth: float,
   pooled: bool,
+  overlapping: bool = False,
 ) -> Float[Array, "batch"]:
   """(1 - TI) ** exponent with TI = (TP + smooth) / (TP + fp_weight FP + fn_weight FN + smooth); 0..1.
 
-  Abraham and Khan (2018, arXiv:1810.07842), with their 1/gamma called `exponent`. Counts are soft. 1 - TI is at least
-  1e-6: a perfect match has a loss of 1e-6 ** exponent (3.2e-5 at an exponent of 0.75), and below that floor there is
+  Abraham and Khan (2018, arXiv:1810.07842), with their 1/gamma called `exponent`; the mean over classes. Counts are soft.
+  1 - TI is at least 1e-6: a perfect match has a loss of 1e-6 ** exponent (3.2e-5 at an exponent of 0.75), and below that floor there is
   no gradient.
   """
-  true_positive, false_positive, false_negative = _counts(logits, masks, pooled)
+  true_positive, false_positive, false_negative = _counts(logits, masks, pooled, overlapping)
   errors = fp_weight * false_positive + fn_weight * false_negative
   # errors / (...) is 1 - TI without cancellation. Below 1 the power's slope is infinite at 0, where a confident and
   # right slice arrives: the floor makes it 0 there.
   distance = jnp.maximum(_fraction(errors, true_positive + errors + smooth), _FLOOR)
-  return distance**exponent
+  return (distance**exponent).mean(-1)
 
 
 def cross_entropy(
@@ -106,11 +144,12 @@ def make_loss(
   smooth: float,
   pooled: bool,
   label_smoothing: float,
+  overlapping: bool = False,
 ) -> Loss:
   """The loss of this name; it takes what it needs of the other arguments.
 
   Args:
-    name: one of `SEGMENTATION_LOSSES`, on logits and masks [batch, height, width, 1], or of `CLASSIFICATION_LOSSES`, on
+    name: one of `SEGMENTATION_LOSSES`, on logits and masks [batch, height, width, classes], or of `CLASSIFICATION_LOSSES`, on
       logits and shares [batch, classes].
     fp_weight: of false positives, in `focal_tversky`.
     fn_weight: of false negatives, in `focal_tversky`.
@@ -120,16 +159,18 @@ def make_loss(
     pooled: take the fraction of the batch's sums rather than of each slice's, in all but `bce`. Most slices are empty,
       and an empty slice alone says nothing about overlap. Every example then has the batch's value.
     label_smoothing: share of the target that is spread over all classes, in `cross_entropy`.
+    overlapping: whether a pixel may be of several classes of a mask, see `class_probabilities`.
 
   Raises:
     UserError: no such loss.
   """
+  of_overlap = {"smooth": smooth, "pooled": pooled, "overlapping": overlapping}
   losses = {
-    "bce": bce,
-    "dice": functools.partial(dice, smooth=smooth, pooled=pooled),
-    "bce_dice": functools.partial(bce_dice, smooth=smooth, pooled=pooled),
+    "bce": functools.partial(bce, overlapping=overlapping),
+    "dice": functools.partial(dice, **of_overlap),
+    "bce_dice": functools.partial(bce_dice, **of_overlap),
     "focal_tversky": functools.partial(
-      focal_tversky, fp_weight=fp_weight, fn_weight=fn_weight, exponent=exponent, smooth=smooth, pooled=pooled
+      focal_tversky, fp_weight=fp_weight, fn_weight=fn_weight, exponent=exponent, **of_overlap
     ),
     "cross_entropy": functools.partial(cross_entropy, label_smoothing=label_smoothing),
   }

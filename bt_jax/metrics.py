@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int
 
 
 class Counts(NamedTuple):
-  """Pixels by truth and prediction; arrays of one shape, one entry per slice, volume or pool."""
+  """Pixels by truth and prediction; arrays of one shape, one entry per slice, volume or pool, and class."""
 
   tp: Int[np.ndarray, "*shape"]
   fp: Int[np.ndarray, "*shape"]
@@ -19,8 +19,10 @@ class Counts(NamedTuple):
   tn: Int[np.ndarray, "*shape"]
 
 
-def count(prediction: Bool[np.ndarray, "n height width"], truth: Bool[np.ndarray, "n height width"]) -> Counts:
-  """Counts per slice."""
+def count(
+  prediction: Bool[np.ndarray, "n height width *classes"], truth: Bool[np.ndarray, "n height width *classes"]
+) -> Counts:
+  """Counts per slice, and per class where masks have classes."""
   pixels = (1, 2)
   tp = (prediction & truth).sum(pixels)
   fp = prediction.sum(pixels) - tp
@@ -29,8 +31,8 @@ def count(prediction: Bool[np.ndarray, "n height width"], truth: Bool[np.ndarray
 
 
 def pool(counts: Counts) -> Counts:
-  """The counts of all entries together, as one entry."""
-  return Counts(*(part.sum(keepdims=True) for part in counts))
+  """The counts of all slices or volumes together, as one entry; each class for itself."""
+  return Counts(*(part.sum(0, keepdims=True) for part in counts))
 
 
 def _ratio(numerator: np.ndarray, denominator: np.ndarray, counts: Counts, empty: float) -> Float[np.ndarray, "*shape"]:

@@ -46,7 +46,9 @@ def test_patients_are_drawn_and_not_slices():
   masks = np.zeros((200, 2, 2), bool)
   masks[:100] = True
   slices = make_slices(truth, "A" * 100 + "B" * 100)
-  table = records.slice_records(slices, masks.any((1, 2)).astype(np.float32), masks, data="d", split="s")
+  table = records.slice_records(
+    slices, masks.any((1, 2)).astype(np.float32), masks[..., None], data="d", split="s", classes=("tumor",)
+  )
   found = aggregation.summarize(table, intervals=True)
   assert found["slice"]["dice_nonempty_truth"] == 0.5 and found["slice"]["dice_nonempty_truth_ci95"] == [0, 1]
   assert found["patient"]["dice_mean_ci95"] == [0, 1] and found["detection"]["sensitivity_ci95"] == [0, 1]

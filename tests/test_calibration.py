@@ -46,7 +46,7 @@ def test_temperature_of_constant_and_of_certain_probabilities_is_within_its_limi
 
 def test_pixels_are_counted_by_patient_and_bin_and_their_error_is_that_of_the_pixels():
   slices = make_slices(TRUTH, "AAABBB")
-  rows = calibration.pixel_rows(slices, PROBABILITY, 1.0, data="d", split="s")
+  rows = calibration.pixel_rows(slices, PROBABILITY[..., None], 1.0, data="d", split="s")
   assert len(rows) == 2 * 2 * 10 and sum(row["pixels"] for row in rows if row["calibrated"] == 0) == 24
   (a9,) = [row for row in rows if (row["patient"], row["calibrated"], row["bin"]) == ("TCGA_XX_A", 0, 9)]
   assert (a9["pixels"], a9["tumor_pixels"]) == (2, 2) and a9["probability_sum"] == pytest.approx(1.8)

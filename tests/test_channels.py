@@ -10,6 +10,7 @@ import pytest
 import bt_jax
 from bt_jax.datasets import channels, store
 from bt_jax.datasets.channels import Channel
+from bt_jax.datasets.lgg_mri.constants import INFO
 from bt_jax.errors import UserError
 from bt_jax.pipeline import feed, missing_sequences, preprocess
 from tests.helpers.launching import launch, table_of, unbroken
@@ -18,18 +19,18 @@ PRE, FLAIR, POST = range(3)
 
 
 def test_names_by_hand():
-  assert channels.parse_channels("pre, flair,post") == (Channel(PRE), Channel(FLAIR), Channel(POST))
-  parsed = channels.parse_channels("flair+2,pre-1")
+  assert channels.parse_channels("pre, flair,post", INFO) == (Channel(PRE), Channel(FLAIR), Channel(POST))
+  parsed = channels.parse_channels("flair+2,pre-1", INFO)
   assert parsed == (Channel(FLAIR, 2), Channel(PRE, -1)) and channels.reach(parsed) == 2
   # FLAIR is kept at every offset, as it stands in for the others there.
-  assert channels.context_of(parsed) == (Channel(PRE, -1), Channel(FLAIR, -1), Channel(FLAIR, 2))
-  assert channels.context_of(channels.OWN) == ()
+  assert channels.context_of(parsed, INFO) == (Channel(PRE, -1), Channel(FLAIR, -1), Channel(FLAIR, 2))
+  assert channels.context_of(channels.own_channels(INFO), INFO) == ()
 
 
 @pytest.mark.parametrize("text", ["flair-0", "flair+", "t2", "", "flair,,post", "flair+1.5", "FLAIR"])
 def test_other_names_are_refused(text):
   with pytest.raises(UserError, match="data.channels names"):
-    channels.parse_channels(text)
+    channels.parse_channels(text, INFO)
 
 
 def test_neighbours_by_hand():
@@ -44,7 +45,7 @@ def test_neighbours_by_hand():
 
 def test_slices_bring_their_neighbours_with_them(builder):
   index = store.read_index(builder)
-  context = channels.context_of(channels.parse_channels("flair-1,post+1"))
+  context = channels.context_of(channels.parse_channels("flair-1,post+1", INFO), INFO)
   plain, reader = store.Reader.of(builder, index), store.Reader.of(builder, index, context=context)
   case = index[0].case
   ids = [entry.id for entry in index if entry.case == case]
@@ -58,7 +59,7 @@ def test_slices_bring_their_neighbours_with_them(builder):
     np.testing.assert_array_equal(kept[Channel(FLAIR, -1)], whole.image[max(number - 1, 0), ..., FLAIR])
     np.testing.assert_array_equal(kept[Channel(POST, 1)], whole.image[min(number + 1, len(ids) - 1), ..., POST])
   assert feed.arrays(read)["image"].shape[-1] == 3 + len(context)
-  far = channels.context_of(channels.parse_channels("flair+99"))
+  far = channels.context_of(channels.parse_channels("flair+99", INFO), INFO)
   with pytest.raises(UserError, match=r"has \d+ slices, and data.channels looks at neighbours 99 away"):
     store.Reader.of(builder, index, context=far)
 
@@ -76,9 +77,9 @@ def batch(context):
 
 def test_each_channel_is_normalised_by_its_own_sequence():
   names = "flair+1,post,pre-1"
-  context = channels.context_of(channels.parse_channels(names))
+  context = channels.context_of(channels.parse_channels(names, INFO), INFO)
   data = batch(context)
-  image, _ = preprocess.make_preprocess(size=8, normalize="volume", channels=names)(data)
+  image, _ = preprocess.make_preprocess(size=8, normalize="volume", channels=names, info=INFO)(data)
   stored = np.asarray(data["image"], np.float64)
   place = {channel: 3 + number for number, channel in enumerate(context)}
   for number, (source, sequence) in enumerate(
@@ -89,11 +90,11 @@ def test_each_channel_is_normalised_by_its_own_sequence():
 
 
 def test_flair_stands_in_with_its_neighbours_and_statistics():
-  context = channels.context_of(channels.parse_channels("pre-1,post+1"))
+  context = channels.context_of(channels.parse_channels("pre-1,post+1", INFO), INFO)
   data = batch(context)
   place = {channel: 3 + number for number, channel in enumerate(context)}
   missing = jnp.array([[True, False, False]] * 3 + [[False, False, True]] * 3)
-  changed = missing_sequences.flair_for(data, missing, context)
+  changed = missing_sequences.replace(data, missing, context, INFO)
   for name in ("volume_mean", "volume_std"):
     np.testing.assert_array_equal(changed[name][:3, PRE], data[name][:3, FLAIR])
     np.testing.assert_array_equal(changed[name][:3, 1:], data[name][:3, 1:])
@@ -103,7 +104,7 @@ def test_flair_stands_in_with_its_neighbours_and_statistics():
   np.testing.assert_array_equal(after[:3, ..., place[Channel(PRE, -1)]], before[:3, ..., place[Channel(FLAIR, -1)]])
   np.testing.assert_array_equal(after[:3, ..., POST], before[:3, ..., POST])
   np.testing.assert_array_equal(after[3:, ..., place[Channel(POST, 1)]], before[3:, ..., place[Channel(FLAIR, 1)]])
-  alone = np.asarray(missing_sequences.flair_alone(data, context)["image"])
+  alone = np.asarray(missing_sequences.reference_alone(data, context, INFO)["image"])
   for channel in (PRE, POST):
     np.testing.assert_array_equal(alone[..., channel], before[..., FLAIR])
 
@@ -112,13 +113,13 @@ def test_sequences_are_dropped_as_often_as_asked_and_each_way_alike():
   slices = 3000
   image = jnp.broadcast_to(jnp.arange(3, dtype=jnp.uint8), (slices, 1, 1, 3))
   data = {"image": image, "volume_mean": jnp.ones((slices, 3)), "volume_std": jnp.ones((slices, 3))}
-  dropped = np.asarray(missing_sequences.make_drop(0.6, ())(jax.random.key(0), data)["image"])[:, 0, 0]
+  dropped = np.asarray(missing_sequences.make_drop(0.6, (), INFO)(jax.random.key(0), data)["image"])[:, 0, 0]
   found, counts = np.unique(dropped, axis=0, return_counts=True)
   shares = dict(zip(map(tuple, found.tolist()), counts / slices, strict=True))
   assert shares.keys() == {(0, 1, 2), (1, 1, 2), (0, 1, 1), (1, 1, 1)}
   for kind, share in shares.items():
     assert share == pytest.approx(0.4 if kind == (0, 1, 2) else 0.2, abs=0.03)
-  assert missing_sequences.make_drop(0.0, ())(jax.random.key(0), data) is data
+  assert missing_sequences.make_drop(0.0, (), INFO)(jax.random.key(0), data) is data
 
 
 @pytest.fixture(scope="module")

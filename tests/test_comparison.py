@@ -50,7 +50,9 @@ def test_differences_of_pooled_numbers_are_of_the_same_samples():
   slices = make_slices(truth, "".join(letter * 5 for letter in "ABCDEF"))
   first, second = (
     aggregation.numbers_of(
-      records.slice_records(slices, masks.any((1, 2)).astype(np.float32), masks, data="d", split="s")
+      records.slice_records(
+        slices, masks.any((1, 2)).astype(np.float32), masks[..., None], data="d", split="s", classes=("tumor",)
+      )
     )
     for masks in (worse, better)
   )

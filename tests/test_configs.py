@@ -93,11 +93,7 @@ def test_what_a_configuration_names_takes_a_step_and_predicts(name, monkeypatch)
   image = np.stack([made.contrast(image) for image in rng.integers(0, 256, (8, 64, 64, 3)).astype(np.uint8)])
   slices = dataclasses.replace(make_slices(truth, "AABBAABB"), image=image)
   state = restoring.first_state(config, made, abstract=False)
-  step = make_train_step(
-      model=made.model, task=made.task, preprocess=made.preprocess, augment=made.augment, loss=made.loss,
-      optimizer=made.optimizer, ema_decay=config.train.ema_decay, mixup=config.train.mixup,
-      kept_statistics=made.kept_statistics, pieces=config.train.accumulate, remat=config.train.remat, seed=0,
-  )  # fmt: skip
+  step = make_train_step(made, config.train)
   examples = feed.arrays(slices, feed.slice_weights(config.train.class_weights, slices.label))
   groups = feed.sampling_groups(config.train.sampling, slices.label)
   indices = feed.train_indices(seed=0, step=0, batch_size=8, groups=groups)
@@ -107,7 +103,7 @@ def test_what_a_configuration_names_takes_a_step_and_predicts(name, monkeypatch)
   logits = prediction.predict(config, made, state.eval_variables, slices)
   assert logits.slices.shape == (8,) and np.isfinite(logits.slices).all()
   if file == "seg":
-    assert logits.pixels.shape == (8, 64, 64) and np.isfinite(logits.pixels).all()
+    assert logits.pixels.shape == (8, 64, 64, 1) and np.isfinite(logits.pixels).all()
 
 
 def chains(path):

@@ -8,8 +8,10 @@ from tests.helpers.slices import PROBABILITY, TRUTH, make_slices
 @pytest.fixture
 def table():
   slices = make_slices(TRUTH, "AAABBB")
-  masks = postprocess.predict_masks(PROBABILITY, slices, threshold=0.5, largest_component=False)
-  return records.slice_records(slices, PROBABILITY.max((1, 2)), masks, data="made up", split="by hand")
+  masks = postprocess.predict_masks(PROBABILITY[..., None], slices, threshold=0.5, largest_component=False)
+  return records.slice_records(
+    slices, PROBABILITY.max((1, 2)), masks, data="made up", split="by hand", classes=("tumor",)
+  )
 
 
 def test_slice_rows_by_hand(table):
@@ -60,8 +62,9 @@ def test_summary_by_hand(table):
 
 def test_a_part_without_any_tumour():
   slices = make_slices(np.zeros((2, 2, 2)), "AB")
-  masks = np.zeros((2, 2, 2), bool)
-  summary = aggregation.summarize(records.slice_records(slices, np.zeros(2), masks, data="d", split="s"))
+  masks = np.zeros((2, 2, 2, 1), bool)
+  rows = records.slice_records(slices, np.zeros(2), masks, data="d", split="s", classes=("tumor",))
+  summary = aggregation.summarize(rows)
   assert summary["pooled"]["dice"] == summary["patient"]["dice_mean"] == summary["slice"]["dice_empty_is_one"] == 1
   assert summary["slice"]["dice_nonempty_truth"] is None
 
@@ -76,7 +79,7 @@ def test_largest_component_is_three_dimensional_and_by_volume_of_the_case():
   # Slices of two cases in turn: each case has its own largest part.
   both = np.stack([volume[0], volume[1] & False, volume[1], np.eye(8) > 0, volume[2], volume[1] & False])
   slices = make_slices(both, "ABABAB")
-  masks = postprocess.predict_masks(both.astype(np.float32), slices, threshold=0.5, largest_component=True)
+  masks = postprocess.predict_masks(both[..., None].astype(np.float32), slices, threshold=0.5, largest_component=True)
   assert masks[[0, 2, 4]].sum() == 3 and masks[3].sum() == 8
 
 
@@ -85,10 +88,10 @@ def test_threshold_is_the_best_on_the_slices_given():
   truth = rng.random((4, 16, 16)) < 0.3
   probability = np.where(truth, rng.uniform(0.62, 1, truth.shape), rng.uniform(0, 0.58, truth.shape)).astype(np.float32)
   assert postprocess.choose_threshold(
-    probability, make_slices(truth, "AABB"), largest_component=False
+    probability[..., None], make_slices(truth, "AABB"), largest_component=False
   ) == pytest.approx(0.6)
   # Perfect between 0.2 and 0.8: the middle of the equals.
   probability = np.where(truth, 0.82, 0.18).astype(np.float32)
   assert postprocess.choose_threshold(
-    probability, make_slices(truth, "AABB"), largest_component=False
+    probability[..., None], make_slices(truth, "AABB"), largest_component=False
   ) == pytest.approx(0.5)

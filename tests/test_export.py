@@ -161,12 +161,12 @@ def test_what_an_export_decides_by_is_of_its_type(exported, name, value):
 def test_probabilities_that_are_no_numbers_end_in_an_error(exported):
   predictor = exported[1]
 
-  def mark(resampled):
-    for marked in predictor.mark(resampled):
-      yield marked._replace(members=np.full_like(marked.members, np.nan))
+  def segment(resampled):
+    for segmented in predictor.segment(resampled):
+      yield segmented._replace(members=np.full_like(segmented.members, np.nan))
 
   with pytest.raises(UserError, match="the networks give no number for the array"):
-    dataclasses.replace(predictor, mark=mark).predict(volume(2, 64, 64))
+    dataclasses.replace(predictor, segment=segment).predict(volume(2, 64, 64))
 
 
 def test_what_cannot_be_asked_of_an_export(exported, classifier, tmp_path):

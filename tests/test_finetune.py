@@ -7,6 +7,7 @@ import optax
 import pytest
 from flax import linen as nn
 
+from bt_jax.datasets.lgg_mri.constants import INFO
 from bt_jax.errors import UserError
 from bt_jax.losses import cross_entropy
 from bt_jax.models.layers import BatchNorm
@@ -16,6 +17,7 @@ from bt_jax.tasks import TASKS
 from bt_jax.training import finetune
 from bt_jax.training.step import make_train_step
 from bt_jax.training.train_state import init_state
+from tests.helpers.steps import components, options
 
 PARAMS = {
   "encoder": {"stem": {"conv": {"kernel": jnp.ones((2, 2))}}, "stage1": {"kernel": jnp.ones((2, 2))}},
@@ -84,12 +86,13 @@ def test_frozen_stages_keep_parameters_and_statistics_bit_for_bit(unbiased):
   rates = {"stem": 0.0, "stage1": 0.0}
   optimizer = finetune.by_stage(optax.sgd(0.1), rates)
   state = init_state(model, optimizer, size=32, channels=3, seed=0, average=False)
-  step = make_train_step(
-      model=model, task=TASKS["classification"],
+  made = components(
+      model=model, task=TASKS["classification"](INFO),
       preprocess=lambda batch, augment, key: (batch["image"], batch["mask"]), augment=UNCHANGED,
       loss=lambda logits, targets: cross_entropy(logits, targets, label_smoothing=0.0), optimizer=optimizer,
-      ema_decay=0.0, mixup=0.3, kept_statistics=set(rates), pieces=1, remat=False, seed=0,
+      kept_statistics=set(rates),
   )  # fmt: skip
+  step = make_train_step(made, options(mixup=0.3))
   data = {
       "image": jax.random.normal(jax.random.key(0), (4, 32, 32, 3)), "mask": jnp.zeros((4, 32, 32, 1)),
       "label": jnp.array([0, 1, 0, 1], jnp.int32), "weight": jnp.ones(4),
@@ -131,12 +134,12 @@ def test_mixup_by_hand_weighs_each_label_before_mixing():
   weights = slice_weights("balanced", labels)
   data = {"image": images, "mask": images[..., :1], "label": jnp.asarray(labels), "weight": jnp.asarray(weights)}
   for smoothing in (0.0, 0.2):
-    _, value = make_train_step(
-        model=model, task=TASKS["classification"],
+    made = components(
+        model=model, task=TASKS["classification"](INFO),
         preprocess=lambda batch, augment, key: (batch["image"], batch["mask"]), augment=UNCHANGED,
-        loss=functools.partial(cross_entropy, label_smoothing=smoothing), optimizer=optimizer, ema_decay=0.0, mixup=0.5,
-        kept_statistics=set(), pieces=1, remat=False, seed=0,
-    )(state, data, jnp.float32(1.0))  # fmt: skip
+        loss=functools.partial(cross_entropy, label_smoothing=smoothing), optimizer=optimizer,
+    )  # fmt: skip
+    _, value = make_train_step(made, options(mixup=0.5))(state, data, jnp.float32(1.0))
     mixed = np.asarray(jax.lax.stop_gradient(seen[-1]))[:, 0, 0, 0]
     share = 1 - mixed[0] / 5
     assert 0.01 < share < 0.99 and np.ptp(weights) > 0

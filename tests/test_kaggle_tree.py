@@ -6,10 +6,10 @@ import tifffile
 from PIL import Image
 
 from bt_jax.datasets import kaggle_tree
+from bt_jax.datasets.lgg_mri.constants import CLINICAL_FIELDS
 from bt_jax.errors import UserError
 from bt_jax.scans import raster
 from bt_jax.scans.study_discovery import find_in
-from bt_jax.schema import CLINICAL_FIELDS
 
 NAME = "TCGA_CS_4941_19960909"
 

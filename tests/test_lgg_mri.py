@@ -19,8 +19,8 @@ from PIL import Image
 
 from bt_jax.datasets import kaggle_tree, phantom, store
 from bt_jax.datasets.lgg_mri import lgg_mri_dataset_builder as lgg_mri
+from bt_jax.datasets.lgg_mri.constants import CLINICAL_FIELDS
 from bt_jax.errors import UserError
-from bt_jax.schema import CLINICAL_FIELDS
 from tests.helpers.launching import ROOT
 
 KAGGLE_ROOT = os.environ.get("BT_JAX_LGG_DIR")

@@ -10,6 +10,7 @@ import pytest
 from flax import linen as nn
 
 from bt_jax.datasets.channels import context_of, parse_channels
+from bt_jax.datasets.lgg_mri.constants import INFO
 from bt_jax.errors import UserError
 from bt_jax.inference import loading, onnx
 from bt_jax.inference.networks import Network, View
@@ -24,14 +25,14 @@ OPTIONS = {"tta": False, "threshold": None, "sensitivity": 1.0}
 
 def made(name, task, seed=0, dtype=jnp.float32, tumors=(0.5,), channels="pre,flair,post", **fields):
   """A network of ours with random weights, small enough that its probabilities are in the middle."""
-  model, shown = make_model(TASKS[task].models, name, dtype=dtype, **fields), parse_channels(channels)
+  model, shown = make_model(TASKS[task].models, name, dtype=dtype, **fields), parse_channels(channels, INFO)
   variables = jax.jit(model.init)(jax.random.key(seed), jnp.zeros((1, 64, 64, len(shown))))
-  preprocess = make_preprocess(size=64, normalize="volume", channels=channels)
-  logits = make_predict_step(model=model, task=TASKS[task], preprocess=preprocess)
+  preprocess = make_preprocess(size=64, normalize="volume", channels=channels, info=INFO)
+  logits = make_predict_step(model=model, task=TASKS[task](INFO), preprocess=preprocess)
   decision = {"threshold": 0.5, "temperature": 1.5, "tumor_probabilities": list(tumors)}
   about = {"path": name, "model": name, "data": "none", "split": "none"}
-  view = View("none", context_of(shown))
-  return Network(jax.device_get(variables), logits, view, False, False, decision, PROFILE, False, about)
+  view = View("none", context_of(shown, INFO))
+  return Network(INFO, jax.device_get(variables), logits, view, False, False, decision, PROFILE, False, about)
 
 
 def pooled_logits(variables, batch):

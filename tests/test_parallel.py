@@ -10,6 +10,7 @@ import optax
 import pytest
 from flax import linen as nn
 
+from bt_jax.datasets.lgg_mri.constants import INFO
 from bt_jax.distributed import global_batch, sharding
 from bt_jax.errors import UserError
 from bt_jax.losses import make_loss
@@ -22,7 +23,7 @@ from bt_jax.tasks import TASKS
 from bt_jax.training.step import keep_products, make_predict_step, make_resident_step, make_train_step
 from bt_jax.training.train_state import init_state
 from tests.helpers.slices import make_slices
-from tests.helpers.steps import AUGMENT, LOSS, PREPROCESS
+from tests.helpers.steps import AUGMENT, LOSS, PREPROCESS, components, options
 
 STEPS, BATCH, SLICES = 4, 16, 21  # an epoch ends inside a batch
 
@@ -56,13 +57,11 @@ def examples():
 def made(task="segmentation", **fields):
   """A step with everything that goes over the batch: batch norm, dropout, warps, a pooled loss or mixup, weights."""
   loss = {"segmentation": LOSS, "classification": LOSS | {"name": "cross_entropy"}}[task]
-  return make_train_step(
-    **{
-      "model": Net(task == "classification"), "task": TASKS[task], "preprocess": PREPROCESS,
-      "augment": make_augment(**AUGMENT), "loss": make_loss(**loss), "optimizer": OPTIMIZER, "ema_decay": 0.9,
-      "mixup": 0.3 if task == "classification" else 0.0, "kept_statistics": (), "pieces": 1, "remat": False, "seed": 0,
-    } | fields
+  of = components(
+    model=Net(task == "classification"), task=TASKS[task](INFO), preprocess=PREPROCESS,
+    augment=make_augment(**AUGMENT, info=INFO), loss=make_loss(**loss), optimizer=OPTIMIZER,
   )  # fmt: skip
+  return make_train_step(of, options(**{"ema_decay": 0.9, "mixup": 0.3 * (task == "classification")} | fields))
 
 
 # Without an optimiser that divides by the gradient's size, where rounding would grow.
@@ -136,13 +135,13 @@ def test_several_steps_at_once_are_those_steps(examples, alone, how):
 @pytest.mark.parametrize("how", ["jit", "pmap"])
 def test_predictions_on_eight_devices_are_those_of_one(examples, how):
   state = first()
-  predict = make_predict_step(model=Net(False), task=TASKS["segmentation"], preprocess=PREPROCESS)
+  predict = make_predict_step(model=Net(False), task=TASKS["segmentation"](INFO), preprocess=PREPROCESS)
   batch = {name: array[:BATCH] for name, array in examples.items()}
   compiled = sharding.compile_step(how, predict, mesh_of(8), cut=(False, True), cut_out=True)
   logits = compiled(
     jax.device_put(state.variables, sharding.replicated(mesh_of(8))), sharding.lay_out(mesh_of(8), batch, BATCH)
   )
-  assert logits.pixels.shape == (BATCH, 64, 64) and logits.slices.shape == (BATCH,)
+  assert logits.pixels.shape == (BATCH, 64, 64, 1) and logits.slices.shape == (BATCH,)
   alone = jax.jit(predict)(state.variables, batch)
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, atol=1e-5), sharding.fetch(logits), alone)
 
@@ -164,7 +163,7 @@ def test_gradients_of_pieces_add_up_to_that_of_the_batch(examples, devices):
   results = []
   for pieces in (1, 2):
     mesh = mesh_of(devices)
-    compiled = sharding.compile_step("jit", made(**plain, pieces=pieces), mesh, cut=(False, True, False))
+    compiled = sharding.compile_step("jit", made(**plain, accumulate=pieces), mesh, cut=(False, True, False))
     after, loss = compiled(jax.device_put(state, sharding.replicated(mesh)), sharding.lay_out(mesh, batch, BATCH), 0.1)
     results.append(([float(loss)], jax.device_get(after)))
   assert_same(*results)
@@ -173,7 +172,7 @@ def test_gradients_of_pieces_add_up_to_that_of_the_batch(examples, devices):
 def test_batch_norm_in_pieces_moves_its_statistics_by_each_in_turn(examples):
   batch = {name: array[:BATCH] for name, array in examples.items()}
   plain = {"augment": UNCHANGED}
-  whole_step, step = (jax.jit(made(**plain, pieces=pieces)) for pieces in (2, 1))
+  whole_step, step = (jax.jit(made(**plain, accumulate=pieces)) for pieces in (2, 1))
   together, _ = whole_step(first(), batch, 0.0)  # at a rate of 0 the parameters stay
   state = first()
   for piece in (0, 1):
@@ -181,7 +180,7 @@ def test_batch_norm_in_pieces_moves_its_statistics_by_each_in_turn(examples):
   before, after, expected = (one.variables["batch_stats"] for one in (first(), together, state))
   jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), after, expected)
   assert not any(np.allclose(x, y) for x, y in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True))
-  assert_same(run(made(pieces=2), mesh_of(8), examples), run(made(pieces=2), mesh_of(8), examples, "pmap"))
+  assert_same(run(made(accumulate=2), mesh_of(8), examples), run(made(accumulate=2), mesh_of(8), examples, "pmap"))
 
 
 def test_computing_again_is_the_same_and_keeps_less(examples, alone):

@@ -8,6 +8,7 @@ import pytest
 from scipy import ndimage
 
 from bt_jax.datasets import store
+from bt_jax.datasets.lgg_mri.constants import INFO
 from bt_jax.errors import UserError
 from bt_jax.pipeline import augment, contrast, feed, preprocess
 from tests.helpers.slices import make_slices
@@ -38,7 +39,7 @@ def batch(rng, count=3):
 
 def test_volume_normalisation_is_a_z_score():
   data = batch(np.random.default_rng(0))
-  image, mask = preprocess.make_preprocess(size=256, normalize="volume", channels=ALL)(data)
+  image, mask = preprocess.make_preprocess(size=256, normalize="volume", channels=ALL, info=INFO)(data)
   expected = (np.asarray(data["image"], np.float64) - data["volume_mean"][:, None, None]) / data["volume_std"][
     :, None, None
   ]
@@ -48,22 +49,22 @@ def test_volume_normalisation_is_a_z_score():
 
 def test_unit_normalisation_and_a_constant_volume():
   data = batch(np.random.default_rng(0))
-  image, _ = preprocess.make_preprocess(size=256, normalize="unit", channels=ALL)(data)
+  image, _ = preprocess.make_preprocess(size=256, normalize="unit", channels=ALL, info=INFO)(data)
   np.testing.assert_allclose(image, np.asarray(data["image"]) / 255, atol=1e-6)
   constant = data | {
     "image": jnp.full((3, 256, 256, 3), 7, jnp.uint8),
     "volume_mean": jnp.full((3, 3), 7.0),
     "volume_std": jnp.zeros((3, 3)),
   }
-  image, _ = preprocess.make_preprocess(size=256, normalize="volume", channels=ALL)(constant)
+  image, _ = preprocess.make_preprocess(size=256, normalize="volume", channels=ALL, info=INFO)(constant)
   np.testing.assert_allclose(image, 0, atol=1e-4)
   with pytest.raises(UserError, match="data.normalize is 'min_max', expected one of volume, image, unit"):
-    preprocess.make_preprocess(size=256, normalize="min_max", channels=ALL)
+    preprocess.make_preprocess(size=256, normalize="min_max", channels=ALL, info=INFO)
 
 
 def test_halving_is_the_triangle_filter_and_masks_stay_binary():
   data = batch(np.random.default_rng(1), 1)
-  image, mask = preprocess.make_preprocess(size=128, normalize="unit", channels=ALL)(data)
+  image, mask = preprocess.make_preprocess(size=128, normalize="unit", channels=ALL, info=INFO)(data)
   assert image.shape == (1, 128, 128, 3) and set(np.unique(mask)) == {0, 1}
   # Antialiased linear halving weighs the four nearest pixels of each axis 1 : 3 : 3 : 1; away from the border, by hand.
   kernel = np.outer([1, 3, 3, 1], [1, 3, 3, 1]) / 64
@@ -77,7 +78,7 @@ def test_halving_is_the_triangle_filter_and_masks_stay_binary():
 def test_everything_off_changes_nothing():
   rng = np.random.default_rng(2)
   image, mask = rng.random((2, 32, 32, 3), np.float32), (rng.random((2, 32, 32, 1)) < 0.5).astype(np.float32)
-  new_image, new_mask = augment.make_augment(**OFF).pixels(jax.random.key(0), image, mask)
+  new_image, new_mask = augment.make_augment(**OFF, info=INFO).pixels(jax.random.key(0), image, mask)
   np.testing.assert_allclose(new_image, image, atol=1e-5)
   np.testing.assert_allclose(new_mask, mask, atol=1e-5)
 
@@ -87,7 +88,7 @@ def test_each_does_something_and_the_same_to_the_same_key(name):
   rng = np.random.default_rng(3)
   image, mask = rng.random((4, 32, 32, 3), np.float32), (rng.random((4, 32, 32, 1)) < 0.5).astype(np.float32)
   change = augment.make_augment(
-    **OFF | {name: True if name == "flip" else 0.3 if name != "rotation_degrees" else 30.0}
+    **OFF | {name: True if name == "flip" else 0.3 if name != "rotation_degrees" else 30.0}, info=INFO
   ).pixels
   once, again, other = (change(jax.random.key(key), image, mask) for key in (0, 0, 1))
   assert not np.allclose(once[0], image, atol=1e-3)
@@ -99,7 +100,9 @@ def test_each_does_something_and_the_same_to_the_same_key(name):
 def test_image_and_mask_go_under_one_warp():
   rng = np.random.default_rng(4)
   mask = (ndimage.gaussian_filter(rng.standard_normal((8, 64, 64)), (0, 4, 4)) > 0)[..., None].astype(np.float32)
-  change = augment.make_augment(**OFF | {"flip": True, "rotation_degrees": 40.0, "scale": 0.3, "shift": 0.2}).pixels
+  change = augment.make_augment(
+    **OFF | {"flip": True, "rotation_degrees": 40.0, "scale": 0.3, "shift": 0.2}, info=INFO
+  ).pixels
   image, moved = change(jax.random.key(5), np.repeat(mask, 3, -1), mask)
   np.testing.assert_allclose(image, np.repeat(np.maximum(moved, 1e-6), 3, -1), atol=1e-5)
   assert not np.allclose(moved, mask)
@@ -107,7 +110,7 @@ def test_image_and_mask_go_under_one_warp():
 
 def test_flip_mirrors_about_half_of_the_slices_left_and_right():
   image = np.random.default_rng(5).random((64, 8, 8, 3), np.float32)
-  flipped, _ = augment.make_augment(**OFF | {"flip": True}).pixels(jax.random.key(0), image, image[..., :1])
+  flipped, _ = augment.make_augment(**OFF | {"flip": True}, info=INFO).pixels(jax.random.key(0), image, image[..., :1])
   mirrored = [np.allclose(new, old[:, ::-1], atol=1e-5) for new, old in zip(flipped, image, strict=True)]
   kept = [np.allclose(new, old, atol=1e-5) for new, old in zip(flipped, image, strict=True)]
   assert sum(mirrored) + sum(kept) == 64 and 16 < sum(mirrored) < 48
@@ -172,7 +175,8 @@ def test_schemes_of_published_weights_by_hand():
   data = batch(np.random.default_rng(8), 2)
   raw = np.asarray(data["image"], np.float64)
   made = {
-    name: preprocess.make_preprocess(size=256, normalize=name, channels=ALL)(data)[0] for name in preprocess.SCHEMES
+    name: preprocess.make_preprocess(size=256, normalize=name, channels=ALL, info=INFO)(data)[0]
+    for name in preprocess.SCHEMES
   }
   np.testing.assert_allclose(made["symmetric"], (raw - 127.5) * 2 / 255, atol=1e-5)
   np.testing.assert_allclose(made["imagenet"], (raw / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225], atol=1e-4)
@@ -183,14 +187,16 @@ def test_schemes_of_published_weights_by_hand():
 
 def test_channels_are_chosen_in_order_and_may_repeat():
   data = batch(np.random.default_rng(9), 2)
-  whole = preprocess.make_preprocess(size=256, normalize="volume", channels=ALL)(data)[0]
-  some = preprocess.make_preprocess(size=256, normalize="volume", channels="post, flair,flair")(data)[0]
+  whole = preprocess.make_preprocess(size=256, normalize="volume", channels=ALL, info=INFO)(data)[0]
+  some = preprocess.make_preprocess(size=256, normalize="volume", channels="post, flair,flair", info=INFO)(data)[0]
   np.testing.assert_array_equal(some, whole[..., [2, 1, 1]])
-  five = preprocess.make_preprocess(size=256, normalize="imagenet", channels="pre,flair,post,flair,flair")(data)[0]
+  five = preprocess.make_preprocess(size=256, normalize="imagenet", channels="pre,flair,post,flair,flair", info=INFO)(
+    data
+  )[0]
   expected = np.asarray(data["image"])[..., 1] / 255
   np.testing.assert_allclose(five[..., 3], (expected - 0.485) / 0.229, atol=1e-4)  # the fourth is red again
   with pytest.raises(UserError, match="data.channels names 't2', expected names out of pre, flair, post"):
-    preprocess.make_preprocess(size=256, normalize="unit", channels="flair,t2")
+    preprocess.make_preprocess(size=256, normalize="unit", channels="flair,t2", info=INFO)
 
 
 def test_balanced_sampling_takes_as_many_of_each_and_all_of_the_rarer_in_turn():
@@ -249,8 +255,8 @@ def test_stream_gives_the_batches_of_memory_from_any_step_on(builder, workers):
 
 def test_auto_feed_goes_by_size_and_says_so():
   for slices, memory, kind in ((3929, 16e9, "resident"), (3929, 4e9, "stream")):
-    chosen, why = feed.choose_feed("auto", slices, int(memory))
+    chosen, why = feed.choose_feed("auto", slices, INFO.slice_bytes, int(memory))
     assert chosen == kind and "3929 slices take 1.03 GB" in why  # 256 x 256 x 4 bytes each
-  assert feed.choose_feed("stream", 1, int(16e9))[0] == "stream"
+  assert feed.choose_feed("stream", 1, INFO.slice_bytes, int(16e9))[0] == "stream"
   with pytest.raises(UserError, match="feed is 'disk', expected one of auto, resident, stream"):
-    feed.choose_feed("disk", 1, 1)
+    feed.choose_feed("disk", 1, 1, 1)

@@ -8,6 +8,7 @@ import pytest
 from scipy import ndimage
 
 import bt_jax
+from bt_jax.datasets.lgg_mri.constants import INFO
 from bt_jax.errors import UserError
 from bt_jax.evaluation.calibration import calibrate
 from bt_jax.inference import loading
@@ -165,7 +166,7 @@ def test_members_are_cleaned_as_the_mask_is():
 def test_a_scan_unlike_training_is_told():
   odd = loading.of_networks([network()], []).predict(volume(6) * 8 - 1024)
   assert odd.looks_wrong and any("CT" in warning for warning in odd.warnings)
-  scan = dataclasses.replace(of_array(volume(6)), ood_warnings=["this is a knee"])
+  scan = dataclasses.replace(of_array(volume(6), INFO), ood_warnings=["this is a knee"])
   told = loading.of_networks([network()], []).predict(scan)
   assert told.looks_wrong and "this is a knee" in told.warnings
 

@@ -45,7 +45,7 @@ def test_volumes_come_back_in_the_order_of_their_slices(tmp_path):
       for name in ("case", "patient", "number", "image", "mask", "volume_mean", "volume_std")
     )
   )
-  written = sprites.save_volumes(tmp_path, mixed, shifted(slices)[::-1])
+  written = sprites.save_volumes(tmp_path, mixed, shifted(slices)[::-1], reference=1)
   assert len(written) == 6 and all(path.is_file() for path in written)
   assert (
     Image.open(tmp_path / "A/flair.png").size == (8 * 256, 2 * 256) and Image.open(tmp_path / "A/truth.png").mode == "1"
@@ -53,9 +53,9 @@ def test_volumes_come_back_in_the_order_of_their_slices(tmp_path):
   volume = sprites.read_volume(tmp_path, "A", 10)
   np.testing.assert_array_equal(sprites.flair_slices(volume), slices.image[:10, ..., 1])
   np.testing.assert_array_equal(volume.truth, slices.mask[:10, ..., 0] == 1)
-  np.testing.assert_array_equal(volume.prediction, shifted(slices)[:10])
+  np.testing.assert_array_equal(volume.prediction, shifted(slices)[:10, ..., 0])
   assert sprites.read_volume(tmp_path, "A", 17) is None and sprites.read_volume(tmp_path, "C", 10) is None
-  sprites.save_volumes(tmp_path / "cls", slices, None)
+  sprites.save_volumes(tmp_path / "cls", slices, None, reference=1)
   assert sprites.read_volume(tmp_path / "cls", "B", 2).prediction is None
 
 
@@ -223,7 +223,7 @@ def test_without_slices_there_is_no_picture_of_one(tmp_path):
 def test_a_large_run_stays_below_ten_megabytes_and_shows_best_and_worst(tmp_path):
   slices = make_slices({f"case {at}": 20 for at in range(7)}, noise=True)  # noise does not compress: 12 MB in all
   folder = segmentation(tmp_path, counts={f"case {at}": 20 for at in range(7)})
-  sprites.save_volumes(folder / "volumes", slices, shifted(slices))
+  sprites.save_volumes(folder / "volumes", slices, shifted(slices), reference=1)
   assert sum(path.stat().st_size for path in folder.rglob("flair.png")) * 4 / 3 > 10_000_000
   page = html.write_report(folder, show_slices=True)
   assert page.stat().st_size < 10_000_000

@@ -21,14 +21,15 @@ CLINICAL = {"site": "CS", "has_pre": True, "has_post": False, "neoplasm_histolog
 def segmented(truth, masks, cases, leaky=False):
   """The summary and its table of these masks, their pixels' probability .9 or .1."""
   slices = make_slices(truth, cases)
+  masks = masks[..., None]
   probability = np.where(masks, 0.9, 0.1).astype(np.float32)
   names = {"data": "made up", "split": "random_slices_leaky" if leaky else "patient_fold_00"}
-  table = records.slice_records(slices, probability.max((1, 2)), masks, **names)
+  table = records.slice_records(slices, probability.max((1, 2, 3)), masks, **names, classes=("tumor",))
   table = [row | {calibration.CALIBRATED: row["probability"]} for row in table]
-  whole = {} if leaky else volume_columns(slices, masks, spacing_mm=None)
-  patients = [row | whole.get(row["patient"], {}) | CLINICAL for row in records.patient_records(table)]
+  whole = {} if leaky else volume_columns(slices, masks, spacing_mm=None, classes=("tumor",))
+  patients = [row | whole.get((row["patient"], None), {}) | CLINICAL for row in records.patient_records(table)]
   pixels = calibration.pixel_rows(slices, probability, 1.0, **names)
-  rival = records.slice_records(slices, np.zeros(len(slices)), np.zeros_like(masks), **names)
+  rival = records.slice_records(slices, np.zeros(len(slices)), np.zeros_like(masks), **names, classes=("tumor",))
   tables = Tables(table, patients, pixels, [{"baseline": "nothing", **row} for row in rival])
   return finish(tables, "segmentation", leaky, {"pixels": 1.0, "slices": 1.0}, names)
 

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from bt_jax.datasets.lgg_mri.constants import INFO
 from bt_jax.inference import loading
 from bt_jax.models import make_model
 from bt_jax.models.lite_unet import MaskAndSlice
@@ -44,26 +45,26 @@ def test_head_takes_the_mean_and_the_highest_of_the_deepest_features():
 
 
 def test_logits_go_back_to_outputs_with_the_same_probabilities():
-  task = TASKS["segmentation"]
+  task = TASKS["segmentation"](INFO)
   outputs = MaskAndSlice(jax.random.normal(jax.random.key(0), (2, 8, 8, 1)), jnp.array([1.0, -2.0]))
-  for one, back in zip(outputs, task.outputs(task.tumor(outputs, 8), True), strict=True):
+  for one, back in zip(outputs, task.as_outputs(task.tumor(outputs, 8), True), strict=True):
     np.testing.assert_allclose(one, back, atol=1e-6)
   tumor = task.tumor(outputs.mask, 8)
-  np.testing.assert_array_equal(tumor.slices, tumor.pixels.max((1, 2)))  # without a head: the highest pixel
-  np.testing.assert_allclose(task.outputs(tumor, False), outputs.mask, atol=1e-6)
+  np.testing.assert_array_equal(tumor.slices, tumor.pixels.max((1, 2, 3)))  # without a head: the highest pixel
+  np.testing.assert_allclose(task.as_outputs(tumor, False), outputs.mask, atol=1e-6)
 
 
 def test_gate_lets_through_the_asked_share_of_validation_tumours_and_empties_the_rest():
   chances = np.linspace(0, 1, 200, dtype=np.float32)
   label = np.arange(200) % 2  # a hundred with a tumour
-  tumor = Tumor(np.ones((200, 2, 2), np.float32), chances)
+  tumor = Tumor(np.ones((200, 2, 2, 1), np.float32), chances)
   slices = make_slices(label[:, None, None] * np.ones((1, 2, 2), int), "A" * 200)
   config = common.get_config()
   config.model.slice_head = True
   gate = prediction.choose_gate(config, tumor, slices)
   assert (chances[label == 1] >= gate).sum() == 98
   emptied = prediction.gated(tumor, gate)
-  np.testing.assert_array_equal(emptied.pixels.any((1, 2)), chances >= gate)
+  np.testing.assert_array_equal(emptied.pixels.any((1, 2, 3)), chances >= gate)
   np.testing.assert_array_equal(emptied.slices, chances)
   config.model.slice_head = False
   gate = prediction.choose_gate(config, tumor, slices)
@@ -71,7 +72,7 @@ def test_gate_lets_through_the_asked_share_of_validation_tumours_and_empties_the
 
 
 def headed(variables, batch):
-  return Tumor(flair_logits(variables, batch), mean_flair_logits(variables, batch))
+  return Tumor(flair_logits(variables, batch)[..., None], mean_flair_logits(variables, batch))
 
 
 def test_a_segmenter_with_a_head_leaves_healthy_slices_empty_by_itself():

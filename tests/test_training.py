@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 
+from bt_jax.datasets.lgg_mri.constants import INFO
 from bt_jax.errors import UserError
 from bt_jax.inference import networks
 from bt_jax.losses import make_loss
@@ -20,10 +21,10 @@ from bt_jax.training.checkpoints import AS_SAVED, Checkpoints, tree_hash
 from bt_jax.training.optimizer import make_optimizer, make_schedule
 from bt_jax.training.step import make_predict_step, make_train_step
 from bt_jax.training.train_state import TrainState, init_state
-from tests.helpers.steps import AUGMENT, LOSS, PREPROCESS
+from tests.helpers.steps import AUGMENT, LOSS, PREPROCESS, components, options
 
 MODEL = UNet(width=4, depth=2)
-TASK = TASKS["segmentation"]
+TASK = TASKS["segmentation"](INFO)
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +54,11 @@ def optimizer():
 
 
 def train_step(chain, ema_decay=0.9, **loss):
-  return make_train_step(
-      model=MODEL, task=TASK, preprocess=PREPROCESS, augment=make_augment(**AUGMENT), loss=make_loss(**LOSS | loss),
-      optimizer=chain, ema_decay=ema_decay, mixup=0.0, kept_statistics=(), pieces=1, remat=False, seed=0,
+  made = components(
+      model=MODEL, task=TASK, preprocess=PREPROCESS, augment=make_augment(**AUGMENT, info=INFO),
+      loss=make_loss(**LOSS | loss), optimizer=chain,
   )  # fmt: skip
+  return make_train_step(made, options(ema_decay=ema_decay))
 
 
 def first_state(chain, average=True):
@@ -125,12 +127,14 @@ def test_prediction_is_on_the_datas_own_grid(data):
   predict = jax.jit(make_predict_step(model=MODEL, task=TASK, preprocess=PREPROCESS))
   some = lambda *indices: {name: array[jnp.array(indices)] for name, array in data.items()}
   logits = predict(state.variables, some(3, 4, 5, 0)).pixels
-  assert logits.shape == (4, 64, 64) and logits.dtype == jnp.float32
+  assert logits.shape == (4, 64, 64, 1) and logits.dtype == jnp.float32
   np.testing.assert_allclose(logits[:3], predict(state.variables, some(3, 4, 5, 7)).pixels[:3], atol=1e-5)
   # The network sees 32 x 32 pixels: its logits, each repeated, differ from the resized ones by less than their own range.
   images, _ = PREPROCESS({name: array[3:6] for name, array in data.items()})
-  coarse = jax.jit(MODEL.apply)(state.variables, images)[..., 0]
-  np.testing.assert_allclose(logits[:3].reshape(3, 32, 2, 32, 2).mean((2, 4)), coarse, atol=float(jnp.ptp(coarse)) / 4)
+  coarse = jax.jit(MODEL.apply)(state.variables, images)
+  np.testing.assert_allclose(
+    logits[:3].reshape(3, 32, 2, 32, 2, 1).mean((2, 4)), coarse, atol=float(jnp.ptp(coarse)) / 4
+  )
 
 
 def test_schedule_rises_and_falls():

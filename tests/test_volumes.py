@@ -17,7 +17,9 @@ def columns(masks, order=slice(None), **options):
   slices = make_slices(TRUTH.astype(int), "A" * 12)
   filled = {name: array[order] for name, array in vars(slices).items() if array is not None}
   shuffled = type(slices)(**filled)
-  return volumes.volume_columns(shuffled, masks[order], **{"spacing_mm": None} | options)["TCGA_XX_A"]
+  return volumes.volume_columns(
+    shuffled, masks[order][..., None], **{"spacing_mm": None, "classes": ("tumor",)} | options
+  )["TCGA_XX_A", None]
 
 
 def test_distances_and_shapes_of_a_volume_by_patient():
@@ -51,5 +53,5 @@ def test_a_stray_pixel_changes_distances_and_not_the_shape():
 
 def test_a_classifier_has_shapes_of_the_truth_alone():
   slices = make_slices(TRUTH.astype(int), "A" * 12)
-  found = volumes.volume_columns(slices, None, spacing_mm=None)["TCGA_XX_A"]
+  found = volumes.volume_columns(slices, None, spacing_mm=None, classes=("tumor",))["TCGA_XX_A", None]
   assert set(found) == {"truth_voxels", *(f"truth_{name}" for name in shape.FEATURES)}

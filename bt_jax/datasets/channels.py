@@ -8,10 +8,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Num
 
+from bt_jax.datasets.info import DatasetInfo
 from bt_jax.errors import UserError
-from bt_jax.schema import CHANNELS
 
-FLAIR = CHANNELS.index("flair")
 Volume = Num[Array | np.ndarray, "slices height width _"]
 
 
@@ -19,7 +18,7 @@ class Channel(NamedTuple):
   """One channel of a network's input.
 
   Attributes:
-    sequence: its place in `CHANNELS`.
+    sequence: its index among the channels of the data set.
     offset: 0 of the slice itself; n of the slice n further towards the end of its volume.
   """
 
@@ -27,33 +26,38 @@ class Channel(NamedTuple):
   offset: int = 0
 
 
-OWN = tuple(Channel(sequence) for sequence in range(len(CHANNELS)))
+def own_channels(info: DatasetInfo) -> tuple[Channel, ...]:
+  """Those of a slice itself, as they are stored."""
+  return tuple(Channel(sequence) for sequence in range(len(info.channels)))
 
 
-def parse_channels(text: str) -> tuple[Channel, ...]:
+def parse_channels(text: str, info: DatasetInfo) -> tuple[Channel, ...]:
   """The channels in names with commas between them, e.g. `pre,flair,post,flair-1,flair+1`.
+
+  Args:
+    text: the names.
+    info: of the data set that has these channels.
 
   Raises:
     UserError: a name is no sequence, or a number after it is not 1 or more.
   """
   channels = []
   for name in text.split(","):
-    match = re.fullmatch(r"\s*([a-z]+)([+-]\d+)?\s*", name)
-    if not match or match[1] not in CHANNELS or (match[2] and not int(match[2])):
+    match = re.fullmatch(r"\s*(.+?)([+-]\d+)?\s*", name)
+    if not match or match[1] not in info.channels or (match[2] and not int(match[2])):
       raise UserError(
-        f"data.channels names {name.strip()!r}, expected names out of {', '.join(CHANNELS)} with commas between; flair-1 and "
-        "flair+1 are of the slices before and after, and so on"
+        f"data.channels names {name.strip()!r}, expected names out of {', '.join(info.channels)} with commas between; "
+        f"{info.reference}-1 and {info.reference}+1 are of the slices before and after, and so on"
       )
-    channels.append(Channel(CHANNELS.index(match[1]), int(match[2] or 0)))
+    channels.append(Channel(info.channels.index(match[1]), int(match[2] or 0)))
   return tuple(channels)
 
 
-def context_of(channels: Sequence[Channel]) -> tuple[Channel, ...]:
-  """The channels of neighbours that are kept behind a slice's own; FLAIR's among them, to stand in for others there."""
+def context_of(channels: Sequence[Channel], info: DatasetInfo) -> tuple[Channel, ...]:
+  """The channels of neighbours that are kept behind a slice's own; the reference's too, to stand in for others there."""
   near = {channel for channel in channels if channel.offset}
-  return tuple(
-    sorted(near | {Channel(FLAIR, channel.offset) for channel in near}, key=lambda one: (one.offset, one.sequence))
-  )
+  references = {Channel(info.reference_index, channel.offset) for channel in near}
+  return tuple(sorted(near | references, key=lambda one: (one.offset, one.sequence)))
 
 
 def reach(channels: Sequence[Channel]) -> int:

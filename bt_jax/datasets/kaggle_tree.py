@@ -13,10 +13,10 @@ import re
 import numpy as np
 from PIL import Image
 
+from bt_jax.datasets.lgg_mri.constants import CLINICAL_FIELDS, INFO
 from bt_jax.errors import UserError
 from bt_jax.scans import discovery, tiff
 from bt_jax.scans.scan import check_range
-from bt_jax.schema import CLINICAL_FIELDS, SLICE_SIZE
 
 FULL_PATIENTS = 110
 FULL_SLICES = 3929
@@ -208,11 +208,11 @@ def _read_tiff(path: pathlib.Path, mode: str) -> np.ndarray:
   """The one slice of a file, upright: Pillow turns a TIFF as its Orientation says, as prediction does."""
   try:
     with Image.open(path) as image:
-      if (image.format, image.mode, image.size) != ("TIFF", mode, (SLICE_SIZE, SLICE_SIZE)):
+      if (image.format, image.mode, image.size) != ("TIFF", mode, (INFO.size, INFO.size)):
         width, height = image.size
         raise UserError(
           f"{path} is a {image.format} of {width}x{height} pixels in mode {image.mode}, expected a TIFF of "
-          f"{SLICE_SIZE}x{SLICE_SIZE} in mode {mode} (8 bits a channel): restore it from the archive"
+          f"{INFO.size}x{INFO.size} in mode {mode} (8 bits a channel): restore it from the archive"
         )
       pixels = np.asarray(image)
       if (pages := len(tiff.orientations(path))) != 1:

@@ -16,8 +16,8 @@ from PIL import Image
 from scipy import ndimage
 from tqdm import tqdm
 
+from bt_jax.datasets.lgg_mri.constants import CLINICAL_FIELDS, FOLDS, INFO
 from bt_jax.errors import UserError
-from bt_jax.schema import CHANNELS, CLINICAL_FIELDS, SLICE_SIZE
 
 PATIENTS = 44  # two for each of the 22 folds
 SITES = ("A", "B", "C")
@@ -46,7 +46,7 @@ def fold_of(patient: str) -> int:
   """
   if not (match := re.fullmatch(r"PHANTOM_[A-Z]_(\d+)", patient)):
     raise UserError(f"{patient} is not a synthetic patient: name another folder with --config.data.root, or none")
-  return int(match[1]) % 22
+  return int(match[1]) % FOLDS
 
 
 def write_tree(root: str | pathlib.Path, *, patients: int = PATIENTS, slices: int = 12, seed: int = 0) -> pathlib.Path:
@@ -85,7 +85,7 @@ def write_tree(root: str | pathlib.Path, *, patients: int = PATIENTS, slices: in
 
 def _check_space(folder: pathlib.Path, slices: int) -> None:
   """Raises OSError where even the fewest slices do not fit, before minutes are spent on them."""
-  if shutil.disk_usage(folder).free < slices * SLICE_SIZE**2 * (len(CHANNELS) + 1):
+  if shutil.disk_usage(folder).free < slices * INFO.size**2 * (len(INFO.channels) + len(INFO.classes)):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
@@ -124,7 +124,7 @@ def make_volume(
     Images, uint8 [slices, 256, 256, 3], a missing sequence replaced by FLAIR as in the real set, and masks, uint8
     [slices, 256, 256] in {0, 255}, with at least one slice that has a lesion and one that has none.
   """
-  shape = (slices, SLICE_SIZE, SLICE_SIZE)
+  shape = (slices, INFO.size, INFO.size)
   z, y, x = np.meshgrid(*(np.linspace(-1, 1, n, dtype=np.float32) for n in shape), indexing="ij")
   # The brain: an ellipsoid with a wavy surface. Slices past its poles stay small discs, as at a skull's top.
   radius_x, radius_y = rng.uniform(0.55, 0.7), rng.uniform(0.7, 0.85)

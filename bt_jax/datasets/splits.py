@@ -14,7 +14,7 @@ import numpy as np
 from typing_extensions import TypedDict
 
 from bt_jax import files
-from bt_jax.datasets.lgg_mri.lgg_mri_dataset_builder import FOLDS
+from bt_jax.datasets.lgg_mri.constants import FOLDS
 from bt_jax.datasets.store import SliceId
 from bt_jax.errors import UserError, choose
 

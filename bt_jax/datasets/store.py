@@ -20,9 +20,11 @@ from tqdm import tqdm
 
 from bt_jax.datasets import kaggle_tree, phantom
 from bt_jax.datasets.channels import Channel, check_reach
+from bt_jax.datasets.info import DatasetInfo
+from bt_jax.datasets.lgg_mri import constants
 from bt_jax.datasets.lgg_mri import lgg_mri_dataset_builder as lgg_mri
 from bt_jax.errors import UserError
-from bt_jax.schema import CHANNELS, CLINICAL_FIELDS, SLICE_SIZE, Slices, slice_id
+from bt_jax.schema import Slices, slice_id
 
 Builder = lgg_mri.Builder
 
@@ -113,7 +115,7 @@ def _check_source(builder: Builder, root: str | None) -> None:
 def read_index(builder: Builder) -> list[SliceId]:
   """Every slice's id and place, ordered by id, without decoding an image."""
   index = []
-  for fold in range(lgg_mri.FOLDS):
+  for fold in range(constants.FOLDS):
     name = lgg_mri.fold_split(fold)
     if name not in builder.info.splits:  # a part of the data set may leave a fold empty
       continue
@@ -141,7 +143,7 @@ def read_clinical(builder: Builder, patients: set[str]) -> dict[str, dict[str, A
         found[patient] = {
           "site": example["site"].decode(),
           **{field: bool(example[field]) for field in ("has_pre", "has_post")},
-          **{field: int(example[field]) for field in CLINICAL_FIELDS},
+          **{field: int(example[field]) for field in constants.CLINICAL_FIELDS},
         }
   return found
 
@@ -154,7 +156,8 @@ class Reader:
     variant: of the data set, see `open_or_build`.
     data_dir: where built data sets live.
     places: (fold, position) of each id.
-    change: done to every image, uint8 [256, 256, 3], as it is read.
+    change: done to every image, uint8 [height, width, channels], as it is read.
+    info: of the data set.
     context: channels of neighbours that are read too.
     volumes: the ids of each case, in the order of its volume; read for `context` alone.
   """
@@ -163,6 +166,7 @@ class Reader:
   data_dir: str
   places: dict[str, tuple[int, int]]
   change: Callable[[np.ndarray], np.ndarray]
+  info: DatasetInfo = constants.INFO
   context: tuple[Channel, ...] = ()
   volumes: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
@@ -181,7 +185,9 @@ class Reader:
       volumes.setdefault(entry.case, []).append(entry.id)
     for case, members in volumes.items():
       check_reach(context, len(members), case)
-    return cls(builder.builder_config.name, str(builder.data_dir_root), places, change, context, volumes)
+    return cls(
+      builder.builder_config.name, str(builder.data_dir_root), places, change, context=context, volumes=volumes
+    )
 
   def read(self, ids: Sequence[str], *, progress: bool = False) -> Slices:
     """Decodes the slices with these ids, in this order, into memory (0.26 MB each); `progress` shows a bar."""
@@ -208,15 +214,16 @@ class Reader:
     return [volume[min(max(own + channel.offset, 0), len(volume) - 1)] for channel in self.context]
 
   def _read(self, ids: Sequence[str], *, progress: bool) -> Slices:
-    image = np.empty((len(ids), SLICE_SIZE, SLICE_SIZE, len(CHANNELS)), np.uint8)
-    mask = np.empty((len(ids), SLICE_SIZE, SLICE_SIZE, 1), np.uint8)
+    size, channels, classes = self.info.size, len(self.info.channels), len(self.info.classes)
+    image = np.empty((len(ids), size, size, channels), np.uint8)
+    mask = np.empty((len(ids), size, size, classes), np.uint8)
 
     def read(at: int) -> tuple[str, str, int, np.ndarray, np.ndarray]:
       fold, position = self.places[ids[at]]
       example = _source(self.variant, self.data_dir, fold)[position]
       # Decoded here: TFDS would tell every user to install OpenCV.
       image[at] = self.change(np.asarray(Image.open(io.BytesIO(example["image"]))))
-      mask[at, ..., 0] = Image.open(io.BytesIO(example["mask"]))
+      mask[at] = np.asarray(Image.open(io.BytesIO(example["mask"]))).reshape(mask.shape[1:])
       case, patient = example["case"].decode(), example["patient"].decode()
       return case, patient, example["slice"], example["volume_mean"], example["volume_std"]
 
@@ -224,7 +231,7 @@ class Reader:
       results = pool.map(read, range(len(ids)))
       rows = list(tqdm(results, total=len(ids), desc="reading slices", unit="slice", leave=False, disable=not progress))
     case, patient, number, mean, std = zip(*rows, strict=True) if rows else ((),) * 5
-    statistics = (np.array(column, np.float32).reshape(-1, len(CHANNELS)) for column in (mean, std))
+    statistics = (np.array(column, np.float32).reshape(-1, channels) for column in (mean, std))
     return Slices(np.array(case), np.array(patient), np.array(number, np.int32), image, mask, *statistics)
 
 

@@ -8,21 +8,20 @@ import numpy as np
 from bt_jax import metrics
 from bt_jax.evaluation import bootstrap
 from bt_jax.evaluation.bootstrap import Numbers, by_patient, share
-from bt_jax.evaluation.records import Record, counts_of
+from bt_jax.evaluation.records import DISTANCES, Record, by_class, counts_of, of_any_class
 
 # The rule for slices whose truth and prediction are both empty, by the ending of the key.
 EMPTY_RULES = {
   "empty_is_one": "a slice empty in truth and prediction counts 1",
   "nonempty_truth": "slices with a tumour only",
 }
-DISTANCES = ("hd95", "assd")
 
 
 def summarize(rows: list[Record], *, intervals: bool = False) -> dict[str, Any]:
   """The overlap and detection of one part of a split, from its rows by slice.
 
   Args:
-    rows: those of `rows.slice_rows`.
+    rows: those of `records.slice_records`.
     intervals: whether each number gets its `<number>_ci95`, see `bootstrap.estimate`.
 
   Returns:
@@ -31,12 +30,14 @@ def summarize(rows: list[Record], *, intervals: bool = False) -> dict[str, Any]:
     the mean over slices by the rules of `EMPTY_RULES`. In `pooled` and `patient` a pair that is all empty counts 1.
     `detection`: slices with any pixel predicted, as `sensitivity` among those with a tumour, `false_positive_rate` among
     those without, and `accuracy`. `volume`: predicted minus true volume in voxels, with the 95 % limits of agreement of
-    Bland and Altman (1986) as `limits_low` and `limits_high`. None where a number has no value.
+    Bland and Altman (1986) as `limits_low` and `limits_high`. None where a number has no value. Of several classes, each
+    number is their mean, and `classes.<class>` has those of one.
   """
+  slices = of_any_class(rows)
   patients = len({row["patient"] for row in rows})
   return {
-    "slices": len(rows),
-    "tumor_slices": sum(row["label"] for row in rows),
+    "slices": len(slices),
+    "tumor_slices": sum(row["label"] for row in slices),
     "patients": patients,
     **bootstrap.estimate(numbers_of(rows), patients, intervals=intervals),
   }
@@ -44,6 +45,28 @@ def summarize(rows: list[Record], *, intervals: bool = False) -> dict[str, Any]:
 
 def numbers_of(rows: list[Record]) -> Numbers:
   """The numbers of `summarize`, by dotted name, for any sample of the patients."""
+  return mean_of_classes({name: _numbers_of_class(members) for name, members in by_class(rows).items()})
+
+
+def mean_of_classes(numbers_of_class: dict[str | None, Numbers]) -> Numbers:
+  """The mean of every number over classes and, as `classes.<class>.<number>`, that of each; of one class that alone.
+
+  A class in which a number has no value does not count in its mean.
+  """
+  if len(numbers_of_class) == 1:
+    return next(iter(numbers_of_class.values()))
+
+  def numbers(index: np.ndarray) -> dict[str, np.ndarray]:
+    of_class = {name: of(index) for name, of in numbers_of_class.items()}
+    stacked = {key: np.stack([of[key] for of in of_class.values()]) for key in next(iter(of_class.values()))}
+    valued = {key: np.isfinite(values) for key, values in stacked.items()}
+    mean = {key: share(np.where(valued[key], values, 0).sum(0), valued[key].sum(0)) for key, values in stacked.items()}
+    return mean | {f"classes.{name}.{key}": value for name, of in of_class.items() for key, value in of.items()}
+
+  return numbers
+
+
+def _numbers_of_class(rows: list[Record]) -> Numbers:
   counts = counts_of(rows)
   tumor = np.array([row["label"] for row in rows]) == 1
   marked = counts.tp + counts.fp > 0
@@ -91,15 +114,21 @@ def summarize_distances(patients: list[Record], *, intervals: bool) -> dict[str,
   """Surface distances over patient volumes, from rows that have the columns of `DISTANCES` and `unit`.
 
   Returns:
-    `unit` and, for each distance, its mean, median, spread and, if asked, intervals.
+    `unit` and, for each distance, its mean, median, spread and, if asked, intervals; classes as in `summarize`.
   """
-  columns = {name: np.array([row[name] for row in patients], float) for name in DISTANCES}
-  numbers = lambda index: {
-    f"{name}_{ending}": value
-    for name, column in columns.items()
-    for ending, value in spread(column[index]).items()
-  }  # fmt: skip
-  return {"unit": patients[0]["unit"], **bootstrap.estimate(numbers, len(patients), intervals=intervals)}
+
+  def of_class(rows: list[Record]) -> Numbers:
+    columns = {name: np.array([row[name] for row in rows], float) for name in DISTANCES}
+    return lambda index: {
+      f"{name}_{ending}": value
+      for name, column in columns.items()
+      for ending, value in spread(column[index]).items()
+    }  # fmt: skip
+
+  classes = by_class(patients)
+  numbers = mean_of_classes({name: of_class(rows) for name, rows in classes.items()})
+  count = len(next(iter(classes.values())))
+  return {"unit": patients[0]["unit"], **bootstrap.estimate(numbers, count, intervals=intervals)}
 
 
 def spread(values: np.ndarray) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import expit, logit
 
 from bt_jax.evaluation.bootstrap import Numbers, by_patient, share
-from bt_jax.evaluation.records import Record
+from bt_jax.evaluation.records import Record, of_any_class
 from bt_jax.schema import Slices
 
 BINS = 10  # of equal width
@@ -52,11 +52,12 @@ def _inside(probability: np.ndarray) -> np.ndarray:
 
 
 def pixel_rows(
-  slices: Slices, probability: Float[np.ndarray, "n height width"], temperature: float, *, data: str, split: str
+  slices: Slices, probability: Float[np.ndarray, "n height width classes"], temperature: float, *, data: str, split: str
 ) -> list[Record]:
   """The rows of `reliability.csv`: pixels, sum of probabilities and pixels of tumour by patient and bin.
 
-  With `calibrated` 0 as predicted and 1 at the temperature; bin b holds probabilities from b / `BINS` on.
+  With `calibrated` 0 as predicted and 1 at the temperature; bin b holds probabilities from b / `BINS` on. Of several
+  classes each pixel counts once for each.
   """
   rows = []
   for patient in dict.fromkeys(slices.patient.tolist()):
@@ -92,9 +93,10 @@ def slice_errors(rows: list[Record], columns: dict[str, str]) -> Numbers:
   """Expected calibration error of slices by each column of probabilities, see `errors`.
 
   Args:
-    rows: with `label` and the columns.
+    rows: with `label` and the columns; of several classes, any of them counts.
     columns: from the name of an error to that of its column.
   """
+  rows = of_any_class(rows)
   label = np.array([row["label"] for row in rows])
   distances = {"all": np.ones(len(rows))}
   for name, column in columns.items():

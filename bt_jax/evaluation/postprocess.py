@@ -1,7 +1,7 @@
 """From probabilities to masks: the threshold and the largest 3-D component."""
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Array, Bool, Float
 from scipy import ndimage
 
 from bt_jax import metrics
@@ -10,17 +10,46 @@ from bt_jax.schema import Slices
 THRESHOLDS = np.arange(1, 20) / 20  # 0.05 to 0.95
 
 
+def class_masks(
+  probabilities: Float[Array | np.ndarray, "*shape classes"], *, threshold: float, overlapping: bool
+) -> Bool[Array | np.ndarray, "*shape classes"]:
+  """Which classes each pixel is of.
+
+  Args:
+    probabilities: see `losses.class_probabilities`.
+    threshold: that a probability must reach.
+    overlapping: each class whose probability reaches it. Otherwise the likeliest class, where the probability of any of
+      them does; of one class the two are the same.
+  """
+  if overlapping or probabilities.shape[-1] == 1:
+    return probabilities >= threshold
+  likeliest = probabilities.argmax(-1)[..., None] == np.arange(probabilities.shape[-1])
+  return likeliest & (probabilities.sum(-1, keepdims=True) >= threshold)
+
+
 def predict_masks(
-  probabilities: Float[np.ndarray, "n height width"], slices: Slices, *, threshold: float, largest_component: bool
-) -> Bool[np.ndarray, "n height width"]:
-  """Masks where the probability is `threshold` or more, of each volume only the largest connected part if asked."""
-  masks = probabilities >= threshold
+  probabilities: Float[np.ndarray, "n height width classes"],
+  slices: Slices,
+  *,
+  threshold: float,
+  largest_component: bool,
+  overlapping: bool = False,
+) -> Bool[np.ndarray, "n height width classes"]:
+  """The masks of `class_masks`, of each volume only the largest connected part, of all classes together, if asked."""
+  masks = class_masks(probabilities, threshold=threshold, overlapping=overlapping)
   if largest_component:
     for case in np.unique(slices.case):
-      places = np.flatnonzero(slices.case == case)
-      places = places[np.argsort(slices.number[places])]
-      masks[places] = largest_part(masks[places])
+      indices = np.flatnonzero(slices.case == case)
+      indices = indices[np.argsort(slices.number[indices])]
+      masks[indices] = of_largest_part(masks[indices])
   return masks
+
+
+def of_largest_part(
+  masks: Bool[np.ndarray, "depth height width classes"],
+) -> Bool[np.ndarray, "depth height width classes"]:
+  """What of the masks of a volume is in the largest connected part of all classes together."""
+  return masks & largest_part(masks.any(-1))[..., None]
 
 
 def largest_part(volume: Bool[np.ndarray, "depth height width"]) -> Bool[np.ndarray, "depth height width"]:
@@ -32,13 +61,22 @@ def largest_part(volume: Bool[np.ndarray, "depth height width"]) -> Bool[np.ndar
 
 
 def choose_threshold(
-  probabilities: Float[np.ndarray, "n height width"], slices: Slices, *, largest_component: bool
+  probabilities: Float[np.ndarray, "n height width classes"],
+  slices: Slices,
+  *,
+  largest_component: bool,
+  overlapping: bool = False,
 ) -> float:
-  """The threshold of `THRESHOLDS` with the highest pooled Dice on these (validation) slices; of equals the middle one."""
-  truth = slices.mask[..., 0] == 1
+  """The threshold of `THRESHOLDS` with the highest pooled Dice on these (validation) slices; of equals the middle one.
+
+  Of several classes, with the highest mean of theirs.
+  """
+  truth = slices.mask == 1
   scores = []
   for threshold in THRESHOLDS:
-    masks = predict_masks(probabilities, slices, threshold=threshold, largest_component=largest_component)
-    scores.append(metrics.dice(metrics.pool(metrics.count(masks, truth)), empty=1.0).item())
+    masks = predict_masks(
+      probabilities, slices, threshold=threshold, largest_component=largest_component, overlapping=overlapping
+    )
+    scores.append(metrics.dice(metrics.pool(metrics.count(masks, truth)), empty=1.0).mean())
   best = np.flatnonzero(np.array(scores) == np.max(scores))
   return float(THRESHOLDS[best[len(best) // 2]])

@@ -9,13 +9,13 @@ import numpy as np
 from pydantic import Field
 
 from bt_jax import files, metrics
+from bt_jax.datasets.lgg_mri.constants import CLINICAL_FIELDS
 from bt_jax.errors import UserError
 from bt_jax.evaluation import aggregation, calibration, class_statistics
-from bt_jax.evaluation.records import Record, patient_records
+from bt_jax.evaluation.records import Record, of_any_class, patient_records
 from bt_jax.evaluation.shape import FEATURES
 from bt_jax.evaluation.summary_schema import check_files, need, read_summary
 from bt_jax.files import EVALUATE, Amount, Code, Count, Flag, Real, Share, Text
-from bt_jax.schema import CLINICAL_FIELDS
 
 _NAMES, _SLICE = ("data", "split"), ("data", "split", "case", "patient", "slice", "label", "probability")
 _SHAPES = {kind: tuple(f"{kind}_{feature}" for feature in FEATURES) for kind in ("truth", "predicted")}
@@ -24,7 +24,7 @@ _KINDS = {
   **dict.fromkeys(("slice", "slices", "tumor_slices", *metrics.Counts._fields, "truth_voxels", "pixels", "tumor_pixels"), Count),
   **dict.fromkeys(("epoch", "step"), Count),
   **dict.fromkeys(("label", "prediction", "calibrated"), Flag),
-  **dict.fromkeys(("data", "split", "case", "patient", "baseline", "site", "unit"), Text),
+  **dict.fromkeys(("data", "split", "case", "patient", "baseline", "site", "unit", "class"), Text),
   **dict.fromkeys(("probability", calibration.CALIBRATED, *metrics.METRICS, "train_accuracy", "validation_accuracy"), Share),
   **dict.fromkeys(("train_loss", "validation_loss", "validation_score"), Real),
   **dict.fromkeys(("learning_rate", "slices_per_second", "probability_sum"), Amount),
@@ -122,11 +122,11 @@ def read_run(folder: pathlib.Path) -> tuple[dict[str, Any], Tables]:
   tables = Tables.read(folder, summary["task"], leaky=summary["leaky"])
   _check(folder, tables, summary["task"])
   check_files(folder, summary)
-  test = summary["test"]
+  test, slices = summary["test"], of_any_class(tables.slices)
   counted = {
-    "slices": len(tables.slices),
-    "patients": len(tables.patients),
-    "tumor_slices": sum(row["label"] for row in tables.slices),
+    "slices": len(slices),
+    "patients": len({row["patient"] for row in tables.patients}),
+    "tumor_slices": sum(row["label"] for row in slices),
   }
   for name, count in counted.items():
     if test[name] != count:
@@ -138,7 +138,7 @@ def read_run(folder: pathlib.Path) -> tuple[dict[str, Any], Tables]:
 def _check_summary(path: pathlib.Path, summary: dict[str, Any], tables: Tables) -> None:
   """Raises UserError where the summary lacks a number that its tables give, or has other baselines."""
   task, test = summary["task"], summary["test"]
-  names = list(_NUMBERS[task](tables.slices)(np.arange(len(tables.patients))[None]))
+  names = list(_NUMBERS[task](tables.slices)(np.arange(summary["test"]["patients"])[None]))
   for baseline in summary["baselines"]:
     need(path, baseline["test"], names, f"the baseline {baseline['name']}")
   if [baseline["name"] for baseline in summary["baselines"]] != list(

@@ -1,5 +1,9 @@
-"""Rows: one per slice and one per patient volume. Every table, figure and interval is made from them."""
+"""Rows: one per slice and one per patient volume. Every table, figure and interval is made from them.
 
+Where masks have several classes there is one of each for every class, which the column `class` names.
+"""
+
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -9,17 +13,19 @@ from bt_jax import metrics
 from bt_jax.schema import Slices
 
 Record = dict[str, Any]
+DISTANCES = ("hd95", "assd")
 
 
 def slice_records(
   slices: Slices,
   probabilities: Float[np.ndarray, "n"],
-  masks: Bool[np.ndarray, "n height width"],
+  masks: Bool[np.ndarray, "n height width classes"],
   *,
   data: str,
   split: str,
+  classes: Sequence[str],
 ) -> list[Record]:
-  """One row per slice, in the order of the split.
+  """One row per slice and class, in the order of the split.
 
   Args:
     slices: with the truth.
@@ -27,47 +33,86 @@ def slice_records(
     masks: the prediction after post-processing.
     data: what the data is called.
     split: what the split is called.
+    classes: the names of the classes.
 
   Returns:
-    Rows of data, split, case, patient, slice, pixels tp, fp, fn, tn, label (1: the truth has a tumour) and probability.
+    Rows of data, split, case, patient, slice, class if there are several, pixels tp, fp, fn, tn, label (1: the truth has
+    the class) and probability.
   """
-  truth = slices.mask[..., 0] == 1
-  counts = metrics.count(masks, truth)
+  counts = metrics.count(masks, slices.mask == 1)
   return [
     {
-      **identity(slices, at, data=data, split=split),
-      **{name: int(value[at]) for name, value in counts._asdict().items()},
-      "label": int(truth[at].any()),
-      "probability": float(probabilities[at]),
+      **identity(slices, index, data=data, split=split),
+      **class_column(name, classes),
+      **{cell: int(value[index, number]) for cell, value in counts._asdict().items()},
+      "label": int(counts.tp[index, number] + counts.fn[index, number] > 0),
+      "probability": float(probabilities[index]),
     }
-    for at in range(len(slices))
+    for index in range(len(slices))
+    for number, name in enumerate(classes)
   ]
 
 
-def identity(slices: Slices, at: int, *, data: str, split: str) -> Record:
+def identity(slices: Slices, index: int, *, data: str, split: str) -> Record:
   """The columns that every row of a slice begins with: data, split, case, patient, slice."""
   return {
     "data": data,
     "split": split,
-    "case": str(slices.case[at]),
-    "patient": str(slices.patient[at]),
-    "slice": int(slices.number[at]),
+    "case": str(slices.case[index]),
+    "patient": str(slices.patient[index]),
+    "slice": int(slices.number[index]),
   }
 
 
+def class_column(name: str, classes: Sequence[str]) -> Record:
+  """The column `class`, which rows have where there are several."""
+  return {"class": name} if len(classes) > 1 else {}
+
+
+def by_class(rows: list[Record]) -> dict[str | None, list[Record]]:
+  """The rows of each class, by its name; all of them, by None, where there is one class."""
+  return {
+    name: [row for row in rows if row.get("class") == name] for name in dict.fromkeys(row.get("class") for row in rows)
+  }
+
+
+def of_any_class(rows: list[Record]) -> list[Record]:
+  """One row per slice or patient, out of those of its classes; rows of one class as they are.
+
+  Pixels are added up, metrics and distances are the mean of those that have a value, and the label is 1 where the truth
+  has any class.
+  """
+  if all("class" not in row for row in rows):
+    return rows
+  return [_merged(members) for members in zip(*by_class(rows).values(), strict=True)]
+
+
+def _merged(members: Sequence[Record]) -> Record:
+  merged = {name: value for name, value in members[0].items() if name != "class"}
+  for name in merged.keys() & {*metrics.Counts._fields, "truth_voxels"}:
+    merged[name] = sum(row[name] for row in members)
+  for name in merged.keys() & {"label", "tumor_slices"}:
+    merged[name] = max(row[name] for row in members)
+  for name in merged.keys() & {*metrics.METRICS, *DISTANCES}:
+    known = [row[name] for row in members if row[name] is not None]
+    merged[name] = float(np.mean(known)) if known else None
+  return merged
+
+
 def patient_records(rows: list[Record]) -> list[Record]:
-  """One row per patient: the counts of its slices added up, and the overlap metrics of the volume."""
-  volumes: dict[str, list[Record]] = {}
+  """One row per patient and class: the counts of its slices added up, and the overlap metrics of the volume."""
+  volumes: dict[tuple[str, str | None], list[Record]] = {}
   for row in rows:
-    volumes.setdefault(row["patient"], []).append(row)
+    volumes.setdefault((row["patient"], row.get("class")), []).append(row)
   patients = []
-  for patient, members in volumes.items():
+  for (patient, name), members in volumes.items():
     counts = metrics.pool(counts_of(members))
     patients.append(
       {
         "data": members[0]["data"],
         "split": members[0]["split"],
         "patient": patient,
+        **({} if name is None else {"class": name}),
         "slices": len(members),
         "tumor_slices": sum(row["label"] for row in members),
         **{name: value.item() for name, value in counts._asdict().items()},

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from bt_jax import schema
+from bt_jax.datasets.lgg_mri import constants
 from bt_jax.errors import UserError
-from bt_jax.evaluation.records import Record
+from bt_jax.evaluation.records import Record, of_any_class
 
 _GRADES = {1: "II", 2: "III"}  # of the World Health Organization, as data.csv codes them
 UNKNOWN = "not known"
@@ -27,9 +27,9 @@ GROUPINGS: dict[str, Callable[[Record], str]] = {
   "size": lambda row: row["quartile"],
   **{
     name: lambda row, name=name: (
-      UNKNOWN if row[name] == schema.UNKNOWN else f"{name.removesuffix('Cluster')} {row[name]}"
+      UNKNOWN if row[name] == constants.UNKNOWN else f"{name.removesuffix('Cluster')} {row[name]}"
     )
-    for name in schema.GENOMIC_CLUSTERS
+    for name in constants.GENOMIC_CLUSTERS
   },
 }
 
@@ -51,7 +51,7 @@ def summarize(
   """What `numbers` says of the slices of each group of patients, by grouping.
 
   Args:
-    patients: one row each, with the clinical columns.
+    patients: one row each, or one for each class, with the clinical columns.
     rows: of their slices.
     names: of groupings.
     numbers: from rows to numbers.
@@ -60,6 +60,7 @@ def summarize(
     For each name its groups, each with `group`, `patients`, `slices` and the numbers. `size` is left out where patients
     have no `truth_voxels`, as where a split cuts volumes.
   """
+  patients = of_any_class(patients)
   sized = all("truth_voxels" in row for row in patients)
   quartiles = _quartiles(patients) if sized else [""] * len(patients)
   known = [row | {"quartile": quartile} for row, quartile in zip(patients, quartiles, strict=True)]
@@ -72,7 +73,7 @@ def summarize(
     for group in sorted(set(group_of.values()), key=lambda group: (group == UNKNOWN, group)):
       members = [row for row in rows if group_of[row["patient"]] == group]
       count = sum(of == group for of in group_of.values())
-      found[name].append({"group": group, "patients": count, "slices": len(members), **numbers(members)})
+      found[name].append({"group": group, "patients": count, "slices": len(of_any_class(members)), **numbers(members)})
   return found
 
 

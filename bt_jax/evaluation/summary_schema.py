@@ -8,6 +8,7 @@ from pydantic import AfterValidator, ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
 from bt_jax import files
+from bt_jax.datasets.info import Info
 from bt_jax.errors import UserError
 from bt_jax.files import Amount, Count, Positive, Real, Share
 from configs import common
@@ -184,6 +185,7 @@ class Summary(Common):
   """Of a run, or of folds pooled."""
 
   split_hash: str
+  info: NotRequired[Info]  # of LGG where a run is older
   task: Literal["segmentation", "classification"]
   model: str
   normalize: str

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from bt_jax.datasets.info import DatasetInfo
 from bt_jax.errors import UserError
 from bt_jax.evaluation.classifier_gate import gate_threshold
 from bt_jax.inference.networks import Network
@@ -22,6 +23,7 @@ class Decision:
     gate: the probability of a slice below which it is left empty; None without a classifier or a head for slices.
     tta: whether mirrored and turned slices were averaged.
     largest_component: whether only the largest 3-D part is kept.
+    info: of the data set that the networks were trained on.
     profile: the range of each feature of `ood.features` over training volumes.
     reach: slices to the farthest neighbour that a network looks at; a volume has more than that.
     drops_sequences: whether all segmenters were trained with FLAIR in the place of other sequences.
@@ -32,6 +34,7 @@ class Decision:
   gate: float | None
   tta: bool
   largest_component: bool
+  info: DatasetInfo
   profile: dict[str, list[float]]
   reach: int = 0
   drops_sequences: bool = False
@@ -45,7 +48,14 @@ def decide(
   threshold: float | None,
   sensitivity: float,
 ) -> Decision:
-  """What the networks decide by, out of what their validation parts said; see `loading.load`."""
+  """What the networks decide by, out of what their validation parts said; see `loading.load`.
+
+  Raises:
+    UserError: they are of data sets with other channels or classes.
+  """
+  first, *others = (*segmenters, *classifiers)
+  for other in others:
+    first.info.check_same(other.info, first.about["path"], other.about["path"])
   for name, value in {"threshold": threshold, "sensitivity": sensitivity}.items():
     check_share(name, value)
   mean = lambda name, of: float(np.mean([network.decision[name] for network in of]))
@@ -62,6 +72,7 @@ def decide(
     gate=float(np.mean(gates)) if gates else None,
     tta=tta,
     largest_component=all(network.largest_component for network in segmenters),
+    info=first.info,
     profile={name: [min(lowest), max(highest)] for name, (lowest, highest) in ranges.items()},
     reach=max((abs(channel.offset) for one in (*segmenters, *classifiers) for channel in one.view.context), default=0),
     drops_sequences=all(network.drops_sequences for network in segmenters),

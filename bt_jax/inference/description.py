@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from bt_jax.inference import measurements
 from bt_jax.inference.predictor import Prediction
 from bt_jax.scans.scan import NOTICE
@@ -24,6 +26,7 @@ def describe(prediction: Prediction) -> dict[str, Any]:
     "probability": float(prediction.slice_probability.max()),
     **measurements.size(mask, spacing),
     **measurements.largest_diameter(mask, spacing),
+    **_of_classes(prediction),
     "slice_range": box and box["slices"],
     **location,
     "components": measurements.components(mask, box),
@@ -38,6 +41,20 @@ def describe(prediction: Prediction) -> dict[str, Any]:
     "software": f"bt_jax {__version__}",
     "model": prediction.about,
     "slices": _slices(prediction),
+  }
+
+
+def _of_classes(prediction: Prediction) -> dict[str, Any]:
+  """`classes`: id, size and diameter of each, where there are several."""
+  classes, spacing = prediction.info.classes, prediction.scan.spacing_mm
+  if len(classes) == 1:
+    return {}
+  masks = np.moveaxis(prediction.masks, -1, 0)
+  return {
+    "classes": {
+      name: {"id": label, **measurements.size(mask, spacing), **measurements.largest_diameter(mask, spacing)}
+      for name, label, mask in zip(classes, prediction.info.ids, masks, strict=True)
+    }
   }
 
 

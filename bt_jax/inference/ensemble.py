@@ -13,21 +13,22 @@ from bt_jax.inference.networks import Network, View
 from bt_jax.pipeline.augment import rotation_matrix, warp
 from bt_jax.pipeline.preprocess import Batch
 from bt_jax.schema import Tumor
+from bt_jax.tasks.task import probabilities
 
 PyTree = Any
 _TURN_DEGREES = 10.0
 
 
-class Marked(NamedTuple):
+class Segmented(NamedTuple):
   """What networks say of slices.
 
   Attributes:
-    members: probability of tumour by pixel, of each network; 0 in slices that the gate stopped.
+    members: probability of each class by pixel, of each network; 0 in slices that the gate stopped.
     slice_probability: of tumour anywhere in the slice, calibrated.
     gated: whether the gate stopped the slice.
   """
 
-  members: Float[Array | np.ndarray, "members slices 256 256"]
+  members: Float[Array | np.ndarray, "members slices size size classes"]
   slice_probability: Float[Array | np.ndarray, "slices"]
   gated: Bool[Array | np.ndarray, "slices"]
 
@@ -45,7 +46,7 @@ def make_forward(
   tta: bool,
   gate: float | None,
   temperature: float,
-) -> tuple[tuple[PyTree, ...], Callable[[tuple[PyTree, ...], dict[str, PyTree]], Marked]]:
+) -> tuple[tuple[PyTree, ...], Callable[[tuple[PyTree, ...], dict[str, PyTree]], Segmented]]:
   """Makes the function of networks whose slices are averaged.
 
   Args:
@@ -57,8 +58,9 @@ def make_forward(
 
   Returns:
     The networks' variables, those of one architecture stacked, and `forward(variables, batch)`. A batch has `image`, by
-    view, [slices, 256, 256, channels] in 0..255, `volume_mean` and `volume_std` [slices, 3].
+    view, [slices, size, size, channels] in 0..255, `volume_mean` and `volume_std` [slices, channels].
   """
+  info = segmenters[0].info
   groups: dict[tuple[Callable, View], list[Network]] = {}
   for network in [*segmenters, *classifiers]:
     groups.setdefault((network.logits, network.view), []).append(network)
@@ -71,17 +73,17 @@ def make_forward(
   def probability(logits: Callable, variables: PyTree, batch: Batch) -> Tumor:
     def look(view: Array) -> Tumor:
       if not tta:
-        return jax.tree.map(jax.nn.sigmoid, logits(variables, batch))
+        return probabilities(logits(variables, batch), info)
       turned = jax.vmap(warp, (0, None, None))(batch["image"], view, jnp.zeros(2))
-      tumor = jax.tree.map(jax.nn.sigmoid, logits(variables, batch | {"image": turned}))
+      tumor = probabilities(logits(variables, batch | {"image": turned}), info)
       if tumor.pixels is None:
         return tumor
-      back = jax.vmap(warp, (0, None, None))(tumor.pixels[..., None], view.T, jnp.zeros(2))[..., 0]  # orthogonal
+      back = jax.vmap(warp, (0, None, None))(tumor.pixels, view.T, jnp.zeros(2))  # orthogonal
       return tumor._replace(pixels=back)
 
     return jax.tree.map(lambda x: x.mean(0), jax.lax.map(look, jnp.asarray(looks)))
 
-  def forward(variables: tuple[PyTree, ...], batch: dict[str, PyTree]) -> Marked:
+  def forward(variables: tuple[PyTree, ...], batch: dict[str, PyTree]) -> Segmented:
     tumors = []
     for (logits, view), stack in zip(groups, variables, strict=True):
       seen = batch | {"image": batch["image"][view]}
@@ -90,8 +92,8 @@ def make_forward(
     asked = [tumor.slices for tumor in tumors if not classifiers or tumor.pixels is None]
     slices = jnp.concatenate(asked).mean(0)
     gated = slices < (-1 if gate is None else gate)
-    members = jnp.where(gated[:, None, None], 0, members)
-    return Marked(members, _calibrate(slices, temperature), gated)
+    members = jnp.where(gated[:, None, None, None], 0, members)
+    return Segmented(members, _calibrate(slices, temperature), gated)
 
   return stacked, forward
 

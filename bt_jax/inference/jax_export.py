@@ -20,15 +20,16 @@ from typing_extensions import TypedDict
 
 from bt_jax import files
 from bt_jax.datasets.channels import with_neighbours
+from bt_jax.datasets.info import DatasetInfo, Info
 from bt_jax.errors import UserError
+from bt_jax.evaluation.postprocess import class_masks
 from bt_jax.files import Count, Positive, Share
 from bt_jax.inference import resampling, standalone
 from bt_jax.inference.decision import Decision, check_share, decide, describe
-from bt_jax.inference.ensemble import Marked, make_forward
+from bt_jax.inference.ensemble import Segmented, make_forward
 from bt_jax.inference.networks import Network, View
 from bt_jax.inference.predictor import Predictor, Resampled
 from bt_jax.scans.scan import NOTICE
-from bt_jax.schema import CHANNELS
 from bt_jax.training.checkpoint_record import Profile
 
 _PLATFORMS = ("cpu", "cuda", "tpu")
@@ -43,6 +44,7 @@ class _Decision(TypedDict):
   gate: Share | None
   tta: bool
   largest_component: bool
+  info: Info
   profile: Profile
   reach: Count
   drops_sequences: bool
@@ -81,7 +83,7 @@ def write(
   slices, height, width = jax.export.symbolic_shape(
     "slices, height, width", constraints=[f"slices >= {decision.reach + 1}"]
   )
-  volume = jax.ShapeDtypeStruct((slices, height, width, len(CHANNELS)), jnp.float32)
+  volume = jax.ShapeDtypeStruct((slices, height, width, len(decision.info.channels)), jnp.float32)
   with _without_locations():
     exported = jax.export.export(jax.jit(function), platforms=_PLATFORMS)(volume)
   path = files.write_bytes(output, seal(bytes(exported.serialize()) + _program(described)))
@@ -115,7 +117,11 @@ def plan(
     )
   decision = decide(segmenters, classifiers, **options)
   about = describe(segmenters, classifiers, decision)
-  return decision, {"research_use": NOTICE, "decision": dataclasses.asdict(decision), "about": about}
+  return decision, {
+    "research_use": NOTICE,
+    "decision": vars(decision) | {"info": decision.info.to_json()},
+    "about": about,
+  }
 
 
 def is_there(output: pathlib.Path, described: dict[str, Any], read_there: Callable[[], dict[str, Any]]) -> bool:
@@ -164,20 +170,21 @@ def read(path: pathlib.Path) -> tuple[bytes, dict[str, Any]]:
 
 def make_function(
   segmenters: Sequence[Network], classifiers: Sequence[Network], decision: Decision
-) -> Callable[[Float[Array, "slices height width 3"]], dict[str, Array]]:
+) -> Callable[[Float[Array, "slices height width channels"]], dict[str, Array]]:
   """The function of a whole volume, in any scale and size, pixels as high as wide.
 
   Returns:
     `function(volume)`: `probability` and `mask` [slices, height, width], `slice_probability` and `gated` [slices], as
-    `Predictor.predict` has them.
+    `Predictor.predict` has them. Of several classes `probability` and `mask` are [slices, height, width, classes].
   """
+  info = decision.info
   variables, forward = make_forward(
     segmenters, classifiers, tta=decision.tta, gate=decision.gate, temperature=decision.temperature
   )
 
-  def function(volume: Float[Array, "slices height width 3"]) -> dict[str, Array]:
+  def function(volume: Float[Array, "slices height width channels"]) -> dict[str, Array]:
     slices, height, width, _ = volume.shape
-    resampled = resampling.to_training(resampling.scale(volume, *resampling.window(volume, jnp)))
+    resampled = resampling.to_training(resampling.scale(volume, *resampling.window(volume, jnp)), info.size)
     statistics = dict(zip(("volume_mean", "volume_std"), resampling.statistics(resampled), strict=True))
     repeated = {name: jnp.tile(values, (_GROUP, 1)) for name, values in statistics.items()}
 
@@ -198,10 +205,12 @@ def make_function(
     probability, slice_probability, gated = (
       array.reshape(groups * _GROUP, *array.shape[2:])[:slices] for array in found
     )
-    mask = probability >= decision.threshold
+    masks = class_masks(probability, threshold=decision.threshold, overlapping=info.overlapping)
     if decision.largest_component:
-      mask = largest_part(mask)
-    return {"probability": probability, "mask": mask, "slice_probability": slice_probability, "gated": gated}
+      masks &= largest_part(masks.any(-1))[..., None]
+    if len(info.classes) == 1:
+      probability, masks = probability.squeeze(-1), masks.squeeze(-1)
+    return {"probability": probability, "mask": masks, "slice_probability": slice_probability, "gated": gated}
 
   return function
 
@@ -238,7 +247,10 @@ def load(path: pathlib.Path, threshold: float | None) -> Predictor:
     )
   content, described = read(path)
   known = {field.name for field in dataclasses.fields(Decision)}
-  decision = Decision(**{name: value for name, value in described["decision"].items() if name in known})
+  info = DatasetInfo.from_json(described["decision"]["info"])
+  decision = Decision(
+    **{name: value for name, value in described["decision"].items() if name in known} | {"info": info}
+  )
   about = described["about"]
   try:
     exported = jax.export.deserialize(bytearray(content))
@@ -247,13 +259,15 @@ def load(path: pathlib.Path, threshold: float | None) -> Predictor:
   if threshold is not None:
     check_share("threshold", threshold)
     decision, about = dataclasses.replace(decision, threshold=threshold), about | {"threshold": threshold}
-  return Predictor(decision, about | {"exported": True}, functools.partial(_mark, jax.jit(exported.call)))
+  return Predictor(decision, about | {"exported": True}, functools.partial(_segment, jax.jit(exported.call)))
 
 
-def _mark(function: Callable[[Any], dict[str, Array]], resampled: Resampled) -> Iterator[Marked]:
+def _segment(function: Callable[[Any], dict[str, Array]], resampled: Resampled) -> Iterator[Segmented]:
   """All slices at once: statistics are of the whole volume, which is on the training grid and in its scale already."""
   found = jax.device_get(function(resampled))
-  yield Marked(found["probability"][None], found["slice_probability"], found["gated"])
+  slices, size, _, _ = resampled.shape
+  members = found["probability"].reshape(1, slices, size, size, -1)
+  yield Segmented(members, found["slice_probability"], found["gated"])
 
 
 def _program(described: dict[str, Any]) -> bytes:

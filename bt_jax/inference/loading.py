@@ -12,7 +12,7 @@ from bt_jax.inference import jax_export, networks
 from bt_jax.inference.decision import decide, describe
 from bt_jax.inference.ensemble import make_forward
 from bt_jax.inference.networks import Network
-from bt_jax.inference.predictor import Predictor, mark
+from bt_jax.inference.predictor import Predictor, segment
 
 
 def load(
@@ -77,5 +77,5 @@ def of_networks(
   compiled = functools.partial(sharding.compile_step("jit", forward, mesh, cut=(False, True)), variables)
   views = {network.view for network in (*segmenters, *classifiers)}
   return Predictor(
-    decision, describe(segmenters, classifiers, decision), functools.partial(mark, compiled, views, mesh.size)
+    decision, describe(segmenters, classifiers, decision), functools.partial(segment, compiled, views, mesh.size)
   )

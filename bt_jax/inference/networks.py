@@ -9,7 +9,10 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from bt_jax import files
 from bt_jax.datasets.channels import Channel, context_of, parse_channels
+from bt_jax.datasets.info import DatasetInfo
+from bt_jax.datasets.registry import info_of
 from bt_jax.errors import UserError
 from bt_jax.models import DTYPES, make_model, taken
 from bt_jax.pipeline.preprocess import make_preprocess
@@ -26,7 +29,7 @@ class View(NamedTuple):
 
   Attributes:
     contrast: how it is enhanced, a name of `pipeline.contrast.CONTRASTS`.
-    context: the channels of neighbours behind a slice's own, see `sequences.context_of`.
+    context: the channels of neighbours behind a slice's own, see `channels.context_of`.
   """
 
   contrast: str = "none"
@@ -38,6 +41,7 @@ class Network:
   """One trained network.
 
   Attributes:
+    info: of the data set that it was trained on.
     variables: its parameters and statistics.
     logits: from variables and a batch of slices on the training grid to logits of tumour; those of one architecture
       share the function.
@@ -50,6 +54,7 @@ class Network:
     about: where it is from, for outputs.
   """
 
+  info: DatasetInfo
   variables: PyTree
   logits: Callable
   view: View
@@ -102,16 +107,21 @@ def load(folder: pathlib.Path, task: str, flag: str, dtype: str | None = None) -
   """
   (variables, record), place = _restore(folder, flag), folder
   config, decision = records.check(record, place)["config"], record["decision"]
+  try:
+    info = info_of(record)
+  except ValueError as error:
+    raise files.damaged(place, f"its record of the data set: {error}", records.REMEDY) from error
   if config["task"] != task:
     other = {"segmentation": "checkpoint", "classification": "classifier"}[config["task"]]
     raise UserError(f"--{flag}: {place} is of {config['task']}, expected {task}: name it with --{other}")
   # The whole of what shapes the function; runs of one cross-validation differ in none of it.
   model = config["model"] | {"pretrained": ""} | ({"dtype": dtype} if dtype else {})
-  key = json.dumps([task, model, config["data"], record["normalize"]], sort_keys=True)
+  key = json.dumps([task, model, config["data"], record["normalize"], info.to_json()], sort_keys=True)
   return Network(
+    info=info,
     variables=variables,
     logits=_logits(key),
-    view=View(config["data"]["contrast"], context_of(parse_channels(config["data"]["channels"]))),
+    view=View(config["data"]["contrast"], context_of(parse_channels(config["data"]["channels"], info), info)),
     drops_sequences=config["augment"].get("drop_sequence", 0) > 0,
     slice_head=config["model"].get("slice_head", False),
     decision=decision,
@@ -150,9 +160,11 @@ def _restore(folder: pathlib.Path, flag: str) -> tuple[PyTree, dict[str, Any]]:
 
 @functools.cache
 def _logits(key: str) -> Callable:
-  """`predict_step(variables, batch)` of a task, model, data section and normalisation, as JSON."""
-  task, model, data, normalize = json.loads(key)
-  options = TASKS[task].models
-  network = make_model(options, **taken(options, {**model, "dtype": DTYPES[model["dtype"]]}))
-  preprocess = make_preprocess(size=data["size"], normalize=normalize, channels=data["channels"])
-  return make_predict_step(model=network, task=TASKS[task], preprocess=preprocess)
+  """`predict_step(variables, batch)` of a task, model, data section, normalisation and data set, as JSON."""
+  name, model, data, normalize, described = json.loads(key)
+  info = DatasetInfo.from_json(described)
+  task = TASKS[name](info)
+  fields = {**model, "classes": task.outputs, "dtype": DTYPES[model["dtype"]]}
+  network = make_model(task.models, **taken(task.models, fields))
+  preprocess = make_preprocess(size=data["size"], normalize=normalize, channels=data["channels"], info=info)
+  return make_predict_step(model=network, task=task, preprocess=preprocess)

@@ -18,12 +18,12 @@ from jaxtyping import Array, Float
 from bt_jax import files
 from bt_jax.datasets.channels import with_neighbours
 from bt_jax.errors import UserError
+from bt_jax.evaluation.postprocess import class_masks
 from bt_jax.inference import jax_export, resampling
 from bt_jax.inference.decision import Decision
 from bt_jax.inference.ensemble import make_forward
 from bt_jax.inference.networks import Network, View
 from bt_jax.scans.scan import NOTICE
-from bt_jax.schema import CHANNELS, SLICE_SIZE
 
 INPUT = "volume"
 _HASH = "sha256"
@@ -44,7 +44,7 @@ def write(
 ) -> None:
   """Writes networks as one ONNX file; see `loading.load` for the options.
 
-  Its input is `volume`, float32 [slices, height, width, 3] of pre-contrast, FLAIR and post-contrast, in any scale and
+  Its input is `volume`, float32 [slices, height, width, channels], of LGG pre-contrast, FLAIR and post-contrast, in any scale and
   size, pixels as high as wide; its outputs are those of `make_function`. Its metadata hold `decision`, `about`,
   `research_use` and `sha256`, of the file without it, as protobuf writes it in its deterministic order.
 
@@ -54,7 +54,7 @@ def write(
   decision, described = jax_export.plan(segmenters, classifiers, tta=tta, threshold=threshold, sensitivity=sensitivity)
   if jax_export.is_there(output, described, lambda: read(output)):
     return
-  model = convert(make_function(segmenters, classifiers, decision))
+  model = convert(make_function(segmenters, classifiers, decision), len(decision.info.channels))
   for name, value in described.items():
     text = value if isinstance(value, str) else json.dumps(value, allow_nan=False)
     model.metadata_props.add(key=name, value=text)
@@ -98,7 +98,8 @@ def make_function(
 
   Returns:
     `function(volume)`: `OUTPUTS`; probability and mask [slices, height, width], slice_probability and gated [slices], as
-    `Predictor.predict` has them for square pixels.
+    `Predictor.predict` has them for square pixels. Of several classes probability and mask are [slices, height, width,
+    classes].
 
   Raises:
     UserError: only the largest part of a mask is kept, or a network computes in bfloat16.
@@ -109,22 +110,25 @@ def make_function(
       "to ONNX does not know: give --output a name without .onnx"
     )
   views = sorted({network.view for network in (*segmenters, *classifiers)})
-  of_slice = _trace(segmenters, classifiers, decision, views)
+  of_slice, info = _trace(segmenters, classifiers, decision, views), decision.info
 
   def function(volume: Volume) -> tuple[Array, ...]:
     _, height, width, _ = volume.shape
     own = types.SimpleNamespace(percentile=percentile, where=jnp.where)
-    resampled = resampling.to_training(resampling.scale(volume, *resampling.window(volume, own)))
+    resampled = resampling.to_training(resampling.scale(volume, *resampling.window(volume, own)), info.size)
     mean, std = resampling.statistics(resampled)
 
-    def of(images: list[Float[Array, "256 256 _"]]) -> tuple[Array, Array, Array]:
+    def of(images: list[Float[Array, "size size _"]]) -> tuple[Array, Array, Array]:
       members, slice_probability, gated = of_slice(mean[None], std[None], *(image[None] for image in images))
       return resampling.to_own(members.mean(0), height, width)[0], slice_probability[0], gated[0]
 
     probability, slice_probability, gated = jax.lax.map(
       of, [with_neighbours(resampled, view.context) for view in views]
     )
-    return probability, probability >= decision.threshold, slice_probability, gated
+    masks = class_masks(probability, threshold=decision.threshold, overlapping=info.overlapping)
+    if len(info.classes) == 1:
+      probability, masks = probability[..., 0], masks[..., 0]
+    return probability, masks, slice_probability, gated
 
   return function
 
@@ -145,10 +149,9 @@ def _trace(
     seen = dict(zip(views, images, strict=True))
     return tuple(forward(variables, {"image": seen, "volume_mean": mean, "volume_std": std}))
 
-  statistics = jax.ShapeDtypeStruct((1, len(CHANNELS)), jnp.float32)
-  images = [
-    jax.ShapeDtypeStruct((1, SLICE_SIZE, SLICE_SIZE, len(CHANNELS) + len(view.context)), jnp.float32) for view in views
-  ]
+  size, channels = decision.info.size, len(decision.info.channels)
+  statistics = jax.ShapeDtypeStruct((1, channels), jnp.float32)
+  images = [jax.ShapeDtypeStruct((1, size, size, channels + len(view.context)), jnp.float32) for view in views]
   # Without jit the loops over networks and views are unrolled, and weights are constants of their layers.
   with jax.disable_jit():
     traced = jax.make_jaxpr(one)(statistics, statistics, *images)
@@ -216,8 +219,8 @@ def percentile(volume: Volume, q: float, axis: tuple[int, ...]) -> Float[Array, 
   return first + (second - first) * (place - below)
 
 
-def convert(function: Callable[[Volume], tuple[Array, ...]]) -> Any:
-  """The `onnx.ModelProto` of what `make_function` made; raises UserError where jax2onnx is not installed."""
+def convert(function: Callable[[Volume], tuple[Array, ...]], channels: int) -> Any:
+  """The `onnx.ModelProto` of what `make_function` made, of so many channels; raises UserError where jax2onnx is not installed."""
   try:
     import jax2onnx
   except ImportError as error:
@@ -226,7 +229,7 @@ def convert(function: Callable[[Volume], tuple[Array, ...]]) -> Any:
       ".onnx"
     ) from error
   logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it warns of types that it leaves to the runtime
-  volume = ("slices", "height", "width", len(CHANNELS))
+  volume = ("slices", "height", "width", channels)
   model = jax2onnx.to_onnx(function, [volume], model_name="bt_jax", input_names=[INPUT], output_names=list(OUTPUTS))
   for output in model.graph.output:  # what comes out of a loop has lost the name of its first axis
     output.type.tensor_type.shape.dim[0].dim_param = volume[0]

@@ -12,9 +12,7 @@ from scipy import ndimage
 from bt_jax.inference.measurements import size
 from bt_jax.inference.predictor import Prediction
 from bt_jax.scans.scan import NOTICE, Scan
-from bt_jax.schema import CHANNELS
 
-_FLAIR = CHANNELS.index("flair")
 _MARK = (230, 159, 0)  # Okabe and Ito's orange, the colour of predictions in reports
 _FILL = 0.2  # how much of it covers the tumour
 _PAPER, _INK = (24, 24, 24), (230, 230, 230)
@@ -31,7 +29,7 @@ def save(folder: pathlib.Path, prediction: Prediction) -> list[pathlib.Path]:
 
   FLAIR is shown from its 0.5th to its 99.5th percentile over the volume, the mask in orange.
   """
-  scan, window = prediction.scan, _window(prediction.scan)
+  scan, window = prediction.scan, _window(prediction)
   longest = max(_square_pixels(scan))
   scale = min(_LONGEST / longest, float(math.ceil(_SHORTEST / longest)))
   written = []
@@ -85,12 +83,12 @@ def _finding(prediction: Prediction) -> str:
   )
 
 
-def _window(scan: Scan) -> tuple[float, float]:
+def _window(prediction: Prediction) -> tuple[float, float]:
   """The intensities shown black and white."""
-  flair = scan.image[..., _FLAIR]
-  step = max(math.isqrt(flair.size // _SEEN), 1)
-  low, high = np.percentile(flair[:, ::step, ::step], (0.5, 99.5))
-  return (float(low), float(high)) if low < high else (float(flair.min()), float(flair.max()))
+  shown = prediction.scan.image[..., prediction.info.reference_index]
+  step = max(math.isqrt(shown.size // _SEEN), 1)
+  low, high = np.percentile(shown[:, ::step, ::step], (0.5, 99.5))
+  return (float(low), float(high)) if low < high else (float(shown.min()), float(shown.max()))
 
 
 def _square_pixels(scan: Scan) -> tuple[float, float]:
@@ -105,7 +103,9 @@ def _overlay(prediction: Prediction, at: int, window: tuple[float, float], scale
   wanted = tuple(max(round(side * scale), 1) for side in reversed(_square_pixels(prediction.scan)))
   resize = lambda values, how: np.asarray(Image.fromarray(values.astype(np.float32)).resize(wanted, how))
   low, high = window
-  shown = resize(np.clip(prediction.scan.image[at, ..., _FLAIR], low, high), Image.Resampling.BICUBIC)
+  shown = resize(
+    np.clip(prediction.scan.image[at, ..., prediction.info.reference_index], low, high), Image.Resampling.BICUBIC
+  )
   grey = 255 * np.clip((shown.astype(np.float64) - low) / (high - low), 0, 1)
   # A pixel that holds any tumour shows it, so that a few voxels are seen in small pictures too.
   tumor = resize(prediction.mask[at], Image.Resampling.BOX) > 0

@@ -7,22 +7,22 @@ from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Bool, Float, Integer, Shaped
 from tqdm import tqdm
 
 from bt_jax.datasets.channels import with_neighbours
+from bt_jax.datasets.info import DatasetInfo
 from bt_jax.errors import UserError
-from bt_jax.evaluation.postprocess import largest_part
+from bt_jax.evaluation.postprocess import class_masks, largest_part, of_largest_part
 from bt_jax.inference import measurements, ood, resampling
 from bt_jax.inference.decision import Decision
-from bt_jax.inference.ensemble import Marked
+from bt_jax.inference.ensemble import Segmented
 from bt_jax.inference.networks import View
 from bt_jax.pipeline.contrast import make_contrast
 from bt_jax.scans.scan import Scan, fill_roles
-from bt_jax.schema import CHANNELS
 
 _BATCHES = (32, 8, 1)  # slices; few sizes, as each is compiled, and small ones, so that one slice does not wait for 32
-Resampled = Float[np.ndarray, "slices 256 256 3"]
+Resampled = Float[np.ndarray, "slices size size channels"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,27 +31,47 @@ class Prediction:
 
   Attributes:
     scan: that was predicted.
-    mask: of the tumour, in the order of `scan.image`.
-    probability: of tumour by pixel, the mean of the networks; 0 in slices that the gate stopped.
+    masks: of each class, in the order of `scan.image`.
+    probabilities: of each class by pixel, the mean of the networks; 0 in slices that the gate stopped.
     slice_probability: of tumour anywhere in the slice, calibrated on validation slices.
-    members: each network's own mask.
+    members: each network's own mask, of any class.
     gated: the slices that the classifier stopped.
-    threshold: of the mask.
-    warnings: what is odd about the scan, a sentence each.
+    threshold: of the masks.
+    warnings: what to know about the scan, a sentence each.
     looks_wrong: whether it looks unlike what the networks were trained on.
+    info: of the data set that they were trained on, with the names of the classes.
     about: the networks, and the version that opened or exported them.
   """
 
   scan: Scan
-  mask: Bool[np.ndarray, "slices height width"]
-  probability: Float[np.ndarray, "slices height width"]
+  masks: Bool[np.ndarray, "slices height width classes"]
+  probabilities: Float[np.ndarray, "slices height width classes"]
   slice_probability: Float[np.ndarray, "slices"]
   members: Bool[np.ndarray, "members slices height width"]
   gated: Bool[np.ndarray, "slices"]
   threshold: float
   warnings: list[str]
   looks_wrong: bool
+  info: DatasetInfo
   about: dict[str, Any]
+
+  @functools.cached_property
+  def mask(self) -> Bool[np.ndarray, "slices height width"]:
+    """Of any class."""
+    return self.masks.any(-1)
+
+  @functools.cached_property
+  def probability(self) -> Float[np.ndarray, "slices height width"]:
+    """Of any class by pixel."""
+    return any_class(self.probabilities, self.info)
+
+  @functools.cached_property
+  def labels(self) -> Integer[np.ndarray, "slices height width"]:
+    """The id of the class of each pixel, 0 of none; of classes that overlap the last of them."""
+    labels = np.zeros(self.masks.shape[:-1], np.min_scalar_type(max(self.info.ids)))
+    for number, label in enumerate(self.info.ids):
+      labels[self.masks[..., number]] = label
+    return labels
 
   @property
   def volume_ml(self) -> float | None:
@@ -78,12 +98,12 @@ class Predictor:
   Attributes:
     decision: see `Decision`.
     about: the networks, for outputs.
-    mark: from all slices of a volume on the training grid, in 0..255, to what the networks say of them, some at a time.
+    segment: from all slices of a volume on the training grid, in 0..255, to what the networks say of them, some at a time.
   """
 
   decision: Decision
   about: dict[str, Any]
-  mark: Callable[[Resampled], Iterator[Marked]]
+  segment: Callable[[Resampled], Iterator[Segmented]]
 
   def predict(
     self,
@@ -92,12 +112,12 @@ class Predictor:
     spacing_mm: tuple[float, float, float] | None = None,
     progress: bool = False,
   ) -> Prediction:
-    """Marks the tumour in a scan.
+    """Segments the tumour in a scan.
 
     Args:
-      volume: a scan, as `bt_jax.read` reads it; or an array of axial slices in any scale, [slices, height, width, 3] of
-        pre-contrast, FLAIR and post-contrast, or [slices, height, width] of FLAIR alone. The front of the head is at the
-        top.
+      volume: a scan, as `bt_jax.read` reads it; or an array of axial slices in any scale, [slices, height, width, channels]
+        of the channels that the networks were trained on (of LGG pre-contrast, FLAIR and post-contrast), or [slices,
+        height, width] of the reference channel (FLAIR) alone. The front of the head is at the top.
       spacing_mm: of an array: between slices, rows and columns.
       progress: whether to show a bar.
 
@@ -105,7 +125,7 @@ class Predictor:
       UserError: the array has another shape, values that are not finite, or is constant; memory does not suffice; or the
         networks give probabilities that are not finite.
     """
-    scan = volume if isinstance(volume, Scan) else of_array(volume, spacing_mm)
+    scan = volume if isinstance(volume, Scan) else of_array(volume, self.decision.info, spacing_mm)
     try:
       return self._predict(scan, progress)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -117,7 +137,13 @@ class Predictor:
       ) from error
 
   def _predict(self, scan: Scan, progress: bool) -> Prediction:
-    count, height, width, _ = scan.image.shape
+    count, height, width, channels = scan.image.shape
+    info = self.decision.info
+    if channels != len(info.channels):
+      raise UserError(
+        f"{scan.name} has {channels} channels, and these networks were trained on {len(info.channels)} of {info.name} "
+        f"({', '.join(info.channels)}): give these, or name networks of other data"
+      )
     if self.decision.reach >= count:
       raise UserError(
         f"{scan.name} has {count} slice{'s' * (count != 1)}, and these networks look at neighbours {self.decision.reach} away: "
@@ -125,57 +151,71 @@ class Predictor:
       )
     aspect = scan.spacing_mm[1] / scan.spacing_mm[2] if scan.spacing_mm else 1.0
     low, high = resampling.window(scan.image)
-    pieces = list(_pieces(count, _BATCHES))
-    resampled = np.concatenate([_bring(scan.image[start:stop], low, high, aspect) for start, stop in pieces])
-    probability, members = np.empty((count, height, width), np.float32), []
+    resampled = np.concatenate(
+      [
+        _to_training(scan.image[start:stop], low, high, aspect, size=info.size)
+        for start, stop in _batches(count, _BATCHES)
+      ]
+    )
+    probabilities, members = np.empty((count, height, width, len(info.classes)), np.float32), []
     slice_probability, gated, done = np.empty(count, np.float32), np.empty(count, bool), 0
     bar = tqdm(total=count, desc="predicting", unit="slice", leave=False, disable=not progress)
-    for marked in self.mark(resampled):
-      stop = done + len(marked.gated)
-      own = np.asarray(_take_back(marked.members, aspect, height=height, width=width))
-      if not np.isfinite(own).all() or not np.isfinite(marked.slice_probability).all():
+    for segmented in self.segment(resampled):
+      stop = done + len(segmented.gated)
+      own = np.asarray(_to_own(segmented.members, aspect, height=height, width=width))
+      if not np.isfinite(own).all() or not np.isfinite(segmented.slice_probability).all():
         raise UserError(
           f"the networks give no number for {scan.name}: the checkpoint or the exported file is damaged, or computes in too "
           "few bits; train or export it again"
         )
-      members.append(own >= self.decision.threshold)
-      probability[done:stop] = own.mean(0)
-      slice_probability[done:stop], gated[done:stop], done = marked.slice_probability, marked.gated, stop
-      bar.update(len(marked.gated))
+      members.append(any_class(own, info) >= self.decision.threshold)
+      probabilities[done:stop] = own.mean(0)
+      slice_probability[done:stop], gated[done:stop], done = segmented.slice_probability, segmented.gated, stop
+      bar.update(len(segmented.gated))
     bar.close()
-    masks = [probability >= self.decision.threshold, *np.concatenate(members, axis=1)]
+    masks = class_masks(probabilities, threshold=self.decision.threshold, overlapping=info.overlapping)
+    of_members = np.concatenate(members, axis=1)
     if self.decision.largest_component:
-      masks = list(map(largest_part, masks))
+      masks, of_members = of_largest_part(masks), np.stack([largest_part(mask) for mask in of_members])
     odd = [*scan.ood_warnings, *ood.warnings(scan.image, self.decision.profile)]
     if not self.decision.drops_sequences and ood.is_flair_alone(scan.image):
       odd.append("FLAIR alone, on which these networks were not trained: mask and volume are not reliable")
     return Prediction(
       scan=scan,
-      mask=masks[0],
-      probability=probability,
+      masks=masks,
+      probabilities=probabilities,
       slice_probability=slice_probability,
-      members=np.stack(masks[1:]),
+      members=of_members,
       gated=gated,
       threshold=self.decision.threshold,
       warnings=[*scan.warnings, *odd],
       looks_wrong=bool(odd),
+      info=info,
       about=self.about,
     )
 
 
-def of_array(volume: Shaped[np.ndarray, "..."], spacing_mm: tuple[float, float, float] | None = None) -> Scan:
+def any_class(probabilities: Float[np.ndarray, "*shape classes"], info: DatasetInfo) -> Float[np.ndarray, "*shape"]:
+  """The probability of any class: the sum of those that exclude one another; of those that overlap the highest."""
+  return probabilities.max(-1) if info.overlapping else probabilities.sum(-1)
+
+
+def of_array(
+  volume: Shaped[np.ndarray, "..."], info: DatasetInfo, spacing_mm: tuple[float, float, float] | None = None
+) -> Scan:
   """A scan out of an array; raises UserError for one of another shape."""
   volume = np.asarray(volume)
   if not (np.issubdtype(volume.dtype, np.number) or volume.dtype == bool) or np.iscomplexobj(volume):
     raise UserError(f"the volume is of {volume.dtype}, expected real numbers; files are read by bt_jax.read")
-  name, origins = "the array", dict.fromkeys(CHANNELS, "the array")
+  name, origins = "the array", dict.fromkeys(info.channels, "the array")
   if volume.ndim == 3:
-    image, roles, warnings = fill_roles({"flair": volume}, origins, name)
-  elif volume.ndim == 4 and volume.shape[-1] == len(CHANNELS):
+    image, roles, warnings = fill_roles({info.reference: volume}, origins, name)
+  elif volume.ndim == 4 and volume.shape[-1] == len(info.channels):
     image, roles, warnings = volume.astype(np.float32), origins, []
   else:
     raise UserError(
-      f"the volume has the shape {volume.shape}, expected [slices, height, width, 3], or [slices, height, width] of FLAIR"
+      f"the volume has the shape {volume.shape}, expected [slices, height, width, {len(info.channels)}], or [slices, height, "
+      f"width] of {info.reference_title}"
     )
   spacing = tuple(map(float, spacing_mm)) if spacing_mm is not None else None
   if spacing and (len(spacing) != 3 or not all(0 < length < np.inf for length in spacing)):
@@ -183,8 +223,8 @@ def of_array(volume: Shaped[np.ndarray, "..."], spacing_mm: tuple[float, float, 
   return Scan(name, "array", image, spacing, roles, [f"{at:04d}" for at in range(len(image))], warnings)
 
 
-def _pieces(count: int, sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
-  """(start, stop) of pieces of `count` slices, each of one of these sizes, the largest that fit; the last may be less."""
+def _batches(count: int, sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+  """(start, stop) of batches of `count` slices, each of one of these sizes, the largest that fit; the last may be less."""
   start = 0
   while start < count:
     size = next((size for size in sizes if size <= count - start), sizes[-1])
@@ -192,14 +232,14 @@ def _pieces(count: int, sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
     start += size
 
 
-def mark(
-  forward: Callable[[dict[str, Any]], Marked], views: Collection[View], devices: int, resampled: Resampled
-) -> Iterator[Marked]:
+def segment(
+  forward: Callable[[dict[str, Any]], Segmented], views: Collection[View], devices: int, resampled: Resampled
+) -> Iterator[Segmented]:
   """What the networks say of slices; while one batch is fetched, the devices work on the next."""
   sizes = sorted({-(-size // devices) * devices for size in _BATCHES}, reverse=True)
   mean, std = resampling.statistics(resampled)
-  waiting: list[tuple[Marked, int]] = []
-  for start, stop in _pieces(len(resampled), sizes):
+  waiting: list[tuple[Segmented, int]] = []
+  for start, stop in _batches(len(resampled), sizes):
     whole = next(size for size in reversed(sizes) if size >= stop - start)
     filled = ((0, whole - stop + start), (0, 0), (0, 0), (0, 0))
     repeat = lambda values, whole=whole: np.tile(values, (whole, 1))
@@ -210,7 +250,7 @@ def mark(
   yield from (_fetch(*one) for one in waiting)
 
 
-def _see(resampled: Resampled, start: int, stop: int, view: View) -> Float[np.ndarray, "some 256 256 channels"]:
+def _see(resampled: Resampled, start: int, stop: int, view: View) -> Float[np.ndarray, "some size size channels"]:
   """What a view shows of some slices of a volume, out of them and as many around them as its neighbours reach."""
   reach = max((abs(channel.offset) for channel in view.context), default=0)
   first = max(start - reach, 0)
@@ -226,16 +266,16 @@ def _enhance(image: Resampled, contrast: str) -> Resampled:
   return np.stack(list(raised)).astype(np.float32)
 
 
-def _fetch(marked: Marked, count: int) -> Marked:
-  members, slice_probability, gated = jax.device_get(marked)
-  return Marked(members[:, :count], slice_probability[:count], gated[:count])
+def _fetch(segmented: Segmented, count: int) -> Segmented:
+  members, slice_probability, gated = jax.device_get(segmented)
+  return Segmented(members[:, :count], slice_probability[:count], gated[:count])
 
 
-@jax.jit
-def _bring(image: Array, low: Array, high: Array, aspect: Array) -> Array:
-  return resampling.to_training(resampling.scale(image, low, high), aspect)
+@functools.partial(jax.jit, static_argnames="size")
+def _to_training(image: Array, low: Array, high: Array, aspect: Array, *, size: int) -> Array:
+  return resampling.to_training(resampling.scale(image, low, high), size, aspect)
 
 
 @functools.partial(jax.jit, static_argnames=("height", "width"))
-def _take_back(members: Array, aspect: Array, *, height: int, width: int) -> Array:
+def _to_own(members: Array, aspect: Array, *, height: int, width: int) -> Array:
   return jax.vmap(lambda one: resampling.to_own(one, height, width, aspect))(members)

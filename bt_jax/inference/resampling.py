@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from bt_jax.scans.scan import extremes
-from bt_jax.schema import SLICE_SIZE
 
 _BRIGHTEST = 99.9  # percentile of a channel that becomes 255; a few hot pixels should not make the rest dark
 Image = Float[Array | np.ndarray, "slices height width channels"]
@@ -40,36 +39,36 @@ def scale(image: Image, low: Channels, high: Channels) -> Image:
   return jnp.clip((image - low) * (255 / jnp.maximum(high - low, 1e-12)), 0, 255)  # exact for pictures
 
 
-def _placement(height: Pixels, width: Pixels, aspect: Aspect) -> tuple[Array, Array]:
+def _placement(height: Pixels, width: Pixels, aspect: Aspect, size: int) -> tuple[Array, Array]:
   """(scale, translation) of rows and columns from a grid of this size to the middle of the training grid.
 
   Args:
     height: of the grid.
     width: of the grid.
-    aspect: mm of a row by mm of a column; the picture keeps its shape in mm.
+    aspect: mm of a row by mm of a column; the image keeps its shape in mm.
+    size: of the training grid.
   """
   shape = jnp.stack([jnp.asarray(height, jnp.float32) * aspect, jnp.asarray(width, jnp.float32)])
-  factor = SLICE_SIZE / shape.max()
+  factor = size / shape.max()
   # Whole pixels, so that a picture which is only padded is not blurred.
-  return factor * jnp.array([aspect, 1.0]), jnp.round((SLICE_SIZE - shape * factor) / 2)
+  return factor * jnp.array([aspect, 1.0]), jnp.round((size - shape * factor) / 2)
 
 
-def to_training(image: Image, aspect: Aspect = 1.0) -> Float[Array, "slices 256 256 channels"]:
-  """Resamples linearly to 256 x 256, the longer side filling it, what is left over black."""
+def to_training(image: Image, size: int, aspect: Aspect = 1.0) -> Float[Array, "slices {size} {size} channels"]:
+  """Resamples linearly to `size` x `size`, the longer side filling it, what is left over black."""
   slices, height, width, channels = image.shape
-  factor, offset = _placement(height, width, aspect)
-  return jax.image.scale_and_translate(
-    image, (slices, SLICE_SIZE, SLICE_SIZE, channels), (1, 2), factor, offset, "linear"
-  )
+  factor, offset = _placement(height, width, aspect, size)
+  return jax.image.scale_and_translate(image, (slices, size, size, channels), (1, 2), factor, offset, "linear")
 
 
 def to_own(
-  image: Float[Array | np.ndarray, "slices 256 256"], height: Pixels, width: Pixels, aspect: Aspect = 1.0
-) -> Float[Array, "slices height width"]:
+  image: Float[Array | np.ndarray, "slices size size classes"], height: Pixels, width: Pixels, aspect: Aspect = 1.0
+) -> Float[Array, "slices height width classes"]:
   """Undoes `to_training`, linearly."""
-  factor, offset = _placement(height, width, aspect)
+  slices, size, _, classes = image.shape
+  factor, offset = _placement(height, width, aspect, size)
   return jax.image.scale_and_translate(
-    image, (image.shape[0], height, width), (1, 2), 1 / factor, -offset / factor, "linear"
+    image, (slices, height, width, classes), (1, 2), 1 / factor, -offset / factor, "linear"
   )
 
 

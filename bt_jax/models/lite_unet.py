@@ -19,7 +19,7 @@ class MaskAndSlice(NamedTuple):
     slice: the logit of any tumour in the slice.
   """
 
-  mask: Float[Array, "batch height width 1"]
+  mask: Float[Array, "batch height width classes"]
   slice: Float[Array, "batch"]
 
 
@@ -30,18 +30,20 @@ class LiteUNet(nn.Module):
     encoder: size of the encoder, a name of `efficientnet_lite.ENCODERS`.
     features: channels of the decoder's levels, finest first; the finest is half as large as the input.
     slice_head: whether the deepest features, their mean and their highest, also tell if there is any tumour.
+    classes: of masks, each with a logit at every pixel.
     dtype: of the computation; parameters, batch statistics and logits are float32.
   """
 
   encoder: str = "lite0"
   features: tuple[int, ...] = (32, 48, 64, 128)
   slice_head: bool = False
+  classes: int = 1
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
     self, x: Float[Array, "batch height width channels"], *, train: bool = False
-  ) -> Float[Array, "batch height width 1"] | MaskAndSlice:
+  ) -> Float[Array, "batch height width classes"] | MaskAndSlice:
     """Returns logits, of masks alone or of slices too; raises UserError where height or width does not divide by 32."""
     check_size(x, len(SKIPS))
     batch, height, width, _ = x.shape
@@ -50,8 +52,8 @@ class LiteUNet(nn.Module):
     for level in reversed(range(len(self.features))):
       x = jnp.concatenate([upsample_2x2(x), stages[SKIPS[level]]], axis=-1)
       x = ConvBlock(self.features[level], self.dtype, name=f"decoder{level + 1}")(x, train=train)
-    x = nn.Conv(1, (3, 3), dtype=jnp.float32, name="head")(x)
-    mask = jax.image.resize(x, (batch, height, width, 1), "linear")
+    x = nn.Conv(self.classes, (3, 3), dtype=jnp.float32, name="head")(x)
+    mask = jax.image.resize(x, (batch, height, width, self.classes), "linear")
     if not self.slice_head:
       return mask
     pooled = jnp.concatenate(

@@ -18,23 +18,25 @@ class ResUNet(nn.Module):
   Attributes:
     variant: of the encoder, `torchvision` or `keras`.
     features: channels of the levels of the expanding path, finest first.
+    classes: of masks, each with a logit at every pixel.
     dtype: of the computation; parameters, batch statistics and logits are float32.
   """
 
   variant: str = "torchvision"
   features: tuple[int, ...] = (16, 32, 64, 128, 256)
+  classes: int = 1
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
     self, x: Float[Array, "batch height width channels"], *, train: bool = False
-  ) -> Float[Array, "batch height width 1"]:
+  ) -> Float[Array, "batch height width classes"]:
     """Returns logits; raises UserError where height or width does not divide by 32."""
     check_size(x, HALVINGS)
     stages = ResNet50(self.variant, dtype=self.dtype, name="encoder")(x, train=train)
     skips = [None, *(stages[name] for name in STAGES[:-1])]  # nothing has the full resolution
     x = expand(stages[STAGES[-1]], skips, self.features, dtype=self.dtype, train=train)
-    return nn.Conv(1, (1, 1), dtype=jnp.float32, name="head")(x)
+    return nn.Conv(self.classes, (1, 1), dtype=jnp.float32, name="head")(x)
 
 
 class ResidualBlock(nn.Module):
@@ -59,17 +61,19 @@ class ResUNetScratch(nn.Module):
   Attributes:
     width: channels of the first level; each level below has twice as many.
     depth: how often the picture is halved.
+    classes: of masks, each with a logit at every pixel.
     dtype: of the computation; parameters, batch statistics and logits are float32.
   """
 
   width: int = 16
   depth: int = 4
+  classes: int = 1
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
     self, x: Float[Array, "batch height width channels"], *, train: bool = False
-  ) -> Float[Array, "batch height width 1"]:
+  ) -> Float[Array, "batch height width classes"]:
     """Returns logits; raises UserError where height or width does not divide by 2 ** depth."""
     check_size(x, self.depth)
     for index in (1, 2):  # the recipe's order: ReLU before batch norm
@@ -84,7 +88,7 @@ class ResUNetScratch(nn.Module):
       x = jax.image.resize(x, (batch, 2 * height, 2 * width, channels), "nearest")
       x = jnp.concatenate([x, skips[level]], axis=-1)
       x = ResidualBlock(self.width * 2**level, self.dtype, name=f"decoder{level + 1}")(x, train=train)
-    return nn.Conv(1, (1, 1), dtype=jnp.float32, name="head")(x)
+    return nn.Conv(self.classes, (1, 1), dtype=jnp.float32, name="head")(x)
 
 
 def _conv(x: jax.Array, features: int, size: int, name: str, dtype: Any) -> jax.Array:

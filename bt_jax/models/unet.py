@@ -16,17 +16,19 @@ class UNet(nn.Module):
   Attributes:
     width: channels of the first level; each level below has twice as many.
     depth: how often the picture is halved; height and width must divide by 2 ** depth.
+    classes: of masks, each with a logit at every pixel.
     dtype: of the computation; parameters, batch statistics and logits are float32.
   """
 
   width: int = 32
   depth: int = 4
+  classes: int = 1
   dtype: Any = jnp.float32
 
   @nn.compact
   def __call__(
     self, x: Float[Array, "batch height width channels"], *, train: bool = False
-  ) -> Float[Array, "batch height width 1"]:
+  ) -> Float[Array, "batch height width classes"]:
     """Returns logits; raises UserError where height or width does not divide by 2 ** depth."""
     check_size(x, self.depth)
     skips = []
@@ -36,7 +38,7 @@ class UNet(nn.Module):
       x = max_pool_2x2(x)
     x = ConvBlock(self.width * 2**self.depth, self.dtype, name="bottom")(x, train=train)
     x = expand(x, skips, [self.width * 2**level for level in range(self.depth)], dtype=self.dtype, train=train)
-    return nn.Conv(1, (1, 1), dtype=jnp.float32, name="head")(x)
+    return nn.Conv(self.classes, (1, 1), dtype=jnp.float32, name="head")(x)
 
 
 def expand(

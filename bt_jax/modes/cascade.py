@@ -3,17 +3,19 @@
 import pathlib
 from typing import Any, NamedTuple
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from bt_jax import files
 from bt_jax.datasets import splits
+from bt_jax.datasets.registry import info_of
 from bt_jax.distributed import setup
 from bt_jax.errors import UserError
 from bt_jax.evaluation import bootstrap
 from bt_jax.evaluation import classifier_gate as gating
 from bt_jax.evaluation.aggregation import summarize
 from bt_jax.evaluation.class_statistics import summarize_classes
-from bt_jax.evaluation.records import Record
+from bt_jax.evaluation.records import Record, of_any_class
 from bt_jax.evaluation.summary_schema import is_finished, read_config, write_summary
 from bt_jax.report import figures
 from bt_jax.report.page import html
@@ -116,7 +118,7 @@ def _predict(folder: pathlib.Path, config: ConfigDict) -> _Predicted:
   rows = {}
   for part in ("validation", "test"):
     slices = data.read(part)
-    probabilities = prediction.probabilities(prediction.predict(config, components, variables, slices))
+    probabilities = prediction.probabilities(components, prediction.predict(config, components, variables, slices))
     if threshold is None:  # validation comes first
       threshold = task.choose_threshold(probabilities, slices, largest)
     predictions = task.predict(probabilities, slices, threshold, largest)
@@ -126,13 +128,17 @@ def _predict(folder: pathlib.Path, config: ConfigDict) -> _Predicted:
 
 def _report(workdir: pathlib.Path, about: dict[str, Any], runs_of: dict[str, _Predicted]) -> None:
   segmenter, classifier = runs_of["segmenter"], runs_of["classifier"]
-  parts = {part: (segmenter.rows[part], classifier.rows[part]) for part in ("validation", "test")}
+  infos = [info_of(run.record) for run in (segmenter, classifier)]
+  infos[0].check_same(infos[1], about["segmenter"], about["classifier"])
+  # A slice of several classes has a row for each: what gates and tells slices apart goes by all of them together.
+  parts = {part: (of_any_class(segmenter.rows[part]), classifier.rows[part]) for part in ("validation", "test")}
   probability = {part: gating.column(rows[1], "probability") for part, rows in parts.items()}
   label = gating.column(parts["validation"][0], "label")
   threshold = gating.gate_threshold(probability["validation"], label, about["sensitivity"])
   passes = {part: values >= threshold for part, values in probability.items()}
   segmented, classified = parts["test"]
-  gated = gating.gate(segmented, passes["test"])
+  by_class = segmenter.rows["test"]
+  gated = gating.gate(by_class, np.repeat(passes["test"], len(infos[0].classes)))
   ways = gating.tell_apart(parts["validation"], parts["test"], classifier.threshold)
   classified_by = {
     way: [
@@ -164,7 +170,7 @@ def _report(workdir: pathlib.Path, about: dict[str, Any], runs_of: dict[str, _Pr
     "intervals": bootstrap.about(len({row["patient"] for row in segmented})),
     "test": {
       "gate": gating.gate_effect(segmented, passes["test"]),
-      "segmentation": {"alone": summarize(segmented, intervals=True), "gated": summarize(gated, intervals=True)},
+      "segmentation": {"alone": summarize(by_class, intervals=True), "gated": summarize(gated, intervals=True)},
       "classification": {way: summarize_classes(rows, intervals=True) for way, rows in classified_by.items()},
     },
   }

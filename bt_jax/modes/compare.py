@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from bt_jax import files
+from bt_jax.datasets.registry import info_of
 from bt_jax.errors import UserError
 from bt_jax.evaluation import bootstrap, comparison
 from bt_jax.evaluation.aggregation import score_of
 from bt_jax.evaluation.record_tables import Tables, read_run
+from bt_jax.evaluation.records import of_any_class
 from bt_jax.report.text_tables import compare_table
 from bt_jax.tasks import TASKS
 
@@ -29,8 +31,9 @@ def compare(runs: Sequence[str], workdir: pathlib.Path | None) -> None:
   first, second = (read_run(folder) for folder in folders)
   _check_alike(folders, first, second)
   (about, before), (_, after) = first, second
-  task, patients = TASKS[about["task"]], len(before.patients)
-  columns = [name for name in task.by_patient if name in before.patients[0] and name in after.patients[0]]
+  of_first, of_second = (of_any_class(tables.patients) for tables in (before, after))
+  task, patients = TASKS[about["task"]], len(of_first)
+  columns = [name for name in task.by_patient if name in of_first[0] and name in of_second[0]]
   numbers = [task.numbers(tables.slices) for tables in (before, after)]
   one, two = (bootstrap.estimate(of, patients, intervals=False) for of in numbers)
   change = comparison.differences(*numbers, patients)
@@ -40,7 +43,7 @@ def compare(runs: Sequence[str], workdir: pathlib.Path | None) -> None:
       place: {"run": str(folder.resolve()), "model": of["model"], "commit": of["commit"]}
       for place, folder, (of, _) in zip(("first", "second"), folders, (first, second), strict=True)
     },
-    "slices": len(before.slices),
+    "slices": len(of_any_class(before.slices)),
     "intervals": bootstrap.about(patients),
     "headline": {
       short: {
@@ -51,7 +54,7 @@ def compare(runs: Sequence[str], workdir: pathlib.Path | None) -> None:
       }
       for short, name in task.headline.items()
     },
-    "patients": {name: comparison.paired(before.patients, after.patients, name) for name in columns},
+    "patients": {name: comparison.paired(of_first, of_second, name) for name in columns},
     "differences": change,
   }
   table = compare_table(summary)
@@ -59,7 +62,7 @@ def compare(runs: Sequence[str], workdir: pathlib.Path | None) -> None:
   workdir = workdir or pathlib.Path("runs") / f"compare_{names}"
   rows = [
     {"patient": one["patient"], **{f"{name}_{place}": of[name] for name in columns for place, of in (("first", one), ("second", two))}}
-    for one, two in zip(before.patients, after.patients, strict=True)
+    for one, two in zip(of_first, of_second, strict=True)
   ]  # fmt: skip
   written = [
     files.write_csv(workdir / "differences.csv", rows),
@@ -73,6 +76,7 @@ def _check_alike(
   folders: list[pathlib.Path], first: tuple[dict[str, Any], Tables], second: tuple[dict[str, Any], Tables]
 ) -> None:
   (one, before), (two, after) = first, second
+  info_of(one).check_same(info_of(two), str(folders[0]), str(folders[1]))
   for name, what in (("task", "task"), ("split_hash", "split")):
     if one[name] != two[name]:
       both = " and ".join(
@@ -81,8 +85,8 @@ def _check_alike(
       raise UserError(
         f"--runs are not of the same {what} ({both}): only runs evaluated on the same slices are compared"
       )
-  for name, key in (("slices", ("case", "slice")), ("patients", ("patient",))):
-    ids = [[[row[part] for part in key] for row in getattr(tables, name)] for tables in (before, after)]
+  for name, key in (("slices", ("case", "slice", "class")), ("patients", ("patient", "class"))):
+    ids = [[[row.get(part) for part in key] for row in getattr(tables, name)] for tables in (before, after)]
     if ids[0] != ids[1]:
       raise UserError(
         f"--runs: {name}.csv of {folders[0]} and {folders[1]} differ in their {name} or their order: evaluate both again"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from bt_jax.datasets import splits, store
-from bt_jax.datasets.lgg_mri.lgg_mri_dataset_builder import FOLDS
+from bt_jax.datasets.lgg_mri.constants import FOLDS
 from bt_jax.datasets.splits import Folds
 from bt_jax.distributed import setup
 from bt_jax.errors import UserError
@@ -100,6 +100,6 @@ def true_shapes(config: ConfigDict) -> list[Record]:
   reader, rows = store.Reader.of(builder, index), []
   for fold in sorted({entry.fold for entry in index}):
     slices = reader.read([entry.id for entry in index if entry.fold == fold])
-    shapes = volume_columns(slices, None, spacing_mm=None)
-    rows += [{"patient": patient, **columns, **clinical[patient]} for patient, columns in shapes.items()]
+    shapes = volume_columns(slices, None, spacing_mm=None, classes=reader.info.classes)
+    rows += [{"patient": patient, **columns, **clinical[patient]} for (patient, _), columns in shapes.items()]
   return rows

@@ -8,6 +8,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from tqdm import tqdm
 
+from bt_jax.datasets.info import DatasetInfo
 from bt_jax.distributed import hosts, setup
 from bt_jax.evaluation import subgroups
 from bt_jax.paper import baselines
@@ -53,7 +54,7 @@ def report_best(config: ConfigDict, workdir: pathlib.Path, components: Component
   summary = run_summary.summarize(
     evaluation.tables, components.task, evaluation.about, groupings=groupings, parameters=parameters
   )
-  drawn = _draw(config, workdir, evaluation, title=heading(summary))
+  drawn = _draw(config, workdir, evaluation, info=components.info, title=heading(summary))
   run_summary.write(workdir, evaluation.tables, summary, show_slices=config.report.show_slices, drawn=drawn)
   print(f"curves while training: tensorboard --logdir={workdir / 'tensorboard'}")
 
@@ -72,15 +73,19 @@ def _baselines(data: Data, test: Slices, parameters: dict[str, Any]) -> dict[str
   return masks
 
 
-def _draw(config: ConfigDict, workdir: pathlib.Path, evaluation: Evaluation, *, title: str) -> list[pathlib.Path]:
+def _draw(
+  config: ConfigDict, workdir: pathlib.Path, evaluation: Evaluation, *, info: DatasetInfo, title: str
+) -> list[pathlib.Path]:
   folder, show = workdir / "figures", config.report.show_slices
   for path in (workdir / "volumes", *folder.glob("overlays_*.png")):  # of an earlier evaluation
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
   slices, predictions = evaluation.slices, evaluation.predictions
   if show:
     masks = predictions if config.task == "segmentation" else None
-    sprites.save_volumes(workdir / "volumes", slices, masks)
+    sprites.save_volumes(workdir / "volumes", slices, masks, reference=info.reference_index)
   return [
     figures.save_curves(folder / "curves.png", evaluation.history, title=title, score=config.train.score),
-    *figures.draw(config.task, folder, slices, predictions, evaluation.tables.slices, title=title, show_slices=show),
+    *figures.draw(
+      config.task, folder, slices, predictions, evaluation.tables.slices, title=title, show_slices=show, info=info
+    ),
   ]

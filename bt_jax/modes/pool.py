@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from bt_jax.datasets import splits
-from bt_jax.datasets.lgg_mri.lgg_mri_dataset_builder import FOLDS
+from bt_jax.datasets.lgg_mri.constants import FOLDS
+from bt_jax.datasets.registry import info_of
 from bt_jax.datasets.splits import Folds
 from bt_jax.errors import UserError
 from bt_jax.evaluation.aggregation import chosen
 from bt_jax.evaluation.record_tables import Tables, read_run
-from bt_jax.evaluation.records import Record
+from bt_jax.evaluation.records import Record, of_any_class
 from bt_jax.evaluation.summary_schema import is_finished, read_config
 from bt_jax.report import run_summary
 from bt_jax.runs.provenance import provenance
@@ -117,8 +118,8 @@ def pool(
     "leaky": False,
     "synthetic": first["synthetic"],
     "split_hash": hashlib.sha256(hashes.encode()).hexdigest(),
-    "parts": {"test": len(tables.slices)},
-    **{name: first.get(name) for name in ("task", "model", "normalize", "largest_component", "mirror")},
+    "parts": {"test": len(of_any_class(tables.slices))},
+    **{name: first.get(name) for name in ("task", "info", "model", "normalize", "largest_component", "mirror")},
     **{name: "; ".join(sorted({str(of[name]) for of in summaries.values()})) for name in ("devices", "machine")},
     "commits": sorted({str(of["commit"]) for of in summaries.values()}),
     "threshold": None,
@@ -140,6 +141,8 @@ def pool(
 def _check_judged_alike(folders: dict[Folds, pathlib.Path], summaries: dict[Folds, dict[str, Any]]) -> None:
   """Raises UserError where folds were evaluated in different ways, as `--mode=evaluate` may have done."""
   first = next(iter(summaries))
+  for fold, summary in summaries.items():
+    info_of(summaries[first]).check_same(info_of(summary), str(folders[first]), str(folders[fold]))
   baselines = {fold: [baseline["name"] for baseline in of["baselines"]] for fold, of in summaries.items()}
   for fold, summary in summaries.items():
     named = {name: (summary.get(name), summaries[first].get(name)) for name in _ALIKE}

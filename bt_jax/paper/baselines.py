@@ -18,13 +18,14 @@ from scipy import ndimage
 from skimage.filters import threshold_multiotsu
 from threadpoolctl import threadpool_limits
 
+from bt_jax.datasets.lgg_mri.constants import INFO
 from bt_jax.errors import choose
 from bt_jax.evaluation.postprocess import largest_part
 from bt_jax.paper import particle_swarm
-from bt_jax.pipeline.missing_sequences import FLAIR_ONLY
-from bt_jax.schema import CHANNELS, Slices, slice_id
+from bt_jax.schema import Slices, slice_id
 
-FLAIR = CHANNELS.index("flair")
+FLAIR = INFO.reference_index
+FLAIR_ONLY = f"{INFO.reference}_only"
 # What is no method of `METHODS`: one needs training masks and no image, the other, `FLAIR_ONLY`, is the network itself.
 COPY = "copy_nearest"
 _TITLES = {COPY: "Copy of the nearest training slice", FLAIR_ONLY: "This network, with FLAIR in all channels"}

@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Int
 from scipy import stats
 
+from bt_jax.datasets.lgg_mri.constants import GENOMIC_CLUSTERS, UNKNOWN
 from bt_jax.evaluation.shape import FEATURES
-from bt_jax.schema import GENOMIC_CLUSTERS, UNKNOWN
 
 # Buda et al.'s groups by IDH mutation and 1p/19q co-deletion are not in the file.
 GROUPINGS = GENOMIC_CLUSTERS

@@ -9,6 +9,7 @@ from jax.scipy.ndimage import map_coordinates
 from jaxtyping import Array, Float
 
 from bt_jax.datasets.channels import Channel
+from bt_jax.datasets.info import DatasetInfo
 from bt_jax.distributed import global_batch
 from bt_jax.pipeline.missing_sequences import make_drop
 from bt_jax.pipeline.preprocess import Augment
@@ -25,6 +26,7 @@ def make_augment(
   gamma: float,
   noise: float,
   drop_sequence: float,
+  info: DatasetInfo,
   context: Sequence[Channel] = (),
 ) -> Augment:
   """Makes the augmentation; every argument at 0 leaves a batch as it is.
@@ -37,19 +39,19 @@ def make_augment(
     gain: each channel times a factor of its own between 1 / (1 + gain) and 1 + gain.
     offset: each channel plus a number of its own, up to this either way, where intensities are in 0..1.
     gamma: intensity ** g with log g uniform in +-log(1 + gamma).
-    noise: deviation of Gaussian noise, up to this, where intensities are in 0..1.
-
-    drop_sequence: probability that pre, post or both are replaced by FLAIR, as where they are missing.
-    context: the neighbours that a batch holds, see `sequences.context_of`.
+    noise: standard deviation of Gaussian noise, up to this, where intensities are in 0..1.
+    drop_sequence: probability that channels are replaced by the reference, as where they are missing, see `make_drop`.
+    info: of the data set.
+    context: the neighbours that a batch holds, see `channels.context_of`.
 
   Returns:
-    See `Augment`; images are float [batch, height, width, channels], masks float [batch, height, width, 1] in 0..1, and
+    See `Augment`; images are float [batch, height, width, channels], masks float [batch, height, width, classes] in 0..1, and
     come back in 0..1, interpolated.
   """
 
   def one(
-    key: jax.Array, image: Float[Array, "height width channels"], mask: Float[Array, "height width 1"]
-  ) -> tuple[Float[Array, "height width channels"], Float[Array, "height width 1"]]:
+    key: jax.Array, image: Float[Array, "height width channels"], mask: Float[Array, "height width classes"]
+  ) -> tuple[Float[Array, "height width channels"], Float[Array, "height width classes"]]:
     keys = iter(jax.random.split(key, 9))
 
     def uniform(limit: float, shape: tuple[int, ...] = ()) -> jax.Array:
@@ -59,7 +61,7 @@ def make_augment(
     matrix = rotation_matrix(jnp.deg2rad(uniform(rotation_degrees))) * jnp.exp(uniform(math.log1p(scale)))
     moved = uniform(shift, (2,)) * jnp.array(image.shape[:2])
     warped = warp(jnp.concatenate([image, mask], axis=-1), matrix * jnp.array([1.0, mirror]), moved)
-    image, mask = warped[..., :-1], warped[..., -1:]
+    image, mask = jnp.split(warped, [image.shape[-1]], axis=-1)
     if gamma:  # the small floor keeps the power's slope finite at black
       image = jnp.maximum(image, 1e-6) ** jnp.exp(uniform(math.log1p(gamma)))
     if noise:
@@ -70,7 +72,7 @@ def make_augment(
   def pixels(key, image, mask):
     return jax.vmap(one)(global_batch.keys(key, image.shape[0]), image, mask)
 
-  return Augment(make_drop(drop_sequence, context), pixels)
+  return Augment(make_drop(drop_sequence, context, info), pixels)
 
 
 def rotation_matrix(angle: Float[Array, ""]) -> Float[Array, "2 2"]:

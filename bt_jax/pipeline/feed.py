@@ -13,7 +13,7 @@ from absl import flags
 from jaxtyping import Float, Int
 
 from bt_jax.errors import UserError, choose
-from bt_jax.schema import SLICE_BYTES, Slices
+from bt_jax.schema import Slices
 
 Groups = Sequence[Int[np.ndarray, "_"]]
 
@@ -90,14 +90,14 @@ FEEDS = ("auto", "resident", "stream")
 _RESIDENT_SHARE = 0.25  # of a memory; the rest is for the network
 
 
-def choose_feed(feed: str, slices: int, memory: int) -> tuple[str, str]:
-  """The feed and why, in words: `auto` is `resident` where `slices` take at most a quarter of `memory` bytes.
+def choose_feed(feed: str, slices: int, slice_bytes: int, memory: int) -> tuple[str, str]:
+  """The feed and why, in words: `auto` is `resident` where so many slices take at most a quarter of `memory` bytes.
 
   Raises:
     UserError: no such feed.
   """
   choose("feed", feed, dict.fromkeys(FEEDS))
-  size = slices * SLICE_BYTES
+  size = slices * slice_bytes
   sizes = f"{slices} slices take {size / 1e9:.2f} GB of {memory / 1e9:.0f} GB"
   if feed == "auto":
     feed = "resident" if size <= _RESIDENT_SHARE * memory else "stream"

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from bt_jax.datasets.channels import OWN, context_of, parse_channels
+from bt_jax.datasets.channels import context_of, own_channels, parse_channels
+from bt_jax.datasets.info import DatasetInfo
 from bt_jax.errors import choose
 from bt_jax.pipeline.missing_sequences import Batch
 
 Image = Float[Array, "batch size size channels"]
-Masks = Float[Array, "batch size size 1"]
+Masks = Float[Array, "batch size size classes"]
 
 
 class Augment(NamedTuple):
@@ -87,7 +88,7 @@ def resize(
   return jax.image.resize(image, (image.shape[0], size, size, image.shape[3]), "linear")
 
 
-def make_preprocess(*, size: int, normalize: str, channels: str) -> Callable:
+def make_preprocess(*, size: int, normalize: str, channels: str, info: DatasetInfo) -> Callable:
   """Makes the function from a batch of stored slices to network inputs and targets.
 
   Args:
@@ -96,10 +97,11 @@ def make_preprocess(*, size: int, normalize: str, channels: str) -> Callable:
       the same over the slice's own pixels, all channels together. `unit`: 0..1. `symmetric`: -1..1 (RadImageNet).
       `imagenet` and `caffe`: with the means of ImageNet's colours, as torchvision's and as Keras's weights expect it.
     channels: see `parse_channels`; any number, in any order.
+    info: of the data set that the slices are of.
 
   Returns:
     `preprocess(batch, augment=None, key=None)` -> (inputs float32 [batch, size, size, channels], masks float32
-    [batch, size, size, 1] in {0, 1}), where batch has `image` (its own channels and those of
+    [batch, size, size, classes] in {0, 1}), where batch has `image` (its own channels and those of
     `context_of` the network's) and `mask` in uint8, `volume_mean` and `volume_std`. A scan
     that nobody has marked has no mask, and an image in float32, of the same 0..255: None comes back for its mask.
 
@@ -107,8 +109,8 @@ def make_preprocess(*, size: int, normalize: str, channels: str) -> Callable:
     UserError: no such way to normalise, or no such channel.
   """
   scheme = choose("data.normalize", normalize, SCHEMES)
-  shown = parse_channels(channels)
-  stored = (*OWN, *context_of(shown))
+  shown = parse_channels(channels, info)
+  stored = (*own_channels(info), *context_of(shown, info))
   places = np.array([stored.index(channel) for channel in shown])
   sequences = [channel.sequence for channel in shown]
 
@@ -116,7 +118,7 @@ def make_preprocess(*, size: int, normalize: str, channels: str) -> Callable:
     batch: Batch,
     augment: Augment | None = None,
     key: jax.Array | None = None,
-  ) -> tuple[Image, Float[Array, "batch size size 1"] | None]:
+  ) -> tuple[Image, Masks | None]:
     if augment is not None:
       sequences_key, pixels_key = jax.random.split(key)
       batch = augment.sequences(sequences_key, batch)

@@ -10,9 +10,10 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from bt_jax import files, metrics
+from bt_jax.datasets.info import DatasetInfo
 from bt_jax.evaluation.class_statistics import summarize_classes
-from bt_jax.evaluation.records import Record, counts_of
-from bt_jax.schema import CHANNELS, Slices
+from bt_jax.evaluation.records import Record, by_class, counts_of, of_any_class
+from bt_jax.schema import Slices
 
 matplotlib.use("agg")
 from matplotlib import pyplot as plt
@@ -107,13 +108,22 @@ def save_gate(
 
 
 def save_overlays(
-  folder: pathlib.Path, slices: Slices, masks: Bool[np.ndarray, "n height width"], rows: Sequence[Record], *, title: str
+  folder: pathlib.Path,
+  slices: Slices,
+  masks: Bool[np.ndarray, "n height width classes"],
+  rows: Sequence[Record],
+  *,
+  title: str,
+  info: DatasetInfo,
 ) -> list[pathlib.Path]:
-  """Outlines of truth and prediction on FLAIR: best, median and worst slices, with a tumour and without."""
-  dice = metrics.dice(counts_of(list(rows)), empty=1.0)
+  """Outlines of truth and prediction on the reference channel: best, median and worst slices, with a tumour and without.
+
+  Of several classes the mean of their Dice decides.
+  """
+  dice = np.mean([metrics.dice(counts_of(members), empty=1.0) for members in by_class(list(rows)).values()], axis=0)
   # Without a tumour Dice is 1 or 0, so the number of wrong pixels decides there.
-  wrong = np.array([row["fp"] for row in rows])
-  tumor = np.array([row["label"] for row in rows]) == 1
+  wrong = np.array([row["fp"] for row in of_any_class(list(rows))])
+  tumor = np.array([row["label"] for row in of_any_class(list(rows))]) == 1
   paths = []
   for name, places, order, caption in (
     ("tumor", np.flatnonzero(tumor), -dice, lambda at: f"Dice {dice[at]:.3f}"),
@@ -133,23 +143,24 @@ def save_overlays(
       axis.axis("off")
     for line, (rank, members) in zip(axes, chosen.items(), strict=True):
       for axis, at in zip(line, members, strict=False):
-        _draw(axis, slices, masks, at)
+        _draw(axis, slices, masks, at, info)
         axis.set_title(f"{rank}: {slices.case[at]}\nslice {slices.number[at]}, {caption(at)}", fontsize=8)
     handles = [
       plt.Line2D([], [], color=style["colors"], linestyle=style["linestyles"]) for style in (_TRUTH, _PREDICTION)
     ]
     figure.legend(handles, ["truth", "prediction"], loc="outside lower center", ncols=2)
-    figure.suptitle(f"{title}\ntest slices {'with' if name == 'tumor' else 'without'} a tumour, FLAIR")
+    figure.suptitle(f"{title}\ntest slices {'with' if name == 'tumor' else 'without'} a tumour, {info.reference_title}")
     paths.append(_save(folder / f"overlays_{name}.png", figure))
   return paths
 
 
-def _draw(axis: Any, slices: Slices, masks: np.ndarray, at: int) -> None:
-  flair = slices.image[at][..., CHANNELS.index("flair")]
-  axis.imshow(flair, cmap="gray", vmin=0, vmax=max(np.quantile(flair, 0.999), 1))
-  for mask, style in ((slices.mask[at][..., 0] == 1, _TRUTH), (masks[at], _PREDICTION)):
-    if mask.any():
-      axis.contour(mask, levels=[0.5], linewidths=0.9, **style)
+def _draw(axis: Any, slices: Slices, masks: np.ndarray, index: int, info: DatasetInfo) -> None:
+  shown = slices.image[index][..., info.reference_index]
+  axis.imshow(shown, cmap="gray", vmin=0, vmax=max(np.quantile(shown, 0.999), 1))
+  for of_classes, style in ((slices.mask[index] == 1, _TRUTH), (masks[index], _PREDICTION)):
+    for mask in np.moveaxis(of_classes, -1, 0):
+      if mask.any():
+        axis.contour(mask, levels=[0.5], linewidths=0.9, **style)
 
 
 def _save(path: pathlib.Path, figure: Any) -> pathlib.Path:
@@ -168,8 +179,9 @@ def draw(
   *,
   title: str,
   show_slices: bool,
+  info: DatasetInfo,
 ) -> list[pathlib.Path]:
   """The figures of a task: overlays of masks where slices may be shown, or the confusion of classes; returns what it wrote."""
   if task == "segmentation":
-    return save_overlays(folder, slices, predictions, rows, title=title) if show_slices else []
+    return save_overlays(folder, slices, predictions, rows, title=title, info=info) if show_slices else []
   return [save_confusion(folder / "confusion.png", summarize_classes(list(rows))["confusion"], title=title)]

@@ -21,7 +21,7 @@ _ENOUGH = 20  # patients, to look for associations with their genes
 
 def summarize(
   tables: Tables,
-  task: Task,
+  task: Task | type[Task],
   about: dict[str, Any],
   *,
   groupings: tuple[str, ...],
@@ -62,7 +62,7 @@ def summarize(
 
 
 def _calibration(tables: Tables, temperatures: dict[str, float | None]) -> dict[str, Any]:
-  patients = len(tables.patients)
+  patients = len({row["patient"] for row in tables.patients})
   numbers = {
     "slices": calibration.slice_errors(tables.slices, {"ece": "probability", "ece_calibrated": calibration.CALIBRATED})
   }
@@ -80,6 +80,8 @@ def _calibration(tables: Tables, temperatures: dict[str, float | None]) -> dict[
 
 def _associations(tables: Tables, everyone: list[Record]) -> dict[str, Any]:
   """Of shapes in the radiologists' masks and, where there are enough, in the predicted ones; `why` where there are not."""
+  if any("class" in row for row in tables.patients):
+    return {"why": "the masks have several classes: shape is compared with genes of one"}
   found = {}
   for kind, patients in (("truth", everyone), ("predicted", tables.patients if tables.reliability else [])):
     if len(patients) >= _ENOUGH:

@@ -35,6 +35,7 @@ def results_table(summary: dict[str, Any]) -> str:
       for name in metrics.METRICS
     ),
     "",
+    *_class_lines(test),
     *_detection_lines(test),
     *_volume_lines(test),
     *_calibration_lines(test["calibration"]),
@@ -110,6 +111,16 @@ def _baseline_lines(summary: dict[str, Any], columns: dict[str, tuple[str | None
     line = f"{title:50}" + "".join(f"{cell:>24}" for cell in cells)
     lines.append(f"{line}   {printed.result} on {printed.data}" if printed else line)
   return lines
+
+
+def _class_lines(test: dict[str, Any]) -> list[str]:
+  """Each class on a line of its own, where there are several: all other numbers are the mean over them."""
+  if "classes" not in test:
+    return []
+  rows = [*test["classes"].items(), ("mean over classes", test)]
+  head = f"{'by class (dice; slices by any pixel)':50}" + "".join(f"{title:>24}" for title in _SEGMENTED)
+  cells = lambda numbers: "".join(f"{_cell(numbers[group], name):>24}" for group, name in _SEGMENTED.values())
+  return [head, *(f"{name:50}{cells(numbers)}" for name, numbers in rows), ""]
 
 
 def _detection_lines(test: dict[str, Any]) -> list[str]:

@@ -14,7 +14,9 @@ from ml_collections import ConfigDict
 
 from bt_jax.datasets import splits
 from bt_jax.datasets.channels import Channel, context_of, parse_channels
-from bt_jax.datasets.lgg_mri.lgg_mri_dataset_builder import FOLDS
+from bt_jax.datasets.info import DatasetInfo
+from bt_jax.datasets.lgg_mri import constants
+from bt_jax.datasets.registry import DATASETS
 from bt_jax.distributed import sharding
 from bt_jax.errors import UserError, choose
 from bt_jax.losses import Loss, make_loss
@@ -39,8 +41,9 @@ class Components:
 
   Attributes:
     mesh: the devices.
+    info: of the data set.
     task: what the network is for.
-    channels: of the network's input, see `sequences.parse_channels`.
+    channels: of the network's input, see `channels.parse_channels`.
     normalize: how its inputs are normalised, a name of `SCHEMES`.
     contrast: of every slice as it is read.
     shapes: of the network's variables.
@@ -51,6 +54,7 @@ class Components:
   """
 
   mesh: jax.sharding.Mesh
+  info: DatasetInfo
   task: Task
   model: nn.Module
   channels: tuple[Channel, ...]
@@ -85,20 +89,21 @@ def make_components(config: ConfigDict, normalize: str = "unit") -> Components:
   mesh = sharding.make_mesh()
   _check_numbers(config, mesh)
   splits.check_choice(kind=config.split.kind, fold=config.split.fold, folds=config.split.folds)
-  task = choose("task", config.task, TASKS)
+  info = choose("data.name", config.data.name, DATASETS)
+  task = choose("task", config.task, TASKS)(info)
   choose("train.score", config.train.score, dict.fromkeys((*task.scores, "loss")))
   choose("loss.name", config.loss.name, dict.fromkeys(task.losses))
   choose("train.sampling", config.train.sampling, SAMPLINGS)
-  fields = {**config.model, "dtype": choose("model.dtype", config.model.dtype, DTYPES)}
+  fields = {**config.model, "classes": task.outputs, "dtype": choose("model.dtype", config.model.dtype, DTYPES)}
   model = make_model(task.models, **taken(task.models, fields))
   if config.data.normalize != "auto":
     normalize = config.data.normalize
-  preprocess = make_preprocess(size=config.data.size, normalize=normalize, channels=config.data.channels)
+  preprocess = make_preprocess(size=config.data.size, normalize=normalize, channels=config.data.channels, info=info)
   contrast = make_contrast(config.data.contrast)
-  loss = make_loss(**config.loss)
+  loss = make_loss(**config.loss, overlapping=info.overlapping)
   if config.model.slice_head:
     loss = with_slices(loss)
-  channels = parse_channels(config.data.channels)
+  channels = parse_channels(config.data.channels, info)
   _check_together(config, task, normalize)
   # Shapes alone: a size that the network cannot take, or a stage that it has not, is reported before anything runs.
   shapes = jax.eval_shape(
@@ -129,13 +134,14 @@ def make_components(config: ConfigDict, normalize: str = "unit") -> Components:
   )
   return Components(
     mesh=mesh,
+    info=info,
     task=task,
     model=model,
     channels=channels,
     normalize=normalize,
     contrast=contrast,
     preprocess=preprocess,
-    augment=make_augment(**config.augment, context=context_of(channels)),
+    augment=make_augment(**config.augment, info=info, context=context_of(channels, info)),
     loss=loss,
     shapes=shapes,
     kept_statistics={*kept, *(stage for stage, factor in rates.items() if not factor)},
@@ -194,7 +200,7 @@ def _check_together(config: ConfigDict, task: Task, normalize: str) -> None:
 _RANGES = {
   "host_timeout": (1, math.inf),
   "split.seed": (0, math.inf),
-  "crossval.group": (1, FOLDS - splits.GROUP_VALIDATION - 1),
+  "crossval.group": (1, constants.FOLDS - splits.GROUP_VALIDATION - 1),
   "model.width": (1, math.inf),
   "model.depth": (1, math.inf),
   "augment.rotation_degrees": (0, 180),

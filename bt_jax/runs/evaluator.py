@@ -89,13 +89,14 @@ def evaluate_best(
   others = {name: _as_predicted(masks, segments) for name, masks in baselines(test[0]).items()}
   if flair_only is not None:
     flair_only = prediction.gated(flair_only, gate)
-    others[missing_sequences.FLAIR_ONLY] = flair_only, decide(test[0], flair_only)
+    others[f"{components.info.reference}_only"] = flair_only, decide(test[0], flair_only)
   about = {
     **data.names,
     "synthetic": data.builder.builder_config.synthetic,
     "split_hash": data.split.hash,
     "parts": {part: len(getattr(data.split, part)) for part in splits.PARTS},
     "task": config.task,
+    "info": components.info.to_json(),
     "model": config.model.name,
     "normalize": components.normalize,
     "threshold": threshold,
@@ -133,14 +134,16 @@ def _probabilities(
   config: ConfigDict, components: Components, variables: PyTree, slices: Slices, *, flair_only: bool = False
 ) -> Tumor:
   """Probabilities of tumour; averaged with those of the mirrored slices, or of FLAIR in all channels, where asked for."""
-  context = context_of(components.channels)
-  stand_in = functools.partial(missing_sequences.flair_alone, context=context) if flair_only else lambda batch: batch
-  probabilities = prediction.probabilities(prediction.predict(config, components, variables, slices, change=stand_in))
+  context = context_of(components.channels, components.info)
+  alone = functools.partial(missing_sequences.reference_alone, context=context, info=components.info)
+  stand_in = alone if flair_only else lambda batch: batch
+  of = functools.partial(prediction.predict, config, components, variables, slices)
+  probabilities = prediction.probabilities(components, of(change=stand_in))
   if not config.eval.mirror:
     return probabilities
   mirrored = lambda batch: {**stand_in(batch), "image": stand_in(batch)["image"][:, :, ::-1]}
-  others = prediction.probabilities(prediction.predict(config, components, variables, slices, change=mirrored))
-  pixels = None if others.pixels is None else others.pixels[..., ::-1]
+  others = prediction.probabilities(components, of(change=mirrored))
+  pixels = None if others.pixels is None else others.pixels[:, :, ::-1]
   return jax.tree.map(lambda one, other: (one + other) / 2, probabilities, others._replace(pixels=pixels))
 
 
@@ -169,11 +172,14 @@ def _tables(
   rows = [row | {calibration.CALIBRATED: value.item()} for row, value in zip(rows, calibrated, strict=True)]
   clinical = store.read_clinical(data.builder, set(slices.patient.tolist()))
   # The published slices are TIFFs, which have no spacing.
-  whole = {} if data.split.leaky else volume_columns(slices, predictions if segments else None, spacing_mm=None)
+  whole = {}
+  if not data.split.leaky:
+    classes = components.info.classes
+    whole = volume_columns(slices, predictions if segments else None, spacing_mm=None, classes=classes)
   return Tables(
     slices=rows,
     patients=[
-      row | whole.get(row["patient"], {}) | clinical[row["patient"]] for row in task.patient_records(rows)
+      row | whole.get((row["patient"], row.get("class")), {}) | clinical[row["patient"]] for row in task.patient_records(rows)
     ],
     reliability=calibration.pixel_rows(slices, probabilities.pixels, temperatures["pixels"], **names) if segments else [],
     baselines=[
@@ -190,7 +196,7 @@ def _names(data: Data) -> dict[str, str]:
 
 def _as_predicted(masks: np.ndarray, segments: bool) -> tuple[Tumor, np.ndarray]:
   """A baseline's masks as the probabilities and predictions of a segmenter, or of a classifier: any pixel is a tumour."""
-  slices = masks.any((1, 2))
+  masks, slices = masks[..., None], masks.any((1, 2))
   return Tumor(masks.astype(np.float32), slices.astype(np.float32)), masks if segments else slices
 
 

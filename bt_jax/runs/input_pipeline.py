@@ -16,7 +16,7 @@ from bt_jax.distributed import hosts, setup, sharding
 from bt_jax.pipeline import feed
 from bt_jax.runs.components import Components
 from bt_jax.runs.run_data import Data
-from bt_jax.training.step import TrainStep, make_resident_step, make_train_step
+from bt_jax.training.step import make_resident_step, make_train_step
 from bt_jax.training.train_state import TrainState
 
 Feed = Callable[[int, int], tuple[int, Any]]
@@ -47,7 +47,7 @@ def feed_and_step(
   mesh, batch_size, ids = components.mesh, config.train.batch_size, data.split.train
   weights = feed.slice_weights(config.train.class_weights, data.labels("train"))
   order = functools.partial(feed.train_indices, seed=config.train.seed, batch_size=batch_size, groups=groups)
-  kind, why = feed.choose_feed(config.feed, len(ids), min(hosts.gather(_memory())))
+  kind, why = feed.choose_feed(config.feed, len(ids), components.info.slice_bytes, min(hosts.gather(_memory())))
   on_cpu = jax.default_backend() == "cpu"
   at_once = config.train.steps_per_dispatch or (1 if on_cpu else 10)
   if kind == "resident" and (at_once > 1 or not on_cpu or jax.process_count() > 1):
@@ -68,7 +68,7 @@ def feed_and_step(
     chosen = (order(step=step) for step in itertools.count(start))
     ready = (sharding.lay_out(mesh, {name: array[at] for name, array in examples.items()}, batch_size) for at in chosen)
   compiled = sharding.compile_step(
-    config.parallel, _train_step(config, components), mesh, cut=(False, True, False), train=True
+    config.parallel, make_train_step(components, config.train), mesh, cut=(False, True, False), train=True
   )
   take = lambda done, most: (1, (next(ready), rates[done]))
   return take, lambda state, inputs: compiled(state, *inputs)
@@ -95,7 +95,7 @@ def _several_at_once(
   rows = sharding.local_rows(mesh, batch_size)
   compiled = sharding.compile_step(
     config.parallel,
-    make_resident_step(_train_step(config, components)),
+    make_resident_step(make_train_step(components, config.train)),
     mesh,
     cut=(False, True, False, False, False),
     train=True,
@@ -109,23 +109,6 @@ def _several_at_once(
     return count, (laid_out, data, rates[steps], np.int32(count))
 
   return take, lambda state, inputs: compiled(state, *inputs)
-
-
-def _train_step(config: ConfigDict, components: Components) -> TrainStep:
-  return make_train_step(
-    model=components.model,
-    task=components.task,
-    preprocess=components.preprocess,
-    augment=components.augment,
-    loss=components.loss,
-    optimizer=components.optimizer,
-    ema_decay=config.train.ema_decay,
-    mixup=config.train.mixup,
-    kept_statistics=components.kept_statistics,
-    pieces=config.train.accumulate,
-    remat=config.train.remat,
-    seed=config.train.seed,
-  )
 
 
 def _on_each_device(mesh: jax.sharding.Mesh, data: Data, weights: np.ndarray) -> dict[str, jax.Array]:

@@ -48,9 +48,9 @@ def predict(
   return logits
 
 
-def probabilities(logits: Tumor) -> Tumor:
-  """Of tumour, from logits, 0..1."""
-  return jax.tree.map(lambda x: np.asarray(jax.nn.sigmoid(x)), logits)
+def probabilities(components: Components, logits: Tumor) -> Tumor:
+  """Of logits, 0..1, NumPy arrays."""
+  return jax.tree.map(np.asarray, components.task.probabilities(logits))
 
 
 def choose_gate(config: ConfigDict, probabilities: Tumor, slices: Slices) -> float | None:
@@ -68,4 +68,4 @@ def gated(probabilities: Tumor, gate: float | None) -> Tumor:
   if gate is None:
     return probabilities
   passes = probabilities.slices >= gate
-  return probabilities._replace(pixels=np.where(passes[:, None, None], probabilities.pixels, 0))
+  return probabilities._replace(pixels=np.where(passes[:, None, None, None], probabilities.pixels, 0))

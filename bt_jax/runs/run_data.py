@@ -68,7 +68,7 @@ def open_data(config: ConfigDict, components: Components) -> Data:
   """The data of a configuration; raises UserError where it is not right."""
   builder = build(config)
   index = store.read_index(builder)
-  context = context_of(components.channels)
+  context = context_of(components.channels, components.info)
   split = splits.make_split(
     index, kind=config.split.kind, fold=config.split.fold, folds=config.split.folds, seed=config.split.seed
   )

@@ -98,6 +98,7 @@ def fit(config: ConfigDict, workdir: pathlib.Path, components: Components, data:
         "split_hash": data.split.hash,
         "config": plain(config),
         "normalize": components.normalize,
+        "info": components.info.to_json(),
         "profile": _profile(data),
         "bt_jax": __version__,
       },
@@ -136,12 +137,12 @@ def _validation(
 ) -> dict[str, float]:
   """Loss, accuracy and score of the validation part, as one batch and at a threshold of 0.5."""
   target = components.task.target(jnp.asarray(slices.label), jnp.asarray(slices.mask, jnp.float32))
-  outputs = components.task.outputs(jax.tree.map(jnp.asarray, logits), config.model.slice_head)
+  outputs = components.task.as_outputs(jax.tree.map(jnp.asarray, logits), config.model.slice_head)
   loss = float(components.loss(outputs, target).mean())
   if config.train.score == "loss":
     score = -loss
   else:
-    probabilities = prediction.probabilities(logits)
+    probabilities = prediction.probabilities(components, logits)
     predictions = components.task.predict(probabilities, slices, 0.5, False)
     rows = components.task.slice_records(slices, probabilities, predictions, data=data.title, split=data.split.name)
     score = score_of(components.task.summarize(rows), config.train.score)
@@ -159,7 +160,7 @@ def _decide(config: ConfigDict, components: Components, slices: Slices, logits: 
   The threshold and temperature that suit it, and the probabilities of its slices with a tumour, by which a gate of any
   sensitivity is chosen.
   """
-  probabilities = prediction.probabilities(logits)
+  probabilities = prediction.probabilities(components, logits)
   probabilities = prediction.gated(probabilities, prediction.choose_gate(config, probabilities, slices))
   threshold = config.eval.threshold
   if threshold is None:

@@ -24,11 +24,9 @@ from bt_jax.inference import writer
 from bt_jax.inference.description import describe
 from bt_jax.scans import reader
 from bt_jax.scans.scan import Scan
-from bt_jax.schema import CHANNELS
 from bt_jax.serving import guard, transport, uploads
 
 _PAGE = pathlib.Path(__file__).parent / "page"
-_FLAIR = CHANNELS.index("flair")
 
 
 @runtime_checkable
@@ -117,9 +115,8 @@ class _Service:
     described = describe(prediction)
     if self._keep_in is not None:
       writer.save(prediction, _numbered(self._keep_in))
-    return transport.pack(
-      described, scan.image[..., _FLAIR], prediction.probability, prediction.mask, prediction.threshold
-    )
+    shown = scan.image[..., prediction.info.reference_index]
+    return transport.pack(described, shown, prediction.probability, prediction.mask, prediction.threshold)
 
 
 def _numbered(folder: pathlib.Path) -> pathlib.Path:

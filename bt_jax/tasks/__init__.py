@@ -1,6 +1,7 @@
 """What a network is trained for: segmentation or classification."""
 
-from bt_jax.tasks.classification import CLASSIFICATION
-from bt_jax.tasks.segmentation import SEGMENTATION
+from bt_jax.tasks.classification import Classification
+from bt_jax.tasks.segmentation import Segmentation
+from bt_jax.tasks.task import Task
 
-TASKS = {"segmentation": SEGMENTATION, "classification": CLASSIFICATION}
+TASKS: dict[str, type[Task]] = {"segmentation": Segmentation, "classification": Classification}

@@ -1,41 +1,107 @@
-"""Segmentation: a network marks the pixels of a tumour."""
+"""Segmentation: a network marks the pixels of each class of tumour."""
 
 from collections.abc import Callable
+from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
 from bt_jax.evaluation import aggregation, postprocess, records
+from bt_jax.evaluation.bootstrap import Numbers
+from bt_jax.evaluation.records import Record
 from bt_jax.losses import SEGMENTATION_LOSSES, Loss
 from bt_jax.models import SEGMENTERS
 from bt_jax.models.lite_unet import MaskAndSlice
 from bt_jax.pipeline.preprocess import resize
-from bt_jax.schema import Tumor
+from bt_jax.schema import Slices, Tumor
 from bt_jax.tasks.task import Task
 
-Masks = Float[Array, "batch height width 1"]
+Masks = Float[Array, "batch height width classes"]
 
 
-def _target(label: Int[Array, "batch"], masks: Masks) -> Masks:
-  return masks
+class Segmentation(Task):
+  """One class, or several that exclude one another or overlap."""
 
+  models = SEGMENTERS
+  losses = SEGMENTATION_LOSSES
+  scores = aggregation.SCORES
+  headline = {
+    "pooled_dice": "pooled.dice",
+    "dice_mean": "patient.dice_mean",
+    "dice_median": "patient.dice_median",
+    "sensitivity": "detection.sensitivity",
+    "false_positive_rate": "detection.false_positive_rate",
+  }
+  by_patient = ("dice", "iou", "precision", "recall", "hd95", "assd")
 
-def _accuracy(outputs: Masks | MaskAndSlice, masks: Masks) -> Float[Array, ""]:
-  logits = outputs.mask if isinstance(outputs, MaskAndSlice) else outputs
-  return ((logits > 0) == (masks > 0.5)).mean(dtype=jnp.float32)
+  @property
+  def outputs(self) -> int:
+    return len(self.info.classes)
 
+  def target(self, label: Int[Array, "batch"], masks: Masks) -> Masks:
+    return masks
 
-def _tumor(outputs: Masks | MaskAndSlice, size: int) -> Tumor:
-  if isinstance(outputs, MaskAndSlice):
-    return Tumor(resize(outputs.mask, size)[..., 0], outputs.slice)
-  pixels = resize(outputs, size)[..., 0]
-  return Tumor(pixels, pixels.max((1, 2)))
+  def accuracy(self, outputs: Masks | MaskAndSlice, targets: Masks) -> Float[Array, ""]:
+    logits = outputs.mask if isinstance(outputs, MaskAndSlice) else outputs
+    predicted = logits > 0
+    if not self._sigmoid:
+      likeliest = logits.argmax(-1)[..., None] == jnp.arange(self.outputs)
+      predicted = likeliest & (self._of_any(logits) > 0)[..., None]
+    return (predicted == (targets > 0.5)).mean(dtype=jnp.float32)
 
+  def tumor(self, outputs: Masks | MaskAndSlice, size: int) -> Tumor:
+    if isinstance(outputs, MaskAndSlice):
+      return Tumor(resize(outputs.mask, size), outputs.slice)
+    pixels = resize(outputs, size)
+    return Tumor(pixels, self._of_any(pixels).max((1, 2)))
 
-def _outputs(logits: Tumor, slice_head: bool) -> Masks | MaskAndSlice:
-  mask = logits.pixels[..., None]
-  return MaskAndSlice(mask, logits.slices) if slice_head else mask
+  @property
+  def _sigmoid(self) -> bool:
+    """Whether each class has a probability of its own, see `class_probabilities`."""
+    return self.info.overlapping or self.outputs == 1
+
+  def _of_any(self, pixels: Masks) -> Float[Array, "batch height width"]:
+    """Log-odds of any class: of those that exclude one another log(sum exp), as the logit of the background is 0."""
+    return pixels.max(-1) if self._sigmoid else jax.nn.logsumexp(pixels, axis=-1)
+
+  def as_outputs(self, logits: Tumor, slice_head: bool) -> Masks | MaskAndSlice:
+    return MaskAndSlice(logits.pixels, logits.slices) if slice_head else logits.pixels
+
+  def choose_threshold(self, probabilities: Tumor, slices: Slices, largest_component: bool) -> float:
+    return postprocess.choose_threshold(
+      probabilities.pixels, slices, largest_component=largest_component, overlapping=self.info.overlapping
+    )
+
+  def predict(self, probabilities: Tumor, slices: Slices, threshold: float, largest_component: bool) -> np.ndarray:
+    return postprocess.predict_masks(
+      probabilities.pixels,
+      slices,
+      threshold=threshold,
+      largest_component=largest_component,
+      overlapping=self.info.overlapping,
+    )
+
+  def slice_records(
+    self, slices: Slices, probabilities: Tumor, predictions: np.ndarray, *, data: str, split: str
+  ) -> list[Record]:
+    return records.slice_records(
+      slices, probabilities.slices, predictions, data=data, split=split, classes=self.info.classes
+    )
+
+  @staticmethod
+  def patient_records(rows: list[Record]) -> list[Record]:
+    return records.patient_records(rows)
+
+  @staticmethod
+  def summarize(rows: list[Record], *, intervals: bool = False) -> dict[str, Any]:
+    return aggregation.summarize(rows, intervals=intervals)
+
+  @staticmethod
+  def numbers(rows: list[Record]) -> Numbers:
+    return aggregation.numbers_of(rows)
 
 
 def with_slices(loss: Loss) -> Callable[[MaskAndSlice, Masks], Float[Array, "batch"]]:
@@ -46,34 +112,3 @@ def with_slices(loss: Loss) -> Callable[[MaskAndSlice, Masks], Float[Array, "bat
     return loss(outputs.mask, masks) + optax.sigmoid_binary_cross_entropy(outputs.slice, label)
 
   return both
-
-
-SEGMENTATION = Task(
-  models=SEGMENTERS,
-  losses=SEGMENTATION_LOSSES,
-  target=_target,
-  accuracy=_accuracy,
-  tumor=_tumor,
-  outputs=_outputs,
-  scores=aggregation.SCORES,
-  headline={
-    "pooled_dice": "pooled.dice",
-    "dice_mean": "patient.dice_mean",
-    "dice_median": "patient.dice_median",
-    "sensitivity": "detection.sensitivity",
-    "false_positive_rate": "detection.false_positive_rate",
-  },
-  choose_threshold=lambda probabilities, slices, largest: postprocess.choose_threshold(
-    probabilities.pixels, slices, largest_component=largest
-  ),
-  predict=lambda probabilities, slices, threshold, largest: postprocess.predict_masks(
-    probabilities.pixels, slices, threshold=threshold, largest_component=largest
-  ),
-  slice_records=lambda slices, probabilities, masks, **names: records.slice_records(
-    slices, probabilities.slices, masks, **names
-  ),
-  patient_records=records.patient_records,
-  summarize=aggregation.summarize,
-  numbers=aggregation.numbers_of,
-  by_patient=("dice", "iou", "precision", "recall", "hd95", "assd"),
-)

@@ -7,9 +7,10 @@ from pydantic import AfterValidator, Field
 from typing_extensions import TypedDict
 
 from bt_jax import files
+from bt_jax.datasets.info import Info
 from bt_jax.files import Count, Positive, Real, Share
 
-_REMEDY = "name another checkpoint, or train the run again"
+REMEDY = "name another checkpoint, or train the run again"
 Size = Annotated[int, Field(gt=0, le=2**15)]
 
 
@@ -84,6 +85,7 @@ class Record(TypedDict):
   decision: Decision
   profile: Profile
   normalize: str
+  info: NotRequired[Info]  # of LGG where a run is older
   data: str
   split: str
   step: Count
@@ -93,4 +95,4 @@ class Record(TypedDict):
 
 def check(record: Any, folder: pathlib.Path) -> Record:
   """The record of a checkpoint in this folder; raises UserError where it is not what a best checkpoint has."""
-  return files.check(Record, record, f"the checkpoint's record in {folder}", _REMEDY)
+  return files.check(Record, record, f"the checkpoint's record in {folder}", REMEDY)

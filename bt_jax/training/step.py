@@ -1,6 +1,7 @@
-"""The training step and the prediction step: pure functions made of parts."""
+"""The training step and the prediction step: pure functions made of components."""
 
 from collections.abc import Callable, Collection
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -20,48 +21,63 @@ from bt_jax.training.train_state import PyTree, TrainState
 TrainStep = Callable[[TrainState, Batch, Float[Array, ""]], tuple[TrainState, Float[Array, ""]]]
 
 
-def make_train_step(
-  *,
-  model: nn.Module,
-  task: Task,
-  preprocess: Callable,
-  augment: Augment,
-  loss: Loss,
-  optimizer: optax.GradientTransformation,
-  ema_decay: float,
-  mixup: float,
-  kept_statistics: Collection[str],
-  pieces: int,
-  remat: bool,
-  seed: int,
-) -> TrainStep:
-  """Makes `train_step(state, batch, learning_rate) -> (state, loss)`.
+@runtime_checkable
+class StepComponents(Protocol):
+  """What a training step is made of; `runs.components.Components` has it all.
 
-  Randomness is a function of `seed` and `state.step` alone. A step whose loss or outcome is not finite is counted, and
-  otherwise changes nothing but `state.nonfinite_step`, so the parameters before it survive. The learning rate comes from
-  outside, so that runs whose epochs differ in length share one compiled step.
-
-  Args:
+  Attributes:
     model: called with `train=True`.
     task: what its outputs are compared with.
     preprocess: see `make_preprocess`.
     augment: see `make_augment`.
     loss: per example; the objective is its mean over the batch, each times the slice's weight.
     optimizer: as made by `make_optimizer`, for a learning rate of 1.
+    kept_statistics: the stages whose batch norm goes by its running statistics and keeps them.
+  """
+
+  model: nn.Module
+  task: Task
+  preprocess: Callable
+  augment: Augment
+  loss: Loss
+  optimizer: optax.GradientTransformation
+  kept_statistics: Collection[str]
+
+
+@runtime_checkable
+class StepOptions(Protocol):
+  """How a step trains; the section `train` of a configuration has it all.
+
+  Attributes:
     ema_decay: of the moving average; read only where the state has one. The average follows faster at first:
       min(ema_decay, (1 + step) / (10 + step)).
     mixup: alpha of Zhang et al. 2018 (arXiv:1710.09412), images mixed with those of the batch reversed by a share from
       Beta(alpha, alpha), and in the same shares the losses of both targets, each times its own slice's weight; 0 mixes
       nothing.
-    kept_statistics: the stages whose batch norm goes by its running statistics and keeps them.
-    pieces: how many the batch is cut in, one after another in less memory; gradients are their mean. Batch norm and a
-      pooled loss see a piece at a time.
+    accumulate: microbatches, one after another in less memory; gradients are their mean. Batch norm and a pooled loss see
+      one of them at a time.
     remat: see `keep_products`; the rest is computed again. Of use on GPUs and TPUs: XLA undoes it on a CPU.
     seed: of augmentation, dropout and mixup.
   """
 
+  ema_decay: float
+  mixup: float
+  accumulate: int
+  remat: bool
+  seed: int
+
+
+def make_train_step(components: StepComponents, options: StepOptions) -> TrainStep:
+  """Makes `train_step(state, batch, learning_rate) -> (state, loss)`.
+
+  Randomness is a function of `seed` and `state.step` alone. A step whose loss or outcome is not finite is counted, and
+  otherwise changes nothing but `state.nonfinite_step`, so the parameters before it survive. The learning rate comes from
+  outside, so that runs whose epochs differ in length share one compiled step.
+  """
+  model, task, optimizer, mixup = components.model, components.task, components.optimizer, options.mixup
+
   def forward(params: PyTree, statistics: PyTree, images: jax.Array, key: jax.Array) -> tuple[PyTree, PyTree]:
-    with nn.intercept_methods(keep_statistics(kept_statistics)):
+    with nn.intercept_methods(keep_statistics(components.kept_statistics)):
       return model.apply(
         {"params": params, "batch_stats": statistics},
         images,
@@ -70,15 +86,15 @@ def make_train_step(
         rngs={"dropout": key},
       )
 
-  if remat:
+  if options.remat:
     forward = keep_products(forward)
 
   def gradient_of(params: PyTree, statistics: PyTree, batch: Batch, key: jax.Array) -> tuple[PyTree, PyTree, jax.Array]:
-    """The gradient, the new statistics, and loss and accuracy, of one piece."""
+    """The gradient, the new statistics, and loss and accuracy, of one microbatch."""
     augment_key, dropout_key, mixup_key = jax.random.split(key, 3)
-    images, masks = preprocess(batch, augment, augment_key)
+    images, masks = components.preprocess(batch, components.augment, augment_key)
     targets, weight = task.target(batch["label"], masks), batch["weight"]
-    labels = [(1.0, targets, weight)]  # of each picture: their shares, and what they weigh
+    labels = [(1.0, targets, weight)]  # of each image: their shares, and what they weigh
     if mixup:
       share = jax.random.beta(mixup_key, mixup, mixup)
       images = share * images + (1 - share) * global_batch.reverse(images)
@@ -87,7 +103,7 @@ def make_train_step(
     def objective(params: PyTree) -> tuple[Float[Array, ""], tuple[PyTree, PyTree]]:
       outputs, updates = forward(params, statistics, images, dropout_key)
       # Each label weighs what its own class does: a mean weight would be that of neither.
-      losses = sum(share * weight * loss(outputs, target) for share, target, weight in labels)
+      losses = sum(share * weight * components.loss(outputs, target) for share, target, weight in labels)
       return losses.mean(), (outputs, updates)
 
     (value, (outputs, updates)), gradient = jax.value_and_grad(objective, has_aux=True)(params)
@@ -97,25 +113,26 @@ def make_train_step(
   def train_step(
     state: TrainState, batch: Batch, learning_rate: Float[Array, ""]
   ) -> tuple[TrainState, Float[Array, ""]]:
-    key = jax.random.fold_in(jax.random.key(seed), state.step)
+    key = jax.random.fold_in(jax.random.key(options.seed), state.step)
     params, statistics = state.variables["params"], state.variables["batch_stats"]
-    if pieces == 1:
+    if options.accumulate == 1:
       gradient, statistics, loss_and_accuracy = gradient_of(params, statistics, batch, key)
     else:
 
-      def add(carry: tuple, piece: tuple) -> tuple[tuple, None]:
+      def add(carry: tuple, microbatch: tuple) -> tuple[tuple, None]:
         gradient, statistics, loss_and_accuracy = carry
-        more, statistics, more_loss_and_accuracy = gradient_of(params, statistics, *piece)
+        more, statistics, more_loss_and_accuracy = gradient_of(params, statistics, *microbatch)
         return (jax.tree.map(jnp.add, gradient, more), statistics, loss_and_accuracy + more_loss_and_accuracy), None
 
       first = jax.tree.map(jnp.zeros_like, params), statistics, jnp.zeros(2)
-      # Every piece takes examples from everywhere in the batch, so that it is on all devices.
-      cut = jax.tree.map(lambda x: x.reshape(-1, pieces, *x.shape[1:]).swapaxes(0, 1), batch)
+      count = options.accumulate
+      # Every microbatch takes examples from everywhere in the batch, so that it is on all devices.
+      microbatches = jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), batch)
       # On a CPU a convolution inside a loop runs on one thread.
       unroll = jax.default_backend() == "cpu"
-      sums, _ = lax.scan(add, first, (cut, jax.random.split(key, pieces)), unroll=unroll)
-      gradient, statistics, loss_and_accuracy = sums[0], sums[1], sums[2] / pieces
-      gradient = jax.tree.map(lambda x: x / pieces, gradient)
+      sums, _ = lax.scan(add, first, (microbatches, jax.random.split(key, count)), unroll=unroll)
+      gradient, statistics, loss_and_accuracy = sums[0], sums[1], sums[2] / count
+      gradient = jax.tree.map(lambda x: x / count, gradient)
     gradient, (value, accuracy) = jax.tree.map(global_batch.mean, (gradient, loss_and_accuracy))
 
     change, opt_state = optimizer.update(gradient, state.opt_state, params)
@@ -123,7 +140,7 @@ def make_train_step(
     variables = {**state.variables, "params": optax.apply_updates(params, change), "batch_stats": statistics}
     average = state.average
     if average is not None:
-      decay = jnp.minimum(ema_decay, (1 + state.step) / (10 + state.step))
+      decay = jnp.minimum(options.ema_decay, (1 + state.step) / (10 + state.step))
       average = optax.incremental_update(variables, average, 1 - decay)
     stepped = state.replace(
       variables=variables,

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bt_jax.datasets.channels import context_of, parse_channels
+from bt_jax.datasets.lgg_mri.constants import INFO
 from bt_jax.inference.networks import Network, View
 from bt_jax.schema import CHANNELS, Tumor
 
@@ -38,7 +39,7 @@ def as_tumor(logits):
 
   def tumor(variables, batch):
     array = logits(variables, batch)
-    return Tumor(None, array) if array.ndim == 1 else Tumor(array, array.max((1, 2)))
+    return Tumor(None, array) if array.ndim == 1 else Tumor(array[..., None], array.max((1, 2)))
 
   return tumor
 
@@ -55,13 +56,15 @@ def network(
   threshold=0.5,
   temperature=1.0,
   tumors=(0.5,),
+  info=INFO,
 ):
   decision = {"threshold": threshold, "temperature": temperature, "tumor_probabilities": list(tumors)}
   variables = {"slope": jnp.asarray(slope)}
   return Network(
+    info,
     variables,
     logits if slice_head else as_tumor(logits),
-    View(contrast, context_of(parse_channels(channels))),
+    View(contrast, context_of(parse_channels(channels, info), info)),
     drops,
     slice_head,
     decision,

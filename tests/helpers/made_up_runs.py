@@ -7,13 +7,14 @@ import numpy as np
 from PIL import Image
 
 from bt_jax import files
+from bt_jax.datasets.lgg_mri.constants import CLINICAL_FIELDS, INFO
 from bt_jax.evaluation import aggregation
 from bt_jax.evaluation.class_statistics import class_rows, patient_class_rows, summarize_classes
 from bt_jax.evaluation.records import patient_records, slice_records
 from bt_jax.evaluation.shape import FEATURES
 from bt_jax.evaluation.summary_schema import write_summary
 from bt_jax.report.page import sprites
-from bt_jax.schema import CLINICAL_FIELDS, Slices
+from bt_jax.schema import Slices
 
 EVIL = "<b>x"  # a case that would be markup if it were not escaped
 NAMES = {"data": "made up", "split": "patient_fold_00"}
@@ -39,9 +40,7 @@ def make_slices(counts, size=8, noise=False):
 def shifted(slices):
   """Predictions: the truth moved right, by one pixel in the first case, two in the second, and so on."""
   order = {case: at for at, case in enumerate(dict.fromkeys(slices.case), start=1)}
-  return np.stack(
-    [np.roll(mask[..., 0] == 1, order[case], 1) for case, mask in zip(slices.case, slices.mask, strict=True)]
-  )
+  return np.stack([np.roll(mask == 1, order[case], 1) for case, mask in zip(slices.case, slices.mask, strict=True)])
 
 
 _SEEN = itertools.count(1)
@@ -94,7 +93,7 @@ METRICS = ("dice", "iou", "precision", "recall", "accuracy")
 def segmentation(folder, counts=None, masks=True, **changes):
   slices = make_slices(counts or {"case A": 9, EVIL: 3, "case C": 4})
   predicted = shifted(slices)
-  rows = slice_records(slices, predicted.any((1, 2)) * 0.9, predicted, **NAMES)
+  rows = slice_records(slices, predicted.any((1, 2, 3)) * 0.9, predicted, **NAMES, classes=INFO.classes)
   rows = [row | {"probability_calibrated": row["probability"] * 0.8} for row in rows]
   shapes = {"truth_voxels": 1, **{f"{kind}_{name}": None for kind in ("truth", "predicted") for name in FEATURES}}
   patients = [
@@ -190,7 +189,7 @@ def write(folder, summary, config, rows, patients, reliability, baselines, shown
       files.write_csv(folder / f"{name}.csv", table)
   files.write_json(folder / "config.json", config)
   write_summary(folder, summary)
-  sprites.save_volumes(folder / "volumes", *shown)
+  sprites.save_volumes(folder / "volumes", *shown, reference=INFO.reference_index)
   for name in ("overlays_tumor", "overlays_no_tumor"):
     (folder / "figures").mkdir(exist_ok=True)
     Image.new("L", (20, 10)).save(folder / f"figures/{name}.png")

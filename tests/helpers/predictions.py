@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from bt_jax.datasets.lgg_mri.constants import INFO
 from bt_jax.inference.predictor import Prediction
 from bt_jax.scans.scan import Scan
 from bt_jax.schema import CHANNELS
@@ -20,7 +21,10 @@ def make_prediction(mask, *, image=None, spacing=None, names=None, members=None,
     "threshold": 0.4, "warnings": [], "looks_wrong": False, "about": {"bt_jax": "0"},
   }  # fmt: skip
   members = mask[None] if members is None else members
-  return Prediction(scan=scan, mask=mask, probability=mask.astype(np.float32), members=members, **values | fields)
+  return Prediction(
+    scan=scan, masks=mask[..., None], probabilities=mask[..., None].astype(np.float32), members=members, info=INFO,
+    **values | fields,
+  )  # fmt: skip
 
 
 def empty(*shape):

@@ -17,6 +17,7 @@ import numpy as np
 import uvicorn
 from PIL import Image
 
+from bt_jax.datasets.lgg_mri.constants import INFO
 from bt_jax.inference.predictor import Prediction
 
 # Spacing of 2 mm between columns, 3 between rows, 5 between slices; the axes run as those of scans.
@@ -143,13 +144,14 @@ class Brightness:
       self.at_once -= 1
     return Prediction(
       scan=scan,
-      mask=mask,
-      probability=probability,
+      masks=mask[..., None],
+      probabilities=probability[..., None],
       slice_probability=probability.max((1, 2)),
       members=mask[None],
       gated=np.zeros(len(mask), bool),
       threshold=self.threshold,
       warnings=[*scan.warnings, "<b>odd</b>"],
       looks_wrong=False,
+      info=INFO,
       about=self.about,
     )

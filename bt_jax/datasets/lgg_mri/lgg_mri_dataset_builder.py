@@ -14,12 +14,10 @@ from PIL import Image
 from tqdm import tqdm
 
 from bt_jax.datasets import kaggle_tree, phantom
+from bt_jax.datasets.lgg_mri.constants import CLINICAL_FIELDS, INFO
 from bt_jax.errors import UserError
 from bt_jax.scans import findings
-from bt_jax.schema import CHANNELS, CLINICAL_FIELDS, SLICE_SIZE, slice_id
-
-FOLDS = 22
-FLAIR = CHANNELS.index("flair")
+from bt_jax.schema import slice_id
 
 
 def fold_split(fold: int) -> str:
@@ -83,15 +81,15 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   DEFAULT_BUILDER_CONFIG_NAME = "full"
 
   def _info(self) -> tfds.core.DatasetInfo:
-    size = (SLICE_SIZE, SLICE_SIZE)
+    size, channels = (INFO.size, INFO.size), len(INFO.channels)
     return self.dataset_info_from_configs(
       features=tfds.features.FeaturesDict(
         {
           "image": tfds.features.Image(
-            shape=(*size, 3), encoding_format="png", doc="Pre-contrast, FLAIR, post-contrast."
+            shape=(*size, channels), encoding_format="png", doc="Pre-contrast, FLAIR, post-contrast."
           ),
           "mask": tfds.features.Image(
-            shape=(*size, 1), encoding_format="png", doc="1 where FLAIR is abnormal, else 0."
+            shape=(*size, len(INFO.classes)), encoding_format="png", doc="1 where FLAIR is abnormal, else 0."
           ),
           "label": tfds.features.ClassLabel(names=["no_tumor", "tumor"]),
           "patient": tfds.features.Text(),
@@ -102,10 +100,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
           "has_pre": tfds.features.Scalar(np.bool_, doc="False: no such sequence, the channel is a copy of FLAIR."),
           "has_post": tfds.features.Scalar(np.bool_, doc="False: no such sequence, the channel is a copy of FLAIR."),
           "volume_mean": tfds.features.Tensor(
-            shape=(3,), dtype=np.float32, doc="By channel, over the whole volume, 0..255."
+            shape=(channels,), dtype=np.float32, doc="By channel, over the whole volume, 0..255."
           ),
           "volume_std": tfds.features.Tensor(
-            shape=(3,), dtype=np.float32, doc="By channel, over the whole volume, 0..255."
+            shape=(channels,), dtype=np.float32, doc="By channel, over the whole volume, 0..255."
           ),
           **{name: tfds.features.Scalar(np.int32, doc="-1: not known.") for name in CLINICAL_FIELDS},
         }
@@ -138,14 +136,15 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         images, masks = kaggle_tree.read_case(case)
       for sentence in findings.sentences(case.name, messages):
         progress.write(f"warning: {sentence}")
-      missing = [bool(np.array_equal(images[..., channel], images[..., FLAIR])) for channel in range(len(CHANNELS))]
+      flair = images[..., INFO.reference_index]
+      missing = {name: bool(np.array_equal(images[..., index], flair)) for index, name in enumerate(INFO.channels)}
       shared = {
         "patient": case.patient,
         "case": case.name,
         "site": case.site,
         "slices": len(case.slices),
-        "has_pre": not missing[CHANNELS.index("pre")],
-        "has_post": not missing[CHANNELS.index("post")],
+        "has_pre": not missing["pre"],
+        "has_post": not missing["post"],
         "volume_mean": images.mean((0, 1, 2), dtype=np.float64).astype(np.float32),
         "volume_std": images.std((0, 1, 2), dtype=np.float64).astype(np.float32),
         **clinical[case.patient],

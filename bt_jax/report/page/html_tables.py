@@ -136,6 +136,22 @@ def overlap(test: Group, leaky: bool) -> Table:
   return table("Overlap of prediction and truth, by metric and aggregation", heads, rows, notes)
 
 
+def by_class(test: Group) -> list[Table]:
+  """Each class and their mean, where there are several."""
+  if "classes" not in test:
+    return []
+  columns = {
+    "Dice, pixels pooled": ("pooled", "dice"), "Dice, volume mean": ("patient", "dice_mean"),
+    "Dice, volume median": ("patient", "dice_median"), "slices found": ("detection", "sensitivity"),
+    "healthy slices with false positives": ("detection", "false_positive_rate"),
+  }  # fmt: skip
+  rows = [
+    [text(name), *(measured(numbers[group], key) for group, key in columns.values())]
+    for name, numbers in (*test["classes"].items(), ("mean over classes", test))
+  ]
+  return [table("By class; all other numbers of this page are the mean over classes", ("", *columns), rows)]
+
+
 def listed(caption: str, group: Group, kind: str, notes: Sequence[str] = ()) -> Table:
   """Every number of a flat group on a line of its own; shares are known by their name."""
   shares = ("_of_total", "_rate")

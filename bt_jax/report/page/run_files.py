@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from bt_jax import files
 from bt_jax.evaluation.record_tables import Tables, kind_of, read_run
-from bt_jax.evaluation.records import Record
+from bt_jax.evaluation.records import Record, of_any_class
 from bt_jax.evaluation.summary_schema import check_files, read_config, read_summary
 
 # What every row of `metrics.csv` must have.
@@ -62,8 +62,8 @@ def read(folder: pathlib.Path) -> RunFiles:
     folder,
     summary,
     about,
-    tables.slices,
-    tables.patients,
+    of_any_class(tables.slices),
+    of_any_class(tables.patients),
     rows,
     tables.reliability,
     table.read_text(encoding="utf-8", errors="replace") if table.is_file() else "",

@@ -10,7 +10,7 @@ from PIL import Image
 from skimage import measure
 
 from bt_jax import files
-from bt_jax.schema import CHANNELS, SLICE_SIZE, Slices
+from bt_jax.schema import Slices
 
 COLUMNS = 8  # slices per line of a sprite
 _TOLERANCE = 0.3  # pixels that an outline may be off, to be drawn with fewer points
@@ -33,13 +33,16 @@ class Volume(NamedTuple):
 
 
 def save_volumes(
-  folder: pathlib.Path, slices: Slices, masks: Bool[np.ndarray, "n size size"] | None
+  folder: pathlib.Path, slices: Slices, masks: Bool[np.ndarray, "n size size classes"] | None, *, reference: int
 ) -> list[pathlib.Path]:
-  """Writes FOLDER/CASE/flair.png, truth.png and prediction.png (none where `masks` is None) for every case."""
+  """Writes FOLDER/CASE/flair.png, truth.png and prediction.png (none where `masks` is None) for every case.
+
+  `flair` is whatever channel `reference` is the index of; masks are of any class.
+  """
   layers = {
-    "flair": slices.image[..., CHANNELS.index("flair")],
-    "truth": slices.mask[..., 0] == 1,
-    "prediction": masks,
+    "flair": slices.image[..., reference],
+    "truth": (slices.mask == 1).any(-1),
+    "prediction": None if masks is None else masks.any(-1),
   }
   written = []
   for case in dict.fromkeys(map(str, slices.case)):
@@ -65,7 +68,8 @@ def read_volume(folder: pathlib.Path, case: str, count: int) -> Volume | None:
     found = {name: np.array(Image.open(path)) for name, path in paths.items() if path.is_file()}
   except (OSError, SyntaxError, ValueError) as error:  # Pillow's, for a broken picture
     raise files.damaged(folder / case, f"a picture: {error}", files.EVALUATE) from error
-  if any(sprite.shape != (lines * SLICE_SIZE, COLUMNS * SLICE_SIZE) for sprite in found.values()):
+  size = found["flair"].shape[1] // COLUMNS
+  if any(sprite.shape != (lines * size, COLUMNS * size) for sprite in found.values()):
     return None
   masks = {name: _slices(found[name])[:count] > 0 for name in ("truth", "prediction") if name in found}
   return Volume(case, paths["flair"].read_bytes(), masks["truth"], masks.get("prediction"))
@@ -84,7 +88,7 @@ def outlines(masks: Bool[np.ndarray, "n size size"]) -> str:
     # A frame of nothing closes the outline of a mask that touches the border; pixels have their centre at one half.
     for contour in measure.find_contours(np.pad(mask, 1).astype(np.uint8), 0.5):
       points = measure.approximate_polygon(contour, _TOLERANCE)[:-1, ::-1] - 0.5
-      points += np.array([column, line]) * SLICE_SIZE
+      points += np.array([column, line]) * mask.shape[0]
       pieces.append("M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points) + "Z")
   return "".join(pieces)
 
@@ -98,8 +102,8 @@ def _sprite(layer: np.ndarray) -> np.ndarray:
 
 
 def _slices(sprite: np.ndarray) -> np.ndarray:
-  cut = sprite.reshape(-1, SLICE_SIZE, COLUMNS, SLICE_SIZE).swapaxes(1, 2)
-  return cut.reshape(-1, SLICE_SIZE, SLICE_SIZE)
+  size = sprite.shape[1] // COLUMNS
+  return sprite.reshape(-1, size, COLUMNS, size).swapaxes(1, 2).reshape(-1, size, size)
 
 
 def _png(picture: np.ndarray) -> bytes:

@@ -20,7 +20,20 @@ from bt_jax.errors import UserError
 _MOST = 2**53  # integers up to it are exact as floats, too
 _SHOWN = 60  # characters of a value in a refusal
 _REMEDY = "put the file back, or choose another folder"
-EVALUATE = "evaluate its run again, with --mode=evaluate"
+
+
+class Remedy(str):
+  """The end of a refusal that names arguments, see `UserError`; one that names none is a plain text."""
+
+  arguments: tuple[str, ...]
+
+  def __new__(cls, text: str, *arguments: str) -> "Remedy":
+    remedy = super().__new__(cls, text)
+    remedy.arguments = arguments
+    return remedy
+
+
+EVALUATE = Remedy("evaluate its run again", "mode=evaluate")
 
 Count = Annotated[int, Field(ge=0, le=_MOST)]
 Flag = Annotated[int, Field(ge=0, le=1)]
@@ -79,7 +92,8 @@ def check_seal(content: Any, path: str | pathlib.Path, remedy: str, name: str = 
 
 def damaged(path: str | pathlib.Path, reason: str, remedy: str = _REMEDY) -> UserError:
   """The refusal of a file that is not what we wrote; `reason` says where it differs."""
-  return UserError(f"{path} is damaged or of another version ({' '.join(reason.split())}): {remedy}")
+  arguments = getattr(remedy, "arguments", ())
+  return UserError(f"{path} is damaged or of another version ({' '.join(reason.split())}): {remedy}", *arguments)
 
 
 def check(kind: Any, content: Any, path: str | pathlib.Path, remedy: str = _REMEDY, where: str = "it") -> Any:

@@ -23,9 +23,10 @@ FULL_SLICES = 3929
 
 HOW_TO_GET = (
   "expected DIR/kaggle_3m/<case>/<case>_<slice>.tif with <case>_<slice>_mask.tif beside each and DIR/kaggle_3m/data.csv; "
-  "get it with `kaggle datasets download mateuszbuda/lgg-mri-segmentation --unzip -p DIR` and pass "
-  "--config.data.root=DIR, or try everything on synthetic data with --config=configs/seg.py:phantom"
+  "get it with `kaggle datasets download mateuszbuda/lgg-mri-segmentation --unzip -p DIR` and set data.root=DIR, or try "
+  "everything on synthetic data with the configuration configs/seg.py:phantom"
 )
+_ARGUMENTS = ("data.root=DIR", "config=configs/seg.py:phantom")
 
 _DEPTH = 3  # folders below the tree to look in, deep enough to find the tree inside itself
 _SUFFIXES = (".tif", ".tiff")  # in capitals too
@@ -71,10 +72,10 @@ def find_tree(root: str | pathlib.Path | None) -> pathlib.Path:
     UserError: no root given, or no such folder.
   """
   if root is None:
-    raise UserError(f"no data: --config.data.root is not set; {HOW_TO_GET}")
+    raise UserError(f"no data: data.root is not set; {HOW_TO_GET}", *_ARGUMENTS)
   root = pathlib.Path(root).expanduser()
   if not root.is_dir():
-    raise UserError(f"no data: {root} is not a folder; {HOW_TO_GET}")
+    raise UserError(f"no data: {root} is not a folder; {HOW_TO_GET}", *_ARGUMENTS)
   below = (root / "kaggle_3m", root / "lgg-mri-segmentation" / "kaggle_3m")
   return next((path for path in below if path.is_dir()), root)
 
@@ -96,7 +97,8 @@ def read_tree(root: str | pathlib.Path | None, *, expect_full: bool) -> Tree:
   if expect_full and (len(patients), slices) != (FULL_PATIENTS, FULL_SLICES):
     raise UserError(
       f"{path} holds {len(patients)} patients and {slices} slices, expected {FULL_PATIENTS} and {FULL_SLICES}: "
-      "unpack the archive again, or accept a part of it with --config.data.expect_full=False"
+      "unpack the archive again, or accept a part of it with data.expect_full=False",
+      "data.expect_full=False",
     )
   clinical = read_clinical(path / "data.csv", patients)
   return Tree(path, cases, clinical, _fingerprint(path, cases))
@@ -108,7 +110,7 @@ def _find_cases(path: pathlib.Path) -> tuple[Case, ...]:
     if tiffs := [file for file in files if file.suffix.lower() in _SUFFIXES]:
       folders[folder] = tiffs
   if not folders:
-    raise UserError(f"no cases: {path} holds no .tif file; {HOW_TO_GET}")
+    raise UserError(f"no cases: {path} holds no .tif file; {HOW_TO_GET}", *_ARGUMENTS)
   cases: dict[str, tuple[pathlib.Path, Case]] = {}
   for folder, files in sorted(folders.items()):
     if not (match := _CASE.fullmatch(folder.name)):
@@ -116,7 +118,8 @@ def _find_cases(path: pathlib.Path) -> tuple[Case, ...]:
     if folder.name in cases:
       raise UserError(
         f"the case {folder.name} is there twice, in {cases[folder.name][0]} and in {folder}: keep one copy, or point "
-        "--config.data.root at one (the published archive holds the tree twice)"
+        "data.root at one (the published archive holds the tree twice)",
+        "data.root",
       )
     cases[folder.name] = folder, Case(folder.name, match["patient"], match["site"], _pair(folder, files))
   return tuple(case for _, case in cases.values())

@@ -214,7 +214,8 @@ def _buda_split(index: Sequence[SliceId]) -> Split:
   if len(cases) <= BUDA_TEST + BUDA_VALIDATION:
     raise UserError(
       f"split.kind=buda10 takes {BUDA_TEST} cases to test and {BUDA_VALIDATION} to validate, but this data set has {len(cases)} in all: "
-      "take --config.split.kind=fold"
+      "take split.kind=fold",
+      "split.kind=fold",
     )
   generator = random.Random(BUDA_SEED)
   test = generator.sample(cases, BUDA_TEST)
@@ -235,7 +236,9 @@ def _check(split: Split, index: Sequence[SliceId]) -> None:
     if not getattr(split, part):
       folds = sorted({entry.fold for entry in index})
       raise UserError(
-        f"the {part} part of {split.name} is empty: this data set has patients in the folds {folds}, choose by --config.split.fold or --config.split.folds"
+        f"the {part} part of {split.name} is empty: this data set has patients in the folds {folds}, choose by split.fold or split.folds",
+        "split.fold",
+        "split.folds",
       )
   patient = {entry.id: entry.patient for entry in index}
   seen: dict[str, str] = {}

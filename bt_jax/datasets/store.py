@@ -21,7 +21,7 @@ from tqdm import tqdm
 from bt_jax.datasets import kaggle_tree, phantom
 from bt_jax.datasets.channels import Channel, check_reach
 from bt_jax.datasets.lgg_mri import lgg_mri_dataset_builder as lgg_mri
-from bt_jax.errors import UserError
+from bt_jax.errors import UserError, check_local
 from bt_jax.schema import CHANNELS, CLINICAL_FIELDS, SLICE_SIZE, Slices, slice_id
 
 Builder = lgg_mri.Builder
@@ -58,7 +58,9 @@ def open_or_build(variant: str, *, root: str | None, data_dir: str | None) -> Bu
       full or not writable.
   """
   if data_dir is None and "TFDS_DATA_DIR" not in os.environ and not os.path.isabs(os.path.expanduser("~")):
-    raise UserError("there is no home folder to keep the data set in: name a folder with --config.data.dir")
+    raise UserError("there is no home folder to keep the data set in: name a folder as data.dir", "data.dir")
+  for argument, path in (("data.root", root), ("data.dir", data_dir or os.environ.get("TFDS_DATA_DIR"))):
+    check_local(path or "", argument)
   open_builder = lambda: tfds.builder(f"lgg_mri/{variant}", data_dir=data_dir, file_format="array_record")
   target = pathlib.Path(open_builder().data_path)
   if variant == "phantom":
@@ -77,7 +79,8 @@ def open_or_build(variant: str, *, root: str | None, data_dir: str | None) -> Bu
     reason = getattr(error, "strerror", None) or _reason(str(error))
     raise UserError(
       f"cannot build the data set in {target.parent} ({reason}): nothing half built stays there; free some space, or "
-      "choose another folder with --config.data.dir"
+      "choose another folder as data.dir",
+      "data.dir",
     ) from error
   return builder
 
@@ -106,7 +109,8 @@ def _check_source(builder: Builder, root: str | None) -> None:
   if builder.info.metadata["source"] != tree.fingerprint:
     raise UserError(
       f"{builder.data_path} was built from other files than {tree.path} holds now (by name, size and data.csv): remove the former to build it again, "
-      "or build elsewhere with --config.data.dir"
+      "or build elsewhere, in another data.dir",
+      "data.dir",
     )
 
 

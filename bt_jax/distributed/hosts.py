@@ -50,11 +50,12 @@ def together() -> Iterator[None]:
     yield
   except Exception as error:
     problem = error
-  problems = gather(None if problem is None else str(problem).splitlines()[0])
+  described = problem and [str(problem).splitlines()[0], *getattr(problem, "arguments", ())]
+  problems = gather(described)
   if problem is not None:
     raise problem
-  if found := [text for text in problems if text]:
-    raise UserError(found[0])
+  if elsewhere := next(filter(None, problems), None):
+    raise UserError(*elsewhere)
 
 
 @contextlib.contextmanager

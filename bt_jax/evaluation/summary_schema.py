@@ -305,7 +305,7 @@ def check_files(folder: pathlib.Path, summary: dict[str, Any]) -> None:
     if path.is_file() and files.sha256_of([path]) != expected:
       raise files.damaged(path, "it was changed since summary.json was made", files.EVALUATE)
     if name in _TABLES and not path.is_file():
-      raise UserError(f"{path} is missing: {files.EVALUATE}")
+      raise UserError(f"{path} is missing: {files.EVALUATE}", *files.EVALUATE.arguments)
 
 
 def read_summary(folder: pathlib.Path) -> dict[str, Any]:

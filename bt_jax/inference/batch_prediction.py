@@ -114,7 +114,9 @@ class _Work:
     if done is None:
       writer.check_free(folder)
     elif differ := writer.differences(done, self.predictor, self.options(study)):
-      raise UserError(f"{folder} holds a prediction that differs in {', '.join(differ)}: choose another --output")
+      raise UserError(
+        f"{folder} holds a prediction that differs in {', '.join(differ)}: choose another output", "output"
+      )
     return done
 
   def read(self, study: Study) -> Scan | Elsewhere | None:
@@ -127,7 +129,8 @@ class _Work:
       done = self.finished(study)  # as it is now that nobody else writes
       if done is not None and done["input"]["sha256"] != reader.sha256(study):
         raise UserError(
-          f"{self.output / study.name} holds the prediction of other files: remove it, or choose another --output"
+          f"{self.output / study.name} holds the prediction of other files: remove it, or choose another output",
+          "output",
         )
       return None if done is not None and not writer.missing(self.output / study.name, done) else reader.read(study)
     except BaseException:
@@ -187,7 +190,7 @@ def _once(work: _Work, chosen: Sequence[Study], alone: bool) -> Iterator[tuple[S
   marked = ((study, work.predict(scan, progress=alone)) for study, scan in scans)
   for (study, _), row in _one_ahead(lambda pair: work.write(*pair), marked):
     failed = isinstance(row, UserError)
-    failure = dict.fromkeys(_COLUMNS) | {"study": study.name, "status": "failed", "error": str(row)}
+    failure = dict.fromkeys(_COLUMNS) | {"study": study.name, "status": "failed", "error": row}
     yield study, failure if failed else row
 
 
@@ -215,6 +218,7 @@ def _one_ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Ite
 
 def _harmless(value: Any) -> Any:
   """A text that a spreadsheet would compute, as `=1+1`, with the apostrophe before it that makes it a text there too."""
+  value = str(value) if isinstance(value, UserError) else value
   return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
@@ -227,9 +231,9 @@ def _writable(output: pathlib.Path, table: pathlib.Path | None) -> Iterator[None
     output.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=output).close()
   except OSError as error:
-    raise UserError(f"cannot write to {output} ({error.strerror}): choose another --output") from error
+    raise UserError(f"cannot write to {output} ({error.strerror}): choose another output", "output") from error
   if table and table.is_file() and not table.read_bytes().startswith(",".join(_COLUMNS).encode()):
-    raise UserError(f"{table} is another table than that of predictions: choose another --output")
+    raise UserError(f"{table} is another table than that of predictions: choose another output", "output")
   try:
     yield
   finally:
@@ -250,7 +254,7 @@ def _write_table(table: pathlib.Path, rows: Sequence[dict[str, Any]]) -> None:
 
 def _tell_of_one(row: dict[str, Any], output: pathlib.Path) -> None:
   if row["error"]:
-    raise UserError(row["error"])
+    raise row["error"]
   done = writer.finished(output)
   size = f"{done['voxels']} voxels" + ("" if done["volume_ml"] is None else f", {done['volume_ml']:.2f} ml")
   first, last = done["slice_range"] or (0, 0)

@@ -87,8 +87,7 @@ def write(
   path = files.write_bytes(output, seal(bytes(exported.serialize()) + _program(described)))
   print(
     f"written: {path} ({path.stat().st_size / 1e6:.1f} MB)\n"
-    f"try it, with jax alone: python {path} volume.npy result.npz\n"
-    f"or as any run: python launch.py --mode=predict --checkpoint={path} --input=SCAN --output=DIR\n{NOTICE}"
+    f"try it, with jax alone: python {path} volume.npy result.npz\n{NOTICE}"
   )
 
 
@@ -111,7 +110,8 @@ def plan(
   if raised := [network for network in (*segmenters, *classifiers) if network.view.contrast != "none"]:
     raise UserError(
       f"{raised[0].about['path']} raises contrast ({raised[0].view.contrast}) on the host, which no export holds: use the run "
-      "itself, or train with --config.data.contrast=none"
+      "itself, or train with data.contrast=none",
+      "data.contrast=none",
     )
   decision = decide(segmenters, classifiers, **options)
   about = describe(segmenters, classifiers, decision)
@@ -137,7 +137,7 @@ def is_there(output: pathlib.Path, described: dict[str, Any], read_there: Callab
   except UserError:
     same = False
   if not same:
-    raise UserError(f"{output} is there already, and is not this export: choose another --output, or remove it")
+    raise UserError(f"{output} is there already, and is not this export: choose another output, or remove it", "output")
   print(f"was there: {output}, of these networks and options\n{NOTICE}")
   return True
 
@@ -154,11 +154,11 @@ def read(path: pathlib.Path) -> tuple[bytes, dict[str, Any]]:
   try:
     content = path.read_bytes()
     if hashlib.sha256(content[:-_HASH_CHARACTERS]).hexdigest().encode() != content[-_HASH_CHARACTERS:]:
-      raise files.damaged(path, "its SHA-256 is not that of its content: no file that --mode=export wrote", remedy)
+      raise files.damaged(path, "its SHA-256 is not that of its content: it is no export", remedy)
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
       described = archive.read(_ABOUT)
   except (zipfile.BadZipFile, KeyError, IsADirectoryError) as error:
-    raise files.damaged(path, "no file that --mode=export wrote", remedy) from error
+    raise files.damaged(path, "it is no export", remedy) from error
   return content, files.parse_json(described, path, Described, remedy)
 
 
@@ -234,7 +234,7 @@ def load(path: pathlib.Path, threshold: float | None) -> Predictor:
   """
   if path.suffix.lower() == ".onnx":
     raise UserError(
-      f"--checkpoint: {path} is ONNX, for other runtimes: name the run, or export it to a file without .onnx"
+      f"{path} is ONNX, for other runtimes: name the run, or export it to a file without .onnx", "checkpoint"
     )
   content, described = read(path)
   known = {field.name for field in dataclasses.fields(Decision)}

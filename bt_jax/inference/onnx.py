@@ -60,8 +60,8 @@ def write(
     model.metadata_props.add(key=name, value=text)
   if (size := model.ByteSize()) > _MOST_BYTES:
     raise UserError(
-      f"--output: {output} would have {size / 1e9:.1f} GB, and ONNX has room for 2.1: take fewer networks, or a name "
-      "without .onnx"
+      f"{output} would have {size / 1e9:.1f} GB, and ONNX has room for 2.1: take fewer networks, or a name without .onnx",
+      "output",
     )
   model.metadata_props.add(key=_HASH, value=_hash(model))
   path = files.write_bytes(output, model.SerializeToString(deterministic=True))
@@ -106,7 +106,8 @@ def make_function(
   if decision.largest_component:
     raise UserError(
       f"{segmenters[0].about['path']} keeps the largest part of a mask alone (eval.largest_component), which the converter "
-      "to ONNX does not know: give --output a name without .onnx"
+      "to ONNX does not know: give the output a name without .onnx",
+      "output",
     )
   views = sorted({network.view for network in (*segmenters, *classifiers)})
   of_slice = _trace(segmenters, classifiers, decision, views)
@@ -222,8 +223,9 @@ def convert(function: Callable[[Volume], tuple[Array, ...]]) -> Any:
     import jax2onnx
   except ImportError as error:
     raise UserError(
-      f'ONNX is written by jax2onnx, which is not there ({error}): pip install ".[onnx]", or give --output a name without '
-      ".onnx"
+      f'ONNX is written by jax2onnx, which is not there ({error}): pip install ".[onnx]", or give the output a name '
+      "without .onnx",
+      "output",
     ) from error
   logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it warns of types that it leaves to the runtime
   volume = ("slices", "height", "width", len(CHANNELS))

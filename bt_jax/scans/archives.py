@@ -47,6 +47,8 @@ def unpack(
         left -= _extract(archive, member, file, min(left, max(_SMALL, member.compress_size * _RATIO)), path)
         files.append(file)
       return files
+  except UserError:
+    raise
   except FileExistsError as error:
     raise UserError(f"{path} holds a file twice ({error.filename}): pack it again") from error
   except NotADirectoryError as error:

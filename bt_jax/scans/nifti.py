@@ -28,6 +28,7 @@ from bt_jax.scans.scan import (
   from_axial,
   to_axial,
 )  # fmt: skip
+from bt_jax.schema import CHANNELS
 
 _LARGEST = 2**29  # voxels of all volumes in a file, 2 GiB as float32
 _KINDS = {348: nibabel.Nifti1Image, 540: nibabel.Nifti2Image}  # by the size that a header begins with
@@ -72,10 +73,10 @@ def read(files: Sequence[pathlib.Path], *, name: str, given: Mapping[str, str]) 
   channels, origins, warnings = fill_roles(found, origins, name)
   try:
     image = np.ascontiguousarray(to_axial(channels, source.affine))
-  except UserError as error:
+  except UserError:
     raise UserError(
       f"{paths['flair']} has an affine that places no volume: correct its header, or convert it again"
-    ) from error
+    ) from None
   spacing, sizes = nifti_geometry.spacing(source, image.shape[:3], paths["flair"])
   warnings += odd + sizes + nifti_geometry.warnings(source, spacing, paths["flair"])
   warnings += [sentence for *_, sentences in loaded.values() for sentence in sentences]
@@ -97,6 +98,8 @@ def _load(path: pathlib.Path) -> tuple[Shaped[np.ndarray, "x y z channels"], Sou
         kind, content = _content(stream, path, packed)
       image = kind.from_stream(content)
       values, affine = _values(image), image.affine
+  except UserError:
+    raise
   except (gzip.BadGzipFile, zlib.error, EOFError) as error:
     raise UserError(f"{path} is damaged or truncated ({error}): copy it again") from error
   except (ImageFileError, HeaderDataError, WrapStructError, ValueError, OverflowError) as error:
@@ -198,7 +201,8 @@ def _check(header: nibabel.Nifti1Header, path: pathlib.Path) -> None:
   if len(channels) > 1 or channels[0] not in (1, 3):
     raise UserError(
       f"{path} is {_size(shape)} voxels, a series, expected one volume or three (pre, FLAIR, post): "
-      "split it and name the files with --pre, --flair and --post"
+      "split it and name the files as pre, flair and post",
+      *CHANNELS,
     )
 
 

@@ -138,6 +138,8 @@ def _read_one(path: pathlib.Path) -> tuple[Picture, Shaped[np.ndarray, "slices h
       values, turn = tiff.read(path, lambda shape, size: _check_promise(path, shape, size))
     else:
       values, turn = _read_picture(path, format, start)
+  except UserError:
+    raise
   except Image.DecompressionBombError as error:
     raise UserError(f"{path} says it is larger than any MRI ({error}): is it damaged?") from error
   except _BROKEN as error:

@@ -159,7 +159,7 @@ def fill_roles(
     UserError: there is no FLAIR, or shapes differ.
   """
   if "flair" not in found:
-    raise UserError(f"{name} has no FLAIR: name it with --flair, the networks look for FLAIR abnormality")
+    raise UserError(f"{name} has no FLAIR: name it, the networks look for FLAIR abnormality", "flair")
   shapes = {role: array.shape for role, array in found.items()}
   if len(set(shapes.values())) > 1:
     sizes = ", ".join(f"{role} {' x '.join(map(str, shape))}" for role, shape in shapes.items())

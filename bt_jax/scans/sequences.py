@@ -116,12 +116,13 @@ def by_role(paths: Sequence[pathlib.Path], given: Mapping[str, str]) -> dict[str
   path_of = {"flair": paths[0], **{role: pathlib.Path(path) for role, path in given.items()}}
   for role, path in path_of.items():
     if not path.is_file():
-      raise UserError(f"{path} (--{role}) is not a file: name the file of one sequence")
+      raise UserError(f"{path}, given as {role}, is not a file: name the file of one sequence", role)
   hashes = {role: files.sha256_of([path]) for role, path in path_of.items()}
   for one, other in itertools.combinations(path_of, 2):
     if hashes[one] == hashes[other]:
       raise UserError(
-        f"{path_of[other]} is given twice, --{one} and --{other} hold the same bytes: leave out the sequence that is missing"
+        f"{path_of[other]} is given twice, {one} and {other} hold the same bytes: leave out the sequence that is missing",
+        other,
       )
   return {role: path_of[role] for role in CHANNELS if role in path_of}
 
@@ -156,5 +157,5 @@ def one_each(
   """
   for role, image in images.items():
     if image.shape[-1] != 1:
-      raise UserError(f"{paths[role]} has {image.shape[-1]} channels, expected one for --{role}: name it with --input")
+      raise UserError(f"{paths[role]} has {image.shape[-1]} channels, expected one of {role}: name it alone", "input")
   return {role: image[..., 0] for role, image in images.items()}, {role: paths[role].name for role in images}, []

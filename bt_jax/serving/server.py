@@ -122,7 +122,9 @@ def _check_writable(folder: pathlib.Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=folder).close()
   except OSError as error:
-    raise UserError(f"cannot write to {folder} ({error.strerror}): choose another --keep") from error
+    raise UserError(
+      f"cannot write to {folder} ({error.strerror}): choose another folder to keep them in", "keep"
+    ) from error
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -131,4 +133,4 @@ def _listen(host: str, port: int) -> socket.socket:
   except (OSError, OverflowError) as error:
     number = getattr(error, "errno", None) or 0
     reason = os.strerror(number) if number > 0 else error  # the error's own words tell the address again
-    raise UserError(f"cannot listen on {host}, port {port} ({reason}): choose another --port or --bind") from error
+    raise UserError(f"cannot listen on {host}, port {port} ({reason}): choose others", "port", "bind") from error

@@ -41,7 +41,9 @@ class Limits(NamedTuple):
   def check(self, size: int, count: int) -> None:
     """Raises HTTPException 413 where there is more."""
     if size > self.bytes:
-      raise HTTPException(413, f"more than {self.bytes / 2**20:,.0f} MB were sent: send less, or raise --limit_mb")
+      raise HTTPException(
+        413, f"more than {self.bytes / 2**20:,.0f} MB were sent: send less, or start the viewer with a larger limit_mb"
+      )
     if count > self.files:
       raise HTTPException(413, f"more than {self.files:,} files were sent: send one scan at a time")
 

@@ -53,6 +53,8 @@ def frames_of(path: pathlib.Path) -> list[Frame]:
     if not header.get("Rows"):
       raise UserError(f"{path} has a damaged DICOM header (no image size): copy it again")
     return _frames(path, header)
+  except UserError:
+    raise
   except (pydicom.errors.BytesLengthException, pydicom.errors.InvalidDicomError, *DAMAGED) as error:
     reason = (str(error) or type(error).__name__).splitlines()[0]
     raise UserError(f"{path} has a damaged DICOM header ({reason}): copy it again") from error

@@ -72,6 +72,8 @@ def _values(
     outside = excluded(dataset, cells, stored, path)
     scaled = _scaled(dataset, stored[numbers], frames)
     return scaled, None if outside is None else outside[numbers]
+  except UserError:
+    raise
   except MemoryError as error:
     raise UserError(f"{path} promises more pixels than memory holds: correct its header") from error
   except (pydicom.errors.BytesLengthException, *_BROKEN) as error:

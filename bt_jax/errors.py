@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 T = TypeVar("T")
+_LONGEST = 200  # characters
 
 
 class UserError(ValueError):
@@ -47,6 +48,12 @@ def choose(field: str, name: str, options: Mapping[str, T]) -> T:
   if name not in options:
     raise UserError(f"{field} is {name!r}, expected one of {', '.join(options)}")
   return options[name]
+
+
+def one_line(error: BaseException) -> str:
+  """What a library says in its error, in one line of 200 characters at most; the error's name where it says nothing."""
+  text = " ".join(str(error).split()) or type(error).__name__
+  return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."  # decoders tell stories
 
 
 def check_local(path: str | os.PathLike[str], argument: str) -> None:

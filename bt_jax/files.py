@@ -13,6 +13,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
+from PIL import Image, PngImagePlugin
 from pydantic import Field, TypeAdapter, ValidationError
 
 from bt_jax.errors import UserError
@@ -59,6 +60,15 @@ def write_bytes(path: str | pathlib.Path, content: bytes) -> pathlib.Path:
   finally:
     temporary.unlink(missing_ok=True)
   return path
+
+
+def png(image: Image.Image, texts: Mapping[str, str] = {}, **options: Any) -> bytes:
+  """An image as PNG, with texts by keyword in it; options are those that Pillow has for the format, as `exif`."""
+  info, content = PngImagePlugin.PngInfo(), io.BytesIO()
+  for keyword, text in texts.items():
+    info.add_text(keyword, text)
+  image.save(content, "PNG", pnginfo=info, **options)
+  return content.getvalue()
 
 
 def sha256_of(paths: Sequence[str | pathlib.Path]) -> str:

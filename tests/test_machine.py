@@ -63,7 +63,7 @@ except UserError as error:
   print(with_flags(error))
 """
   kept, two, *message = python(code)
-  assert (kept, two) == ("None", "2") and "--config.data.dir" in message
+  assert (kept, two) == ("None", "2") and "(--config.data.dir)" in message
 
 
 @pytest.mark.parametrize(

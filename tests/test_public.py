@@ -14,6 +14,7 @@ import bt_jax
 from bt_jax.cli import with_flags
 from bt_jax.datasets import store
 from bt_jax.errors import UserError
+from bt_jax.inference.predictor import Prediction
 from bt_jax.pretrained.names import NAMINGS
 from tests.golden import weights
 from tests.helpers.launching import ROOT
@@ -38,7 +39,7 @@ def test_an_address_is_no_folder_here(kind, tmp_path, monkeypatch):
   refused(lambda: bt_jax.load(str(tmp_path), classifier=address), "classifier=gs:/", "is an address", "(--classifier)")
   refused(lambda: bt_jax.read(address), "input=gs:/", "is an address", "(--input)")
   refused(lambda: bt_jax.read(flair=address), "flair=gs:/", "is an address", "(--flair)")
-  refused(lambda: bt_jax.save(None, address), "output=gs:/", "is an address", "(--output)")
+  refused(lambda: bt_jax.save(Prediction.__new__(Prediction), address), "output=gs:/", "is an address", "(--output)")
   for option in ("root", "data_dir"):
     options = {"root": None, "data_dir": None} | {option: str(address)}
     if kind is str:

@@ -13,7 +13,7 @@ import re
 import numpy as np
 from PIL import Image
 
-from bt_jax.errors import UserError
+from bt_jax.errors import UserError, one_line
 from bt_jax.scans import discovery, tiff
 from bt_jax.scans.scan import check_range
 from bt_jax.schema import CLINICAL_FIELDS, SLICE_SIZE
@@ -224,7 +224,7 @@ def _read_tiff(path: pathlib.Path, mode: str) -> np.ndarray:
   except UserError:
     raise
   except Exception as error:  # Pillow raises many kinds for a broken file: OSError, SyntaxError, struct.error, ...
-    raise UserError(f"{path} cannot be read ({error}): restore it from the archive") from error
+    raise UserError(f"{path} cannot be read ({one_line(error)}): restore it from the archive") from error
 
 
 def _read_mask(path: pathlib.Path) -> np.ndarray:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from bt_jax.datasets import kaggle_tree, phantom
 from bt_jax.datasets.channels import Channel, check_reach
 from bt_jax.datasets.lgg_mri import lgg_mri_dataset_builder as lgg_mri
-from bt_jax.errors import UserError, check_local
+from bt_jax.errors import UserError, check_local, one_line
 from bt_jax.schema import CHANNELS, CLINICAL_FIELDS, SLICE_SIZE, Slices, slice_id
 
 Builder = lgg_mri.Builder
@@ -76,7 +76,7 @@ def open_or_build(variant: str, *, root: str | None, data_dir: str | None) -> Bu
       else:
         _build(builder, root)
   except (OSError, RuntimeError) as error:  # TFDS's writer raises RuntimeError where the disk is full
-    reason = getattr(error, "strerror", None) or _reason(str(error))
+    reason = getattr(error, "strerror", None) or _of_disk(str(error)) or one_line(error)
     raise UserError(
       f"cannot build the data set in {target.parent} ({reason}): nothing half built stays there; free some space, or "
       "choose another folder as data.dir",
@@ -85,10 +85,10 @@ def open_or_build(variant: str, *, root: str | None, data_dir: str | None) -> Bu
   return builder
 
 
-def _reason(message: str) -> str:
-  """What a message of TFDS's writer, some lines long, says of the disk; its first line where it says nothing of it."""
+def _of_disk(message: str) -> str | None:
+  """What a message of TFDS's writer, some lines long, says of the disk; None where it says nothing of it."""
   known = (os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS))
-  return next((text for text in known if text in message), message.splitlines()[0])
+  return next((text for text in known if text in message), None)
 
 
 def _build(builder: Builder, root: str | None) -> None:

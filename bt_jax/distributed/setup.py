@@ -10,7 +10,7 @@ import threading
 import jax
 from ml_collections import ConfigDict
 
-from bt_jax.errors import UserError
+from bt_jax.errors import UserError, one_line
 
 _DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 _CPU_DEVICES = "--xla_force_host_platform_device_count"
@@ -103,7 +103,7 @@ def connect(*, coordinator: str | None, hosts: int | None, host: int | None, tim
       shutdown_timeout_seconds=30,
     )
   except (RuntimeError, ValueError) as error:
-    raise UserError(failed((str(error).splitlines() or [type(error).__name__])[0])) from error
+    raise UserError(failed(one_line(error))) from error
   finally:
     timer.cancel()
   return jax.process_index() == 0

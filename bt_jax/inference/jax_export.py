@@ -20,7 +20,7 @@ from typing_extensions import TypedDict
 
 from bt_jax import files
 from bt_jax.datasets.channels import with_neighbours
-from bt_jax.errors import UserError
+from bt_jax.errors import UserError, one_line
 from bt_jax.files import Count, Positive, Share
 from bt_jax.inference import resampling, standalone
 from bt_jax.inference.decision import Decision, check_share, decide, describe
@@ -243,7 +243,7 @@ def load(path: pathlib.Path, threshold: float | None) -> Predictor:
   try:
     exported = jax.export.deserialize(bytearray(content))
   except Exception as error:  # of another version of JAX; what its reader raises is not documented
-    raise files.damaged(path, f"{type(error).__name__} {error}"[:200], "export the run again") from error
+    raise files.damaged(path, one_line(error), "export the run again") from error
   if threshold is not None:
     check_share("threshold", threshold)
     decision, about = dataclasses.replace(decision, threshold=threshold), about | {"threshold": threshold}

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from bt_jax import files
 from bt_jax.datasets.channels import with_neighbours
-from bt_jax.errors import UserError
+from bt_jax.errors import UserError, one_line
 from bt_jax.inference import jax_export, resampling
 from bt_jax.inference.decision import Decision
 from bt_jax.inference.ensemble import make_forward
@@ -84,7 +84,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
 
     model = onnx.load(path)
   except Exception as error:  # protobuf's reader has several
-    raise files.damaged(path, f"it is no ONNX: {error}"[:200], "export the run again") from error
+    raise files.damaged(path, f"it is no ONNX: {one_line(error)}", "export the run again") from error
   metadata = {entry.key: entry.value for entry in model.metadata_props}
   if metadata.pop(_HASH, None) != _hash(model):
     raise files.damaged(path, "its SHA-256 is not that of its content", "export the run again")

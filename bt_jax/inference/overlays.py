@@ -6,9 +6,10 @@ import pathlib
 
 import numpy as np
 from jaxtyping import Int
-from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
+from bt_jax import files
 from bt_jax.inference.measurements import size
 from bt_jax.inference.predictor import Prediction
 from bt_jax.scans.scan import NOTICE, Scan
@@ -148,9 +149,7 @@ def _file_names(names: list[str]) -> list[str]:
 
 
 def _write(path: pathlib.Path, picture: Image.Image) -> pathlib.Path:
-  """Writes a PNG; without the care of `files.write_bytes`, which costs more than the picture: a folder is moved whole."""
-  text = PngImagePlugin.PngInfo()
-  text.add_text("Disclaimer", NOTICE)
+  """Writes a PNG; without the care of `files.write_bytes`, which costs more than the image: a folder is moved whole."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  picture.save(path, "PNG", pnginfo=text, compress_level=3)
+  path.write_bytes(files.png(picture, {"Disclaimer": NOTICE}, compress_level=3))
   return path

@@ -9,7 +9,7 @@ import struct
 import zipfile
 import zlib
 
-from bt_jax.errors import OF_MACHINE, UserError
+from bt_jax.errors import OF_MACHINE, UserError, one_line
 from bt_jax.scans.discovery import is_hidden
 
 _BLOCK = 2**20
@@ -54,13 +54,15 @@ def unpack(
   except NotADirectoryError as error:
     raise UserError(f"{path} holds a file that is a folder, too: pack it again") from error
   except NotImplementedError as error:
-    raise UserError(f"{path} is packed in a way that is not read ({error}): pack it as an ordinary zip") from error
+    raise UserError(
+      f"{path} is packed in a way that is not read ({one_line(error)}): pack it as an ordinary zip"
+    ) from error
   except OSError as error:
     if error.errno in _OURS:
       raise
-    raise UserError(f"{path} is no zip, damaged or truncated ({error}): copy or pack it again") from error
+    raise UserError(f"{path} is no zip, damaged or truncated ({one_line(error)}): copy or pack it again") from error
   except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, struct.error, ValueError) as error:
-    raise UserError(f"{path} is no zip, damaged or truncated ({error}): copy or pack it again") from error
+    raise UserError(f"{path} is no zip, damaged or truncated ({one_line(error)}): copy or pack it again") from error
 
 
 def _check(path: pathlib.Path, members: list[zipfile.ZipInfo], limit_bytes: int, limit_files: int) -> None:

@@ -14,7 +14,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
 from bt_jax import files as writing
-from bt_jax.errors import UserError
+from bt_jax.errors import UserError, one_line
 from bt_jax.scans import findings, nifti_geometry, sequences
 from bt_jax.scans.nifti_geometry import Source
 from bt_jax.scans.scan import (
@@ -101,11 +101,9 @@ def _load(path: pathlib.Path) -> tuple[Shaped[np.ndarray, "x y z channels"], Sou
   except UserError:
     raise
   except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-    raise UserError(f"{path} is damaged or truncated ({error}): copy it again") from error
+    raise UserError(f"{path} is damaged or truncated ({one_line(error)}): copy it again") from error
   except (ImageFileError, HeaderDataError, WrapStructError, ValueError, OverflowError) as error:
-    raise UserError(
-      f"{path} has a header that makes no sense ({' '.join(str(error).split())}): convert it again"
-    ) from error
+    raise UserError(f"{path} has a header that makes no sense ({one_line(error)}): convert it again") from error
   check_finite(values, path)
   check_range(values, path)
   affine = nifti_geometry.in_mm(affine, image.header)

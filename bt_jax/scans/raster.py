@@ -9,10 +9,10 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
-from PIL import Image, PngImagePlugin
+from PIL import Image
 
 from bt_jax import files as writing
-from bt_jax.errors import UserError
+from bt_jax.errors import UserError, one_line
 from bt_jax.scans import codestreams, findings, orientation, sequences, tiff
 from bt_jax.scans.scan import NOTICE, Scan, check_expansion, check_finite, check_range, fill_roles
 
@@ -143,8 +143,9 @@ def _read_one(path: pathlib.Path) -> tuple[Picture, Shaped[np.ndarray, "slices h
   except Image.DecompressionBombError as error:
     raise UserError(f"{path} says it is larger than any MRI ({error}): is it damaged?") from error
   except _BROKEN as error:
-    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-    raise UserError(f"{path} is damaged or of a kind of {format} that is not read ({reason}): save it again") from error
+    raise UserError(
+      f"{path} is damaged or of a kind of {format} that is not read ({one_line(error)}): save it again"
+    ) from error
   pages = len(values) if values.ndim == 4 else None
   values = values if values.ndim == 4 else values[None]
   return Picture(path.stem, format, pages, turn), _without_alpha(values, path)
@@ -243,12 +244,7 @@ def _tiff(values: np.ndarray, turn: int, software: str) -> bytes:
 
 
 def _png(values: np.ndarray, turn: int, software: str) -> bytes:
-  texts = PngImagePlugin.PngInfo()
-  texts.add_text("Description", NOTICE)
-  texts.add_text("Software", software)
   exif = Image.Exif()
   exif[orientation.TAG] = turn
-  buffer = io.BytesIO()
   turned = {} if turn == orientation.AS_STORED else {"exif": exif}
-  Image.fromarray(values).save(buffer, "PNG", pnginfo=texts, **turned)
-  return buffer.getvalue()
+  return writing.png(Image.fromarray(values), {"Description": NOTICE, "Software": software}, **turned)

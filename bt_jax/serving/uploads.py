@@ -1,4 +1,8 @@
-"""Files that a browser sends, streamed to a folder under names that cannot leave it."""
+"""Streams a form's files to a folder; by hand, as Starlette's parser takes a form that broke off for a whole one.
+
+It also keeps each file open until the last has come, or in memory below 1 MB, and a scan may have thousands. Names
+cannot leave the folder.
+"""
 
 import pathlib
 import re

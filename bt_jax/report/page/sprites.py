@@ -47,7 +47,8 @@ def save_volumes(
     places = places[np.argsort(slices.number[places])]
     for name, layer in layers.items():
       if layer is not None:
-        written.append(files.write_bytes(folder / case / f"{name}.png", _png(_sprite(layer[places]))))
+        content = files.png(Image.fromarray(_sprite(layer[places])), optimize=True)
+        written.append(files.write_bytes(folder / case / f"{name}.png", content))
   return written
 
 
@@ -64,7 +65,7 @@ def read_volume(folder: pathlib.Path, case: str, count: int) -> Volume | None:
   try:
     found = {name: np.array(Image.open(path)) for name, path in paths.items() if path.is_file()}
   except (OSError, SyntaxError, ValueError) as error:  # Pillow's, for a broken picture
-    raise files.damaged(folder / case, f"a picture: {error}", files.EVALUATE) from error
+    raise files.damaged(folder / case, f"an image: {one_line(error)}", files.EVALUATE) from error
   if any(sprite.shape != (lines * SLICE_SIZE, COLUMNS * SLICE_SIZE) for sprite in found.values()):
     return None
   masks = {name: _slices(found[name])[:count] > 0 for name in ("truth", "prediction") if name in found}
@@ -100,9 +101,3 @@ def _sprite(layer: np.ndarray) -> np.ndarray:
 def _slices(sprite: np.ndarray) -> np.ndarray:
   cut = sprite.reshape(-1, SLICE_SIZE, COLUMNS, SLICE_SIZE).swapaxes(1, 2)
   return cut.reshape(-1, SLICE_SIZE, SLICE_SIZE)
-
-
-def _png(picture: np.ndarray) -> bytes:
-  content = io.BytesIO()
-  Image.fromarray(picture).save(content, "PNG", optimize=True)
-  return content.getvalue()

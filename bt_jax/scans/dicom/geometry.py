@@ -1,4 +1,8 @@
-"""How the frames of a series lie in space: sorted along their normal, checked for gaps, with an affine."""
+"""How the frames of a series lie in space; by hand, as `highdicom.spatial` knows no gantry tilt and gives no reasons.
+
+Its `get_volume_positions` answers None for a series that is no volume, where a refusal names the frames, and its affine
+steps along the normal of the slices, where that of a tilted gantry does not.
+"""
 
 import collections
 import dataclasses

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Num
 
-from bt_jax.errors import UserError
+from bt_jax.errors import UserError, one_line
 from bt_jax.scans.codestreams import is_whole, promised_size
 from bt_jax.scans.dicom.exclusion import excluded
 from bt_jax.scans.dicom.geometry import Stack
@@ -16,7 +16,6 @@ from bt_jax.scans.dicom.opening import DAMAGED, read_dataset
 from bt_jax.scans.dicom.series import Frame
 from bt_jax.scans.scan import check_size
 
-_LONGEST = 200  # characters of what a decoder says
 _GREY = {"MONOCHROME1", "MONOCHROME2"}
 
 # What decoders raise over damaged pixels, beside what damaged headers raise.
@@ -173,9 +172,7 @@ def _transfer_syntax(dataset: Any) -> str:
 
 def _reason(error: Exception, syntax: str) -> str:
   """What is wrong with the pixels, and the remedy."""
-  text = " ".join((str(error) or type(error).__name__).split())
-  if "missing dependencies" in text:
+  if "missing dependencies" in str(error):
     return f'is compressed ({syntax}) and no decoder for it is installed: pip install ".[codecs]"'
-  text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."  # decoders tell stories
   remedy = "copy it again" if "Endian" in syntax else "copy it again, or decompress it"
-  return f"has pixels that cannot be read ({syntax or 'of unknown encoding'}; {text}): {remedy}"
+  return f"has pixels that cannot be read ({syntax or 'of unknown encoding'}; {one_line(error)}): {remedy}"

@@ -9,7 +9,7 @@ mateuszbuda/brain-segmentation-pytorch: a study after the other in batches of 32
 normalisation, channels last, not compiled.
 
   networks           slices in memory to probabilities in memory
-  scan to mask       what is read to its mask; ours also brings it to the training grid and back, and looks for what is odd
+  scan to mask       what is read to its mask; ours also brings it to the training grid and back, and checks whether it is out of distribution
   files to masks     one after the other: read, predict, write mask.nii.gz
   files to pictures  the peer also writes a PNG of every slice with an outline, as that repository does; ours is
                      `--mode=predict`, all of its checks, hashes and files, read and written in threads beside the networks
@@ -186,8 +186,8 @@ def measure_parts(source: pathlib.Path, outputs: Iterator[pathlib.Path], predict
   for study in timed("find the files", reader.find, source, {}):
     scan = timed("read, check and hash", reader.read, study)
     found = timed("predict", predictor.predict, scan)
-    timed("  of that the networks", lambda resampled: list(predictor.mark(resampled)), in_range(scan.image))
-    timed("  of that what is odd", ood.warnings, scan.image, predictor.decision.profile)
+    timed("  of that the networks", lambda resampled: list(predictor.segment(resampled)), in_range(scan.image))
+    timed("  of that OOD checks", ood.warnings, scan.image, predictor.decision.profile)
     timed("mask", nifti.write, scan, output / study.name, found.mask, None, software="")
     timed("overlays, contact sheet", overlays.save, output / study.name, found)
     timed("numbers", describe, found)
@@ -243,7 +243,7 @@ def main() -> None:
     predictor = with_threshold(predictor, threshold)
     rows = {
       "networks": (
-        lambda: [list(predictor.mark(one)) for one in slices],
+        lambda: [list(predictor.segment(one)) for one in slices],
         lambda: [peer.probability(one) for one in slices],
       ),
       "scan to mask": (

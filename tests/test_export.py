@@ -161,12 +161,12 @@ def test_what_an_export_decides_by_is_of_its_type(exported, name, value):
 def test_probabilities_that_are_no_numbers_end_in_an_error(exported):
   predictor = exported[1]
 
-  def mark(resampled):
-    for marked in predictor.mark(resampled):
-      yield marked._replace(members=np.full_like(marked.members, np.nan))
+  def segment(resampled):
+    for outputs in predictor.segment(resampled):
+      yield outputs._replace(members=np.full_like(outputs.members, np.nan))
 
   with pytest.raises(UserError, match="the networks give no number for the array"):
-    dataclasses.replace(predictor, mark=mark).predict(volume(2, 64, 64))
+    dataclasses.replace(predictor, segment=segment).predict(volume(2, 64, 64))
 
 
 def test_what_cannot_be_asked_of_an_export(exported, classifier, tmp_path):
@@ -178,6 +178,6 @@ def test_what_cannot_be_asked_of_an_export(exported, classifier, tmp_path):
     bt_jax.load([path, classifier[0]])
   with pytest.raises(UserError, match="there already"):
     jax_export.write(path, [network()], [], **OPTIONS)
-  with pytest.raises(UserError, match="by hand raises contrast"):
+  with pytest.raises(UserError, match="by hand enhances contrast"):
     jax_export.write(tmp_path / "model.bin", [network(contrast="stretch")], [], **OPTIONS)
   assert not any(tmp_path.iterdir())

@@ -52,7 +52,7 @@ def decide(
   heads = all(network.slice_head for network in segmenters)
   gating = classifiers or (segmenters if heads else [])
   tumor = [np.array(network.decision["tumor_probabilities"]) for network in gating]
-  gates = [gate_threshold(chances, np.ones(len(chances), int), sensitivity) for chances in tumor]
+  gates = [gate_threshold(probabilities, np.ones(len(probabilities), int), sensitivity) for probabilities in tumor]
   ranges = {
     name: zip(*(network.profile[name] for network in segmenters), strict=True) for name in segmenters[0].profile
   }

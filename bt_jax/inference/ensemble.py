@@ -18,7 +18,7 @@ PyTree = Any
 _TURN_DEGREES = 10.0
 
 
-class Marked(NamedTuple):
+class Outputs(NamedTuple):
   """What networks say of slices.
 
   Attributes:
@@ -45,7 +45,7 @@ def make_forward(
   tta: bool,
   gate: float | None,
   temperature: float,
-) -> tuple[tuple[PyTree, ...], Callable[[tuple[PyTree, ...], dict[str, PyTree]], Marked]]:
+) -> tuple[tuple[PyTree, ...], Callable[[tuple[PyTree, ...], dict[str, PyTree]], Outputs]]:
   """Makes the function of networks whose slices are averaged.
 
   Args:
@@ -81,7 +81,7 @@ def make_forward(
 
     return jax.tree.map(lambda x: x.mean(0), jax.lax.map(look, jnp.asarray(looks)))
 
-  def forward(variables: tuple[PyTree, ...], batch: dict[str, PyTree]) -> Marked:
+  def forward(variables: tuple[PyTree, ...], batch: dict[str, PyTree]) -> Outputs:
     tumors = []
     for (logits, view), stack in zip(groups, variables, strict=True):
       seen = batch | {"image": batch["image"][view]}
@@ -91,7 +91,7 @@ def make_forward(
     slices = jnp.concatenate(asked).mean(0)
     gated = slices < (-1 if gate is None else gate)
     members = jnp.where(gated[:, None, None], 0, members)
-    return Marked(members, _calibrate(slices, temperature), gated)
+    return Outputs(members, _calibrate(slices, temperature), gated)
 
   return stacked, forward
 

@@ -24,7 +24,7 @@ from bt_jax.errors import UserError, one_line
 from bt_jax.files import Count, Positive, Share
 from bt_jax.inference import resampling, standalone
 from bt_jax.inference.decision import Decision, check_share, decide, describe
-from bt_jax.inference.ensemble import Marked, make_forward
+from bt_jax.inference.ensemble import Outputs, make_forward
 from bt_jax.inference.networks import Network, View
 from bt_jax.inference.predictor import Predictor, Resampled
 from bt_jax.scans.scan import NOTICE
@@ -107,9 +107,9 @@ def plan(
   segmenters: Sequence[Network], classifiers: Sequence[Network], **options: Any
 ) -> tuple[Decision, dict[str, Any]]:
   """What the networks decide by, and what a file in any format says of them; raises UserError as `write`."""
-  if raised := [network for network in (*segmenters, *classifiers) if network.view.contrast != "none"]:
+  if enhanced := [network for network in (*segmenters, *classifiers) if network.view.contrast != "none"]:
     raise UserError(
-      f"{raised[0].about['path']} raises contrast ({raised[0].view.contrast}) on the host, which no export holds: use the run "
+      f"{enhanced[0].about['path']} enhances contrast ({enhanced[0].view.contrast}) on the host, which no export holds: use the run "
       "itself, or train with data.contrast=none",
       "data.contrast=none",
     )
@@ -194,9 +194,9 @@ def make_function(
       return filled.reshape(groups, _GROUP, *seen.shape[1:])
 
     views = sorted({network.view for network in (*segmenters, *classifiers)})
-    found = jax.lax.map(of_group, {view: grouped(view) for view in views})
+    mapped = jax.lax.map(of_group, {view: grouped(view) for view in views})
     probability, slice_probability, gated = (
-      array.reshape(groups * _GROUP, *array.shape[2:])[:slices] for array in found
+      array.reshape(groups * _GROUP, *array.shape[2:])[:slices] for array in mapped
     )
     mask = probability >= decision.threshold
     if decision.largest_component:
@@ -247,13 +247,13 @@ def load(path: pathlib.Path, threshold: float | None) -> Predictor:
   if threshold is not None:
     check_share("threshold", threshold)
     decision, about = dataclasses.replace(decision, threshold=threshold), about | {"threshold": threshold}
-  return Predictor(decision, about | {"exported": True}, functools.partial(_mark, jax.jit(exported.call)))
+  return Predictor(decision, about | {"exported": True}, functools.partial(_segment, jax.jit(exported.call)))
 
 
-def _mark(function: Callable[[Any], dict[str, Array]], resampled: Resampled) -> Iterator[Marked]:
+def _segment(function: Callable[[Any], dict[str, Array]], resampled: Resampled) -> Iterator[Outputs]:
   """All slices at once: statistics are of the whole volume, which is on the training grid and in its scale already."""
-  found = jax.device_get(function(resampled))
-  yield Marked(found["probability"][None], found["slice_probability"], found["gated"])
+  outputs = jax.device_get(function(resampled))
+  yield Outputs(outputs["probability"][None], outputs["slice_probability"], outputs["gated"])
 
 
 def _program(described: dict[str, Any]) -> bytes:

@@ -13,7 +13,7 @@ from bt_jax.inference import jax_export, networks
 from bt_jax.inference.decision import decide, describe
 from bt_jax.inference.ensemble import make_forward
 from bt_jax.inference.networks import Network
-from bt_jax.inference.predictor import Predictor, mark
+from bt_jax.inference.predictor import Predictor, segment
 
 
 def load(
@@ -24,7 +24,7 @@ def load(
   threshold: float | None = None,
   sensitivity: float = SENSITIVITY,
 ) -> Predictor:
-  """The networks in these places as one; their probabilities are averaged.
+  """The networks of these runs as one; their probabilities are averaged.
 
   Args:
     checkpoints: runs of segmenters, their checkpoints, a cross-validation, patterns of these; or one exported file.
@@ -52,7 +52,7 @@ def load(
 def open_networks(
   checkpoints: Sequence[str | os.PathLike[str]], classifier: str | os.PathLike[str] | None, dtype: str | None = None
 ) -> tuple[list[Network], list[Network]]:
-  """The segmenters and classifiers in these places; see `load`, and `networks.load` for the dtype."""
+  """The segmenters and classifiers of these runs; see `load`, and `networks.load` for the dtype."""
   segmenters = networks.find(checkpoints, "checkpoint")
   classifiers = networks.find([classifier], "classifier") if classifier is not None else []
   return (
@@ -79,5 +79,5 @@ def of_networks(
   compiled = functools.partial(sharding.compile_step("jit", forward, mesh, cut=(False, True)), variables)
   views = {network.view for network in (*segmenters, *classifiers)}
   return Predictor(
-    decision, describe(segmenters, classifiers, decision), functools.partial(mark, compiled, views, mesh.size)
+    decision, describe(segmenters, classifiers, decision), functools.partial(segment, compiled, views, mesh.size)
   )

@@ -107,7 +107,7 @@ def load(folder: pathlib.Path, task: str, argument: str, dtype: str | None = Non
   if config["task"] != task:
     other = {"segmentation": "checkpoint", "classification": "classifier"}[config["task"]]
     raise UserError(f"{argument}: {folder} is of {config['task']}, expected {task}: name it as {other}", other)
-  # The whole of what shapes the function; runs of one cross-validation differ in none of it.
+  # All that shapes the function; runs of one cross-validation differ in none of it.
   model = config["model"] | {"pretrained": ""} | ({"dtype": dtype} if dtype else {})
   key = json.dumps([task, model, config["data"], record["normalize"]], sort_keys=True)
   return Network(
@@ -138,7 +138,7 @@ def _restore(folder: pathlib.Path, argument: str) -> tuple[PyTree, dict[str, Any
     folder = folder / _BEST
   elif re.fullmatch(r"\d+", folder.name) and (folder / "record").is_dir():
     folder, step = folder.parent, int(folder.name)
-  # Training goes on from `checkpoints/latest`; what it decided about prediction is in `best` alone.
+  # Training resumes from `checkpoints/latest`; what it decided about prediction is in `best` alone.
   around = [parent for parent in run.absolute().parents if (parent / _BEST).is_dir()]
   if around and folder.name != _BEST.name:
     raise UserError(f"{run} is not a network but a part of the run in {around[0]}: name that run", argument)

@@ -15,7 +15,7 @@ from bt_jax.errors import UserError
 from bt_jax.evaluation.postprocess import largest_part
 from bt_jax.inference import measurements, ood, resampling
 from bt_jax.inference.decision import Decision
-from bt_jax.inference.ensemble import Marked
+from bt_jax.inference.ensemble import Outputs
 from bt_jax.inference.networks import View
 from bt_jax.pipeline.contrast import make_contrast
 from bt_jax.scans.scan import Scan, fill_roles
@@ -37,7 +37,7 @@ class Prediction:
     members: each network's own mask.
     gated: the slices that the classifier stopped.
     threshold: of the mask.
-    warnings: what is odd about the scan, a sentence each.
+    warnings: what is unusual about the scan, a sentence each.
     looks_wrong: whether it looks unlike what the networks were trained on.
     about: the networks, and the version that opened or exported them.
   """
@@ -66,7 +66,7 @@ class Prediction:
   def __repr__(self) -> str:
     volume = "" if self.volume_ml is None else f", {self.volume_ml:.2f} ml"
     return (
-      f"Prediction({self.scan.name!r}: {int(self.mask.sum())} voxels marked{volume}, probability "
+      f"Prediction({self.scan.name!r}: {int(self.mask.sum())} voxels segmented{volume}, probability "
       f"{self.slice_probability.max():.3f}{', looks wrong' if self.looks_wrong else ''})"
     )
 
@@ -78,12 +78,12 @@ class Predictor:
   Attributes:
     decision: see `Decision`.
     about: the networks, for outputs.
-    mark: from all slices of a volume on the training grid, in 0..255, to what the networks say of them, some at a time.
+    segment: from all slices of a volume on the training grid, in 0..255, to what the networks say of them, some at a time.
   """
 
   decision: Decision
   about: dict[str, Any]
-  mark: Callable[[Resampled], Iterator[Marked]]
+  segment: Callable[[Resampled], Iterator[Outputs]]
 
   def predict(
     self,
@@ -92,7 +92,7 @@ class Predictor:
     spacing_mm: tuple[float, float, float] | None = None,
     progress: bool = False,
   ) -> Prediction:
-    """Marks the tumour in a scan.
+    """Segments the tumour in a scan.
 
     Args:
       volume: a scan, as `bt_jax.read` reads it; or an array of axial slices in any scale, [slices, height, width, 3] of
@@ -125,30 +125,30 @@ class Predictor:
       )
     aspect = scan.spacing_mm[1] / scan.spacing_mm[2] if scan.spacing_mm else 1.0
     low, high = resampling.window(scan.image)
-    pieces = list(_pieces(count, _BATCHES))
-    resampled = np.concatenate([_bring(scan.image[start:stop], low, high, aspect) for start, stop in pieces])
+    batches = list(_batches(count, _BATCHES))
+    resampled = np.concatenate([_to_training(scan.image[start:stop], low, high, aspect) for start, stop in batches])
     probability, members = np.empty((count, height, width), np.float32), []
     slice_probability, gated, done = np.empty(count, np.float32), np.empty(count, bool), 0
     bar = tqdm(total=count, desc="predicting", unit="slice", leave=False, disable=not progress)
-    for marked in self.mark(resampled):
-      stop = done + len(marked.gated)
-      own = np.asarray(_take_back(marked.members, aspect, height=height, width=width))
-      if not np.isfinite(own).all() or not np.isfinite(marked.slice_probability).all():
+    for outputs in self.segment(resampled):
+      stop = done + len(outputs.gated)
+      own = np.asarray(_to_own(outputs.members, aspect, height=height, width=width))
+      if not np.isfinite(own).all() or not np.isfinite(outputs.slice_probability).all():
         raise UserError(
           f"the networks give no number for {scan.name}: the checkpoint or the exported file is damaged, or computes in too "
           "few bits; train or export it again"
         )
       members.append(own >= self.decision.threshold)
       probability[done:stop] = own.mean(0)
-      slice_probability[done:stop], gated[done:stop], done = marked.slice_probability, marked.gated, stop
-      bar.update(len(marked.gated))
+      slice_probability[done:stop], gated[done:stop], done = outputs.slice_probability, outputs.gated, stop
+      bar.update(len(outputs.gated))
     bar.close()
     masks = [probability >= self.decision.threshold, *np.concatenate(members, axis=1)]
     if self.decision.largest_component:
       masks = list(map(largest_part, masks))
-    odd = [*scan.ood_warnings, *ood.warnings(scan.image, self.decision.profile)]
+    ood_warnings = [*scan.ood_warnings, *ood.warnings(scan.image, self.decision.profile)]
     if not self.decision.drops_sequences and ood.is_flair_alone(scan.image):
-      odd.append("FLAIR alone, on which these networks were not trained: mask and volume are not reliable")
+      ood_warnings.append("FLAIR alone, on which these networks were not trained: mask and volume are not reliable")
     return Prediction(
       scan=scan,
       mask=masks[0],
@@ -157,8 +157,8 @@ class Predictor:
       members=np.stack(masks[1:]),
       gated=gated,
       threshold=self.decision.threshold,
-      warnings=[*scan.warnings, *odd],
-      looks_wrong=bool(odd),
+      warnings=[*scan.warnings, *ood_warnings],
+      looks_wrong=bool(ood_warnings),
       about=self.about,
     )
 
@@ -180,11 +180,11 @@ def of_array(volume: Shaped[np.ndarray, "..."], spacing_mm: tuple[float, float, 
   spacing = tuple(map(float, spacing_mm)) if spacing_mm is not None else None
   if spacing and (len(spacing) != 3 or not all(0 < length < np.inf for length in spacing)):
     raise UserError(f"spacing_mm is {spacing_mm}, expected three lengths: between slices, rows and columns")
-  return Scan(name, "array", image, spacing, roles, [f"{at:04d}" for at in range(len(image))], warnings)
+  return Scan(name, "array", image, spacing, roles, [f"{index:04d}" for index in range(len(image))], warnings)
 
 
-def _pieces(count: int, sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
-  """(start, stop) of pieces of `count` slices, each of one of these sizes, the largest that fit; the last may be less."""
+def _batches(count: int, sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
+  """(start, stop) of batches of `count` slices, each of one of these sizes, the largest that fit; the last may be less."""
   start = 0
   while start < count:
     size = next((size for size in sizes if size <= count - start), sizes[-1])
@@ -192,17 +192,17 @@ def _pieces(count: int, sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
     start += size
 
 
-def mark(
-  forward: Callable[[dict[str, Any]], Marked], views: Collection[View], devices: int, resampled: Resampled
-) -> Iterator[Marked]:
+def segment(
+  forward: Callable[[dict[str, Any]], Outputs], views: Collection[View], devices: int, resampled: Resampled
+) -> Iterator[Outputs]:
   """What the networks say of slices; while one batch is fetched, the devices work on the next."""
   sizes = sorted({-(-size // devices) * devices for size in _BATCHES}, reverse=True)
   mean, std = resampling.statistics(resampled)
-  waiting: list[tuple[Marked, int]] = []
-  for start, stop in _pieces(len(resampled), sizes):
-    whole = next(size for size in reversed(sizes) if size >= stop - start)
-    filled = ((0, whole - stop + start), (0, 0), (0, 0), (0, 0))
-    repeat = lambda values, whole=whole: np.tile(values, (whole, 1))
+  waiting: list[tuple[Outputs, int]] = []
+  for start, stop in _batches(len(resampled), sizes):
+    full = next(size for size in reversed(sizes) if size >= stop - start)
+    filled = ((0, full - stop + start), (0, 0), (0, 0), (0, 0))
+    repeat = lambda values, full=full: np.tile(values, (full, 1))
     images = {view: np.pad(_see(resampled, start, stop, view), filled) for view in views}
     waiting.append((forward({"image": images, "volume_mean": repeat(mean), "volume_std": repeat(std)}), stop - start))
     if len(waiting) > 1:
@@ -222,20 +222,20 @@ def _enhance(image: Resampled, contrast: str) -> Resampled:
   """Contrast is enhanced in 8 bits, as in training."""
   if contrast == "none":
     return image
-  raised = map(make_contrast(contrast), np.round(image).astype(np.uint8))
-  return np.stack(list(raised)).astype(np.float32)
+  enhanced = map(make_contrast(contrast), np.round(image).astype(np.uint8))
+  return np.stack(list(enhanced)).astype(np.float32)
 
 
-def _fetch(marked: Marked, count: int) -> Marked:
-  members, slice_probability, gated = jax.device_get(marked)
-  return Marked(members[:, :count], slice_probability[:count], gated[:count])
+def _fetch(outputs: Outputs, count: int) -> Outputs:
+  members, slice_probability, gated = jax.device_get(outputs)
+  return Outputs(members[:, :count], slice_probability[:count], gated[:count])
 
 
 @jax.jit
-def _bring(image: Array, low: Array, high: Array, aspect: Array) -> Array:
+def _to_training(image: Array, low: Array, high: Array, aspect: Array) -> Array:
   return resampling.to_training(resampling.scale(image, low, high), aspect)
 
 
 @functools.partial(jax.jit, static_argnames=("height", "width"))
-def _take_back(members: Array, aspect: Array, *, height: int, width: int) -> Array:
+def _to_own(members: Array, aspect: Array, *, height: int, width: int) -> Array:
   return jax.vmap(lambda one: resampling.to_own(one, height, width, aspect))(members)

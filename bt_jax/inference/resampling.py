@@ -12,7 +12,7 @@ from bt_jax.schema import SLICE_SIZE
 
 _BRIGHTEST = 99.9  # percentile of a channel that becomes 255; a few hot pixels should not make the rest dark
 Image = Float[Array | np.ndarray, "slices height width channels"]
-_DIMMEST = 32  # highest value of a picture; what has less is in another scale
+_DIMMEST = 32  # highest value of an image in 0..255; what has less is in another scale
 Pixels = Any  # an int, or its symbol where an export is traced
 Aspect = float | int | Float[Array, ""]
 Channels = Float[Array | np.ndarray, "channels"]
@@ -21,7 +21,7 @@ Channels = Float[Array | np.ndarray, "channels"]
 def window(volume: Image, numpy=np) -> tuple[Channels, Channels]:
   """The intensities of each channel that become 0 and 255, [channels] each.
 
-  A volume whose values lie in 0..255, as those of pictures do, is taken as it is: the networks learned from such. Of any
+  A volume whose values lie in 0..255, as those of 8-bit images do, is taken as it is: the networks learned from such. Of any
   other, also of one that is next to black in this scale, the lowest value becomes black, and the 99.9th percentile white.
 
   Args:
@@ -37,7 +37,7 @@ def window(volume: Image, numpy=np) -> tuple[Channels, Channels]:
 
 def scale(image: Image, low: Channels, high: Channels) -> Image:
   """Intensities in 0..255, where `low` is 0 and `high` 255."""
-  return jnp.clip((image - low) * (255 / jnp.maximum(high - low, 1e-12)), 0, 255)  # exact for pictures
+  return jnp.clip((image - low) * (255 / jnp.maximum(high - low, 1e-12)), 0, 255)  # exact for 8-bit images
 
 
 def _placement(height: Pixels, width: Pixels, aspect: Aspect) -> tuple[Array, Array]:
@@ -46,11 +46,11 @@ def _placement(height: Pixels, width: Pixels, aspect: Aspect) -> tuple[Array, Ar
   Args:
     height: of the grid.
     width: of the grid.
-    aspect: mm of a row by mm of a column; the picture keeps its shape in mm.
+    aspect: mm of a row by mm of a column; the slice keeps its shape in mm.
   """
   shape = jnp.stack([jnp.asarray(height, jnp.float32) * aspect, jnp.asarray(width, jnp.float32)])
   factor = SLICE_SIZE / shape.max()
-  # Whole pixels, so that a picture which is only padded is not blurred.
+  # Whole pixels, so that a slice which is only padded is not blurred.
   return factor * jnp.array([aspect, 1.0]), jnp.round((SLICE_SIZE - shape * factor) / 2)
 
 
@@ -74,7 +74,7 @@ def to_own(
 
 
 def statistics(volume: Image) -> tuple[Channels, Channels]:
-  """Mean and deviation of each channel of a volume on the training grid, as those of the data set: black counts."""
+  """Mean and standard deviation of each channel of a volume on the training grid, as those of the data set: black counts."""
   mean = lambda values: values.mean(0).mean(0).mean(0)  # of means: one sum of all would lose digits in float32
   centre = mean(volume)
   return centre, mean((volume - centre) ** 2) ** 0.5

@@ -17,7 +17,7 @@ from bt_jax.version import __version__
 
 SOFTWARE = f"bt_jax {__version__}"
 _DONE = "prediction.json"  # comes last
-_UNFINISHED = ".unfinished"  # a folder in the folder, where files wait to be whole
+_UNFINISHED = ".unfinished"  # a folder in the folder, where files wait until all are written
 _NAMES = re.compile(
   r"(mask|probability)\.(nii|nii\.gz|dcm)|masks|probabilities|overlays|contact_sheet\.png|prediction\.json"
 )
@@ -30,7 +30,7 @@ def save(
   probabilities: bool = False,
   options: dict[str, Any] | None = None,
 ) -> list[pathlib.Path]:
-  """Writes the mask as the scan's files are, pictures, and `prediction.json`.
+  """Writes the mask as the scan's files are, overlays, and `prediction.json`.
 
   Args:
     prediction: of a scan that was read from files.

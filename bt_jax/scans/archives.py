@@ -14,7 +14,7 @@ from bt_jax.scans.discovery import is_hidden
 
 _BLOCK = 2**20
 _RATIO = 500  # bytes out of one; background of zeros packs to 1 : 200 at most in real scans
-_SMALL = 2**26  # bytes below which no ratio is odd
+_SMALL = 2**26  # bytes below which any ratio is taken
 _LONGEST = 60  # characters of a name, in up to 4 bytes each
 _OURS = (*OF_MACHINE, errno.ENAMETOOLONG)  # of this machine, not of the zip
 

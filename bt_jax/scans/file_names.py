@@ -21,7 +21,7 @@ class Study(NamedTuple):
     name: the path of its outputs below the output folder; empty where the input itself is the study.
     format: a name of `FORMATS`; of a zip, which is looked into when it is read, `dicom`, and its scan knows better.
     files: in the order of slices; FLAIR alone where `given` has other roles; or a zip.
-    given: by role, a path (pictures, NIfTI) or a SeriesInstanceUID (DICOM).
+    given: by role, a path (images, NIfTI) or a SeriesInstanceUID (DICOM).
     left_out: files beside it that are no sequence the networks know, in words.
     refusal: why it cannot be read, known from names alone; empty where it can.
     arguments: that its remedy names, see `UserError`.

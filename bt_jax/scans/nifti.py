@@ -69,8 +69,10 @@ def read(files: Sequence[pathlib.Path], *, name: str, given: Mapping[str, str]) 
   volume, source, _ = loaded["flair"]
   nifti_geometry.check_alike({role: one for role, (_, one, _) in loaded.items()}, paths)
   volumes = {role: one for role, (one, *_) in loaded.items()}
-  found, origins, odd = sequences.one_each(volumes, paths) if given else sequences.by_place(volume, paths["flair"])
-  channels, origins, warnings = fill_roles(found, origins, name)
+  by_role, origins, alike = (
+    sequences.one_each(volumes, paths) if given else sequences.by_channel(volume, paths["flair"])
+  )
+  channels, origins, warnings = fill_roles(by_role, origins, name)
   try:
     image = np.ascontiguousarray(to_axial(channels, source.affine))
   except UserError:
@@ -78,7 +80,7 @@ def read(files: Sequence[pathlib.Path], *, name: str, given: Mapping[str, str]) 
       f"{paths['flair']} has an affine that places no volume: correct its header, or convert it again"
     ) from None
   spacing, sizes = nifti_geometry.spacing(source, image.shape[:3], paths["flair"])
-  warnings += odd + sizes + nifti_geometry.warnings(source, spacing, paths["flair"])
+  warnings += alike + sizes + nifti_geometry.warnings(source, spacing, paths["flair"])
   warnings += [sentence for *_, sentences in loaded.values() for sentence in sentences]
   names = [f"{index:04d}" for index in range(len(image))]
   role, _ = sequences.in_name(sequences.stem(paths["flair"]))
@@ -89,7 +91,7 @@ def read(files: Sequence[pathlib.Path], *, name: str, given: Mapping[str, str]) 
 
 
 def _load(path: pathlib.Path) -> tuple[Shaped[np.ndarray, "x y z channels"], Source, list[str]]:
-  """The values of a file, how it lies, and what nibabel found in it, a sentence each."""
+  """The values of a file, how it lies, and what nibabel logged over it, a sentence each."""
   try:
     with findings.kept() as messages, open(path, "rb") as file:
       packed = file.read(2) == _GZIP
@@ -139,7 +141,7 @@ def _content(stream: io.BufferedIOBase, path: pathlib.Path, packed: bool) -> tup
     )
   if start[promised:] or stream.read(1):
     raise UserError(
-      f"{path} goes on behind its {_size(shape)} voxels of {header.get_data_dtype()}: size, type or vox_offset in its "
+      f"{path} has data after its {_size(shape)} voxels of {header.get_data_dtype()}: size, type or vox_offset in its "
       "header is wrong, or two files were joined: convert it again"
     )
   _check_extensions(content.getbuffer(), header, offset, path)

@@ -259,7 +259,7 @@ def leave_out(reason: str, spacing_mm: Sequence[float], where: Any) -> str:
   """The warning that sizes in mm are left out for this reason, see `implausible_size`.
 
   Raises:
-    UserError: pixels are not square by them: then the shape of the picture is not known either.
+    UserError: pixels are not square by them: then the shape of the slice is not known either.
   """
   _, rows, columns = spacing_mm
   if abs(rows - columns) > _SQUARE * max(rows, columns):

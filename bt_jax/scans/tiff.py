@@ -1,4 +1,4 @@
-"""TIFFs read whole: every page of the chain, no page fewer than declared, upright."""
+"""TIFFs read to their end: every page of the chain, no page fewer than declared, upright."""
 
 import math
 import pathlib

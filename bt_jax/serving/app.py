@@ -76,7 +76,7 @@ class _Service:
     self._turn = anyio.Lock()
 
   async def about(self, request: Request) -> Response:
-    """What the page tells before there is a scan."""
+    """What the page shows before there is a scan."""
     return JSONResponse(
       {
         "model": self._predictor.about["title"],
@@ -183,6 +183,6 @@ async def _gone(request: Request, error: ClientDisconnect) -> Response:
 
 
 async def _fail(request: Request, error: Exception) -> Response:
-  """Nobody's fault but ours; the server's log has the whole of it."""
-  line = f"the server failed ({type(error).__name__}): its window tells more"
+  """Nobody's fault but ours; the server's log has all of it."""
+  line = f"the server failed ({type(error).__name__}): its terminal says more"
   return JSONResponse({"error": line}, 500, headers=guard.HEADERS)

@@ -1,4 +1,4 @@
-"""Streams a form's files to a folder; by hand, as Starlette's parser takes a form that broke off for a whole one.
+"""Streams a form's files to a folder; by hand, as Starlette's parser takes a form that was cut off for a complete one.
 
 It also keeps each file open until the last has come, or in memory below 1 MB, and a scan may have thousands. Names
 cannot leave the folder.
@@ -37,7 +37,7 @@ class Upload(NamedTuple):
 
 
 class Limits(NamedTuple):
-  """How much one request may bring: bytes in all, and files."""
+  """How much one request may hold: bytes in all, and files."""
 
   bytes: int
   files: int

@@ -64,7 +64,7 @@ def arrange(series: Series) -> Stack:
   frames, warnings = series.frames, [f"{series.label}: {warning}" for warning in series.warnings]
   if "MOSAIC" in series.says("ImageType").upper().split():
     raise UserError(
-      f"{series.label} is a mosaic, all slices in one picture ({frames[0].label}): convert it to NIfTI, e.g. by dcm2niix"
+      f"{series.label} is a mosaic, all slices in one image ({frames[0].label}): convert it to NIfTI, e.g. by dcm2niix"
     )
   _check_doubled(series)
   if len({frame.shape for frame in frames}) > 1:

@@ -23,7 +23,7 @@ _BROKEN = (*DAMAGED, OSError, RuntimeError)
 
 
 def decode(stack: Stack) -> Float[np.ndarray, "slices rows columns"]:
-  """float32 intensities in the unit of the series, bright where the picture is bright.
+  """float32 intensities in the unit of the series, bright where the image is bright.
 
   What the header declares to be no signal is as dark as the darkest signal.
 
@@ -60,7 +60,7 @@ def _values(
 
   if is_coloured(frames[0]):
     kind = frames[0].about["PhotometricInterpretation"]
-    raise UserError(f"{path} is a coloured picture ({kind}), expected grey MR slices: leave it out")
+    raise UserError(f"{path} is a coloured image ({kind}), expected grey MR slices: leave it out")
   syntax = ""
   try:
     dataset = read_dataset(path)
@@ -108,7 +108,7 @@ def _meaning(dataset: Any, cells: Num[np.ndarray, "..."]) -> Num[np.ndarray, "..
     dataset.file_meta.TransferSyntaxUID.is_compressed and "RLE" not in dataset.file_meta.TransferSyntaxUID.name
   )
   if compressed and high != stored - 1:
-    raise ValueError(f"HighBit {high}, expected {stored - 1} in a compressed picture")
+    raise ValueError(f"HighBit {high}, expected {stored - 1} in a compressed image")
   if _is_corrected(dataset) or stored == width or dataset.BitsAllocated == 1:
     return cells
   return (cells << (width - 1 - high)) >> (width - stored)  # of signed cells, >> repeats the sign

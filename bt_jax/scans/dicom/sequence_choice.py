@@ -13,7 +13,7 @@ from bt_jax.schema import CHANNELS
 
 
 def _words(pattern: str) -> re.Pattern:
-  """Matches these words where no letter goes on before or after."""
+  """Matches these words where no letter stands before or after."""
   return re.compile(rf"(?<![a-z])(?:{pattern})(?![a-z])")
 
 
@@ -103,7 +103,7 @@ def is_axial(series: Series) -> bool:
 
 
 def _usable(found: list[Series]) -> list[Series]:
-  """Without pictures of results, localizers, other modalities and single slices, as long as something is left."""
+  """Without images of results, localizers, other modalities and single slices, as long as something is left."""
   tests = (
     lambda one: not is_coloured(one.frames[0]),
     lambda one: not _LOCALIZER.search(f"{one.says('SeriesDescription')} {one.says('ImageType')}".lower()),

@@ -19,7 +19,7 @@ class Channel(NamedTuple):
   """One channel of a network's input.
 
   Attributes:
-    sequence: its place in `CHANNELS`.
+    sequence: its index in `CHANNELS`.
     offset: 0 of the slice itself; n of the slice n further towards the end of its volume.
   """
 

@@ -127,16 +127,16 @@ def _find_cases(path: pathlib.Path) -> tuple[Case, ...]:
 
 def _pair(folder: pathlib.Path, files: list[pathlib.Path]) -> tuple[SliceFiles, ...]:
   """Pairs images and masks by name; sorting two lists separately would mispair slices 2 and 10."""
-  found: dict[bool, dict[int, pathlib.Path]] = {False: {}, True: {}}
+  by_kind: dict[bool, dict[int, pathlib.Path]] = {False: {}, True: {}}
   for file in files:
     match = _SLICE.fullmatch(file.stem)
     if not match or match["case"] != folder.name:
       raise UserError(f"{file} is not named {folder.name}_<slice>.tif or {folder.name}_<slice>_mask.tif: move it away")
-    of_kind, number = found[bool(match["mask"])], int(match["number"])
+    of_kind, number = by_kind[bool(match["mask"])], int(match["number"])
     if number in of_kind:
       raise UserError(f"{file} and {of_kind[number].name} are the same slice: move one of them away")
     of_kind[number] = file
-  images, masks = found[False], found[True]
+  images, masks = by_kind[False], by_kind[True]
   if lonely := sorted(images.keys() - masks.keys()):
     raise UserError(f"{images[lonely[0]]} has no mask: expected {images[lonely[0]].stem}_mask.tif beside it")
   if lonely := sorted(masks.keys() - images.keys()):

@@ -205,7 +205,9 @@ def _random_split(index: Sequence[SliceId], seed: int) -> Split:
   order = np.random.default_rng(seed).permutation(len(index))
   chosen = {"test": order[:share], "validation": order[share : 2 * share], "train": order[2 * share :]}
   return Split(
-    RANDOM_NAME, True, **{part: tuple(index[at].id for at in sorted(places)) for part, places in chosen.items()}
+    RANDOM_NAME,
+    True,
+    **{part: tuple(index[number].id for number in sorted(numbers)) for part, numbers in chosen.items()},
   )
 
 

@@ -115,7 +115,7 @@ def _check_source(builder: Builder, root: str | None) -> None:
 
 
 def read_index(builder: Builder) -> list[SliceId]:
-  """Every slice's id and place, ordered by id, without decoding an image."""
+  """Every slice's id and position, ordered by id, without decoding an image."""
   index = []
   for fold in range(lgg_mri.FOLDS):
     name = lgg_mri.fold_split(fold)
@@ -135,29 +135,29 @@ def read_index(builder: Builder) -> list[SliceId]:
 
 def read_clinical(builder: Builder, patients: set[str]) -> dict[str, dict[str, Any]]:
   """What is known of patients beside their images: site, has_pre, has_post and the fields of `data.csv`, by patient."""
-  found: dict[str, dict[str, Any]] = {}
+  known: dict[str, dict[str, Any]] = {}
   for name in builder.info.splits:
-    if len(found) == len(patients):
+    if len(known) == len(patients):
       break
     for example in builder.as_data_source(name, decoders=_AS_PNG):
       patient = example["patient"].decode()
-      if patient in patients and patient not in found:
-        found[patient] = {
+      if patient in patients and patient not in known:
+        known[patient] = {
           "site": example["site"].decode(),
           **{field: bool(example[field]) for field in ("has_pre", "has_post")},
           **{field: int(example[field]) for field in CLINICAL_FIELDS},
         }
-  return found
+  return known
 
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-  """Reads slices of a built data set by id; light to hand to another process, where it opens the files anew.
+  """Reads slices of a built data set by id; light to hand to another process, which opens the files itself.
 
   Attributes:
     variant: of the data set, see `open_or_build`.
     data_dir: where built data sets live.
-    places: (fold, position) of each id.
+    positions: (fold, position) of each id.
     change: done to every image, uint8 [256, 256, 3], as it is read.
     context: channels of neighbours that are read too.
     volumes: the ids of each case, in the order of its volume; read for `context` alone.
@@ -165,7 +165,7 @@ class Reader:
 
   variant: str
   data_dir: str
-  places: dict[str, tuple[int, int]]
+  positions: dict[str, tuple[int, int]]
   change: Callable[[np.ndarray], np.ndarray]
   context: tuple[Channel, ...] = ()
   volumes: dict[str, list[str]] = dataclasses.field(default_factory=dict)
@@ -179,13 +179,13 @@ class Reader:
     context: tuple[Channel, ...] = (),
   ) -> "Reader":
     """Of a data set that is built, and the index of its slices; raises UserError where a volume is too short."""
-    places = {entry.id: (entry.fold, entry.position) for entry in index}
+    positions = {entry.id: (entry.fold, entry.position) for entry in index}
     volumes: dict[str, list[str]] = {}
     for entry in index if context else ():
       volumes.setdefault(entry.case, []).append(entry.id)
     for case, members in volumes.items():
       check_reach(context, len(members), case)
-    return cls(builder.builder_config.name, str(builder.data_dir_root), places, change, context, volumes)
+    return cls(builder.builder_config.name, str(builder.data_dir_root), positions, change, context, volumes)
 
   def read(self, ids: Sequence[str], *, progress: bool = False) -> Slices:
     """Decodes the slices with these ids, in this order, into memory (0.26 MB each); `progress` shows a bar."""
@@ -193,11 +193,11 @@ class Reader:
       return self._read(ids, progress=progress)
     near = {name: self._neighbours(name) for name in ids}
     every = self._read(list(dict.fromkeys([*ids, *itertools.chain(*near.values())])), progress=progress)
-    at = {name: number for number, name in enumerate(every.ids)}
-    own = np.array([at[name] for name in ids], int)
+    index_of = {name: number for number, name in enumerate(every.ids)}
+    own = np.array([index_of[name] for name in ids], int)
     context = np.stack(
       [
-        every.image[[at[near[name][number]] for name in ids], ..., channel.sequence]
+        every.image[[index_of[near[name][number]] for name in ids], ..., channel.sequence]
         for number, channel in enumerate(self.context)
       ],
       axis=-1,
@@ -215,12 +215,12 @@ class Reader:
     image = np.empty((len(ids), SLICE_SIZE, SLICE_SIZE, len(CHANNELS)), np.uint8)
     mask = np.empty((len(ids), SLICE_SIZE, SLICE_SIZE, 1), np.uint8)
 
-    def read(at: int) -> tuple[str, str, int, np.ndarray, np.ndarray]:
-      fold, position = self.places[ids[at]]
+    def read(index: int) -> tuple[str, str, int, np.ndarray, np.ndarray]:
+      fold, position = self.positions[ids[index]]
       example = _source(self.variant, self.data_dir, fold)[position]
-      # Decoded here: TFDS would tell every user to install OpenCV.
-      image[at] = self.change(np.asarray(Image.open(io.BytesIO(example["image"]))))
-      mask[at, ..., 0] = Image.open(io.BytesIO(example["mask"]))
+      # Decoded here: TFDS would ask every user to install OpenCV.
+      image[index] = self.change(np.asarray(Image.open(io.BytesIO(example["image"]))))
+      mask[index, ..., 0] = Image.open(io.BytesIO(example["mask"]))
       case, patient = example["case"].decode(), example["patient"].decode()
       return case, patient, example["slice"], example["volume_mean"], example["volume_std"]
 

@@ -17,16 +17,16 @@ def predict_masks(
   masks = probabilities >= threshold
   if largest_component:
     for case in np.unique(slices.case):
-      places = np.flatnonzero(slices.case == case)
-      places = places[np.argsort(slices.number[places])]
-      masks[places] = largest_part(masks[places])
+      indices = np.flatnonzero(slices.case == case)
+      indices = indices[np.argsort(slices.number[indices])]
+      masks[indices] = largest_part(masks[indices])
   return masks
 
 
 def largest_part(volume: Bool[np.ndarray, "depth height width"]) -> Bool[np.ndarray, "depth height width"]:
   """The largest 26-connected component; of several as large, the first."""
-  labels, found = ndimage.label(volume, structure=np.ones((3, 3, 3)))
-  if found < 2:
+  labels, count = ndimage.label(volume, structure=np.ones((3, 3, 3)))
+  if count < 2:
     return volume
   return labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
 

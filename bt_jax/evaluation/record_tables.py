@@ -189,7 +189,7 @@ def _check(folder: pathlib.Path, tables: Tables, task: str) -> None:
         f"{folder}/baselines.csv has other slices for {name} than slices.csv: {EVALUATE}", *EVALUATE.arguments
       )
   bins = Counter((row["patient"], row["calibrated"], row["bin"]) for row in tables.reliability)
-  once = {(name, kind, at): 1 for name in expected for kind in (0, 1) for at in range(calibration.BINS)}
+  once = {(name, kind, number): 1 for name in expected for kind in (0, 1) for number in range(calibration.BINS)}
   if tables.reliability and bins != once:
     raise UserError(
       f"{folder}/reliability.csv does not have each of 2 x {calibration.BINS} bins once for each patient: {EVALUATE}",

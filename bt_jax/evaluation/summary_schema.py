@@ -323,7 +323,7 @@ def read_summary(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def mark_finished(folder: pathlib.Path) -> None:
-  """Says that the results of a run are whole; the last thing that is written of them."""
+  """Says that the results of a run are complete; the last thing that is written of them."""
   files.write_json(folder / _FINISHED, {"format": _FORMAT})
 
 
@@ -334,7 +334,7 @@ def unmark_finished(folder: pathlib.Path) -> None:
 
 
 def is_finished(folder: pathlib.Path) -> bool:
-  """Whether the results of the run in a folder are whole; before there was a file that says so, the report was the last."""
+  """Whether the results of the run in a folder are complete; before there was a file that says so, the report was the last."""
   return (folder / _FINISHED).is_file() or (folder / _REPORT).is_file()
 
 

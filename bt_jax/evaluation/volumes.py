@@ -25,17 +25,17 @@ def volume_columns(
     `predicted_<feature>`, of the largest 3-D part, as a stray pixel at the other end of the head would make its ellipsoid,
     and `hd95` and `assd`, of all parts, with their `unit`.
   """
-  found: dict[str, Record] = {}
+  columns_of: dict[str, Record] = {}
   for patient in dict.fromkeys(slices.patient.tolist()):
-    places = np.flatnonzero(slices.patient == patient)
-    places = places[np.argsort(slices.number[places])]
-    truth = slices.mask[places, ..., 0] == 1
+    indices = np.flatnonzero(slices.patient == patient)
+    indices = indices[np.argsort(slices.number[indices])]
+    truth = slices.mask[indices, ..., 0] == 1
     columns = {"truth_voxels": int(truth.sum())}
     columns |= {f"truth_{name}": value for name, value in shape.shape_features(truth).items()}
     if masks is not None:
-      predicted = masks[places]
+      predicted = masks[indices]
       distances = surface.surface_distances(predicted, truth, spacing_mm or (1.0, 1.0, 1.0))
       columns |= {f"predicted_{name}": value for name, value in shape.shape_features(largest_part(predicted)).items()}
       columns |= {"unit": "mm" if spacing_mm else "pixels", **distances._asdict()}
-    found[patient] = columns
-  return found
+    columns_of[patient] = columns
+  return columns_of

@@ -152,10 +152,10 @@ async def _uploaded(request: Request, limits: uploads.Limits) -> AsyncIterator[t
 
 def _study(folder: pathlib.Path, upload: uploads.Upload) -> reader.Study:
   path = folder / uploads.SCAN if len(upload.files) > 1 else next(iter(upload.files), None)
-  found = reader.find(path, upload.given)
-  if len(found) > 1:
-    raise UserError(f"{len(found)} scans were sent ({found[0].name}, {found[1].name}, ...): send one at a time")
-  return found[0]
+  studies = reader.find(path, upload.given)
+  if len(studies) > 1:
+    raise UserError(f"{len(studies)} scans were sent ({studies[0].name}, {studies[1].name}, ...): send one at a time")
+  return studies[0]
 
 
 def _written(folder: pathlib.Path, upload: uploads.Upload) -> tuple[str, bytes]:

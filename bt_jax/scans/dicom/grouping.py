@@ -80,7 +80,7 @@ def _numbered(frames: Sequence[Frame]) -> list[Frame]:
   numbers = collections.defaultdict(set)
   for frame in frames:
     numbers[frame.about["SeriesInstanceUID"]].add(frame.numbers["SeriesNumber"])
-  known = {uid: found - {None} for uid, found in numbers.items()}
+  known = {uid: values - {None} for uid, values in numbers.items()}
   return [
     dataclasses.replace(frame, numbers={**frame.numbers, "SeriesNumber": next(iter(known[uid]))})
     if frame.numbers["SeriesNumber"] is None and len(known[uid := frame.about["SeriesInstanceUID"]]) == 1

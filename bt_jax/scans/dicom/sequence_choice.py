@@ -102,7 +102,7 @@ def is_axial(series: Series) -> bool:
   return orientation is not None and int(abs(np.cross(*orientation)).argmax()) == 2
 
 
-def _usable(found: list[Series]) -> list[Series]:
+def _usable(left: list[Series]) -> list[Series]:
   """Without images of results, localizers, other modalities and single slices, as long as something is left."""
   tests = (
     lambda one: not is_coloured(one.frames[0]),
@@ -111,8 +111,8 @@ def _usable(found: list[Series]) -> list[Series]:
     lambda one: len(one.frames) > 2,
   )
   for fits in tests:
-    found = [one for one in found if fits(one)] or found
-  return found
+    left = [one for one in left if fits(one)] or left
+  return left
 
 
 def _by_times(series: Series) -> str | None:

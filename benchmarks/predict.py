@@ -9,7 +9,7 @@ mateuszbuda/brain-segmentation-pytorch: a study after the other in batches of 32
 normalisation, channels last, not compiled.
 
   networks           slices in memory to probabilities in memory
-  scan to mask       what is read to its mask; ours also brings it to the training grid and back, and looks for what is odd
+  scan to mask       what is read to its mask; ours also brings it to the training grid and back, and checks whether it is out of distribution
   files to masks     one after the other: read, predict, write mask.nii.gz
   files to pictures  the peer also writes a PNG of every slice with an outline, as that repository does; ours is
                      `--mode=predict`, all of its checks, hashes and files, read and written in threads beside the networks
@@ -52,7 +52,7 @@ def write_study(folder: pathlib.Path, seed: int, slices: int) -> None:
 
   volume, _ = phantom.make_volume(np.random.default_rng(seed), slices)
   folder.mkdir(parents=True)
-  for role, picture in zip(CHANNELS, np.moveaxis(volume, -1, 0), strict=True):
+  for role, picture in zip(INFO.channels, np.moveaxis(volume, -1, 0), strict=True):
     values = SCALE * picture.T.astype(np.int16)  # columns, rows, slices
     nibabel.save(nibabel.Nifti1Image(values, np.diag([-0.9, -0.9, 5, 1])), folder / f"{role}.nii.gz")
 
@@ -145,7 +145,7 @@ class Peer:
     from scipy import ndimage
 
     for folder in sorted(source.iterdir()):
-      files = [nibabel.load(folder / f"{role}.nii.gz") for role in CHANNELS]
+      files = [nibabel.load(folder / f"{role}.nii.gz") for role in INFO.channels]
       image = np.stack([file.get_fdata(dtype=np.float32).T for file in files], axis=-1)
       mask = self.predict(image)
       (output / folder.name).mkdir(parents=True)
@@ -185,7 +185,7 @@ def measure_parts(source: pathlib.Path, outputs: Iterator[pathlib.Path], predict
     scan = timed("read, check and hash", reader.read, study)
     found = timed("predict", predictor.predict, scan)
     timed("  of that the networks", lambda resampled: list(predictor.segment(resampled)), in_range(scan.image))
-    timed("  of that what is odd", ood.warnings, scan.image, predictor.decision.profile)
+    timed("  of that OOD checks", ood.warnings, scan.image, predictor.decision.profile)
     timed("mask", nifti.write, scan, output / study.name, found.mask, None, software="")
     timed("overlays, contact sheet", overlays.save, output / study.name, found)
     timed("numbers", describe, found)

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-from bt_jax.errors import UserError
+from bt_jax.errors import UserError, check_local
 from bt_jax.version import __version__
 
 __all__ = [
@@ -39,7 +39,7 @@ def load(checkpoint: str | os.PathLike | Sequence[str | os.PathLike], **options:
   from bt_jax.inference import loading
 
   several = [checkpoint] if isinstance(checkpoint, str | os.PathLike) else checkpoint
-  return loading.load([os.fspath(one) for one in several], **options)
+  return loading.load(several, **options)
 
 
 def read(path: str | os.PathLike | None = None, **roles: str | os.PathLike) -> Any:
@@ -57,15 +57,19 @@ def read(path: str | os.PathLike | None = None, **roles: str | os.PathLike) -> A
 
   if unknown := [role for role in roles if role not in CHANNELS]:
     raise UserError(f"there is no sequence {unknown[0]!r}, expected {', '.join(CHANNELS)}")
-  place = None if path is None else pathlib.Path(path).expanduser()
-  found = reader.find(place, {role: os.path.expanduser(value) for role, value in roles.items()})
-  if len(found) > 1:
-    raise UserError(f"{path} holds {len(found)} studies ({found[0].name}, {found[1].name}, ...): name one of them")
-  return reader.read(found[0])
+  for name, value in {"input": path or "", **roles}.items():
+    check_local(value, name)
+  source = None if path is None else pathlib.Path(path).expanduser()
+  studies = reader.find(source, {role: os.path.expanduser(value) for role, value in roles.items()})
+  if len(studies) > 1:
+    raise UserError(
+      f"{path} holds {len(studies)} studies ({studies[0].name}, {studies[1].name}, ...): name one of them"
+    )
+  return reader.read(studies[0])
 
 
 def save(prediction: Any, folder: str | os.PathLike, *, probabilities: bool = False) -> list[pathlib.Path]:
-  """Writes what `--mode=predict` writes of the prediction of a scan that was read; see `inference.outputs.save`."""
+  """Writes what the mode `predict` writes of the prediction of a scan that was read; see `inference.writer.save`."""
   from bt_jax.inference import writer
 
-  return writer.save(prediction, pathlib.Path(folder), probabilities=probabilities)
+  return writer.save(prediction, folder, probabilities=probabilities)

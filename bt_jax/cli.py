@@ -31,7 +31,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from bt_jax.distributed import allocator
-from bt_jax.errors import Stopped, UserError
+from bt_jax.errors import Stopped, UserError, check_local
 from bt_jax.evaluation import SENSITIVITY
 from configs import common
 
@@ -57,7 +57,7 @@ _CONFIGS = ("seg.py", "cls.py")
 _NEEDED = {"checkpoint": "the folder of a trained run", "output": "where to write"}  # wherever they are taken
 _PATHS = ("workdir", "input", "output", "keep")
 _MORE_PATHS = (*_PATHS, "pre", "flair", "post", "checkpoint", "classifier", "segmenter", "runs")  # and UIDs, patterns
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+_FLAGS = {"mode", *(name for takes in MODES.values() for name in takes)}
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file and preset, e.g. configs/seg.py:small.")
 flags.DEFINE_string("workdir", None, "Folder of the run; by default one under runs/, named after it.")
@@ -130,7 +130,7 @@ def _main(argv: list[str]) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the end
     sys.exit(128 + signal.SIGPIPE)
   except UserError as error:
-    fail(str(error))
+    fail(with_flags(error))
   except OSError as error:
     values = flag_values()
     path = error.filename or values.get("workdir") or values.get("output") or "a file"
@@ -174,7 +174,7 @@ def parse(argv: list[str]) -> list[str]:
   except (AttributeError, KeyError) as error:
     fail(_misspelt(argv) or f"the configuration cannot be read ({error})")
   except (UserError, flags.Error, OSError, TypeError, ValueError) as error:
-    fail(" ".join(str(error).split()))
+    fail(" ".join(with_flags(error).split()))
 
 
 def flag_values() -> dict[str, Any]:
@@ -182,6 +182,13 @@ def flag_values() -> dict[str, Any]:
   values = {name: flags.FLAGS[name].value for name in MODES[MODE.value]}
   paths = {name: pathlib.Path(values[name]).expanduser() if values[name] else None for name in _PATHS if name in values}
   return values | paths
+
+
+def with_flags(error: Exception) -> str:
+  """What an error says; behind it, where it is a `UserError`, the flags of the arguments that its remedy names."""
+  arguments = error.arguments if isinstance(error, UserError) else ()
+  named = ", ".join(f"--{one}" if one.partition("=")[0] in _FLAGS else f"--config.{one}" for one in arguments)
+  return f"{error} ({named})" if named else str(error)
 
 
 def fail(message: str) -> NoReturn:
@@ -233,17 +240,12 @@ def _without_none(argv: list[str]) -> tuple[list[str], list[str]]:
 
 def _check_local() -> None:
   """Raises UserError where a path is an address: it would be a folder of that name here, and lost with this machine."""
-  config = (
-    {} if CONFIG.value is None else {f"config.{name}": _value(CONFIG.value, name) for name in _fields(CONFIG.value)}
-  )
+  config = {} if CONFIG.value is None else {name: _value(CONFIG.value, name) for name in _fields(CONFIG.value)}
   given = {name: flags.FLAGS[name].value for name in _MORE_PATHS}
   for name, value in {**given, **config}.items():
     for text in value if isinstance(value, list) else [value]:
-      if isinstance(text, str) and _ADDRESS.match(text):
-        raise UserError(
-          f"--{name}={text} is an address, and files are read and written on this machine alone: mount or copy it, and name "
-          "the folder"
-        )
+      if isinstance(text, str):
+        check_local(text, name)
 
 
 def _check_taken(mode: str) -> None:

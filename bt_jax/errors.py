@@ -1,17 +1,30 @@
 """The exceptions that end a run in one line: what a user can cause, and that a user asked for it."""
 
 import errno
+import os
+import re
 from collections.abc import Mapping
 from typing import TypeVar
 
 T = TypeVar("T")
+_LONGEST = 200  # characters
 
 
-class UserError(Exception):
+class UserError(ValueError):
   """Bad input, reported in one line: what was found, where, what was expected, and the remedy.
 
-  `launch.py` prints it without a stack trace and exits with status 1.
+  The line speaks of arguments and of fields of the configuration, as `data.root`. The command line prints it without a
+  stack trace, followed by the flags of these arguments, and exits with status 1.
+
+  Args:
+    message: the line.
+    arguments: what the remedy changes: arguments of `bt_jax.modes` and fields of the configuration, with the value where
+      the remedy has one, e.g. `output`, `data.root`, `train.score=loss`, or `mode=evaluate` for a mode to run.
   """
+
+  def __init__(self, message: str, *arguments: str):
+    super().__init__(message)
+    self.arguments = arguments
 
 
 class MachineError(UserError):
@@ -35,3 +48,25 @@ def choose(field: str, name: str, options: Mapping[str, T]) -> T:
   if name not in options:
     raise UserError(f"{field} is {name!r}, expected one of {', '.join(options)}")
   return options[name]
+
+
+def one_line(error: BaseException) -> str:
+  """What a library says in its error, in one line of 200 characters at most; the error's name where it says nothing."""
+  text = " ".join(str(error).split()) or type(error).__name__
+  return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."  # decoders tell stories
+
+
+def check_local(path: str | os.PathLike[str], argument: str) -> None:
+  """Raises UserError where a path is an address, as `gs://bucket/run`: it would become a folder of that name here.
+
+  Args:
+    path: of a file or folder, a pattern of them, or any other text.
+    argument: that it was given as.
+  """
+  slashes = "://" if isinstance(path, str) else ":/"  # pathlib makes one of two
+  if re.match(rf"[A-Za-z][A-Za-z0-9+.-]+{slashes}", text := os.fspath(path)):
+    raise UserError(
+      f"{argument}={text} is an address, and files are read and written on this machine alone: mount or copy it, and name "
+      "the folder",
+      argument,
+    )

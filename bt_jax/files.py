@@ -13,6 +13,7 @@ import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
+from PIL import Image, PngImagePlugin
 from pydantic import Field, TypeAdapter, ValidationError
 
 from bt_jax.errors import UserError
@@ -20,7 +21,20 @@ from bt_jax.errors import UserError
 _MOST = 2**53  # integers up to it are exact as floats, too
 _SHOWN = 60  # characters of a value in a refusal
 _REMEDY = "put the file back, or choose another folder"
-EVALUATE = "evaluate its run again, with --mode=evaluate"
+
+
+class Remedy(str):
+  """The end of a refusal that names arguments, see `UserError`; one that names none is a plain text."""
+
+  arguments: tuple[str, ...]
+
+  def __new__(cls, text: str, *arguments: str) -> "Remedy":
+    remedy = super().__new__(cls, text)
+    remedy.arguments = arguments
+    return remedy
+
+
+EVALUATE = Remedy("evaluate its run again", "mode=evaluate")
 
 Count = Annotated[int, Field(ge=0, le=_MOST)]
 Flag = Annotated[int, Field(ge=0, le=1)]
@@ -46,6 +60,15 @@ def write_bytes(path: str | pathlib.Path, content: bytes) -> pathlib.Path:
   finally:
     temporary.unlink(missing_ok=True)
   return path
+
+
+def png(image: Image.Image, texts: Mapping[str, str] = {}, **options: Any) -> bytes:
+  """An image as PNG, with texts by keyword in it; options are those that Pillow has for the format, as `exif`."""
+  info, content = PngImagePlugin.PngInfo(), io.BytesIO()
+  for keyword, text in texts.items():
+    info.add_text(keyword, text)
+  image.save(content, "PNG", pnginfo=info, **options)
+  return content.getvalue()
 
 
 def sha256_of(paths: Sequence[str | pathlib.Path]) -> str:
@@ -79,7 +102,8 @@ def check_seal(content: Any, path: str | pathlib.Path, remedy: str, name: str = 
 
 def damaged(path: str | pathlib.Path, reason: str, remedy: str = _REMEDY) -> UserError:
   """The refusal of a file that is not what we wrote; `reason` says where it differs."""
-  return UserError(f"{path} is damaged or of another version ({' '.join(reason.split())}): {remedy}")
+  arguments = getattr(remedy, "arguments", ())
+  return UserError(f"{path} is damaged or of another version ({' '.join(reason.split())}): {remedy}", *arguments)
 
 
 def check(kind: Any, content: Any, path: str | pathlib.Path, remedy: str = _REMEDY, where: str = "it") -> Any:

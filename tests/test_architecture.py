@@ -3,7 +3,10 @@
 import ast
 import collections
 import pathlib
+import re
 
+from bt_jax import cli
+from configs import common
 from tests.helpers.launching import ROOT
 
 PACKAGE = ROOT / "bt_jax"
@@ -38,3 +41,43 @@ def test_every_import_goes_one_way():
 def test_no_two_modules_share_a_name():
   names = collections.Counter(path.stem for path in PACKAGE.rglob("*.py") if path.stem != "__init__")
   assert [name for name, count in names.items() if count > 1] == []
+
+
+def below_the_command_line() -> list[pathlib.Path]:
+  return [path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] not in ("cli.py", "modes")]
+
+
+FLAGS = {"mode", *(name for taken in cli.MODES.values() for name in taken)}
+
+
+def test_a_library_knows_no_flags():
+  """Those of this program: XLA, git and pip, which are given theirs, have none of these names."""
+  flag = re.compile(rf"(?<![\w-])--(?:(?:{'|'.join(FLAGS)})\b|{{)")
+  named = [
+    f"{path.relative_to(ROOT)}:{number}"
+    for path in below_the_command_line()
+    for number, line in enumerate(path.read_text().splitlines(), 1)
+    if flag.search(line)
+  ]
+  assert named == []
+
+
+def test_what_an_error_names_is_a_flag_or_a_field():
+  """So that the flag that the command line makes of it is one that it takes."""
+  fields = common.get_config()
+  named = collections.Counter()
+  for path in PACKAGE.rglob("*.py"):
+    for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+      if getattr(call.func, "attr", getattr(call.func, "id", "")) in ("UserError", "Remedy"):
+        named.update(
+          argument.value.partition("=")[0] for argument in call.args[1:] if isinstance(argument, ast.Constant)
+        )
+  wrong = [name for name in named if name not in FLAGS and not has(fields, name)]
+  assert wrong == [] and {"output", "data.root", "feed"} <= named.keys()
+
+
+def has(config, name: str) -> bool:
+  *sections, field = name.split(".")
+  for section in sections:
+    config = config.get(section, {})
+  return field in config

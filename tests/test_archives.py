@@ -9,17 +9,9 @@ import pytest
 
 from bt_jax.errors import UserError
 from bt_jax.scans import archives
+from tests.helpers.refusals import refused
 
 RNG = np.random.default_rng(0)
-
-
-def refused(call, *words):
-  with pytest.raises(UserError) as error:
-    call()
-  message = str(error.value)
-  assert "\n" not in message
-  for word in words:
-    assert str(word) in message, message
 
 
 def pack(path, contents, compression=zipfile.ZIP_DEFLATED):

@@ -238,7 +238,7 @@ def test_largest_component_needs_whole_volumes(tmp_path):
       "model.variant is 'caffe', expected one of torchvision, keras",
     ),
     ({"model.name": "resnet50", "model.head": "mlp"}, "model.head is 'mlp', expected one of linear, paper"),
-    ({"model.name": "resnet50", "model.head": "paper", "data.size": 64}, "set --config.data.size to 128"),
+    ({"model.name": "resnet50", "model.head": "paper", "data.size": 64}, "set data.size to 128"),
     ({"train.score": "pooled.dice"}, "expected one of accuracy, roc_auc, average_precision"),
   ],
 )

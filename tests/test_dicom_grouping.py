@@ -8,9 +8,9 @@ import pytest
 from pydicom import config
 from pydicom.fileset import FileSet
 
-from bt_jax.errors import UserError
 from bt_jax.scans import dicom, reader
 from bt_jax.schema import CHANNELS
+from tests.helpers.refusals import refused
 from tests.helpers.scanners import AXIAL, FLAIR, PLANES, POST, PRE, distinct, write_enhanced, write_series
 
 pytestmark = pytest.mark.filterwarnings("ignore:Invalid value for VR UI")  # of pydicom, where it writes such files here
@@ -24,15 +24,6 @@ def read(path, given=None):
 
 def channel(scan, role):
   return scan.image[..., CHANNELS.index(role)]
-
-
-def refused(call, *words):
-  with pytest.raises(UserError) as error:
-    call()
-  message = str(error.value)
-  assert "\n" not in message
-  for word in words:
-    assert word in message, message
 
 
 def own_uid(size=1):

@@ -162,8 +162,8 @@ def test_probabilities_that_are_no_numbers_end_in_an_error(exported):
   predictor = exported[1]
 
   def segment(resampled):
-    for segmented in predictor.segment(resampled):
-      yield segmented._replace(members=np.full_like(segmented.members, np.nan))
+    for outputs in predictor.segment(resampled):
+      yield outputs._replace(members=np.full_like(outputs.members, np.nan))
 
   with pytest.raises(UserError, match="the networks give no number for the array"):
     dataclasses.replace(predictor, segment=segment).predict(volume(2, 64, 64))
@@ -178,6 +178,6 @@ def test_what_cannot_be_asked_of_an_export(exported, classifier, tmp_path):
     bt_jax.load([path, classifier[0]])
   with pytest.raises(UserError, match="there already"):
     jax_export.write(path, [network()], [], **OPTIONS)
-  with pytest.raises(UserError, match="by hand raises contrast"):
+  with pytest.raises(UserError, match="by hand enhances contrast"):
     jax_export.write(tmp_path / "model.bin", [network(contrast="stretch")], [], **OPTIONS)
   assert not any(tmp_path.iterdir())

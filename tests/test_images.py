@@ -13,6 +13,7 @@ from bt_jax.errors import UserError
 from bt_jax.scans import raster
 from bt_jax.scans.scan import NOTICE
 from bt_jax.schema import CHANNELS
+from tests.helpers import refusals
 
 RNG = np.random.default_rng(0)
 HEIGHT, WIDTH = 12, 9
@@ -47,12 +48,7 @@ def save(path, values, **options):
 
 
 def refused(paths, *words, given=None):
-  with pytest.raises(UserError) as error:
-    raster.read(paths, name="study", given=given or {})
-  message = str(error.value)
-  assert "\n" not in message
-  for word in words:
-    assert word in message, message
+  refusals.refused(lambda: raster.read(paths, name="study", given=given or {}), *words)
 
 
 @pytest.mark.parametrize("suffix", [".tif", ".png"])

@@ -17,6 +17,7 @@ import tensorflow_datasets as tfds
 import tifffile
 from PIL import Image
 
+from bt_jax.cli import with_flags
 from bt_jax.datasets import kaggle_tree, phantom, store
 from bt_jax.datasets.lgg_mri import lgg_mri_dataset_builder as lgg_mri
 from bt_jax.datasets.lgg_mri.constants import CLINICAL_FIELDS
@@ -129,7 +130,7 @@ def _build_on_full_disk(root, data_dir, limit, queue):
   try:
     store.open_or_build("phantom", root=root, data_dir=data_dir)
   except UserError as error:
-    queue.put(str(error))
+    queue.put(with_flags(error))
 
 
 @pytest.mark.slow

@@ -1,13 +1,14 @@
 """What is settled before JAX looks for devices; each in a process of its own, as it is settled once."""
 
+import functools
 import subprocess
 import sys
 
 import pytest
 
 from bt_jax.distributed import setup
-from bt_jax.errors import UserError
 from tests.helpers.launching import ROOT
+from tests.helpers.refusals import refused
 
 
 def python(code, home="/dev/null", arguments=()):
@@ -51,6 +52,7 @@ import os
 {user}
 from bt_jax.distributed import setup
 from bt_jax.datasets import store
+from bt_jax.cli import with_flags
 from bt_jax.errors import UserError
 import jax
 setup.prepare()
@@ -58,10 +60,10 @@ print(jax.config.jax_compilation_cache_dir, jax.jit(lambda x: x + 1)(1))
 try:
   store.open_or_build("phantom", root=None, data_dir=None)
 except UserError as error:
-  print(error)
+  print(with_flags(error))
 """
   kept, two, *message = python(code)
-  assert (kept, two) == ("None", "2") and "--config.data.dir" in message
+  assert (kept, two) == ("None", "2") and "(--config.data.dir)" in message
 
 
 @pytest.mark.parametrize(
@@ -98,12 +100,12 @@ print("jax" in sys.modules)
 
 
 def test_flags_of_hosts_come_together():
-  with pytest.raises(UserError, match="--hosts and --host must be given too"):
-    setup.connect(coordinator="here:1", hosts=None, host=None, timeout=1)
-  with pytest.raises(UserError, match="--coordinator is 'here', expected address:port"):
-    setup.connect(coordinator="here", hosts=2, host=0, timeout=1)
-  with pytest.raises(UserError, match="--host is 2, expected 0 to 1"):
-    setup.connect(coordinator="here:1", hosts=2, host=2, timeout=1)
+  join = functools.partial(setup.connect, timeout=1)
+  refused(
+    lambda: join(coordinator="here:1", hosts=None, host=None), "hosts and host must be given too", "(--hosts, --host)"
+  )
+  refused(lambda: join(coordinator="here", hosts=2, host=0), "is 'here', expected address:port", "(--coordinator)")
+  refused(lambda: join(coordinator="here:1", hosts=2, host=2), "host is 2, expected 0 to 1", "(--host)")
 
 
 @pytest.mark.parametrize(

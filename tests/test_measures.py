@@ -134,5 +134,5 @@ def test_a_prediction_has_its_size_at_hand():
   prediction = make_prediction(make_box(), spacing=SPACING)
   described = describe(prediction)
   assert prediction.volume_ml == described["volume_ml"] and prediction.diameter_mm == described["largest_diameter_mm"]
-  assert f"{described['voxels']} voxels marked, {prediction.volume_ml:.2f} ml" in repr(prediction)
+  assert f"{described['voxels']} voxels segmented, {prediction.volume_ml:.2f} ml" in repr(prediction)
   assert make_prediction(make_box()).volume_ml is None and " ml" not in repr(make_prediction(make_box()))

@@ -212,7 +212,7 @@ def test_head_of_the_paper_by_hand():
   np.testing.assert_allclose(head.apply(variables, x), expected, atol=1e-4)
   dropped = head.apply(variables, x, train=True, rngs={"dropout": jax.random.key(2)})
   assert not np.allclose(dropped, expected, atol=1e-4)
-  with pytest.raises(UserError, match="means of 4 x 4 pixels and gets 3 x 3: set --config.data.size to 128"):
+  with pytest.raises(UserError, match="means of 4 x 4 pixels and gets 3 x 3: set data.size to 128"):
     head.init(jax.random.key(1), jnp.zeros((1, 3, 3, 6)))
 
 

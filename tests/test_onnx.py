@@ -122,7 +122,7 @@ def test_percentiles_without_sorting(values, shape):
 @pytest.mark.parametrize(
   "member, message",
   [
-    (lambda: network(contrast="stretch"), "raises contrast"),
+    (lambda: network(contrast="stretch"), "enhances contrast"),
     (lambda: network(largest=True), "largest part"),
     (lambda: made("unet", "segmentation", width=2, depth=2, dtype=jnp.bfloat16), "bfloat16"),
     (network, "jax2onnx"),

@@ -20,6 +20,7 @@ from bt_jax.inference import claims
 from bt_jax.modes import predict as mode
 from bt_jax.scans.scan import NOTICE
 from tests.helpers.launching import launch, start, table_of
+from tests.helpers.refusals import refused
 
 NOTHING = dict.fromkeys(("input", "pre", "flair", "post", "shard", "classifier", "threshold"))
 AFFINE = np.array([[-2.0, 0, 0, 10], [0, -3, 0, -20], [0, 0, 5, 30], [0, 0, 0, 1]])
@@ -247,8 +248,11 @@ def test_a_name_that_is_no_text_and_a_table_that_is_empty(run, tmp_path):
   predict(run[0], output=tmp_path / "out", input=root)
   assert len(table_of(tmp_path / "out" / "studies.csv")) == 2
   (tmp_path / "out" / "a" / "prediction.json").write_text("[]")
-  with pytest.raises(UserError, match=r"prediction.json is damaged .*: remove its folder, or choose another --output"):
-    predict(run[0], output=tmp_path / "out", input=root)
+  refused(
+    lambda: predict(run[0], output=tmp_path / "out", input=root),
+    "prediction.json is damaged",
+    "remove its folder, or choose another output (--output)",
+  )
 
 
 def test_shards_are_all_of_the_studies(run, tmp_path, capsys):
@@ -307,8 +311,7 @@ def test_files_of_others_are_not_written_over(run, tmp_path, name):
   (tmp_path / "out").mkdir()
   (tmp_path / "out" / name).write_text("{}")
   (tmp_path / "out" / "notes.txt").write_text("mine")
-  with pytest.raises(UserError, match=r"(name|choose) another .*--output"):
-    predict(run[0], output=tmp_path / "out", input=tmp_path / "case.nii.gz")
+  refused(lambda: predict(run[0], output=tmp_path / "out", input=tmp_path / "case.nii.gz"), " another ", "(--output)")
   assert contents(tmp_path / "out") == {name: b"{}", "notes.txt": b"mine"}
   (tmp_path / "out" / name).unlink()
   predict(run[0], output=tmp_path / "out", input=tmp_path / "case.nii.gz")
@@ -340,6 +343,9 @@ def test_what_is_wrong_is_one_line_and_leaves_nothing(run, classifier, tmp_path)
       predict(*checkpoints, **{"output": tmp_path / "out", "input": tmp_path / "case.nii.gz"} | options)
     assert "\n" not in str(error.value)
     assert contents(tmp_path) == before and not (tmp_path / "out").exists()
+  (tmp_path / "t2").mkdir()
+  (tmp_path / "case.nii.gz").rename(tmp_path / "t2" / "case_t2.nii.gz")
+  refused(lambda: predict(run[0], output=tmp_path / "out", input=tmp_path / "t2"), "has no FLAIR, but", "(--flair)")
 
 
 def test_flags_that_are_wrong_are_one_line(run):

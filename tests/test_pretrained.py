@@ -327,8 +327,9 @@ def test_networks_and_variants_that_do_not_fit_are_told(arrays, tmp_path):
     filled(ResUNet(), read)
   assert "encoder/stage1/block1/conv1/kernel is missing, expected (1, 1, 64, 64)" in str(error.value)
   assert "encoder/stem/conv/kernel is (3, 3, 64), expected (7, 7, 64)" in str(error.value)
-  with pytest.raises(UserError, match="holds ResNet-50 .torchvision., .* --config.model.variant=torchvision"):
+  with pytest.raises(UserError, match="holds ResNet-50 .torchvision., .* take model.variant=torchvision") as error:
     filled(ResNet50Classifier(variant="keras"), read)
+  assert error.value.arguments == ("model.variant=torchvision", "model.name")
 
 
 @pytest.fixture

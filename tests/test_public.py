@@ -1,5 +1,7 @@
 """What `import bt_jax` offers, and published weights as modules."""
 
+import pathlib
+import pickle
 import subprocess
 import sys
 
@@ -9,9 +11,14 @@ import pytest
 import safetensors.numpy
 
 import bt_jax
+from bt_jax.cli import with_flags
+from bt_jax.datasets import store
+from bt_jax.errors import UserError
+from bt_jax.inference.predictor import Prediction
 from bt_jax.pretrained.names import NAMINGS
 from tests.golden import weights
 from tests.helpers.launching import ROOT
+from tests.helpers.refusals import refused
 
 
 def test_the_public_names_are_there_and_none_needs_jax_before_it_is_used():
@@ -21,6 +28,32 @@ def test_the_public_names_are_there_and_none_needs_jax_before_it_is_used():
     bt_jax.lod  # noqa: B018
   code = "import sys, bt_jax; print('jax' in sys.modules)"
   assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "False\n"
+
+
+@pytest.mark.parametrize("kind", [str, pathlib.Path])
+def test_an_address_is_no_folder_here(kind, tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  address = kind("gs://bucket/run")
+  refused(lambda: bt_jax.load(address), "checkpoint=gs:/", "is an address", "(--checkpoint)")
+  refused(lambda: bt_jax.load([address, "here"]), "is an address", "(--checkpoint)")
+  refused(lambda: bt_jax.load(str(tmp_path), classifier=address), "classifier=gs:/", "is an address", "(--classifier)")
+  refused(lambda: bt_jax.read(address), "input=gs:/", "is an address", "(--input)")
+  refused(lambda: bt_jax.read(flair=address), "flair=gs:/", "is an address", "(--flair)")
+  refused(lambda: bt_jax.save(Prediction.__new__(Prediction), address), "output=gs:/", "is an address", "(--output)")
+  for option in ("root", "data_dir"):
+    options = {"root": None, "data_dir": None} | {option: str(address)}
+    if kind is str:
+      refused(lambda options=options: store.open_or_build("phantom", **options), "is an address", "(--config.data.")
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_user_error_is_a_value_error_and_keeps_what_it_names_in_another_process():
+  error = UserError("no data: data.root is not set", "data.root")
+  with pytest.raises(ValueError, match="^no data: data.root is not set$"):
+    raise error
+  assert pickle.loads(pickle.dumps(error)).arguments == ("data.root",)
+  assert with_flags(error) == "no data: data.root is not set (--config.data.root)"
+  assert with_flags(UserError("train it", "mode=train", "workdir")) == "train it (--mode=train, --workdir)"
 
 
 @pytest.mark.parametrize("naming", NAMINGS, ids=lambda naming: f"{naming.title}-{naming.variant}")

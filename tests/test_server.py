@@ -87,7 +87,7 @@ def test_it_stops_whatever_it_is_doing_and_leaves_no_file(how, state, tmp_path, 
 
 
 def test_an_address_that_cannot_be_had_and_a_missing_extra_are_told(monkeypatch):
-  with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UserError, match="choose another --port"):
+  with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(UserError, match="choose others"):
     server.serve(Brightness, port=taken.getsockname()[1])
   for host, port in (("nowhere.invalid", 0), ("127.0.0.1", 99999)):
     with pytest.raises(UserError, match="cannot listen"):

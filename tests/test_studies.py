@@ -14,8 +14,9 @@ import tifffile
 from PIL import Image
 
 from bt_jax import files
-from bt_jax.errors import MachineError, UserError
+from bt_jax.errors import MachineError
 from bt_jax.scans import reader, sequences
+from tests.helpers.refusals import refused
 
 RNG = np.random.default_rng(0)
 
@@ -46,15 +47,6 @@ def dicom(path, study):
 
 def found(path, given=None):
   return {study.name: [str(file.name) for file in study.files] for study in reader.find(path, given or {})}
-
-
-def refused(call, *words):
-  with pytest.raises(UserError) as error:
-    call()
-  message = str(error.value)
-  assert "\n" not in message
-  for word in words:
-    assert str(word) in message, message
 
 
 def test_the_published_tree_is_a_volume_by_case_in_slice_order(tmp_path):
@@ -240,7 +232,7 @@ def test_series_of_one_study_go_together_wherever_they_lie(tmp_path):
   assert found(tmp_path) == {"p1": ["IM9", "IM10", "IM9", "IM10"], "p2/flair": ["IM9", "IM10"]}
   assert list(found(tmp_path / "p1", {"flair": "1.2.5"})) == [""]
   assert reader.find(tmp_path / "p1", {"flair": "1.2.5"})[0].given == {"flair": "1.2.5"}
-  refused(lambda: reader.find(tmp_path, {"flair": "1.2.5"}), "2 studies", "--flair")
+  refused(lambda: reader.find(tmp_path, {"flair": "1.2.5"}), "2 studies", "flair picks a series of one", "--input")
 
 
 def test_by_content_before_name(tmp_path):

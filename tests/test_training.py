@@ -306,9 +306,10 @@ def test_a_part_of_a_run_is_no_network_and_its_run_is_named(tmp_path, part):
   for name in ("best", "latest"):
     saved(tmp_path / "run" / "checkpoints" / name, 5)
   with pytest.raises(
-    UserError, match=f"--checkpoint: .*{part} is not a network but a part of the run in .*run: name that run"
-  ):
+    UserError, match=f"{part} is not a network but a part of the run in .*run: name that run"
+  ) as error:
     networks.load(tmp_path / "run" / part, "segmentation", "checkpoint")
+  assert error.value.arguments == ("checkpoint",)
 
 
 def test_tree_hash_sees_bits_and_places():

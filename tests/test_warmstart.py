@@ -57,7 +57,7 @@ def test_weights_are_converted_once_and_a_run_starts_from_them_and_another_from_
     ([*second[:-2], f"--config.model.pretrained={tmp_path / 'segmenter'}", "--config.split.fold=1"], "that leaks"),
     ([*second[:-2], "--config.model.pretrained=missing.pth"], "there is no file missing.pth"),
     ([*tiny, f"--config.model.pretrained={converted}"], "this network has no published encoder"),
-    ([*first[:-1], "--config.model.variant=keras"], "take --config.model.variant=torchvision"),
+    ([*first[:-1], "--config.model.variant=keras"], "(--config.model.variant=torchvision, --config.model.name)"),
     (["--mode=convert", "--config=configs/cls.py:phantom"], "nothing to convert"),
   ):
     status, _, err = launch([*flags, f"--workdir={tmp_path / 'refused'}"])

@@ -35,7 +35,7 @@ def test_places_may_differ_and_one_section_where_allowed(tmp_path):
   with claim(tmp_path, other, new=False, may_differ="eval"):
     pass
   with (
-    pytest.raises(UserError, match=r"eval.threshold \(None there, 0.5 now\): use --mode=evaluate"),
+    pytest.raises(UserError, match=r"eval.threshold \(None there, 0.5 now\): evaluate it again"),
     claim(tmp_path, other, new=True),
   ):
     pass

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from bt_jax.datasets.lgg_mri.constants import CLINICAL_FIELDS, INFO
-from bt_jax.errors import UserError
+from bt_jax.errors import UserError, one_line
 from bt_jax.scans import discovery, tiff
 from bt_jax.scans.scan import check_range
 
@@ -23,9 +23,10 @@ FULL_SLICES = 3929
 
 HOW_TO_GET = (
   "expected DIR/kaggle_3m/<case>/<case>_<slice>.tif with <case>_<slice>_mask.tif beside each and DIR/kaggle_3m/data.csv; "
-  "get it with `kaggle datasets download mateuszbuda/lgg-mri-segmentation --unzip -p DIR` and pass "
-  "--config.data.root=DIR, or try everything on synthetic data with --config=configs/seg.py:phantom"
+  "get it with `kaggle datasets download mateuszbuda/lgg-mri-segmentation --unzip -p DIR` and set data.root=DIR, or try "
+  "everything on synthetic data with the configuration configs/seg.py:phantom"
 )
+_ARGUMENTS = ("data.root=DIR", "config=configs/seg.py:phantom")
 
 _DEPTH = 3  # folders below the tree to look in, deep enough to find the tree inside itself
 _SUFFIXES = (".tif", ".tiff")  # in capitals too
@@ -71,10 +72,10 @@ def find_tree(root: str | pathlib.Path | None) -> pathlib.Path:
     UserError: no root given, or no such folder.
   """
   if root is None:
-    raise UserError(f"no data: --config.data.root is not set; {HOW_TO_GET}")
+    raise UserError(f"no data: data.root is not set; {HOW_TO_GET}", *_ARGUMENTS)
   root = pathlib.Path(root).expanduser()
   if not root.is_dir():
-    raise UserError(f"no data: {root} is not a folder; {HOW_TO_GET}")
+    raise UserError(f"no data: {root} is not a folder; {HOW_TO_GET}", *_ARGUMENTS)
   below = (root / "kaggle_3m", root / "lgg-mri-segmentation" / "kaggle_3m")
   return next((path for path in below if path.is_dir()), root)
 
@@ -96,7 +97,8 @@ def read_tree(root: str | pathlib.Path | None, *, expect_full: bool) -> Tree:
   if expect_full and (len(patients), slices) != (FULL_PATIENTS, FULL_SLICES):
     raise UserError(
       f"{path} holds {len(patients)} patients and {slices} slices, expected {FULL_PATIENTS} and {FULL_SLICES}: "
-      "unpack the archive again, or accept a part of it with --config.data.expect_full=False"
+      "unpack the archive again, or accept a part of it with data.expect_full=False",
+      "data.expect_full=False",
     )
   clinical = read_clinical(path / "data.csv", patients)
   return Tree(path, cases, clinical, _fingerprint(path, cases))
@@ -108,7 +110,7 @@ def _find_cases(path: pathlib.Path) -> tuple[Case, ...]:
     if tiffs := [file for file in files if file.suffix.lower() in _SUFFIXES]:
       folders[folder] = tiffs
   if not folders:
-    raise UserError(f"no cases: {path} holds no .tif file; {HOW_TO_GET}")
+    raise UserError(f"no cases: {path} holds no .tif file; {HOW_TO_GET}", *_ARGUMENTS)
   cases: dict[str, tuple[pathlib.Path, Case]] = {}
   for folder, files in sorted(folders.items()):
     if not (match := _CASE.fullmatch(folder.name)):
@@ -116,7 +118,8 @@ def _find_cases(path: pathlib.Path) -> tuple[Case, ...]:
     if folder.name in cases:
       raise UserError(
         f"the case {folder.name} is there twice, in {cases[folder.name][0]} and in {folder}: keep one copy, or point "
-        "--config.data.root at one (the published archive holds the tree twice)"
+        "data.root at one (the published archive holds the tree twice)",
+        "data.root",
       )
     cases[folder.name] = folder, Case(folder.name, match["patient"], match["site"], _pair(folder, files))
   return tuple(case for _, case in cases.values())
@@ -124,16 +127,16 @@ def _find_cases(path: pathlib.Path) -> tuple[Case, ...]:
 
 def _pair(folder: pathlib.Path, files: list[pathlib.Path]) -> tuple[SliceFiles, ...]:
   """Pairs images and masks by name; sorting two lists separately would mispair slices 2 and 10."""
-  found: dict[bool, dict[int, pathlib.Path]] = {False: {}, True: {}}
+  by_kind: dict[bool, dict[int, pathlib.Path]] = {False: {}, True: {}}
   for file in files:
     match = _SLICE.fullmatch(file.stem)
     if not match or match["case"] != folder.name:
       raise UserError(f"{file} is not named {folder.name}_<slice>.tif or {folder.name}_<slice>_mask.tif: move it away")
-    of_kind, number = found[bool(match["mask"])], int(match["number"])
+    of_kind, number = by_kind[bool(match["mask"])], int(match["number"])
     if number in of_kind:
       raise UserError(f"{file} and {of_kind[number].name} are the same slice: move one of them away")
     of_kind[number] = file
-  images, masks = found[False], found[True]
+  images, masks = by_kind[False], by_kind[True]
   if lonely := sorted(images.keys() - masks.keys()):
     raise UserError(f"{images[lonely[0]]} has no mask: expected {images[lonely[0]].stem}_mask.tif beside it")
   if lonely := sorted(masks.keys() - images.keys()):
@@ -221,7 +224,7 @@ def _read_tiff(path: pathlib.Path, mode: str) -> np.ndarray:
   except UserError:
     raise
   except Exception as error:  # Pillow raises many kinds for a broken file: OSError, SyntaxError, struct.error, ...
-    raise UserError(f"{path} cannot be read ({error}): restore it from the archive") from error
+    raise UserError(f"{path} cannot be read ({one_line(error)}): restore it from the archive") from error
 
 
 def _read_mask(path: pathlib.Path) -> np.ndarray:

@@ -45,7 +45,7 @@ def fold_of(patient: str) -> int:
     UserError: the patient is not synthetic, so its data must not be called so.
   """
   if not (match := re.fullmatch(r"PHANTOM_[A-Z]_(\d+)", patient)):
-    raise UserError(f"{patient} is not a synthetic patient: name another folder with --config.data.root, or none")
+    raise UserError(f"{patient} is not a synthetic patient: name another folder as data.root, or none", "data.root")
   return int(match[1]) % FOLDS
 
 
@@ -77,7 +77,8 @@ def write_tree(root: str | pathlib.Path, *, patients: int = PATIENTS, slices: in
   except OSError as error:
     raise UserError(
       f"cannot write synthetic patients in {root} ({error.strerror or error}): free some space, or choose another folder "
-      "with --config.data.root"
+      "as data.root",
+      "data.root",
     ) from error
   finally:
     shutil.rmtree(unfinished, ignore_errors=True)

@@ -39,9 +39,9 @@ def write(folder: pathlib.Path) -> list[pathlib.Path]:
   try:
     if folder.is_dir() and any(folder.iterdir()):
       raise UserError(f"{folder} is not empty: name another folder")
-    volumes = [phantom.make_volume(np.random.default_rng(_SEED + at), 10)[0] for at in range(4)]
-    for number, picture in enumerate(volumes[0], start=1):
-      files.write_bytes(folder / "slices" / f"slice_{number}.tif", _tiff(picture))
+    volumes = [phantom.make_volume(np.random.default_rng(_SEED + index), 10)[0] for index in range(4)]
+    for number, pixels in enumerate(volumes[0], start=1):
+      files.write_bytes(folder / "slices" / f"slice_{number}.tif", _tiff(pixels))
     for name, volume, roles in (("volume", volumes[1], CHANNELS), ("flair_alone", volumes[2], ("flair",))):
       for role in roles:
         files.write_bytes(folder / name / f"{role}.nii.gz", _nifti(volume[..., CHANNELS.index(role)]))
@@ -51,9 +51,9 @@ def write(folder: pathlib.Path) -> list[pathlib.Path]:
   return [folder / name for name in ("slices", "volume", "flair_alone", "dicom.zip")]
 
 
-def _tiff(picture: UInt8[np.ndarray, "256 256 3"]) -> bytes:
+def _tiff(pixels: UInt8[np.ndarray, "256 256 3"]) -> bytes:
   content = io.BytesIO()
-  Image.fromarray(picture).save(content, "TIFF")
+  Image.fromarray(pixels).save(content, "TIFF")
   return content.getvalue()
 
 
@@ -70,16 +70,16 @@ def _dicom(volume: Volume) -> bytes:
   content = io.BytesIO()
   study, space = (pydicom.uid.generate_uid(entropy_srcs=[name]) for name in ("study", "space"))
   with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
-    for at, role in enumerate(CHANNELS):
-      for number, picture in enumerate(volume[..., at], start=1):
-        data = _slice(picture, role, number, study, space)
+    for index, role in enumerate(CHANNELS):
+      for number, pixels in enumerate(volume[..., index], start=1):
+        data = _slice(pixels, role, number, study, space)
         file = io.BytesIO()
         pydicom.dcmwrite(file, data, enforce_file_format=True)
         archive.writestr(f"{role}/{number:04d}.dcm", file.getvalue())
   return content.getvalue()
 
 
-def _slice(picture: UInt8[np.ndarray, "256 256"], role: str, number: int, study: str, space: str) -> pydicom.Dataset:
+def _slice(pixels: UInt8[np.ndarray, "256 256"], role: str, number: int, study: str, space: str) -> pydicom.Dataset:
   between, row, column = _SPACING_MM
   data = pydicom.Dataset()
   data.file_meta = pydicom.dataset.FileMetaDataset()
@@ -95,11 +95,11 @@ def _slice(picture: UInt8[np.ndarray, "256 256"], role: str, number: int, study:
   data.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
   data.ImagePositionPatient = [-115, -120, -40 + between * (number - 1)]
   data.PixelSpacing, data.SliceThickness = [row, column], between
-  data.Rows, data.Columns = picture.shape
+  data.Rows, data.Columns = pixels.shape
   data.SamplesPerPixel, data.PhotometricInterpretation = 1, "MONOCHROME2"
   data.BitsAllocated, data.BitsStored, data.HighBit, data.PixelRepresentation = 16, 12, 11, 0
   data.RescaleSlope, data.RescaleIntercept = 2, 0
-  data.PixelData = (picture.astype(np.uint16) * 5).tobytes()
+  data.PixelData = (pixels.astype(np.uint16) * 5).tobytes()
   return data
 
 
@@ -107,7 +107,7 @@ if __name__ == "__main__":
   if len(sys.argv) != 2:
     sys.exit(__doc__)
   try:
-    found = write(pathlib.Path(sys.argv[1]).expanduser())
+    written = write(pathlib.Path(sys.argv[1]).expanduser())
   except UserError as error:
     sys.exit(f"error: {error}")
-  print("written:", *(f"  {path}" for path in found), sep="\n")
+  print("written:", *(f"  {path}" for path in written), sep="\n")

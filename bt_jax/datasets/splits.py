@@ -205,7 +205,9 @@ def _random_split(index: Sequence[SliceId], seed: int) -> Split:
   order = np.random.default_rng(seed).permutation(len(index))
   chosen = {"test": order[:share], "validation": order[share : 2 * share], "train": order[2 * share :]}
   return Split(
-    RANDOM_NAME, True, **{part: tuple(index[at].id for at in sorted(places)) for part, places in chosen.items()}
+    RANDOM_NAME,
+    True,
+    **{part: tuple(index[number].id for number in sorted(numbers)) for part, numbers in chosen.items()},
   )
 
 
@@ -214,7 +216,8 @@ def _buda_split(index: Sequence[SliceId]) -> Split:
   if len(cases) <= BUDA_TEST + BUDA_VALIDATION:
     raise UserError(
       f"split.kind=buda10 takes {BUDA_TEST} cases to test and {BUDA_VALIDATION} to validate, but this data set has {len(cases)} in all: "
-      "take --config.split.kind=fold"
+      "take split.kind=fold",
+      "split.kind=fold",
     )
   generator = random.Random(BUDA_SEED)
   test = generator.sample(cases, BUDA_TEST)
@@ -235,7 +238,9 @@ def _check(split: Split, index: Sequence[SliceId]) -> None:
     if not getattr(split, part):
       folds = sorted({entry.fold for entry in index})
       raise UserError(
-        f"the {part} part of {split.name} is empty: this data set has patients in the folds {folds}, choose by --config.split.fold or --config.split.folds"
+        f"the {part} part of {split.name} is empty: this data set has patients in the folds {folds}, choose by split.fold or split.folds",
+        "split.fold",
+        "split.folds",
       )
   patient = {entry.id: entry.patient for entry in index}
   seen: dict[str, str] = {}

@@ -23,7 +23,7 @@ from bt_jax.datasets.channels import Channel, check_reach
 from bt_jax.datasets.info import DatasetInfo
 from bt_jax.datasets.lgg_mri import constants
 from bt_jax.datasets.lgg_mri import lgg_mri_dataset_builder as lgg_mri
-from bt_jax.errors import UserError
+from bt_jax.errors import UserError, check_local, one_line
 from bt_jax.schema import Slices, slice_id
 
 Builder = lgg_mri.Builder
@@ -60,7 +60,9 @@ def open_or_build(variant: str, *, root: str | None, data_dir: str | None) -> Bu
       full or not writable.
   """
   if data_dir is None and "TFDS_DATA_DIR" not in os.environ and not os.path.isabs(os.path.expanduser("~")):
-    raise UserError("there is no home folder to keep the data set in: name a folder with --config.data.dir")
+    raise UserError("there is no home folder to keep the data set in: name a folder as data.dir", "data.dir")
+  for argument, path in (("data.root", root), ("data.dir", data_dir or os.environ.get("TFDS_DATA_DIR"))):
+    check_local(path or "", argument)
   open_builder = lambda: tfds.builder(f"lgg_mri/{variant}", data_dir=data_dir, file_format="array_record")
   target = pathlib.Path(open_builder().data_path)
   if variant == "phantom":
@@ -76,18 +78,19 @@ def open_or_build(variant: str, *, root: str | None, data_dir: str | None) -> Bu
       else:
         _build(builder, root)
   except (OSError, RuntimeError) as error:  # TFDS's writer raises RuntimeError where the disk is full
-    reason = getattr(error, "strerror", None) or _reason(str(error))
+    reason = getattr(error, "strerror", None) or _of_disk(str(error)) or one_line(error)
     raise UserError(
       f"cannot build the data set in {target.parent} ({reason}): nothing half built stays there; free some space, or "
-      "choose another folder with --config.data.dir"
+      "choose another folder as data.dir",
+      "data.dir",
     ) from error
   return builder
 
 
-def _reason(message: str) -> str:
-  """What a message of TFDS's writer, some lines long, says of the disk; its first line where it says nothing of it."""
+def _of_disk(message: str) -> str | None:
+  """What a message of TFDS's writer, some lines long, says of the disk; None where it says nothing of it."""
   known = (os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS))
-  return next((text for text in known if text in message), message.splitlines()[0])
+  return next((text for text in known if text in message), None)
 
 
 def _build(builder: Builder, root: str | None) -> None:
@@ -108,12 +111,13 @@ def _check_source(builder: Builder, root: str | None) -> None:
   if builder.info.metadata["source"] != tree.fingerprint:
     raise UserError(
       f"{builder.data_path} was built from other files than {tree.path} holds now (by name, size and data.csv): remove the former to build it again, "
-      "or build elsewhere with --config.data.dir"
+      "or build elsewhere, in another data.dir",
+      "data.dir",
     )
 
 
 def read_index(builder: Builder) -> list[SliceId]:
-  """Every slice's id and place, ordered by id, without decoding an image."""
+  """Every slice's id and position, ordered by id, without decoding an image."""
   index = []
   for fold in range(constants.FOLDS):
     name = lgg_mri.fold_split(fold)
@@ -133,29 +137,29 @@ def read_index(builder: Builder) -> list[SliceId]:
 
 def read_clinical(builder: Builder, patients: set[str]) -> dict[str, dict[str, Any]]:
   """What is known of patients beside their images: site, has_pre, has_post and the fields of `data.csv`, by patient."""
-  found: dict[str, dict[str, Any]] = {}
+  known: dict[str, dict[str, Any]] = {}
   for name in builder.info.splits:
-    if len(found) == len(patients):
+    if len(known) == len(patients):
       break
     for example in builder.as_data_source(name, decoders=_AS_PNG):
       patient = example["patient"].decode()
-      if patient in patients and patient not in found:
-        found[patient] = {
+      if patient in patients and patient not in known:
+        known[patient] = {
           "site": example["site"].decode(),
           **{field: bool(example[field]) for field in ("has_pre", "has_post")},
           **{field: int(example[field]) for field in constants.CLINICAL_FIELDS},
         }
-  return found
+  return known
 
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-  """Reads slices of a built data set by id; light to hand to another process, where it opens the files anew.
+  """Reads slices of a built data set by id; light to hand to another process, which opens the files itself.
 
   Attributes:
     variant: of the data set, see `open_or_build`.
     data_dir: where built data sets live.
-    places: (fold, position) of each id.
+    positions: (fold, position) of each id.
     change: done to every image, uint8 [height, width, channels], as it is read.
     info: of the data set.
     context: channels of neighbours that are read too.
@@ -164,7 +168,7 @@ class Reader:
 
   variant: str
   data_dir: str
-  places: dict[str, tuple[int, int]]
+  positions: dict[str, tuple[int, int]]
   change: Callable[[np.ndarray], np.ndarray]
   info: DatasetInfo = constants.INFO
   context: tuple[Channel, ...] = ()
@@ -179,14 +183,14 @@ class Reader:
     context: tuple[Channel, ...] = (),
   ) -> "Reader":
     """Of a data set that is built, and the index of its slices; raises UserError where a volume is too short."""
-    places = {entry.id: (entry.fold, entry.position) for entry in index}
+    positions = {entry.id: (entry.fold, entry.position) for entry in index}
     volumes: dict[str, list[str]] = {}
     for entry in index if context else ():
       volumes.setdefault(entry.case, []).append(entry.id)
     for case, members in volumes.items():
       check_reach(context, len(members), case)
     return cls(
-      builder.builder_config.name, str(builder.data_dir_root), places, change, context=context, volumes=volumes
+      builder.builder_config.name, str(builder.data_dir_root), positions, change, context=context, volumes=volumes
     )
 
   def read(self, ids: Sequence[str], *, progress: bool = False) -> Slices:
@@ -195,11 +199,11 @@ class Reader:
       return self._read(ids, progress=progress)
     near = {name: self._neighbours(name) for name in ids}
     every = self._read(list(dict.fromkeys([*ids, *itertools.chain(*near.values())])), progress=progress)
-    at = {name: number for number, name in enumerate(every.ids)}
-    own = np.array([at[name] for name in ids], int)
+    index_of = {name: number for number, name in enumerate(every.ids)}
+    own = np.array([index_of[name] for name in ids], int)
     context = np.stack(
       [
-        every.image[[at[near[name][number]] for name in ids], ..., channel.sequence]
+        every.image[[index_of[near[name][number]] for name in ids], ..., channel.sequence]
         for number, channel in enumerate(self.context)
       ],
       axis=-1,
@@ -218,12 +222,12 @@ class Reader:
     image = np.empty((len(ids), size, size, channels), np.uint8)
     mask = np.empty((len(ids), size, size, classes), np.uint8)
 
-    def read(at: int) -> tuple[str, str, int, np.ndarray, np.ndarray]:
-      fold, position = self.places[ids[at]]
+    def read(index: int) -> tuple[str, str, int, np.ndarray, np.ndarray]:
+      fold, position = self.positions[ids[index]]
       example = _source(self.variant, self.data_dir, fold)[position]
-      # Decoded here: TFDS would tell every user to install OpenCV.
-      image[at] = self.change(np.asarray(Image.open(io.BytesIO(example["image"]))))
-      mask[at] = np.asarray(Image.open(io.BytesIO(example["mask"]))).reshape(mask.shape[1:])
+      # Decoded here: TFDS would ask every user to install OpenCV.
+      image[index] = self.change(np.asarray(Image.open(io.BytesIO(example["image"]))))
+      mask[index] = np.asarray(Image.open(io.BytesIO(example["mask"]))).reshape(mask.shape[1:])
       case, patient = example["case"].decode(), example["patient"].decode()
       return case, patient, example["slice"], example["volume_mean"], example["volume_std"]
 

@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from bt_jax.distributed import lost_host
-from bt_jax.errors import Stopped, UserError
+from bt_jax.errors import Stopped, UserError, one_line
 
 _LOST = re.compile("gloo|nccl|unavailable|deadline|coordination|heartbeat|barrier", re.IGNORECASE)
 
@@ -50,11 +50,12 @@ def together() -> Iterator[None]:
     yield
   except Exception as error:
     problem = error
-  problems = gather(None if problem is None else str(problem).splitlines()[0])
+  described = problem and [one_line(problem), *getattr(problem, "arguments", ())]
+  problems = gather(described)
   if problem is not None:
     raise problem
-  if found := [text for text in problems if text]:
-    raise UserError(found[0])
+  if elsewhere := next(filter(None, problems), None):
+    raise UserError(*elsewhere)
 
 
 @contextlib.contextmanager
@@ -119,7 +120,7 @@ def _one_line(folder: pathlib.Path) -> Iterator[None]:
   except Exception as error:
     # JAX raises errors of its own, and ValueError where a save or the tables' numbers are exchanged.
     if _LOST.search(str(error)):
-      leave(f"what all hosts do together failed ({str(error).splitlines()[0][:120]})")
+      leave(f"what all hosts do together failed ({one_line(error)})")
     # The trouble of this host alone: at its end JAX would wait for the others, and then abort.
     if isinstance(error, OSError):
       end(

@@ -10,7 +10,7 @@ import threading
 import jax
 from ml_collections import ConfigDict
 
-from bt_jax.errors import UserError
+from bt_jax.errors import UserError, one_line
 
 _DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 _CPU_DEVICES = "--xla_force_host_platform_device_count"
@@ -55,9 +55,9 @@ def cores() -> int:
 
 
 def connect(*, coordinator: str | None, hosts: int | None, host: int | None, timeout: int) -> bool:
-  """Joins the other hosts of the run, where it has any, and tells whether this is the first.
+  """Joins the other hosts of the run, where it has any; returns whether this is the first.
 
-  Told by the arguments, or by the environment of SLURM or Open MPI (more tasks than one).
+  Which they are is in the arguments, or in the environment of SLURM or Open MPI (more tasks than one).
 
   Args:
     coordinator: address:port of the first host; `auto` where JAX finds out all by itself, as on a TPU pod.
@@ -69,18 +69,22 @@ def connect(*, coordinator: str | None, hosts: int | None, host: int | None, tim
     UserError: only some of the arguments are given, or the others did not come.
   """
   auto = coordinator == "auto"
-  given = {"--coordinator": None if auto else coordinator, "--hosts": hosts, "--host": host}
+  given = {"coordinator": None if auto else coordinator, "hosts": hosts, "host": host}
   missing = [name for name, value in given.items() if value is None]
   if 0 < len(missing) < 3:
     raise UserError(
-      f"{' and '.join(missing)} must be given too: a run on several hosts needs {', '.join(given)} on each"
+      f"{' and '.join(missing)} must be given too: a run on several hosts needs {', '.join(given)} on each", *missing
     )
   if missing and not auto and not _has_others():
     return True
   if not missing and not re.fullmatch(r".+:\d+", coordinator):
-    raise UserError(f"--coordinator is {coordinator!r}, expected address:port of the first host, e.g. node1:12345")
+    raise UserError(
+      f"coordinator is {coordinator!r}, expected address:port of the first host, e.g. node1:12345", "coordinator"
+    )
   if not missing and not 0 <= host < hosts:
-    raise UserError(f"--host is {host}, expected 0 to {hosts - 1}: they are counted from 0, and --hosts says how many")
+    raise UserError(
+      f"host is {host}, expected 0 to {hosts - 1}: they are counted from 0, and hosts says how many", "host"
+    )
   failed = lambda reason: (
     f"the hosts did not meet ({reason}): start the same command on all of them, with a coordinator address that each can reach"
   )
@@ -90,7 +94,7 @@ def connect(*, coordinator: str | None, hosts: int | None, host: int | None, tim
   timer.start()
   try:
     jax.distributed.initialize(
-      coordinator_address=given["--coordinator"],
+      coordinator_address=given["coordinator"],
       num_processes=hosts,
       process_id=host,
       cluster_detection_method=None if missing else "deactivate",
@@ -99,7 +103,7 @@ def connect(*, coordinator: str | None, hosts: int | None, host: int | None, tim
       shutdown_timeout_seconds=30,
     )
   except (RuntimeError, ValueError) as error:
-    raise UserError(failed((str(error).splitlines() or [type(error).__name__])[0])) from error
+    raise UserError(failed(one_line(error))) from error
   finally:
     timer.cancel()
   return jax.process_index() == 0

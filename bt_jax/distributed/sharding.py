@@ -114,7 +114,9 @@ def compile_step(
   """
   compiler = choose("parallel", how, COMPILERS)
   if how == "pmap" and jax.process_count() > 1:
-    raise UserError(f"parallel=pmap is for one host, and there are {jax.process_count()}: leave --config.parallel=jit")
+    raise UserError(
+      f"parallel=pmap is for one host, and there are {jax.process_count()}: leave parallel=jit", "parallel=jit"
+    )
   return compiler(function, mesh, cut=cut, cut_out=cut_out, train=train)
 
 

@@ -55,13 +55,13 @@ def about(patients: int) -> dict[str, Any]:
 def by_patient(rows: list[Record], columns: dict[str, np.ndarray]) -> dict[str, Float[np.ndarray, "patients"]]:
   """Sums over each patient's rows of columns as long as `rows`, in the order in which the patients come."""
   names = [row["patient"] for row in rows]
-  places = {name: at for at, name in enumerate(dict.fromkeys(names))}
-  at = np.array([places[name] for name in names])
-  return {name: np.bincount(at, weights=column, minlength=len(places)) for name, column in columns.items()}
+  index_of = {name: index for index, name in enumerate(dict.fromkeys(names))}
+  patient = np.array([index_of[name] for name in names])
+  return {name: np.bincount(patient, weights=column, minlength=len(index_of)) for name, column in columns.items()}
 
 
 def share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-  """`part / whole`, nan where the whole is 0."""
+  """`part / whole`, nan where `whole` is 0."""
   return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=np.asarray(whole) != 0)
 
 
@@ -69,8 +69,8 @@ def _drawn(numbers: Numbers, patients: int) -> dict[str, Float[np.ndarray, "resa
   names = list(numbers(np.arange(patients)[None]))
 
   def statistic(index: np.ndarray, axis: int) -> np.ndarray:
-    found = numbers(index.reshape(-1, patients))
-    return np.reshape([found[name] for name in names], (len(names), *index.shape[:-1]))
+    sample = numbers(index.reshape(-1, patients))
+    return np.reshape([sample[name] for name in names], (len(names), *index.shape[:-1]))
 
   with warnings.catch_warnings():
     warnings.simplefilter("ignore", stats.DegenerateDataWarning)  # samples without a value are reported by `_interval`
@@ -97,8 +97,8 @@ def _nested(flat: dict[str, Any]) -> dict[str, Any]:
   nested: dict[str, Any] = {}
   for name, value in flat.items():
     *groups, last = name.split(".")
-    place = nested
+    group_of = nested
     for group in groups:
-      place = place.setdefault(group, {})
-    place[last] = value
+      group_of = group_of.setdefault(group, {})
+    group_of[last] = value
   return nested

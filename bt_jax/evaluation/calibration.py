@@ -16,7 +16,7 @@ from bt_jax.schema import Slices
 BINS = 10  # of equal width
 CALIBRATED = "probability_calibrated"
 _LIMITS = (0.05, 20.0)  # of the temperature
-_EDGE = 1e-6  # probabilities are kept this far from 0 and 1, where log odds end
+_EDGE = 1e-6  # probabilities are kept this far from 0 and 1, where log-odds end
 
 
 def fit_temperature(probability: Float[np.ndarray, "n"], label: np.ndarray) -> float:
@@ -24,10 +24,10 @@ def fit_temperature(probability: Float[np.ndarray, "n"], label: np.ndarray) -> f
 
   Labels are those of validation. Above 1 the probabilities were too sure, below 1 not sure enough.
   """
-  odds, sign = logit(_inside(probability)), np.where(label == 1, -1.0, 1.0)
+  log_odds, sign = logit(_inside(probability)), np.where(label == 1, -1.0, 1.0)
 
   def cost(log_temperature: float) -> float:
-    return float(np.logaddexp(0, sign * odds / np.exp(log_temperature)).mean())
+    return float(np.logaddexp(0, sign * log_odds / np.exp(log_temperature)).mean())
 
   low, high = np.log(_LIMITS)
   return float(np.exp(minimize_scalar(cost, bounds=(low, high), method="bounded", options={"xatol": 1e-3}).x))
@@ -37,13 +37,11 @@ def doubt(temperature: float | None) -> str | None:
   """What is wrong with a temperature, if anything: it was held back where no temperature fits."""
   if temperature is None or all(abs(np.log(temperature / limit)) > 0.05 for limit in _LIMITS):
     return None
-  return (
-    f"the temperature is held at its limit of {temperature:.2g}: the validation part has one class, or tells nothing"
-  )
+  return f"the temperature is held at its limit of {temperature:.2g}: the validation part has one class, or says nothing of it"
 
 
 def calibrate(probability: Float[np.ndarray, "*shape"], temperature: float) -> Float[np.ndarray, "*shape"]:
-  """The probability whose log odds are those of this one divided by the temperature."""
+  """The probability whose log-odds are those of this one divided by the temperature."""
   return expit(logit(_inside(probability)) / temperature)
 
 
@@ -61,26 +59,26 @@ def pixel_rows(
   """
   rows = []
   for patient in dict.fromkeys(slices.patient.tolist()):
-    places = np.flatnonzero(slices.patient == patient)
-    truth = slices.mask[places].ravel()
+    indices = np.flatnonzero(slices.patient == patient)
+    truth = slices.mask[indices].ravel()
     for calibrated in (0, 1):
-      values = probability[places].ravel()
+      values = probability[indices].ravel()
       values = calibrate(values, temperature) if calibrated else values
       counted = _count(values, truth)
       rows += [
-        {"data": data, "split": split, "patient": patient, "calibrated": calibrated, "bin": at}
-        | {name: column[at].item() for name, column in counted.items()}
-        for at in range(BINS)
+        {"data": data, "split": split, "patient": patient, "calibrated": calibrated, "bin": number}
+        | {name: column[number].item() for name, column in counted.items()}
+        for number in range(BINS)
       ]
   return rows
 
 
 def _count(probability: Float[np.ndarray, "n"], label: UInt8[np.ndarray, "n"]) -> dict[str, np.ndarray]:
-  at = bin_of(probability)
+  bins = bin_of(probability)
   return {
-    "pixels": np.bincount(at, minlength=BINS),
-    "probability_sum": np.bincount(at, weights=probability, minlength=BINS),
-    "tumor_pixels": np.bincount(at, weights=label, minlength=BINS).astype(int),
+    "pixels": np.bincount(bins, minlength=BINS),
+    "probability_sum": np.bincount(bins, weights=probability, minlength=BINS),
+    "tumor_pixels": np.bincount(bins, weights=label, minlength=BINS).astype(int),
   }
 
 
@@ -115,8 +113,8 @@ def pixel_errors(rows: list[Record]) -> Numbers:
   return errors(by_patient(rows, distances), ("ece", "ece_calibrated"))
 
 
-def _by_bin(name: str, at: np.ndarray, distance: np.ndarray) -> dict[str, np.ndarray]:
-  return {f"{name} {number}": np.where(at == number, distance, 0) for number in range(BINS)}
+def _by_bin(name: str, bins: np.ndarray, distance: np.ndarray) -> dict[str, np.ndarray]:
+  return {f"{name} {number}": np.where(bins == number, distance, 0) for number in range(BINS)}
 
 
 def errors(sums: dict[str, np.ndarray], names: tuple[str, ...]) -> Numbers:

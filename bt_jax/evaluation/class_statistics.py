@@ -29,12 +29,12 @@ def class_rows(
   label = slices.label
   return [
     {
-      **identity(slices, at, data=data, split=split),
-      "label": int(label[at]),
-      "probability": float(probabilities[at]),
-      "prediction": int(predictions[at]),
+      **identity(slices, index, data=data, split=split),
+      "label": int(label[index]),
+      "probability": float(probabilities[index]),
+      "prediction": int(predictions[index]),
     }
-    for at in range(len(slices))
+    for index in range(len(slices))
   ]
 
 
@@ -97,15 +97,15 @@ def summarize_classes(rows: list[Record], *, intervals: bool = False) -> dict[st
   tumor = _confusion_of(rows)
   patients = len({row["patient"] for row in rows})
   label = [row["label"] for row in rows]
-  found = bootstrap.estimate(numbers_of(rows), patients, intervals=intervals)
+  statistics = bootstrap.estimate(numbers_of(rows), patients, intervals=intervals)
   for name, support in (("no_tumor", len(rows) - sum(label)), ("tumor", sum(label))):
-    found["per_class"][name] = {"support": support, **found["per_class"][name]}
+    statistics["per_class"][name] = {"support": support, **statistics["per_class"][name]}
   return {
     "slices": len(rows),
     "tumor_slices": sum(label),
     "patients": patients,
     "confusion": {name: int(getattr(tumor, name).item()) for name in ("tn", "fp", "fn", "tp")},
-    **found,
+    **statistics,
   }
 
 
@@ -122,17 +122,17 @@ def numbers_of(rows: list[Record]) -> Numbers:
     tumor = metrics.Counts(*(sums[name][index].sum(-1) for name in metrics.Counts._fields))
     healthy = metrics.Counts(tp=tumor.tn, fp=tumor.fn, fn=tumor.fp, tn=tumor.tp)
     accuracy = share(tumor.tp + tumor.tn, sum(tumor))
-    found = {"accuracy": accuracy, "specificity": metrics.recall(healthy, empty=np.nan), **ranked(index)}
-    found |= calibrated(index)
-    found |= {f"patient.accuracy_{ending}": value for ending, value in spread(right[index]).items()}
+    statistics = {"accuracy": accuracy, "specificity": metrics.recall(healthy, empty=np.nan), **ranked(index)}
+    statistics |= calibrated(index)
+    statistics |= {f"patient.accuracy_{ending}": value for ending, value in spread(right[index]).items()}
     for name, counts, other in (("no_tumor", healthy, tumor), ("tumor", tumor, healthy)):
-      found[f"per_class.{name}.accuracy"] = accuracy
+      statistics[f"per_class.{name}.accuracy"] = accuracy
       for metric, function in _CLASS_METRICS.items():
-        found[f"per_class.{name}.{metric}"] = function(counts, empty=np.nan)
-      found[f"per_class.{name}.specificity"] = metrics.recall(other, empty=np.nan)
+        statistics[f"per_class.{name}.{metric}"] = function(counts, empty=np.nan)
+      statistics[f"per_class.{name}.specificity"] = metrics.recall(other, empty=np.nan)
     for metric in (*_CLASS_METRICS, "specificity"):
-      found[f"macro.{metric}"] = np.mean([found[f"per_class.{name}.{metric}"] for name in CLASSES], axis=0)
-    return found
+      statistics[f"macro.{metric}"] = np.mean([statistics[f"per_class.{name}.{metric}"] for name in CLASSES], axis=0)
+    return statistics
 
   return numbers
 
@@ -147,11 +147,11 @@ def ranking(rows: list[Record]) -> Numbers:
   label = label[order]
   starts = np.flatnonzero(np.diff(score[order], prepend=np.inf))  # slices of one score are let in together
   names = [row["patient"] for row in rows]
-  places = {name: at for at, name in enumerate(dict.fromkeys(names))}
-  patient = np.array([places[names[at]] for at in order])
+  index_of = {name: index for index, name in enumerate(dict.fromkeys(names))}
+  patient = np.array([index_of[names[index]] for index in order])
 
   def numbers(index: np.ndarray) -> dict[str, np.ndarray]:
-    drawn = (index[..., None] == np.arange(len(places))).sum(-2)
+    drawn = (index[..., None] == np.arange(len(index_of))).sum(-2)
     weight = drawn[..., patient]
     rise = lambda of: np.add.reduceat(weight * of, starts, axis=-1)
     new_tp, new_fp = rise(label), rise(1 - label)

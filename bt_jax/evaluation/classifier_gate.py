@@ -18,7 +18,7 @@ from bt_jax.errors import UserError
 from bt_jax.evaluation.class_statistics import choose_threshold
 from bt_jax.evaluation.records import Record
 
-# What each way to tell slices apart is fitted on.
+# What each classification of slices is fitted on.
 FEATURES = {
   "mask": ("log_area", "confidence"),
   "both": ("log_area", "confidence", "classifier"),
@@ -64,11 +64,11 @@ def gate_effect(rows: list[Record], passes: np.ndarray) -> dict[str, Any]:
     For healthy slices, how many have any predicted pixel without and with the gate, and their share; for slices with a
     tumour, how many it stops, how many of these the segmenter had found in part, and the patients that lose them all.
   """
-  label, marked = column(rows, "label"), area(rows) > 0
+  label, segmented = column(rows, "label"), area(rows) > 0
   healthy, tumor = label == 0, label == 1
   stopped = tumor & ~passes
   patients = column(rows, "patient")
-  without, with_gate = int((healthy & marked).sum()), int((healthy & marked & passes).sum())
+  without, with_gate = int((healthy & segmented).sum()), int((healthy & segmented & passes).sum())
   share = lambda count, total: count / total if total else None
   return {
     "healthy_slices": int(healthy.sum()),

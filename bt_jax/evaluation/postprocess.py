@@ -54,8 +54,8 @@ def of_largest_part(
 
 def largest_part(volume: Bool[np.ndarray, "depth height width"]) -> Bool[np.ndarray, "depth height width"]:
   """The largest 26-connected component; of several as large, the first."""
-  labels, found = ndimage.label(volume, structure=np.ones((3, 3, 3)))
-  if found < 2:
+  labels, count = ndimage.label(volume, structure=np.ones((3, 3, 3)))
+  if count < 2:
     return volume
   return labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
 

@@ -100,7 +100,7 @@ class Tables:
     )
     for name in ("slices", "patients"):
       if not getattr(tables, name):
-        raise UserError(f"{path[name]} is missing or has no rows: {EVALUATE}")
+        raise UserError(f"{path[name]} is missing or has no rows: {EVALUATE}", *EVALUATE.arguments)
     return tables
 
   @classmethod
@@ -173,7 +173,9 @@ def _check(folder: pathlib.Path, tables: Tables, task: str) -> None:
   patients = Counter(row["patient"] for row in tables.patients)
   expected = {row["patient"] for row in tables.slices}
   if wrong := sorted({name for name, times in patients.items() if times > 1} | (expected ^ patients.keys())):
-    raise UserError(f"{folder}/patients.csv does not have {wrong[0]} once, and slices.csv does: {EVALUATE}")
+    raise UserError(
+      f"{folder}/patients.csv does not have {wrong[0]} once, and slices.csv does: {EVALUATE}", *EVALUATE.arguments
+    )
   counted = {row["patient"]: row for row in _OF_PATIENTS[task](tables.slices)}
   for row in tables.patients:
     for name, value in counted[row["patient"]].items():
@@ -183,10 +185,13 @@ def _check(folder: pathlib.Path, tables: Tables, task: str) -> None:
   ids = [(row["case"], row["slice"]) for row in tables.slices]
   for name in dict.fromkeys(row["baseline"] for row in tables.baselines):
     if [(row["case"], row["slice"]) for row in tables.baselines if row["baseline"] == name] != ids:
-      raise UserError(f"{folder}/baselines.csv has other slices for {name} than slices.csv: {EVALUATE}")
+      raise UserError(
+        f"{folder}/baselines.csv has other slices for {name} than slices.csv: {EVALUATE}", *EVALUATE.arguments
+      )
   bins = Counter((row["patient"], row["calibrated"], row["bin"]) for row in tables.reliability)
-  once = {(name, kind, at): 1 for name in expected for kind in (0, 1) for at in range(calibration.BINS)}
+  once = {(name, kind, number): 1 for name in expected for kind in (0, 1) for number in range(calibration.BINS)}
   if tables.reliability and bins != once:
     raise UserError(
-      f"{folder}/reliability.csv does not have each of 2 x {calibration.BINS} bins once for each patient: {EVALUATE}"
+      f"{folder}/reliability.csv does not have each of 2 x {calibration.BINS} bins once for each patient: {EVALUATE}",
+      *EVALUATE.arguments,
     )

@@ -11,7 +11,9 @@ from bt_jax.evaluation.postprocess import largest_part
 from bt_jax.evaluation.surface import surface
 
 FEATURES = ("angular_std", "ellipsoid_ratio", "margin_fluctuation")
-MIN_PIXELS = 100  # the boundary of a disk as large is 32 pixels, three to a bin; below, the features tell of the grid
+MIN_PIXELS = (
+  100  # the boundary of a disk as large is 32 pixels, three to a bin; below, the features are those of the grid
+)
 BINS = 10  # of equal angle around the centroid
 WINDOW = 0.1  # of the boundary's pixels, for the moving average
 TOLERANCE = 1e-3  # of the enclosing ellipsoid: its volume is at most (1 + TOLERANCE)^2 times the smallest
@@ -43,8 +45,8 @@ def shape_features(mask: Bool[np.ndarray, "depth height width"]) -> dict[str, fl
 
 def _largest_outline(mask: Bool[np.ndarray, "depth height width"]) -> Bool[np.ndarray, "height width"]:
   """The largest part of the slice with the largest area, without holes."""
-  at = int(np.argmax(mask.sum((1, 2))))
-  return ndimage.binary_fill_holes(largest_part(mask[at : at + 1])[0])
+  index = int(np.argmax(mask.sum((1, 2))))
+  return ndimage.binary_fill_holes(largest_part(mask[index : index + 1])[0])
 
 
 def _boundary(part: Bool[np.ndarray, "height width"]) -> Int[np.ndarray, "boundary 2"]:
@@ -69,7 +71,7 @@ def angular_std(radii: Float[np.ndarray, "boundary"], angles: Float[np.ndarray, 
     angles: of the same pixels around the centroid, in radians.
   """
   bins = np.floor(angles / (2 * np.pi) * BINS).astype(int) % BINS
-  return float(np.mean([radii[bins == at].std() for at in np.unique(bins)]))
+  return float(np.mean([radii[bins == number].std() for number in np.unique(bins)]))
 
 
 def margin_fluctuation(radii: Float[np.ndarray, "boundary"]) -> float:
@@ -111,7 +113,7 @@ def enclosing_ellipsoid_volume(points: Float[np.ndarray, "points 3"]) -> float:
     far, near = np.argmax(distances), np.argmin(np.where(weights > 0, distances, np.inf))
     if distances[far] + 1 <= (1 + TOLERANCE) * (size + 1):
       return float(4 / 3 * np.pi * np.sqrt(np.linalg.det(distances[far] * spread)))
-    at = far if distances[far] - size >= size - distances[near] else near
-    step = max((distances[at] - size) / ((size + 1) * distances[at]), -weights[at] / (1 - weights[at]))
+    chosen = far if distances[far] - size >= size - distances[near] else near
+    step = max((distances[chosen] - size) / ((size + 1) * distances[chosen]), -weights[chosen] / (1 - weights[chosen]))
     weights *= 1 - step
-    weights[at] = max(weights[at] + step, 0)
+    weights[chosen] = max(weights[chosen] + step, 0)

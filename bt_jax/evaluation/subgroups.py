@@ -64,17 +64,17 @@ def summarize(
   sized = all("truth_voxels" in row for row in patients)
   quartiles = _quartiles(patients) if sized else [""] * len(patients)
   known = [row | {"quartile": quartile} for row, quartile in zip(patients, quartiles, strict=True)]
-  found = {}
+  groups = {}
   for name in names:
     if name == "size" and not sized:
       continue
     group_of = {row["patient"]: GROUPINGS[name](row) for row in known}
-    found[name] = []
+    groups[name] = []
     for group in sorted(set(group_of.values()), key=lambda group: (group == UNKNOWN, group)):
       members = [row for row in rows if group_of[row["patient"]] == group]
       count = sum(of == group for of in group_of.values())
-      found[name].append({"group": group, "patients": count, "slices": len(of_any_class(members)), **numbers(members)})
-  return found
+      groups[name].append({"group": group, "patients": count, "slices": len(of_any_class(members)), **numbers(members)})
+  return groups
 
 
 def _quartiles(patients: list[Record]) -> list[str]:
@@ -82,4 +82,4 @@ def _quartiles(patients: list[Record]) -> list[str]:
   size = np.array([row["truth_voxels"] for row in patients])
   edges = np.quantile(size, [0.25, 0.5, 0.75])
   words = ("smallest quarter", "second quarter", "third quarter", "largest quarter")
-  return [f"{at + 1}: {words[at]}" for at in np.searchsorted(edges, size)]
+  return [f"{quarter + 1}: {words[quarter]}" for quarter in np.searchsorted(edges, size)]

@@ -307,7 +307,7 @@ def check_files(folder: pathlib.Path, summary: dict[str, Any]) -> None:
     if path.is_file() and files.sha256_of([path]) != expected:
       raise files.damaged(path, "it was changed since summary.json was made", files.EVALUATE)
     if name in _TABLES and not path.is_file():
-      raise UserError(f"{path} is missing: {files.EVALUATE}")
+      raise UserError(f"{path} is missing: {files.EVALUATE}", *files.EVALUATE.arguments)
 
 
 def read_summary(folder: pathlib.Path) -> dict[str, Any]:
@@ -325,7 +325,7 @@ def read_summary(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def mark_finished(folder: pathlib.Path) -> None:
-  """Says that the results of a run are whole; the last thing that is written of them."""
+  """Says that the results of a run are complete; the last thing that is written of them."""
   files.write_json(folder / _FINISHED, {"format": _FORMAT})
 
 
@@ -336,7 +336,7 @@ def unmark_finished(folder: pathlib.Path) -> None:
 
 
 def is_finished(folder: pathlib.Path) -> bool:
-  """Whether the results of the run in a folder are whole; before there was a file that says so, the report was the last."""
+  """Whether the results of the run in a folder are complete; before there was a file that says so, the report was the last."""
   return (folder / _FINISHED).is_file() or (folder / _REPORT).is_file()
 
 

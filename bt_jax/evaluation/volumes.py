@@ -33,7 +33,7 @@ def volume_columns(
     `predicted_<feature>`, of the largest 3-D part, as a stray pixel at the other end of the head would make its ellipsoid,
     and `hd95` and `assd`, of all parts, with their `unit`.
   """
-  found: dict[tuple[str, str | None], Record] = {}
+  columns_of: dict[tuple[str, str | None], Record] = {}
   patients = list(dict.fromkeys(slices.patient.tolist()))
   for patient, (number, name) in itertools.product(patients, enumerate(classes)):
     indices = np.flatnonzero(slices.patient == patient)
@@ -47,5 +47,5 @@ def volume_columns(
       of_shape = shape.shape_features(largest_part(predicted))
       columns |= {f"predicted_{feature}": value for feature, value in of_shape.items()}
       columns |= {"unit": "mm" if spacing_mm else "pixels", **distances._asdict()}
-    found[patient, class_column(name, classes).get("class")] = columns
-  return found
+    columns_of[patient, class_column(name, classes).get("class")] = columns
+  return columns_of

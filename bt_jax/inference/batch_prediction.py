@@ -21,8 +21,8 @@ from bt_jax.scans import reader
 from bt_jax.scans.reader import Study
 from bt_jax.scans.scan import NOTICE, Scan
 
-_TOLD = ("tumor", "probability", "voxels", "volume_mm3", "largest_diameter_mm", "looks_wrong", "warnings")
-_COLUMNS = ("study", "status", *_TOLD, "error")
+_REPORTED = ("tumor", "probability", "voxels", "volume_mm3", "largest_diameter_mm", "looks_wrong", "warnings")
+_COLUMNS = ("study", "status", *_REPORTED, "error")
 _PAUSE = 0.5  # seconds, before claimed studies are asked for again
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a text begins that a spreadsheet computes
 Item, Result = TypeVar("Item"), TypeVar("Result")
@@ -37,27 +37,27 @@ def predict(
   shard: str | None,
   load: Callable[[], Predictor],
 ) -> None:
-  """Predicts the studies in a file or folder; skips those that are finished, tells of those that cannot be read.
+  """Predicts the studies in a file or folder; skips those that are finished, reports those that cannot be read.
 
   Args:
     source: a file, a zip or a folder; None where `given` names files.
     output: gets the files of the one study, or a folder for each of several, and a table of all. Other processes may
       work on the same studies: each study is claimed, and those that another has claimed come last.
-    given: by role, see `studies.find`.
+    given: by role, see `reader.find`.
     probabilities: whether they are written, too.
     shard: `i/n`: every n-th study from the i-th on; None: all.
-    load: the networks; called once the studies are found.
+    load: the networks; called once the studies are known.
 
   Raises:
     UserError: there is nothing to read, the output holds something else, or a study could not be predicted.
   """
-  found = reader.find(source, given)
-  chosen = found if shard is None else reader.shard(found, shard)
+  studies = reader.find(source, given)
+  chosen = studies if shard is None else reader.shard(studies, shard)
   if not chosen:
-    print(f"no study falls to shard {shard}, there are {len(found)}")
+    print(f"no study falls to shard {shard}, there are {len(studies)}")
     return
   table = None
-  if len(found) > 1 or found[0].name:
+  if len(studies) > 1 or studies[0].name:
     table = output / ("studies.csv" if shard is None else f"studies_{shard.replace('/', '_of_')}.csv")
   with _writable(output, table):
     work = _Work(output, load(), probabilities)
@@ -75,9 +75,9 @@ def predict(
       for release in [*work.claimed.values()]:
         release()
     if table:
-      _tell_of_all(rows, table)
+      _print_all(rows, table)
     else:
-      _tell_of_one(rows[0], output)
+      _print_one(rows[0], output)
 
 
 class Elsewhere:
@@ -114,7 +114,9 @@ class _Work:
     if done is None:
       writer.check_free(folder)
     elif differ := writer.differences(done, self.predictor, self.options(study)):
-      raise UserError(f"{folder} holds a prediction that differs in {', '.join(differ)}: choose another --output")
+      raise UserError(
+        f"{folder} holds a prediction that differs in {', '.join(differ)}: choose another output", "output"
+      )
     return done
 
   def read(self, study: Study) -> Scan | Elsewhere | None:
@@ -127,7 +129,8 @@ class _Work:
       done = self.finished(study)  # as it is now that nobody else writes
       if done is not None and done["input"]["sha256"] != reader.sha256(study):
         raise UserError(
-          f"{self.output / study.name} holds the prediction of other files: remove it, or choose another --output"
+          f"{self.output / study.name} holds the prediction of other files: remove it, or choose another output",
+          "output",
         )
       return None if done is not None and not writer.missing(self.output / study.name, done) else reader.read(study)
     except BaseException:
@@ -159,7 +162,7 @@ class _Work:
     if prediction is not None:
       writer.save(prediction, folder, probabilities=self.probabilities, options=self.options(study))
     done = writer.finished(folder)
-    columns = {name: done[name] for name in _TOLD} | {"warnings": "; ".join(done["warnings"])}
+    columns = {name: done[name] for name in _REPORTED} | {"warnings": "; ".join(done["warnings"])}
     return {"study": study.name, "status": "predicted" if prediction else "was there", **columns, "error": None}
 
 
@@ -184,10 +187,10 @@ def _stream(work: _Work, chosen: Sequence[Study]) -> Iterator[dict[str, Any]]:
 def _once(work: _Work, chosen: Sequence[Study], alone: bool) -> Iterator[tuple[Study, dict[str, Any] | None]]:
   """Each study with its row, None where another process has it; no more than three of them are in memory."""
   scans = _one_ahead(work.read, chosen)
-  marked = ((study, work.predict(scan, progress=alone)) for study, scan in scans)
-  for (study, _), row in _one_ahead(lambda pair: work.write(*pair), marked):
+  predictions = ((study, work.predict(scan, progress=alone)) for study, scan in scans)
+  for (study, _), row in _one_ahead(lambda pair: work.write(*pair), predictions):
     failed = isinstance(row, UserError)
-    failure = dict.fromkeys(_COLUMNS) | {"study": study.name, "status": "failed", "error": str(row)}
+    failure = dict.fromkeys(_COLUMNS) | {"study": study.name, "status": "failed", "error": row}
     yield study, failure if failed else row
 
 
@@ -215,6 +218,7 @@ def _one_ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Ite
 
 def _harmless(value: Any) -> Any:
   """A text that a spreadsheet would compute, as `=1+1`, with the apostrophe before it that makes it a text there too."""
+  value = str(value) if isinstance(value, UserError) else value
   return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
@@ -227,9 +231,9 @@ def _writable(output: pathlib.Path, table: pathlib.Path | None) -> Iterator[None
     output.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=output).close()
   except OSError as error:
-    raise UserError(f"cannot write to {output} ({error.strerror}): choose another --output") from error
+    raise UserError(f"cannot write to {output} ({error.strerror}): choose another output", "output") from error
   if table and table.is_file() and not table.read_bytes().startswith(",".join(_COLUMNS).encode()):
-    raise UserError(f"{table} is another table than that of predictions: choose another --output")
+    raise UserError(f"{table} is another table than that of predictions: choose another output", "output")
   try:
     yield
   finally:
@@ -248,16 +252,16 @@ def _write_table(table: pathlib.Path, rows: Sequence[dict[str, Any]]) -> None:
     release()
 
 
-def _tell_of_one(row: dict[str, Any], output: pathlib.Path) -> None:
+def _print_one(row: dict[str, Any], output: pathlib.Path) -> None:
   if row["error"]:
-    raise UserError(row["error"])
+    raise row["error"]
   done = writer.finished(output)
   size = f"{done['voxels']} voxels" + ("" if done["volume_ml"] is None else f", {done['volume_ml']:.2f} ml")
   first, last = done["slice_range"] or (0, 0)
   where = (
     f"{size}, slices {first} to {last} of {len(done['slices'])}" if done["tumor"] else f"{len(done['slices'])} slices"
   )
-  verdict = "tumour marked" if done["tumor"] else "no tumour marked"
+  verdict = "tumour segmented" if done["tumor"] else "no tumour segmented"
   print(f"\n{done['study']}: {verdict} ({where}); probability {done['probability']:.3f}")
   for role, read in done["roles"].items():
     print(f"  {role:<5} read from {read}")
@@ -272,12 +276,14 @@ def _tell_of_one(row: dict[str, Any], output: pathlib.Path) -> None:
   print(NOTICE)
 
 
-def _tell_of_all(rows: Sequence[dict[str, Any]], table: pathlib.Path) -> None:
+def _print_all(rows: Sequence[dict[str, Any]], table: pathlib.Path) -> None:
   count = collections.Counter(row["status"] for row in rows)
-  marked = sum(bool(row["tumor"]) for row in rows)
+  segmented = sum(bool(row["tumor"]) for row in rows)
   counts = ", ".join(f"{number} {status}" for status, number in count.items())
-  odd = sum(bool(row["looks_wrong"]) for row in rows)
-  print(f"\n{len(rows)} studies: {counts}; tumour marked in {marked}; {odd} look unlike what the networks know")
+  unlike = sum(bool(row["looks_wrong"]) for row in rows)
+  print(
+    f"\n{len(rows)} studies: {counts}; tumour segmented in {segmented}; {unlike} look unlike what the networks know"
+  )
   print(f"written:\n  {table}\n  {table.parent}/<study>/prediction.json, masks, overlays\n{NOTICE}")
   if count["failed"]:
     raise UserError(

@@ -62,7 +62,7 @@ def decide(
   heads = all(network.slice_head for network in segmenters)
   gating = classifiers or (segmenters if heads else [])
   tumor = [np.array(network.decision["tumor_probabilities"]) for network in gating]
-  gates = [gate_threshold(chances, np.ones(len(chances), int), sensitivity) for chances in tumor]
+  gates = [gate_threshold(probabilities, np.ones(len(probabilities), int), sensitivity) for probabilities in tumor]
   ranges = {
     name: zip(*(network.profile[name] for network in segmenters), strict=True) for name in segmenters[0].profile
   }
@@ -90,7 +90,7 @@ def _title(networks: Sequence[Network]) -> str:
 def check_share(name: str, value: float | None) -> None:
   """Raises UserError where an option is no share."""
   if value is not None and not 0 < value <= 1:
-    raise UserError(f"--{name} is {value}, expected more than 0 and at most 1")
+    raise UserError(f"{name} is {value}, expected more than 0 and at most 1", name)
 
 
 def describe(segmenters: Sequence[Network], classifiers: Sequence[Network], decision: Decision) -> dict[str, Any]:

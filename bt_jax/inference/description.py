@@ -64,7 +64,7 @@ def _slices(prediction: Prediction) -> list[dict[str, Any]]:
   square_mm = scan.spacing_mm[1] * scan.spacing_mm[2] if scan.spacing_mm else None
   return [
     {
-      "index": at,
+      "index": index,
       "name": name,
       "tumor": bool(area),
       "probability": float(probability),
@@ -72,7 +72,7 @@ def _slices(prediction: Prediction) -> list[dict[str, Any]]:
       "area_mm2": float(area * square_mm) if scan.spacing_mm else None,
       "gated": bool(gated),
     }
-    for at, (name, area, probability, gated) in enumerate(
+    for index, (name, area, probability, gated) in enumerate(
       zip(scan.slice_names, areas, prediction.slice_probability, prediction.gated, strict=True)
     )
   ]

@@ -19,7 +19,7 @@ PyTree = Any
 _TURN_DEGREES = 10.0
 
 
-class Segmented(NamedTuple):
+class Outputs(NamedTuple):
   """What networks say of slices.
 
   Attributes:
@@ -46,7 +46,7 @@ def make_forward(
   tta: bool,
   gate: float | None,
   temperature: float,
-) -> tuple[tuple[PyTree, ...], Callable[[tuple[PyTree, ...], dict[str, PyTree]], Segmented]]:
+) -> tuple[tuple[PyTree, ...], Callable[[tuple[PyTree, ...], dict[str, PyTree]], Outputs]]:
   """Makes the function of networks whose slices are averaged.
 
   Args:
@@ -83,7 +83,7 @@ def make_forward(
 
     return jax.tree.map(lambda x: x.mean(0), jax.lax.map(look, jnp.asarray(looks)))
 
-  def forward(variables: tuple[PyTree, ...], batch: dict[str, PyTree]) -> Segmented:
+  def forward(variables: tuple[PyTree, ...], batch: dict[str, PyTree]) -> Outputs:
     tumors = []
     for (logits, view), stack in zip(groups, variables, strict=True):
       seen = batch | {"image": batch["image"][view]}
@@ -93,7 +93,7 @@ def make_forward(
     slices = jnp.concatenate(asked).mean(0)
     gated = slices < (-1 if gate is None else gate)
     members = jnp.where(gated[:, None, None, None], 0, members)
-    return Segmented(members, _calibrate(slices, temperature), gated)
+    return Outputs(members, _calibrate(slices, temperature), gated)
 
   return stacked, forward
 

@@ -21,12 +21,12 @@ from typing_extensions import TypedDict
 from bt_jax import files
 from bt_jax.datasets.channels import with_neighbours
 from bt_jax.datasets.info import DatasetInfo, Info
-from bt_jax.errors import UserError
+from bt_jax.errors import UserError, one_line
 from bt_jax.evaluation.postprocess import class_masks
 from bt_jax.files import Count, Positive, Share
 from bt_jax.inference import resampling, standalone
 from bt_jax.inference.decision import Decision, check_share, decide, describe
-from bt_jax.inference.ensemble import Segmented, make_forward
+from bt_jax.inference.ensemble import Outputs, make_forward
 from bt_jax.inference.networks import Network, View
 from bt_jax.inference.predictor import Predictor, Resampled
 from bt_jax.scans.scan import NOTICE
@@ -89,8 +89,7 @@ def write(
   path = files.write_bytes(output, seal(bytes(exported.serialize()) + _program(described)))
   print(
     f"written: {path} ({path.stat().st_size / 1e6:.1f} MB)\n"
-    f"try it, with jax alone: python {path} volume.npy result.npz\n"
-    f"or as any run: python launch.py --mode=predict --checkpoint={path} --input=SCAN --output=DIR\n{NOTICE}"
+    f"try it, with jax alone: python {path} volume.npy result.npz\n{NOTICE}"
   )
 
 
@@ -110,10 +109,11 @@ def plan(
   segmenters: Sequence[Network], classifiers: Sequence[Network], **options: Any
 ) -> tuple[Decision, dict[str, Any]]:
   """What the networks decide by, and what a file in any format says of them; raises UserError as `write`."""
-  if raised := [network for network in (*segmenters, *classifiers) if network.view.contrast != "none"]:
+  if enhanced := [network for network in (*segmenters, *classifiers) if network.view.contrast != "none"]:
     raise UserError(
-      f"{raised[0].about['path']} raises contrast ({raised[0].view.contrast}) on the host, which no export holds: use the run "
-      "itself, or train with --config.data.contrast=none"
+      f"{enhanced[0].about['path']} enhances contrast ({enhanced[0].view.contrast}) on the host, which no export holds: use the run "
+      "itself, or train with data.contrast=none",
+      "data.contrast=none",
     )
   decision = decide(segmenters, classifiers, **options)
   about = describe(segmenters, classifiers, decision)
@@ -143,7 +143,7 @@ def is_there(output: pathlib.Path, described: dict[str, Any], read_there: Callab
   except UserError:
     same = False
   if not same:
-    raise UserError(f"{output} is there already, and is not this export: choose another --output, or remove it")
+    raise UserError(f"{output} is there already, and is not this export: choose another output, or remove it", "output")
   print(f"was there: {output}, of these networks and options\n{NOTICE}")
   return True
 
@@ -160,11 +160,11 @@ def read(path: pathlib.Path) -> tuple[bytes, dict[str, Any]]:
   try:
     content = path.read_bytes()
     if hashlib.sha256(content[:-_HASH_CHARACTERS]).hexdigest().encode() != content[-_HASH_CHARACTERS:]:
-      raise files.damaged(path, "its SHA-256 is not that of its content: no file that --mode=export wrote", remedy)
+      raise files.damaged(path, "its SHA-256 is not that of its content: it is no export", remedy)
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
       described = archive.read(_ABOUT)
   except (zipfile.BadZipFile, KeyError, IsADirectoryError) as error:
-    raise files.damaged(path, "no file that --mode=export wrote", remedy) from error
+    raise files.damaged(path, "it is no export", remedy) from error
   return content, files.parse_json(described, path, Described, remedy)
 
 
@@ -201,9 +201,9 @@ def make_function(
       return filled.reshape(groups, _GROUP, *seen.shape[1:])
 
     views = sorted({network.view for network in (*segmenters, *classifiers)})
-    found = jax.lax.map(of_group, {view: grouped(view) for view in views})
+    mapped = jax.lax.map(of_group, {view: grouped(view) for view in views})
     probability, slice_probability, gated = (
-      array.reshape(groups * _GROUP, *array.shape[2:])[:slices] for array in found
+      array.reshape(groups * _GROUP, *array.shape[2:])[:slices] for array in mapped
     )
     masks = class_masks(probability, threshold=decision.threshold, overlapping=info.overlapping)
     if decision.largest_component:
@@ -243,7 +243,7 @@ def load(path: pathlib.Path, threshold: float | None) -> Predictor:
   """
   if path.suffix.lower() == ".onnx":
     raise UserError(
-      f"--checkpoint: {path} is ONNX, for other runtimes: name the run, or export it to a file without .onnx"
+      f"{path} is ONNX, for other runtimes: name the run, or export it to a file without .onnx", "checkpoint"
     )
   content, described = read(path)
   known = {field.name for field in dataclasses.fields(Decision)}
@@ -255,19 +255,19 @@ def load(path: pathlib.Path, threshold: float | None) -> Predictor:
   try:
     exported = jax.export.deserialize(bytearray(content))
   except Exception as error:  # of another version of JAX; what its reader raises is not documented
-    raise files.damaged(path, f"{type(error).__name__} {error}"[:200], "export the run again") from error
+    raise files.damaged(path, one_line(error), "export the run again") from error
   if threshold is not None:
     check_share("threshold", threshold)
     decision, about = dataclasses.replace(decision, threshold=threshold), about | {"threshold": threshold}
   return Predictor(decision, about | {"exported": True}, functools.partial(_segment, jax.jit(exported.call)))
 
 
-def _segment(function: Callable[[Any], dict[str, Array]], resampled: Resampled) -> Iterator[Segmented]:
+def _segment(function: Callable[[Any], dict[str, Array]], resampled: Resampled) -> Iterator[Outputs]:
   """All slices at once: statistics are of the whole volume, which is on the training grid and in its scale already."""
-  found = jax.device_get(function(resampled))
+  outputs = jax.device_get(function(resampled))
   slices, size, _, _ = resampled.shape
-  members = found["probability"].reshape(1, slices, size, size, -1)
-  yield Segmented(members, found["slice_probability"], found["gated"])
+  members = outputs["probability"].reshape(1, slices, size, size, -1)
+  yield Outputs(members, outputs["slice_probability"], outputs["gated"])
 
 
 def _program(described: dict[str, Any]) -> bytes:

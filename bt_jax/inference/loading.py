@@ -1,6 +1,7 @@
 """From the folders of runs, or an exported file, to a predictor: which networks, and what they decide by."""
 
 import functools
+import os
 from collections.abc import Sequence
 
 import jax
@@ -16,14 +17,14 @@ from bt_jax.inference.predictor import Predictor, segment
 
 
 def load(
-  checkpoints: Sequence[str],
+  checkpoints: Sequence[str | os.PathLike[str]],
   *,
-  classifier: str | None = None,
+  classifier: str | os.PathLike[str] | None = None,
   tta: bool = False,
   threshold: float | None = None,
   sensitivity: float = SENSITIVITY,
 ) -> Predictor:
-  """The networks in these places as one; their probabilities are averaged.
+  """The networks of these runs as one; their probabilities are averaged.
 
   Args:
     checkpoints: runs of segmenters, their checkpoints, a cross-validation, patterns of these; or one exported file.
@@ -35,12 +36,13 @@ def load(
   Raises:
     UserError: there is no such network, it is of another task, or an option does not go with it.
   """
-  found = networks.find(checkpoints, "checkpoint")
-  if exported := [path for path in found if path.is_file()]:
-    if len(found) > 1 or classifier is not None or tta:
+  paths = networks.find(checkpoints, "checkpoint")
+  if exported := [path for path in paths if path.is_file()]:
+    if len(paths) > 1 or classifier is not None or tta:
       raise UserError(
-        f"--checkpoint: {exported[0]} is an exported file, which stands alone: other networks, the classifier and --tta "
-        "are named when it is made, with --mode=export"
+        f"{exported[0]} is an exported file, which stands alone: other networks, the classifier and tta are named when it "
+        "is exported",
+        "mode=export",
       )
     return jax_export.load(exported[0], threshold)
   segmenters, classifiers = open_networks(checkpoints, classifier)
@@ -48,9 +50,9 @@ def load(
 
 
 def open_networks(
-  checkpoints: Sequence[str], classifier: str | None, dtype: str | None = None
+  checkpoints: Sequence[str | os.PathLike[str]], classifier: str | os.PathLike[str] | None, dtype: str | None = None
 ) -> tuple[list[Network], list[Network]]:
-  """The segmenters and classifiers in these places; see `load`, and `networks.load` for the dtype."""
+  """The segmenters and classifiers of these runs; see `load`, and `networks.load` for the dtype."""
   segmenters = networks.find(checkpoints, "checkpoint")
   classifiers = networks.find([classifier], "classifier") if classifier is not None else []
   return (

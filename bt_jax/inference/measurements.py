@@ -37,9 +37,9 @@ def largest_diameter(mask: Mask, spacing_mm: tuple[float, float, float] | None) 
 
 def _longest(mask: Mask, scale: tuple[float, float]) -> tuple[float | None, int | None]:
   """The largest distance, and its slice; a part is skipped whose frame has no longer diagonal, as most do in noise."""
-  best, where = 0.0, None
-  for at in np.flatnonzero(mask.any((1, 2))):
-    labels, _ = ndimage.label(mask[at], np.ones((3, 3)))
+  best, index = 0.0, None
+  for slice_index in np.flatnonzero(mask.any((1, 2))):
+    labels, _ = ndimage.label(mask[slice_index], np.ones((3, 3)))
     frames = ndimage.find_objects(labels)
     sides = [(rows.stop - rows.start, columns.stop - columns.start) for rows, columns in frames]
     diagonals = np.hypot(*(np.array(sides) * scale).T)
@@ -48,8 +48,8 @@ def _longest(mask: Mask, scale: tuple[float, float]) -> tuple[float | None, int 
         break
       length = float(spatial.distance.pdist(_hull(labels[frames[part]] == part + 1) * scale).max())
       if length > best:
-        best, where = length, int(at)
-  return (None, None) if where is None else (best, where)
+        best, index = length, int(slice_index)
+  return (None, None) if index is None else (best, index)
 
 
 def _hull(part: Bool[np.ndarray, "height width"]) -> Float[np.ndarray, "corners 2"]:
@@ -62,12 +62,12 @@ def _hull(part: Bool[np.ndarray, "height width"]) -> Float[np.ndarray, "corners 
 
 
 def location(mask: Mask) -> dict[str, Any]:
-  """Where the mask lies: `bounding_box`, first and last place along each axis, and `centroid`."""
+  """Where the mask lies: `bounding_box`, first and last index along each axis, and `centroid`."""
   if not mask.any():
     return {"bounding_box": None, "centroid": None}
   counts = {"slices": mask.sum((1, 2)), "rows": mask.sum((0, 2)), "columns": mask.sum((0, 1))}
   return {
-    "bounding_box": {name: [int(at) for at in np.flatnonzero(each)[[0, -1]]] for name, each in counts.items()},
+    "bounding_box": {name: [int(index) for index in np.flatnonzero(each)[[0, -1]]] for name, each in counts.items()},
     "centroid": [float(np.average(np.arange(each.size), weights=each)) for each in counts.values()],
   }
 

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import glob
 import json
+import os
 import pathlib
 import re
 from collections.abc import Callable, Sequence
@@ -13,7 +14,7 @@ from bt_jax import files
 from bt_jax.datasets.channels import Channel, context_of, parse_channels
 from bt_jax.datasets.info import DatasetInfo
 from bt_jax.datasets.registry import info_of
-from bt_jax.errors import UserError
+from bt_jax.errors import UserError, check_local
 from bt_jax.models import DTYPES, make_model, taken
 from bt_jax.pipeline.preprocess import make_preprocess
 from bt_jax.tasks import TASKS
@@ -66,55 +67,56 @@ class Network:
   about: dict[str, Any]
 
 
-def find(names: Sequence[str], flag: str) -> list[pathlib.Path]:
+def find(names: Sequence[str | os.PathLike[str]], argument: str) -> list[pathlib.Path]:
   """The files and folders that hold a network each.
 
   Args:
     names: paths, or patterns of them, of runs, of their checkpoints, of cross-validations with runs in them, or of exports.
-    flag: that they were given by.
+    argument: that they were given as.
 
   Raises:
     UserError: there is none, or one is given twice.
   """
-  found: list[pathlib.Path] = []
+  networks: list[pathlib.Path] = []
   for name in names:
+    check_local(name, argument)
     path = pathlib.Path(name).expanduser()
     paths = [path] if path.exists() else sorted(map(pathlib.Path, glob.glob(str(path))))
     if not paths:
-      raise UserError(f"--{flag}: there is no {name}: name the folder of a run, or an exported file")
+      raise UserError(f"there is no {name}: name the folder of a run, or an exported file", argument)
     for path in paths:
       folds = sorted(fold for fold in path.glob("fold*_*") if (fold / _BEST).is_dir()) if path.is_dir() else []
-      found += folds if not (path / _BEST).is_dir() and folds else [path]
-  if not found:
-    raise UserError(f"--{flag} is empty: name the folder of a run, or an exported file")
-  places = [path.resolve() for path in found]
-  if twice := [path for path in found if places.count(path.resolve()) > 1]:
-    raise UserError(f"--{flag}: {twice[0]} is given twice: leave one out")
-  return found
+      networks += folds if not (path / _BEST).is_dir() and folds else [path]
+  if not networks:
+    raise UserError(f"{argument} is empty: name the folder of a run, or an exported file", argument)
+  resolved = [path.resolve() for path in networks]
+  if twice := [path for path in networks if resolved.count(path.resolve()) > 1]:
+    raise UserError(f"{argument}: {twice[0]} is given twice: leave one out", argument)
+  return networks
 
 
-def load(folder: pathlib.Path, task: str, flag: str, dtype: str | None = None) -> Network:
+def load(folder: pathlib.Path, task: str, argument: str, dtype: str | None = None) -> Network:
   """The network of a run, or of one of its checkpoints.
 
   Args:
     folder: of the run, of `checkpoints/best` in it, or of one step in that.
     task: that it must have been trained for.
-    flag: that it was given by.
+    argument: that it was given as.
     dtype: to compute in, a name of `models.DTYPES`; None: that of the training.
 
   Raises:
     UserError: there is no checkpoint, it cannot be read, is corrupt, of another version, or of another task.
   """
-  (variables, record), place = _restore(folder, flag), folder
-  config, decision = records.check(record, place)["config"], record["decision"]
+  variables, record = _restore(folder, argument)
+  config, decision = records.check(record, folder)["config"], record["decision"]
   try:
     info = info_of(record)
   except ValueError as error:
-    raise files.damaged(place, f"its record of the data set: {error}", records.REMEDY) from error
+    raise files.damaged(folder, f"its record of the data set: {error}", records.REMEDY) from error
   if config["task"] != task:
     other = {"segmentation": "checkpoint", "classification": "classifier"}[config["task"]]
-    raise UserError(f"--{flag}: {place} is of {config['task']}, expected {task}: name it with --{other}")
-  # The whole of what shapes the function; runs of one cross-validation differ in none of it.
+    raise UserError(f"{argument}: {folder} is of {config['task']}, expected {task}: name it as {other}", other)
+  # All that shapes the function; runs of one cross-validation differ in none of it.
   model = config["model"] | {"pretrained": ""} | ({"dtype": dtype} if dtype else {})
   key = json.dumps([task, model, config["data"], record["normalize"], info.to_json()], sort_keys=True)
   return Network(
@@ -128,7 +130,7 @@ def load(folder: pathlib.Path, task: str, flag: str, dtype: str | None = None) -
     profile=record["profile"],
     largest_component=config["eval"]["largest_component"],
     about={
-      "path": str(place.resolve()),
+      "path": str(folder.resolve()),
       "model": config["model"]["name"],
       "data": record["data"],
       "split": record["split"],
@@ -140,21 +142,21 @@ def load(folder: pathlib.Path, task: str, flag: str, dtype: str | None = None) -
   )
 
 
-def _restore(folder: pathlib.Path, flag: str) -> tuple[PyTree, dict[str, Any]]:
+def _restore(folder: pathlib.Path, argument: str) -> tuple[PyTree, dict[str, Any]]:
   step, run = None, folder
   if (folder / _BEST).is_dir():
     folder = folder / _BEST
   elif re.fullmatch(r"\d+", folder.name) and (folder / "record").is_dir():
     folder, step = folder.parent, int(folder.name)
-  # Training goes on from `checkpoints/latest`; what it decided about prediction is in `best` alone.
+  # Training resumes from `checkpoints/latest`; what it decided about prediction is in `best` alone.
   around = [parent for parent in run.absolute().parents if (parent / _BEST).is_dir()]
   if around and folder.name != _BEST.name:
-    raise UserError(f"--{flag}: {run} is not a network but a part of the run in {around[0]}: name that run")
+    raise UserError(f"{run} is not a network but a part of the run in {around[0]}: name that run", argument)
   checkpoints = Checkpoints(folder, read_only=True)
   restored = checkpoints.restore(AS_SAVED, step=step) if checkpoints.exist else None
   checkpoints.close()
   if restored is None:
-    raise UserError(f"--{flag}: {folder} holds no checkpoint: name the folder of a finished run, or an exported file")
+    raise UserError(f"{folder} holds no checkpoint: name the folder of a finished run, or an exported file", argument)
   return restored
 
 

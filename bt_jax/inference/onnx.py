@@ -17,7 +17,7 @@ from jaxtyping import Array, Float
 
 from bt_jax import files
 from bt_jax.datasets.channels import with_neighbours
-from bt_jax.errors import UserError
+from bt_jax.errors import UserError, one_line
 from bt_jax.evaluation.postprocess import class_masks
 from bt_jax.inference import jax_export, resampling
 from bt_jax.inference.decision import Decision
@@ -60,8 +60,8 @@ def write(
     model.metadata_props.add(key=name, value=text)
   if (size := model.ByteSize()) > _MOST_BYTES:
     raise UserError(
-      f"--output: {output} would have {size / 1e9:.1f} GB, and ONNX has room for 2.1: take fewer networks, or a name "
-      "without .onnx"
+      f"{output} would have {size / 1e9:.1f} GB, and ONNX has room for 2.1: take fewer networks, or a name without .onnx",
+      "output",
     )
   model.metadata_props.add(key=_HASH, value=_hash(model))
   path = files.write_bytes(output, model.SerializeToString(deterministic=True))
@@ -84,7 +84,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
 
     model = onnx.load(path)
   except Exception as error:  # protobuf's reader has several
-    raise files.damaged(path, f"it is no ONNX: {error}"[:200], "export the run again") from error
+    raise files.damaged(path, f"it is no ONNX: {one_line(error)}", "export the run again") from error
   metadata = {entry.key: entry.value for entry in model.metadata_props}
   if metadata.pop(_HASH, None) != _hash(model):
     raise files.damaged(path, "its SHA-256 is not that of its content", "export the run again")
@@ -107,7 +107,8 @@ def make_function(
   if decision.largest_component:
     raise UserError(
       f"{segmenters[0].about['path']} keeps the largest part of a mask alone (eval.largest_component), which the converter "
-      "to ONNX does not know: give --output a name without .onnx"
+      "to ONNX does not know: give the output a name without .onnx",
+      "output",
     )
   views = sorted({network.view for network in (*segmenters, *classifiers)})
   of_slice, info = _trace(segmenters, classifiers, decision, views), decision.info
@@ -155,7 +156,7 @@ def _trace(
   # Without jit the loops over networks and views are unrolled, and weights are constants of their layers.
   with jax.disable_jit():
     traced = jax.make_jaxpr(one)(statistics, statistics, *images)
-  if any(at.aval.dtype == jnp.bfloat16 for step in traced.jaxpr.eqns for at in step.outvars):
+  if any(var.aval.dtype == jnp.bfloat16 for step in traced.jaxpr.eqns for var in step.outvars):
     raise UserError("a network computes in bfloat16, which runtimes of ONNX rarely do: load it with dtype float32")
   return functools.partial(_run, traced)
 
@@ -165,7 +166,7 @@ def _run(traced: ClosedJaxpr, *inputs: Array) -> list[Array]:
   values = dict(zip(traced.jaxpr.constvars, traced.consts, strict=True))
   values |= dict(zip(traced.jaxpr.invars, inputs, strict=True))
   for step in traced.jaxpr.eqns:
-    given = [at.val if isinstance(at, Literal) else values[at] for at in step.invars]
+    given = [var.val if isinstance(var, Literal) else values[var] for var in step.invars]
     primitive, parameters = step.primitive, step.params
     if primitive.name == "platform_index":  # of what differs by platform, the default is taken
       values[step.outvars[0]] = 0
@@ -178,16 +179,16 @@ def _run(traced: ClosedJaxpr, *inputs: Array) -> list[Array]:
       given[0], parameters = given[0][0], {name: tuple(value)[1:] for name, value in parameters.items()}
     # Weights are cut out of their stack here and now; larger constants, as of a grid, are better left to be computed.
     known = not any(isinstance(value, jax.core.Tracer) for value in given)
-    small = sum(at.aval.size for at in step.outvars) <= sum(at.aval.size for at in step.invars)
+    small = sum(var.aval.size for var in step.outvars) <= sum(var.aval.size for var in step.invars)
     with jax.ensure_compile_time_eval() if known and small else contextlib.nullcontext():
       # A function that has its own gradient is traced, too; here it is run without.
       inner = parameters.get("call_jaxpr")
       if platforms := parameters.get("branches_platforms"):
         inner, given = parameters["branches"][platforms.index(None)], given[1:]
-      found = _run(inner, *given) if inner else primitive.bind(*given, **parameters)
-    found = [found[None]] if pools else found if inner or primitive.multiple_results else [found]
-    values |= dict(zip(step.outvars, found, strict=True))
-  return [at.val if isinstance(at, Literal) else values[at] for at in traced.jaxpr.outvars]
+      results = _run(inner, *given) if inner else primitive.bind(*given, **parameters)
+    results = [results[None]] if pools else results if inner or primitive.multiple_results else [results]
+    values |= dict(zip(step.outvars, results, strict=True))
+  return [var.val if isinstance(var, Literal) else values[var] for var in traced.jaxpr.outvars]
 
 
 def percentile(volume: Volume, q: float, axis: tuple[int, ...]) -> Float[Array, "channels"]:
@@ -199,13 +200,13 @@ def percentile(volume: Volume, q: float, axis: tuple[int, ...]) -> Float[Array, 
     axis: all but the last.
   """
   last = jnp.float32(1)
-  for at in axis:
-    last *= jnp.asarray(volume.shape[at], jnp.float32)
-  place = (last - 1) * jnp.float32(q / 100)
-  below = jnp.floor(place)
+  for one in axis:
+    last *= jnp.asarray(volume.shape[one], jnp.float32)
+  position = (last - 1) * jnp.float32(q / 100)
+  below = jnp.floor(position)
   largest = volume.max(axis)
   count = lambda kept: kept.astype(jnp.int32).sum(axis)
-  wanted = below.astype(jnp.int32) + 1  # how many values are not above the one at that place
+  wanted = below.astype(jnp.int32) + 1  # how many values are not above the one at that position
 
   low = smallest = volume.min(axis)
   high = largest
@@ -216,7 +217,7 @@ def percentile(volume: Volume, q: float, axis: tuple[int, ...]) -> Float[Array, 
   above = lambda value: jnp.where(volume > value, volume, largest).min(axis)
   first = jnp.where(count(volume <= smallest) >= wanted, smallest, above(low))
   second = jnp.where(count(volume <= first) > wanted, first, above(first))
-  return first + (second - first) * (place - below)
+  return first + (second - first) * (position - below)
 
 
 def convert(function: Callable[[Volume], tuple[Array, ...]], channels: int) -> Any:
@@ -225,8 +226,9 @@ def convert(function: Callable[[Volume], tuple[Array, ...]], channels: int) -> A
     import jax2onnx
   except ImportError as error:
     raise UserError(
-      f'ONNX is written by jax2onnx, which is not there ({error}): pip install ".[onnx]", or give --output a name without '
-      ".onnx"
+      f'ONNX is written by jax2onnx, which is not there ({error}): pip install ".[onnx]", or give the output a name '
+      "without .onnx",
+      "output",
     ) from error
   logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it warns of types that it leaves to the runtime
   volume = ("slices", "height", "width", channels)

@@ -1,6 +1,6 @@
-"""Tells a scan that does not look like those a network was trained on, each time with the reason.
+"""Out-of-distribution checks: in what a scan does not look like those that a network was trained on.
 
-The published slices show whole heads, other data sets brains alone: what is odd depends on the training volumes, whose
+The published slices show whole heads, other data sets brains alone: what is unusual depends on the training volumes, whose
 `profile` a checkpoint keeps. Rules are few and wide, for a warning that comes often is not read.
 """
 
@@ -42,11 +42,11 @@ def features(image: Num[np.ndarray, "slices height width 3"]) -> dict[str, float
   flair = _middle(image)
   flair = np.maximum(flair - np.percentile(flair, 1), 0)
   flair /= max(flair.max(), _LEAST)
-  head = np.stack([_foreground(picture) for picture in flair])
+  head = np.stack([_foreground(one) for one in flair])
   if not head.any():
     head[:] = True
   edge = [flair[:, 0], flair[:, -1], flair[:, :, 0], flair[:, :, -1]]
-  dips = [_dip(picture, mask) for picture, mask in zip(flair, head, strict=True) if mask.any()]
+  dips = [_dip(one, mask) for one, mask in zip(flair, head, strict=True) if mask.any()]
   inside = flair[head]
   brightest = max(np.percentile(inside, 99.5), _LEAST)  # a hot pixel would leave few bins to the rest
   counts = np.histogram(np.minimum(inside, brightest), 256, (0, brightest))[0]
@@ -62,8 +62,8 @@ def features(image: Num[np.ndarray, "slices height width 3"]) -> dict[str, float
 
 def profile(volumes: Iterable[Num[np.ndarray, "slices height width 3"]]) -> dict[str, list[float]]:
   """The lowest and highest value of each feature over the volumes of a training, one at least."""
-  found = [features(volume) for volume in volumes]
-  return {name: [min(row[name] for row in found), max(row[name] for row in found)] for name in found[0]}
+  rows = [features(volume) for volume in volumes]
+  return {name: [min(row[name] for row in rows), max(row[name] for row in rows)] for name in rows[0]}
 
 
 def is_flair_alone(image: Num[np.ndarray, "slices height width 3"]) -> bool:
@@ -73,64 +73,68 @@ def is_flair_alone(image: Num[np.ndarray, "slices height width 3"]) -> bool:
 
 
 def warnings(image: Num[np.ndarray, "slices height width 3"], profile: dict[str, list[float]] | None) -> list[str]:
-  """What is odd about a scan, a sentence each; of a scan that is no head on a dark background, that alone.
+  """What is unusual about a scan, a sentence each; where it is no head on a dark background, that alone.
 
   Args:
     image: the three channels in the scale of the file.
-    profile: of the training volumes, as `profile` gives it; None judges by the rules that hold for any brain.
+    profile: of the training volumes, as `profile` gives it; None: only the rules that hold for any brain.
   """
   if (image[..., CHANNELS.index("flair")] < _AIR).mean() > 0.01:
     return [f"intensities below {_AIR} look like Hounsfield units of CT: the networks know MR only"]
-  found = features(image)
-  if found["levels"] < _FEW_LEVELS:
+  measured = features(image)
+  if measured["levels"] < _FEW_LEVELS:
     return ["next to no shades of grey: a mask or an empty slice, not FLAIR of a head"]
-  if found["border"] > _BRIGHT_BORDER:
+  if measured["border"] > _BRIGHT_BORDER:
     return [
-      f"the edge of the frame is {found['border']:.0%} as bright as what it frames: inverted, cropped into the brain, or "
+      f"the edge of the frame is {measured['border']:.0%} as bright as what it frames: inverted, cropped into the brain, or "
       "no head on a dark background"
     ]
-  return _unlike_training(found, profile, len(image)) if profile else []
+  return _unlike_training(measured, profile, len(image)) if profile else []
 
 
-def _unlike_training(found: dict[str, float], profile: dict[str, list[float]], slices: int) -> list[str]:
-  odd = []
+def _unlike_training(measured: dict[str, float], profile: dict[str, list[float]], slices: int) -> list[str]:
+  sentences = []
   (least_skull, most_skull), (least_span, most_span) = profile["skull"], profile["span"]
-  if found["skull"] > most_skull + _SKULL_MARGIN:
-    odd.append("skull and scalp are there, the network was trained on brains without: strip them before")
+  if measured["skull"] > most_skull + _SKULL_MARGIN:
+    sentences.append("skull and scalp are there, the network was trained on brains without: strip them before")
   if slices < MIN_SLICES:
-    return odd
-  if found["skull"] < least_skull - _SKULL_MARGIN:
-    odd.append("no dark skull under a bright scalp, as the network was trained on: stripped, or no FLAIR of a head?")
-  if found["span"] >= _FULL > most_span:
-    odd.append("the head fills the frame from edge to edge, tighter than any the network was trained on")
-  if found["span"] < _TINY * least_span:
-    odd.append(f"the head spans {found['span']:.0%} of the frame, far less than any the network was trained on")
-  return odd
+    return sentences
+  if measured["skull"] < least_skull - _SKULL_MARGIN:
+    sentences.append(
+      "no dark skull under a bright scalp, as the network was trained on: stripped, or no FLAIR of a head?"
+    )
+  if measured["span"] >= _FULL > most_span:
+    sentences.append("the head fills the frame from edge to edge, tighter than any the network was trained on")
+  if measured["span"] < _TINY * least_span:
+    sentences.append(
+      f"the head spans {measured['span']:.0%} of the frame, far less than any the network was trained on"
+    )
+  return sentences
 
 
 def _middle(image: Num[np.ndarray, "slices height width 3"]) -> Float[np.ndarray, "some rows columns"]:
   """FLAIR of some slices of the middle third of those that show anything, small enough to be quick."""
   flair = image[..., CHANNELS.index("flair")]
   shown = np.ptp(flair, axis=(1, 2)) > 0
-  places = np.flatnonzero(shown if shown.any() else ~shown)
-  third = places[len(places) // 3 : len(places) - len(places) // 3]
+  indices = np.flatnonzero(shown if shown.any() else ~shown)
+  third = indices[len(indices) // 3 : len(indices) - len(indices) // 3]
   chosen = third[np.unique(np.linspace(0, len(third) - 1, _MOST_SLICES).astype(int))]
   step = max(max(flair.shape[1:]) // _MOST_PIXELS, 1)
   return flair[chosen, ::step, ::step].astype(np.float64)
 
 
-def _foreground(picture: Float[np.ndarray, "rows columns"]) -> Bool[np.ndarray, "rows columns"]:
+def _foreground(image: Float[np.ndarray, "rows columns"]) -> Bool[np.ndarray, "rows columns"]:
   """What stands out from the background, less specks; Otsu with fat and lesions held down, and lowered for dim scalps."""
-  smooth = ndimage.gaussian_filter(picture, 1)
+  smooth = ndimage.gaussian_filter(image, 1)
   # Fat and lesions: the upper quarter of what is brighter than the mean, however wide a margin the frame has.
   tissue = np.percentile(smooth[smooth >= min(smooth.mean(), smooth.max())], 75)
   labels, _ = ndimage.label(smooth > 0.6 * filters.threshold_otsu(np.minimum(smooth, tissue)))
-  kept = np.bincount(labels.ravel()) >= picture.size // 500
+  kept = np.bincount(labels.ravel()) >= image.size // 500
   kept[0] = False
   return kept[labels]
 
 
-def _dip(picture: Float[np.ndarray, "rows columns"], head: Bool[np.ndarray, "rows columns"]) -> float:
+def _dip(image: Float[np.ndarray, "rows columns"], head: Bool[np.ndarray, "rows columns"]) -> float:
   """On the way from the outline to the centre, how far intensity falls before the brain, as a share of the brain's.
 
   The median over rays; a rim that is brighter than the brain counts as bright as the brain.
@@ -140,7 +144,7 @@ def _dip(picture: Float[np.ndarray, "rows columns"], head: Bool[np.ndarray, "row
   steps = np.arange(np.hypot(*head.shape))
   reach = np.where(ndimage.map_coordinates(head.astype(np.uint8), centre + rays * steps, order=0), steps, 0).max(1)
   along = lambda depths: ndimage.map_coordinates(
-    picture, centre + rays * (reach[:, None] * (1 - depths)), order=1, mode="nearest"
+    image, centre + rays * (reach[:, None] * (1 - depths)), order=1, mode="nearest"
   )
   rim, brain = along(_RIM), np.median(along(_BRAIN))
   peak = np.minimum(np.maximum.accumulate(rim, axis=1), brain)

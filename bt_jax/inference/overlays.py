@@ -1,4 +1,4 @@
-"""Pictures of one prediction: each slice with the mask over it, and all of them on one sheet."""
+"""Images of one prediction: each slice with the mask over it, and all of them on one contact sheet."""
 
 import functools
 import math
@@ -6,9 +6,10 @@ import pathlib
 
 import numpy as np
 from jaxtyping import Int
-from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
+from bt_jax import files
 from bt_jax.inference.measurements import size
 from bt_jax.inference.predictor import Prediction
 from bt_jax.scans.scan import NOTICE, Scan
@@ -16,7 +17,7 @@ from bt_jax.scans.scan import NOTICE, Scan
 _MARK = (230, 159, 0)  # Okabe and Ito's orange, the colour of predictions in reports
 _FILL = 0.2  # how much of it covers the tumour
 _PAPER, _INK = (24, 24, 24), (230, 230, 230)
-_LONGEST, _SHORTEST = 512, 200  # pixels along the longer side of a picture
+_LONGEST, _SHORTEST = 512, 200  # pixels along the longer side of an image
 _TILE, _COLUMNS, _MOST_TILES = 128, 10, 60  # of the contact sheet
 _FONT, _LINE, _GAP = 12, 16, 4  # pixels
 _HEADING = 400  # pixels of a name in a heading
@@ -33,10 +34,10 @@ def save(folder: pathlib.Path, prediction: Prediction) -> list[pathlib.Path]:
   longest = max(_square_pixels(scan))
   scale = min(_LONGEST / longest, float(math.ceil(_SHORTEST / longest)))
   written = []
-  for at, name in enumerate(_file_names(scan.slice_names)):
-    gate = ", stopped by the classifier" if prediction.gated[at] else ""
-    heading = f"{_short(scan.slice_names[at])}: probability {prediction.slice_probability[at]:.3f}{gate}"
-    page = _with_text(_overlay(prediction, at, window, scale), [heading, NOTICE])
+  for index, name in enumerate(_file_names(scan.slice_names)):
+    gate = ", stopped by the classifier" if prediction.gated[index] else ""
+    heading = f"{_short(scan.slice_names[index])}: probability {prediction.slice_probability[index]:.3f}{gate}"
+    page = _with_text(_overlay(prediction, index, window, scale), [heading, NOTICE])
     written.append(_write(folder / "overlays" / f"{name}.png", page))
   return [*written, _write(folder / "contact_sheet.png", _contact_sheet(prediction, window))]
 
@@ -60,13 +61,13 @@ def _contact_sheet(prediction: Prediction, window: tuple[float, float]) -> Image
   columns = min(_COLUMNS, len(chosen))
   cell = (_TILE + _GAP, max(round(height * scale), 1) + _LINE + _GAP)
   area = Image.new("RGB", (columns * cell[0], -(-len(chosen) // columns) * cell[1]), _PAPER)
-  for place, at in enumerate(chosen):
-    tile = _overlay(prediction, at, window, scale)
-    left, top = place % columns * cell[0], place // columns * cell[1]
+  for tile_number, index in enumerate(chosen):
+    tile = _overlay(prediction, index, window, scale)
+    left, top = tile_number % columns * cell[0], tile_number // columns * cell[1]
     area.paste(tile, (left + (_TILE - tile.width) // 2, top))
-    probability = f"  {prediction.slice_probability[at]:.2f}"
-    label = _short(scan.slice_names[at], _TILE - _font().getlength(probability)) + probability
-    color = _MARK if prediction.mask[at].any() else _INK
+    probability = f"  {prediction.slice_probability[index]:.2f}"
+    label = _short(scan.slice_names[index], _TILE - _font().getlength(probability)) + probability
+    color = _MARK if prediction.mask[index].any() else _INK
     ImageDraw.Draw(area).text((left + 2, top + cell[1] - _LINE - _GAP), label, color, _font())
   several = f"{len(scan.slice_names)} slices" + (f", one in {step} shown" if step > 1 else "")
   return _with_text(area, [f"{_short(scan.name)}: {_finding(prediction)}; {several}", NOTICE])
@@ -75,11 +76,11 @@ def _contact_sheet(prediction: Prediction, window: tuple[float, float]) -> Image
 def _finding(prediction: Prediction) -> str:
   extent = size(prediction.mask, prediction.scan.spacing_mm)
   if not extent["voxels"]:
-    return "no tumour marked"
+    return "no tumour segmented"
   return (
-    f"tumour marked, {extent['voxels']} voxels"
+    f"tumour segmented, {extent['voxels']} voxels"
     if extent["volume_ml"] is None
-    else f"tumour marked, {extent['volume_ml']:.2f} ml"
+    else f"tumour segmented, {extent['volume_ml']:.2f} ml"
   )
 
 
@@ -98,30 +99,30 @@ def _square_pixels(scan: Scan) -> tuple[float, float]:
   return height * rows / min(rows, columns), width * columns / min(rows, columns)
 
 
-def _overlay(prediction: Prediction, at: int, window: tuple[float, float], scale: float) -> Image.Image:
+def _overlay(prediction: Prediction, index: int, window: tuple[float, float], scale: float) -> Image.Image:
   """A slice, its finer pixels scaled, the tumour lightly filled, a line of one pixel around it."""
   wanted = tuple(max(round(side * scale), 1) for side in reversed(_square_pixels(prediction.scan)))
   resize = lambda values, how: np.asarray(Image.fromarray(values.astype(np.float32)).resize(wanted, how))
   low, high = window
   shown = resize(
-    np.clip(prediction.scan.image[at, ..., prediction.info.reference_index], low, high), Image.Resampling.BICUBIC
+    np.clip(prediction.scan.image[index, ..., prediction.info.reference_index], low, high), Image.Resampling.BICUBIC
   )
   grey = 255 * np.clip((shown.astype(np.float64) - low) / (high - low), 0, 1)
-  # A pixel that holds any tumour shows it, so that a few voxels are seen in small pictures too.
-  tumor = resize(prediction.mask[at], Image.Resampling.BOX) > 0
+  # A pixel that holds any tumour shows it, so that a few voxels are seen in small images too.
+  tumor = resize(prediction.mask[index], Image.Resampling.BOX) > 0
   line = ndimage.binary_dilation(tumor, np.ones((3, 3))) & ~tumor
   share = (_FILL * tumor + line)[..., None]
   mixed = grey[..., None] * (1 - share) + np.array(_MARK) * share
   return Image.fromarray(np.round(mixed).astype(np.uint8))
 
 
-def _with_text(picture: Image.Image, lines: list[str]) -> Image.Image:
-  """The picture above lines of small text, as wide as either needs."""
-  width = max(picture.width, *(math.ceil(_font().getlength(line)) + 2 * _GAP for line in lines))
-  page = Image.new("RGB", (width, picture.height + len(lines) * _LINE + _GAP), _PAPER)
-  page.paste(picture, ((width - picture.width) // 2, 0))
-  for at, line in enumerate(lines):
-    ImageDraw.Draw(page).text((_GAP, picture.height + at * _LINE + 1), line, _INK, _font())
+def _with_text(image: Image.Image, lines: list[str]) -> Image.Image:
+  """The image above lines of small text, as wide as either needs."""
+  width = max(image.width, *(math.ceil(_font().getlength(line)) + 2 * _GAP for line in lines))
+  page = Image.new("RGB", (width, image.height + len(lines) * _LINE + _GAP), _PAPER)
+  page.paste(image, ((width - image.width) // 2, 0))
+  for number, line in enumerate(lines):
+    ImageDraw.Draw(page).text((_GAP, image.height + number * _LINE + 1), line, _INK, _font())
   return page
 
 
@@ -131,7 +132,7 @@ def _font() -> ImageFont.FreeTypeFont:
 
 
 def _short(name: str, width: float = _HEADING) -> str:
-  """The end of a name, which tells slices apart, in one line of so many pixels."""
+  """The end of a name, which differs from slice to slice, in one line of so many pixels."""
   name, start = " ".join("".join(c if c.isprintable() else " " for c in name).split()), ""
   while name and _font().getlength(start + name) > width:
     name, start = name[1:], "..."
@@ -144,13 +145,11 @@ def _file_names(names: list[str]) -> list[str]:
   cut = [name.encode()[-_LONGEST_NAME:].decode(errors="ignore") for name in harmless]
   if len({name.casefold() for name in cut}) == len(cut):
     return cut
-  return [f"{at:04d}_{name}" for at, name in enumerate(cut)]
+  return [f"{index:04d}_{name}" for index, name in enumerate(cut)]
 
 
-def _write(path: pathlib.Path, picture: Image.Image) -> pathlib.Path:
-  """Writes a PNG; without the care of `files.write_bytes`, which costs more than the picture: a folder is moved whole."""
-  text = PngImagePlugin.PngInfo()
-  text.add_text("Disclaimer", NOTICE)
+def _write(path: pathlib.Path, image: Image.Image) -> pathlib.Path:
+  """Writes a PNG; without the care of `files.write_bytes`, which costs more than the image: a folder is moved whole."""
   path.parent.mkdir(parents=True, exist_ok=True)
-  picture.save(path, "PNG", pnginfo=text, compress_level=3)
+  path.write_bytes(files.png(image, {"Disclaimer": NOTICE}, compress_level=3))
   return path

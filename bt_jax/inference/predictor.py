@@ -16,7 +16,7 @@ from bt_jax.errors import UserError
 from bt_jax.evaluation.postprocess import class_masks, largest_part, of_largest_part
 from bt_jax.inference import measurements, ood, resampling
 from bt_jax.inference.decision import Decision
-from bt_jax.inference.ensemble import Segmented
+from bt_jax.inference.ensemble import Outputs
 from bt_jax.inference.networks import View
 from bt_jax.pipeline.contrast import make_contrast
 from bt_jax.scans.scan import Scan, fill_roles
@@ -37,7 +37,7 @@ class Prediction:
     members: each network's own mask, of any class.
     gated: the slices that the classifier stopped.
     threshold: of the masks.
-    warnings: what to know about the scan, a sentence each.
+    warnings: what is unusual about the scan, a sentence each.
     looks_wrong: whether it looks unlike what the networks were trained on.
     info: of the data set that they were trained on, with the names of the classes.
     about: the networks, and the version that opened or exported them.
@@ -86,7 +86,7 @@ class Prediction:
   def __repr__(self) -> str:
     volume = "" if self.volume_ml is None else f", {self.volume_ml:.2f} ml"
     return (
-      f"Prediction({self.scan.name!r}: {int(self.mask.sum())} voxels marked{volume}, probability "
+      f"Prediction({self.scan.name!r}: {int(self.mask.sum())} voxels segmented{volume}, probability "
       f"{self.slice_probability.max():.3f}{', looks wrong' if self.looks_wrong else ''})"
     )
 
@@ -103,7 +103,7 @@ class Predictor:
 
   decision: Decision
   about: dict[str, Any]
-  segment: Callable[[Resampled], Iterator[Segmented]]
+  segment: Callable[[Resampled], Iterator[Outputs]]
 
   def predict(
     self,
@@ -160,26 +160,26 @@ class Predictor:
     probabilities, members = np.empty((count, height, width, len(info.classes)), np.float32), []
     slice_probability, gated, done = np.empty(count, np.float32), np.empty(count, bool), 0
     bar = tqdm(total=count, desc="predicting", unit="slice", leave=False, disable=not progress)
-    for segmented in self.segment(resampled):
-      stop = done + len(segmented.gated)
-      own = np.asarray(_to_own(segmented.members, aspect, height=height, width=width))
-      if not np.isfinite(own).all() or not np.isfinite(segmented.slice_probability).all():
+    for outputs in self.segment(resampled):
+      stop = done + len(outputs.gated)
+      own = np.asarray(_to_own(outputs.members, aspect, height=height, width=width))
+      if not np.isfinite(own).all() or not np.isfinite(outputs.slice_probability).all():
         raise UserError(
           f"the networks give no number for {scan.name}: the checkpoint or the exported file is damaged, or computes in too "
           "few bits; train or export it again"
         )
       members.append(any_class(own, info) >= self.decision.threshold)
       probabilities[done:stop] = own.mean(0)
-      slice_probability[done:stop], gated[done:stop], done = segmented.slice_probability, segmented.gated, stop
-      bar.update(len(segmented.gated))
+      slice_probability[done:stop], gated[done:stop], done = outputs.slice_probability, outputs.gated, stop
+      bar.update(len(outputs.gated))
     bar.close()
     masks = class_masks(probabilities, threshold=self.decision.threshold, overlapping=info.overlapping)
     of_members = np.concatenate(members, axis=1)
     if self.decision.largest_component:
       masks, of_members = of_largest_part(masks), np.stack([largest_part(mask) for mask in of_members])
-    odd = [*scan.ood_warnings, *ood.warnings(scan.image, self.decision.profile)]
+    ood_warnings = [*scan.ood_warnings, *ood.warnings(scan.image, self.decision.profile)]
     if not self.decision.drops_sequences and ood.is_flair_alone(scan.image):
-      odd.append("FLAIR alone, on which these networks were not trained: mask and volume are not reliable")
+      ood_warnings.append("FLAIR alone, on which these networks were not trained: mask and volume are not reliable")
     return Prediction(
       scan=scan,
       masks=masks,
@@ -188,8 +188,8 @@ class Predictor:
       members=of_members,
       gated=gated,
       threshold=self.decision.threshold,
-      warnings=[*scan.warnings, *odd],
-      looks_wrong=bool(odd),
+      warnings=[*scan.warnings, *ood_warnings],
+      looks_wrong=bool(ood_warnings),
       info=info,
       about=self.about,
     )
@@ -220,7 +220,7 @@ def of_array(
   spacing = tuple(map(float, spacing_mm)) if spacing_mm is not None else None
   if spacing and (len(spacing) != 3 or not all(0 < length < np.inf for length in spacing)):
     raise UserError(f"spacing_mm is {spacing_mm}, expected three lengths: between slices, rows and columns")
-  return Scan(name, "array", image, spacing, roles, [f"{at:04d}" for at in range(len(image))], warnings)
+  return Scan(name, "array", image, spacing, roles, [f"{index:04d}" for index in range(len(image))], warnings)
 
 
 def _batches(count: int, sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -233,16 +233,16 @@ def _batches(count: int, sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def segment(
-  forward: Callable[[dict[str, Any]], Segmented], views: Collection[View], devices: int, resampled: Resampled
-) -> Iterator[Segmented]:
+  forward: Callable[[dict[str, Any]], Outputs], views: Collection[View], devices: int, resampled: Resampled
+) -> Iterator[Outputs]:
   """What the networks say of slices; while one batch is fetched, the devices work on the next."""
   sizes = sorted({-(-size // devices) * devices for size in _BATCHES}, reverse=True)
   mean, std = resampling.statistics(resampled)
-  waiting: list[tuple[Segmented, int]] = []
+  waiting: list[tuple[Outputs, int]] = []
   for start, stop in _batches(len(resampled), sizes):
-    whole = next(size for size in reversed(sizes) if size >= stop - start)
-    filled = ((0, whole - stop + start), (0, 0), (0, 0), (0, 0))
-    repeat = lambda values, whole=whole: np.tile(values, (whole, 1))
+    full = next(size for size in reversed(sizes) if size >= stop - start)
+    filled = ((0, full - stop + start), (0, 0), (0, 0), (0, 0))
+    repeat = lambda values, full=full: np.tile(values, (full, 1))
     images = {view: np.pad(_see(resampled, start, stop, view), filled) for view in views}
     waiting.append((forward({"image": images, "volume_mean": repeat(mean), "volume_std": repeat(std)}), stop - start))
     if len(waiting) > 1:
@@ -262,13 +262,13 @@ def _enhance(image: Resampled, contrast: str) -> Resampled:
   """Contrast is enhanced in 8 bits, as in training."""
   if contrast == "none":
     return image
-  raised = map(make_contrast(contrast), np.round(image).astype(np.uint8))
-  return np.stack(list(raised)).astype(np.float32)
+  enhanced = map(make_contrast(contrast), np.round(image).astype(np.uint8))
+  return np.stack(list(enhanced)).astype(np.float32)
 
 
-def _fetch(segmented: Segmented, count: int) -> Segmented:
-  members, slice_probability, gated = jax.device_get(segmented)
-  return Segmented(members[:, :count], slice_probability[:count], gated[:count])
+def _fetch(outputs: Outputs, count: int) -> Outputs:
+  members, slice_probability, gated = jax.device_get(outputs)
+  return Outputs(members[:, :count], slice_probability[:count], gated[:count])
 
 
 @functools.partial(jax.jit, static_argnames="size")

@@ -11,7 +11,7 @@ from bt_jax.scans.scan import extremes
 
 _BRIGHTEST = 99.9  # percentile of a channel that becomes 255; a few hot pixels should not make the rest dark
 Image = Float[Array | np.ndarray, "slices height width channels"]
-_DIMMEST = 32  # highest value of a picture; what has less is in another scale
+_DIMMEST = 32  # highest value of an image in 0..255; what has less is in another scale
 Pixels = Any  # an int, or its symbol where an export is traced
 Aspect = float | int | Float[Array, ""]
 Channels = Float[Array | np.ndarray, "channels"]
@@ -20,7 +20,7 @@ Channels = Float[Array | np.ndarray, "channels"]
 def window(volume: Image, numpy=np) -> tuple[Channels, Channels]:
   """The intensities of each channel that become 0 and 255, [channels] each.
 
-  A volume whose values lie in 0..255, as those of pictures do, is taken as it is: the networks learned from such. Of any
+  A volume whose values lie in 0..255, as those of 8-bit images do, is taken as it is: the networks learned from such. Of any
   other, also of one that is next to black in this scale, the lowest value becomes black, and the 99.9th percentile white.
 
   Args:
@@ -36,7 +36,7 @@ def window(volume: Image, numpy=np) -> tuple[Channels, Channels]:
 
 def scale(image: Image, low: Channels, high: Channels) -> Image:
   """Intensities in 0..255, where `low` is 0 and `high` 255."""
-  return jnp.clip((image - low) * (255 / jnp.maximum(high - low, 1e-12)), 0, 255)  # exact for pictures
+  return jnp.clip((image - low) * (255 / jnp.maximum(high - low, 1e-12)), 0, 255)  # exact for 8-bit images
 
 
 def _placement(height: Pixels, width: Pixels, aspect: Aspect, size: int) -> tuple[Array, Array]:
@@ -73,7 +73,7 @@ def to_own(
 
 
 def statistics(volume: Image) -> tuple[Channels, Channels]:
-  """Mean and deviation of each channel of a volume on the training grid, as those of the data set: black counts."""
+  """Mean and standard deviation of each channel of a volume on the training grid, as those of the data set: black counts."""
   mean = lambda values: values.mean(0).mean(0).mean(0)  # of means: one sum of all would lose digits in float32
   centre = mean(volume)
   return centre, mean((volume - centre) ** 2) ** 0.5

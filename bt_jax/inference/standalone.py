@@ -34,11 +34,11 @@ def main(file: pathlib.Path, arguments: list[str]) -> None:
   content = file.read_bytes()
   if hashlib.sha256(content[:-64]).hexdigest().encode() != content[-64:]:
     sys.exit(f"error: {file} is damaged: export the run again")
-  found = jax.export.deserialize(bytearray(content)).call(volume)
-  if not np.isfinite(found["probability"]).all():
+  outputs = jax.export.deserialize(bytearray(content)).call(volume)
+  if not np.isfinite(outputs["probability"]).all():
     sys.exit(f"error: the networks give no number for {arguments[0]}: is every value in it finite?")
-  np.savez_compressed(arguments[1], **{name: np.asarray(array) for name, array in found.items()})
-  print(f"{int(found['mask'].sum())} voxels marked; written: {arguments[1]}\n{__doc__.splitlines()[0]}")
+  np.savez_compressed(arguments[1], **{name: np.asarray(array) for name, array in outputs.items()})
+  print(f"{int(outputs['mask'].sum())} voxels segmented; written: {arguments[1]}\n{__doc__.splitlines()[0]}")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 from typing_extensions import TypedDict
 
 from bt_jax import files
-from bt_jax.errors import UserError
+from bt_jax.errors import UserError, check_local
 from bt_jax.inference import overlays
 from bt_jax.inference.description import describe
 from bt_jax.inference.predictor import Prediction, Predictor
@@ -17,16 +17,20 @@ from bt_jax.version import __version__
 
 SOFTWARE = f"bt_jax {__version__}"
 _DONE = "prediction.json"  # comes last
-_UNFINISHED = ".unfinished"  # a folder in the folder, where files wait to be whole
+_UNFINISHED = ".unfinished"  # a folder in the folder, where files wait until all are written
 _NAMES = re.compile(
   r"(mask|probability)\.(nii|nii\.gz|dcm)|masks|probabilities|overlays|contact_sheet\.png|prediction\.json"
 )
 
 
 def save(
-  prediction: Prediction, folder: pathlib.Path, *, probabilities: bool = False, options: dict[str, Any] | None = None
+  prediction: Prediction,
+  folder: str | pathlib.Path,
+  *,
+  probabilities: bool = False,
+  options: dict[str, Any] | None = None,
 ) -> list[pathlib.Path]:
-  """Writes the mask as the scan's files are, pictures, and `prediction.json`.
+  """Writes the mask as the scan's files are, overlays, and `prediction.json`.
 
   Args:
     prediction: of a scan that was read from files.
@@ -41,7 +45,8 @@ def save(
   Raises:
     UserError: the folder holds such files, or the scan is an array.
   """
-  scan, folder = prediction.scan, pathlib.Path(folder)
+  check_local(folder, "output")
+  scan, folder = prediction.scan, pathlib.Path(folder).expanduser()
   if scan.format not in reader.FORMATS:
     raise UserError(f"{scan.name} is of no file whose format a mask could have: save prediction.mask by numpy.save")
   check_free(folder)
@@ -70,7 +75,7 @@ def save(
 def check_folder(folder: pathlib.Path) -> None:
   """Raises UserError where it is a file."""
   if folder.exists() and not folder.is_dir():
-    raise UserError(f"{folder} is a file, expected a folder: name another (--output)")
+    raise UserError(f"{folder} is a file, expected a folder: name another", "output")
 
 
 def check_free(folder: pathlib.Path) -> None:
@@ -81,7 +86,7 @@ def check_free(folder: pathlib.Path) -> None:
   if (done := finished(folder)) is not None and missing(folder, done):
     return
   if taken := sorted(path.name for path in folder.iterdir() if _NAMES.fullmatch(path.name)):
-    raise UserError(f"{folder} holds {taken[0]} already: name another folder (--output), or empty it")
+    raise UserError(f"{folder} holds {taken[0]} already: name another folder, or empty it", "output")
 
 
 class _Input(TypedDict):
@@ -120,7 +125,7 @@ def finished(folder: pathlib.Path) -> Done | None:
   Raises:
     UserError: it is damaged, or of another version.
   """
-  path, remedy = folder / _DONE, "remove its folder, or choose another --output"
+  path, remedy = folder / _DONE, files.Remedy("remove its folder, or choose another output", "output")
   return files.check_seal(files.read_json(path, Done, remedy), path, remedy) if path.is_file() else None
 
 

@@ -199,6 +199,6 @@ def check_size(x: Float[Array, "batch height width channels"], halvings: int) ->
       below, above = size // factor * factor, -(-size // factor) * factor
       sizes = f"{below} or {max(above, factor)}" if below else f"{factor}"
       raise UserError(
-        f"an input of {size} pixels cannot be halved {halvings} times, as this network does: the next size is {sizes}, "
-        "set --config.data.size"
+        f"an input of {size} pixels cannot be halved {halvings} times, as this network does: set data.size to {sizes}",
+        "data.size",
       )

@@ -160,7 +160,8 @@ class PaperHead(nn.Module):
   ) -> Float[Array, "batch classes"]:
     if min(x.shape[1:3]) < 4:
       raise UserError(
-        f"model.head=paper takes means of 4 x 4 pixels and gets {x.shape[1]} x {x.shape[2]}: set --config.data.size to 128 or more"
+        f"model.head=paper takes means of 4 x 4 pixels and gets {x.shape[1]} x {x.shape[2]}: set data.size to 128 or more",
+        "data.size",
       )
     x = nn.avg_pool(x.astype(jnp.float32), (4, 4), (4, 4))
     x = x.reshape(x.shape[0], -1)

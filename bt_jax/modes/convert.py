@@ -30,7 +30,7 @@ def convert(config: ConfigDict, workdir: pathlib.Path | None) -> None:
   written = save_converted(weights, workdir)
   print(f"{weights.origin}: {weights.title}, inputs normalised as {weights.normalize}")
   print("written:\n" + "\n".join(f"  {path}" for path in written))
-  print(f"start from it with --config.model.pretrained={workdir} {weights.fields}")
+  print(f"start from it with --config.model.pretrained={workdir} --config.{weights.fields}")
 
 
 def _stem(name: str) -> str:

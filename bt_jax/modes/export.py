@@ -19,3 +19,5 @@ def export(*, output: pathlib.Path, checkpoint: list[str], **options: Any) -> No
     dtype = None
   setup.prepare()
   form.write(output, *loading.open_networks(checkpoint, options.pop("classifier"), dtype), **options)
+  if dtype is None:
+    print(f"predict with it as with any run: --mode=predict --checkpoint={output} --input=SCAN --output=DIR")

@@ -59,11 +59,15 @@ class Weights:
     return f"{_TITLES[self.variant]} ({self.variant})"
 
   @property
+  def field(self) -> str:
+    """The field of the configuration that gives a network this encoder."""
+    return f"model.{'encoder' if self.variant in ENCODERS else 'variant'}={self.variant}"
+
+  @property
   def fields(self) -> str:
-    """The flags of a network with this encoder."""
-    lite = self.variant in ENCODERS
-    names, field = ("lite or lite_unet", "encoder") if lite else ("resnet50 or resunet", "variant")
-    return f"--config.model.{field}={self.variant} (and --config.model.name={names})"
+    """The same, with the networks that have the encoder."""
+    names = "lite or lite_unet" if self.variant in ENCODERS else "resnet50 or resunet"
+    return f"{self.field} (and model.name={names})"
 
 
 class _About(TypedDict):
@@ -91,7 +95,8 @@ def load_weights(name: str) -> Weights:
   if not candidates:
     kinds = ", ".join(dict.fromkeys(f"{naming.network} as {naming.title}" for naming in NAMINGS))
     raise UserError(
-      f"{path} is not {kinds} names it: its arrays are {_some(sorted(arrays))}; name one that is with --config.model.pretrained"
+      f"{path} is not {kinds} names it: its arrays are {_some(sorted(arrays))}; name one that is",
+      "model.pretrained",
     )
   naming, bare = min(candidates, key=lambda candidate: len(_misfits(candidate[1], candidate[0])))
   return Weights(convert(bare, naming, path), naming.variant, naming.normalize, name, sources.sha256(path))
@@ -140,7 +145,8 @@ def convert(arrays: sources.Arrays, naming: Naming, path: pathlib.Path) -> PyTre
     hint = ": it is a larger one" if naming.beyond in given else ""
     raise UserError(
       f"{path} is not {naming.network} as {naming.title} names it{hint}: missing are {_some(sorted(wanted - given))}; not "
-      f"known are {_some(sorted(given - wanted))}; name another with --config.model.pretrained"
+      f"known are {_some(sorted(given - wanted))}; name another",
+      "model.pretrained",
     )
   classes = arrays[naming.bias].size if naming.bias in wanted else None
   shapes = expected_shapes(naming.variant, classes)
@@ -153,7 +159,7 @@ def convert(arrays: sources.Arrays, naming: Naming, path: pathlib.Path) -> PyTre
     with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, which is refused
       flat[target.path] = np.ascontiguousarray(array, np.float32)
   if wrong:
-    raise UserError(f"{path} is not {naming.network}: {_some(wrong)}; name another with --config.model.pretrained")
+    raise UserError(f"{path} is not {naming.network}: {_some(wrong)}; name another", "model.pretrained")
   variables = flax.traverse_util.unflatten_dict(flat)
   check_finite(variables, str(path))
   return variables
@@ -183,10 +189,10 @@ def save_converted(weights: Weights, folder: pathlib.Path) -> list[pathlib.Path]
   """
   about = folder / _ABOUT
   if (folder / "config.json").exists():
-    raise UserError(f"{folder} holds a run: choose another --workdir")
+    raise UserError(f"{folder} holds a run: choose another workdir", "workdir")
   if about.is_file():
     if _read_about(folder)["sha256"] != weights.sha256:
-      raise UserError(f"{folder} holds weights converted from another file: choose another --workdir")
+      raise UserError(f"{folder} holds weights converted from another file: choose another workdir", "workdir")
     _load_converted(folder)
     return [folder / _ARRAYS, about]
   flat = {"/".join(path): array for path, array in flax.traverse_util.flatten_dict(weights.variables).items()}
@@ -202,7 +208,8 @@ def _load_converted(folder: pathlib.Path) -> Weights:
   about = folder / _ABOUT
   if not about.is_file():
     raise UserError(
-      f"model.pretrained: {folder} holds neither a run nor converted weights: make some with --mode=convert"
+      f"model.pretrained: {folder} holds neither a run nor converted weights: convert some",
+      "mode=convert",
     )
   known = _read_about(folder)
   if not (folder / _ARRAYS).is_file() or known["arrays_sha256"] != sources.sha256(folder / _ARRAYS):
@@ -229,12 +236,17 @@ def check_fits(shapes: PyTree, weights: Weights, *, encoder: str) -> None:
   if _ENCODER not in shapes["params"]:
     raise UserError(
       f"model.pretrained: {weights.origin} is {weights.title}, and this network has no published encoder: take "
-      f"{weights.fields}, or leave model.pretrained empty"
+      f"{weights.fields}, or leave model.pretrained empty",
+      weights.field,
+      "model.name",
+      "model.pretrained=",
     )
   if encoder != weights.variant:
     raise UserError(
       f"{weights.origin} holds {weights.title}, and the encoder of this network is {_TITLES[encoder]} ({encoder}): take "
-      f"{weights.fields}"
+      f"{weights.fields}",
+      weights.field,
+      "model.name",
     )
   wanted, given = _encoder_shapes(shapes), _encoder_shapes(weights.variables)
   differ = [

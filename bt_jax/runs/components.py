@@ -178,7 +178,8 @@ def _check_together(config: ConfigDict, task: Task, normalize: str) -> None:
   if config.data.contrast != "none" and normalize == "volume":
     raise UserError(
       f"data.contrast={config.data.contrast} changes intensities, so the statistics of data.normalize=volume no longer hold: "
-      "set --config.data.normalize=image"
+      "set data.normalize=image",
+      "data.normalize=image",
     )
   if config.task == "segmentation" and (config.train.mixup or config.train.class_weights != "none"):
     raise UserError("train.mixup and train.class_weights are for classification: leave them out, or try train.sampling")

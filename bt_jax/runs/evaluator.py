@@ -125,7 +125,8 @@ def _history(workdir: pathlib.Path, record: dict[str, Any]) -> list[Record]:
   if (row := loop.best_row(history)) and record["step"] < row["step"]:
     raise UserError(
       f"{workdir / 'checkpoints' / 'best'} holds step {record['step']}, and the best of this run is step {row['step']}: put it "
-      f"back from a copy, or remove {workdir / 'checkpoints'} and start --mode=train again, which trains anew"
+      f"back from a copy, or remove {workdir / 'checkpoints'} and train again from the start",
+      "mode=train",
     )
   return history
 

@@ -42,7 +42,8 @@ def restore_best(config: ConfigDict, workdir: pathlib.Path, components: Componen
     if Checkpoints(workdir / "checkpoints" / "latest").exist:
       raise UserError(
         f"{best.folder} holds no checkpoint, although {workdir} was trained: put it back from a copy, or remove "
-        f"{workdir / 'checkpoints'} and start --mode=train again, which trains anew"
+        f"{workdir / 'checkpoints'} and train again from the start",
+        "mode=train",
       )
-    raise UserError(f"{workdir} holds no checkpoint: train first, with --mode=train")
+    raise UserError(f"{workdir} holds no checkpoint: train first", "mode=train")
   return restored

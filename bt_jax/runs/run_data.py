@@ -54,7 +54,9 @@ class Data:
     """Writes `split.json`; raises UserError where the folder holds another."""
     path = workdir / "split.json"
     if path.is_file() and splits.read(workdir)["hash"] != self.split.hash:
-      raise UserError(f"{path} is not the split of this configuration on this data set: choose another --workdir")
+      raise UserError(
+        f"{path} is not the split of this configuration on this data set: choose another workdir", "workdir"
+      )
     if hosts.is_first():
       files.write_json(path, self.split.to_json(self.title))
 

@@ -116,8 +116,12 @@ def _told_if_memory_ends() -> Iterator[None]:
     if "RESOURCE_EXHAUSTED" not in str(error):
       raise
     raise UserError(
-      "the memory of the device does not suffice: try --config.train.accumulate=2, --config.train.remat=True, a smaller "
-      "--config.train.batch_size or --config.feed=stream"
+      "the memory of the device does not suffice: try train.accumulate=2, train.remat=True, a smaller train.batch_size or "
+      "feed=stream",
+      "train.accumulate=2",
+      "train.remat=True",
+      "train.batch_size",
+      "feed=stream",
     ) from error
 
 
@@ -149,7 +153,8 @@ def _validation(
     if score is None:
       raise UserError(
         f"train.score={config.train.score} has no value on the validation part of {data.split.name}, whose slices are all "
-        "of one class: set --config.train.score=loss"
+        "of one class: set train.score=loss",
+        "train.score=loss",
       )
   return {"loss": loss, "accuracy": float(components.task.accuracy(outputs, target)), "score": score}
 

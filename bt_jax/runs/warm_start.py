@@ -74,7 +74,7 @@ def normalization(workdir: pathlib.Path, weights: Weights | None) -> str:
 def check_same(workdir: pathlib.Path, weights: Weights | None) -> None:
   """Raises UserError where the run in `workdir` began from other weights."""
   if weights is not None and (workdir / _RECORD).is_file() and _recorded(workdir)["sha256"] != weights.sha256:
-    raise UserError(f"{weights.origin} is not what the run in {workdir} began from: choose another --workdir")
+    raise UserError(f"{weights.origin} is not what the run in {workdir} began from: choose another workdir", "workdir")
 
 
 def record(workdir: pathlib.Path, weights: Weights, adapted: list[str], asked: str) -> None:

@@ -65,16 +65,18 @@ def _claim(workdir: pathlib.Path, config: dict[str, Any], *, new: bool, may_diff
   """Holds the folder; what is returned lets go of it."""
   path = workdir / _CONFIG
   if not new and not path.is_file():
-    raise UserError(f"{workdir} holds no run: train one with --mode=train, or name its folder with --workdir")
+    raise UserError(f"{workdir} holds no run: train one, or name its folder as workdir", "mode=train", "workdir")
   lock = filelock.FileLock(workdir / ".lock", timeout=0)
   was_there = workdir.exists()
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     lock.acquire()
   except filelock.Timeout as error:
-    raise UserError(f"{workdir} is in use by another process: wait for it, or choose another --workdir") from error
+    raise UserError(
+      f"{workdir} is in use by another process: wait for it, or choose another workdir", "workdir"
+    ) from error
   except OSError as error:
-    raise UserError(f"cannot write to {workdir} ({error.strerror}): choose another --workdir") from error
+    raise UserError(f"cannot write to {workdir} ({error.strerror}): choose another workdir", "workdir") from error
 
   def release() -> None:
     lock.release()
@@ -148,8 +150,9 @@ def _check_same(workdir: pathlib.Path, there: dict[str, Any], here: dict[str, An
   differ = differences(there, here, may_differ)
   if differ:
     fields = ", ".join(differ.values())
-    remedy = "use --mode=evaluate" if all(name.startswith("eval.") for name in differ) else "choose another --workdir"
-    raise UserError(f"{workdir} holds the run of another configuration, which differs in {fields}: {remedy}")
+    evaluated = all(name.startswith("eval.") for name in differ)
+    remedy, argument = ("evaluate it again", "mode=evaluate") if evaluated else ("choose another workdir", "workdir")
+    raise UserError(f"{workdir} holds the run of another configuration, which differs in {fields}: {remedy}", argument)
 
 
 def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -9,12 +9,12 @@ import struct
 import zipfile
 import zlib
 
-from bt_jax.errors import OF_MACHINE, UserError
+from bt_jax.errors import OF_MACHINE, UserError, one_line
 from bt_jax.scans.discovery import is_hidden
 
 _BLOCK = 2**20
 _RATIO = 500  # bytes out of one; background of zeros packs to 1 : 200 at most in real scans
-_SMALL = 2**26  # bytes below which no ratio is odd
+_SMALL = 2**26  # bytes below which any ratio is taken
 _LONGEST = 60  # characters of a name, in up to 4 bytes each
 _OURS = (*OF_MACHINE, errno.ENAMETOOLONG)  # of this machine, not of the zip
 
@@ -47,18 +47,22 @@ def unpack(
         left -= _extract(archive, member, file, min(left, max(_SMALL, member.compress_size * _RATIO)), path)
         files.append(file)
       return files
+  except UserError:
+    raise
   except FileExistsError as error:
     raise UserError(f"{path} holds a file twice ({error.filename}): pack it again") from error
   except NotADirectoryError as error:
     raise UserError(f"{path} holds a file that is a folder, too: pack it again") from error
   except NotImplementedError as error:
-    raise UserError(f"{path} is packed in a way that is not read ({error}): pack it as an ordinary zip") from error
+    raise UserError(
+      f"{path} is packed in a way that is not read ({one_line(error)}): pack it as an ordinary zip"
+    ) from error
   except OSError as error:
     if error.errno in _OURS:
       raise
-    raise UserError(f"{path} is no zip, damaged or truncated ({error}): copy or pack it again") from error
+    raise UserError(f"{path} is no zip, damaged or truncated ({one_line(error)}): copy or pack it again") from error
   except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, struct.error, ValueError) as error:
-    raise UserError(f"{path} is no zip, damaged or truncated ({error}): copy or pack it again") from error
+    raise UserError(f"{path} is no zip, damaged or truncated ({one_line(error)}): copy or pack it again") from error
 
 
 def _check(path: pathlib.Path, members: list[zipfile.ZipInfo], limit_bytes: int, limit_files: int) -> None:

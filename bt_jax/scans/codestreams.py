@@ -27,7 +27,7 @@ def promised_size(frame: bytes) -> tuple[int, int, int] | None:
 
 
 def is_whole(frame: bytes) -> bool:
-  """Whether a JPEG, JPEG-LS or JPEG 2000 frame goes on to the mark of its end, all parts of JPEG 2000 in full length.
+  """Whether a JPEG, JPEG-LS or JPEG 2000 frame reaches the marker of its end, all parts of JPEG 2000 in full length.
 
   Within the data of a scan neither mark can occur, so that the last end is that of the last scan.
   """

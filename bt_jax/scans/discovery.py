@@ -18,7 +18,7 @@ def is_hidden(name: str) -> bool:
 def natural(text: str) -> tuple:
   """A key that sorts `a2` before `a10`."""
   parts = re.split(r"(\d+)", text)
-  return tuple((part.casefold(), 0) if place % 2 == 0 else ("", int(part)) for place, part in enumerate(parts)), text
+  return tuple((part.casefold(), 0) if index % 2 == 0 else ("", int(part)) for index, part in enumerate(parts)), text
 
 
 def walk(

@@ -21,9 +21,10 @@ class Study(NamedTuple):
     name: the path of its outputs below the output folder; empty where the input itself is the study.
     format: a name of `FORMATS`; of a zip, which is looked into when it is read, `dicom`, and its scan knows better.
     files: in the order of slices; FLAIR alone where `given` has other roles; or a zip.
-    given: by role, a path (pictures, NIfTI) or a SeriesInstanceUID (DICOM).
+    given: by role, a path (images, NIfTI) or a SeriesInstanceUID (DICOM).
     left_out: files beside it that are no sequence the networks know, in words.
     refusal: why it cannot be read, known from names alone; empty where it can.
+    arguments: that its remedy names, see `UserError`.
   """
 
   name: str
@@ -32,6 +33,7 @@ class Study(NamedTuple):
   given: dict[str, str]
   left_out: tuple[str, ...] = ()
   refusal: str = ""
+  arguments: tuple[str, ...] = ()
 
 
 class _Volume(NamedTuple):
@@ -82,8 +84,8 @@ def _without_flair(format: str, name: str, group: Sequence[_Volume]) -> list[Stu
     return [Study(one.stem, format, one.files, {}, known) for one in unknown]
   if all(one.role == "mask" for one in group):
     return []
-  refusal = f"has no FLAIR, but {_listed(known)}: name the file of FLAIR with --flair, and not --input"
-  return [Study(name, format, group[0].files, {}, (), refusal)]
+  refusal = f"has no FLAIR, but {_listed(known)}: name the file of FLAIR alone, as flair"
+  return [Study(name, format, group[0].files, {}, (), refusal, ("flair",))]
 
 
 def _volume(stem: str, files: tuple[pathlib.Path, ...], folder: str) -> _Volume:
@@ -104,9 +106,9 @@ def _around_flair(format: str, name: str, group: Sequence[_Volume]) -> Study:
   if twice:
     choices = [one.files[0].name for one in by_role[twice]]
     refusal = (
-      f"has several files of {sequences.IN_WORDS[twice]} ({_listed(choices)}): name one with --{twice}, and not --input"
+      f"has several files of {sequences.IN_WORDS[twice]} ({_listed(choices)}): name the files alone, one as {twice}"
     )
-    return Study(name, format, flair.files, {}, left_out, refusal)
+    return Study(name, format, flair.files, {}, left_out, refusal, tuple(dict.fromkeys(("flair", twice))))
   others = {role: by_role[role][0] for role in CHANNELS if role != "flair" and by_role[role]}
   if format == "images" and any(len(one.files) > 1 for one in (flair, *others.values())):
     return Study(name, format, flair.files, {}, left_out + tuple(one.in_words() for one in others.values()))
@@ -137,10 +139,10 @@ def _channels(format: str, volumes: Sequence[_Volume]) -> tuple[list[Study], lis
     if any(number not in said for number in numbers):
       refusal = (
         f"has {len(group)} files that differ in _0000, _0001, ... alone, as sequences of nnU-Net do, and no dataset.json "
-        "beside them says which one is FLAIR: copy nnU-Net's there, with its channel_names; or name FLAIR with --flair, and "
-        "not --input; or, where they are patients, give each a folder"
+        "beside them says which one is FLAIR: copy nnU-Net's there, with its channel_names; or name the file of FLAIR "
+        "alone, as flair; or, where they are patients, give each a folder"
       )
-      studies.append(Study(name, format, members[0].files, {}, (), refusal))
+      studies.append(Study(name, format, members[0].files, {}, (), refusal, ("flair",)))
       continue
     renamed = [one._replace(role=sequences.in_name(said[number])[0], name=name) for number, one in sorted(group)]
     if any(one.role == "flair" for one in renamed):

@@ -14,7 +14,7 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
 from bt_jax import files as writing
-from bt_jax.errors import UserError
+from bt_jax.errors import UserError, one_line
 from bt_jax.scans import findings, nifti_geometry, sequences
 from bt_jax.scans.nifti_geometry import Source
 from bt_jax.scans.scan import (
@@ -28,6 +28,7 @@ from bt_jax.scans.scan import (
   from_axial,
   to_axial,
 )  # fmt: skip
+from bt_jax.schema import CHANNELS
 
 _LARGEST = 2**29  # voxels of all volumes in a file, 2 GiB as float32
 _KINDS = {348: nibabel.Nifti1Image, 540: nibabel.Nifti2Image}  # by the size that a header begins with
@@ -68,16 +69,18 @@ def read(files: Sequence[pathlib.Path], *, name: str, given: Mapping[str, str]) 
   volume, source, _ = loaded["flair"]
   nifti_geometry.check_alike({role: one for role, (_, one, _) in loaded.items()}, paths)
   volumes = {role: one for role, (one, *_) in loaded.items()}
-  found, origins, odd = sequences.one_each(volumes, paths) if given else sequences.by_place(volume, paths["flair"])
-  channels, origins, warnings = fill_roles(found, origins, name)
+  by_role, origins, alike = (
+    sequences.one_each(volumes, paths) if given else sequences.by_channel(volume, paths["flair"])
+  )
+  channels, origins, warnings = fill_roles(by_role, origins, name)
   try:
     image = np.ascontiguousarray(to_axial(channels, source.affine))
-  except UserError as error:
+  except UserError:
     raise UserError(
       f"{paths['flair']} has an affine that places no volume: correct its header, or convert it again"
-    ) from error
+    ) from None
   spacing, sizes = nifti_geometry.spacing(source, image.shape[:3], paths["flair"])
-  warnings += odd + sizes + nifti_geometry.warnings(source, spacing, paths["flair"])
+  warnings += alike + sizes + nifti_geometry.warnings(source, spacing, paths["flair"])
   warnings += [sentence for *_, sentences in loaded.values() for sentence in sentences]
   names = [f"{index:04d}" for index in range(len(image))]
   role, _ = sequences.in_name(sequences.stem(paths["flair"]))
@@ -88,7 +91,7 @@ def read(files: Sequence[pathlib.Path], *, name: str, given: Mapping[str, str]) 
 
 
 def _load(path: pathlib.Path) -> tuple[Shaped[np.ndarray, "x y z channels"], Source, list[str]]:
-  """The values of a file, how it lies, and what nibabel found in it, a sentence each."""
+  """The values of a file, how it lies, and what nibabel logged over it, a sentence each."""
   try:
     with findings.kept() as messages, open(path, "rb") as file:
       packed = file.read(2) == _GZIP
@@ -97,12 +100,12 @@ def _load(path: pathlib.Path) -> tuple[Shaped[np.ndarray, "x y z channels"], Sou
         kind, content = _content(stream, path, packed)
       image = kind.from_stream(content)
       values, affine = _values(image), image.affine
+  except UserError:
+    raise
   except (gzip.BadGzipFile, zlib.error, EOFError) as error:
-    raise UserError(f"{path} is damaged or truncated ({error}): copy it again") from error
+    raise UserError(f"{path} is damaged or truncated ({one_line(error)}): copy it again") from error
   except (ImageFileError, HeaderDataError, WrapStructError, ValueError, OverflowError) as error:
-    raise UserError(
-      f"{path} has a header that makes no sense ({' '.join(str(error).split())}): convert it again"
-    ) from error
+    raise UserError(f"{path} has a header that makes no sense ({one_line(error)}): convert it again") from error
   check_finite(values, path)
   check_range(values, path)
   affine = nifti_geometry.in_mm(affine, image.header)
@@ -138,7 +141,7 @@ def _content(stream: io.BufferedIOBase, path: pathlib.Path, packed: bool) -> tup
     )
   if start[promised:] or stream.read(1):
     raise UserError(
-      f"{path} goes on behind its {_size(shape)} voxels of {header.get_data_dtype()}: size, type or vox_offset in its "
+      f"{path} has data after its {_size(shape)} voxels of {header.get_data_dtype()}: size, type or vox_offset in its "
       "header is wrong, or two files were joined: convert it again"
     )
   _check_extensions(content.getbuffer(), header, offset, path)
@@ -198,7 +201,8 @@ def _check(header: nibabel.Nifti1Header, path: pathlib.Path) -> None:
   if len(channels) > 1 or channels[0] not in (1, 3):
     raise UserError(
       f"{path} is {_size(shape)} voxels, a series, expected one volume or three (pre, FLAIR, post): "
-      "split it and name the files with --pre, --flair and --post"
+      "split it and name the files as pre, flair and post",
+      *CHANNELS,
     )
 
 

@@ -72,7 +72,7 @@ def spacing(
     path: of the file.
 
   Raises:
-    UserError: sizes cannot be, and pixels are not square by them: the shape of the picture is not known either.
+    UserError: sizes cannot be, and pixels are not square by them: the shape of the slice is not known either.
   """
   sizes, warnings = _sizes(source)
   reason = implausible_size(shape, sizes) if sizes else "two sizes of its voxels"

@@ -1,4 +1,4 @@
-"""How the stored pixels of a picture are turned before they are shown: the Orientation of TIFF and EXIF."""
+"""How the stored pixels of an image are turned before they are shown: the Orientation of TIFF and EXIF."""
 
 import numpy as np
 from jaxtyping import Shaped

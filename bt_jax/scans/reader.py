@@ -18,6 +18,7 @@ from bt_jax.scans.file_types import EXPECTED, kind_of
 from bt_jax.scans.scan import Scan
 from bt_jax.scans.sequences import in_name, stem
 from bt_jax.scans.study_discovery import find_in
+from bt_jax.schema import CHANNELS
 
 
 class Format(NamedTuple):
@@ -56,12 +57,13 @@ def find(path: pathlib.Path | None, given: Mapping[str, str]) -> list[Study]:
     return studies
   if len(studies) > 1:
     raise UserError(
-      f"{path} holds {len(studies)} studies, --{next(iter(given))} picks a series of one: name its folder"
+      f"{path} holds {len(studies)} studies, and {next(iter(given))} picks a series of one: name its folder", "input"
     )
   if studies[0].format != "dicom":
     raise UserError(
-      f"{path} is no DICOM, with --input --{next(iter(given))} picks a series of DICOM by its UID: "
-      "name files by --flair, --pre and --post alone"
+      f"{path} is no DICOM, and beside a path {next(iter(given))} is the UID of a series of DICOM: name the files of flair, "
+      "pre and post alone",
+      *CHANNELS,
     )
   return [studies[0]._replace(given=dict(given))]
 
@@ -99,7 +101,7 @@ def shard(studies: Sequence[Study], part: str) -> list[Study]:
   """
   match = re.fullmatch(r"(\d+)/(\d+)", part, re.ASCII)
   if not match or not 1 <= int(match[1]) <= int(match[2]):
-    raise UserError(f"--shard is {part!r}, expected i/n with i from 1 to n, e.g. 2/4")
+    raise UserError(f"shard is {part!r}, expected i/n with i from 1 to n, e.g. 2/4", "shard")
   return list(studies[int(match[1]) - 1 :: int(match[2])])
 
 
@@ -118,29 +120,34 @@ def _of_file(path: pathlib.Path) -> Study:
 
 def _of_roles(given: Mapping[str, str]) -> Study:
   if "flair" not in given:
-    raise UserError(f"no FLAIR: name a file or folder with --input, or at least FLAIR with --flair ({EXPECTED})")
+    raise UserError(f"no FLAIR: name a file or folder, or at least the file of FLAIR ({EXPECTED})", "input", "flair")
   paths = {role: pathlib.Path(path) for role, path in given.items()}
   for role, path in paths.items():
     if not path.is_file():
-      raise UserError(f"{path} (--{role}) is not a file: name the file of one sequence, or with --input a DICOM study")
+      raise UserError(
+        f"{path}, given as {role}, is not a file: name the file of one sequence, or the folder of a DICOM study beside it",
+        role,
+        "input",
+      )
   kinds = {role: kind_of(path) for role, path in paths.items()}
   kind = kinds["flair"]
   if kind not in ("images", "nifti") or len(set(kinds.values())) > 1:
-    what = ", ".join(f"--{role}={path} ({kinds[role] or 'unknown'})" for role, path in paths.items())
+    what = ", ".join(f"{path} as {role} ({kinds[role] or 'unknown'})" for role, path in paths.items())
     raise UserError(
-      f"sequences are given as files of NIfTI, or of pictures, alone, found {what}: for DICOM use --input"
+      f"sequences are given as files of NIfTI, or of images, alone, found {what}: name the folder of a DICOM study",
+      "input",
     )
   seen = {}
   for role, path in paths.items():
     if (first := seen.setdefault(path.resolve(), role)) != role:
-      raise UserError(f"{path} is given twice, as --{first} and --{role}: leave out the sequence that is missing")
+      raise UserError(f"{path} is given twice, as {first} and {role}: leave out the sequence that is missing", role)
   others = {role: str(path) for role, path in paths.items() if role != "flair"}
   return Study("", kind, (paths["flair"],), others)
 
 
 def _read_files(study: Study, name: str) -> Scan:
   if study.refusal:
-    raise UserError(f"{name} {study.refusal}")
+    raise UserError(f"{name} {study.refusal}", *study.arguments)
   scan = FORMATS[study.format].read(study.files, name=name, given=study.given)
   beside = [f"left out beside it: {', '.join(study.left_out)}"] if study.left_out else []
   ood_warnings = [*scan.ood_warnings, *check_values(scan)]
@@ -160,7 +167,8 @@ def _read_zip(study: Study, name: str) -> Scan:
         )
       return _read_files(inside[0], name)
     except UserError as error:
-      raise UserError(str(error).replace(f"{folder}/", f"{path}: ").replace(text, str(path))) from error
+      error.args = (str(error).replace(f"{folder}/", f"{path}: ").replace(text, str(path)),)
+      raise
 
 
 @contextlib.contextmanager

@@ -143,12 +143,12 @@ def check_range(image: Shaped[np.ndarray, "... channels"], where: Any) -> None:
 
 
 def fill_roles(
-  found: dict[str, Shaped[np.ndarray, "..."]], origins: dict[str, str], name: str
+  arrays: dict[str, Shaped[np.ndarray, "..."]], origins: dict[str, str], name: str
 ) -> tuple[Float[np.ndarray, "... 3"], dict[str, str], list[str]]:
   """The three channels out of those that were found; FLAIR stands in for the others, as in the published slices.
 
   Args:
-    found: arrays of one shape by role, a name of `CHANNELS`.
+    arrays: of one shape, by role, a name of `CHANNELS`.
     origins: what each was read from, in words.
     name: of the study.
 
@@ -158,14 +158,14 @@ def fill_roles(
   Raises:
     UserError: there is no FLAIR, or shapes differ.
   """
-  if "flair" not in found:
-    raise UserError(f"{name} has no FLAIR: name it with --flair, the networks look for FLAIR abnormality")
-  shapes = {role: array.shape for role, array in found.items()}
+  if "flair" not in arrays:
+    raise UserError(f"{name} has no FLAIR: name it, the networks look for FLAIR abnormality", "flair")
+  shapes = {role: array.shape for role, array in arrays.items()}
   if len(set(shapes.values())) > 1:
     sizes = ", ".join(f"{role} {' x '.join(map(str, shape))}" for role, shape in shapes.items())
     raise UserError(f"the sequences of {name} differ in size ({sizes}): register and resample them to FLAIR before")
-  missing = [role for role in CHANNELS if role not in found]
-  image = np.stack([found.get(role, found["flair"]) for role in CHANNELS], axis=-1).astype(np.float32, copy=False)
+  missing = [role for role in CHANNELS if role not in arrays]
+  image = np.stack([arrays.get(role, arrays["flair"]) for role in CHANNELS], axis=-1).astype(np.float32, copy=False)
   roles = {role: origins.get(role, f"FLAIR in its place: {origins['flair']}") for role in CHANNELS}
   warnings = [f"no {' and no '.join(missing)} sequence: FLAIR stands in its place"] if missing else []
   return image, roles, warnings
@@ -259,7 +259,7 @@ def leave_out(reason: str, spacing_mm: Sequence[float], where: Any) -> str:
   """The warning that sizes in mm are left out for this reason, see `implausible_size`.
 
   Raises:
-    UserError: pixels are not square by them: then the shape of the picture is not known either.
+    UserError: pixels are not square by them: then the shape of the slice is not known either.
   """
   _, rows, columns = spacing_mm
   if abs(rows - columns) > _SQUARE * max(rows, columns):

@@ -1,6 +1,6 @@
 """Which sequence a file, a series or a channel holds: by the words of its name, or by the order of channels.
 
-One set of word lists serves NIfTI, pictures and DICOM, so that a sequence is called alike whatever it is stored as.
+One set of word lists serves NIfTI, images and DICOM, so that a sequence is called alike whatever it is stored as.
 """
 
 import itertools
@@ -33,7 +33,7 @@ _BARE = {
   "pre": re.compile(r"pre(?:contrast|gad|gd|km|c)?|without|nativ|native|unenhanced"),
   "post": re.compile(r"post(?:contrast|gad|gd|km|c)?|contrast|ce|gd|gad[a-z]*|km"),
 }
-# Words that tell T1 with contrast from T1 without, between characters that are no letters: `t1_ce` and `t1ce` both do.
+# Words of T1 with contrast and of T1 without, between characters that are no letters: `t1_ce` and `t1ce` both do.
 _WITHOUT = re.compile(
   r"(?<![a-z])(?:pre.?(?:contrast|gd|gad[a-z]*|km|c)?|without|w/?o|no|non|nativ[a-z]*|unenhanced|ohne|plain|c-"
   r"|-\s?c(?! ?-?spine))(?![a-z])"
@@ -116,17 +116,18 @@ def by_role(paths: Sequence[pathlib.Path], given: Mapping[str, str]) -> dict[str
   path_of = {"flair": paths[0], **{role: pathlib.Path(path) for role, path in given.items()}}
   for role, path in path_of.items():
     if not path.is_file():
-      raise UserError(f"{path} (--{role}) is not a file: name the file of one sequence")
+      raise UserError(f"{path}, given as {role}, is not a file: name the file of one sequence", role)
   hashes = {role: files.sha256_of([path]) for role, path in path_of.items()}
   for one, other in itertools.combinations(path_of, 2):
     if hashes[one] == hashes[other]:
       raise UserError(
-        f"{path_of[other]} is given twice, --{one} and --{other} hold the same bytes: leave out the sequence that is missing"
+        f"{path_of[other]} is given twice, {one} and {other} hold the same bytes: leave out the sequence that is missing",
+        other,
       )
   return {role: path_of[role] for role in CHANNELS if role in path_of}
 
 
-def by_place(
+def by_channel(
   image: Shaped[np.ndarray, "... channels"], path: pathlib.Path
 ) -> tuple[dict[str, np.ndarray], dict[str, str], list[str]]:
   """The channels of one image: one is FLAIR, three are pre-contrast, FLAIR and post-contrast, as in the published slices.
@@ -136,11 +137,11 @@ def by_place(
   """
   if image.shape[-1] == 1:
     return {"flair": image[..., 0]}, {"flair": path.name}, []
-  found = {role: image[..., place] for place, role in enumerate(CHANNELS)}
-  origins = {role: f"channel {place} of {path.name}" for place, role in enumerate(CHANNELS, 1)}
-  same = np.array_equal(found["pre"], found["flair"]) and np.array_equal(found["post"], found["flair"])
+  channels = {role: image[..., index] for index, role in enumerate(CHANNELS)}
+  origins = {role: f"channel {number} of {path.name}" for number, role in enumerate(CHANNELS, 1)}
+  same = np.array_equal(channels["pre"], channels["flair"]) and np.array_equal(channels["post"], channels["flair"])
   return (
-    found,
+    channels,
     origins,
     ["the three channels are the same, expected pre-contrast, FLAIR and post-contrast"] if same else [],
   )
@@ -156,5 +157,5 @@ def one_each(
   """
   for role, image in images.items():
     if image.shape[-1] != 1:
-      raise UserError(f"{paths[role]} has {image.shape[-1]} channels, expected one for --{role}: name it with --input")
+      raise UserError(f"{paths[role]} has {image.shape[-1]} channels, expected one of {role}: name it alone", "input")
   return {role: image[..., 0] for role, image in images.items()}, {role: paths[role].name for role in images}, []

@@ -73,12 +73,12 @@ def _walk(root: pathlib.Path) -> Iterator[tuple[pathlib.Path, list[pathlib.Path]
     yield folder, [path for path in files if not _OUTPUTS.fullmatch(stem(path))]
 
 
-def _volumes(pictures: Sequence[pathlib.Path]) -> list[tuple[str, tuple[pathlib.Path, ...]]]:
-  """Pictures of one folder by the volume they are slices of: alike but for the last number of the name."""
+def _volumes(files: Sequence[pathlib.Path]) -> list[tuple[str, tuple[pathlib.Path, ...]]]:
+  """Images of one folder by the volume they are slices of: alike but for the last number of the name."""
   groups: dict[tuple[str, str], list[pathlib.Path]] = {}
-  for picture in pictures:
-    kind = {".tiff": ".tif", ".jpeg": ".jpg"}.get(picture.suffix.lower(), picture.suffix.lower())
-    groups.setdefault((_LAST_NUMBER.sub("", picture.stem), kind), []).append(picture)
+  for file in files:
+    kind = {".tiff": ".tif", ".jpeg": ".jpg"}.get(file.suffix.lower(), file.suffix.lower())
+    groups.setdefault((_LAST_NUMBER.sub("", file.stem), kind), []).append(file)
   volumes = []
   for (name, _), group in groups.items():
     apart = raster.is_stack(group[0])

@@ -1,4 +1,4 @@
-"""TIFFs read whole: every page of the chain, no page fewer than declared, upright."""
+"""TIFFs read to their end: every page of the chain, no page fewer than declared, upright."""
 
 import math
 import pathlib
@@ -50,6 +50,8 @@ def orientations(path: pathlib.Path) -> list[int]:
         tags = file.read(count * size)
         offset = number(offset_kind)
         pages.append(orientation.check(_orientation(tags, order, size == 20, end), path))
+    except UserError:
+      raise
     except (struct.error, KeyError, OverflowError, ValueError) as error:
       raise UserError(
         f"{path} is truncated or damaged (its chain of pages breaks off after {len(pages)}): copy it again"

@@ -1,1 +1,1 @@
-"""A page in the browser that shows what a network makes of a scan; the extra `serve` brings what it needs."""
+"""A page in the browser that shows what a network predicts for a scan; the extra `serve` installs what it needs."""

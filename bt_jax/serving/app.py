@@ -74,7 +74,7 @@ class _Service:
     self._turn = anyio.Lock()
 
   async def about(self, request: Request) -> Response:
-    """What the page tells before there is a scan."""
+    """What the page shows before there is a scan."""
     return JSONResponse(
       {
         "model": self._predictor.about["title"],
@@ -149,10 +149,10 @@ async def _uploaded(request: Request, limits: uploads.Limits) -> AsyncIterator[t
 
 def _study(folder: pathlib.Path, upload: uploads.Upload) -> reader.Study:
   path = folder / uploads.SCAN if len(upload.files) > 1 else next(iter(upload.files), None)
-  found = reader.find(path, upload.given)
-  if len(found) > 1:
-    raise UserError(f"{len(found)} scans were sent ({found[0].name}, {found[1].name}, ...): send one at a time")
-  return found[0]
+  studies = reader.find(path, upload.given)
+  if len(studies) > 1:
+    raise UserError(f"{len(studies)} scans were sent ({studies[0].name}, {studies[1].name}, ...): send one at a time")
+  return studies[0]
 
 
 def _written(folder: pathlib.Path, upload: uploads.Upload) -> tuple[str, bytes]:
@@ -180,6 +180,6 @@ async def _gone(request: Request, error: ClientDisconnect) -> Response:
 
 
 async def _fail(request: Request, error: Exception) -> Response:
-  """Nobody's fault but ours; the server's log has the whole of it."""
-  line = f"the server failed ({type(error).__name__}): its window tells more"
+  """Nobody's fault but ours; the server's log has all of it."""
+  line = f"the server failed ({type(error).__name__}): its terminal says more"
   return JSONResponse({"error": line}, 500, headers=guard.HEADERS)

@@ -79,7 +79,7 @@ def serve(
 
 @contextlib.contextmanager
 def _temporary_files() -> Iterator[None]:
-  """All temporary files go to one folder, which is removed whatever a thread that goes on may still put in it."""
+  """All temporary files go to one folder, which is removed whatever a thread that still runs may put in it."""
   before = tempfile.tempdir
   with tempfile.TemporaryDirectory(prefix="bt_jax_", ignore_cleanup_errors=True) as folder:
     tempfile.tempdir = folder
@@ -122,7 +122,9 @@ def _check_writable(folder: pathlib.Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     tempfile.TemporaryFile(dir=folder).close()
   except OSError as error:
-    raise UserError(f"cannot write to {folder} ({error.strerror}): choose another --keep") from error
+    raise UserError(
+      f"cannot write to {folder} ({error.strerror}): choose another folder to keep them in", "keep"
+    ) from error
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -130,5 +132,5 @@ def _listen(host: str, port: int) -> socket.socket:
     return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
   except (OSError, OverflowError) as error:
     number = getattr(error, "errno", None) or 0
-    reason = os.strerror(number) if number > 0 else error  # the error's own words tell the address again
-    raise UserError(f"cannot listen on {host}, port {port} ({reason}): choose another --port or --bind") from error
+    reason = os.strerror(number) if number > 0 else error  # the error's own words repeat the address
+    raise UserError(f"cannot listen on {host}, port {port} ({reason}): choose others", "port", "bind") from error

@@ -39,14 +39,14 @@ def pack(
   """
   stops = thresholds(own)
   levels = np.searchsorted(np.array(stops, probability.dtype), probability, side="right").astype(np.uint8)
-  place = stops.index(own)
+  index = stops.index(own)
   head = json.dumps(
     {
       "prediction": described,
       "shape": flair.shape,
       "thresholds": stops,
-      "own": place,
-      "plain": bool((mask == (levels > place)).all()),
+      "own": index,
+      "plain": bool((mask == (levels > index)).all()),
     },
     allow_nan=False,
   ).encode()

@@ -1,4 +1,8 @@
-"""Files that a browser sends, streamed to a folder under names that cannot leave it."""
+"""Streams a form's files to a folder; by hand, as Starlette's parser takes a form that was cut off for a complete one.
+
+It also keeps each file open until the last has come, or in memory below 1 MB, and a scan may have thousands. Names
+cannot leave the folder.
+"""
 
 import pathlib
 import re
@@ -33,7 +37,7 @@ class Upload(NamedTuple):
 
 
 class Limits(NamedTuple):
-  """How much one request may bring: bytes in all, and files."""
+  """How much one request may hold: bytes in all, and files."""
 
   bytes: int
   files: int
@@ -41,7 +45,9 @@ class Limits(NamedTuple):
   def check(self, size: int, count: int) -> None:
     """Raises HTTPException 413 where there is more."""
     if size > self.bytes:
-      raise HTTPException(413, f"more than {self.bytes / 2**20:,.0f} MB were sent: send less, or raise --limit_mb")
+      raise HTTPException(
+        413, f"more than {self.bytes / 2**20:,.0f} MB were sent: send less, or start the viewer with a larger limit_mb"
+      )
     if count > self.files:
       raise HTTPException(413, f"more than {self.files:,} files were sent: send one scan at a time")
 

@@ -20,7 +20,7 @@ from absl import logging
 
 from bt_jax import files
 from bt_jax.distributed import hosts
-from bt_jax.errors import UserError
+from bt_jax.errors import UserError, one_line
 
 PyTree = Any
 _KEEP = 2  # the one before stays, to fall back to
@@ -160,7 +160,7 @@ class Checkpoints:
       except (MemoryError, jax.errors.JaxRuntimeError):  # the machine's trouble, not the checkpoint's
         raise
       except Exception as error:  # Orbax raises many kinds for a broken checkpoint
-        damage = _first_line(error)
+        damage = one_line(error)
         problem = _system_error(error) or _unreadable(self.folder / str(step))
     outcomes = hosts.gather({"problem": problem, "damage": damage})
     for reason in filter(None, (outcome["problem"] for outcome in outcomes)):
@@ -189,10 +189,6 @@ class Checkpoints:
     """Lets go of the folder."""
     if self._manager is not None:
       self._manager.close()
-
-
-def _first_line(error: Exception) -> str:
-  return (str(error).splitlines() or [type(error).__name__])[0][:120]
 
 
 def _system_error(error: BaseException | None) -> str | None:

@@ -153,7 +153,10 @@ def _check_finite(state: TrainState, latest: Checkpoints) -> None:
   if (bad := int(state.nonfinite_step)) >= 0:
     raise UserError(
       f"the loss or the parameters are not finite at step {bad}: training stopped; the last good checkpoint, if an epoch "
-      f"was finished, is in {latest.folder}; try a lower --config.train.learning_rate or another --config.loss.name in a new --workdir"
+      f"was finished, is in {latest.folder}; try a lower train.learning_rate or another loss.name in a new workdir",
+      "train.learning_rate",
+      "loss.name",
+      "workdir",
     )
 
 

@@ -13,6 +13,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tqdm import tqdm
 
+from bt_jax import files
 from bt_jax.datasets import kaggle_tree, phantom
 from bt_jax.datasets.lgg_mri.constants import CLINICAL_FIELDS, INFO
 from bt_jax.errors import UserError
@@ -149,14 +150,14 @@ class Builder(tfds.core.GeneratorBasedBuilder):
         "volume_std": images.std((0, 1, 2), dtype=np.float64).astype(np.float32),
         **clinical[case.patient],
       }
-      for files, image, mask in zip(case.slices, images, masks, strict=True):
+      for one, image, mask in zip(case.slices, images, masks, strict=True):
         yield (
-          slice_id(case.name, files.number),
+          slice_id(case.name, one.number),
           {
             "image": _png(image),
             "mask": _png(mask[..., 0]),
             "label": int(mask.any()),
-            "slice": files.number,
+            "slice": one.number,
             **shared,
           },
         )
@@ -167,6 +168,4 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
 def _png(pixels: np.ndarray) -> bytes:
   """PNG bytes: TFDS would need TensorFlow to encode an array itself."""
-  buffer = io.BytesIO()
-  Image.fromarray(pixels).save(buffer, format="PNG", compress_level=1)
-  return buffer.getvalue()
+  return files.png(Image.fromarray(pixels), compress_level=1)

@@ -206,9 +206,7 @@ def samples(
       above.set_title(name, fontsize=8)
     for axis in axes.flat:
       axis.axis("off")
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=110)
-    plt.close(figure)
+    content = figures.to_png(figure)
     marked = "; ".join(f"{' '.join(name.split())}: {int(mask.sum()):,} pixels of tumour" for name, _, mask in pictures)
     alt = f"FLAIR slices above, the radiologist's masks below. {marked}."
-    return Chart("Sample slices with their masks", source(content.getvalue(), "png"), alt, paper="Fig. 1")
+    return Chart("Sample slices with their masks", source(content, "png"), alt, paper="Fig. 1")

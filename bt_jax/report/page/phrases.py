@@ -5,6 +5,7 @@ from typing import Any
 
 from bt_jax.paper import published_values
 from bt_jax.paper.baselines import COPY
+from bt_jax.scans.scan import NOTICE
 
 STEP = "The spacing is not known: distances are in pixels, and a step to the next slice, in truth several millimetres, counts as one."
 MISSING, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
@@ -183,7 +184,7 @@ def notices(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     )
     found.append(("synthetic", "Synthetic data", text))
   text = "Not a medical device, not validated for care. Do not use for diagnosis or treatment."
-  return [*found, ("research", "For research only, never clinical use", text)]
+  return [*found, ("research", NOTICE.rstrip("."), text)]
 
 
 def _copied(summary: dict[str, Any]) -> str:

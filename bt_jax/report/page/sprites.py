@@ -10,6 +10,7 @@ from PIL import Image
 from skimage import measure
 
 from bt_jax import files
+from bt_jax.errors import one_line
 from bt_jax.schema import Slices
 
 COLUMNS = 8  # slices per line of a sprite
@@ -50,7 +51,8 @@ def save_volumes(
     places = places[np.argsort(slices.number[places])]
     for name, layer in layers.items():
       if layer is not None:
-        written.append(files.write_bytes(folder / case / f"{name}.png", _png(_sprite(layer[places]))))
+        content = files.png(Image.fromarray(_sprite(layer[places])), optimize=True)
+        written.append(files.write_bytes(folder / case / f"{name}.png", content))
   return written
 
 
@@ -67,7 +69,7 @@ def read_volume(folder: pathlib.Path, case: str, count: int) -> Volume | None:
   try:
     found = {name: np.array(Image.open(path)) for name, path in paths.items() if path.is_file()}
   except (OSError, SyntaxError, ValueError) as error:  # Pillow's, for a broken picture
-    raise files.damaged(folder / case, f"a picture: {error}", files.EVALUATE) from error
+    raise files.damaged(folder / case, f"an image: {one_line(error)}", files.EVALUATE) from error
   size = found["flair"].shape[1] // COLUMNS
   if any(sprite.shape != (lines * size, COLUMNS * size) for sprite in found.values()):
     return None
@@ -104,9 +106,3 @@ def _sprite(layer: np.ndarray) -> np.ndarray:
 def _slices(sprite: np.ndarray) -> np.ndarray:
   size = sprite.shape[1] // COLUMNS
   return sprite.reshape(-1, size, COLUMNS, size).swapaxes(1, 2).reshape(-1, size, size)
-
-
-def _png(picture: np.ndarray) -> bytes:
-  content = io.BytesIO()
-  Image.fromarray(picture).save(content, "PNG", optimize=True)
-  return content.getvalue()

@@ -1,4 +1,8 @@
-"""How the frames of a series lie in space: sorted along their normal, checked for gaps, with an affine."""
+"""How the frames of a series lie in space; by hand, as `highdicom.spatial` knows no gantry tilt and gives no reasons.
+
+Its `get_volume_positions` answers None for a series that is no volume, where a refusal names the frames, and its affine
+steps along the normal of the slices, where that of a tilted gantry does not.
+"""
 
 import collections
 import dataclasses
@@ -60,7 +64,7 @@ def arrange(series: Series) -> Stack:
   frames, warnings = series.frames, [f"{series.label}: {warning}" for warning in series.warnings]
   if "MOSAIC" in series.says("ImageType").upper().split():
     raise UserError(
-      f"{series.label} is a mosaic, all slices in one picture ({frames[0].label}): convert it to NIfTI, e.g. by dcm2niix"
+      f"{series.label} is a mosaic, all slices in one image ({frames[0].label}): convert it to NIfTI, e.g. by dcm2niix"
     )
   _check_doubled(series)
   if len({frame.shape for frame in frames}) > 1:

@@ -53,7 +53,7 @@ def _series(frames: Sequence[Frame]) -> list[Series]:
   """Frames by series.
 
   A SeriesInstanceUID of a whole study, as anonymisers write, is none: then series number, description, direction and
-  size tell series apart. One of each slice is none either: parts that have those in common and form one row are one.
+  size distinguish series. One of each slice is none either: parts that have those in common and form one row are one.
   """
   frames = _numbered(frames)
   reused = _are_reused(frames)
@@ -80,7 +80,7 @@ def _numbered(frames: Sequence[Frame]) -> list[Frame]:
   numbers = collections.defaultdict(set)
   for frame in frames:
     numbers[frame.about["SeriesInstanceUID"]].add(frame.numbers["SeriesNumber"])
-  known = {uid: found - {None} for uid, found in numbers.items()}
+  known = {uid: values - {None} for uid, values in numbers.items()}
   return [
     dataclasses.replace(frame, numbers={**frame.numbers, "SeriesNumber": next(iter(known[uid]))})
     if frame.numbers["SeriesNumber"] is None and len(known[uid := frame.about["SeriesInstanceUID"]]) == 1
@@ -120,11 +120,11 @@ def _joined(parts: list[Series]) -> list[Series]:
   note = (
     f"{len(parts)} SeriesInstanceUIDs have one series number, description and direction: they were joined to one series"
   )
-  whole = Series([frame for part in parts for frame in part.frames], (*parts[0].warnings, note))
+  joined = Series([frame for part in parts for frame in part.frames], (*parts[0].warnings, note))
   if all(len(part.frames) == 1 for part in parts):
-    return [whole]
+    return [joined]
   try:
-    return [whole] if arrange(whole).affine is not None else parts
+    return [joined] if arrange(joined).affine is not None else parts
   except UserError:
     return parts
 

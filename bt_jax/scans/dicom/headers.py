@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from bt_jax.errors import UserError
+from bt_jax.errors import UserError, one_line
 from bt_jax.scans.dicom.opening import DAMAGED, is_image, read_dataset
 from bt_jax.scans.dicom.series import Frame
 
@@ -53,9 +53,10 @@ def frames_of(path: pathlib.Path) -> list[Frame]:
     if not header.get("Rows"):
       raise UserError(f"{path} has a damaged DICOM header (no image size): copy it again")
     return _frames(path, header)
+  except UserError:
+    raise
   except (pydicom.errors.BytesLengthException, pydicom.errors.InvalidDicomError, *DAMAGED) as error:
-    reason = (str(error) or type(error).__name__).splitlines()[0]
-    raise UserError(f"{path} has a damaged DICOM header ({reason}): copy it again") from error
+    raise UserError(f"{path} has a damaged DICOM header ({one_line(error)}): copy it again") from error
   except OSError as error:
     raise UserError(f"{path} cannot be read ({error.strerror or error}): copy it again") from error
 

@@ -14,7 +14,7 @@ _BLOCK = 2**20
 UID = re.compile(r"\d+(\.\d+)+")
 _NO_IMAGES = {"SEG", "RTDOSE", "RTSTRUCT", "RTPLAN", "PR", "KO", "SR", "REG"}  # some of them have pixels too
 _ROOT = "1.2.840.10008."  # of all classes of the standard; those of manufacturers begin otherwise
-_META_START = 144  # where the group behind the element that tells its length begins
+_META_START = 144  # where the group behind the element that holds its length begins
 
 # What pydicom raises over damaged headers, when it reads them or when it converts a value.
 DAMAGED = (
@@ -86,7 +86,7 @@ def read_dataset(path: str | pathlib.Path, **options: Any) -> Any:
 
 
 def _check_deflated(path: str | pathlib.Path) -> None:
-  """Raises UserError before pydicom inflates a whole file in memory, of whatever size it turns out to be."""
+  """Raises UserError before pydicom inflates all of a file in memory, of whatever size it turns out to be."""
   import pydicom
 
   try:

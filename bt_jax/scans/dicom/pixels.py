@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Num
 
-from bt_jax.errors import UserError
+from bt_jax.errors import UserError, one_line
 from bt_jax.scans.codestreams import is_whole, promised_size
 from bt_jax.scans.dicom.exclusion import excluded
 from bt_jax.scans.dicom.geometry import Stack
@@ -16,7 +16,6 @@ from bt_jax.scans.dicom.opening import DAMAGED, read_dataset
 from bt_jax.scans.dicom.series import Frame
 from bt_jax.scans.scan import check_size
 
-_LONGEST = 200  # characters of what a decoder says
 _GREY = {"MONOCHROME1", "MONOCHROME2"}
 
 # What decoders raise over damaged pixels, beside what damaged headers raise.
@@ -24,7 +23,7 @@ _BROKEN = (*DAMAGED, OSError, RuntimeError)
 
 
 def decode(stack: Stack) -> Float[np.ndarray, "slices rows columns"]:
-  """float32 intensities in the unit of the series, bright where the picture is bright.
+  """float32 intensities in the unit of the series, bright where the image is bright.
 
   What the header declares to be no signal is as dark as the darkest signal.
 
@@ -61,7 +60,7 @@ def _values(
 
   if is_coloured(frames[0]):
     kind = frames[0].about["PhotometricInterpretation"]
-    raise UserError(f"{path} is a coloured picture ({kind}), expected grey MR slices: leave it out")
+    raise UserError(f"{path} is a coloured image ({kind}), expected grey MR slices: leave it out")
   syntax = ""
   try:
     dataset = read_dataset(path)
@@ -72,6 +71,8 @@ def _values(
     outside = excluded(dataset, cells, stored, path)
     scaled = _scaled(dataset, stored[numbers], frames)
     return scaled, None if outside is None else outside[numbers]
+  except UserError:
+    raise
   except MemoryError as error:
     raise UserError(f"{path} promises more pixels than memory holds: correct its header") from error
   except (pydicom.errors.BytesLengthException, *_BROKEN) as error:
@@ -107,7 +108,7 @@ def _meaning(dataset: Any, cells: Num[np.ndarray, "..."]) -> Num[np.ndarray, "..
     dataset.file_meta.TransferSyntaxUID.is_compressed and "RLE" not in dataset.file_meta.TransferSyntaxUID.name
   )
   if compressed and high != stored - 1:
-    raise ValueError(f"HighBit {high}, expected {stored - 1} in a compressed picture")
+    raise ValueError(f"HighBit {high}, expected {stored - 1} in a compressed image")
   if _is_corrected(dataset) or stored == width or dataset.BitsAllocated == 1:
     return cells
   return (cells << (width - 1 - high)) >> (width - stored)  # of signed cells, >> repeats the sign
@@ -171,9 +172,7 @@ def _transfer_syntax(dataset: Any) -> str:
 
 def _reason(error: Exception, syntax: str) -> str:
   """What is wrong with the pixels, and the remedy."""
-  text = " ".join((str(error) or type(error).__name__).split())
-  if "missing dependencies" in text:
+  if "missing dependencies" in str(error):
     return f'is compressed ({syntax}) and no decoder for it is installed: pip install ".[codecs]"'
-  text = text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."  # decoders tell stories
   remedy = "copy it again" if "Endian" in syntax else "copy it again, or decompress it"
-  return f"has pixels that cannot be read ({syntax or 'of unknown encoding'}; {text}): {remedy}"
+  return f"has pixels that cannot be read ({syntax or 'of unknown encoding'}; {one_line(error)}): {remedy}"

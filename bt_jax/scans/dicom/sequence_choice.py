@@ -13,7 +13,7 @@ from bt_jax.schema import CHANNELS
 
 
 def _words(pattern: str) -> re.Pattern:
-  """Matches these words where no letter goes on before or after."""
+  """Matches these words where no letter stands before or after."""
   return re.compile(rf"(?<![a-z])(?:{pattern})(?![a-z])")
 
 
@@ -47,8 +47,9 @@ def choose(series: Sequence[Series], given: Mapping[str, str], name: str) -> tup
     labels = "; ".join(one.label for one in others)
     if others and _rank(others[-1]) == _rank(chosen[role]):
       raise UserError(
-        f"{role} of {name} could be {chosen[role].label}; {labels}: choose one with --{role}=SeriesInstanceUID, or leave "
-        "the others out"
+        f"{role} of {name} could be {chosen[role].label}; {labels}: choose one by its SeriesInstanceUID, or leave "
+        "the others out",
+        f"{role}=SeriesInstanceUID",
       )
     if others:
       warnings.append(f"{role} was read from {chosen[role].label}; it could also be {labels}")
@@ -56,17 +57,21 @@ def choose(series: Sequence[Series], given: Mapping[str, str], name: str) -> tup
     chosen = {role: one for role, one in chosen.items() if role in given} | {"flair": left[0]}
     warnings.append(f"no series is called FLAIR: the only one, {left[0].label}, is taken as FLAIR")
   if "flair" not in chosen:
-    raise UserError(f"{name} has no series that is called FLAIR, but {_listed(series)}: name it with --flair=UID")
+    raise UserError(
+      f"{name} has no series that is called FLAIR, but {_listed(series)}: give its UID as flair", "flair=UID"
+    )
   return chosen, warnings
 
 
 def _given(series: Sequence[Series], role: str, uid: str, name: str) -> Series:
   matches = [one for one in series if uid in one.uids]
   if not matches:
-    raise UserError(f"--{role}={uid} is no series of {name}, which has {_listed(series)}: give the UID of one of them")
+    raise UserError(
+      f"{role}={uid} is no series of {name}, which has {_listed(series)}: give the UID of one of them", role
+    )
   if len(matches) > 1:
     raise UserError(
-      f"--{role}={uid} is the UID of {len(matches)} series of {name}, {_listed(matches)}: leave the others out"
+      f"{role}={uid} is the UID of {len(matches)} series of {name}, {_listed(matches)}: leave the others out"
     )
   return matches[0]
 
@@ -97,8 +102,8 @@ def is_axial(series: Series) -> bool:
   return orientation is not None and int(abs(np.cross(*orientation)).argmax()) == 2
 
 
-def _usable(found: list[Series]) -> list[Series]:
-  """Without pictures of results, localizers, other modalities and single slices, as long as something is left."""
+def _usable(left: list[Series]) -> list[Series]:
+  """Without images of results, localizers, other modalities and single slices, as long as something is left."""
   tests = (
     lambda one: not is_coloured(one.frames[0]),
     lambda one: not _LOCALIZER.search(f"{one.says('SeriesDescription')} {one.says('ImageType')}".lower()),
@@ -106,8 +111,8 @@ def _usable(found: list[Series]) -> list[Series]:
     lambda one: len(one.frames) > 2,
   )
   for fits in tests:
-    found = [one for one in found if fits(one)] or found
-  return found
+    left = [one for one in left if fits(one)] or left
+  return left
 
 
 def _by_times(series: Series) -> str | None:

@@ -43,7 +43,7 @@ class Frame:
 
   @property
   def identity(self) -> tuple[float | int | None, ...]:
-    """What tells it from the other images of its series: where it lies and its number."""
+    """What no other image of its series has: where it lies and its number."""
     position = () if self.position is None else tuple(map(float, self.position))
     return (self.numbers["InstanceNumber"], self.number, *position)
 

@@ -38,23 +38,23 @@ def read(files: Sequence[pathlib.Path], *, name: str, given: Mapping[str, str]) 
 
 
 def _read(files: Sequence[pathlib.Path], name: str, given: Mapping[str, str]) -> Scan:
-  found = collect(files, name)
-  chosen, warnings = choose(found, given, name)
+  series = collect(files, name)
+  chosen, warnings = choose(series, given, name)
   flair = arrange(chosen["flair"])
   arrays, stacks = {"flair": decode(flair)}, {"flair": flair}
   warnings += flair.warnings + _of_flair(flair)
-  for role, series in chosen.items():
+  for role, one in chosen.items():
     if role == "flair":
       continue
     try:
-      stack = arrange(series)
-      array, odd = _to_grid(stack, decode(stack), flair)
+      stack = arrange(one)
+      array, notes = _to_grid(stack, decode(stack), flair)
     except UserError as error:
       if role in given:
         raise
       warnings.append(f"{role} is left out: {error}")  # what was only guessed does not stop the study
       continue
-    warnings += odd
+    warnings += notes
     if array is not None:
       arrays[role], stacks[role] = array, stack
   image, roles, missing = fill_roles(arrays, {role: stack.series.label for role, stack in stacks.items()}, name)
@@ -115,5 +115,5 @@ def _of_flair(stack: Stack) -> list[str]:
     if plane != "axially":
       warnings.append(f"slices were taken {plane}: the axial plane, which the networks look at, may be coarse")
   if len(stack.frames) == 1:
-    warnings.append("one slice stands for its volume: its own mean and deviation are used")
+    warnings.append("one slice stands for its volume: its own mean and standard deviation are used")
   return warnings

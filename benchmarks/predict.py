@@ -49,10 +49,11 @@ def write_study(folder: pathlib.Path, seed: int, slices: int) -> None:
   import nibabel
 
   from bt_jax.datasets import phantom
+  from bt_jax.schema import CHANNELS
 
   volume, _ = phantom.make_volume(np.random.default_rng(seed), slices)
   folder.mkdir(parents=True)
-  for role, picture in zip(INFO.channels, np.moveaxis(volume, -1, 0), strict=True):
+  for role, picture in zip(CHANNELS, np.moveaxis(volume, -1, 0), strict=True):
     values = SCALE * picture.T.astype(np.int16)  # columns, rows, slices
     nibabel.save(nibabel.Nifti1Image(values, np.diag([-0.9, -0.9, 5, 1])), folder / f"{role}.nii.gz")
 
@@ -144,8 +145,10 @@ class Peer:
     from PIL import Image
     from scipy import ndimage
 
+    from bt_jax.schema import CHANNELS
+
     for folder in sorted(source.iterdir()):
-      files = [nibabel.load(folder / f"{role}.nii.gz") for role in INFO.channels]
+      files = [nibabel.load(folder / f"{role}.nii.gz") for role in CHANNELS]
       image = np.stack([file.get_fdata(dtype=np.float32).T for file in files], axis=-1)
       mask = self.predict(image)
       (output / folder.name).mkdir(parents=True)

@@ -1,6 +1,7 @@
 """Losses, one value per example; each is a function of logits and targets."""
 
 import functools
+import inspect
 from collections.abc import Callable
 
 import jax
@@ -131,47 +132,29 @@ def cross_entropy(
   return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, label_smoothing))
 
 
-SEGMENTATION_LOSSES = ("bce", "dice", "bce_dice", "focal_tversky")
-CLASSIFICATION_LOSSES = ("cross_entropy",)
+# By name; each takes what it needs of the section `loss` of a configuration, and `overlapping`.
+SEGMENTATION_LOSSES = {"bce": bce, "dice": dice, "bce_dice": bce_dice, "focal_tversky": focal_tversky}
+CLASSIFICATION_LOSSES = {"cross_entropy": cross_entropy}
 
 
-def make_loss(
-  *,
-  name: str,
-  fp_weight: float,
-  fn_weight: float,
-  exponent: float,
-  smooth: float,
-  pooled: bool,
-  label_smoothing: float,
-  overlapping: bool = False,
-) -> Loss:
-  """The loss of this name; it takes what it needs of the other arguments.
+def make_loss(*, name: str, **fields: float | bool) -> Loss:
+  """The loss of this name with those of the fields that it takes.
 
   Args:
-    name: one of `SEGMENTATION_LOSSES`, on logits and masks [batch, height, width, classes], or of `CLASSIFICATION_LOSSES`, on
+    name: of `SEGMENTATION_LOSSES`, on logits and masks [batch, height, width, classes], or of `CLASSIFICATION_LOSSES`, on
       logits and shares [batch, classes].
-    fp_weight: of false positives, in `focal_tversky`.
-    fn_weight: of false negatives, in `focal_tversky`.
-    exponent: in `focal_tversky`.
-    smooth: pixels added to both sides of the fraction, in all but `bce`; at 0 an empty slice has a loss of 1 for any
-      probability at all, without a gradient.
-    pooled: take the fraction of the batch's sums rather than of each slice's, in all but `bce`. Most slices are empty,
-      and an empty slice alone says nothing about overlap. Every example then has the batch's value.
-    label_smoothing: share of the target that is spread over all classes, in `cross_entropy`.
-    overlapping: whether a pixel may be of several classes of a mask, see `class_probabilities`.
+    fields: for any loss, of which one takes what its signature names.
+      `fp_weight`, `fn_weight` and `exponent`: of false positives and of false negatives, and of 1 - TI.
+      `smooth`: pixels added to both sides of the fraction; at 0 an empty slice has a loss of 1 for any probability at all,
+      without a gradient.
+      `pooled`: take the fraction of the batch's sums rather than of each slice's. Most slices are empty, and an empty slice
+      alone says nothing about overlap. Every example then has the batch's value.
+      `overlapping`: whether a pixel may be of several classes of a mask, see `class_probabilities`.
+      `label_smoothing`: share of the target that is spread over all classes.
 
   Raises:
     UserError: no such loss.
   """
-  of_overlap = {"smooth": smooth, "pooled": pooled, "overlapping": overlapping}
-  losses = {
-    "bce": functools.partial(bce, overlapping=overlapping),
-    "dice": functools.partial(dice, **of_overlap),
-    "bce_dice": functools.partial(bce_dice, **of_overlap),
-    "focal_tversky": functools.partial(
-      focal_tversky, fp_weight=fp_weight, fn_weight=fn_weight, exponent=exponent, **of_overlap
-    ),
-    "cross_entropy": functools.partial(cross_entropy, label_smoothing=label_smoothing),
-  }
-  return choose("loss.name", name, losses)
+  loss = choose("loss.name", name, SEGMENTATION_LOSSES | CLASSIFICATION_LOSSES)
+  takes = inspect.signature(loss).parameters
+  return functools.partial(loss, **{field: value for field, value in fields.items() if field in takes})

@@ -92,7 +92,7 @@ def make_components(config: ConfigDict, normalize: str = "unit") -> Components:
   info = choose("data.name", config.data.name, DATASETS)
   task = choose("task", config.task, TASKS)(info)
   choose("train.score", config.train.score, dict.fromkeys((*task.scores, "loss")))
-  choose("loss.name", config.loss.name, dict.fromkeys(task.losses))
+  choose("loss.name", config.loss.name, task.losses)
   choose("train.sampling", config.train.sampling, SAMPLINGS)
   fields = {**config.model, "classes": task.outputs, "dtype": choose("model.dtype", config.model.dtype, DTYPES)}
   model = make_model(task.models, **taken(task.models, fields))

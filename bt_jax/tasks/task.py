@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int
 from bt_jax.datasets.info import DatasetInfo
 from bt_jax.evaluation.bootstrap import Numbers
 from bt_jax.evaluation.records import Record
-from bt_jax.losses import class_probabilities
+from bt_jax.losses import Loss, class_probabilities
 from bt_jax.schema import Slices, Tumor
 
 Outputs = Any  # of a network: an array, or a tuple of them
@@ -26,7 +26,7 @@ class Task(abc.ABC):
   Attributes:
     info: of the data set, with its channels and classes.
     models: the networks for it, by name.
-    losses: the names of its losses.
+    losses: for it, by name.
     scores: the statistics of a summary that may choose the best checkpoint, by dotted name; `loss` may too, for every task.
     headline: those that stand for it in subgroups and lines of progress, by dotted name, with a short name each.
     by_patient: the columns of `patients.csv` in which two runs are compared.
@@ -34,7 +34,7 @@ class Task(abc.ABC):
 
   info: DatasetInfo
   models: ClassVar[dict[str, Callable[..., nn.Module]]]
-  losses: ClassVar[tuple[str, ...]]
+  losses: ClassVar[dict[str, Loss]]
   scores: ClassVar[tuple[str, ...]]
   headline: ClassVar[dict[str, str]]
   by_patient: ClassVar[tuple[str, ...]]

@@ -1,0 +1,74 @@
+"""What docs/extending.md shows is run as it stands there."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from bt_jax import losses, metrics, models
+from bt_jax.evaluation import aggregation, records
+from bt_jax.runs import components, restoring
+from bt_jax.training.step import make_predict_step, make_train_step
+from configs import seg
+from tests.helpers.launching import ROOT
+from tests.helpers.slices import PROBABILITY, TRUTH, make_slices
+
+TABLES = (models.SEGMENTERS, losses.SEGMENTATION_LOSSES, metrics.METRICS)
+
+
+@pytest.fixture
+def shown():
+  """The names that the page defines; what it puts into tables is taken out again."""
+  before = [dict(table) for table in TABLES]
+  names = {}
+  text = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
+  for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
+    exec(compile(block, "docs/extending.md", "exec", dont_inherit=True), names)
+  yield names
+  for table, own in zip(TABLES, before, strict=True):
+    table.clear()
+    table.update(own)
+
+
+def test_the_network_and_the_loss_train_and_predict_by_their_names(shown):
+  config = seg.get_config("phantom")
+  config.data.size, config.model.name, config.model.width, config.model.depth = 32, "dilated", 4, 2
+  config.model.pretrained, config.loss.name = "", "squared"
+  made = components.make_components(config)
+  components.check_model_fields(config)
+  assert isinstance(made.model, shown["Dilated"]) and made.model.classes == 1
+  rng = np.random.default_rng(0)
+  mask = np.zeros((8, 32, 32, 1), np.uint8)
+  mask[:, 8:20, 8:20] = 1
+  image = np.clip(60 + 120 * mask + rng.normal(0, 5, (8, 32, 32, 3)), 0, 255).astype(np.uint8)
+  statistics = {"volume_mean": image.mean((1, 2)), "volume_std": image.std((1, 2))}
+  batch = {"image": image, "mask": mask, "label": np.ones(8, np.int32), "weight": np.ones(8, np.float32)}
+  batch |= {name: array.astype(np.float32) for name, array in statistics.items()}
+  step = jax.jit(make_train_step(made, config.train))
+  state, values = restoring.first_state(config, made, abstract=False), []
+  for _ in range(30):
+    state, value = step(state, batch, 1e-2)
+    values.append(float(value))
+  assert values[-1] < 0.5 * values[0]
+  predict = make_predict_step(model=made.model, task=made.task, preprocess=made.preprocess)
+  assert jax.jit(predict)(state.variables, batch).pixels.shape == (8, 32, 32, 1)
+
+
+def test_the_loss_by_hand(shown):
+  logits, masks = jnp.zeros((1, 2, 2, 1)), jnp.ones((1, 2, 2, 1)).at[0, 0, 0, 0].set(0.0)
+  loss = losses.make_loss(name="squared", smooth=1.0, pooled=True, overlapping=False)
+  np.testing.assert_allclose(loss(logits, masks), 0.25)
+
+
+def test_the_metric_is_in_rows_and_summaries(shown):
+  slices = make_slices(TRUTH, "AAABBB")
+  masks = PROBABILITY[..., None] >= 0.5
+  rows = records.slice_records(slices, PROBABILITY.max((1, 2)), masks, data="d", split="s", classes=("tumor",))
+  wrong, predicted = sum(row["fp"] for row in rows), sum(row["tp"] + row["fp"] for row in rows)
+  summary = aggregation.summarize(rows, intervals=True)
+  assert summary["pooled"]["false_discovery"] == pytest.approx(wrong / predicted)
+  assert summary["patient"]["false_discovery_mean_ci95"] is not None
+  a, _ = records.patient_records(rows)
+  assert a["false_discovery"] == pytest.approx(a["fp"] / (a["tp"] + a["fp"]))

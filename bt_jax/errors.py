@@ -39,7 +39,7 @@ class Stopped(Exception):
   """Ctrl-C or SIGTERM ended training after a save."""
 
   def __init__(self, step: int, signal_number: int):
-    super().__init__(f"stopped at step {step}, saved; the same command goes on from there")
+    super().__init__(f"stopped at step {step}, saved; the same command resumes from there")
     self.exit_code = 128 + signal_number
 
 

@@ -109,7 +109,7 @@ def test_stopped_run_goes_on_to_the_same_bits(run, tiny, tmp_path, how):
   out, _ = process.communicate(timeout=120)
   assert process.returncode == (-how if how == signal.SIGKILL else 128 + how)
   if how != signal.SIGKILL:
-    assert "saved; the same command goes on from there" in out
+    assert "saved; the same command resumes from there" in out
   assert not (workdir / "summary.json").exists()
   status, out, err = launch(flags)
   assert status == 0 and "going on from step" in out, err

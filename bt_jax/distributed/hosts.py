@@ -133,7 +133,7 @@ def _one_line(folder: pathlib.Path) -> Iterator[None]:
 def leave(reason: str) -> NoReturn:
   """Ends this process, as another host is gone; see `end`."""
   end(
-    f"{reason}: another host is gone, so this one stops; the same command on all hosts goes on from the last checkpoint"
+    f"{reason}: another host is gone, so this one stops; the same command on all hosts resumes from the last checkpoint"
   )
 
 

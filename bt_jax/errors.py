@@ -66,7 +66,7 @@ def check_local(path: str | os.PathLike[str], argument: str) -> None:
   slashes = "://" if isinstance(path, str) else ":/"  # pathlib makes one of two
   if re.match(rf"[A-Za-z][A-Za-z0-9+.-]+{slashes}", text := os.fspath(path)):
     raise UserError(
-      f"{argument}={text} is an address, and files are read and written on this machine alone: mount or copy it, and name "
+      f"{text} is an address, and files are read and written on this machine alone: mount or copy it, and name "
       "the folder",
       argument,
     )

@@ -331,14 +331,14 @@ def test_build_mode_and_help(tiny, data_dir):
     (["--config=configs/seg.py:phantom", "--config.train.epochs=None"], "epochs"),
     (
       ["--config=configs/seg.py:phantom", "--workdir=gs://bucket/run"],
-      "=gs://bucket/run is an address ... (--workdir)",
+      "gs://bucket/run is an address ... (--workdir)",
     ),
     (
       ["--config=configs/seg.py:phantom", "--config.data.dir=s3://b/d"],
-      "=s3://b/d is an address ... (--config.data.dir)",
+      "s3://b/d is an address ... (--config.data.dir)",
     ),
-    (["--mode=predict", "--checkpoint=a,hdfs://b", "--output=c"], "=hdfs://b is an address ... (--checkpoint)"),
-    (["--mode=export", "--checkpoint=a", "--output=gs://b/c.bin"], "=gs://b/c.bin is an address ... (--output)"),
+    (["--mode=predict", "--checkpoint=a,hdfs://b", "--output=c"], "hdfs://b is an address ... (--checkpoint)"),
+    (["--mode=export", "--checkpoint=a", "--output=gs://b/c.bin"], "gs://b/c.bin is an address ... (--output)"),
     (["--mode=crossval"], "no configuration"),
     (["--mode=report"], "needs the folder of a finished run"),
     (["--mode=report", "--workdir=/nowhere/at/all"], "holds no finished run"),

@@ -39,7 +39,7 @@ class Stopped(Exception):
   """Ctrl-C or SIGTERM ended training after a save."""
 
   def __init__(self, step: int, signal_number: int):
-    super().__init__(f"stopped at step {step}, saved; the same command goes on from there")
+    super().__init__(f"stopped at step {step}, saved; the same command resumes from there")
     self.exit_code = 128 + signal_number
 
 
@@ -66,7 +66,7 @@ def check_local(path: str | os.PathLike[str], argument: str) -> None:
   slashes = "://" if isinstance(path, str) else ":/"  # pathlib makes one of two
   if re.match(rf"[A-Za-z][A-Za-z0-9+.-]+{slashes}", text := os.fspath(path)):
     raise UserError(
-      f"{argument}={text} is an address, and files are read and written on this machine alone: mount or copy it, and name "
+      f"{text} is an address, and files are read and written on this machine alone: mount or copy it, and name "
       "the folder",
       argument,
     )

@@ -82,7 +82,7 @@ def test_one_host_killed_stops_the_other_and_the_same_command_resumes(tiny, alon
   processes[killed].communicate()
   lines = [line for line in err.replace("\r", "\n").splitlines() if line.startswith("error: ")]
   assert processes[1 - killed].returncode == 1 and len(lines) == 1, err
-  assert "another host is gone, so this one stops; the same command on all hosts goes on from the last" in lines[0]
+  assert "another host is gone, so this one stops; the same command on all hosts resumes from the last" in lines[0]
   # With the first host goes JAX's coordinator, at which JAX aborts the others: neither its stack nor its signal is seen.
   assert not re.search(r"^ +@ +0x|^[EF]\d{4} |Traceback", err, re.MULTILINE), err
   if killed:

@@ -109,7 +109,7 @@ def test_stopped_run_goes_on_to_the_same_bits(run, tiny, tmp_path, how):
   out, _ = process.communicate(timeout=120)
   assert process.returncode == (-how if how == signal.SIGKILL else 128 + how)
   if how != signal.SIGKILL:
-    assert "saved; the same command goes on from there" in out
+    assert "saved; the same command resumes from there" in out
   assert not (workdir / "summary.json").exists()
   status, out, err = launch(flags)
   assert status == 0 and "going on from step" in out, err
@@ -331,14 +331,14 @@ def test_build_mode_and_help(tiny, data_dir):
     (["--config=configs/seg.py:phantom", "--config.train.epochs=None"], "epochs"),
     (
       ["--config=configs/seg.py:phantom", "--workdir=gs://bucket/run"],
-      "=gs://bucket/run is an address ... (--workdir)",
+      "gs://bucket/run is an address ... (--workdir)",
     ),
     (
       ["--config=configs/seg.py:phantom", "--config.data.dir=s3://b/d"],
-      "=s3://b/d is an address ... (--config.data.dir)",
+      "s3://b/d is an address ... (--config.data.dir)",
     ),
-    (["--mode=predict", "--checkpoint=a,hdfs://b", "--output=c"], "=hdfs://b is an address ... (--checkpoint)"),
-    (["--mode=export", "--checkpoint=a", "--output=gs://b/c.bin"], "=gs://b/c.bin is an address ... (--output)"),
+    (["--mode=predict", "--checkpoint=a,hdfs://b", "--output=c"], "hdfs://b is an address ... (--checkpoint)"),
+    (["--mode=export", "--checkpoint=a", "--output=gs://b/c.bin"], "gs://b/c.bin is an address ... (--output)"),
     (["--mode=crossval"], "no configuration"),
     (["--mode=report"], "needs the folder of a finished run"),
     (["--mode=report", "--workdir=/nowhere/at/all"], "holds no finished run"),

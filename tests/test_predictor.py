@@ -176,7 +176,7 @@ def test_memory_that_does_not_suffice_is_one_line():
     raise MemoryError
     yield
 
-  predictor = dataclasses.replace(loading.of_networks([network()], []), mark=fails)
+  predictor = dataclasses.replace(loading.of_networks([network()], []), segment=fails)
   with pytest.raises(UserError, match=r"memory does not suffice for the array \(3 x 256 x 256 voxels\)"):
     predictor.predict(volume())
 

@@ -34,12 +34,12 @@ def test_the_public_names_are_there_and_none_needs_jax_before_it_is_used():
 def test_an_address_is_no_folder_here(kind, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   address = kind("gs://bucket/run")
-  refused(lambda: bt_jax.load(address), "checkpoint=gs:/", "is an address", "(--checkpoint)")
+  refused(lambda: bt_jax.load(address), "gs:/", "is an address", "(--checkpoint)")
   refused(lambda: bt_jax.load([address, "here"]), "is an address", "(--checkpoint)")
-  refused(lambda: bt_jax.load(str(tmp_path), classifier=address), "classifier=gs:/", "is an address", "(--classifier)")
-  refused(lambda: bt_jax.read(address), "input=gs:/", "is an address", "(--input)")
-  refused(lambda: bt_jax.read(flair=address), "flair=gs:/", "is an address", "(--flair)")
-  refused(lambda: bt_jax.save(Prediction.__new__(Prediction), address), "output=gs:/", "is an address", "(--output)")
+  refused(lambda: bt_jax.load(str(tmp_path), classifier=address), "gs:/", "is an address", "(--classifier)")
+  refused(lambda: bt_jax.read(address), "gs:/", "is an address", "(--input)")
+  refused(lambda: bt_jax.read(flair=address), "gs:/", "is an address", "(--flair)")
+  refused(lambda: bt_jax.save(Prediction.__new__(Prediction), address), "gs:/", "is an address", "(--output)")
   for option in ("root", "data_dir"):
     options = {"root": None, "data_dir": None} | {option: str(address)}
     if kind is str:

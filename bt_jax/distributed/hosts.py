@@ -46,11 +46,12 @@ def gather(value: Any) -> list[Any]:
 def together() -> Iterator[None]:
   """What fails here on one host is raised on all: there as it is, and on the others, in one line, as a UserError."""
   problem: Exception | None = None
+  described: list[str] = []
   try:
     yield
   except Exception as error:
     problem = error
-  described = problem and [one_line(problem), *getattr(problem, "arguments", ())]
+    described = [str(error), *error.arguments] if isinstance(error, UserError) else [one_line(error)]
   problems = gather(described)
   if problem is not None:
     raise problem
@@ -133,7 +134,7 @@ def _one_line(folder: pathlib.Path) -> Iterator[None]:
 def leave(reason: str) -> NoReturn:
   """Ends this process, as another host is gone; see `end`."""
   end(
-    f"{reason}: another host is gone, so this one stops; the same command on all hosts goes on from the last checkpoint"
+    f"{reason}: another host is gone, so this one stops; the same command on all hosts resumes from the last checkpoint"
   )
 
 

@@ -22,7 +22,7 @@ _EDGE = 1e-6  # probabilities are kept this far from 0 and 1, where log-odds end
 def fit_temperature(probability: Float[np.ndarray, "n"], label: np.ndarray) -> float:
   """The temperature in `_LIMITS` with the highest likelihood of these labels (Guo et al. 2017, arXiv:1706.04599).
 
-  Labels are those of validation. Above 1 the probabilities were too sure, below 1 not sure enough.
+  Labels are those of validation. Above 1 the probabilities were overconfident, below 1 underconfident.
   """
   log_odds, sign = logit(_inside(probability)), np.where(label == 1, -1.0, 1.0)
 

@@ -105,8 +105,8 @@ def _check_test(test: dict[str, Any]) -> dict[str, Any]:
   own = ("calibration", "subgroups", "associations")
   _check_numbers({name: group for name, group in test.items() if name not in own}, "test.")
   for name, members in test["subgroups"].items():
-    for at, member in enumerate(members):
-      _check_numbers(member, f"test.subgroups.{name}.{at}.")
+    for number, member in enumerate(members):
+      _check_numbers(member, f"test.subgroups.{name}.{number}.")
   if not test["associations"]:
     raise ValueError("test.associations is empty")
   return test

@@ -171,6 +171,7 @@ class Common(TypedDict):
   leaky: bool
   synthetic: bool
   split_hash: NotRequired[str]
+  format: NotRequired[Annotated[int, Field(ge=1, le=_FORMAT)]]
   versions: dict[str, str]
   commit: NotRequired[str | None]
   machine: NotRequired[str]
@@ -281,7 +282,7 @@ def write_summary(folder: pathlib.Path, summary: dict[str, Any]) -> pathlib.Path
   paths = [folder / name for name in (*_TABLES, *_BESIDE) if (folder / name).is_file()]
   paths += [path for pattern in _PICTURES for path in sorted(folder.glob(pattern))]
   of_files = {path.relative_to(folder).as_posix(): files.sha256_of([path]) for path in paths}
-  return files.write_json(folder / "summary.json", files.sealed({**summary, "files": of_files}))
+  return files.write_json(folder / "summary.json", files.sealed({"format": _FORMAT, **summary, "files": of_files}))
 
 
 def check_files(folder: pathlib.Path, summary: dict[str, Any]) -> None:
@@ -298,12 +299,14 @@ def read_summary(folder: pathlib.Path) -> dict[str, Any]:
   """The `summary.json` in a folder, of a run or of a cascade.
 
   Raises:
-    UserError: there is none, it is of another type, or it was changed since it was written.
+    UserError: there is none, it is of a newer format or another type, or it was changed since it was written.
   """
   path = folder / "summary.json"
   if not path.is_file():
     raise UserError(f"{folder} holds no finished run, as it has no summary.json: name the folder of one, or finish it")
   content = files.read_json(path, dict, files.EVALUATE)
+  if {"sha256", "format"} <= content.keys() and files.is_sealed(content):  # otherwise its types say what is wrong
+    files.check_format(content, _FORMAT, path, content["versions"]["bt_jax"], files.EVALUATE)
   files.check(Cascade if "segmenter" in content else Summary, content, path, files.EVALUATE)
   return files.check_seal(content, path, files.EVALUATE)
 

@@ -10,14 +10,21 @@ FLAIR alone; axial, the front of the head at the top, pixels as high as wide. re
 # It travels as __main__.py in the zip at the end of an exported file, beside the package that jax.export reads with and
 # jax does not install; so nothing of bt_jax is imported here.
 import hashlib
+import json
 import pathlib
 import sys
+import zipfile
 
 
 def main(file: pathlib.Path, arguments: list[str]) -> None:
   """Reads a volume, writes what the networks say of it."""
+  content = file.read_bytes()
+  if hashlib.sha256(content[:-64]).hexdigest().encode() != content[-64:]:
+    sys.exit(f"error: {file} is damaged: export the run again")
+  with zipfile.ZipFile(file) as archive:
+    reads = json.loads(archive.read("model.json"))["jax"]["reads"]
   if len(arguments) != 2:
-    sys.exit(__doc__)
+    sys.exit(f"{__doc__}\nThis file was {reads}.")
   import jax
   import jax.export
   import numpy as np
@@ -31,10 +38,11 @@ def main(file: pathlib.Path, arguments: list[str]) -> None:
     volume = np.stack([volume] * 3, axis=-1)
   if volume.ndim != 4 or volume.shape[-1] != 3 or not volume.size:
     sys.exit(f"error: {arguments[0]} has the shape {volume.shape}, expected [slices, height, width, 3]")
-  content = file.read_bytes()
-  if hashlib.sha256(content[:-64]).hexdigest().encode() != content[-64:]:
-    sys.exit(f"error: {file} is damaged: export the run again")
-  found = jax.export.deserialize(bytearray(content)).call(volume)
+  try:
+    function = jax.export.deserialize(bytearray(content))
+  except Exception as error:  # of another version of JAX; what its reader raises is not documented
+    sys.exit(f"error: {file} is not read by jax {jax.__version__} ({error!r:.200}); it was {reads}")
+  found = function.call(volume)
   if not np.isfinite(found["probability"]).all():
     sys.exit(f"error: the networks give no number for {arguments[0]}: is every value in it finite?")
   np.savez_compressed(arguments[1], **{name: np.asarray(array) for name, array in found.items()})

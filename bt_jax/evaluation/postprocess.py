@@ -24,7 +24,11 @@ def predict_masks(
 
 
 def largest_part(volume: Bool[np.ndarray, "depth height width"]) -> Bool[np.ndarray, "depth height width"]:
-  """The largest 26-connected component; of several as large, the first."""
+  """The largest 26-connected component; of several as large, the first.
+
+  >>> largest_part(np.array([[[1, 0, 1, 1]]], bool)).astype(int).tolist()
+  [[[0, 0, 1, 1]]]
+  """
   labels, found = ndimage.label(volume, structure=np.ones((3, 3, 3)))
   if found < 2:
     return volume

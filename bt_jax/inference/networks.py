@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from flax import linen as nn
+
 from bt_jax.datasets.channels import Channel, context_of, parse_channels
 from bt_jax.errors import UserError
 from bt_jax.models import DTYPES, make_model, taken
@@ -48,6 +50,7 @@ class Network:
     profile: the range of each feature of `ood.features` over volumes it was trained on.
     largest_component: whether its masks are of the largest 3-D part alone.
     about: where it is from, for outputs.
+    module: that the variables are of.
   """
 
   variables: PyTree
@@ -59,6 +62,7 @@ class Network:
   profile: dict[str, list[float]]
   largest_component: bool
   about: dict[str, Any]
+  module: nn.Module | None = None
 
 
 def find(names: Sequence[str], flag: str) -> list[pathlib.Path]:
@@ -108,9 +112,10 @@ def load(folder: pathlib.Path, task: str, flag: str, dtype: str | None = None) -
   # The whole of what shapes the function; runs of one cross-validation differ in none of it.
   model = config["model"] | {"pretrained": ""} | ({"dtype": dtype} if dtype else {})
   key = json.dumps([task, model, config["data"], record["normalize"]], sort_keys=True)
+  module, logits = _functions(key)
   return Network(
     variables=variables,
-    logits=_logits(key),
+    logits=logits,
     view=View(config["data"]["contrast"], context_of(parse_channels(config["data"]["channels"]))),
     drops_sequences=config["augment"]["drop_sequence"] > 0,
     slice_head=config["model"]["slice_head"],
@@ -127,6 +132,7 @@ def load(folder: pathlib.Path, task: str, flag: str, dtype: str | None = None) -
       "threshold": decision["threshold"],
       "bt_jax": record["bt_jax"],
     },
+    module=module,
   )
 
 
@@ -149,10 +155,10 @@ def _restore(folder: pathlib.Path, flag: str) -> tuple[PyTree, dict[str, Any]]:
 
 
 @functools.cache
-def _logits(key: str) -> Callable:
-  """`predict_step(variables, batch)` of a task, model, data section and normalisation, as JSON."""
+def _functions(key: str) -> tuple[nn.Module, Callable]:
+  """The module, and `predict_step(variables, batch)`, of a task, model, data section and normalisation, as JSON."""
   task, model, data, normalize = json.loads(key)
   options = TASKS[task].models
-  network = make_model(options, **taken(options, {**model, "dtype": DTYPES[model["dtype"]]}))
+  module = make_model(options, **taken(options, {**model, "dtype": DTYPES[model["dtype"]]}))
   preprocess = make_preprocess(size=data["size"], normalize=normalize, channels=data["channels"])
-  return make_predict_step(model=network, task=TASKS[task], preprocess=preprocess)
+  return module, make_predict_step(model=module, task=TASKS[task], preprocess=preprocess)

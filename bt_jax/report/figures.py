@@ -5,14 +5,17 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from jaxtyping import Bool, Float
 
 from bt_jax import files, metrics
+from bt_jax.errors import needs
 from bt_jax.evaluation.class_statistics import summarize_classes
 from bt_jax.evaluation.records import Record, counts_of
 from bt_jax.schema import CHANNELS, Slices
+
+with needs("report", "the report of a run"):
+  import matplotlib
 
 matplotlib.use("agg")
 from matplotlib import pyplot as plt

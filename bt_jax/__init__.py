@@ -4,21 +4,36 @@ import importlib
 import os
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 from bt_jax.errors import UserError, check_local
+from bt_jax.evaluation import SENSITIVITY
 from bt_jax.version import __version__
 
+if TYPE_CHECKING:
+  from bt_jax import datasets, losses, metrics, models, weights
+  from bt_jax.inference.predictor import Prediction, Predictor
+  from bt_jax.scans.scan import Scan
+
 __all__ = [
-  "UserError", "__version__", "datasets", "load", "losses", "metrics", "models", "read", "save", "weights",
+  "Prediction", "Predictor", "Scan", "UserError", "__version__", "datasets", "load", "losses", "metrics", "models", "read",
+  "save", "weights",
 ]  # fmt: skip
 
 # What follows imports JAX only where it is used: the flags are read without.
+_MODULES = ("datasets", "losses", "metrics", "models", "weights")
+_CLASSES = {
+  "Prediction": "bt_jax.inference.predictor",
+  "Predictor": "bt_jax.inference.predictor",
+  "Scan": "bt_jax.scans.scan",
+}
 
 
-def __getattr__(name: str) -> Any:
-  if name in ("datasets", "losses", "metrics", "models", "weights"):
+def __getattr__(name: str) -> object:
+  if name in _MODULES:
     return importlib.import_module(f"bt_jax.{name}")
+  if name in _CLASSES:
+    return getattr(importlib.import_module(_CLASSES[name]), name)
   raise AttributeError(f"module 'bt_jax' has no attribute {name!r}")
 
 
@@ -26,12 +41,29 @@ def __dir__() -> list[str]:
   return __all__
 
 
-def load(checkpoint: str | os.PathLike | Sequence[str | os.PathLike], **options: Any) -> Any:
-  """The `inference.predictor.Predictor` of a run, of several, or of an exported file.
+def load(
+  checkpoint: str | os.PathLike | Sequence[str | os.PathLike],
+  *,
+  classifier: str | os.PathLike | None = None,
+  tta: bool = False,
+  threshold: float | None = None,
+  sensitivity: float = SENSITIVITY,
+) -> "Predictor":
+  """The networks of a run, of several, or of an exported file, ready to predict.
+
+  >>> bt_jax.load("runs/none")
+  Traceback (most recent call last):
+  bt_jax.errors.UserError: --checkpoint: there is no runs/none: name the folder of a run, or an exported file
 
   Args:
-    checkpoint: one, or several whose probabilities are averaged; see `inference.loading.load`.
-    options: `classifier`, `tta`, `threshold` and `sensitivity`, see there.
+    checkpoint: folder of a run, or several whose probabilities are averaged, a pattern of them, or one exported file.
+    classifier: run of a classifier that leaves slices empty which it takes for healthy.
+    tta: whether to average each slice, mirrored and turned a little either way.
+    threshold: of a pixel's probability, 0..1; None: as chosen on the validation part.
+    sensitivity: share of the validation slices with a tumour that the classifier lets through, 0..1.
+
+  Returns:
+    `predict(scan)` gives a `Prediction`; `module` and `variables` are the network of a single run.
 
   Raises:
     UserError: there is no such network.
@@ -39,11 +71,21 @@ def load(checkpoint: str | os.PathLike | Sequence[str | os.PathLike], **options:
   from bt_jax.inference import loading
 
   several = [checkpoint] if isinstance(checkpoint, str | os.PathLike) else checkpoint
-  return loading.load(several, **options)
+  return loading.load(several, classifier=classifier, tta=tta, threshold=threshold, sensitivity=sensitivity)
 
 
-def read(path: str | os.PathLike | None = None, **roles: str | os.PathLike) -> Any:
-  """The `scans.scan.Scan` in a file, a zip or a folder, for `Predictor.predict`.
+def read(path: str | os.PathLike | None = None, **roles: str | os.PathLike) -> "Scan":
+  """The scan in a file, a zip or a folder, for `Predictor.predict`.
+
+  Three slices of 8 x 9 pixels, pre-contrast, FLAIR and post-contrast in each:
+
+  >>> import numpy, tifffile
+  >>> volume = numpy.arange(3 * 8 * 9, dtype="uint8").reshape(3, 8, 9)
+  >>> for number, picture in enumerate(volume):
+  ...   tifffile.imwrite(f"slice_{number}.tif", numpy.stack([picture] * 3, axis=-1))
+  >>> scan = bt_jax.read(".")
+  >>> scan.image.shape, scan.image[:, 0, 0, 1].tolist(), scan.spacing_mm
+  ((3, 8, 9, 3), [0.0, 72.0, 144.0], None)
 
   Args:
     path: of one study.
@@ -68,8 +110,22 @@ def read(path: str | os.PathLike | None = None, **roles: str | os.PathLike) -> A
   return reader.read(studies[0])
 
 
-def save(prediction: Any, folder: str | os.PathLike, *, probabilities: bool = False) -> list[pathlib.Path]:
-  """Writes what the mode `predict` writes of the prediction of a scan that was read; see `inference.writer.save`."""
+def save(prediction: "Prediction", folder: str | os.PathLike, *, probabilities: bool = False) -> list[pathlib.Path]:
+  """Writes mask, overlays and `prediction.json` of a scan that was read, as the mode `predict` does.
+
+      bt_jax.save(bt_jax.load("runs/unet").predict(bt_jax.read("scan.nii.gz")), "out")
+
+  Args:
+    prediction: of a scan that `read` gave.
+    folder: to write to.
+    probabilities: whether to write probabilities beside the mask.
+
+  Returns:
+    What was written.
+
+  Raises:
+    UserError: the scan was an array, which has no format to write a mask in, or the folder holds another prediction.
+  """
   from bt_jax.inference import writer
 
   return writer.save(prediction, folder, probabilities=probabilities)

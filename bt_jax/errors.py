@@ -1,9 +1,10 @@
 """The exceptions that end a run in one line: what a user can cause, and that a user asked for it."""
 
+import contextlib
 import errno
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -41,6 +42,24 @@ class Stopped(Exception):
   def __init__(self, step: int, signal_number: int):
     super().__init__(f"stopped at step {step}, saved; the same command resumes from there")
     self.exit_code = 128 + signal_number
+
+
+@contextlib.contextmanager
+def needs(extra: str, what: str) -> Iterator[None]:
+  """Around the import of what an extra of this package installs; also a decorator of functions that import it.
+
+      with needs("report", "the report"):
+        import matplotlib
+
+  Raises:
+    UserError: a module is not installed; `what` needs it.
+  """
+  try:
+    yield
+  except ModuleNotFoundError as error:
+    raise UserError(
+      f'{what} needs {error.name}, which is not installed: pip install "bt_jax[{extra}]", or -r requirements.txt'
+    ) from error
 
 
 def choose(field: str, name: str, options: Mapping[str, T]) -> T:

@@ -17,6 +17,7 @@ from PIL import Image, PngImagePlugin
 from pydantic import Field, TypeAdapter, ValidationError
 
 from bt_jax.errors import UserError
+from bt_jax.version import __version__
 
 _MOST = 2**53  # integers up to it are exact as floats, too
 _SHOWN = 60  # characters of a value in a refusal
@@ -98,6 +99,25 @@ def check_seal(content: Any, path: str | pathlib.Path, remedy: str, name: str = 
   if not is_sealed(content, name):
     raise damaged(path, "its SHA-256 is not that of its content: it was changed", remedy)
   return content
+
+
+def check_format(
+  content: Mapping[str, Any], newest: int, path: str | pathlib.Path, written_by: str, remedy: str
+) -> None:
+  """Raises UserError where a file that is whole is of a newer format than this version reads.
+
+  Args:
+    content: of the file; `format` is the number, and what has none is of before there was one: the first.
+    newest: the format that this version writes; it reads the ones before too.
+    path: of the file.
+    written_by: the version of bt_jax that wrote it.
+    remedy: where that version is not at hand.
+  """
+  if not 1 <= content.get("format", 1) <= newest:
+    raise UserError(
+      f"{path} is of format {content['format']}, and bt_jax {__version__} reads formats up to {newest}: use bt_jax {written_by}, "
+      f"which wrote it, or {remedy}"
+    )
 
 
 def damaged(path: str | pathlib.Path, reason: str, remedy: str = _REMEDY) -> UserError:

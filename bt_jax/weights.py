@@ -30,6 +30,10 @@ def load(name: str) -> Pretrained:
       module, variables, _ = bt_jax.weights.load("efficientnet-lite0")
       logits = module.apply(variables, images)  # [batch, height, width, 3] to [batch, 1000]
 
+  >>> bt_jax.weights.load("resnet50.pth")  # doctest: +ELLIPSIS
+  Traceback (most recent call last):
+  bt_jax.errors.UserError: model.pretrained: there is no file resnet50.pth: name a file (.safetensors, ...
+
   Args:
     name: as `model.pretrained` takes it, see docs/models.md.
 

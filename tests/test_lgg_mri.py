@@ -176,7 +176,7 @@ def test_usable_elsewhere_without_tensorflow(data_dir, builder, tmp_path):
   """Installed with pip, used from another folder, as the README shows."""
   target, source = tmp_path / "site", tmp_path / "source"
   shutil.copytree(ROOT / "bt_jax", source / "bt_jax")
-  for name in ("pyproject.toml", "requirements.txt", "README.md"):
+  for name in ("pyproject.toml", "requirements-core.txt", "README.md"):
     shutil.copy(ROOT / name, source)
   subprocess.run(
     [

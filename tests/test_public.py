@@ -1,11 +1,14 @@
 """What `import bt_jax` offers, and published weights as modules."""
 
+import dataclasses
 import pathlib
 import pickle
 import subprocess
 import sys
+import typing
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -14,9 +17,11 @@ import bt_jax
 from bt_jax.cli import with_flags
 from bt_jax.datasets import store
 from bt_jax.errors import UserError
+from bt_jax.inference import loading
 from bt_jax.inference.predictor import Prediction
 from bt_jax.pretrained.names import NAMINGS
 from tests.golden import weights
+from tests.helpers.arithmetic import network
 from tests.helpers.launching import ROOT
 from tests.helpers.refusals import refused
 
@@ -70,3 +75,35 @@ def test_weights_are_those_of_the_module_they_come_with(naming, headless, tmp_pa
   assert jax.tree.map(np.shape, variables) == jax.tree.map(lambda leaf: leaf.shape, dict(wanted))
   if not headless:
     assert jax.eval_shape(module.apply, variables, images).shape == (2, 1000)
+
+
+def test_a_run_gives_its_module_and_variables_and_several_or_an_export_say_why_not(run, tmp_path):
+  predictor = bt_jax.load(run[0])
+  images = np.ones((2, 32, 32, 3), np.float32)
+  assert isinstance(predictor.module, bt_jax.models.UNet)
+  wanted = jax.eval_shape(predictor.module.init, jax.random.key(0), images)
+  assert jax.tree.map(np.shape, dict(predictor.variables)) == jax.tree.map(lambda leaf: leaf.shape, dict(wanted))
+  assert jax.eval_shape(predictor.module.apply, predictor.variables, images).shape == (2, 32, 32, 1)
+  assert repr(predictor) == "Predictor('unet of phantom (synthetic), patient_fold_00')"
+  several = loading.of_networks([network(), network()], [])
+  exported = dataclasses.replace(several, networks=())
+  for other, reason in ((several, "this is 2 networks"), (exported, "this is an exported file")):
+    for name in ("module", "variables"):
+      with pytest.raises(UserError, match=f"module and variables are of one network, and {reason}"):
+        getattr(other, name)
+
+
+@pytest.mark.parametrize("name", ["load", "read", "save"])
+def test_the_public_functions_have_types_that_an_editor_finds(name):
+  types = typing.get_type_hints(
+    getattr(bt_jax, name), vars(bt_jax) | {name: getattr(bt_jax, name) for name in dir(bt_jax)}
+  )
+  assert "return" in types and typing.Any not in types.values()
+
+
+@pytest.mark.parametrize("make", [bt_jax.models.UNet, bt_jax.models.LiteUNet, bt_jax.models.ResNet50])
+def test_networks_come_with_their_defaults(make):
+  module = make()
+  variables = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+  outputs = jax.eval_shape(module.apply, variables, jnp.zeros((2, 64, 64, 3)))
+  assert all(leaf.shape[0] == 2 for leaf in jax.tree.leaves(outputs))

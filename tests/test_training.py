@@ -178,7 +178,7 @@ def test_checkpoints_come_back_and_only_the_last_two_stay(tmp_path):
   checkpoints.save(9, tree(0), {})  # one that exists is kept
   restored, record = Checkpoints(tmp_path).restore(tree(0))
   jax.tree.map(np.testing.assert_array_equal, restored, tree(9))
-  assert record == {"history": [{"score": 0.1 + 9}], "step": 9, "arrays_sha256": tree_hash(tree(9))}
+  assert record == {"history": [{"score": 0.1 + 9}], "format": 1, "step": 9, "arrays_sha256": tree_hash(tree(9))}
   assert sorted(path.name for path in tmp_path.iterdir() if path.name.isdigit()) == ["5", "9"]
 
 

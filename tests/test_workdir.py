@@ -5,9 +5,15 @@ import pytest
 
 from bt_jax.errors import UserError
 from bt_jax.runs.workdir import begin, claim
+from configs import common
 from tests.helpers.launching import ROOT
 
-CONFIG = {"preset": "", "data": {"root": None, "dir": None}, "eval": {"threshold": None}, "train": {"epochs": 3}}
+CONFIG = common.get_config().to_dict()
+
+
+def changed(section, **fields):
+  """The configuration with other values in one section."""
+  return CONFIG | {section: CONFIG[section] | fields}
 
 
 def test_start_that_fails_leaves_nothing_and_the_cure_works(tmp_path):
@@ -15,7 +21,7 @@ def test_start_that_fails_leaves_nothing_and_the_cure_works(tmp_path):
   with pytest.raises(UserError, match="no data"), claim(workdir, CONFIG, new=True):
     raise UserError("no data")
   assert not workdir.exists()
-  with claim(workdir, CONFIG | {"train": {"epochs": 4}}, new=True):
+  with claim(workdir, changed("train", epochs=4), new=True):
     begin(workdir, CONFIG)
   assert (workdir / "config.json").is_file()
 
@@ -29,9 +35,9 @@ def test_folder_of_something_else_is_left_alone(tmp_path):
 
 def test_places_may_differ_and_one_section_where_allowed(tmp_path):
   begin(tmp_path, CONFIG)
-  with claim(tmp_path, CONFIG | {"data": {"root": "/elsewhere", "dir": "/there"}}, new=True):
+  with claim(tmp_path, changed("data", root="/elsewhere", dir="/there"), new=True):
     pass
-  other = CONFIG | {"eval": {"threshold": 0.5}}
+  other = changed("eval", threshold=0.5)
   with claim(tmp_path, other, new=False, may_differ="eval"):
     pass
   with (
@@ -40,20 +46,30 @@ def test_places_may_differ_and_one_section_where_allowed(tmp_path):
   ):
     pass
   with (
-    pytest.raises(UserError, match=r"train \(|train.epochs \(3 there, 4 now\): choose another"),
-    claim(tmp_path, CONFIG | {"train": {"epochs": 4}}, new=True),
+    pytest.raises(UserError, match=r"differs in train.epochs \(60 there, 4 now\): choose another"),
+    claim(tmp_path, changed("train", epochs=4), new=True),
   ):
     pass
 
 
-def test_a_run_of_before_a_field_was_there_goes_on_and_not_with_another_value(tmp_path):
-  begin(tmp_path, CONFIG)  # knows nothing of augment
-  with claim(tmp_path, CONFIG | {"augment": {"drop_sequence": 0.0}}, new=True):
+@pytest.mark.parametrize("gone", ["drop_sequence", "flip", None])
+def test_a_run_of_before_a_field_was_there_goes_on_and_not_with_another_value(gone, tmp_path):
+  augment = {name: value for name, value in CONFIG["augment"].items() if name != gone}
+  older = {name: value for name, value in CONFIG.items() if gone or name != "augment"}  # or of before the section was
+  begin(tmp_path, older | ({"augment": augment} if gone else {}))
+  with claim(tmp_path, CONFIG, new=True):
     pass
+  other = {"drop_sequence": 0.5, "flip": False}[gone or "flip"]
   with (
-    pytest.raises(UserError, match=r"augment.drop_sequence \(0.0 there, 0.5 now\): choose another"),
-    claim(tmp_path, CONFIG | {"augment": {"drop_sequence": 0.5}}, new=True),
+    pytest.raises(UserError, match=rf"differs in augment.{gone or 'flip'} \(.* there, {other} now\): choose another"),
+    claim(tmp_path, changed("augment", **{gone or "flip": other}), new=True),
   ):
+    pass
+
+
+def test_a_configuration_that_lacks_what_every_run_has_is_damaged(tmp_path):
+  begin(tmp_path, {name: value for name, value in CONFIG.items() if name != "train"})
+  with pytest.raises(UserError, match="config.json is damaged .*it lacks train"), claim(tmp_path, CONFIG, new=True):
     pass
 
 

@@ -11,17 +11,16 @@ import io
 import pathlib
 import sys
 import zipfile
+from typing import Any
 
 import nibabel
 import numpy as np
-import pydicom
 from jaxtyping import UInt8
 from PIL import Image
-from pydicom.uid import ExplicitVRLittleEndian, MRImageStorage
 
 from bt_jax import files
 from bt_jax.datasets import phantom
-from bt_jax.errors import UserError
+from bt_jax.errors import UserError, needs
 from bt_jax.schema import CHANNELS
 
 _SEED = 2_000_000  # beside those of the data set
@@ -30,6 +29,7 @@ _DESCRIPTIONS = {"pre": "AX T1", "flair": "AX T2 FLAIR", "post": "AX T1 +GD"}
 Volume = UInt8[np.ndarray, "slices 256 256 3"]
 
 
+@needs("dicom", "a sample of DICOM")
 def write(folder: pathlib.Path) -> list[pathlib.Path]:
   """Writes the four studies into a folder, and returns where each is.
 
@@ -40,12 +40,12 @@ def write(folder: pathlib.Path) -> list[pathlib.Path]:
     if folder.is_dir() and any(folder.iterdir()):
       raise UserError(f"{folder} is not empty: name another folder")
     volumes = [phantom.make_volume(np.random.default_rng(_SEED + index), 10)[0] for index in range(4)]
+    files.write_bytes(folder / "dicom.zip", _dicom(volumes[3]))  # first: who lacks pydicom gets none
     for number, pixels in enumerate(volumes[0], start=1):
       files.write_bytes(folder / "slices" / f"slice_{number}.tif", _tiff(pixels))
     for name, volume, roles in (("volume", volumes[1], CHANNELS), ("flair_alone", volumes[2], ("flair",))):
       for role in roles:
         files.write_bytes(folder / name / f"{role}.nii.gz", _nifti(volume[..., CHANNELS.index(role)]))
-    files.write_bytes(folder / "dicom.zip", _dicom(volumes[3]))
   except OSError as error:
     raise UserError(f"cannot write to {folder} ({error.strerror}): name another folder") from error
   return [folder / name for name in ("slices", "volume", "flair_alone", "dicom.zip")]
@@ -67,6 +67,8 @@ def _nifti(volume: UInt8[np.ndarray, "slices 256 256"]) -> bytes:
 
 
 def _dicom(volume: Volume) -> bytes:
+  import pydicom
+
   content = io.BytesIO()
   study, space = (pydicom.uid.generate_uid(entropy_srcs=[name]) for name in ("study", "space"))
   with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -79,12 +81,14 @@ def _dicom(volume: Volume) -> bytes:
   return content.getvalue()
 
 
-def _slice(pixels: UInt8[np.ndarray, "256 256"], role: str, number: int, study: str, space: str) -> pydicom.Dataset:
+def _slice(pixels: UInt8[np.ndarray, "256 256"], role: str, number: int, study: str, space: str) -> Any:
+  import pydicom
+
   between, row, column = _SPACING_MM
   data = pydicom.Dataset()
   data.file_meta = pydicom.dataset.FileMetaDataset()
-  data.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-  data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = MRImageStorage
+  data.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+  data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = pydicom.uid.MRImageStorage
   data.SOPInstanceUID = pydicom.uid.generate_uid(entropy_srcs=[role, str(number)])
   data.file_meta.MediaStorageSOPInstanceUID = data.SOPInstanceUID
   data.StudyInstanceUID, data.FrameOfReferenceUID = study, space

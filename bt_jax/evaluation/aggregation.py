@@ -20,6 +20,18 @@ EMPTY_RULES = {
 def summarize(rows: list[Record], *, intervals: bool = False) -> dict[str, Any]:
   """The overlap and detection of one part of a split, from its rows by slice.
 
+  Two patients, of one and of two slices; Dice is 2 tp / (2 tp + fp + fn):
+
+  >>> cells = [("A", 1, 4, 0, 4, 92), ("B", 1, 6, 0, 0, 94), ("B", 0, 0, 4, 0, 96)]
+  >>> rows = [dict(zip(("patient", "label", "tp", "fp", "fn", "tn"), cell)) for cell in cells]
+  >>> summary = summarize(rows)
+  >>> round(summary["pooled"]["dice"], 4)  # 20 / (20 + 4 + 4)
+  0.7143
+  >>> round(summary["patient"]["dice_mean"], 4)  # the mean of 8 / 12 and 12 / 16
+  0.7083
+  >>> summary["detection"]["sensitivity"], summary["detection"]["false_positive_rate"]
+  (1.0, 1.0)
+
   Args:
     rows: those of `records.slice_records`.
     intervals: whether each number gets its `<number>_ci95`, see `bootstrap.estimate`.

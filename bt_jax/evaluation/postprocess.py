@@ -53,7 +53,11 @@ def of_largest_part(
 
 
 def largest_part(volume: Bool[np.ndarray, "depth height width"]) -> Bool[np.ndarray, "depth height width"]:
-  """The largest 26-connected component; of several as large, the first."""
+  """The largest 26-connected component; of several as large, the first.
+
+  >>> largest_part(np.array([[[1, 0, 1, 1]]], bool)).astype(int).tolist()
+  [[[0, 0, 1, 1]]]
+  """
   labels, count = ndimage.label(volume, structure=np.ones((3, 3, 3)))
   if count < 2:
     return volume

@@ -1,4 +1,4 @@
-"""What `summary.json` and `config.json` of a run must be, before anything is made of them."""
+"""What the `summary.json` of a run must be, before anything is made of it."""
 
 import pathlib
 from collections.abc import Iterable
@@ -11,7 +11,6 @@ from bt_jax import files
 from bt_jax.datasets.info import Info
 from bt_jax.errors import UserError
 from bt_jax.files import Amount, Count, Positive, Real, Share
-from configs import common
 
 _CI = "_ci95"
 _FINISHED, _REPORT = "finished.json", "report.html"
@@ -173,6 +172,7 @@ class Common(TypedDict):
   leaky: bool
   synthetic: bool
   split_hash: NotRequired[str]
+  format: NotRequired[Annotated[int, Field(ge=1, le=_FORMAT)]]
   versions: dict[str, str]
   commit: NotRequired[str | None]
   machine: NotRequired[str]
@@ -279,25 +279,12 @@ class Cascade(Common):
   test: CascadeTest
 
 
-class Config(TypedDict):
-  """The sections of `config.json` that are read back without the configuration they are of."""
-
-  task: NotRequired[str]
-  loss: NotRequired[TypedDict("Loss", {"name": str, "exponent": NotRequired[Positive]})]
-  train: NotRequired[TypedDict("Train", {"score": str})]
-  model: NotRequired[TypedDict("Model", {"name": NotRequired[str], "pretrained": NotRequired[str]})]
-  report: NotRequired[TypedDict("Report", {"show_slices": NotRequired[bool]})]
-  split: NotRequired[
-    TypedDict("Split", {"kind": NotRequired[str], "fold": NotRequired[int | None], "folds": NotRequired[str | None]})
-  ]
-
-
 def write_summary(folder: pathlib.Path, summary: dict[str, Any]) -> pathlib.Path:
   """Writes `summary.json` with the SHA-256 of the other files in the folder, which are there already, and of itself."""
   paths = [folder / name for name in (*_TABLES, *_BESIDE) if (folder / name).is_file()]
   paths += [path for pattern in _PICTURES for path in sorted(folder.glob(pattern))]
   of_files = {path.relative_to(folder).as_posix(): files.sha256_of([path]) for path in paths}
-  return files.write_json(folder / "summary.json", files.sealed({**summary, "files": of_files}))
+  return files.write_json(folder / "summary.json", files.sealed({"format": _FORMAT, **summary, "files": of_files}))
 
 
 def check_files(folder: pathlib.Path, summary: dict[str, Any]) -> None:
@@ -314,12 +301,14 @@ def read_summary(folder: pathlib.Path) -> dict[str, Any]:
   """The `summary.json` in a folder, of a run or of a cascade.
 
   Raises:
-    UserError: there is none, it is of another type, or it was changed since it was written.
+    UserError: there is none, it is of a newer format or another type, or it was changed since it was written.
   """
   path = folder / "summary.json"
   if not path.is_file():
     raise UserError(f"{folder} holds no finished run, as it has no summary.json: name the folder of one, or finish it")
   content = files.read_json(path, dict, files.EVALUATE)
+  if {"sha256", "format"} <= content.keys() and files.is_sealed(content):  # otherwise its types say what is wrong
+    files.check_format(content, _FORMAT, path, content["versions"]["bt_jax"], files.EVALUATE)
   files.check(Cascade if "segmenter" in content else Summary, content, path, files.EVALUATE)
   return files.check_seal(content, path, files.EVALUATE)
 
@@ -338,41 +327,6 @@ def unmark_finished(folder: pathlib.Path) -> None:
 def is_finished(folder: pathlib.Path) -> bool:
   """Whether the results of the run in a folder are complete; before there was a file that says so, the report was the last."""
   return (folder / _FINISHED).is_file() or (folder / _REPORT).is_file()
-
-
-def read_config(folder: pathlib.Path, *, whole: bool = False) -> dict[str, Any]:
-  """The `config.json` in a folder.
-
-  Args:
-    folder: of the run.
-    whole: whether the sections and fields of today must all be there but for those that are newer than the run, which
-      have their default.
-
-  Raises:
-    UserError: it is no configuration of a run, or a field is of another type than its default.
-  """
-  path = folder / "config.json"
-  config = files.read_json(path, Config)
-  defaults = common.get_config().to_dict()
-  _check_types(path, config, defaults)
-  if whole:
-    if missing := [name for name, value in defaults.items() if isinstance(value, dict) and name not in config]:
-      raise files.damaged(path, f"it lacks {missing[0]}")
-    config = {
-      name: defaults.get(name, {}) | value if isinstance(value, dict) else value for name, value in config.items()
-    }
-  return config
-
-
-def _check_types(path: pathlib.Path, config: dict[str, Any], defaults: dict[str, Any], prefix: str = "") -> None:
-  for name, value in config.items():
-    default = defaults.get(name)
-    kind = {bool: bool, int: int, float: files.Real, str: str, dict: dict}.get(type(default), str | float | bool | None)
-    if name not in defaults or (prefix == "split." and value is None):  # of an older version, or of many folds
-      continue
-    files.check(kind, value, path, where=f"{prefix}{name}")
-    if isinstance(default, dict):
-      _check_types(path, value, default, f"{name}.")
 
 
 def need(path: pathlib.Path, group: dict[str, Any], names: Iterable[str], where: str) -> None:

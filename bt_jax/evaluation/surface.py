@@ -31,6 +31,16 @@ def surface_distances(
   Both as MONAI defines them, and Metrics Reloaded (Maier-Hein et al. 2024, doi:10.1038/s41592-023-02151-z) recommends.
   `EMPTY` is the rule for empty masks; the diagonal (as in BraTS) is that of shape times spacing.
 
+  Two voxels in one slice, four columns of 0.5 mm apart:
+
+  >>> import numpy as np
+  >>> prediction, truth = np.zeros((2, 1, 3, 8), bool)
+  >>> prediction[0, 1, 1] = truth[0, 1, 5] = True
+  >>> surface_distances(prediction, truth, spacing=(5.0, 0.5, 0.5))
+  SurfaceDistances(hd95=2.0, assd=2.0)
+  >>> surface_distances(prediction, prediction).assd
+  0.0
+
   Args:
     prediction: slices in their order.
     truth: of the same shape.

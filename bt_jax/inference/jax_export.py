@@ -10,11 +10,12 @@ import json
 import pathlib
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, NotRequired
 
 import jax
 import jax.export
 import jax.numpy as jnp
+import jaxlib
 from jaxtyping import Array, Bool, Float
 from typing_extensions import TypedDict
 
@@ -35,7 +36,13 @@ from bt_jax.training.checkpoint_record import Profile
 _PLATFORMS = ("cpu", "cuda", "tpu")
 _GROUP = 8  # slices at a time
 _ABOUT = "model.json"
+_FORMAT = 1  # of what describes the networks, and of the function's inputs and outputs
 _HASH_CHARACTERS = 64  # of a SHA-256 in hexadecimal
+# docs.jax.dev/en/latest/export/export.html#compatibility-guarantees; counted from when jaxlib was built, not from today.
+_READS = (
+  f"written with jax {jax.__version__}, which JAX promises to read until six months after that release, and by versions up to "
+  f"three weeks older; with a newer JAX export the run again, or pip install jax=={jax.__version__}"
+)
 
 
 class _Decision(TypedDict):
@@ -50,10 +57,18 @@ class _Decision(TypedDict):
   drops_sequences: bool
 
 
+class _Jax(TypedDict):
+  jax: str
+  jaxlib: str
+  reads: str
+
+
 class Described(TypedDict):
-  """What an exported file says of its networks."""
+  """What an exported file says of its networks, and until when JAX reads it."""
 
   research_use: str
+  format: NotRequired[Count]
+  jax: NotRequired[_Jax]
   decision: _Decision
   about: dict[str, Any]
 
@@ -77,6 +92,7 @@ def write(
     UserError: contrast is enhanced outside of JAX, or the file is there already and is another.
   """
   decision, described = plan(segmenters, classifiers, tta=tta, threshold=threshold, sensitivity=sensitivity)
+  described["jax"] = {"jax": jax.__version__, "jaxlib": jaxlib.__version__, "reads": _READS}
   if is_there(output, described, lambda: read(output)[1]):
     return
   function = make_function(segmenters, classifiers, decision)
@@ -86,10 +102,10 @@ def write(
   volume = jax.ShapeDtypeStruct((slices, height, width, len(decision.info.channels)), jnp.float32)
   with _without_locations():
     exported = jax.export.export(jax.jit(function), platforms=_PLATFORMS)(volume)
-  path = files.write_bytes(output, seal(bytes(exported.serialize()) + _program(described)))
+  path = files.write_bytes(output, seal(bytes(exported.serialize()) + program(described)))
   print(
     f"written: {path} ({path.stat().st_size / 1e6:.1f} MB)\n"
-    f"try it, with jax alone: python {path} volume.npy result.npz\n{NOTICE}"
+    f"try it, with jax alone: python {path} volume.npy result.npz\n{_READS}\n{NOTICE}"
   )
 
 
@@ -119,6 +135,7 @@ def plan(
   about = describe(segmenters, classifiers, decision)
   return decision, {
     "research_use": NOTICE,
+    "format": _FORMAT,
     "decision": vars(decision) | {"info": decision.info.to_json()},
     "about": about,
   }
@@ -154,18 +171,31 @@ def seal(content: bytes) -> bytes:
   return start + hashlib.sha256(start).hexdigest().encode()
 
 
+def _is_whole(content: bytes) -> bool:
+  """Whether the SHA-256 at the end is that of all before it; True where there never was one, as of earlier versions."""
+  never_sealed = content[-22:-18] == b"PK\5\6" and content[-2:] == bytes(2)  # the end of a zip without a comment
+  return never_sealed or hashlib.sha256(content[:-_HASH_CHARACTERS]).hexdigest().encode() == content[-_HASH_CHARACTERS:]
+
+
 def read(path: pathlib.Path) -> tuple[bytes, dict[str, Any]]:
-  """The bytes of an exported file, verified, and what it says of its networks; raises UserError where it is damaged."""
+  """The bytes of an exported file, verified, and what it says of its networks.
+
+  Raises:
+    UserError: it is no exported file, is damaged, or of a newer format.
+  """
   remedy = "export the run again"
   try:
     content = path.read_bytes()
-    if hashlib.sha256(content[:-_HASH_CHARACTERS]).hexdigest().encode() != content[-_HASH_CHARACTERS:]:
+    if not _is_whole(content):
       raise files.damaged(path, "its SHA-256 is not that of its content: it is no export", remedy)
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
       described = archive.read(_ABOUT)
   except (zipfile.BadZipFile, KeyError, IsADirectoryError) as error:
     raise files.damaged(path, "it is no export", remedy) from error
-  return content, files.parse_json(described, path, Described, remedy)
+  described = files.parse_json(described, path, dict, remedy)
+  if "format" in described:
+    files.check_format(described, _FORMAT, path, described["about"]["bt_jax"], remedy)
+  return content, files.check(Described, described, path, remedy)
 
 
 def make_function(
@@ -255,7 +285,8 @@ def load(path: pathlib.Path, threshold: float | None) -> Predictor:
   try:
     exported = jax.export.deserialize(bytearray(content))
   except Exception as error:  # of another version of JAX; what its reader raises is not documented
-    raise files.damaged(path, one_line(error), "export the run again") from error
+    written = described.get("jax", {}).get("reads", "by which version is not recorded: export the run again")
+    raise UserError(f"{path} is not read by jax {jax.__version__} ({one_line(error)}); it was {written}") from error
   if threshold is not None:
     check_share("threshold", threshold)
     decision, about = dataclasses.replace(decision, threshold=threshold), about | {"threshold": threshold}
@@ -270,7 +301,7 @@ def _segment(function: Callable[[Any], dict[str, Array]], resampled: Resampled) 
   yield Outputs(members, outputs["slice_probability"], outputs["gated"])
 
 
-def _program(described: dict[str, Any]) -> bytes:
+def program(described: dict[str, Any]) -> bytes:
   """A zip that Python runs: what describes the networks, the program, and the package that `jax.export` reads with."""
   (folder,) = importlib.util.find_spec("flatbuffers").submodule_search_locations
   members = {

@@ -79,5 +79,8 @@ def of_networks(
   compiled = functools.partial(sharding.compile_step("jit", forward, mesh, cut=(False, True)), variables)
   views = {network.view for network in (*segmenters, *classifiers)}
   return Predictor(
-    decision, describe(segmenters, classifiers, decision), functools.partial(segment, compiled, views, mesh.size)
+    decision,
+    describe(segmenters, classifiers, decision),
+    functools.partial(segment, compiled, views, mesh.size),
+    (*segmenters, *classifiers),
   )

@@ -13,7 +13,11 @@ Mask = Bool[np.ndarray, "slices height width"]
 
 
 def size(mask: Mask, spacing_mm: tuple[float, float, float] | None) -> dict[str, int | float | None]:
-  """`voxels`, `volume_mm3` and `volume_ml` of a mask; the last two None where the spacing is unknown."""
+  """`voxels`, `volume_mm3` and `volume_ml` of a mask; the last two None where the spacing is unknown.
+
+  >>> size(np.ones((2, 10, 10), bool), (5.0, 1.0, 0.5))
+  {'voxels': 200, 'volume_mm3': 500.0, 'volume_ml': 0.5}
+  """
   voxels = int(mask.sum())
   volume = voxels * float(np.prod(spacing_mm)) if spacing_mm else None
   return {"voxels": voxels, "volume_mm3": volume, "volume_ml": None if volume is None else volume / 1000}

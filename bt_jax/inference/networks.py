@@ -10,6 +10,8 @@ import re
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
+from flax import linen as nn
+
 from bt_jax import files
 from bt_jax.datasets.channels import Channel, context_of, parse_channels
 from bt_jax.datasets.info import DatasetInfo
@@ -53,6 +55,7 @@ class Network:
     profile: the range of each feature of `ood.features` over volumes it was trained on.
     largest_component: whether its masks are of the largest 3-D part alone.
     about: where it is from, for outputs.
+    module: that the variables are of.
   """
 
   info: DatasetInfo
@@ -65,6 +68,7 @@ class Network:
   profile: dict[str, list[float]]
   largest_component: bool
   about: dict[str, Any]
+  module: nn.Module | None = None
 
 
 def find(names: Sequence[str | os.PathLike[str]], argument: str) -> list[pathlib.Path]:
@@ -119,13 +123,14 @@ def load(folder: pathlib.Path, task: str, argument: str, dtype: str | None = Non
   # All that shapes the function; runs of one cross-validation differ in none of it.
   model = config["model"] | {"pretrained": ""} | ({"dtype": dtype} if dtype else {})
   key = json.dumps([task, model, config["data"], record["normalize"], info.to_json()], sort_keys=True)
+  module, logits = _functions(key)
   return Network(
     info=info,
     variables=variables,
-    logits=_logits(key),
+    logits=logits,
     view=View(config["data"]["contrast"], context_of(parse_channels(config["data"]["channels"], info), info)),
-    drops_sequences=config["augment"].get("drop_sequence", 0) > 0,
-    slice_head=config["model"].get("slice_head", False),
+    drops_sequences=config["augment"]["drop_sequence"] > 0,
+    slice_head=config["model"]["slice_head"],
     decision=decision,
     profile=record["profile"],
     largest_component=config["eval"]["largest_component"],
@@ -139,6 +144,7 @@ def load(folder: pathlib.Path, task: str, argument: str, dtype: str | None = Non
       "threshold": decision["threshold"],
       "bt_jax": record["bt_jax"],
     },
+    module=module,
   )
 
 
@@ -161,12 +167,12 @@ def _restore(folder: pathlib.Path, argument: str) -> tuple[PyTree, dict[str, Any
 
 
 @functools.cache
-def _logits(key: str) -> Callable:
-  """`predict_step(variables, batch)` of a task, model, data section, normalisation and data set, as JSON."""
+def _functions(key: str) -> tuple[nn.Module, Callable]:
+  """The module, and `predict_step(variables, batch)`, of a task, model, data section, normalisation and data set, as JSON."""
   name, model, data, normalize, described = json.loads(key)
   info = DatasetInfo.from_json(described)
   task = TASKS[name](info)
   fields = {**model, "classes": task.outputs, "dtype": DTYPES[model["dtype"]]}
-  network = make_model(task.models, **taken(task.models, fields))
+  module = make_model(task.models, **taken(task.models, fields))
   preprocess = make_preprocess(size=data["size"], normalize=normalize, channels=data["channels"], info=info)
-  return make_predict_step(model=network, task=task, preprocess=preprocess)
+  return module, make_predict_step(model=module, task=task, preprocess=preprocess)

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Integer, Shaped
 from tqdm import tqdm
 
@@ -17,9 +18,10 @@ from bt_jax.evaluation.postprocess import class_masks, largest_part, of_largest_
 from bt_jax.inference import measurements, ood, resampling
 from bt_jax.inference.decision import Decision
 from bt_jax.inference.ensemble import Outputs
-from bt_jax.inference.networks import View
+from bt_jax.inference.networks import Network, View
 from bt_jax.pipeline.contrast import make_contrast
 from bt_jax.scans.scan import Scan, fill_roles
+from bt_jax.training.train_state import PyTree
 
 _BATCHES = (32, 8, 1)  # slices; few sizes, as each is compiled, and small ones, so that one slice does not wait for 32
 Resampled = Float[np.ndarray, "slices size size channels"]
@@ -99,11 +101,33 @@ class Predictor:
     decision: see `Decision`.
     about: the networks, for outputs.
     segment: from all slices of a volume on the training grid, in 0..255, to what the networks say of them, some at a time.
+    networks: of runs; none of an exported file.
   """
 
   decision: Decision
   about: dict[str, Any]
   segment: Callable[[Resampled], Iterator[Outputs]]
+  networks: tuple[Network, ...] = ()
+
+  def __repr__(self) -> str:
+    return f"Predictor({self.about['title']!r})"
+
+  @property
+  def module(self) -> nn.Module:
+    """The Linen module of a single network; raises UserError where there are several, or an exported file."""
+    return self._single.module
+
+  @property
+  def variables(self) -> PyTree:
+    """Its `params` and `batch_stats`, as `module.apply(variables, images)` takes them; raises UserError as `module`."""
+    return self._single.variables
+
+  @property
+  def _single(self) -> Network:
+    if len(self.networks) != 1:
+      reason = f"{len(self.networks)} networks" if self.networks else "an exported file, which holds a function alone"
+      raise UserError(f"module and variables are of one network, and this is {reason}: load the run of one network")
+    return self.networks[0]
 
   def predict(
     self,

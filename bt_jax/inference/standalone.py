@@ -2,22 +2,30 @@
 
   python FILE volume.npy result.npz
 
-volume.npy: [slices, height, width, 3], pre-contrast, FLAIR and post-contrast in any scale, or [slices, height, width] of
-FLAIR alone; axial, the front of the head at the top, pixels as high as wide. result.npz: mask and probability
+volume.npy: [slices, height, width, channels], of LGG pre-contrast, FLAIR and post-contrast, in any scale, or [slices,
+height, width] of FLAIR alone; axial, the front of the head at the top, pixels as high as wide. result.npz: mask and probability
 [slices, height, width]; slice_probability and gated [slices].
 """
 
 # It travels as __main__.py in the zip at the end of an exported file, beside the package that jax.export reads with and
 # jax does not install; so nothing of bt_jax is imported here.
 import hashlib
+import json
 import pathlib
 import sys
+import zipfile
 
 
 def main(file: pathlib.Path, arguments: list[str]) -> None:
   """Reads a volume, writes what the networks say of it."""
+  content = file.read_bytes()
+  if hashlib.sha256(content[:-64]).hexdigest().encode() != content[-64:]:
+    sys.exit(f"error: {file} is damaged: export the run again")
+  with zipfile.ZipFile(file) as archive:
+    described = json.loads(archive.read("model.json"))
+  reads, channels = described["jax"]["reads"], described["decision"]["info"]["channels"]
   if len(arguments) != 2:
-    sys.exit(__doc__)
+    sys.exit(f"{__doc__}\nThis file was {reads}.")
   import jax
   import jax.export
   import numpy as np
@@ -28,13 +36,15 @@ def main(file: pathlib.Path, arguments: list[str]) -> None:
     reason = error.strerror if isinstance(error, OSError) else "it is no array of numbers"
     sys.exit(f"error: {arguments[0]} cannot be read ({reason}): save it by numpy.save")
   if volume.ndim == 3:
-    volume = np.stack([volume] * 3, axis=-1)
-  if volume.ndim != 4 or volume.shape[-1] != 3 or not volume.size:
-    sys.exit(f"error: {arguments[0]} has the shape {volume.shape}, expected [slices, height, width, 3]")
-  content = file.read_bytes()
-  if hashlib.sha256(content[:-64]).hexdigest().encode() != content[-64:]:
-    sys.exit(f"error: {file} is damaged: export the run again")
-  outputs = jax.export.deserialize(bytearray(content)).call(volume)
+    volume = np.stack([volume] * len(channels), axis=-1)
+  if volume.ndim != 4 or volume.shape[-1] != len(channels) or not volume.size:
+    expected = f"[slices, height, width, {len(channels)}] of {', '.join(channels)}"
+    sys.exit(f"error: {arguments[0]} has the shape {volume.shape}, expected {expected}")
+  try:
+    function = jax.export.deserialize(bytearray(content))
+  except Exception as error:  # of another version of JAX; what its reader raises is not documented
+    sys.exit(f"error: {file} is not read by jax {jax.__version__} ({error!r:.200}); it was {reads}")
+  outputs = function.call(volume)
   if not np.isfinite(outputs["probability"]).all():
     sys.exit(f"error: the networks give no number for {arguments[0]}: is every value in it finite?")
   np.savez_compressed(arguments[1], **{name: np.asarray(array) for name, array in outputs.items()})

@@ -16,16 +16,17 @@ from bt_jax.evaluation import classifier_gate as gating
 from bt_jax.evaluation.aggregation import summarize
 from bt_jax.evaluation.class_statistics import summarize_classes
 from bt_jax.evaluation.records import Record, of_any_class
-from bt_jax.evaluation.summary_schema import is_finished, read_config, write_summary
+from bt_jax.evaluation.summary_schema import is_finished, write_summary
 from bt_jax.report import figures
 from bt_jax.report.page import html
 from bt_jax.report.text_tables import cascade_table, heading
 from bt_jax.runs import prediction, restoring, run_data
-from bt_jax.runs.components import Components, make_components
+from bt_jax.runs.components import make_components
 from bt_jax.runs.provenance import provenance
 from bt_jax.runs.run_data import Data
 from bt_jax.runs.workdir import begin, claim
 from bt_jax.training.checkpoints import Checkpoints
+from configs import saved
 
 _ROLES = {"classifier": "classification", "segmenter": "segmentation"}
 
@@ -69,7 +70,7 @@ def _find(role: str, name: str | None) -> pathlib.Path:
   folder = pathlib.Path(name).expanduser()
   if not (folder / "config.json").is_file() or not (folder / "split.json").is_file():
     raise UserError(f"--{role}: {folder} holds no run: train one with --mode=train")
-  task = read_config(folder).get("task")
+  task = saved.read(folder).get("task")
   if task != _ROLES[role]:
     raise UserError(f"--{role}: the run in {folder} is of {task}, expected {_ROLES[role]}: name another")
   if not is_finished(folder):
@@ -89,7 +90,7 @@ class _Predicted(NamedTuple):
 
 def _config(folder: pathlib.Path) -> ConfigDict:
   """The configuration of a run, without folders of its data that are no longer there."""
-  config = ConfigDict(read_config(folder, whole=True))
+  config = ConfigDict(saved.read(folder))
   if config.data.root and not pathlib.Path(config.data.root).expanduser().is_dir():
     config.data.root = None  # moved since; the data set is built
   if config.data.dir and not pathlib.Path(config.data.dir).expanduser().is_dir():
@@ -104,12 +105,7 @@ def _predict(folder: pathlib.Path, config: ConfigDict) -> _Predicted:
   best.close()
   if known is None:
     raise UserError(f"{folder} holds no checkpoint: train first, with --mode=train")
-  try:
-    components: Components = make_components(config, known[1]["normalize"])
-  except AttributeError as error:
-    raise UserError(
-      f"{folder} was trained by another version (its configuration lacks {error}): train it again"
-    ) from error
+  components = make_components(config, known[1]["normalize"])
   data = run_data.open_data(config, components)
   if data.split.hash != splits.read(folder)["hash"]:
     raise UserError(f"the data set has changed since the run in {folder} was trained: train it again")

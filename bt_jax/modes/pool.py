@@ -15,11 +15,12 @@ from bt_jax.errors import UserError
 from bt_jax.evaluation.aggregation import chosen
 from bt_jax.evaluation.record_tables import Tables, read_run
 from bt_jax.evaluation.records import Record, of_any_class
-from bt_jax.evaluation.summary_schema import is_finished, read_config
+from bt_jax.evaluation.summary_schema import is_finished
 from bt_jax.report import run_summary
 from bt_jax.runs.provenance import provenance
-from bt_jax.runs.workdir import differences
+from bt_jax.runs.workdir import differences, listed
 from bt_jax.tasks import TASKS
+from configs import saved
 
 _ALIKE = (
   "data",
@@ -49,7 +50,7 @@ def find_folds(runs: Sequence[str], groups: list[Folds], config: dict[str, Any])
     if not folders:
       raise UserError(f"--runs: {run} holds no run: name the folders of finished folds, or a pattern of them")
     for folder in folders:
-      folds = splits.tested_folds(read_config(folder).get("split", {}))
+      folds = splits.tested_folds(saved.read(folder).get("split", {}))
       if folds in run_of and folder.resolve() != run_of[folds].resolve():
         raise UserError(
           f"--runs: {run_of[folds]} and {folder} are both of {splits.folds_label(folds)}: leave one of them out"
@@ -77,9 +78,9 @@ def _is_run(folder: pathlib.Path) -> bool:
 
 def check_same(folder: pathlib.Path, config: dict[str, Any]) -> None:
   """Raises UserError where the run in a folder is not of this configuration, as nested dictionaries."""
-  if differ := differences(read_config(folder), config):
+  if differ := differences(saved.read(folder), config):
     raise UserError(
-      f"{folder} is of another configuration, which differs in {', '.join(differ.values())}: folds of one configuration "
+      f"{folder} is of another configuration, which differs in {listed(differ)}: folds of one configuration "
       "only are pooled; leave it out, or choose another --workdir"
     )
 

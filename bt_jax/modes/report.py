@@ -3,8 +3,8 @@
 import pathlib
 
 from bt_jax.errors import UserError
-from bt_jax.evaluation.summary_schema import read_config
 from bt_jax.report.page import html
+from configs import saved
 
 
 def report(workdir: pathlib.Path | None, show_slices: bool | None) -> None:
@@ -20,6 +20,6 @@ def report(workdir: pathlib.Path | None, show_slices: bool | None) -> None:
   if workdir is None:
     raise UserError("--mode=report needs the folder of a finished run: --workdir=RUN")
   if show_slices is None:
-    config = read_config(workdir) if (workdir / "config.json").is_file() else {}
+    config = saved.read(workdir) if (workdir / "config.json").is_file() else {}
     show_slices = config.get("report", {}).get("show_slices", True)
   print(f"written:\n  {html.write_report(workdir, show_slices=show_slices)}")

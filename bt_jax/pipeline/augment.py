@@ -76,7 +76,11 @@ def make_augment(
 
 
 def rotation_matrix(angle: Float[Array, ""]) -> Float[Array, "2 2"]:
-  """The rotation by `angle` radians in (row, column) coordinates."""
+  """The rotation by `angle` radians in (row, column) coordinates.
+
+  >>> rotation_matrix(jnp.deg2rad(jnp.float32(60)))[0].round(3).tolist() == [0.5, -jnp.sqrt(0.75).round(3)]
+  True
+  """
   cos, sin = jnp.cos(angle), jnp.sin(angle)
   return jnp.array([[cos, -sin], [sin, cos]])
 
@@ -87,6 +91,12 @@ def warp(
   """The picture whose pixel p shows `image` at centre + matrix (p - centre) + offset, linearly, 0 outside.
 
   Coordinates are (row, column) in pixels; the centre is that of the picture.
+
+  >>> image = jnp.arange(3.0).reshape(1, 3, 1)
+  >>> warp(image, jnp.diag(jnp.array([1.0, -1.0])), jnp.zeros(2))[0, :, 0].tolist()  # mirrored
+  [2.0, 1.0, 0.0]
+  >>> warp(image, jnp.eye(2), jnp.array([0.0, 1.0]))[0, :, 0].tolist()  # from one column to the right
+  [1.0, 2.0, 0.0]
   """
   height, width, _ = image.shape
   centre = (jnp.array([height, width]) - 1) / 2

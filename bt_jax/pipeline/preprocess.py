@@ -82,7 +82,11 @@ SCHEMES = {
 def resize(
   image: Float[Array, "batch height width channels"], size: int
 ) -> Float[Array, "batch {size} {size} channels"]:
-  """Resizes linearly, averaging where it shrinks."""
+  """Resizes linearly, averaging where it shrinks.
+
+  >>> resize(jnp.zeros((1, 4, 4, 3)), 2).shape
+  (1, 2, 2, 3)
+  """
   if image.shape[1:3] == (size, size):
     return image
   return jax.image.resize(image, (image.shape[0], size, size, image.shape[3]), "linear")

@@ -5,15 +5,18 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 from jaxtyping import Bool, Float
 
 from bt_jax import files, metrics
 from bt_jax.datasets.info import DatasetInfo
+from bt_jax.errors import needs
 from bt_jax.evaluation.class_statistics import summarize_classes
 from bt_jax.evaluation.records import Record, by_class, counts_of, of_any_class
 from bt_jax.schema import Slices
+
+with needs("report", "the report of a run"):
+  import matplotlib
 
 matplotlib.use("agg")
 from matplotlib import pyplot as plt

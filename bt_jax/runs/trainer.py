@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from bt_jax import files
 from bt_jax.distributed import hosts, sharding
-from bt_jax.errors import UserError
+from bt_jax.errors import UserError, needs
 from bt_jax.evaluation import calibration
 from bt_jax.evaluation.aggregation import score_of
 from bt_jax.inference import ood
@@ -193,7 +193,8 @@ class _Report:
   """Writes the history after every epoch, on the first host: `metrics.csv` and TensorBoard."""
 
   def __init__(self, data: Data, workdir: pathlib.Path, step: int):
-    from tensorboardX import SummaryWriter  # imports torch where that is installed, which takes seconds
+    with needs("report", "the curves of a training"):
+      from tensorboardX import SummaryWriter  # imports torch where that is installed, which takes seconds
 
     self._data, self._workdir = data, workdir
     self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1) if hosts.is_first() else None

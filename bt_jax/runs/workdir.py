@@ -14,9 +14,10 @@ from bt_jax import files
 from bt_jax.datasets import splits
 from bt_jax.distributed import hosts
 from bt_jax.errors import UserError
-from configs import common
+from configs import saved
 
 _CONFIG = "config.json"
+_LISTED = 8  # differences in one message
 # Fields, and sections of them, that may always differ between two starts of one run: they say where and how, not what.
 _HOW = (
   "data.root",
@@ -89,7 +90,7 @@ def _claim(workdir: pathlib.Path, config: dict[str, Any], *, new: bool, may_diff
 
   try:
     if path.is_file():
-      _check_same(workdir, files.read_json(path, dict), config, may_differ)
+      _check_same(workdir, saved.read(workdir), config, may_differ)
   except UserError:
     release()
     raise
@@ -130,15 +131,12 @@ def _what(config: dict[str, Any]) -> dict[str, Any]:
 def differences(there: dict[str, Any], here: dict[str, Any], may_differ: str | None = None) -> dict[str, str]:
   """The fields in which two configurations, as nested dictionaries, are of different runs, each with both values.
 
-  A field that did not exist when the run was begun had the default of today.
-
   Args:
-    there: of the run that was begun.
+    there: of the run that was begun, read over today's defaults by `configs.saved`.
     here: asked for now.
     may_differ: a field, or a section of them, that does not count; those of `_HOW` never do.
   """
-  defaults = _what(common.get_config().to_dict())
-  there, here = (defaults | _what(config) for config in (there, here))
+  there, here = _what(there), _what(here)
   return {
     name: f"{name} ({there.get(name)!r} there, {here.get(name)!r} now)"
     for name in sorted(here.keys() | there.keys())
@@ -146,13 +144,20 @@ def differences(there: dict[str, Any], here: dict[str, Any], may_differ: str | N
   }
 
 
+def listed(differ: dict[str, str]) -> str:
+  """The first of these differences, and how many more there are."""
+  more = len(differ) - _LISTED
+  return ", ".join([*differ.values()][:_LISTED]) + (f" and {more} more fields" if more > 0 else "")
+
+
 def _check_same(workdir: pathlib.Path, there: dict[str, Any], here: dict[str, Any], may_differ: str | None) -> None:
   differ = differences(there, here, may_differ)
   if differ:
-    fields = ", ".join(differ.values())
     evaluated = all(name.startswith("eval.") for name in differ)
     remedy, argument = ("evaluate it again", "mode=evaluate") if evaluated else ("choose another workdir", "workdir")
-    raise UserError(f"{workdir} holds the run of another configuration, which differs in {fields}: {remedy}", argument)
+    raise UserError(
+      f"{workdir} holds the run of another configuration, which differs in {listed(differ)}: {remedy}", argument
+    )
 
 
 def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:

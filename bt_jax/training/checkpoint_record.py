@@ -9,6 +9,7 @@ from typing_extensions import TypedDict
 from bt_jax import files
 from bt_jax.datasets.info import Info
 from bt_jax.files import Count, Positive, Real, Share
+from configs import saved
 
 REMEDY = "name another checkpoint, or train the run again"
 Size = Annotated[int, Field(gt=0, le=2**15)]
@@ -44,13 +45,13 @@ class Model(TypedDict):
   """The section `model` of a configuration."""
 
   name: str
-  width: NotRequired[Size]
-  depth: NotRequired[Size]
-  pool: NotRequired[Literal["max", "average", "min"]]
-  variant: NotRequired[Literal["torchvision", "keras"]]
-  encoder: NotRequired[Literal["lite0", "lite1", "lite2"]]
-  head: NotRequired[Literal["linear", "paper"]]
-  slice_head: NotRequired[bool]
+  width: Size
+  depth: Size
+  pool: Literal["max", "average", "min"]
+  variant: Literal["torchvision", "keras"]
+  encoder: Literal["lite0", "lite1", "lite2"]
+  head: Literal["linear", "paper"]
+  slice_head: bool
   dtype: Literal["float32", "bfloat16"]
 
 
@@ -61,7 +62,7 @@ class _Data(TypedDict):
 
 
 class _Augment(TypedDict):
-  drop_sequence: NotRequired[Share]
+  drop_sequence: Share
 
 
 class _Eval(TypedDict):
@@ -93,6 +94,12 @@ class Record(TypedDict):
   bt_jax: str
 
 
-def check(record: Any, folder: pathlib.Path) -> Record:
-  """The record of a checkpoint in this folder; raises UserError where it is not what a best checkpoint has."""
-  return files.check(Record, record, f"the checkpoint's record in {folder}", REMEDY)
+def check(record: dict[str, Any], folder: pathlib.Path) -> Record:
+  """The record of a checkpoint in this folder, its configuration read over today's defaults.
+
+  Raises:
+    UserError: it is not what a best checkpoint has.
+  """
+  path = f"the checkpoint's record in {folder}"
+  config = saved.over_defaults(record.get("config"), path, REMEDY)
+  return files.check(Record, {**record, "config": config}, path, REMEDY)

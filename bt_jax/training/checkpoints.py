@@ -26,6 +26,7 @@ PyTree = Any
 _KEEP = 2  # the one before stays, to fall back to
 _CORRUPT = ".corrupt"
 _SEAL = "record_sha256"
+_FORMAT = 1  # of arrays and records; one more where a version before could not read them
 AS_SAVED = object()
 # What says that a file is not there, or is no file: all other errors of the system are of the disk or of permissions.
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
@@ -96,7 +97,7 @@ class Checkpoints:
       )
     if step in manager.all_steps():
       return
-    record = {**record, "step": step, "arrays_sha256": tree_hash(tree)}
+    record = {**record, "format": _FORMAT, "step": step, "arrays_sha256": tree_hash(tree)}
     items = ocp.args.Composite(
       arrays=ocp.args.StandardSave(tree), record=ocp.args.JsonSave(files.sealed(record, _SEAL))
     )
@@ -157,7 +158,7 @@ class Checkpoints:
         with _quiet():
           restored, problem, damage = self._read(step, like), None, None
         break
-      except (MemoryError, jax.errors.JaxRuntimeError):  # the machine's trouble, not the checkpoint's
+      except (MemoryError, jax.errors.JaxRuntimeError, UserError):  # the machine's trouble, or of a newer version
         raise
       except Exception as error:  # Orbax raises many kinds for a broken checkpoint
         damage = one_line(error)
@@ -171,19 +172,21 @@ class Checkpoints:
     return restored, next(filter(None, (outcome["damage"] for outcome in outcomes)), None)
 
   def _read(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
-    items = {"record": ocp.args.JsonRestore()}
+    record = self._open().restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore())).record
+    if record["step"] != step or not files.is_sealed(record, _SEAL):
+      raise ValueError("its record is not the one that was saved")
+    # Before the arrays, which another format may keep in another way.
+    files.check_format(record, _FORMAT, self.folder / str(step), record.get("bt_jax", "?"), "train the run again")
+    kept = {name: value for name, value in record.items() if name != _SEAL}
+    if like is None:
+      return None, kept
     if like is AS_SAVED:
       metadata = self._open().item_metadata(step)["arrays"].tree
       like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), metadata)
-    if like is not None:
-      items["arrays"] = ocp.args.StandardRestore(like)
-    restored = self._open().restore(step, args=ocp.args.Composite(**items))
-    record = restored.record
-    if record["step"] != step or not files.is_sealed(record, _SEAL):
-      raise ValueError("its record is not the one that was saved")
-    if like is not None and tree_hash(restored.arrays) != record["arrays_sha256"]:
+    arrays = self._open().restore(step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(like))).arrays
+    if tree_hash(arrays) != record["arrays_sha256"]:
       raise ValueError("its arrays are not those that were saved")
-    return restored.get("arrays"), {name: value for name, value in record.items() if name != _SEAL}
+    return arrays, kept
 
   def close(self) -> None:
     """Lets go of the folder."""

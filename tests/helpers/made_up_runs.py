@@ -15,6 +15,7 @@ from bt_jax.evaluation.shape import FEATURES
 from bt_jax.evaluation.summary_schema import write_summary
 from bt_jax.report.page import sprites
 from bt_jax.schema import Slices
+from configs.common import get_config
 
 EVIL = "<b>x"  # a case that would be markup if it were not escaped
 NAMES = {"data": "made up", "split": "patient_fold_00"}
@@ -129,11 +130,8 @@ def segmentation(folder, counts=None, masks=True, **changes):
   ]
   otsu = {"name": "otsu", "title": "Otsu's threshold", "parameters": {"classes": 4},
           "test": overlaid(skeleton, {"pooled": estimates("dice", "iou"), "patient": estimates("dice_mean")})}  # fmt: skip
-  config = {
-    "loss": {"name": "focal_tversky", "exponent": 0.5},
-    "train": {"score": "pooled.dice"},
-    "model": {"pretrained": ""},
-  }
+  config = get_config().to_dict()
+  config["loss"] |= {"name": "focal_tversky", "exponent": 0.5}
   summary = common(slices, task="segmentation", model="unet", test=test, baselines=[otsu]) | changes
   return write(folder, summary, config, rows, patients, reliability, baselines, (slices, predicted if masks else None))
 
@@ -149,7 +147,8 @@ def classification(folder, **changes):
     "associations": {"why": "7 slices"},
   }
   test["calibration"] = {"slices": {"temperature": 1.5, "why": None, **estimates("ece", "ece_calibrated")}}
-  config = {"loss": {"name": "cross_entropy"}, "train": {"score": "loss"}}
+  config = get_config().to_dict() | {"task": "classification"}
+  config["loss"]["name"], config["train"]["score"] = "cross_entropy", "loss"
   shapes = {"truth_voxels": 1, **dict.fromkeys([f"truth_{name}" for name in FEATURES])}
   patients = [row | shapes | CLINICAL for row in patient_class_rows(rows)]
   summary = common(slices, task="classification", model="cnn", test=test, **changes)

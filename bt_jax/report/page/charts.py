@@ -8,13 +8,16 @@ import io
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import matplotlib
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from bt_jax.errors import needs
 from bt_jax.evaluation.calibration import BINS, CALIBRATED, bin_of
 from bt_jax.report import figures
 from bt_jax.report.page.phrases import MINUS, number
+
+with needs("report", "the report of a run"):
+  import matplotlib
 
 matplotlib.use("agg")
 from matplotlib import pyplot as plt

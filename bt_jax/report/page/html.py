@@ -2,13 +2,15 @@
 
 import pathlib
 
-import jinja2
-from markupsafe import Markup
-
 from bt_jax import files
+from bt_jax.errors import needs
 from bt_jax.report.page import phrases, sections, viewer
 from bt_jax.report.page.run_files import RunFiles, read
 from bt_jax.version import __version__
+
+with needs("report", "the report of a run"):
+  import jinja2
+  from markupsafe import Markup
 
 NAME = "report.html"
 _PAGE_BYTES = 9_500_000  # of the whole file, at most

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 from bt_jax import files
 from bt_jax.evaluation.record_tables import Tables, kind_of, read_run
 from bt_jax.evaluation.records import Record, of_any_class
-from bt_jax.evaluation.summary_schema import check_files, read_config, read_summary
+from bt_jax.evaluation.summary_schema import check_files, read_summary
+from configs import saved
 
 # What every row of `metrics.csv` must have.
 _HISTORY = (
@@ -51,7 +52,7 @@ def read(folder: pathlib.Path) -> RunFiles:
   """
   summary = read_summary(folder)
   # Each file against its types first, which says what is wrong with it; then whether they are those of the summary.
-  about, history, table = _config(folder, summary), folder / "metrics.csv", folder / "table.txt"
+  config, history, table = _config(folder), folder / "metrics.csv", folder / "table.txt"
   rows = _table(history, _HISTORY) if history.is_file() else []
   if "segmenter" in summary:
     tables = Tables(_table(folder / "slices.csv", ("case", "patient", "slice", "label")), [], [], [])
@@ -61,7 +62,7 @@ def read(folder: pathlib.Path) -> RunFiles:
   return RunFiles(
     folder,
     summary,
-    about,
+    config,
     of_any_class(tables.slices),
     of_any_class(tables.patients),
     rows,
@@ -70,16 +71,14 @@ def read(folder: pathlib.Path) -> RunFiles:
   )
 
 
-def _config(folder: pathlib.Path, summary: dict[str, Any]) -> dict[str, Any]:
-  """The configuration of a run with all that the page reads of it; empty where there is none."""
+def _config(folder: pathlib.Path) -> dict[str, Any]:
+  """The configuration of a run; empty where there is none."""
   path = folder / "config.json"
   if not path.is_file():
     return {}
-  config = read_config(folder)
-  if "segmenter" not in summary and not {"loss", "train"} <= config.keys():
-    raise files.damaged(path, "it lacks loss or train")
-  if config.get("loss", {}).get("name") == "focal_tversky" and "exponent" not in config["loss"]:
-    raise files.damaged(path, "loss lacks exponent")
+  config = saved.read(folder)
+  if "loss" in config and config["loss"]["exponent"] <= 0:
+    raise files.damaged(path, f"loss.exponent is {config['loss']['exponent']}, expected more than 0")
   return config
 
 

@@ -6,7 +6,7 @@ import struct
 import zlib
 from typing import Any
 
-from bt_jax.errors import UserError
+from bt_jax.errors import UserError, needs
 from bt_jax.scans import findings
 
 _MOST_BYTES = 2**31  # that a deflated file may inflate to
@@ -35,6 +35,7 @@ def is_dicom(path: str | pathlib.Path) -> bool:
   return (head[:2] in (b"\2\0", b"\x08\0") and (explicit or implicit)) or (head[:2] == b"\0\x08" and explicit)
 
 
+@needs("dicom", "a DICOM study")
 def study_of(path: str | pathlib.Path) -> tuple[str, str] | None:
   """The patient and the StudyInstanceUID in the header of an image; None where it is no image, as a DICOMDIR or a report.
 

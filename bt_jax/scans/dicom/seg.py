@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
+from bt_jax.errors import needs
 from bt_jax.files import write_bytes
 from bt_jax.scans import findings
 from bt_jax.scans.dicom.geometry import Stack
@@ -25,6 +26,7 @@ _FORMATTED = {
 }
 
 
+@needs("dicom", "a DICOM Segmentation")
 def write(
   scan: Scan,
   folder: pathlib.Path,

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 from scipy import ndimage
 
-from bt_jax.errors import UserError
+from bt_jax.errors import UserError, needs
 from bt_jax.scans import findings
 from bt_jax.scans.dicom.geometry import Stack, arrange
 from bt_jax.scans.dicom.grouping import collect
@@ -21,6 +21,7 @@ _HEAD = {"HEAD", "BRAIN", "SKULL", "HEADNECK", "NECKHEAD", "WHOLEBRAIN"}
 _PLANES = ("sagittally", "coronally", "axially")  # by the axis of the patient that slices follow
 
 
+@needs("dicom", "a DICOM study")
 def read(files: Sequence[pathlib.Path], *, name: str, given: Mapping[str, str]) -> Scan:
   """Reads one study.
 

@@ -1,0 +1,144 @@
+"""Runs, checkpoints, summaries and exports of other versions: read, or refused in one line that says by what they are read."""
+
+import json
+import shutil
+
+import jax
+import numpy as np
+import pytest
+
+import bt_jax
+from bt_jax import files
+from bt_jax.errors import UserError
+from bt_jax.evaluation.summary_schema import read_summary, write_summary
+from bt_jax.inference import jax_export, networks
+from bt_jax.training.checkpoints import Checkpoints
+from bt_jax.version import __version__
+from tests.helpers.arithmetic import network, volume
+from tests.helpers.launching import launch
+from tests.helpers.made_up_runs import segmentation
+
+# What a run that was begun before these were there does not have; all had their default in the run `tiny`.
+NEWER = {"augment": ("drop_sequence",), "data": ("contrast",), "eval": ("flair_only",), "model": ("slice_head",)}
+OPTIONS = {"tta": False, "threshold": None, "sensitivity": 0.9}
+
+
+def without_newer(config):
+  kept = {name: value for name, value in config.items() if name != "report"}  # nor that section
+  return kept | {
+    name: {key: config[name][key] for key in config[name] if key not in gone} for name, gone in NEWER.items()
+  }
+
+
+def rewrite_record(checkpoint, change):
+  """Changes the record of a checkpoint and seals it anew."""
+  path = checkpoint / "record" / "metadata"
+  path.write_text(json.dumps(files.sealed(change(json.loads(path.read_text())), "record_sha256")))
+
+
+@pytest.fixture(scope="module")
+def older(run, tmp_path_factory):
+  """The shared run as if it were begun by a version without these fields, and stopped before its last epoch."""
+  folder = tmp_path_factory.mktemp("older") / "run"
+  folder.mkdir()
+  for name in ("split.json", "checkpoints"):
+    (shutil.copytree if (run[0] / name).is_dir() else shutil.copy)(run[0] / name, folder / name)
+  files.write_json(folder / "config.json", without_newer(files.read_json(run[0] / "config.json", dict)))
+  steps = {path: int(path.name) for path in folder.glob("checkpoints/*/*") if path.name.isdigit()}
+  for path, step in steps.items():
+    if step == max(steps.values()):
+      shutil.rmtree(path)
+    else:
+      rewrite_record(path, lambda record: record | {"config": without_newer(record["config"])})
+  return folder
+
+
+def test_a_run_of_before_a_field_was_there_is_read_as_if_it_had_its_default(older, run):
+  record = Checkpoints(older / "checkpoints/best", read_only=True).restore()[1]
+  assert "slice_head" not in record["config"]["model"] and "report" not in record["config"]
+  found, expected = (networks.load(folder, "segmentation", "checkpoint") for folder in (older, run[0]))
+  assert found.logits is expected.logits and found.view == expected.view  # the very same function
+  assert (found.slice_head, found.drops_sequences) == (False, False)
+
+
+@pytest.mark.slow
+def test_a_run_of_before_a_field_was_there_goes_on_and_is_evaluated(older, run, tiny, tmp_path):
+  folder = shutil.copytree(older, tmp_path / "run")
+  flags = [*tiny, f"--workdir={folder}"]
+  status, _, err = launch([*flags, "--config.augment.drop_sequence=0.5"])
+  assert status == 1 and len(err.splitlines()) == 1
+  assert "differs in augment.drop_sequence (0.0 there, 0.5 now): choose another" in err
+  status, out, err = launch(flags)
+  assert status == 0 and "going on from step" in out, err
+  assert (folder / "slices.csv").read_bytes() == (run[0] / "slices.csv").read_bytes()  # the same run, bit for bit
+  (folder / "slices.csv").unlink()
+  files.write_json(folder / "config.json", without_newer(files.read_json(folder / "config.json", dict)))
+  status, _, err = launch([*flags, "--mode=evaluate"])
+  assert status == 0, err
+  assert (folder / "slices.csv").read_bytes() == (run[0] / "slices.csv").read_bytes()
+
+
+def test_a_checkpoint_of_a_newer_format_is_left_as_it_is_and_names_its_version(tmp_path):
+  tree = {"weight": np.arange(3.0)}
+  checkpoints = Checkpoints(tmp_path)
+  checkpoints.save(7, tree, {"bt_jax": "9.8.7"})
+  checkpoints.close()
+  rewrite_record(tmp_path / "7", lambda record: record | {"format": record["format"] + 1})
+  for like, read_only in ((None, True), (tree, True), (tree, False), ({"other": tree}, False)):
+    with pytest.raises(
+      UserError, match=f"bt_jax {__version__} reads formats up to 1: use bt_jax 9.8.7, which wrote it"
+    ):
+      Checkpoints(tmp_path, read_only=read_only).restore(like)
+  assert [path.name for path in tmp_path.iterdir() if "7" in path.name] == ["7"]
+  rewrite_record(tmp_path / "7", lambda record: {name: value for name, value in record.items() if name != "format"})
+  np.testing.assert_array_equal(
+    Checkpoints(tmp_path).restore(tree)[0]["weight"], tree["weight"]
+  )  # of before it had one
+
+
+def test_a_summary_of_a_newer_format_names_its_version(tmp_path):
+  folder = segmentation(tmp_path / "run")
+  content = files.read_json(folder / "summary.json", dict)
+  assert content["format"] == 1
+  write_summary(folder, content | {"format": 2, "versions": {"bt_jax": "9.8.7"}, "test": "of another shape"})
+  with pytest.raises(UserError, match="summary.json is of format 2, .*use bt_jax 9.8.7, which wrote it, or evaluate"):
+    read_summary(folder)
+  files.write_json(folder / "summary.json", content | {"format": 2})  # no seal of this content: damaged
+  with pytest.raises(UserError, match="summary.json is damaged"):
+    read_summary(folder)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+  path = tmp_path_factory.mktemp("export") / "model.bin"
+  jax_export.write(path, [network()], [], **OPTIONS)
+  return path
+
+
+def exported_with(described, path, function=b"no function of this JAX"):
+  path.write_bytes(jax_export.seal(function + jax_export.program(described)))
+  return path
+
+
+def test_an_export_says_until_when_it_is_read_and_what_then(exported, tmp_path):
+  _, described = jax_export.read(exported)
+  assert described["format"] == 1 and described["jax"]["jax"] == jax.__version__
+  assert "six months" in described["jax"]["reads"] and f"jax=={jax.__version__}" in described["jax"]["reads"]
+  other = described | {"jax": described["jax"] | {"jax": "0.1", "reads": "written with jax 0.1; export the run again"}}
+  with pytest.raises(
+    UserError, match=rf"model.bin is not read by jax {jax.__version__} .*it was written with jax 0.1; exp"
+  ):
+    bt_jax.load(exported_with(other, tmp_path / "model.bin"))
+  newer = described | {"format": 2, "decision": None, "about": {"bt_jax": "9.8.7"}}
+  with pytest.raises(UserError, match="model.bin is of format 2, .*use bt_jax 9.8.7, which wrote it, or export"):
+    bt_jax.load(exported_with(newer, tmp_path / "model.bin"))
+
+
+def test_an_export_of_before_there_was_a_hash_and_a_format_is_read(exported, tmp_path):
+  content, described = jax_export.read(exported)
+  start = content.index(b"PK\3\4")
+  first = {name: value for name, value in described.items() if name not in ("format", "jax")}
+  (tmp_path / "model.bin").write_bytes(content[:start] + jax_export.program(first))
+  image = volume(2, 64, 64)
+  found, expected = (bt_jax.load(path).predict(image) for path in (tmp_path / "model.bin", exported))
+  np.testing.assert_array_equal(found.probability, expected.probability)

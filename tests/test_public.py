@@ -5,6 +5,7 @@ import pathlib
 import pickle
 import subprocess
 import sys
+import tomllib
 import typing
 
 import jax
@@ -107,3 +108,23 @@ def test_networks_come_with_their_defaults(make):
   variables = jax.eval_shape(module.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
   outputs = jax.eval_shape(module.apply, variables, jnp.zeros((2, 64, 64, 3)))
   assert all(leaf.shape[0] == 2 for leaf in jax.tree.leaves(outputs))
+
+
+def test_requirements_are_the_core_and_the_extras_that_training_and_dicom_need():
+  lines = (ROOT / "requirements.txt").read_text().split("\n")
+  extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+  assert lines[0] == "-r requirements-core.txt"
+  assert sorted(filter(None, lines[1:])) == sorted(extras["report"] + extras["dicom"])
+
+
+@pytest.mark.parametrize(
+  ("extra", "missing", "code"),
+  [
+    ("report", "matplotlib", "import bt_jax.modes.train"),
+    ("dicom", "pydicom", "from bt_jax.scans import dicom; dicom.study_of('a.dcm')"),
+  ],
+)
+def test_what_an_extra_installs_is_named_where_it_is_missing(extra, missing, code):
+  program = f"import sys; sys.modules[{missing!r}] = None\nfrom bt_jax import UserError\ntry:\n  {code}\nexcept UserError as error: print(error)"
+  done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+  assert f'needs {missing}, which is not installed: pip install "bt_jax[{extra}]"' in done.stdout, done.stderr

@@ -53,7 +53,7 @@ def load(
 
   >>> bt_jax.load("runs/none")
   Traceback (most recent call last):
-  bt_jax.errors.UserError: --checkpoint: there is no runs/none: name the folder of a run, or an exported file
+  bt_jax.errors.UserError: there is no runs/none: name the folder of a run, or an exported file
 
   Args:
     checkpoint: folder of a run, or several whose probabilities are averaged, a pattern of them, or one exported file.

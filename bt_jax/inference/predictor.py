@@ -274,7 +274,7 @@ def segment(
   yield from (_fetch(*one) for one in waiting)
 
 
-def _see(resampled: Resampled, start: int, stop: int, view: View) -> Float[np.ndarray, "some size size channels"]:
+def _see(resampled: Resampled, start: int, stop: int, view: View) -> Float[np.ndarray, "some size size _"]:
   """What a view shows of some slices of a volume, out of them and as many around them as its neighbours reach."""
   reach = max((abs(channel.offset) for channel in view.context), default=0)
   first = max(start - reach, 0)

@@ -46,7 +46,7 @@ def scores(record: RunFiles, show_slices: bool) -> Section:
     lead = [f"Two runs as one system. Each has a report of its own: {runs}."]
     return Section("scores", "Scores", lead, charts=drawn, listing=record.table)
   if record.task == "classification":
-    return Section("scores", "Scores", [about], [html_tables.by_class(test), html_tables.confusion(test["confusion"])],
+    return Section("scores", "Scores", [about], [html_tables.classes(test), html_tables.confusion(test["confusion"])],
                    _patient_chart(record, "accuracy", "Accuracy"))  # fmt: skip
   return Section(
     "scores",

@@ -81,6 +81,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     ),
   ]
   DEFAULT_BUILDER_CONFIG_NAME = "full"
+  progress: tqdm | None = None  # of the build at work
 
   def _info(self) -> tfds.core.DatasetInfo:
     size = (SLICE_SIZE, SLICE_SIZE)
@@ -123,21 +124,19 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     folds: dict[int, list[kaggle_tree.Case]] = {}
     for case in tree.cases:
       folds.setdefault(config.fold_of(case.patient), []).append(case)
-    progress = tqdm(
+    self.progress = tqdm(
       total=sum(len(case.slices) for case in tree.cases), desc=f"building {self.info.full_name}", unit="slice"
     )
-    return {
-      fold_split(fold): self._generate_examples(cases, tree.clinical, progress) for fold, cases in sorted(folds.items())
-    }
+    return {fold_split(fold): self._generate_examples(cases, tree.clinical) for fold, cases in sorted(folds.items())}
 
   def _generate_examples(
-    self, cases: list[kaggle_tree.Case], clinical: dict[str, dict[str, int]], progress: tqdm
+    self, cases: list[kaggle_tree.Case], clinical: dict[str, dict[str, int]]
   ) -> Iterator[tuple[str, dict[str, Any]]]:
     for case in cases:
       with findings.kept() as messages:
         images, masks = kaggle_tree.read_case(case)
       for sentence in findings.sentences(case.name, messages):
-        progress.write(f"warning: {sentence}")
+        self.progress.write(f"warning: {sentence}")
       missing = [bool(np.array_equal(images[..., channel], images[..., FLAIR])) for channel in range(len(CHANNELS))]
       shared = {
         "patient": case.patient,
@@ -161,9 +160,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             **shared,
           },
         )
-        progress.update()
-    if progress.n == progress.total:
-      progress.close()
+        self.progress.update()
+    if self.progress.n == self.progress.total:
+      self.progress.close()
 
 
 def _png(pixels: np.ndarray) -> bytes:

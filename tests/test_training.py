@@ -247,6 +247,26 @@ def test_a_record_that_was_changed_is_corrupt(tmp_path):
       Checkpoints(tmp_path, read_only=True).restore(tree(0))
 
 
+@pytest.mark.parametrize(
+  "notes",
+  ["[]", "{", "", '{"performance_metrics": true}', '{"init_timestamp_nsecs": 1e300}', '{"item_handlers": 3}', None],
+)
+@pytest.mark.parametrize("step", ["3", "5"])
+def test_what_orbax_notes_beside_a_checkpoint_may_be_damaged(tmp_path, notes, step, capfd):
+  """Neither arrays nor record, whose hashes are verified, depend on it."""
+  saved(tmp_path, 3, 5)
+  path = tmp_path / step / "_CHECKPOINT_METADATA"
+  path.unlink() if notes is None else path.write_text(notes)
+  for read_only in (True, False):
+    checkpoints = Checkpoints(tmp_path, read_only=read_only)
+    assert checkpoints.restore({"a": jnp.zeros(10_000)})[1]["step"] == checkpoints.restore(AS_SAVED)[1]["step"] == 5
+  checkpoints.save(9, {"a": jnp.ones(10_000)}, {"history": []})
+  checkpoints.close()
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["5", "9"]
+  assert Checkpoints(tmp_path).restore({"a": jnp.zeros(10_000)})[1]["step"] == 9
+  assert not "".join(capfd.readouterr())
+
+
 @pytest.mark.parametrize("read_only", [False, True])
 @pytest.mark.parametrize("part", ["arrays", "record"])
 def test_a_file_that_cannot_be_opened_condemns_nothing(tmp_path, read_only, part):

@@ -5,6 +5,7 @@ Two managers, as one that keeps the best steps would delete the newest.
 
 import contextlib
 import errno
+import functools
 import hashlib
 import os
 import pathlib
@@ -26,6 +27,7 @@ PyTree = Any
 _KEEP = 2  # the one before stays, to fall back to
 _CORRUPT = ".corrupt"
 _SEAL = "record_sha256"
+_NOTES = "_CHECKPOINT_METADATA"
 AS_SAVED = object()
 # What says that a file is not there, or is no file: all other errors of the system are of the disk or of permissions.
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
@@ -38,6 +40,10 @@ def tree_hash(tree: PyTree) -> str:
     digest.update(jax.tree_util.keystr(path).encode())
     digest.update(np.ascontiguousarray(leaf).tobytes())
   return digest.hexdigest()
+
+
+def _handlers() -> dict[str, Any]:
+  return {"arrays": ocp.StandardCheckpointHandler(), "record": ocp.JsonCheckpointHandler()}
 
 
 @contextlib.contextmanager
@@ -66,22 +72,27 @@ class Checkpoints:
     self._manager: ocp.CheckpointManager | None = None
 
   def _open(self) -> ocp.CheckpointManager:
+    """The manager that saves; reading needs none."""
     if self._manager is None:
+      options = ocp.CheckpointManagerOptions(max_to_keep=_KEEP, enable_async_checkpointing=False)
+      make = functools.partial(ocp.CheckpointManager, self.folder, options=options, item_handlers=_handlers())
       with _quiet():
-        options = ocp.CheckpointManagerOptions(
-          max_to_keep=None if self._read_only else _KEEP, enable_async_checkpointing=False, read_only=self._read_only
-        )
-        self._manager = ocp.CheckpointManager(
-          self.folder,
-          options=options,
-          item_handlers={"arrays": ocp.StandardCheckpointHandler(), "record": ocp.JsonCheckpointHandler()},
-        )
+        try:
+          self._manager = make()
+        except ValueError:  # Orbax's notes beside arrays and record, of which nothing is read, are damaged
+          for path in self.folder.glob(f"*/{_NOTES}"):
+            path.unlink(missing_ok=True)
+          self._manager = make()
     return self._manager
+
+  @property
+  def _steps(self) -> list[int]:
+    return [int(path.name) for path in self.folder.iterdir() if path.name.isdigit()] if self.folder.is_dir() else []
 
   @property
   def exist(self) -> bool:
     """Whether there is any; looks at names alone."""
-    return self.folder.is_dir() and any(path.name.isdigit() for path in self.folder.iterdir())
+    return bool(self._steps)
 
   def save(self, step: int, tree: PyTree, record: dict[str, Any]) -> None:
     """Writes one checkpoint, whole or not at all, and drops those before the last two. One that exists is kept.
@@ -125,11 +136,8 @@ class Checkpoints:
       UserError: a file cannot be read, in which case nothing is renamed; the checkpoint is corrupt, and no other may take
         its place; or there are checkpoints, and none is whole.
     """
-    if not self.folder.is_dir():
-      return None
-    with _quiet():
-      steps = self._open().all_steps() if step is None else [step]
-    for step in sorted(steps, reverse=True):
+    steps = sorted(self._steps, reverse=True) if step is None else [step]
+    for step in steps:
       restored, damage = self._try(step, like)
       if damage is None:
         return restored
@@ -142,7 +150,8 @@ class Checkpoints:
         shutil.rmtree(renamed, ignore_errors=True)  # of the same step, corrupt before
         path.rename(renamed)
       hosts.gather(None)  # only then
-      self._open().reload()
+      if self._manager is not None:
+        self._manager.reload()
     if list(self.folder.glob(f"*{_CORRUPT}")):
       raise UserError(
         f"no checkpoint in {self.folder} can be read: put one back from a copy, or remove the run's folder to start over"
@@ -172,12 +181,14 @@ class Checkpoints:
 
   def _read(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
     items = {"record": ocp.args.JsonRestore()}
+    folder, handlers = self.folder / str(step), _handlers()
     if like is AS_SAVED:
-      metadata = self._open().item_metadata(step)["arrays"].tree
+      metadata = handlers["arrays"].metadata(folder / "arrays").tree
       like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), metadata)
     if like is not None:
       items["arrays"] = ocp.args.StandardRestore(like)
-    restored = self._open().restore(step, args=ocp.args.Composite(**items))
+    checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers))
+    restored = checkpointer.restore(folder, args=ocp.args.Composite(**items))
     record = restored.record
     if record["step"] != step or not files.is_sealed(record, _SEAL):
       raise ValueError("its record is not the one that was saved")

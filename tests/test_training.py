@@ -2,6 +2,9 @@ import functools
 import math
 import resource
 import shutil
+import sys
+import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -231,6 +234,26 @@ def test_corrupt_checkpoint_that_is_to_be_used_is_refused_and_none_takes_its_pla
   with pytest.raises(UserError, match=f"{tmp_path / '5'} is corrupt .*: put it back from a copy") as error:
     Checkpoints(tmp_path, read_only=True).restore(like)
   assert "\n" not in str(error.value) and sorted(tmp_path.rglob("*")) == before
+
+
+def test_no_read_that_ends_after_one_that_failed_prints_a_stack_trace(tmp_path, monkeypatch):
+  arrays = {str(number): jnp.arange(500.0) * number for number in range(60)}
+  checkpoints = Checkpoints(tmp_path)
+  checkpoints.save(5, arrays, {"history": []})
+  checkpoints.close()
+  (names,) = (tmp_path / "5" / "arrays" / "d").iterdir()  # where each array lies, without which none is read
+  content = bytearray(names.read_bytes())
+  content[len(content) // 2] ^= 0xFF
+  names.write_bytes(content)
+  printed = []
+  monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: printed.append(unraisable.exc_value))
+  for _ in range(4):
+    with pytest.raises(UserError, match="is corrupt"):
+      Checkpoints(tmp_path, read_only=True).restore(arrays)
+  time.sleep(0.3)  # for the last of them to end
+  assert not printed
+  sys.unraisablehook(types.SimpleNamespace(exc_value=ValueError("another")))
+  assert [str(error) for error in printed] == ["another"]
 
 
 def test_a_record_that_was_changed_is_corrupt(tmp_path):

@@ -11,7 +11,8 @@ import os
 import pathlib
 import re
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -28,6 +29,7 @@ _KEEP = 2  # the one before stays, to fall back to
 _CORRUPT = ".corrupt"
 _SEAL = "record_sha256"
 _NOTES = "_CHECKPOINT_METADATA"
+_LATE = ("Event loop is closed", "TensorStore")  # what a read ends with that nothing waits for
 AS_SAVED = object()
 # What says that a file is not there, or is no file: all other errors of the system are of the disk or of permissions.
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
@@ -55,6 +57,17 @@ def _quiet() -> Iterator[None]:
     yield
   finally:
     logging.set_verbosity(before)
+
+
+def _silence_late_reads() -> None:
+  """Where an array cannot be read, Orbax waits for none of the others, and each that ends later prints a stack trace."""
+  if getattr(sys.unraisablehook, "func", None) is not _unless_late:
+    sys.unraisablehook = functools.partial(_unless_late, sys.unraisablehook)
+
+
+def _unless_late(otherwise: Callable[[Any], None], unraisable: Any) -> None:
+  if not any(text in str(unraisable.exc_value) for text in _LATE):
+    otherwise(unraisable)
 
 
 class Checkpoints:
@@ -187,6 +200,7 @@ class Checkpoints:
       like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), metadata)
     if like is not None:
       items["arrays"] = ocp.args.StandardRestore(like)
+    _silence_late_reads()
     checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers))
     restored = checkpointer.restore(folder, args=ocp.args.Composite(**items))
     record = restored.record

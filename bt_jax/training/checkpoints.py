@@ -29,7 +29,7 @@ _KEEP = 2  # the one before stays, to fall back to
 _CORRUPT = ".corrupt"
 _SEAL = "record_sha256"
 _NOTES = "_CHECKPOINT_METADATA"
-_LATE = ("Event loop is closed", "TensorStore")  # what a read ends with that nothing waits for
+_LATE = ("Event loop is closed", "TensorStore")  # what ends so was waited for by nothing
 AS_SAVED = object()
 # What says that a file is not there, or is no file: all other errors of the system are of the disk or of permissions.
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
@@ -59,15 +59,20 @@ def _quiet() -> Iterator[None]:
     logging.set_verbosity(before)
 
 
-def _silence_late_reads() -> None:
-  """Where an array cannot be read, Orbax waits for none of the others, and each that ends later prints a stack trace."""
+def _silence_what_ends_late() -> None:
+  """Where an array cannot be read or saved, Orbax waits for none of the others: each would print a stack trace as it ends."""
   if getattr(sys.unraisablehook, "func", None) is not _unless_late:
     sys.unraisablehook = functools.partial(_unless_late, sys.unraisablehook)
+  logging.get_absl_logger().addFilter(_is_no_error_of_orbax)  # once, however often
 
 
 def _unless_late(otherwise: Callable[[Any], None], unraisable: Any) -> None:
   if not any(text in str(unraisable.exc_value) for text in _LATE):
     otherwise(unraisable)
+
+
+def _is_no_error_of_orbax(record: Any) -> bool:
+  return record.levelno < logging.converter.STANDARD_ERROR or "orbax" not in record.pathname
 
 
 class Checkpoints:
@@ -113,6 +118,7 @@ class Checkpoints:
     Raises:
       UserError: the disk is full, may not be written or fails, or the folder was removed since it was opened.
     """
+    _silence_what_ends_late()
     manager, opened = self._manager or self._open(), self._manager is not None
     if opened and not self.folder.is_dir():
       raise UserError(
@@ -200,7 +206,7 @@ class Checkpoints:
       like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), metadata)
     if like is not None:
       items["arrays"] = ocp.args.StandardRestore(like)
-    _silence_late_reads()
+    _silence_what_ends_late()
     checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers))
     restored = checkpointer.restore(folder, args=ocp.args.Composite(**items))
     record = restored.record

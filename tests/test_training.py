@@ -1,4 +1,5 @@
 import functools
+import logging
 import math
 import resource
 import shutil
@@ -236,7 +237,7 @@ def test_corrupt_checkpoint_that_is_to_be_used_is_refused_and_none_takes_its_pla
   assert "\n" not in str(error.value) and sorted(tmp_path.rglob("*")) == before
 
 
-def test_no_read_that_ends_after_one_that_failed_prints_a_stack_trace(tmp_path, monkeypatch):
+def test_no_read_that_ends_after_one_that_failed_prints_a_stack_trace(tmp_path, monkeypatch, caplog):
   arrays = {str(number): jnp.arange(500.0) * number for number in range(60)}
   checkpoints = Checkpoints(tmp_path)
   checkpoints.save(5, arrays, {"history": []})
@@ -254,6 +255,10 @@ def test_no_read_that_ends_after_one_that_failed_prints_a_stack_trace(tmp_path, 
   assert not printed
   sys.unraisablehook(types.SimpleNamespace(exc_value=ValueError("another")))
   assert [str(error) for error in printed] == ["another"]
+  for error, heard in ((ValueError("Error writing in OCDBT database"), 0), (ValueError("another"), 1)):
+    caplog.clear()
+    logging.getLogger("asyncio").error("Task exception was never retrieved", exc_info=error)
+    assert len(caplog.records) == heard
 
 
 def test_a_record_that_was_changed_is_corrupt(tmp_path):
@@ -313,10 +318,10 @@ def test_a_disk_without_room_is_one_line_and_the_run_goes_on_from_the_checkpoint
   printed = []
   monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: printed.append(unraisable.exc_value))
   checkpoints = Checkpoints(tmp_path)
-  noise = lambda step: {name: jax.random.normal(jax.random.key(step), (3_000,)) for name in ("a", *map(str, range(40)))}
+  noise = lambda step: {name: jax.random.normal(jax.random.key(step), (3_000,)) for name in ("a", *map(str, range(60)))}
   checkpoints.save(3, noise(3), {"history": []})
   limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))  # no file grows beyond, as on a full disk
+  resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))  # no file grows beyond, as on a full disk
   try:
     with pytest.raises(UserError, match="checkpoint 5 cannot be saved in .* free some space") as error:
       checkpoints.save(5, noise(5), {"history": []})

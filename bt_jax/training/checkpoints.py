@@ -7,6 +7,7 @@ import contextlib
 import errno
 import functools
 import hashlib
+import logging as standard_logging
 import os
 import pathlib
 import re
@@ -29,7 +30,7 @@ _KEEP = 2  # the one before stays, to fall back to
 _CORRUPT = ".corrupt"
 _SEAL = "record_sha256"
 _NOTES = "_CHECKPOINT_METADATA"
-_LATE = ("Event loop is closed", "TensorStore")  # what ends so was waited for by nothing
+_LATE = ("Event loop is closed", "TensorStore", "OCDBT")  # what ends so was waited for by nothing
 AS_SAVED = object()
 # What says that a file is not there, or is no file: all other errors of the system are of the disk or of permissions.
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
@@ -63,16 +64,21 @@ def _silence_what_ends_late() -> None:
   """Where an array cannot be read or saved, Orbax waits for none of the others: each would print a stack trace as it ends."""
   if getattr(sys.unraisablehook, "func", None) is not _unless_late:
     sys.unraisablehook = functools.partial(_unless_late, sys.unraisablehook)
-  logging.get_absl_logger().addFilter(_is_no_error_of_orbax)  # once, however often
+  for logger in (logging.get_absl_logger(), standard_logging.getLogger("asyncio")):
+    logger.addFilter(_is_not_late)  # once, however often
 
 
 def _unless_late(otherwise: Callable[[Any], None], unraisable: Any) -> None:
-  if not any(text in str(unraisable.exc_value) for text in _LATE):
+  if not _is_late(unraisable.exc_value):
     otherwise(unraisable)
 
 
-def _is_no_error_of_orbax(record: Any) -> bool:
-  return record.levelno < logging.converter.STANDARD_ERROR or "orbax" not in record.pathname
+def _is_not_late(record: standard_logging.LogRecord) -> bool:
+  return not _is_late(record.exc_info and record.exc_info[1])
+
+
+def _is_late(error: BaseException | None) -> bool:
+  return any(text in str(error) for text in _LATE)
 
 
 class Checkpoints:

@@ -74,10 +74,12 @@ def _unless_late(otherwise: Callable[[Any], None], unraisable: Any) -> None:
 
 
 def _is_not_late(record: standard_logging.LogRecord) -> bool:
-  return not _is_late(record.exc_info and record.exc_info[1])
+  of_orbax = record.levelno >= standard_logging.ERROR and "orbax" in record.pathname
+  return not of_orbax and not _is_late(record.exc_info and record.exc_info[1])
 
 
 def _is_late(error: BaseException | None) -> bool:
+  """Whether it is of a read or save that nothing waited for, by its words: the types are those of any error."""
   return any(text in str(error) for text in _LATE)
 
 

@@ -10,6 +10,7 @@ import json
 import math
 import os
 import pathlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
@@ -22,6 +23,7 @@ from bt_jax.version import __version__
 _MOST = 2**53  # integers up to it are exact as floats, too
 _SHOWN = 60  # characters of a value in a refusal
 _REMEDY = "put the file back, or choose another folder"
+_WRITTEN = re.compile(r"[A-Za-z0-9.+-]+")  # numbers and truth values; Python reads 1_0 and other alphabets' digits, too
 
 
 class Remedy(str):
@@ -214,9 +216,12 @@ def read_csv(
 
 
 def _column(path: str | pathlib.Path, name: str, kind: Any, texts: list[str], remedy: str) -> list[Any]:
-  empty = ("",) if kind in (Text, Text | None) else ("", "nan")
+  if kind in (Text, Text | None):
+    values = [text or None for text in texts]
+  else:
+    values = [None if text in ("", "nan") else text if _WRITTEN.fullmatch(text) else "" for text in texts]
   try:
-    return TypeAdapter(list[kind]).validate_python([None if text in empty else text for text in texts])
+    return TypeAdapter(list[kind]).validate_python(values)
   except ValidationError as error:
     row = error.errors()[0]["loc"][0]
     expected = _expected(error.errors()[0])

@@ -135,3 +135,19 @@ def test_cascade_of_two_runs_of_one_split(classifier, run, tiny_cls, tmp_path):
   files.write_json(other / "split.json", splits.Split("patient_fold_07", False, *parts).to_json(split["data"]))
   status, _, err = launch([*flags, f"--segmenter={other}"])
   assert status == 1 and "not of the same split" in err and "patient_fold_07" in err and len(err.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+  ("section", "change"), [("loss", {"smxoth": 1.0}), ("eval", {"threshold": 0.9}), ("data", {"size": 64})]
+)
+def test_a_configuration_that_its_checkpoint_was_not_trained_with(classifier, run, section, change, tmp_path):
+  edited = shutil.copytree(classifier[0], tmp_path / "edited")
+  config = json.loads((edited / "config.json").read_text())
+  files.write_json(edited / "config.json", config | {section: config[section] | change})
+  status, _, err = launch(
+    ["--mode=cascade", f"--classifier={edited}", f"--segmenter={run[0]}", f"--workdir={tmp_path / 'cascade'}"]
+  )
+  assert status == 1 and len(err.splitlines()) == 1
+  name = f"{section}.{next(iter(change))}"
+  assert f"edited/config.json is damaged or of another version (its checkpoint was trained with another {name}" in err
+  assert not (tmp_path / "cascade").exists()

@@ -1,7 +1,11 @@
 import functools
+import logging
 import math
 import resource
 import shutil
+import sys
+import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -237,6 +241,30 @@ def test_corrupt_checkpoint_that_is_to_be_used_is_refused_and_none_takes_its_pla
   assert "\n" not in str(error.value) and sorted(tmp_path.rglob("*")) == before
 
 
+def test_no_read_that_ends_after_one_that_failed_prints_a_stack_trace(tmp_path, monkeypatch, caplog):
+  arrays = {str(number): jnp.arange(500.0) * number for number in range(60)}
+  checkpoints = Checkpoints(tmp_path)
+  checkpoints.save(5, arrays, {"history": []})
+  checkpoints.close()
+  (names,) = (tmp_path / "5" / "arrays" / "d").iterdir()  # where each array lies, without which none is read
+  content = bytearray(names.read_bytes())
+  content[len(content) // 2] ^= 0xFF
+  names.write_bytes(content)
+  printed = []
+  monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: printed.append(unraisable.exc_value))
+  for _ in range(4):
+    with pytest.raises(UserError, match="is corrupt"):
+      Checkpoints(tmp_path, read_only=True).restore(arrays)
+  time.sleep(0.3)  # for the last of them to end
+  assert not printed
+  sys.unraisablehook(types.SimpleNamespace(exc_value=ValueError("another")))
+  assert [str(error) for error in printed] == ["another"]
+  for error, heard in ((ValueError("Error writing in OCDBT database"), 0), (ValueError("another"), 1)):
+    caplog.clear()
+    logging.getLogger("asyncio").error("Task exception was never retrieved", exc_info=error)
+    assert len(caplog.records) == heard
+
+
 def test_a_record_that_was_changed_is_corrupt(tmp_path):
   checkpoints = Checkpoints(tmp_path)
   checkpoints.save(5, tree(5), {"history": [], "decision": {"threshold": 0.5}})
@@ -249,6 +277,26 @@ def test_a_record_that_was_changed_is_corrupt(tmp_path):
     path.write_text(changed)
     with pytest.raises(UserError, match="is corrupt"):
       Checkpoints(tmp_path, read_only=True).restore(tree(0))
+
+
+@pytest.mark.parametrize(
+  "notes",
+  ["[]", "{", "", '{"performance_metrics": true}', '{"init_timestamp_nsecs": 1e300}', '{"item_handlers": 3}', None],
+)
+@pytest.mark.parametrize("step", ["3", "5"])
+def test_what_orbax_notes_beside_a_checkpoint_may_be_damaged(tmp_path, notes, step, capfd):
+  """Neither arrays nor record, whose hashes are verified, depend on it."""
+  saved(tmp_path, 3, 5)
+  path = tmp_path / step / "_CHECKPOINT_METADATA"
+  path.unlink() if notes is None else path.write_text(notes)
+  for read_only in (True, False):
+    checkpoints = Checkpoints(tmp_path, read_only=read_only)
+    assert checkpoints.restore({"a": jnp.zeros(10_000)})[1]["step"] == checkpoints.restore(AS_SAVED)[1]["step"] == 5
+  checkpoints.save(9, {"a": jnp.ones(10_000)}, {"history": []})
+  checkpoints.close()
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["5", "9"]
+  assert Checkpoints(tmp_path).restore({"a": jnp.zeros(10_000)})[1]["step"] == 9
+  assert not "".join(capfd.readouterr())
 
 
 @pytest.mark.parametrize("read_only", [False, True])
@@ -270,18 +318,21 @@ def test_a_file_that_cannot_be_opened_condemns_nothing(tmp_path, read_only, part
   assert Checkpoints(tmp_path, read_only=read_only).restore({"a": jnp.zeros(10_000)})[1]["step"] == 5
 
 
-def test_a_disk_without_room_is_one_line_and_the_run_goes_on_from_the_checkpoint_before(tmp_path, capfd):
+def test_a_disk_without_room_is_one_line_and_the_run_goes_on_from_the_checkpoint_before(tmp_path, capfd, monkeypatch):
+  printed = []
+  monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: printed.append(unraisable.exc_value))
   checkpoints = Checkpoints(tmp_path)
-  noise = lambda step: {"a": jax.random.normal(jax.random.key(step), (100_000,))}
+  noise = lambda step: {name: jax.random.normal(jax.random.key(step), (3_000,)) for name in ("a", *map(str, range(60)))}
   checkpoints.save(3, noise(3), {"history": []})
   limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-  resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))  # no file grows beyond, as on a full disk
+  resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))  # no file grows beyond, as on a full disk
   try:
     with pytest.raises(UserError, match="checkpoint 5 cannot be saved in .* free some space") as error:
       checkpoints.save(5, noise(5), {"history": []})
   finally:
     resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-  assert "\n" not in str(error.value) and not capfd.readouterr().err
+  time.sleep(0.3)  # for what was saved at the same time to end
+  assert "\n" not in str(error.value) and not capfd.readouterr().err and not printed
   again = Checkpoints(tmp_path)
   restored, record = again.restore(noise(0))
   assert record["step"] == 3

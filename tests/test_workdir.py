@@ -1,9 +1,16 @@
+import errno
+import os
+import resource
+import struct
 import subprocess
 import sys
+import threading
 
 import pytest
+from tensorboardX.proto import event_pb2
 
 from bt_jax.errors import UserError
+from bt_jax.runs.tensorboard import Board
 from bt_jax.runs.workdir import begin, claim
 from configs import common
 from tests.helpers.launching import ROOT
@@ -93,3 +100,36 @@ def test_one_process_at_a_time(tmp_path):
 def test_no_run_to_evaluate(tmp_path):
   with pytest.raises(UserError, match="holds no run"), claim(tmp_path / "none", CONFIG, new=False):
     pass
+
+
+def events_of(folder):
+  """The events of the one file in a folder: records of 8 bytes that say their length, a checksum, and one behind."""
+  (path,) = folder.iterdir()
+  content, at = path.read_bytes(), 0
+  while at < len(content):
+    (length,) = struct.unpack_from("<Q", content, at)
+    yield event_pb2.Event.FromString(content[at + 12 : at + 12 + length])
+    at += 16 + length
+
+
+def test_tensorboard_gets_every_number_at_once_and_without_a_thread(tmp_path, monkeypatch):
+  printed, threads = [], threading.active_count()
+  monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: printed.append(unraisable.exc_value))
+  board = Board(tmp_path / "whole", 7)
+  board.add({"run": "a title", "loss": 0.25}, 8)
+  version, start, text, number = events_of(tmp_path / "whole")  # nothing waits to be written
+  board.close()
+  assert version.file_version == "brain.Event:2" and (start.step, start.session_log.status) == (8, 1)
+  assert text.summary.value[0].tensor.string_val == [b"a title"]
+  assert (number.step, number.summary.value[0].tag, number.summary.value[0].simple_value) == (8, "loss", 0.25)
+  full = Board(tmp_path / "full", 0)
+  limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))  # no file grows beyond, as on a full disk
+  try:
+    with pytest.raises(OSError, match=os.strerror(errno.EFBIG)):
+      full.add({"loss": 0.5}, 1)
+    full.close()
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+  del full
+  assert not printed and threading.active_count() == threads

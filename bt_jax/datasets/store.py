@@ -102,6 +102,8 @@ def _build(builder: Builder, root: str | None) -> None:
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=tree, try_download_gcs=False))
   finally:
     tfds.enable_progress_bar()
+    if builder.progress is not None:  # so that an error has a line of its own
+      builder.progress.close()
 
 
 def _check_source(builder: Builder, root: str | None) -> None:

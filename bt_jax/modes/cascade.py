@@ -24,7 +24,8 @@ from bt_jax.runs import prediction, restoring, run_data
 from bt_jax.runs.components import make_components
 from bt_jax.runs.provenance import provenance
 from bt_jax.runs.run_data import Data
-from bt_jax.runs.workdir import begin, claim
+from bt_jax.runs.workdir import begin, claim, differences, listed, plain
+from bt_jax.training import checkpoint_record
 from bt_jax.training.checkpoints import Checkpoints
 from configs import saved
 
@@ -105,6 +106,9 @@ def _predict(folder: pathlib.Path, config: ConfigDict) -> _Predicted:
   best.close()
   if known is None:
     raise UserError(f"{folder} holds no checkpoint: train first, with --mode=train")
+  trained = checkpoint_record.check(known[1], best.folder)["config"]
+  if differ := differences(trained, plain(config)):
+    raise files.damaged(folder / "config.json", f"its checkpoint was trained with another {listed(differ)}")
   components = make_components(config, known[1]["normalize"])
   data = run_data.open_data(config, components)
   if data.split.hash != splits.read(folder)["hash"]:

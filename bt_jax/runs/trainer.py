@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 
 from bt_jax import files
 from bt_jax.distributed import hosts, sharding
-from bt_jax.errors import UserError, needs
+from bt_jax.errors import UserError
 from bt_jax.evaluation import calibration
 from bt_jax.evaluation.aggregation import score_of
 from bt_jax.inference import ood
@@ -25,6 +25,7 @@ from bt_jax.runs.components import Components
 from bt_jax.runs.input_pipeline import feed_and_step
 from bt_jax.runs.provenance import devices
 from bt_jax.runs.run_data import Data
+from bt_jax.runs.tensorboard import Board
 from bt_jax.runs.workdir import check_there, plain
 from bt_jax.schema import Slices, Tumor
 from bt_jax.training import loop
@@ -193,13 +194,10 @@ class _Report:
   """Writes the history after every epoch, on the first host: `metrics.csv` and TensorBoard."""
 
   def __init__(self, data: Data, workdir: pathlib.Path, step: int):
-    with needs("report", "the curves of a training"):
-      from tensorboardX import SummaryWriter  # imports torch where that is installed, which takes seconds
-
     self._data, self._workdir = data, workdir
-    self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=step + 1) if hosts.is_first() else None
+    self._board = Board(workdir / "tensorboard", step) if hosts.is_first() else None
     if self._board:
-      self._board.add_text("run", f"{data.title}, {data.split.name}", step)
+      self._board.add({"run": f"{data.title}, {data.split.name}"}, step)
 
   def __enter__(self) -> Callable[[list[loop.Row]], None]:
     return self._write
@@ -211,9 +209,7 @@ class _Report:
   def _write(self, history: list[loop.Row]) -> None:
     _write_metrics(self._data, self._workdir, history)
     if self._board:
-      for name, value in history[-1].items():
-        self._board.add_scalar(name, value, int(history[-1]["step"]))
-      self._board.flush()
+      self._board.add(history[-1], int(history[-1]["step"]))
 
 
 def _write_metrics(data: Data, workdir: pathlib.Path, history: list[loop.Row]) -> None:

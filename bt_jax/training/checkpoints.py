@@ -5,12 +5,15 @@ Two managers, as one that keeps the best steps would delete the newest.
 
 import contextlib
 import errno
+import functools
 import hashlib
+import logging as standard_logging
 import os
 import pathlib
 import re
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -27,6 +30,8 @@ _KEEP = 2  # the one before stays, to fall back to
 _CORRUPT = ".corrupt"
 _SEAL = "record_sha256"
 _FORMAT = 1  # of arrays and records; one more where a version before could not read them
+_NOTES = "_CHECKPOINT_METADATA"
+_LATE = ("Event loop is closed", "TensorStore", "OCDBT")  # what ends so was waited for by nothing
 AS_SAVED = object()
 # What says that a file is not there, or is no file: all other errors of the system are of the disk or of permissions.
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
@@ -41,6 +46,10 @@ def tree_hash(tree: PyTree) -> str:
   return digest.hexdigest()
 
 
+def _handlers() -> dict[str, Any]:
+  return {"arrays": ocp.StandardCheckpointHandler(), "record": ocp.JsonCheckpointHandler()}
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
   """Orbax logs what it raises, in hundreds of lines, and warns that what is opened to be read is not written."""
@@ -50,6 +59,29 @@ def _quiet() -> Iterator[None]:
     yield
   finally:
     logging.set_verbosity(before)
+
+
+def _silence_what_ends_late() -> None:
+  """Where an array cannot be read or saved, Orbax waits for none of the others: each would print a stack trace as it ends."""
+  if getattr(sys.unraisablehook, "func", None) is not _unless_late:
+    sys.unraisablehook = functools.partial(_unless_late, sys.unraisablehook)
+  for logger in (logging.get_absl_logger(), standard_logging.getLogger("asyncio")):
+    logger.addFilter(_is_not_late)  # once, however often
+
+
+def _unless_late(otherwise: Callable[[Any], None], unraisable: Any) -> None:
+  if not _is_late(unraisable.exc_value):
+    otherwise(unraisable)
+
+
+def _is_not_late(record: standard_logging.LogRecord) -> bool:
+  of_orbax = record.levelno >= standard_logging.ERROR and "orbax" in record.pathname
+  return not of_orbax and not _is_late(record.exc_info and record.exc_info[1])
+
+
+def _is_late(error: BaseException | None) -> bool:
+  """Whether it is of a read or save that nothing waited for, by its words: the types are those of any error."""
+  return any(text in str(error) for text in _LATE)
 
 
 class Checkpoints:
@@ -67,22 +99,27 @@ class Checkpoints:
     self._manager: ocp.CheckpointManager | None = None
 
   def _open(self) -> ocp.CheckpointManager:
+    """The manager that saves; reading needs none."""
     if self._manager is None:
+      options = ocp.CheckpointManagerOptions(max_to_keep=_KEEP, enable_async_checkpointing=False)
+      make = functools.partial(ocp.CheckpointManager, self.folder, options=options, item_handlers=_handlers())
       with _quiet():
-        options = ocp.CheckpointManagerOptions(
-          max_to_keep=None if self._read_only else _KEEP, enable_async_checkpointing=False, read_only=self._read_only
-        )
-        self._manager = ocp.CheckpointManager(
-          self.folder,
-          options=options,
-          item_handlers={"arrays": ocp.StandardCheckpointHandler(), "record": ocp.JsonCheckpointHandler()},
-        )
+        try:
+          self._manager = make()
+        except ValueError:  # Orbax's notes beside arrays and record, of which nothing is read, are damaged
+          for path in self.folder.glob(f"*/{_NOTES}"):
+            path.unlink(missing_ok=True)
+          self._manager = make()
     return self._manager
+
+  @property
+  def _steps(self) -> list[int]:
+    return [int(path.name) for path in self.folder.iterdir() if path.name.isdigit()] if self.folder.is_dir() else []
 
   @property
   def exist(self) -> bool:
     """Whether there is any; looks at names alone."""
-    return self.folder.is_dir() and any(path.name.isdigit() for path in self.folder.iterdir())
+    return bool(self._steps)
 
   def save(self, step: int, tree: PyTree, record: dict[str, Any]) -> None:
     """Writes one checkpoint, whole or not at all, and drops those before the last two. One that exists is kept.
@@ -90,6 +127,7 @@ class Checkpoints:
     Raises:
       UserError: the disk is full, may not be written or fails, or the folder was removed since it was opened.
     """
+    _silence_what_ends_late()
     manager, opened = self._manager or self._open(), self._manager is not None
     if opened and not self.folder.is_dir():
       raise UserError(
@@ -126,11 +164,8 @@ class Checkpoints:
       UserError: a file cannot be read, in which case nothing is renamed; the checkpoint is corrupt, and no other may take
         its place; or there are checkpoints, and none is whole.
     """
-    if not self.folder.is_dir():
-      return None
-    with _quiet():
-      steps = self._open().all_steps() if step is None else [step]
-    for step in sorted(steps, reverse=True):
+    steps = sorted(self._steps, reverse=True) if step is None else [step]
+    for step in steps:
       restored, damage = self._try(step, like)
       if damage is None:
         return restored
@@ -143,7 +178,8 @@ class Checkpoints:
         shutil.rmtree(renamed, ignore_errors=True)  # of the same step, corrupt before
         path.rename(renamed)
       hosts.gather(None)  # only then
-      self._open().reload()
+      if self._manager is not None:
+        self._manager.reload()
     if list(self.folder.glob(f"*{_CORRUPT}")):
       raise UserError(
         f"no checkpoint in {self.folder} can be read: put one back from a copy, or remove the run's folder to start over"
@@ -172,18 +208,22 @@ class Checkpoints:
     return restored, next(filter(None, (outcome["damage"] for outcome in outcomes)), None)
 
   def _read(self, step: int, like: PyTree) -> tuple[PyTree, dict[str, Any]]:
-    record = self._open().restore(step, args=ocp.args.Composite(record=ocp.args.JsonRestore())).record
+    folder, handlers = self.folder / str(step), _handlers()
+    _silence_what_ends_late()
+    checkpointer = ocp.Checkpointer(ocp.CompositeCheckpointHandler(**handlers))
+    read = lambda **items: checkpointer.restore(folder, args=ocp.args.Composite(**items))
+    record = read(record=ocp.args.JsonRestore()).record
     if record["step"] != step or not files.is_sealed(record, _SEAL):
       raise ValueError("its record is not the one that was saved")
     # Before the arrays, which another format may keep in another way.
-    files.check_format(record, _FORMAT, self.folder / str(step), record.get("bt_jax", "?"), "train the run again")
+    files.check_format(record, _FORMAT, folder, record.get("bt_jax", "?"), "train the run again")
     kept = {name: value for name, value in record.items() if name != _SEAL}
     if like is None:
       return None, kept
     if like is AS_SAVED:
-      metadata = self._open().item_metadata(step)["arrays"].tree
+      metadata = handlers["arrays"].metadata(folder / "arrays").tree
       like = jax.tree.map(lambda leaf: np.empty(leaf.shape, leaf.dtype), metadata)
-    arrays = self._open().restore(step, args=ocp.args.Composite(arrays=ocp.args.StandardRestore(like))).arrays
+    arrays = read(arrays=ocp.args.StandardRestore(like)).arrays
     if tree_hash(arrays) != record["arrays_sha256"]:
       raise ValueError("its arrays are not those that were saved")
     return arrays, kept

@@ -80,6 +80,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     ),
   ]
   DEFAULT_BUILDER_CONFIG_NAME = "full"
+  progress: tqdm | None = None  # of the build at work
 
   def _info(self) -> tfds.core.DatasetInfo:
     size, channels = (INFO.size, INFO.size), len(INFO.channels)
@@ -122,21 +123,19 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     folds: dict[int, list[kaggle_tree.Case]] = {}
     for case in tree.cases:
       folds.setdefault(config.fold_of(case.patient), []).append(case)
-    progress = tqdm(
+    self.progress = tqdm(
       total=sum(len(case.slices) for case in tree.cases), desc=f"building {self.info.full_name}", unit="slice"
     )
-    return {
-      fold_split(fold): self._generate_examples(cases, tree.clinical, progress) for fold, cases in sorted(folds.items())
-    }
+    return {fold_split(fold): self._generate_examples(cases, tree.clinical) for fold, cases in sorted(folds.items())}
 
   def _generate_examples(
-    self, cases: list[kaggle_tree.Case], clinical: dict[str, dict[str, int]], progress: tqdm
+    self, cases: list[kaggle_tree.Case], clinical: dict[str, dict[str, int]]
   ) -> Iterator[tuple[str, dict[str, Any]]]:
     for case in cases:
       with findings.kept() as messages:
         images, masks = kaggle_tree.read_case(case)
       for sentence in findings.sentences(case.name, messages):
-        progress.write(f"warning: {sentence}")
+        self.progress.write(f"warning: {sentence}")
       flair = images[..., INFO.reference_index]
       missing = {name: bool(np.array_equal(images[..., index], flair)) for index, name in enumerate(INFO.channels)}
       shared = {
@@ -161,9 +160,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             **shared,
           },
         )
-        progress.update()
-    if progress.n == progress.total:
-      progress.close()
+        self.progress.update()
+    if self.progress.n == self.progress.total:
+      self.progress.close()
 
 
 def _png(pixels: np.ndarray) -> bytes:

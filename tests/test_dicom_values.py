@@ -238,11 +238,27 @@ def test_a_field_of_view_of_less_than_a_head_is_reported():
   assert scan.spacing_mm is None and any("a field of view of 20 mm" in warning for warning in scan.warnings)
 
 
-def test_a_mosaic_is_refused_for_what_it_is(tmp_path):
-  write_series(
-    tmp_path, distinct(SHAPE), edit=lambda data, _: setattr(data, "ImageType", ["ORIGINAL", "PRIMARY", "MOSAIC"])
-  )
+def by_its_type(data, _):
+  data.ImageType = ["ORIGINAL", "PRIMARY", "MOSAIC"]
+
+
+def by_its_private_group(data, _):
+  data.private_block(0x0019, "SIEMENS MR HEADER", create=True).add_new(0x0A, "US", 36)
+
+
+@pytest.mark.parametrize("edit", [by_its_type, by_its_private_group])
+def test_a_mosaic_is_refused_for_what_it_is(edit, tmp_path):
+  write_series(tmp_path, distinct(SHAPE), edit=edit)
   refused(tmp_path, "mosaic", "dcm2niix")
+
+
+def test_another_maker_may_have_anything_there(tmp_path):
+  write_series(
+    tmp_path,
+    distinct(SHAPE),
+    edit=lambda data, _: data.private_block(0x0019, "ACME", create=True).add_new(0x0A, "US", 36),
+  )
+  assert read(tmp_path).image.shape[:3] == SHAPE
 
 
 @pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)

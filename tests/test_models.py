@@ -107,7 +107,7 @@ def test_pooling_hands_each_gradient_to_one_pixel_of_its_window_also_where_they_
 
 
 @pytest.mark.parametrize(
-  ("size", "depth", "said"), [(100, 4, "96 or 112"), (8, 4, "is 16,"), (0, 2, "is 4,"), (34, 2, "32 or 36")]
+  ("size", "depth", "said"), [(100, 4, "96 or 112"), (8, 4, "to 16$"), (0, 2, "to 4$"), (34, 2, "32 or 36")]
 )
 def test_size_that_does_not_divide_names_the_next(size, depth, said):
   with pytest.raises(UserError, match=said):

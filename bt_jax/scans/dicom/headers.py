@@ -25,6 +25,7 @@ _NUMBERS = (
 _OF_FRAME = {
   "RescaleSlope": 1, "RescaleIntercept": 1, "PixelSpacing": 2, "ImagePositionPatient": 3, "ImageOrientationPatient": 6,
 }  # fmt: skip
+_SIEMENS = ((0x0019, 0x0010), (0x0019, 0x100A))  # whose private group it is, and how many slices their mosaic holds
 _GROUPED = (*_OF_FRAME, "SpacingBetweenSlices", "SliceThickness", "RepetitionTime")
 _OTHERS = (
   "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "EncryptedAttributesSequence",
@@ -45,7 +46,9 @@ def frames_of(path: pathlib.Path) -> list[Frame]:
   import pydicom
 
   try:
-    header = read_dataset(path, stop_before_pixels=True, specific_tags=[*ABOUT, *_NUMBERS, *_OF_FRAME, *_OTHERS])
+    header = read_dataset(
+      path, stop_before_pixels=True, specific_tags=[*ABOUT, *_NUMBERS, *_OF_FRAME, *_OTHERS, *_SIEMENS]
+    )
     if "EncryptedAttributesSequence" in header:
       raise UserError(f"{path} is encrypted: decrypt it before")
     if not is_image(header):
@@ -96,6 +99,9 @@ def _frames(path: pathlib.Path, header: Any) -> list[Frame]:
   about = {keyword: _text(header.get(keyword)) for keyword in ABOUT}
   for keyword in ("SOPClassUID", "SOPInstanceUID"):
     about[keyword] = about[keyword] or _text(header.file_meta.get(f"MediaStorage{keyword}"))
+  maker, tiles = (header.get(tag) for tag in _SIEMENS)
+  if maker is not None and tiles is not None and str(maker.value).upper().startswith("SIEMENS"):
+    about["ImageType"] += " MOSAIC"  # which anonymisation may have taken away
   shared, groups = (header.get(f"{whose}FunctionalGroupsSequence") or [] for whose in ("Shared", "PerFrame"))
   shared, first = _flat(shared, path), _flat(groups[:1], path)
   own = {keyword: numbers_in(header, keyword, path) for keyword in (*_NUMBERS, *_OF_FRAME)}

@@ -1,13 +1,18 @@
 """Several classes, that exclude one another or overlap: what losses, networks, statistics and predictions make of them."""
 
 import dataclasses
+import json
 
+import highdicom
 import jax
 import jax.numpy as jnp
+import nibabel
 import numpy as np
 import optax
 import pytest
+import tifffile
 
+import bt_jax
 from bt_jax import losses
 from bt_jax.datasets.info import DatasetInfo
 from bt_jax.datasets.lgg_mri.constants import INFO
@@ -22,6 +27,7 @@ from bt_jax.training.optimizer import make_optimizer
 from bt_jax.training.step import make_predict_step, make_train_step
 from bt_jax.training.train_state import init_state
 from tests.helpers.arithmetic import network, sigmoid, volume
+from tests.helpers.scanners import AXIAL, FLAIR, write_series
 from tests.helpers.slices import make_slices
 from tests.helpers.steps import components, options
 
@@ -211,5 +217,57 @@ def test_networks_of_other_data_are_refused_in_one_line():
     loading.of_networks([network(channels="pre,flair", info=fewer)], []).predict(scan)
   with pytest.raises(ValueError, match="expected one for each"):
     dataclasses.replace(INFO, ids=(1, 2))
+  with pytest.raises(ValueError, match="different numbers from 1 to 255"):
+    dataclasses.replace(INFO, ids=(0,))
   with pytest.raises(ValueError, match="reference channel"):
     dataclasses.replace(INFO, reference="t2")
+
+
+def segmented(folder, write_scan):
+  """The prediction of a scan in a folder by two classes that exclude one another, and the files of it that were saved."""
+  write_scan(folder / "in")
+  found = loading.of_networks([network(two_logits, slice_head=True, info=TWO, tumors=(0.0,))], []).predict(
+    bt_jax.read(folder / "in")
+  )
+  assert set(np.unique(found.labels)) == {0, 3, 7}  # some of each, or nothing is shown
+  bt_jax.save(found, folder / "out")
+  return found, folder / "out"
+
+
+def test_a_nifti_mask_is_a_map_of_labels(tmp_path):
+  def write_scan(folder):
+    folder.mkdir()
+    values = volume(3, 40, 50)
+    for index, role in enumerate(INFO.channels):
+      image = nibabel.Nifti1Image(values[..., index].T, np.diag([-1.0, -1.0, 4.0, 1.0]))
+      image.to_filename(folder / f"{role}.nii.gz")
+
+  found, out = segmented(tmp_path, write_scan)
+  mask = nibabel.load(out / "mask.nii.gz")
+  np.testing.assert_array_equal(np.asarray(mask.dataobj).T, found.labels)
+  said = json.loads((out / "prediction.json").read_text())["classes"]
+  assert {name: one["id"] for name, one in said.items()} == {"core": 3, "oedema": 7}
+
+
+def test_masks_of_images_hold_labels(tmp_path):
+  def write_scan(folder):
+    folder.mkdir()
+    for number, pixels in enumerate(volume(3, 40, 50)):
+      tifffile.imwrite(folder / f"slice_{number}.tif", pixels.astype(np.uint8), photometric="rgb")
+
+  found, out = segmented(tmp_path, write_scan)
+  written = [tifffile.imread(out / f"masks/slice_{number}_mask.tif") for number in range(3)]
+  np.testing.assert_array_equal(written, found.labels)
+
+
+def test_a_dicom_segmentation_has_a_segment_for_each_class(tmp_path):
+  def write_scan(folder):
+    rng = np.random.default_rng(0)
+    for role, uid in (("AX T1", "1.2.3"), ("AX FLAIR", FLAIR), ("AX T1 +C", "1.2.5")):
+      write_series(folder, rng.integers(0, 256, AXIAL.shape).astype(np.uint16), series=uid, description=role)
+
+  found, out = segmented(tmp_path, write_scan)
+  written = highdicom.seg.segread(out / "mask.dcm")
+  assert [written.get_segment_description(number).segment_label for number in (1, 2)] == ["core", "oedema"]
+  array = written.get_volume(combine_segments=True).array
+  assert [(array == number).sum() for number in (1, 2)] == [(found.labels == label).sum() for label in TWO.ids]

@@ -57,11 +57,13 @@ def examples():
 def made(task="segmentation", **fields):
   """A step with everything that goes over the batch: batch norm, dropout, warps, a pooled loss or mixup, weights."""
   loss = {"segmentation": LOSS, "classification": LOSS | {"name": "cross_entropy"}}[task]
-  of = components(
-    model=Net(task == "classification"), task=TASKS[task](INFO), preprocess=PREPROCESS,
-    augment=make_augment(**AUGMENT, info=INFO), loss=make_loss(**loss), optimizer=OPTIMIZER,
-  )  # fmt: skip
-  return make_train_step(of, options(**{"ema_decay": 0.9, "mixup": 0.3 * (task == "classification")} | fields))
+  parts = {
+    "model": Net(task == "classification"), "task": TASKS[task](INFO), "preprocess": PREPROCESS,
+    "augment": make_augment(**AUGMENT, info=INFO), "loss": make_loss(**loss), "optimizer": OPTIMIZER,
+  }  # fmt: skip
+  how = {"ema_decay": 0.9, "mixup": 0.3 * (task == "classification")}
+  how |= {name: value for name, value in fields.items() if name not in parts}
+  return make_train_step(components(**{name: fields.get(name, part) for name, part in parts.items()}), options(**how))
 
 
 # Without an optimiser that divides by the gradient's size, where rounding would grow.

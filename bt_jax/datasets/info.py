@@ -56,6 +56,8 @@ class DatasetInfo:
   def __post_init__(self):
     if len(self.ids) != len(self.classes):
       raise ValueError(f"there are {len(self.classes)} classes and {len(self.ids)} ids, expected one for each")
+    if len(set(self.ids)) < len(self.ids) or not all(0 < label < 256 for label in self.ids):
+      raise ValueError(f"the ids are {', '.join(map(str, self.ids))}, expected different numbers from 1 to 255")
     if self.reference not in self.channels:
       raise ValueError(f"the reference channel is {self.reference!r}, expected one of {', '.join(self.channels)}")
 

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float, Integer, Shaped
+from jaxtyping import Array, Bool, Float, Shaped, UInt8
 from tqdm import tqdm
 
 from bt_jax.datasets.channels import with_neighbours
@@ -68,9 +68,9 @@ class Prediction:
     return any_class(self.probabilities, self.info)
 
   @functools.cached_property
-  def labels(self) -> Integer[np.ndarray, "slices height width"]:
+  def labels(self) -> UInt8[np.ndarray, "slices height width"]:
     """The id of the class of each pixel, 0 of none; of classes that overlap the last of them."""
-    labels = np.zeros(self.masks.shape[:-1], np.min_scalar_type(max(self.info.ids)))
+    labels = np.zeros(self.masks.shape[:-1], np.uint8)
     for number, label in enumerate(self.info.ids):
       labels[self.masks[..., number]] = label
     return labels

@@ -55,7 +55,16 @@ def save(
   temporary.mkdir(parents=True)
   try:
     write = reader.FORMATS[scan.format].write
-    write(scan, temporary, prediction.mask, prediction.probability if probabilities else None, software=SOFTWARE)
+    several = len(prediction.info.classes) > 1
+    classes = dict(zip(prediction.info.ids, prediction.info.classes, strict=True)) if several else None
+    write(
+      scan,
+      temporary,
+      prediction.labels if several else prediction.mask,
+      prediction.probability if probabilities else None,
+      software=SOFTWARE,
+      classes=classes,
+    )
     overlays.save(temporary, prediction)
     paths = sorted(path for path in temporary.rglob("*") if path.is_file())
     written = {path.relative_to(temporary).as_posix(): path.stat().st_size for path in paths}

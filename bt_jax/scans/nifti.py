@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import nibabel
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Float, Shaped
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
@@ -19,6 +19,7 @@ from bt_jax.scans import findings, nifti_geometry, sequences
 from bt_jax.scans.nifti_geometry import Source
 from bt_jax.scans.scan import (
   NOTICE,
+  Mask,
   Scan,
   check_expansion,
   check_finite,
@@ -229,12 +230,13 @@ def _size(shape: Sequence[int]) -> str:
 def write(
   scan: Scan,
   folder: pathlib.Path,
-  mask: Bool[np.ndarray, "slices height width"],
+  mask: Mask,
   probability: Float[np.ndarray, "slices height width"] | None,
   *,
   software: str,
+  classes: Mapping[int, str] | None = None,
 ) -> list[pathlib.Path]:
-  """Writes `mask.nii.gz` (or `.nii`, as the input) of 0 and 1 and, if wanted, `probability.nii.gz`, on the input's own grid.
+  """Writes `mask.nii.gz` (or `.nii`, as the input) of 0 and 1, or of labels, and, if wanted, `probability.nii.gz`, on the input's own grid.
 
   Args:
     scan: what `read` made.
@@ -242,6 +244,7 @@ def write(
     mask: of the slices of `scan.image`.
     probability: in 0..1.
     software: what made them, for the headers.
+    classes: the name of each label; NIfTI has no room for them.
 
   Returns:
     The files.

@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Float, Shaped
 from PIL import Image
 
 from bt_jax import files as writing
 from bt_jax.errors import UserError, one_line
 from bt_jax.scans import codestreams, findings, orientation, sequences, tiff
-from bt_jax.scans.scan import NOTICE, Scan, check_expansion, check_finite, check_range, fill_roles
+from bt_jax.scans.scan import NOTICE, Mask, Scan, check_expansion, check_finite, check_range, fill_roles
 
 _LONGEST = 2**12  # along any axis
 _LARGEST_VOLUME = 3 * 2**27  # values; 1.6 GB as float32
@@ -197,12 +197,13 @@ def _without_alpha(values: np.ndarray, path: pathlib.Path) -> np.ndarray:
 def write(
   scan: Scan,
   folder: pathlib.Path,
-  mask: Bool[np.ndarray, "slices height width"],
+  mask: Mask,
   probability: Float[np.ndarray, "slices height width"] | None,
   *,
   software: str,
+  classes: Mapping[int, str] | None = None,
 ) -> list[pathlib.Path]:
-  """Writes a mask of 0 and 255 for each file, in its format (PNG for JPEG), and probabilities as float TIFFs.
+  """Writes a mask of 0 and 255, or of labels, for each file, in its format (PNG for JPEG), and probabilities as float TIFFs.
 
   Each is stored as its file is, pixel for pixel, with the same orientation, so that viewers turn both alike.
 
@@ -212,16 +213,18 @@ def write(
     mask: of the slices of `scan.image`.
     probability: in 0..1, if wanted.
     software: what made them, for the files' own descriptions.
+    classes: the name of each label; these formats have no room for them.
 
   Returns:
     The files.
   """
+  shown = mask.astype(np.uint8) * 255 if mask.dtype == bool else mask
   written, start = [], 0
   for source in scan.source:
     own = slice(start, start + (source.pages or 1)) if source.pages else start
     turn = source.orientation
     stored = lambda values, turn=turn: orientation.as_stored(values[..., None], turn)[..., 0]
-    values = stored(mask[own].astype(np.uint8) * 255)
+    values = stored(shown[own])
     write_as, suffix = (_tiff, ".tif") if source.format == "TIFF" else (_png, ".png")
     content = write_as(values, turn, software)
     written.append(writing.write_bytes(folder / "masks" / f"{source.stem}_mask{suffix}", content))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped, UInt8
 from nibabel import orientations
 
 from bt_jax.errors import UserError
@@ -36,6 +36,9 @@ FARTHEST_MM = 5000.0  # from the middle of the scanner, which a table moves thro
 # Slices run from the feet to the head, rows from front to back, columns from the patient's right to the left: the way
 # the published slices lie. As nibabel counts axes: columns, rows, slices.
 _AXIAL = orientations.axcodes2ornt(("L", "P", "S"))
+
+
+Mask = Bool[np.ndarray, "slices height width"] | UInt8[np.ndarray, "slices height width"]  # of one class, or of labels
 
 
 @dataclasses.dataclass(frozen=True)

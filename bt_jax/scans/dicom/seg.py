@@ -2,19 +2,20 @@
 
 import io
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Float, Shaped
 
 from bt_jax.errors import needs
 from bt_jax.files import write_bytes
 from bt_jax.scans import findings
 from bt_jax.scans.dicom.geometry import Stack
 from bt_jax.scans.dicom.series import Frame
-from bt_jax.scans.scan import NOTICE, Scan, from_axial
+from bt_jax.scans.scan import NOTICE, Mask, Scan, from_axial
 
+_SEGMENT = "Tumor (FLAIR abnormality)"
 _SERIES_NUMBER = 9001  # beyond those of scanners
 _DESCRIPTION = f"FLAIR abnormality. {NOTICE}"  # DICOM allows 64 characters
 _COPIED = ("PatientID", "PatientName", "StudyID", "AccessionNumber", "ReferringPhysicianName")
@@ -30,10 +31,11 @@ _FORMATTED = {
 def write(
   scan: Scan,
   folder: pathlib.Path,
-  mask: Bool[np.ndarray, "slices height width"],
+  mask: Mask,
   probability: Float[np.ndarray, "slices height width"] | None,
   *,
   software: str,
+  classes: Mapping[int, str] | None = None,
 ) -> list[pathlib.Path]:
   """Writes `mask.dcm`, and `probability.dcm` where there is one, in the patient and study of the source.
 
@@ -43,17 +45,23 @@ def write(
     mask: in the order of `scan.image`.
     probability: 0..1; kept in steps of 1/255.
     software: name and version of what made them; DICOM allows 64 characters.
+    classes: the name of each label, where `mask` is a map of them: a segment each, in this order.
   """
   import highdicom
 
-  parts = [("mask.dcm", "BINARY", mask)]
+  segments = mask  # numbered from 1, whatever the labels are
+  if classes:
+    segments = sum(((mask == label) * np.uint8(number) for number, label in enumerate(classes, start=1)), np.uint8(0))
+  parts = [("mask.dcm", "BINARY", segments, [*(classes or {1: _SEGMENT}).values()])]
   if probability is not None:
-    parts.append(("probability.dcm", "FRACTIONAL", probability.clip(0, 1)))
+    parts.append(("probability.dcm", "FRACTIONAL", probability.clip(0, 1), [_SEGMENT]))
   with findings.kept():
     source, series_uid = _enhanced(scan.source), highdicom.UID()
     contents = {
-      name: _encode(scan.source, source, kind, array, software=software[:64], series_uid=series_uid, number=number)
-      for number, (name, kind, array) in enumerate(parts, start=1)
+      name: _encode(
+        scan.source, source, kind, array, names, software=software[:64], series_uid=series_uid, number=number
+      )
+      for number, (name, kind, array, names) in enumerate(parts, start=1)
     }
   return [write_bytes(pathlib.Path(folder) / name, content) for name, content in contents.items()]
 
@@ -63,19 +71,20 @@ def _encode(
   source: Any,
   kind: str,
   array: Shaped[np.ndarray, "_ _ _"],
+  names: Sequence[str],
   *,
   software: str,
   series_uid: str,
   number: int,
 ) -> bytes:
-  """A DICOM Segmentation, BINARY or FRACTIONAL, on the frames of a stack; the number is that of its instance."""
+  """A DICOM Segmentation, BINARY or FRACTIONAL, of named segments on the frames of a stack; the number is its instance's."""
   import highdicom
 
   segmentation = highdicom.seg.Segmentation(
     source_images=[source],
     pixel_array=np.ascontiguousarray(array if stack.affine is None else from_axial(array, stack.affine)),
     segmentation_type=kind,
-    segment_descriptions=[_segment(software)],
+    segment_descriptions=[_segment(number, name, software) for number, name in enumerate(names, start=1)],
     series_instance_uid=series_uid,
     series_number=_SERIES_NUMBER,
     sop_instance_uid=highdicom.UID(),
@@ -97,13 +106,13 @@ def _encode(
   return content.getvalue()
 
 
-def _segment(software: str) -> Any:
+def _segment(number: int, name: str, software: str) -> Any:
   import highdicom
   from pydicom.sr.codedict import codes
 
   return highdicom.seg.SegmentDescription(
-    segment_number=1,
-    segment_label="Tumor (FLAIR abnormality)",
+    segment_number=number,
+    segment_label=name[:64],
     segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
     segmented_property_type=codes.SCT.Neoplasm,
     algorithm_type="AUTOMATIC",
@@ -158,15 +167,19 @@ def _enhanced(stack: Stack) -> Any:
 
 def _refer(segmentation: Any, frames: Sequence[Frame]) -> None:
   """Makes a segmentation of the one enhanced image refer to the files that it stands for."""
-  for group in segmentation.PerFrameFunctionalGroupsSequence:
-    for derivation in group.DerivationImageSequence:
-      for item in derivation.SourceImageSequence:
-        frame = frames[item.ReferencedFrameNumber - 1]
-        _name(item, frame)
-        if frame.number:
-          item.ReferencedFrameNumber = frame.number
-        else:
-          del item.ReferencedFrameNumber
+  derivations = (
+    derivation
+    for group in segmentation.PerFrameFunctionalGroupsSequence
+    for derivation in group.DerivationImageSequence
+  )
+  # Frames of several segments share what they refer to.
+  for item in {id(item): item for derivation in derivations for item in derivation.SourceImageSequence}.values():
+    frame = frames[item.ReferencedFrameNumber - 1]
+    _name(item, frame)
+    if frame.number:
+      item.ReferencedFrameNumber = frame.number
+    else:
+      del item.ReferencedFrameNumber
   instances = [_name(type(item)(), one) for one in {frame.path: frame for frame in frames}.values()]
   segmentation.SourceImageSequence = instances
   segmentation.ReferencedSeriesSequence[0].ReferencedInstanceSequence = instances

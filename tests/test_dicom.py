@@ -88,15 +88,15 @@ def test_real_slices_of_a_folder_with_a_scout_are_sorted_by_height(tmp_path):
 
 
 def test_three_roles_of_a_folder_are_guessed_and_told_or_given_by_uid(tmp_path):
-  told = {"flair": (FLAIR, "AX T2 FLAIR"), "pre": (PRE, "AX T1"), "post": (POST, "AX T1 +C")}
-  volumes = {role: distinct(AXIAL.shape, seed) for seed, role in enumerate(told)}
-  for role, (series, description) in told.items():
+  series_of = {"flair": (FLAIR, "AX T2 FLAIR"), "pre": (PRE, "AX T1"), "post": (POST, "AX T1 +C")}
+  volumes = {role: distinct(AXIAL.shape, seed) for seed, role in enumerate(series_of)}
+  for role, (series, description) in series_of.items():
     write_series(tmp_path / role, volumes[role], series=series, description=description)
   write_series(tmp_path / "t2", distinct(AXIAL.shape, 9), series="2.25.6", description="AX T2")
   scan = read(tmp_path)
   for place, role in enumerate(CHANNELS):
     np.testing.assert_array_equal(scan.image[..., place], volumes[role])
-    assert told[role][1] in scan.roles[role] and told[role][0] in scan.roles[role]
+    assert series_of[role][1] in scan.roles[role] and series_of[role][0] in scan.roles[role]
   assert not scan.warnings
   exchanged = read(tmp_path, {"flair": POST, "post": FLAIR})
   np.testing.assert_array_equal(exchanged.image, scan.image[..., [0, 2, 1]])

@@ -167,8 +167,8 @@ def test_a_scan_unlike_training_is_told():
   odd = loading.of_networks([network()], []).predict(volume(6) * 8 - 1024)
   assert odd.looks_wrong and any("CT" in warning for warning in odd.warnings)
   scan = dataclasses.replace(of_array(volume(6), INFO), ood_warnings=["this is a knee"])
-  told = loading.of_networks([network()], []).predict(scan)
-  assert told.looks_wrong and "this is a knee" in told.warnings
+  found = loading.of_networks([network()], []).predict(scan)
+  assert found.looks_wrong and "this is a knee" in found.warnings
 
 
 def test_memory_that_does_not_suffice_is_one_line():

@@ -19,7 +19,7 @@ def read(path):
 
 
 def paint(scan):
-  """A mask that is told by intensities alone, and so can be painted on any grid."""
+  """A mask that follows intensities alone, and so can be painted on any grid."""
   return scan.image[..., 1] > THRESHOLD
 
 
@@ -67,9 +67,9 @@ def test_every_frame_lies_on_the_source_it_refers_to_and_agrees_with_it(tmp_path
   orientation = mask.SharedFunctionalGroupsSequence[0].PlaneOrientationSequence[0].ImageOrientationPatient
   np.testing.assert_allclose(numbers(orientation), [*grid.right, *grid.down], atol=1e-6)
   seen = set()
-  for painted, told, source, place, key in beside(mask, known):
+  for painted, position, source, place, key in beside(mask, known):
     np.testing.assert_array_equal(painted, source > THRESHOLD)
-    np.testing.assert_allclose(told, place, atol=1e-6)
+    np.testing.assert_allclose(position, place, atol=1e-6)
     seen.add(key)
   assert seen == set(known)  # and so are the frames without tumour
   named = {item.ReferencedSOPInstanceUID for item in mask.ReferencedSeriesSequence[0].ReferencedInstanceSequence}
@@ -150,10 +150,10 @@ def test_a_poor_header_still_yields_a_mask_without_noise(tmp_path, edit):
   with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # of the writer of the input
     paths = write_series(tmp_path / "in", distinct(AXIAL.shape), edit=edit)
-  with warnings.catch_warnings(record=True) as told:
+  with warnings.catch_warnings(record=True) as raised:
     warnings.simplefilter("always")
     (path,) = dicom.write(scan := read(tmp_path / "in"), tmp_path, paint(scan), None, software="bt_jax 9")
-  assert not told
+  assert not raised
   values = {data.SOPInstanceUID: data.pixel_array for data in map(pydicom.dcmread, paths)}
   mask = pydicom.dcmread(path)
   known = {(uid, None): (plane, None) for uid, plane in values.items()}
@@ -180,8 +180,8 @@ def test_a_real_slice_goes_the_whole_way(tmp_path):
   source = BUNDLED / "MR_small.dcm"
   header = pydicom.dcmread(source)
   (mask,) = write(read(source), tmp_path)
-  ((painted, told, values, place, _),) = beside(mask, sources([source]))
+  ((painted, position, values, place, _),) = beside(mask, sources([source]))
   np.testing.assert_array_equal(painted, values > THRESHOLD)
-  np.testing.assert_allclose(told, place)
+  np.testing.assert_allclose(position, place)
   (item,) = mask.SourceImageSequence
   assert (item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID) == (header.SOPClassUID, header.SOPInstanceUID)

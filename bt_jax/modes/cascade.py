@@ -1,4 +1,4 @@
-"""A classifier's run and a segmenter's run of the same split, judged as one system."""
+"""A classifier's run and a segmenter's run of the same split, evaluated as one system."""
 
 import pathlib
 from typing import Any, NamedTuple

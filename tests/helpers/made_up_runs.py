@@ -1,4 +1,4 @@
-"""Folders of finished runs, made up: three patients, a square tumour that grows from slice to slice, numbers told apart."""
+"""Folders of finished runs, made up: three patients, a square tumour that grows from slice to slice, no two numbers alike."""
 
 import itertools
 import shutil

@@ -1,6 +1,6 @@
 """Charts of the report as pictures in themselves, each with the words that stand for it.
 
-Lines and dots are told apart by colour, from the palette of Okabe and Ito (2008), and by shape too.
+Lines and dots differ by colour, from the palette of Okabe and Ito (2008), and by shape too.
 """
 
 import base64

@@ -69,12 +69,12 @@ def _line(title: str, test: dict[str, Any], printed: published_values.Published 
 def baselines(summary: dict[str, Any]) -> Table:
   """What methods without learning get for slices, beside a classifier."""
   names = ("accuracy", "roc_auc", "specificity")
-  judged = [
+  evaluated = [
     (f"this run: {model(summary)}", summary["test"]),
     *((one["title"], one["test"]) for one in summary["baselines"]),
   ]
-  names = [name for name in names if any(name in test for _, test in judged)]
-  rows = [[text(title), *(measured(test, name) for name in names)] for title, test in judged]
+  names = [name for name in names if any(name in test for _, test in evaluated)]
+  rows = [[text(title), *(measured(test, name) for name in names)] for title, test in evaluated]
   return table("Beside other predictions of these slices", ("", *names), rows)
 
 

@@ -55,7 +55,7 @@ def duration(seconds: float | int) -> str:
 
 
 def model(summary: dict[str, Any]) -> str:
-  """What was judged, in words."""
+  """What was evaluated, in words."""
   if "segmenter" in summary:
     return " and ".join(
       MODELS.get(summary[role]["model"], summary[role]["model"]) for role in ("classifier", "segmenter")
@@ -175,7 +175,7 @@ def notices(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
     text = (
       "Slices were drawn one by one, so slices of the same patient stand in training and in test. The numbers below are higher "
       "than they would be for new patients: a copy of the nearest training slice, without a look at the image, already reaches "
-      f"{_copied(summary)}. Use a patient split to judge a model."
+      f"{_copied(summary)}. Use a patient split to evaluate a model."
     )
     found.append(("leak", "This split leaks", text))
   if summary["synthetic"]:

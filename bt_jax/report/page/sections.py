@@ -131,7 +131,7 @@ def detection(record: RunFiles, show_slices: bool) -> Section | None:
 
 
 def _marked(record: RunFiles) -> dict[str, Any]:
-  """A segmenter's slices judged as a classifier's: tumour where any pixel is marked."""
+  """A segmenter's slices evaluated as a classifier's: tumour where any pixel is marked."""
   return summarize_classes([row | {"prediction": int(row["tp"] + row["fp"] > 0)} for row in record.rows])
 
 

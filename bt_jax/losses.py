@@ -154,7 +154,11 @@ def make_loss(*, name: str, **fields: float | bool) -> Loss:
 
   Raises:
     UserError: no such loss.
+    TypeError: a field is none of any loss.
   """
-  loss = choose("loss.name", name, SEGMENTATION_LOSSES | CLASSIFICATION_LOSSES)
-  takes = inspect.signature(loss).parameters
-  return functools.partial(loss, **{field: value for field, value in fields.items() if field in takes})
+  losses = SEGMENTATION_LOSSES | CLASSIFICATION_LOSSES
+  choose("loss.name", name, losses)
+  takes = {other: inspect.signature(loss).parameters.keys() for other, loss in losses.items()}
+  if unknown := fields.keys() - set().union(*takes.values()):
+    raise TypeError(f"no loss takes {', '.join(sorted(unknown))}")
+  return functools.partial(losses[name], **{field: value for field, value in fields.items() if field in takes[name]})

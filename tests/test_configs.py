@@ -130,13 +130,15 @@ def test_a_field_that_its_network_does_not_take_is_refused(fields, error, tmp_pa
   config.model.update(fields)
   with pytest.raises(UserError, match=error):
     train.train(config, tmp_path / "run")
-  with pytest.raises(UserError, match="resunet takes no pool: it takes dtype, features, variant"):
+  with pytest.raises(UserError, match="resunet takes no pool: it takes classes, dtype, features, variant"):
     make_model(SEGMENTERS, "resunet", pool="banana")
 
 
 def test_every_field_is_read():
   """A section is handed on whole (`**config.loss`, where one name too many raises), or each field is read by name."""
   read = {chain for path in [ROOT / "launch.py", *(ROOT / "bt_jax").rglob("*.py")] for chain in chains(path)}
+  # The training step is handed its section as its options.
+  read |= {chain.replace("options.", "config.train.", 1) for chain in read if chain.startswith("options.")}
   unread = [
     name
     for name in fields(common.get_config())
@@ -161,7 +163,7 @@ def test_no_such_preset():
 @pytest.mark.parametrize(
   ("field", "value", "said"),
   [
-    ("data.size", 100, "next size is 96 or 128"),
+    ("data.size", 100, "set data.size to 96 or 128"),
     ("data.name", "brats", "data.name is 'brats', expected one of phantom, lgg"),
     ("data.normalize", "none", "expected one of volume, image, unit"),
     ("data.channels", "flair,t2", "data.channels names 't2'"),

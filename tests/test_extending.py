@@ -58,6 +58,8 @@ def test_the_network_and_the_loss_train_and_predict_by_their_names(shown):
 
 def test_the_loss_by_hand(shown):
   logits, masks = jnp.zeros((1, 2, 2, 1)), jnp.ones((1, 2, 2, 1)).at[0, 0, 0, 0].set(0.0)
+  with pytest.raises(TypeError, match="no loss takes smoth"):
+    losses.make_loss(name="squared", smoth=1.0)
   loss = losses.make_loss(name="squared", smooth=1.0, pooled=True, overlapping=False)
   np.testing.assert_allclose(loss(logits, masks), 0.25)
 

@@ -142,3 +142,8 @@ def test_an_export_of_before_there_was_a_hash_and_a_format_is_read(exported, tmp
   image = volume(2, 64, 64)
   found, expected = (bt_jax.load(path).predict(image) for path in (tmp_path / "model.bin", exported))
   np.testing.assert_array_equal(found.probability, expected.probability)
+  # What has a number had a hash: here its zip was packed again, with another threshold.
+  changed = described | {"decision": described["decision"] | {"threshold": 0.9}}
+  (tmp_path / "model.bin").write_bytes(content[:start] + jax_export.program(changed))
+  with pytest.raises(UserError, match=r"model\.bin is damaged .*SHA-256"):
+    bt_jax.load(tmp_path / "model.bin")

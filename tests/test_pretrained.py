@@ -130,6 +130,8 @@ def test_files_that_would_take_more_memory_than_they_have_bytes_are_refused(tmp_
   huge = (2**29, 2)  # 4 GB, of which nothing is stored
   with h5py.File(tmp_path / "a.h5", "w") as file:
     file.create_dataset("conv1_conv/kernel:0", huge, np.float32, chunks=(2**20, 2))
+  with h5py.File(tmp_path / "b.h5", "w") as file:
+    file.create_dataset("conv1_conv/kernel:0", (2**27 + 2**24,), np.float32, chunks=(2**20,))
   with zipfile.ZipFile(tmp_path / "stored.keras", "w") as archive:
     archive.write(tmp_path / "a.h5", "model.weights.h5")
   with zipfile.ZipFile(tmp_path / "deflated.keras", "w", zipfile.ZIP_DEFLATED) as archive:
@@ -140,6 +142,7 @@ def test_files_that_would_take_more_memory_than_they_have_bytes_are_refused(tmp_
   try:
     for name, said in (
       ("a.h5", "holds 4.3 GB of arrays"),
+      ("b.h5", "holds 0.6 GB of arrays"),
       ("stored.keras", "holds 4.3 GB of arrays"),
       ("deflated.keras", "model.weights.h5 is compressed"),
       ("deflated.pth", "a/data.pkl is compressed"),

@@ -19,6 +19,7 @@ from bt_jax.inference import networks
 from bt_jax.losses import make_loss
 from bt_jax.models.unet import UNet
 from bt_jax.pipeline.augment import make_augment
+from bt_jax.runs import warm_start
 from bt_jax.tasks import TASKS
 from bt_jax.training import loop
 from bt_jax.training.checkpoints import AS_SAVED, Checkpoints, tree_hash
@@ -361,6 +362,16 @@ def test_a_part_of_a_run_is_no_network_and_its_run_is_named(tmp_path, part):
   ) as error:
     networks.load(tmp_path / "run" / part, "segmentation", "checkpoint")
   assert error.value.arguments == ("checkpoint",)
+
+
+def test_a_trained_run_that_lost_its_best_checkpoint_names_the_way_out(tmp_path):
+  run = tmp_path / "run"
+  saved(run / "checkpoints" / "latest", 5)
+  (run / "config.json").touch()  # by which weights are known to be a run's
+  for load in (lambda: networks.load(run, "segmentation", "checkpoint"), lambda: warm_start.load(str(run))):
+    with pytest.raises(UserError, match="best holds no checkpoint, although .*run was trained: put it back") as error:
+      load()
+    assert error.value.arguments == ("mode=train",)
 
 
 def test_tree_hash_sees_bits_and_places():

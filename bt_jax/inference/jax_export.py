@@ -171,10 +171,14 @@ def seal(content: bytes) -> bytes:
   return start + hashlib.sha256(start).hexdigest().encode()
 
 
-def _is_whole(content: bytes) -> bool:
-  """Whether the SHA-256 at the end is that of all before it; True where there never was one, as of earlier versions."""
-  never_sealed = content[-22:-18] == b"PK\5\6" and content[-2:] == bytes(2)  # the end of a zip without a comment
-  return never_sealed or hashlib.sha256(content[:-_HASH_CHARACTERS]).hexdigest().encode() == content[-_HASH_CHARACTERS:]
+def _is_sealed(content: bytes) -> bool:
+  """Whether the SHA-256 at the end is that of all before it."""
+  return hashlib.sha256(content[:-_HASH_CHARACTERS]).hexdigest().encode() == content[-_HASH_CHARACTERS:]
+
+
+def _has_no_seal(content: bytes) -> bool:
+  """Whether it ends with a zip without a comment: of an earlier version, or packed again since."""
+  return content[-22:-18] == b"PK\5\6" and content[-2:] == bytes(2)
 
 
 def read(path: pathlib.Path) -> tuple[bytes, dict[str, Any]]:
@@ -184,16 +188,19 @@ def read(path: pathlib.Path) -> tuple[bytes, dict[str, Any]]:
     UserError: it is no exported file, is damaged, or of a newer format.
   """
   remedy = "export the run again"
+  changed = files.damaged(path, "its SHA-256 is not that of its content: it is no export", remedy)
   try:
     content = path.read_bytes()
-    if not _is_whole(content):
-      raise files.damaged(path, "its SHA-256 is not that of its content: it is no export", remedy)
+    if not (sealed := _is_sealed(content)) and not _has_no_seal(content):
+      raise changed
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
       described = archive.read(_ABOUT)
   except (zipfile.BadZipFile, KeyError, IsADirectoryError) as error:
     raise files.damaged(path, "it is no export", remedy) from error
   described = files.parse_json(described, path, dict, remedy)
   if "format" in described:
+    if not sealed:  # the number of a format came after the seal
+      raise changed
     files.check_format(described, _FORMAT, path, described["about"]["bt_jax"], remedy)
   return content, files.check(Described, described, path, remedy)
 

@@ -21,7 +21,7 @@ from bt_jax.models import DTYPES, make_model, taken
 from bt_jax.pipeline.preprocess import make_preprocess
 from bt_jax.tasks import TASKS
 from bt_jax.training import checkpoint_record as records
-from bt_jax.training.checkpoints import AS_SAVED, Checkpoints, PyTree
+from bt_jax.training.checkpoints import AS_SAVED, Checkpoints, PyTree, no_best
 from bt_jax.training.step import make_predict_step
 
 _BEST = pathlib.Path("checkpoints") / "best"
@@ -162,7 +162,8 @@ def _restore(folder: pathlib.Path, argument: str) -> tuple[PyTree, dict[str, Any
   restored = checkpoints.restore(AS_SAVED, step=step) if checkpoints.exist else None
   checkpoints.close()
   if restored is None:
-    raise UserError(f"{folder} holds no checkpoint: name the folder of a finished run, or an exported file", argument)
+    remedy = "name the folder of a finished run, or an exported file"
+    raise no_best(run, UserError(f"{folder} holds no checkpoint: {remedy}", argument))
   return restored
 
 

@@ -26,7 +26,7 @@ from bt_jax.runs.provenance import provenance
 from bt_jax.runs.run_data import Data
 from bt_jax.runs.workdir import begin, claim, differences, listed, plain
 from bt_jax.training import checkpoint_record
-from bt_jax.training.checkpoints import Checkpoints
+from bt_jax.training.checkpoints import Checkpoints, no_best
 from configs import saved
 
 _ROLES = {"classifier": "classification", "segmenter": "segmentation"}
@@ -105,7 +105,7 @@ def _predict(folder: pathlib.Path, config: ConfigDict) -> _Predicted:
   known = best.restore()
   best.close()
   if known is None:
-    raise UserError(f"{folder} holds no checkpoint: train first, with --mode=train")
+    raise no_best(folder, UserError(f"{folder} holds no checkpoint: train first", "mode=train"))
   trained = checkpoint_record.check(known[1], best.folder)["config"]
   if differ := differences(trained, plain(config)):
     raise files.damaged(folder / "config.json", f"its checkpoint was trained with another {listed(differ)}")

@@ -44,7 +44,7 @@ PACKAGED = {
 _HUB_NAME = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+?)(@(?P<revision>[0-9a-f]{40}))?")
 _HUB_FILE = "model.safetensors"
 _KERAS_LAYERS = re.compile(r"(?:^|/)layers/[^/]+/vars/\d+$")
-_MOST_BYTES = 2**30  # of all arrays of a file: ten times what the largest network takes
+_MOST_BYTES = 2**29  # of all arrays of a file: five times what the largest network takes
 _KERAS_VARIABLES = {4: ("gamma", "beta", "moving_mean", "moving_variance"), 2: ("kernel", "bias")}
 
 
@@ -196,7 +196,7 @@ def _read_hdf5(path: pathlib.Path | io.BytesIO) -> Arrays:
     file.visititems(visit)
     # A few bytes can stand for an array of any size.
     if (size := sum(item.nbytes for item in datasets.values())) > _MOST_BYTES:
-      raise ValueError(f"it holds {size / 1e9:.1f} GB of arrays, and no network of ours a tenth of that")
+      raise ValueError(f"it holds {size / 1e9:.1f} GB of arrays, and no network of ours a fifth of that")
     return {name: item[()] for name, item in datasets.items()}
 
 

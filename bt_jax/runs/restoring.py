@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 from bt_jax.distributed import sharding
 from bt_jax.errors import UserError
 from bt_jax.runs.components import Components
-from bt_jax.training.checkpoints import Checkpoints
+from bt_jax.training.checkpoints import Checkpoints, no_best
 from bt_jax.training.train_state import PyTree, TrainState, init_state
 
 
@@ -39,11 +39,5 @@ def restore_best(config: ConfigDict, workdir: pathlib.Path, components: Componen
   restored = best.restore(first_state(config, components, abstract=True).eval_variables)
   best.close()
   if restored is None:
-    if Checkpoints(workdir / "checkpoints" / "latest").exist:
-      raise UserError(
-        f"{best.folder} holds no checkpoint, although {workdir} was trained: put it back from a copy, or remove "
-        f"{workdir / 'checkpoints'} and train again from the start",
-        "mode=train",
-      )
-    raise UserError(f"{workdir} holds no checkpoint: train first", "mode=train")
+    raise no_best(workdir, UserError(f"{workdir} holds no checkpoint: train first", "mode=train"))
   return restored

@@ -12,7 +12,7 @@ from bt_jax.models import MODELS, encoder_of, make_model, taken
 from bt_jax.pretrained import conversion
 from bt_jax.pretrained.conversion import Weights
 from bt_jax.training import checkpoint_record as records
-from bt_jax.training.checkpoints import AS_SAVED, Checkpoints
+from bt_jax.training.checkpoints import AS_SAVED, Checkpoints, no_best
 
 _RECORD, _SEAL = "pretrained.json", "record_sha256"
 
@@ -46,7 +46,7 @@ def _of_run(folder: pathlib.Path) -> Weights:
   restored = best.restore(AS_SAVED)
   best.close()
   if restored is None:
-    raise UserError(f"model.pretrained: the run in {folder} holds no checkpoint yet: train it first")
+    raise no_best(folder, UserError(f"model.pretrained: the run in {folder} holds no checkpoint yet: train it first"))
   variables, record = restored
   config = records.check(record, folder)["config"]
   if "encoder" not in variables["params"]:

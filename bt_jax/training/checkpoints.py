@@ -260,3 +260,15 @@ def _unreadable(folder: pathlib.Path) -> str | None:
   except OSError as error:
     return None if error.errno in _NO_FILE else f"{error.filename}: {error.strerror}"
   return None
+
+
+def no_best(workdir: pathlib.Path, otherwise: UserError) -> UserError:
+  """The refusal of a run without a best checkpoint: where it was trained, that is lost; `otherwise` where it was not."""
+  folder = workdir / "checkpoints"
+  if not Checkpoints(folder / "latest").exist:
+    return otherwise
+  return UserError(
+    f"{folder / 'best'} holds no checkpoint, although {workdir} was trained: put it back from a copy, or remove {folder} "
+    "and train again from the start",
+    "mode=train",
+  )

@@ -16,6 +16,7 @@ Fields are listed, with their meaning, in configs/common.py; presets at the top 
 For research only, never clinical use.
 """
 
+import contextlib
 import difflib
 import functools
 import importlib
@@ -25,6 +26,7 @@ import pathlib
 import re
 import signal
 import sys
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
@@ -115,7 +117,21 @@ def main() -> None:
   program.__doc__ = __doc__  # what --help begins with, and below it the flags of this module
   for flag in flags.FLAGS.get_key_flags_for_module(__name__):
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
-  app.run(_main, flags_parser=parse)
+  with _until_unread():
+    app.run(_main, flags_parser=parse)
+
+
+@contextlib.contextmanager
+def _until_unread() -> Iterator[None]:
+  """Leaves without a word where who read the output, as `head` does, has enough."""
+  try:
+    try:
+      yield
+    finally:
+      sys.stdout.flush()
+  except BrokenPipeError:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the end
+    sys.exit(128 + signal.SIGPIPE)
 
 
 def _main(argv: list[str]) -> None:
@@ -126,9 +142,8 @@ def _main(argv: list[str]) -> None:
   try:
     _run()
     sys.stdout.flush()
-  except BrokenPipeError:  # who read the output, as `head` does, has enough
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the end
-    sys.exit(128 + signal.SIGPIPE)
+  except BrokenPipeError:
+    raise
   except UserError as error:
     fail(with_flags(error))
   except OSError as error:
@@ -171,6 +186,8 @@ def parse(argv: list[str]) -> list[str]:
       CONFIG.value.update_from_flattened_dict(dict.fromkeys(unset))
     _check_local()
     return rest
+  except BrokenPipeError:  # --help prints while it is parsed
+    raise
   except (AttributeError, KeyError) as error:
     fail(_misspelt(argv) or f"the configuration cannot be read ({error})")
   except (UserError, flags.Error, OSError, TypeError, ValueError) as error:

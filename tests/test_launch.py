@@ -360,9 +360,10 @@ def test_a_full_disk_and_a_reader_that_goes_are_two_things(tmp_path):
   status, _, err = launch(["--mode=report", f"--workdir={folder}"])
   assert status == 1 and len(err.splitlines()) == 1 and "No space left on device): free some space" in err
   assert not (folder / "report.html").exists() and not list(folder.glob(".*incomplete"))
-  process = start(["--mode=report", f"--workdir={folder}"])
-  process.stdout.close()  # as `| true` does
-  assert process.stderr.read() == "" and process.wait() == 128 + signal.SIGPIPE
+  for flags in (["--mode=report", f"--workdir={folder}"], ["--help"]):
+    process = start(flags)
+    process.stdout.close()  # as `| true` does
+    assert process.stderr.read() == "" and process.wait() == 128 + signal.SIGPIPE
   assert (folder / "report.html").is_file()
 
 

@@ -374,6 +374,15 @@ def test_a_trained_run_that_lost_its_best_checkpoint_names_the_way_out(tmp_path)
     assert error.value.arguments == ("mode=train",)
 
 
+def test_a_fold_that_lost_its_best_checkpoint_is_not_left_out_of_the_ensemble(tmp_path):
+  saved(tmp_path / "fold_00" / "checkpoints" / "best", 5)
+  saved(tmp_path / "fold_01" / "checkpoints" / "latest", 5)
+  whole, lost = networks.find([tmp_path], "checkpoint")
+  assert (whole.name, lost.name) == ("fold_00", "fold_01")
+  with pytest.raises(UserError, match="fold_01/checkpoints/best holds no checkpoint"):
+    networks.load(lost, "segmentation", "checkpoint")
+
+
 def test_tree_hash_sees_bits_and_places():
   assert tree_hash(tree(1)) == tree_hash(tree(1))
   nudged = tree(1) | {"a": jnp.full((3,), np.nextafter(np.float32(1), np.float32(2)))}

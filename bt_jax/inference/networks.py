@@ -89,7 +89,7 @@ def find(names: Sequence[str | os.PathLike[str]], argument: str) -> list[pathlib
     if not paths:
       raise UserError(f"there is no {name}: name the folder of a run, or an exported file", argument)
     for path in paths:
-      folds = sorted(fold for fold in path.glob("fold*_*") if (fold / _BEST).is_dir()) if path.is_dir() else []
+      folds = sorted(fold for fold in path.glob("fold*_*") if (fold / _BEST.parent).is_dir()) if path.is_dir() else []
       networks += folds if not (path / _BEST).is_dir() and folds else [path]
   if not networks:
     raise UserError(f"{argument} is empty: name the folder of a run, or an exported file", argument)

@@ -191,7 +191,15 @@ def parse(argv: list[str]) -> list[str]:
   except (AttributeError, KeyError) as error:
     fail(_misspelt(argv) or f"the configuration cannot be read ({error})")
   except (UserError, flags.Error, OSError, TypeError, ValueError) as error:
-    fail(" ".join(with_flags(error).split()))
+    fail(" ".join(with_flags(_first(error)).split()))
+
+
+def _first(error: Exception) -> Exception:
+  """The UserError that began it, if one did: ml_collections raises a configuration's again, with a stack trace as its text."""
+  reasons = [error]
+  while reason := reasons[-1].__cause__ or reasons[-1].__context__:
+    reasons.append(reason)
+  return next((reason for reason in reversed(reasons) if isinstance(reason, UserError)), error)
 
 
 def flag_values() -> dict[str, Any]:

@@ -133,7 +133,7 @@ def test_processes_that_read_a_stream_end_with_the_run_and_not_before(tiny, tmp_
   (os.kill if how == signal.SIGKILL else os.killpg)(process.pid, how)
   # Ends when all that hold its pipes have ended, so also those that read.
   out, err = process.communicate(timeout=60)
-  assert "Traceback" not in err and (how == signal.SIGKILL or "saved; the same command goes on" in out), err
+  assert "Traceback" not in err and (how == signal.SIGKILL or "saved; the same command resumes" in out), err
   deadline = time.monotonic() + 20
   with pytest.raises(ProcessLookupError):  # of the group nobody is left, Python's own resource tracker at last
     while time.monotonic() < deadline:

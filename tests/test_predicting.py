@@ -1,5 +1,6 @@
 """`--mode=predict` as a user meets it: studies in, folders of masks, pictures and numbers out."""
 
+import concurrent.futures
 import csv
 import json
 import os
@@ -145,6 +146,23 @@ def test_a_bad_study_is_told_and_the_others_are_done_once(run, tmp_path, capsys)
   for options in ({"probabilities": True}, {"threshold": 0.123}, {"tta": True}):
     with pytest.raises(UserError, match="holds a prediction that differs in (probabilities|threshold|tta|its version)"):
       predict(run[0], output=output, input=root, **options)
+
+
+def test_a_claim_is_had_however_often_others_remove_the_folder(tmp_path):
+  """Two threads claim and let go of studies of their own, as fast as they can: none of them finds the other's in its way."""
+
+  def work(name):
+    for _ in range(300):
+      release = claims.claim(tmp_path, name)
+      assert release is not None
+      release()
+
+  with concurrent.futures.ThreadPoolExecutor(2) as pool:
+    assert list(pool.map(work, ("a", "b"))) == [None, None]
+  assert not any(tmp_path.iterdir())
+  (tmp_path / ".claims").write_bytes(b"")
+  with pytest.raises(OSError):
+    claims.claim(tmp_path, "a")
 
 
 def test_a_full_temporary_folder_ends_the_run_and_is_no_bad_study(run, tmp_path, monkeypatch):

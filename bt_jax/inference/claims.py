@@ -9,6 +9,7 @@ from collections.abc import Callable
 import filelock
 
 _FOLDER = ".claims"  # in the output; gone when nothing is claimed
+_ATTEMPTS = 100  # to make it before others remove it
 
 
 def claim(output: pathlib.Path, name: str) -> Callable[[], None] | None:
@@ -22,14 +23,22 @@ def claim(output: pathlib.Path, name: str) -> Callable[[], None] | None:
 
   Returns:
     What lets go of it, from any thread; None where another process has it.
+
+  Raises:
+    OSError: the folder of claims cannot be made.
   """
   path = output / _FOLDER / f"{hashlib.sha256(os.fsencode(name)).hexdigest()[:20]}.lock"
-  path.parent.mkdir(parents=True, exist_ok=True)
   lock = filelock.FileLock(path, timeout=0, thread_local=False)
-  try:
-    lock.acquire()
-  except (filelock.Timeout, FileNotFoundError):  # the last to go removed the folder just now
-    return None
+  for attempt in range(_ATTEMPTS):
+    try:
+      path.parent.mkdir(parents=True, exist_ok=True)
+      lock.acquire()
+      break
+    except filelock.Timeout:
+      return None
+    except (FileExistsError, FileNotFoundError):  # who let go of the last claim removed the folder just now
+      if attempt + 1 == _ATTEMPTS:
+        raise
 
   def release() -> None:
     path.unlink(missing_ok=True)  # before it is let go of: who opened it meanwhile notices, see filelock

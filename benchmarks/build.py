@@ -57,7 +57,7 @@ def main() -> None:
   with tempfile.TemporaryDirectory() as work:
     variant, root = "full", args.root
     if root is None:
-      from bt_jax.datasets import phantom
+      from bt_jax.datasets.lgg_mri import phantom
 
       variant, root = "phantom", work
       phantom.write_tree(root)

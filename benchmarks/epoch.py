@@ -137,7 +137,7 @@ def peer(*arguments) -> tuple[float, float]:
 
 def list_files(root: str, ids: Sequence[str]) -> tuple:
   """Image, mask, and mean and deviation of its volume, for each slice."""
-  from bt_jax.datasets import kaggle_tree
+  from bt_jax.datasets.lgg_mri import kaggle_tree
 
   found = {}
   for case in kaggle_tree.read_tree(root, expect_full=False).cases:

@@ -48,7 +48,7 @@ def write_study(folder: pathlib.Path, seed: int, slices: int) -> None:
   """Writes pre.nii.gz, flair.nii.gz and post.nii.gz of a synthetic volume, in a scale of their own."""
   import nibabel
 
-  from bt_jax.datasets import phantom
+  from bt_jax.datasets.lgg_mri import phantom
   from bt_jax.schema import CHANNELS
 
   volume, _ = phantom.make_volume(np.random.default_rng(seed), slices)

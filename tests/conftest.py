@@ -50,7 +50,7 @@ def once(tmp_path_factory) -> Callable:
 @pytest.fixture(scope="session")
 def phantom_root(once) -> pathlib.Path:
   """A synthetic tree of 22 patients with four slices on average."""
-  from bt_jax.datasets import phantom
+  from bt_jax.datasets.lgg_mri import phantom
 
   return once("phantom", lambda folder: str(phantom.write_tree(folder, patients=22, slices=4, seed=1)))[0]
 

@@ -5,7 +5,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from bt_jax.datasets import kaggle_tree
+from bt_jax.datasets.lgg_mri import kaggle_tree
 from bt_jax.datasets.lgg_mri.constants import CLINICAL_FIELDS
 from bt_jax.scans import raster
 from bt_jax.scans.study_discovery import find_in

@@ -18,7 +18,8 @@ import tifffile
 from PIL import Image
 
 from bt_jax.cli import with_flags
-from bt_jax.datasets import kaggle_tree, phantom, store
+from bt_jax.datasets import store
+from bt_jax.datasets.lgg_mri import kaggle_tree, phantom
 from bt_jax.datasets.lgg_mri import lgg_mri_dataset_builder as lgg_mri
 from bt_jax.datasets.lgg_mri.constants import CLINICAL_FIELDS
 from bt_jax.errors import UserError

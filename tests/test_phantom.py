@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from bt_jax.datasets import kaggle_tree, phantom
+from bt_jax.datasets.lgg_mri import kaggle_tree, phantom
 from bt_jax.errors import UserError
 from tests.helpers.refusals import refused
 

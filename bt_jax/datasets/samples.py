@@ -19,7 +19,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from bt_jax import files
-from bt_jax.datasets import phantom
+from bt_jax.datasets.lgg_mri import phantom
 from bt_jax.errors import UserError, needs
 from bt_jax.schema import CHANNELS
 

@@ -18,10 +18,9 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tqdm import tqdm
 
-from bt_jax.datasets import kaggle_tree, phantom
 from bt_jax.datasets.channels import Channel, check_reach
 from bt_jax.datasets.info import DatasetInfo
-from bt_jax.datasets.lgg_mri import constants
+from bt_jax.datasets.lgg_mri import constants, kaggle_tree, phantom
 from bt_jax.datasets.lgg_mri import lgg_mri_dataset_builder as lgg_mri
 from bt_jax.errors import UserError, check_local, one_line
 from bt_jax.schema import Slices, slice_id

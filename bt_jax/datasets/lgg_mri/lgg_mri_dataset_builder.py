@@ -14,7 +14,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from bt_jax import files
-from bt_jax.datasets import kaggle_tree, phantom
+from bt_jax.datasets.lgg_mri import kaggle_tree, phantom
 from bt_jax.datasets.lgg_mri.constants import CLINICAL_FIELDS, INFO
 from bt_jax.errors import UserError
 from bt_jax.scans import findings

@@ -43,6 +43,7 @@ _NETWORKS = ("checkpoint", "classifier", "sensitivity", "tta", "threshold")
 
 # The flags that each mode takes; it is the function of its name in the module of its name in `bt_jax.modes`.
 MODES = {
+  "check": ("config", "output"),
   "build": _RUN,
   "train": (*_RUN, *_SEVERAL_HOSTS),
   "evaluate": (*_RUN, *_SEVERAL_HOSTS),
@@ -56,7 +57,9 @@ MODES = {
   "serve": (*_NETWORKS, "bind", "port", "limit_mb", "keep"),
 }
 _CONFIGS = ("seg.py", "cls.py")
-_NEEDED = {"checkpoint": "the folder of a trained run", "output": "where to write"}  # wherever they are taken
+# Wherever they are taken, but for where one is a choice.
+_NEEDED = {"checkpoint": "the folder of a trained run", "output": "where to write"}
+_CHOICE = {"check": ("output",)}
 _PATHS = ("workdir", "input", "output", "keep")
 _MORE_PATHS = (*_PATHS, "pre", "flair", "post", "checkpoint", "classifier", "segmenter", "runs")  # and UIDs, patterns
 _FLAGS = {"mode", *(name for takes in MODES.values() for name in takes)}
@@ -67,7 +70,7 @@ MODE = flags.DEFINE_enum(
   "mode",
   "train",
   list(MODES),
-  "build: the data set; train: and evaluate; evaluate: again; crossval: all patient folds, pooled; report: the page of a run "
+  "check: a folder of your own data, before anything is trained; build: the data set; train: and evaluate; evaluate: again; crossval: all patient folds, pooled; report: the page of a run "
   "again; compare: two runs of one split; cascade: a classifier and a segmenter as one; convert: published weights; "
   "predict: on scans without truth; export: networks to one file; serve: a page to look at predictions.",
 )
@@ -97,7 +100,9 @@ flags.DEFINE_string(
 flags.DEFINE_string("pre", None, "predict: file of the pre-contrast sequence; or its SeriesInstanceUID in --input.")
 flags.DEFINE_string("flair", None, "predict: file of FLAIR; or its SeriesInstanceUID in --input.")
 flags.DEFINE_string("post", None, "predict: file of the post-contrast sequence; or its SeriesInstanceUID in --input.")
-flags.DEFINE_string("output", None, "predict: folder for what is found. export: the file (.onnx: ONNX).")
+flags.DEFINE_string(
+  "output", None, "predict: folder for what is found. export: the file (.onnx: ONNX). check: the picture of cases."
+)
 flags.DEFINE_bool("probabilities", False, "predict: write probabilities beside masks.")
 flags.DEFINE_string("shard", None, "predict: i/n, every n-th study from the i-th on, for n machines.")
 flags.DEFINE_string("bind", "127.0.0.1", "serve: address to listen on; another lets the network in.")
@@ -161,6 +166,9 @@ def _main(argv: list[str]) -> None:
 def _run() -> None:
   """Runs the mode; JAX and all that needs it are imported once the flags are right and the other hosts are there."""
   mode, values = MODE.value, flag_values()
+  changed = common.suit_own_data(CONFIG.value) if CONFIG.value is not None else []
+  if changed and mode in ("train", "crossval"):
+    print(f"of LGG's sequences, and not of your own data: {', '.join(changed)}")
   if "hosts" in values:
     from bt_jax.distributed import setup
 
@@ -280,7 +288,7 @@ def _check_taken(mode: str) -> None:
     if name not in takes and flags.FLAGS[name].present:
       remedy = "its runs have theirs" if name == "config" else f"it is for {', '.join(takers)}"
       raise UserError(f"--mode={mode} takes no --{name}: {remedy}")
-    if name in takes and name in _NEEDED and not flags.FLAGS[name].value:
+    if name in takes and name in _NEEDED and name not in _CHOICE.get(mode, ()) and not flags.FLAGS[name].value:
       raise UserError(f"--mode={mode} needs --{name}=PATH, {_NEEDED[name]}")
   if "config" in takes and CONFIG.value is None:
     raise UserError("no configuration: pass e.g. --config=configs/seg.py:phantom")

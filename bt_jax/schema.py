@@ -4,7 +4,7 @@ import dataclasses
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Shaped, UInt8
 
 CHANNELS = ("pre", "flair", "post")  # the sequences that are looked for in a scan: pre-contrast, FLAIR, post-contrast
 
@@ -29,11 +29,11 @@ class Slices:
     case: the examination each slice is from, e.g. `TCGA_CS_4941_19960909`.
     patient: the patient, e.g. `TCGA_CS_4941`.
     number: the slice's number in its volume, from 1.
-    image: uint8 [slices, height, width, channels], as the data set's `DatasetInfo` names them.
+    image: uint8 or uint16 [slices, height, width, channels], as the data set's `DatasetInfo` names them.
     mask: uint8 [slices, height, width, classes], 1 where the truth has the class.
     volume_mean: float32 [slices, channels], mean intensity of the slice's whole volume by channel, in 0..255.
     volume_std: float32 [slices, channels], its standard deviation.
-    context: uint8 [slices, height, width, n], channels of neighbouring slices; None where none are asked for.
+    context: uint8 or uint16 [slices, height, width, n], channels of neighbouring slices; None where none are asked for.
   """
 
   case: np.ndarray
@@ -62,3 +62,8 @@ class Slices:
 def slice_id(case: str, number: int) -> str:
   """The id of one slice in `split.json` and in tables, e.g. `TCGA_CS_4941_19960909/12`."""
   return f"{case}/{number}"
+
+
+def to_8_bits(image: Shaped[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
+  """Stored intensities for a picture: the upper 8 of 16 bits."""
+  return (image >> 8).astype(np.uint8) if image.dtype == np.uint16 else image

@@ -15,20 +15,24 @@ def get_config() -> ConfigDict:
   config.host_timeout = 60  # seconds of silence after which another host counts as lost
 
   config.data = ConfigDict()
-  config.data.name = "lgg"  # lgg: the published slices; phantom: synthetic ones, written on the spot
-  config.data.root = config_dict.placeholder(str)  # folder that holds kaggle_3m/; not needed once the data set is built
+  config.data.name = "lgg"  # lgg: the published slices; phantom: synthetic ones, written on the spot; own: your own
+  config.data.root = config_dict.placeholder(str)  # folder of the data: kaggle_3m/, or your images and masks
   config.data.dir = config_dict.placeholder(str)  # where the built data set lives; None: TFDS's own folder
   config.data.expect_full = True  # insist on all 110 patients and 3,929 slices
+  config.data.folds = 5  # name=own: that patients are divided into by a hash, where no file of yours divides them
+  config.data.window = ""  # name=own: intensities that become black and white, e.g. "-160,240" of CT; "": each volume's
   config.data.workers = config_dict.placeholder(int)  # feed=stream: processes that read; None: up to 8, as cores allow
   config.data.size = 256  # pixels; the network sees slices of size x size, scores are on the data's own grid
-  config.data.channels = "pre,flair,post"  # what the network sees, in order; flair-1: of the slice before
+  config.data.channels = (
+    "pre,flair,post"  # what the network sees, in order; flair-1: of the slice before; name=own: all
+  )
   config.data.contrast = "none"  # raised first: stretch (1st to 99th percentile) or clahe, by slice
   config.data.normalize = "auto"  # volume: z-score by the slice's own volume; image: by its own pixels; unit: 0..1;
   # symmetric: -1..1; imagenet, caffe: as weights of PyTorch and Keras expect; auto: as model.pretrained does, or volume
 
   config.split = ConfigDict()
   config.split.kind = "fold"  # by patient; group: several folds; random: slices, leaks; buda10: ten public cases
-  config.split.fold = 0  # 0..21: the test fold; the next one validates
+  config.split.fold = 0  # from 0 on: the test fold; the next one validates
   config.split.folds = "0-4"  # kind=group: the test folds; the two folds after them validate
   config.split.seed = 0  # of the random split
 
@@ -114,6 +118,27 @@ def start_from_lite0(config: ConfigDict, name: str) -> None:
   config.augment.update(drop_sequence=0.5)
   config.train.update(weight_decay=1e-2, warmup_epochs=0.5, sampling="balanced", ema_decay=0.99)
   config.eval.update(flair_only=True)
+
+
+def suit_own_data(config: ConfigDict) -> list[str]:
+  """Changes what presets have for the sequences of LGG alone, where `data.name=own`; the fields that were changed.
+
+  `drop_sequence` and `flair_only` put FLAIR in the place of other channels, and the baselines look for what is bright in FLAIR.
+  """
+  if config.data.name != "own":
+    return []
+  if config.data.channels == get_config().data.channels:
+    config.data.channels = "all"
+  changed = []
+  for section, field, value in (
+    ("augment", "drop_sequence", 0.0),
+    ("eval", "flair_only", False),
+    ("eval", "baselines", False),
+  ):
+    if config[section][field] != value:
+      config[section][field] = value
+      changed.append(f"{section}.{field}={value}")
+  return changed
 
 
 def check_preset(file: str, preset: str, presets: tuple[str, ...]) -> None:

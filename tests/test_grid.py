@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bt_jax.inference import resampling
+from bt_jax.scans import resampling
 
 
 def random(shape, seed=0):

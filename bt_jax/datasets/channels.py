@@ -35,12 +35,14 @@ def parse_channels(text: str, info: DatasetInfo) -> tuple[Channel, ...]:
   """The channels in names with commas between them, e.g. `pre,flair,post,flair-1,flair+1`.
 
   Args:
-    text: the names.
+    text: the names; or `all`.
     info: of the data set that has these channels.
 
   Raises:
     UserError: a name is no sequence, or a number after it is not 1 or more.
   """
+  if text.strip() == "all":
+    return own_channels(info)
   channels = []
   for name in text.split(","):
     match = re.fullmatch(r"\s*(.+?)([+-]\d+)?\s*", name)

@@ -1,8 +1,9 @@
 """What a data set is: its channels, the classes that its masks mark, and whose it is."""
 
 import dataclasses
-from typing import Annotated
+from typing import Annotated, NotRequired
 
+import numpy as np
 from pydantic import Field
 from typing_extensions import TypedDict
 
@@ -25,6 +26,10 @@ class Info(TypedDict):
   overlapping: bool
   licence: str
   citation: str
+  folds: NotRequired[Annotated[int, Field(gt=0)]]
+  patient_fields: NotRequired[list[str]]
+  window: NotRequired[list[float]]
+  deep: NotRequired[bool]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,6 +46,10 @@ class DatasetInfo:
     overlapping: whether a pixel may be of several classes, as where one region is a part of another.
     licence: of the data.
     citation: of who published it.
+    folds: that its patients are divided into.
+    patient_fields: what is known of each patient beside the images, the columns of `patients.csv` that it adds.
+    deep: whether images are stored in 16 bits rather than 8.
+    window: the intensities that become black and white, as of CT; empty where each volume has its own.
   """
 
   name: str
@@ -52,6 +61,10 @@ class DatasetInfo:
   overlapping: bool = False
   licence: str = ""
   citation: str = ""
+  folds: int = 1
+  patient_fields: tuple[str, ...] = ()
+  window: tuple[float, ...] = ()
+  deep: bool = False
 
   def __post_init__(self):
     if len(self.ids) != len(self.classes):
@@ -72,9 +85,14 @@ class DatasetInfo:
     return self.reference.upper() if self.reference in _ACRONYMS else self.reference
 
   @property
+  def dtype(self) -> type[np.generic]:
+    """Of stored images: 0 is black, the highest value that it has white."""
+    return np.uint16 if self.deep else np.uint8
+
+  @property
   def slice_bytes(self) -> int:
     """Of image and masks in memory."""
-    return self.size**2 * (len(self.channels) + len(self.classes))
+    return self.size**2 * (len(self.channels) * np.dtype(self.dtype).itemsize + len(self.classes))
 
   def to_json(self) -> Info:
     """As a checkpoint and an export keep it; `from_json` undoes it."""

@@ -1,14 +1,65 @@
 """The data sets there are, by the name that a configuration gives them."""
 
-from collections.abc import Mapping
-from typing import Any
+import dataclasses
+from typing import Any, Protocol
 
+from ml_collections import ConfigDict
+
+from bt_jax.datasets import store
 from bt_jax.datasets.info import DatasetInfo
 from bt_jax.datasets.lgg_mri.constants import INFO
+from bt_jax.datasets.own_data.source import OwnSource
+from bt_jax.errors import choose
 
-DATASETS: dict[str, DatasetInfo] = {"lgg": INFO, "phantom": INFO}  # the phantom is made in the image of the other
+
+class Source(Protocol):
+  """Where a data set comes from: what it is, its builder, and what is read of it once it is built."""
+
+  info: DatasetInfo
+
+  def open_or_build(self) -> store.Builder:
+    """The built data set; builds it first where it is missing; raises UserError where that cannot be."""
+
+  def read_index(self, builder: store.Builder) -> list[store.SliceId]:
+    """Every slice's id and position, in the order of cases and slices."""
+
+  def read_patients(self, builder: store.Builder, patients: set[str]) -> dict[str, dict[str, Any]]:
+    """`info.patient_fields` of each of these patients."""
+
+  def read_spacings(self, builder: store.Builder) -> dict[str, tuple[float, float, float]]:
+    """Mm between slices, rows and columns of each case as it is stored; empty where they are not known of all."""
 
 
-def info_of(content: Mapping[str, Any]) -> DatasetInfo:
-  """The data set that a summary or a checkpoint's record names; before they did, there was LGG alone."""
-  return DatasetInfo.from_json(content["info"]) if content.get("info") else INFO
+@dataclasses.dataclass(frozen=True)
+class LggSource:
+  """The published slices, or the phantom that is made in their image; see `store.open_or_build`."""
+
+  variant: str
+  root: str | None
+  data_dir: str | None
+  info: DatasetInfo = INFO
+
+  def open_or_build(self) -> store.Builder:
+    return store.open_or_build(self.variant, root=self.root, data_dir=self.data_dir)
+
+  def read_index(self, builder: store.Builder) -> list[store.SliceId]:
+    return store.read_index(builder)
+
+  def read_patients(self, builder: store.Builder, patients: set[str]) -> dict[str, dict[str, Any]]:
+    return store.read_patients(builder, self.info, patients)
+
+  def read_spacings(self, builder: store.Builder) -> dict[str, tuple[float, float, float]]:
+    return {}  # the published slices are TIFFs, which have none
+
+
+# From the `data` section of a configuration.
+DATASETS = {
+  "lgg": lambda data: LggSource("full" if data.expect_full else "partial", data.root, data.dir),
+  "phantom": lambda data: LggSource("phantom", data.root, data.dir),
+  "own": lambda data: OwnSource(data.root, data.dir, folds=data.folds, window=data.window),
+}
+
+
+def source_of(data: ConfigDict) -> Source:
+  """The data set that the `data` section of a configuration names; raises UserError where there is none."""
+  return choose("data.name", data.name, DATASETS)(data)

@@ -1,16 +1,20 @@
-"""Writes synthetic scans of four people, as scanners and archives write them, to try prediction on.
+"""Writes synthetic scans of four people, as scanners and archives write them, to try prediction on; or a set to train on.
 
   python -m bt_jax.datasets.samples DIR
+  python -m bt_jax.datasets.samples --layout=nnunet DIR
 
-One is TIFF slices of three channels, one a NIfTI volume for each sequence, one the same of FLAIR alone, one three DICOM
+With a layout, nnunet, decathlon, brats or pictures, it is twelve cases with masks as `data.name=own` reads them. Without,
+one is TIFF slices of three channels, one a NIfTI volume for each sequence, one the same of FLAIR alone, one three DICOM
 series in a zip. None of them is in the synthetic data set; masks are beside none.
 """
 
+import contextlib
 import gzip
 import io
 import pathlib
 import sys
 import zipfile
+from collections.abc import Iterator
 from typing import Any
 
 import nibabel
@@ -20,6 +24,7 @@ from PIL import Image
 
 from bt_jax import files
 from bt_jax.datasets.lgg_mri import phantom
+from bt_jax.datasets.own_data import synthetic
 from bt_jax.errors import UserError, needs
 from bt_jax.schema import CHANNELS
 
@@ -36,9 +41,7 @@ def write(folder: pathlib.Path) -> list[pathlib.Path]:
   Raises:
     UserError: it holds something already, or cannot be written.
   """
-  try:
-    if folder.is_dir() and any(folder.iterdir()):
-      raise UserError(f"{folder} is not empty: name another folder")
+  with _empty(folder):
     volumes = [phantom.make_volume(np.random.default_rng(_SEED + index), 10)[0] for index in range(4)]
     files.write_bytes(folder / "dicom.zip", _dicom(volumes[3]))  # first: who lacks pydicom gets none
     for number, pixels in enumerate(volumes[0], start=1):
@@ -46,9 +49,23 @@ def write(folder: pathlib.Path) -> list[pathlib.Path]:
     for name, volume, roles in (("volume", volumes[1], CHANNELS), ("flair_alone", volumes[2], ("flair",))):
       for role in roles:
         files.write_bytes(folder / name / f"{role}.nii.gz", _nifti(volume[..., CHANNELS.index(role)]))
+  return [folder / name for name in ("slices", "volume", "flair_alone", "dicom.zip")]
+
+
+def _write_layout(folder: pathlib.Path, layout: str) -> pathlib.Path:
+  with _empty(folder):
+    return synthetic.write(folder, layout)
+
+
+@contextlib.contextmanager
+def _empty(folder: pathlib.Path) -> Iterator[None]:
+  """Around what writes into a folder; raises UserError where it holds something already, or cannot be written."""
+  try:
+    if folder.is_dir() and any(folder.iterdir()):
+      raise UserError(f"{folder} is not empty: name another folder")
+    yield
   except OSError as error:
     raise UserError(f"cannot write to {folder} ({error.strerror}): name another folder") from error
-  return [folder / name for name in ("slices", "volume", "flair_alone", "dicom.zip")]
 
 
 def _tiff(pixels: UInt8[np.ndarray, "256 256 3"]) -> bytes:
@@ -107,11 +124,18 @@ def _slice(pixels: UInt8[np.ndarray, "256 256"], role: str, number: int, study: 
   return data
 
 
-if __name__ == "__main__":
-  if len(sys.argv) != 2:
+def _main(arguments: list[str]) -> None:
+  layouts = {f"--layout={name}": name for name in synthetic.LAYOUTS}
+  chosen = [argument for argument in arguments if argument.startswith("--")]
+  folders = [pathlib.Path(argument).expanduser() for argument in arguments if argument not in chosen]
+  if len(folders) != 1 or len(chosen) > 1 or not {*chosen} <= layouts.keys():
     sys.exit(__doc__)
   try:
-    written = write(pathlib.Path(sys.argv[1]).expanduser())
+    written = [_write_layout(folders[0], layouts[chosen[0]])] if chosen else write(folders[0])
   except UserError as error:
     sys.exit(f"error: {error}")
   print("written:", *(f"  {path}" for path in written), sep="\n")
+
+
+if __name__ == "__main__":
+  _main(sys.argv[1:])

@@ -14,7 +14,6 @@ import numpy as np
 from typing_extensions import TypedDict
 
 from bt_jax import files
-from bt_jax.datasets.lgg_mri.constants import FOLDS
 from bt_jax.datasets.store import SliceId
 from bt_jax.errors import UserError, choose
 
@@ -77,7 +76,7 @@ def read(folder: pathlib.Path) -> Record:
   return record
 
 
-def make_split(index: Sequence[SliceId], *, kind: str, fold: int, seed: int, folds: str = "") -> Split:
+def make_split(index: Sequence[SliceId], *, kind: str, fold: int, seed: int, count: int, folds: str = "") -> Split:
   """The split of a run; the same arguments give the same split.
 
   Args:
@@ -87,17 +86,18 @@ def make_split(index: Sequence[SliceId], *, kind: str, fold: int, seed: int, fol
       (rounded up) test and as many validate, whoever they are from. `buda10`: test are the ten cases that
       github.com/mateuszbuda/brain-segmentation-pytorch validates on, `random.sample(sorted(cases), 10)` seeded with 42;
       five others validate, drawn on by the same generator, and the rest train.
-    fold: 0 to 21; read by `fold` only.
-    folds: numbers and ranges, e.g. `0-4`; read by `group` only.
+    fold: 0 to `count` - 1; read by `fold` only.
     seed: read by `random` only.
+    count: folds of the data set.
+    folds: numbers and ranges, e.g. `0-4`; read by `group` only.
 
   Raises:
     UserError: no such kind or fold, an empty part, or a patient in two parts of a patient split.
   """
-  check_choice(kind=kind, fold=fold, folds=folds)
+  check_choice(kind=kind, fold=fold, count=count, folds=folds)
   split = {
-    "fold": lambda: _fold_split(index, (fold,), (_after(fold),)),
-    "group": lambda: _fold_split(index, *_group(folds)),
+    "fold": lambda: _fold_split(index, (fold,), ((fold + 1) % count,)),
+    "group": lambda: _fold_split(index, *_group(folds, count)),
     "random": lambda: _random_split(index, seed),
     "buda10": lambda: _buda_split(index),
   }[kind]()
@@ -105,27 +105,36 @@ def make_split(index: Sequence[SliceId], *, kind: str, fold: int, seed: int, fol
   return split
 
 
-def check_choice(*, kind: str, fold: int, folds: str = "") -> None:
+def check_choice(*, kind: str, fold: int, count: int, folds: str = "") -> None:
   """Raises UserError where there is no such kind of split, no such fold, or no fold is left to train or validate."""
   choose("split.kind", kind, dict.fromkeys(KINDS))
-  if kind == "fold" and not 0 <= fold < FOLDS:
-    raise UserError(f"split.fold is {fold}, expected 0 to {FOLDS - 1}")
+  if kind == "fold" and not 0 <= fold < count:
+    raise UserError(f"split.fold is {fold}, expected 0 to {count - 1}")
   if kind == "group":
-    _group(folds)
+    _group(folds, count)
 
 
-def parse_folds(field: str, names: str) -> Folds:
-  """The folds that a field names: `all`, or numbers and ranges, `0,3-6`; raises UserError for any other."""
+def parse_folds(field: str, names: str, count: int) -> Folds:
+  """Those of `count` folds that a field names: `all`, or numbers and ranges, `0,3-6`; raises UserError for any other."""
   if names == "all":
-    return tuple(range(FOLDS))
-  folds: list[int] = []
+    return tuple(range(count))
+  folds = _numbers(names)
+  if not folds or folds[-1] >= count:
+    raise UserError(
+      f"{field} is {names!r}, expected all, or some of 0 to {count - 1} as in 0,{min(3, count - 2)}-{min(6, count - 1)}"
+    )
+  return folds
+
+
+def _numbers(names: str) -> Folds | None:
+  """The numbers in a text such as `0,3-6`, in order; None where it is not one."""
+  folds: set[int] = set()
   for part in names.split(","):
     match = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
-    chosen = range(int(match[1]), int(match[2] or match[1]) + 1) if match else range(0)
-    if not chosen or chosen[-1] >= FOLDS:
-      raise UserError(f"{field} is {names!r}, expected all, or some of 0 to {FOLDS - 1} as in 0,3-6")
-    folds += chosen
-  return tuple(sorted(set(folds)))
+    if not match or int(match[2] or match[1]) < int(match[1]):
+      return None
+    folds |= set(range(int(match[1]), int(match[2] or match[1]) + 1))
+  return tuple(sorted(folds))
 
 
 def format_folds(folds: Sequence[int], digits: int = 1) -> str:
@@ -154,9 +163,9 @@ def folds_label(folds: Sequence[int]) -> str:
   return f"{'folds' if len(folds) > 1 else 'fold'} {format_folds(folds)}"
 
 
-def groups_of(folds: Sequence[int], size: int) -> list[Folds]:
-  """The groups of `size` neighbouring folds, counted from fold 0, that hold any of these folds."""
-  groups = [tuple(range(start, min(start + size, FOLDS))) for start in range(0, FOLDS, size)]
+def groups_of(folds: Sequence[int], size: int, count: int) -> list[Folds]:
+  """The groups of `size` neighbouring folds out of `count`, counted from fold 0, that hold any of these folds."""
+  groups = [tuple(range(start, min(start + size, count))) for start in range(0, count, size)]
   return [group for group in groups if set(group) & set(folds)]
 
 
@@ -170,26 +179,22 @@ def testing(split: Mapping[str, Any], folds: Folds) -> dict[str, Any]:
 def tested_folds(split: Mapping[str, Any]) -> Folds:
   """The folds that the `split` section of a configuration tests; none where it is not of folds."""
   if split.get("kind") == "group":
-    return parse_folds("split.folds", split["folds"])
+    return _numbers(split["folds"]) or ()
   return (split["fold"],) if split.get("kind") == "fold" else ()
 
 
-def _after(fold: int) -> int:
-  return (fold + 1) % FOLDS
-
-
-def _group(folds: str) -> tuple[Folds, Folds]:
+def _group(folds: str, count: int) -> tuple[Folds, Folds]:
   """The folds that a group tests, and those that validate."""
-  test = parse_folds("split.folds", folds)
-  if len(test) + GROUP_VALIDATION >= FOLDS:
+  test = parse_folds("split.folds", folds, count)
+  if len(test) + GROUP_VALIDATION >= count:
     raise UserError(
-      f"split.folds={folds} tests {len(test)} of {FOLDS} folds, and {GROUP_VALIDATION} validate: none is left to train on; "
-      f"name at most {FOLDS - GROUP_VALIDATION - 1}"
+      f"split.folds={folds} tests {len(test)} of {count} folds, and {GROUP_VALIDATION} validate: none is left to train on; "
+      f"name at most {count - GROUP_VALIDATION - 1}"
     )
   validation: list[int] = []
   fold = test[-1]
   while len(validation) < GROUP_VALIDATION:
-    fold = _after(fold)
+    fold = (fold + 1) % count
     if fold not in test:
       validation.append(fold)
   return test, tuple(validation)

@@ -20,22 +20,22 @@ from tqdm import tqdm
 
 from bt_jax.datasets.channels import Channel, check_reach
 from bt_jax.datasets.info import DatasetInfo
-from bt_jax.datasets.lgg_mri import constants, kaggle_tree, phantom
-from bt_jax.datasets.lgg_mri import lgg_mri_dataset_builder as lgg_mri
+from bt_jax.datasets.lgg_mri import kaggle_tree, phantom
 from bt_jax.errors import UserError, check_local, one_line
 from bt_jax.schema import Slices, slice_id
 
-Builder = lgg_mri.Builder
+Builder = tfds.core.GeneratorBasedBuilder  # with a `builder_config` that has a title and says what is synthetic
 
 
-_AS_PNG = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
+_UNDECODED = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
 
 
 @dataclasses.dataclass(frozen=True)
 class SliceId:
-  """Where one slice is stored: example `position` of the split of `fold`; label 1: it has a tumour."""
+  """Where one slice is stored, example `position` of a split of TFDS, and its patient's fold; label 1: it has a tumour."""
 
   fold: int
+  split: str
   position: int
   patient: str
   case: str
@@ -58,24 +58,59 @@ def open_or_build(variant: str, *, root: str | None, data_dir: str | None) -> Bu
     UserError: there is no tree, something is wrong with it, the data set was built from another tree, or the disk is
       full or not writable.
   """
+  check_folders(root, data_dir)
+  open_builder = lambda: tfds.builder(f"lgg_mri/{variant}", data_dir=data_dir, file_format="array_record")
+  folder = pathlib.Path(open_builder().data_path).parent
+  synthetic = variant == "phantom"
+  root = root or (str(folder / "tree") if synthetic else None)
+
+  def build(builder: Builder) -> None:
+    prepare(builder, kaggle_tree.find_tree(root))
+
+  return build_once(
+    open_builder,
+    build,
+    before=(lambda: phantom.write_tree(root)) if synthetic else (lambda: None),
+    check=lambda builder: _check_source(builder, root),
+  )
+
+
+def check_folders(root: str | None, data_dir: str | None) -> None:
+  """Raises UserError where there is no folder to keep the data set in, or one of these is an address."""
   if data_dir is None and "TFDS_DATA_DIR" not in os.environ and not os.path.isabs(os.path.expanduser("~")):
     raise UserError("there is no home folder to keep the data set in: name a folder as data.dir", "data.dir")
   for argument, path in (("data.root", root), ("data.dir", data_dir or os.environ.get("TFDS_DATA_DIR"))):
     check_local(path or "", argument)
-  open_builder = lambda: tfds.builder(f"lgg_mri/{variant}", data_dir=data_dir, file_format="array_record")
+
+
+def build_once(
+  open_builder: Callable[[], Builder],
+  build: Callable[[Builder], None],
+  *,
+  before: Callable[[], object] = lambda: None,
+  check: Callable[[Builder], None] = lambda builder: None,
+) -> Builder:
+  """The built data set; only one process builds at a time, others wait for it.
+
+  Args:
+    open_builder: opens it, built or not.
+    build: builds it.
+    before: is called first, under the lock.
+    check: is called on one that was built before.
+
+  Raises:
+    UserError: the disk is full or not writable.
+  """
   target = pathlib.Path(open_builder().data_path)
-  if variant == "phantom":
-    root = root or str(target.parent / "tree")
   try:
     target.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(target.parent / ".lock"):
-      if variant == "phantom":
-        phantom.write_tree(root)
+      before()
       builder = open_builder()  # only now, as it reads what another process may have just built
       if target.exists():
-        _check_source(builder, root)
+        check(builder)
       else:
-        _build(builder, root)
+        build(builder)
   except (OSError, RuntimeError) as error:  # TFDS's writer raises RuntimeError where the disk is full
     reason = getattr(error, "strerror", None) or _of_disk(str(error)) or one_line(error)
     raise UserError(
@@ -92,13 +127,15 @@ def _of_disk(message: str) -> str | None:
   return next((text for text in known if text in message), None)
 
 
-def _build(builder: Builder, root: str | None) -> None:
-  tree = kaggle_tree.find_tree(root)
+def prepare(builder: Builder, source: pathlib.Path) -> None:
+  """Builds a data set out of a folder; what a killed build left behind is removed."""
   for leftover in pathlib.Path(builder.data_path).parent.glob("incomplete.*"):
     shutil.rmtree(leftover)
   tfds.disable_progress_bar()  # one bar over all slices instead of several for each fold
   try:
-    builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=tree, try_download_gcs=False))
+    builder.download_and_prepare(
+      download_config=tfds.download.DownloadConfig(manual_dir=source, try_download_gcs=False)
+    )
   finally:
     tfds.enable_progress_bar()
     if builder.progress is not None:  # so that an error has a line of its own
@@ -118,39 +155,33 @@ def _check_source(builder: Builder, root: str | None) -> None:
 
 
 def read_index(builder: Builder) -> list[SliceId]:
-  """Every slice's id and position, ordered by id, without decoding an image."""
+  """Every slice's id and position, in the order of cases and slices, without decoding an image."""
   index = []
-  for fold in range(constants.FOLDS):
-    name = lgg_mri.fold_split(fold)
-    if name not in builder.info.splits:  # a part of the data set may leave a fold empty
-      continue
-    for position, example in enumerate(builder.as_data_source(name, decoders=_AS_PNG)):
-      case, patient = example["case"].decode(), example["patient"].decode()
-      index.append(
-        (
-          case,
-          int(example["slice"]),
-          SliceId(fold, position, patient, case, slice_id(case, int(example["slice"])), int(example["label"])),
-        )
-      )
+  for name in builder.info.splits:
+    fold = int(name.removeprefix("fold_"))
+    for position, example in enumerate(builder.as_data_source(name, decoders=_UNDECODED)):
+      case, patient, number = example["case"].decode(), example["patient"].decode(), int(example["slice"])
+      of_slice = SliceId(fold, name, position, patient, case, slice_id(case, number), int(example["label"]))
+      index.append((case, number, of_slice))
   return [entry for *_, entry in sorted(index, key=lambda item: item[:2])]
 
 
-def read_clinical(builder: Builder, patients: set[str]) -> dict[str, dict[str, Any]]:
-  """What is known of patients beside their images: site, has_pre, has_post and the fields of `data.csv`, by patient."""
+def read_patients(builder: Builder, info: DatasetInfo, patients: set[str]) -> dict[str, dict[str, Any]]:
+  """What is known of patients beside their images, `info.patient_fields`, by patient."""
   known: dict[str, dict[str, Any]] = {}
   for name in builder.info.splits:
     if len(known) == len(patients):
       break
-    for example in builder.as_data_source(name, decoders=_AS_PNG):
+    for example in builder.as_data_source(name, decoders=_UNDECODED):
       patient = example["patient"].decode()
       if patient in patients and patient not in known:
-        known[patient] = {
-          "site": example["site"].decode(),
-          **{field: bool(example[field]) for field in ("has_pre", "has_post")},
-          **{field: int(example[field]) for field in constants.CLINICAL_FIELDS},
-        }
+        known[patient] = {field: _plain(example[field]) for field in info.patient_fields}
   return known
+
+
+def _plain(value: Any) -> Any:
+  """A field of an example as JSON and tables have it."""
+  return value.decode() if isinstance(value, bytes) else np.asarray(value).item()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,20 +189,18 @@ class Reader:
   """Reads slices of a built data set by id; light to hand to another process, which opens the files itself.
 
   Attributes:
-    variant: of the data set, see `open_or_build`.
-    data_dir: where built data sets live.
-    positions: (fold, position) of each id.
-    change: done to every image, uint8 [height, width, channels], as it is read.
-    info: of the data set.
+    path: of the built data set.
+    info: of it.
+    positions: (split, position) of each id.
+    change: done to every image, [height, width, channels], as it is read.
     context: channels of neighbours that are read too.
     volumes: the ids of each case, in the order of its volume; read for `context` alone.
   """
 
-  variant: str
-  data_dir: str
-  positions: dict[str, tuple[int, int]]
+  path: str
+  info: DatasetInfo
+  positions: dict[str, tuple[str, int]]
   change: Callable[[np.ndarray], np.ndarray]
-  info: DatasetInfo = constants.INFO
   context: tuple[Channel, ...] = ()
   volumes: dict[str, list[str]] = dataclasses.field(default_factory=dict)
 
@@ -179,20 +208,19 @@ class Reader:
   def of(
     cls,
     builder: Builder,
+    info: DatasetInfo,
     index: list[SliceId],
     change: Callable[[np.ndarray], np.ndarray] = np.asarray,
     context: tuple[Channel, ...] = (),
   ) -> "Reader":
     """Of a data set that is built, and the index of its slices; raises UserError where a volume is too short."""
-    positions = {entry.id: (entry.fold, entry.position) for entry in index}
+    positions = {entry.id: (entry.split, entry.position) for entry in index}
     volumes: dict[str, list[str]] = {}
     for entry in index if context else ():
       volumes.setdefault(entry.case, []).append(entry.id)
     for case, members in volumes.items():
       check_reach(context, len(members), case)
-    return cls(
-      builder.builder_config.name, str(builder.data_dir_root), positions, change, context=context, volumes=volumes
-    )
+    return cls(str(builder.data_path), info, positions, change, context=context, volumes=volumes)
 
   def read(self, ids: Sequence[str], *, progress: bool = False) -> Slices:
     """Decodes the slices with these ids, in this order, into memory (0.26 MB each); `progress` shows a bar."""
@@ -220,15 +248,14 @@ class Reader:
 
   def _read(self, ids: Sequence[str], *, progress: bool) -> Slices:
     size, channels, classes = self.info.size, len(self.info.channels), len(self.info.classes)
-    image = np.empty((len(ids), size, size, channels), np.uint8)
+    image = np.empty((len(ids), size, size, channels), self.info.dtype)
     mask = np.empty((len(ids), size, size, classes), np.uint8)
 
     def read(index: int) -> tuple[str, str, int, np.ndarray, np.ndarray]:
-      fold, position = self.positions[ids[index]]
-      example = _source(self.variant, self.data_dir, fold)[position]
-      # Decoded here: TFDS would ask every user to install OpenCV.
-      image[index] = self.change(np.asarray(Image.open(io.BytesIO(example["image"]))))
-      mask[index] = np.asarray(Image.open(io.BytesIO(example["mask"]))).reshape(mask.shape[1:])
+      split, position = self.positions[ids[index]]
+      example = _source(self.path, split)[position]
+      image[index] = self.change(_pixels(example["image"]))
+      mask[index] = _pixels(example["mask"]).reshape(mask.shape[1:])
       case, patient = example["case"].decode(), example["patient"].decode()
       return case, patient, example["slice"], example["volume_mean"], example["volume_std"]
 
@@ -241,6 +268,12 @@ class Reader:
 
 
 @functools.cache
-def _source(variant: str, data_dir: str, fold: int) -> Sequence[dict[str, Any]]:
-  builder = tfds.builder(f"lgg_mri/{variant}", data_dir=data_dir, file_format="array_record")
-  return builder.as_data_source(lgg_mri.fold_split(fold), decoders=_AS_PNG)
+def _source(path: str, split: str) -> Sequence[dict[str, Any]]:
+  builder = tfds.builder_from_directory(path)
+  pictures = [name for name, feature in builder.info.features.items() if isinstance(feature, tfds.features.Image)]
+  return builder.as_data_source(split, decoders=dict.fromkeys(pictures, tfds.decode.SkipDecoding()))
+
+
+def _pixels(stored: bytes | np.ndarray) -> np.ndarray:
+  """An image that is a PNG, which TFDS would ask every user to install OpenCV for, or one that it decoded itself."""
+  return np.asarray(Image.open(io.BytesIO(stored))) if isinstance(stored, bytes) else stored

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 from collections import Counter
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from pydantic import Field
 
 from bt_jax import files, metrics
 from bt_jax.datasets.lgg_mri.constants import CLINICAL_FIELDS
+from bt_jax.datasets.recorded import info_of
 from bt_jax.errors import UserError
 from bt_jax.evaluation import aggregation, calibration, class_statistics
 from bt_jax.evaluation.records import Record, of_any_class, patient_records
@@ -73,13 +75,14 @@ class Tables:
     return written
 
   @classmethod
-  def read(cls, folder: pathlib.Path, task: str, *, leaky: bool) -> "Tables":
+  def read(cls, folder: pathlib.Path, task: str, *, leaky: bool, patient_fields: Sequence[str] = ()) -> "Tables":
     """The tables in a folder.
 
     Args:
       folder: of the run.
       task: of the run, which says what columns there are.
       leaky: whether its split cuts volumes, which are then not measured.
+      patient_fields: of its data set.
 
     Raises:
       UserError: there are no rows of slices or of patients, or a table is damaged.
@@ -87,10 +90,10 @@ class Tables:
     measured = (*_SHAPES["truth"], "truth_voxels") if not leaky else ()
     if task == "segmentation" and not leaky:
       measured += (*_SHAPES["predicted"], "unit", *aggregation.DISTANCES)
-    of_patient = ("slices", "tumor_slices", *metrics.Counts._fields, *_SCORES[task], "site", "has_pre", "has_post")
+    of_patient = ("slices", "tumor_slices", *metrics.Counts._fields, *_SCORES[task])
     columns = {
       "slices": (*_SLICE, *_PREDICTED[task], calibration.CALIBRATED),
-      "patients": (*_NAMES, "patient", *of_patient, *CLINICAL_FIELDS, *measured),
+      "patients": (*_NAMES, "patient", *of_patient, *patient_fields, *measured),
       "reliability": (*_NAMES, "patient", "calibrated", "bin", "pixels", "probability_sum", "tumor_pixels"),
       "baselines": ("baseline", *_SLICE, *_PREDICTED[task]),
     }
@@ -119,7 +122,8 @@ def read_run(folder: pathlib.Path) -> tuple[dict[str, Any], Tables]:
   summary, path = read_summary(folder), folder / "summary.json"
   if "segmenter" in summary:
     raise UserError(f"{folder} is a cascade, expected the run of one network: name another")
-  tables = Tables.read(folder, summary["task"], leaky=summary["leaky"])
+  fields = info_of(summary).patient_fields
+  tables = Tables.read(folder, summary["task"], leaky=summary["leaky"], patient_fields=fields)
   _check(folder, tables, summary["task"])
   check_files(folder, summary)
   test, slices = summary["test"], of_any_class(tables.slices)

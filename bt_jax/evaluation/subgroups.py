@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from bt_jax.datasets.info import DatasetInfo
 from bt_jax.datasets.lgg_mri import constants
 from bt_jax.errors import UserError
 from bt_jax.evaluation.records import Record, of_any_class
@@ -19,34 +20,50 @@ def missing_sequences(row: Record) -> str:
   return f"no {' nor '.join(absent)}" if absent else "none missing"
 
 
-# From a row of `patients.csv`, with `quartile`, to the group it is in.
-GROUPINGS: dict[str, Callable[[Record], str]] = {
-  "site": lambda row: row["site"],
-  "grade": lambda row: _GRADES.get(row["neoplasm_histologic_grade"], UNKNOWN),
-  "sequences": missing_sequences,
-  "size": lambda row: row["quartile"],
+# The column that a grouping needs, if any, and from a row of `patients.csv`, with `quartile`, to the group it is in.
+_GROUPINGS: dict[str, tuple[str | None, Callable[[Record], str]]] = {
+  "site": ("site", lambda row: row["site"]),
+  "grade": ("neoplasm_histologic_grade", lambda row: _GRADES.get(row["neoplasm_histologic_grade"], UNKNOWN)),
+  "sequences": ("has_pre", missing_sequences),
+  "size": (None, lambda row: row["quartile"]),
   **{
-    name: lambda row, name=name: (
-      UNKNOWN if row[name] == constants.UNKNOWN else f"{name.removesuffix('Cluster')} {row[name]}"
+    name: (
+      name,
+      lambda row, name=name: (
+        UNKNOWN if row[name] == constants.UNKNOWN else f"{name.removesuffix('Cluster')} {row[name]}"
+      ),
     )
     for name in constants.GENOMIC_CLUSTERS
   },
 }
+_NOT_GROUPED = {"has_pre", "has_post", *constants.CLINICAL_FIELDS}
 
 
-def parse(names: str) -> tuple[str, ...]:
-  """The groupings that `report.subgroups` names; raises UserError where there is none of a name."""
+def groupings_of(info: DatasetInfo) -> dict[str, Callable[[Record], str]]:
+  """How patients of a data set are grouped, by name: by what is known of them, and by the size of their masks."""
+  known = {name: group for name, (column, group) in _GROUPINGS.items() if column in (None, *info.patient_fields)}
+  others = [name for name in info.patient_fields if name not in known and name not in _NOT_GROUPED]
+  return known | {name: lambda row, name=name: row[name] or UNKNOWN for name in others}
+
+
+def parse(names: str, info: DatasetInfo) -> tuple[str, ...]:
+  """The groupings of a data set that `report.subgroups` names; raises UserError where there is none of a name."""
+  groupings = groupings_of(info)
   if names in ("all", "none"):
-    return tuple(GROUPINGS) if names == "all" else ()
+    return tuple(groupings) if names == "all" else ()
   asked = tuple(name.strip() for name in names.split(","))
   for name in asked:
-    if name not in GROUPINGS:
-      raise UserError(f"report.subgroups has {name!r}, expected all, none, or some of {', '.join(GROUPINGS)}")
+    if name not in groupings:
+      raise UserError(f"report.subgroups has {name!r}, expected all, none, or some of {', '.join(groupings)}")
   return asked
 
 
 def summarize(
-  patients: list[Record], rows: list[Record], names: tuple[str, ...], numbers: Callable[[list[Record]], dict[str, Any]]
+  patients: list[Record],
+  rows: list[Record],
+  names: tuple[str, ...],
+  numbers: Callable[[list[Record]], dict[str, Any]],
+  info: DatasetInfo,
 ) -> dict[str, list[dict[str, Any]]]:
   """What `numbers` says of the slices of each group of patients, by grouping.
 
@@ -55,6 +72,7 @@ def summarize(
     rows: of their slices.
     names: of groupings.
     numbers: from rows to numbers.
+    info: of the data set.
 
   Returns:
     For each name its groups, each with `group`, `patients`, `slices` and the numbers. `size` is left out where patients
@@ -64,11 +82,11 @@ def summarize(
   sized = all("truth_voxels" in row for row in patients)
   quartiles = _quartiles(patients) if sized else [""] * len(patients)
   known = [row | {"quartile": quartile} for row, quartile in zip(patients, quartiles, strict=True)]
-  groups = {}
+  groups, groupings = {}, groupings_of(info)
   for name in names:
     if name == "size" and not sized:
       continue
-    group_of = {row["patient"]: GROUPINGS[name](row) for row in known}
+    group_of = {row["patient"]: groupings[name](row) for row in known}
     groups[name] = []
     for group in sorted(set(group_of.values()), key=lambda group: (group == UNKNOWN, group)):
       members = [row for row in rows if group_of[row["patient"]] == group]

@@ -1,7 +1,7 @@
 """What is measured on whole volumes: distances of surfaces and shapes, by patient and class."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool
@@ -16,7 +16,7 @@ def volume_columns(
   slices: Slices,
   masks: Bool[np.ndarray, "n height width classes"] | None,
   *,
-  spacing_mm: tuple[float, float, float] | None,
+  spacing_mm: Mapping[str, tuple[float, float, float]],
   classes: Sequence[str],
 ) -> dict[tuple[str, str | None], Record]:
   """Columns of `patients.csv` for each patient and class.
@@ -24,28 +24,43 @@ def volume_columns(
   Args:
     slices: whole volumes, with the truth.
     masks: predicted; None where nothing is, as by a classifier.
-    spacing_mm: between slices, rows and columns; None where it is not known: distances are then in pixels, a step to the
-      next slice counted as one.
+    spacing_mm: of each case, between slices, rows and columns; empty where it is not known: distances are then in pixels,
+      a step to the next slice counted as one.
     classes: the names of the classes.
 
   Returns:
     By patient and name of the class, None where there is one: `truth_voxels` and the features of `shape.shape_features` as `truth_<feature>`; with masks also
     `predicted_<feature>`, of the largest 3-D part, as a stray pixel at the other end of the head would make its ellipsoid,
-    and `hd95` and `assd`, of all parts, with their `unit`.
+    and `hd95` and `assd`, of all parts, with their `unit`. Of a patient with several volumes voxels are summed, distances
+    averaged, and shapes of the volume with the largest true mask.
   """
   columns_of: dict[tuple[str, str | None], Record] = {}
   patients = list(dict.fromkeys(slices.patient.tolist()))
   for patient, (number, name) in itertools.product(patients, enumerate(classes)):
-    indices = np.flatnonzero(slices.patient == patient)
-    indices = indices[np.argsort(slices.number[indices])]
-    truth = slices.mask[indices, ..., number] == 1
-    columns = {"truth_voxels": int(truth.sum())}
+    cases = list(dict.fromkeys(slices.case[slices.patient == patient].tolist()))
+    volumes = [_volume(slices, masks, case, number) for case in cases]
+    truth, predicted = max(volumes, key=lambda volume: volume[0].sum())
+    columns = {"truth_voxels": sum(int(truth.sum()) for truth, _ in volumes)}
     columns |= {f"truth_{feature}": value for feature, value in shape.shape_features(truth).items()}
     if masks is not None:
-      predicted = masks[indices, ..., number]
-      distances = surface.surface_distances(predicted, truth, spacing_mm or (1.0, 1.0, 1.0))
       of_shape = shape.shape_features(largest_part(predicted))
       columns |= {f"predicted_{feature}": value for feature, value in of_shape.items()}
-      columns |= {"unit": "mm" if spacing_mm else "pixels", **distances._asdict()}
+      distances = [
+        surface.surface_distances(predicted, truth, spacing_mm.get(case, (1.0, 1.0, 1.0)))
+        for case, (truth, predicted) in zip(cases, volumes, strict=True)
+      ]
+      columns |= {
+        "unit": "mm" if spacing_mm else "pixels",
+        **surface.SurfaceDistances(*np.mean(distances, 0).tolist())._asdict(),
+      }
     columns_of[patient, class_column(name, classes).get("class")] = columns
   return columns_of
+
+
+def _volume(
+  slices: Slices, masks: Bool[np.ndarray, "n height width classes"] | None, case: str, number: int
+) -> tuple[Bool[np.ndarray, "some height width"], Bool[np.ndarray, "some height width"] | None]:
+  """The true and the predicted mask of a class in a case, in the order of its slices."""
+  indices = np.flatnonzero(slices.case == case)
+  indices = indices[np.argsort(slices.number[indices])]
+  return slices.mask[indices, ..., number] == 1, None if masks is None else masks[indices, ..., number]

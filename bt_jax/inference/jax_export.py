@@ -25,11 +25,12 @@ from bt_jax.datasets.info import DatasetInfo, Info
 from bt_jax.errors import UserError, one_line
 from bt_jax.evaluation.postprocess import class_masks
 from bt_jax.files import Count, Positive, Share
-from bt_jax.inference import resampling, standalone
+from bt_jax.inference import standalone
 from bt_jax.inference.decision import Decision, check_share, decide, describe
 from bt_jax.inference.ensemble import Outputs, make_forward
 from bt_jax.inference.networks import Network, View
 from bt_jax.inference.predictor import Predictor, Resampled
+from bt_jax.scans import resampling
 from bt_jax.scans.scan import NOTICE
 from bt_jax.training.checkpoint_record import Profile
 

@@ -19,10 +19,11 @@ from bt_jax import files
 from bt_jax.datasets.channels import with_neighbours
 from bt_jax.errors import UserError, one_line
 from bt_jax.evaluation.postprocess import class_masks
-from bt_jax.inference import jax_export, resampling
+from bt_jax.inference import jax_export
 from bt_jax.inference.decision import Decision
 from bt_jax.inference.ensemble import make_forward
 from bt_jax.inference.networks import Network, View
+from bt_jax.scans import resampling
 from bt_jax.scans.scan import NOTICE
 
 INPUT = "volume"

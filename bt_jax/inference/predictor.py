@@ -15,11 +15,12 @@ from bt_jax.datasets.channels import with_neighbours
 from bt_jax.datasets.info import DatasetInfo
 from bt_jax.errors import UserError
 from bt_jax.evaluation.postprocess import class_masks, largest_part, of_largest_part
-from bt_jax.inference import measurements, ood, resampling
+from bt_jax.inference import measurements, ood
 from bt_jax.inference.decision import Decision
 from bt_jax.inference.ensemble import Outputs
 from bt_jax.inference.networks import Network, View
 from bt_jax.pipeline.contrast import make_contrast
+from bt_jax.scans import resampling
 from bt_jax.scans.scan import Scan, fill_roles
 from bt_jax.training.train_state import PyTree
 

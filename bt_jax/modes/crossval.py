@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ml_collections import ConfigDict
 
 from bt_jax.datasets import splits, store
-from bt_jax.datasets.lgg_mri.constants import FOLDS
+from bt_jax.datasets.registry import source_of
 from bt_jax.datasets.splits import Folds
 from bt_jax.distributed import setup
 from bt_jax.errors import UserError
@@ -20,7 +20,6 @@ from bt_jax.modes import pool, train
 from bt_jax.report import run_summary
 from bt_jax.report.page.phrases import duration
 from bt_jax.runs.components import check_model_fields, make_components
-from bt_jax.runs.run_data import build
 from bt_jax.runs.workdir import begin, claim, default_workdir, plain
 from bt_jax.tasks import TASKS
 
@@ -41,12 +40,17 @@ def crossval(config: ConfigDict, workdir: pathlib.Path | None, runs: Sequence[st
   """
   workdir = workdir or default_workdir(config, "crossval")
   setup.prepare(config)
-  groups = splits.groups_of(splits.parse_folds("crossval.folds", config.crossval.folds), config.crossval.group)
+  components = make_components(config)  # a wrong field is reported before the first training
+  check_model_fields(config)
+  info = components.info
+  if config.crossval.group >= info.folds - splits.GROUP_VALIDATION:
+    most = info.folds - splits.GROUP_VALIDATION - 1
+    raise UserError(f"crossval.group is {config.crossval.group}, expected 1 to {most}")
+  folds = splits.parse_folds("crossval.folds", config.crossval.folds, info.folds)
+  groups = splits.groups_of(folds, config.crossval.group, info.folds)
   if config.split.kind != "fold":
     raise UserError(f"--mode=crossval goes over patient folds, and split.kind is {config.split.kind!r}: leave it out")
-  groupings = subgroups.parse(config.report.subgroups)
-  make_components(config)  # a wrong field is reported before the first training
-  check_model_fields(config)
+  groupings = subgroups.parse(config.report.subgroups, info)
   about = plain(config)
   about["split"] |= {"fold": None, "folds": None}
   if config.crossval.group > 1:
@@ -57,7 +61,7 @@ def crossval(config: ConfigDict, workdir: pathlib.Path | None, runs: Sequence[st
     else:
       begin(workdir, about)
       folders = _train(config, workdir, groups)
-    everyone = None if runs or sum(map(len, groups)) == FOLDS else true_shapes(config)
+    everyone = None if runs or sum(map(len, groups)) == info.folds else true_shapes(config)
     summary, tables = pool.pool(folders, groupings=groupings, everyone=everyone)
     begin(workdir, about)
     run_summary.write(workdir, tables, summary, show_slices=config.report.show_slices)
@@ -94,12 +98,13 @@ def _headline(folder: pathlib.Path) -> str:
 
 def true_shapes(config: ConfigDict) -> list[Record]:
   """Shapes in the radiologists' masks of all patients of the data set, those of folds that are not trained too."""
-  builder = build(config)
-  index = store.read_index(builder)
-  clinical = store.read_clinical(builder, {entry.patient for entry in index})
-  reader, rows = store.Reader.of(builder, index), []
+  source = source_of(config.data)
+  builder = source.open_or_build()
+  index = source.read_index(builder)
+  known = source.read_patients(builder, {entry.patient for entry in index})
+  reader, rows = store.Reader.of(builder, source.info, index), []
   for fold in sorted({entry.fold for entry in index}):
     slices = reader.read([entry.id for entry in index if entry.fold == fold])
-    shapes = volume_columns(slices, None, spacing_mm=None, classes=reader.info.classes)
-    rows += [{"patient": patient, **columns, **clinical[patient]} for (patient, _), columns in shapes.items()]
+    shapes = volume_columns(slices, None, spacing_mm={}, classes=reader.info.classes)
+    rows += [{"patient": patient, **columns, **known[patient]} for (patient, _), columns in shapes.items()]
   return rows

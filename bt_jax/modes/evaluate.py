@@ -31,7 +31,6 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path | None) -> None:
   """
   workdir = workdir or default_workdir(config)
   setup.prepare(config)
-  subgroups.parse(config.report.subgroups)
   components = make_components(config, warm_start.normalization(workdir, None))
   with claim(workdir, plain(config), new=False, may_differ="eval", host_timeout=config.host_timeout):
     with hosts.together():
@@ -50,7 +49,7 @@ def report_best(config: ConfigDict, workdir: pathlib.Path, components: Component
   evaluation = evaluate_best(config, workdir, components, data, baselines=predict_baselines)
   if evaluation is None:
     return
-  groupings = subgroups.parse(config.report.subgroups)
+  groupings = subgroups.parse(config.report.subgroups, components.info)
   summary = run_summary.summarize(
     evaluation.tables, components.task, evaluation.about, groupings=groupings, parameters=parameters
   )

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bt_jax.datasets import splits
-from bt_jax.datasets.lgg_mri.constants import FOLDS
-from bt_jax.datasets.registry import info_of
+from bt_jax.datasets.recorded import info_of
 from bt_jax.datasets.splits import Folds
 from bt_jax.errors import UserError
 from bt_jax.evaluation.aggregation import chosen
@@ -104,13 +103,13 @@ def pool(
     if summary["task"] == "segmentation" and not tables.reliability:
       raise UserError(f"{folders[fold]}/reliability.csv is missing: evaluate the run again, with --mode=evaluate")
   summaries, tables_of = ({fold: run[at] for fold, run in runs.items()} for at in (0, 1))
-  check(folders, split_of, tables_of)
+  first = next(iter(summaries.values()))
+  every, count, group = info_of(first).folds, sum(map(len, folders)), max(map(len, folders))
+  check(folders, split_of, tables_of, complete=count == every)
   _check_judged_alike(folders, summaries)
   tables = Tables.joined(list(tables_of.values()))
-  first = next(iter(summaries.values()))
-  count, group = sum(map(len, folders)), max(map(len, folders))
   title = (
-    f"{'' if count == FOLDS else f'{count} of '}{FOLDS} patient folds{f', {group} to a training' if group > 1 else ''}"
+    f"{'' if count == every else f'{count} of '}{every} patient folds{f', {group} to a training' if group > 1 else ''}"
   )
   hashes = "".join(split["hash"] for split in split_of.values())
   about = {
@@ -169,9 +168,15 @@ def _fold(folds: Folds, folder: pathlib.Path, summary: dict[str, Any]) -> dict[s
 
 
 def check(
-  folders: dict[Folds, pathlib.Path], split_of: dict[Folds, dict[str, Any]], tables_of: dict[Folds, Tables]
+  folders: dict[Folds, pathlib.Path],
+  split_of: dict[Folds, dict[str, Any]],
+  tables_of: dict[Folds, Tables],
+  *,
+  complete: bool,
 ) -> None:
-  """Raises UserError where folds cannot be pooled; see `pool`."""
+  """Raises UserError where folds cannot be pooled; `complete`: they are all that there are; see `pool`."""
+  patient_of = {row["case"]: row["patient"] for tables in tables_of.values() for row in tables.slices}
+  patient = lambda name: patient_of.get(_case(name), _case(name))
   everything: dict[Folds, set[str]] = {}
   tested: dict[str, Folds] = {}
   for fold, folder in folders.items():
@@ -179,14 +184,14 @@ def check(
     if split["name"] != splits.folds_name(fold):
       raise UserError(f"{folder} is of the split {split['name']}, expected {splits.folds_name(fold)}: leave it out")
     _check_rows(folder, split, rows)
-    seen = {_patient(name) for part in ("train", "validation") for name in split[part]}
-    for patient in dict.fromkeys(_patient(name) for name in split["test"]):
-      if patient in seen:
-        raise UserError(f"{folder}: its network saw {patient}, which it is evaluated on: that leaks; train it again")
-      if patient in tested:
-        both = " and ".join(map(splits.format_folds, (tested[patient], fold)))
-        raise UserError(f"{patient} is in the folds {both}: expected once; leave one of them out")
-      tested[patient] = fold
+    seen = {patient(name) for part in ("train", "validation") for name in split[part]}
+    for tester in dict.fromkeys(map(patient, split["test"])):
+      if tester in seen:
+        raise UserError(f"{folder}: its network saw {tester}, which it is evaluated on: that leaks; train it again")
+      if tester in tested:
+        both = " and ".join(map(splits.format_folds, (tested[tester], fold)))
+        raise UserError(f"{tester} is in the folds {both}: expected once; leave one of them out")
+      tested[tester] = fold
     everything[fold] = {name for part in splits.PARTS for name in split[part]}
     first = next(iter(everything))
     if everything[fold] != everything[first]:
@@ -194,11 +199,9 @@ def check(
       raise UserError(
         f"{folder} is of other data than {folders[first]} ({differ} slices are in one only): train both on the same"
       )
-  missed = {_patient(name) for names in everything.values() for name in names} - tested.keys()
-  if missed and sum(map(len, folders)) == FOLDS:
-    raise UserError(
-      f"{min(missed)} is tested in none of the {FOLDS} folds: their splits are not those of this data set"
-    )
+  missed = {patient(name) for names in everything.values() for name in names} - tested.keys()
+  if missed and complete:
+    raise UserError(f"{min(missed)} is tested in none of all folds: their splits are not those of this data set")
 
 
 def _check_rows(folder: pathlib.Path, split: dict[str, Any], rows: list[Record]) -> None:
@@ -212,6 +215,6 @@ def _check_rows(folder: pathlib.Path, split: dict[str, Any], rows: list[Record])
       )
 
 
-def _patient(slice_id: str) -> str:
-  """`TCGA_CS_4941` of `TCGA_CS_4941_19960909/12`: a patient's examinations differ in their date."""
-  return slice_id.partition("/")[0].rpartition("_")[0]
+def _case(slice_id: str) -> str:
+  """`TCGA_CS_4941_19960909` of `TCGA_CS_4941_19960909/12`."""
+  return slice_id.rpartition("/")[0]

@@ -5,7 +5,6 @@ import pathlib
 from ml_collections import ConfigDict
 
 from bt_jax.distributed import hosts, setup, sharding
-from bt_jax.evaluation import subgroups
 from bt_jax.models import encoder_of
 from bt_jax.modes.evaluate import report_best
 from bt_jax.pretrained.conversion import check_fits
@@ -26,7 +25,6 @@ def train(config: ConfigDict, workdir: pathlib.Path | None) -> None:
   """
   workdir = workdir or default_workdir(config)
   setup.prepare(config)
-  subgroups.parse(config.report.subgroups)
   components = make_components(config)  # a wrong field is reported before any weights are fetched
   check_model_fields(config)
   sharding.check_batch_size(components.mesh, "train.batch_size", config.train.batch_size, config.train.accumulate)

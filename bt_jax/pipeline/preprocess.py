@@ -92,6 +92,11 @@ def resize(
   return jax.image.resize(image, (image.shape[0], size, size, image.shape[3]), "linear")
 
 
+def _white(dtype: np.dtype) -> float:
+  """The intensity that is 1 to the network: the highest that integers have; of the floats of a scan 255."""
+  return float(jnp.iinfo(dtype).max) if jnp.issubdtype(dtype, jnp.integer) else 255.0
+
+
 def make_preprocess(*, size: int, normalize: str, channels: str, info: DatasetInfo) -> Callable:
   """Makes the function from a batch of stored slices to network inputs and targets.
 
@@ -106,8 +111,8 @@ def make_preprocess(*, size: int, normalize: str, channels: str, info: DatasetIn
   Returns:
     `preprocess(batch, augment=None, key=None)` -> (inputs float32 [batch, size, size, channels], masks float32
     [batch, size, size, classes] in {0, 1}), where batch has `image` (its own channels and those of
-    `context_of` the network's) and `mask` in uint8, `volume_mean` and `volume_std`. A scan
-    that nobody has marked has no mask, and an image in float32, of the same 0..255: None comes back for its mask.
+    `context_of` the network's) in uint8 or uint16, `mask` in uint8, and `volume_mean` and `volume_std` in
+    0..255. A scan that nobody has marked has no mask, and an image in float32 in 0..255: None comes back for its mask.
 
   Raises:
     UserError: no such way to normalise, or no such channel.
@@ -127,7 +132,7 @@ def make_preprocess(*, size: int, normalize: str, channels: str, info: DatasetIn
       sequences_key, pixels_key = jax.random.split(key)
       batch = augment.sequences(sequences_key, batch)
     # Augmentation sees plain intensities in 0..1, where black is 0 and gamma has a meaning; z-scores come last.
-    image = resize(batch["image"].astype(jnp.float32) / 255, size)
+    image = resize(batch["image"].astype(jnp.float32) / _white(batch["image"].dtype), size)
     mask = resize(batch["mask"].astype(jnp.float32), size) if "mask" in batch else None
     if augment is not None:
       image, mask = augment.pixels(pixels_key, image, mask)

@@ -13,7 +13,7 @@ from bt_jax.datasets.info import DatasetInfo
 from bt_jax.errors import needs
 from bt_jax.evaluation.class_statistics import summarize_classes
 from bt_jax.evaluation.records import Record, by_class, counts_of, of_any_class
-from bt_jax.schema import Slices
+from bt_jax.schema import Slices, to_8_bits
 
 with needs("report", "the report of a run"):
   import matplotlib
@@ -158,7 +158,7 @@ def save_overlays(
 
 
 def _draw(axis: Any, slices: Slices, masks: np.ndarray, index: int, info: DatasetInfo) -> None:
-  shown = slices.image[index][..., info.reference_index]
+  shown = to_8_bits(slices.image[index][..., info.reference_index])
   axis.imshow(shown, cmap="gray", vmin=0, vmax=max(np.quantile(shown, 0.999), 1))
   for of_classes, style in ((slices.mask[index] == 1, _TRUTH), (masks[index], _PREDICTION)):
     for mask in np.moveaxis(of_classes, -1, 0):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bt_jax import files
+from bt_jax.datasets.recorded import info_of
 from bt_jax.evaluation import bootstrap, calibration, subgroups, surface
 from bt_jax.evaluation.aggregation import chosen, summarize_distances
 from bt_jax.evaluation.record_tables import Tables
@@ -16,6 +17,7 @@ from bt_jax.report import text_tables
 from bt_jax.report.page import html
 from bt_jax.tasks.task import Task
 
+_NO_GENES = {"why": "nothing is known of the patients' genes in this data set"}
 _ENOUGH = 20  # patients, to look for associations with their genes
 
 
@@ -38,7 +40,7 @@ def summarize(
     parameters: of the baselines; None where they differ from fold to fold.
     everyone: rows of patients for what their true masks alone tell; None: those of the tables.
   """
-  test = task.summarize(tables.slices, intervals=True)
+  info, test = info_of(about), task.summarize(tables.slices, intervals=True)
   whole = not about["leaky"]
   cut = {"why": "the random split cuts volumes, and this is measured on whole ones"}
   if tables.reliability:  # of a segmenter
@@ -47,8 +49,10 @@ def summarize(
     test["surface"] = {"empty": surface.EMPTY, **distances()} if whole else cut
   test["calibration"] = _calibration(tables, about["temperatures"])
   pick = lambda rows: chosen(task.summarize(rows, intervals=True), task.headline)
-  test["subgroups"] = subgroups.summarize(tables.patients, tables.slices, groupings, pick)
-  test["associations"] = _associations(tables, everyone or tables.patients) if whole else cut
+  test["subgroups"] = subgroups.summarize(tables.patients, tables.slices, groupings, pick, info)
+  genes_known = set(genes.GROUPINGS) <= set(info.patient_fields)
+  associations = _associations(tables, everyone or tables.patients) if genes_known else _NO_GENES
+  test["associations"] = associations if whole else cut
   return {
     **about,
     "intervals": bootstrap.about(test["patients"]),

@@ -15,10 +15,10 @@ from ml_collections import ConfigDict
 from bt_jax.datasets import splits
 from bt_jax.datasets.channels import Channel, context_of, parse_channels
 from bt_jax.datasets.info import DatasetInfo
-from bt_jax.datasets.lgg_mri import constants
-from bt_jax.datasets.registry import DATASETS
+from bt_jax.datasets.registry import Source, source_of
 from bt_jax.distributed import sharding
 from bt_jax.errors import UserError, choose
+from bt_jax.evaluation import subgroups
 from bt_jax.losses import Loss, make_loss
 from bt_jax.models import DTYPES, fields_of, make_model, taken
 from bt_jax.pipeline.augment import make_augment
@@ -41,6 +41,7 @@ class Components:
 
   Attributes:
     mesh: the devices.
+    source: of the data set.
     info: of the data set.
     task: what the network is for.
     channels: of the network's input, see `channels.parse_channels`.
@@ -54,6 +55,7 @@ class Components:
   """
 
   mesh: jax.sharding.Mesh
+  source: Source
   info: DatasetInfo
   task: Task
   model: nn.Module
@@ -70,13 +72,6 @@ class Components:
   predict_step: Callable
 
 
-def data_variant(config: ConfigDict) -> str:
-  """The builder configuration that holds the data: `full`, `partial` or `phantom`."""
-  return choose(
-    "data.name", config.data.name, {"phantom": "phantom", "lgg": "full" if config.data.expect_full else "partial"}
-  )
-
-
 def make_components(config: ConfigDict, normalize: str = "unit") -> Components:
   """Makes the components; raises UserError for the first field that cannot be.
 
@@ -84,12 +79,13 @@ def make_components(config: ConfigDict, normalize: str = "unit") -> Components:
     config: of the run.
     normalize: what `data.normalize=auto` stands for; any will do where only fields are to be checked.
   """
-  data_variant(config)
   choose("feed", config.feed, dict.fromkeys(FEEDS))
   mesh = sharding.make_mesh()
   _check_numbers(config, mesh)
-  splits.check_choice(kind=config.split.kind, fold=config.split.fold, folds=config.split.folds)
-  info = choose("data.name", config.data.name, DATASETS)
+  source = source_of(config.data)
+  info = source.info
+  splits.check_choice(kind=config.split.kind, fold=config.split.fold, count=info.folds, folds=config.split.folds)
+  subgroups.parse(config.report.subgroups, info)
   task = choose("task", config.task, TASKS)(info)
   choose("train.score", config.train.score, dict.fromkeys((*task.scores, "loss")))
   choose("loss.name", config.loss.name, task.losses)
@@ -134,6 +130,7 @@ def make_components(config: ConfigDict, normalize: str = "unit") -> Components:
   )
   return Components(
     mesh=mesh,
+    source=source,
     info=info,
     task=task,
     model=model,
@@ -201,7 +198,7 @@ def _check_together(config: ConfigDict, task: Task, normalize: str) -> None:
 _RANGES = {
   "host_timeout": (1, math.inf),
   "split.seed": (0, math.inf),
-  "crossval.group": (1, constants.FOLDS - splits.GROUP_VALIDATION - 1),
+  "crossval.group": (1, math.inf),
   "model.width": (1, math.inf),
   "model.depth": (1, math.inf),
   "augment.rotation_degrees": (0, 180),

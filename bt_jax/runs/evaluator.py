@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from bt_jax.datasets import splits, store
+from bt_jax.datasets import splits
 from bt_jax.datasets.channels import context_of
 from bt_jax.distributed import hosts
 from bt_jax.errors import UserError
@@ -171,16 +171,17 @@ def _tables(
   rows = task.slice_records(slices, probabilities, predictions, **names)
   calibrated = calibration.calibrate(np.array([row["probability"] for row in rows]), temperatures["slices"])
   rows = [row | {calibration.CALIBRATED: value.item()} for row, value in zip(rows, calibrated, strict=True)]
-  clinical = store.read_clinical(data.builder, set(slices.patient.tolist()))
-  # The published slices are TIFFs, which have no spacing.
+  known = data.source.read_patients(data.builder, set(slices.patient.tolist()))
   whole = {}
   if not data.split.leaky:
     classes = components.info.classes
-    whole = volume_columns(slices, predictions if segments else None, spacing_mm=None, classes=classes)
+    whole = volume_columns(
+      slices, predictions if segments else None, spacing_mm=data.source.read_spacings(data.builder), classes=classes
+    )
   return Tables(
     slices=rows,
     patients=[
-      row | whole.get((row["patient"], row.get("class")), {}) | clinical[row["patient"]] for row in task.patient_records(rows)
+      row | whole.get((row["patient"], row.get("class")), {}) | known[row["patient"]] for row in task.patient_records(rows)
     ],
     reliability=calibration.pixel_rows(slices, probabilities.pixels, temperatures["pixels"], **names) if segments else [],
     baselines=[

@@ -10,9 +10,10 @@ from ml_collections import ConfigDict
 from bt_jax import files
 from bt_jax.datasets import splits, store
 from bt_jax.datasets.channels import context_of
+from bt_jax.datasets.registry import Source, source_of
 from bt_jax.distributed import hosts
 from bt_jax.errors import UserError
-from bt_jax.runs.components import Components, data_variant
+from bt_jax.runs.components import Components
 from bt_jax.schema import Slices
 
 
@@ -21,12 +22,14 @@ class Data:
   """The data set of a run, its split, and what outputs call them.
 
   Attributes:
-    builder: of the data set.
+    source: of the data set.
+    builder: of it.
     index: of all its slices.
     split: which of them train, validate and test.
     reader: of slices by id, contrast raised.
   """
 
+  source: Source
   builder: store.Builder
   index: list[store.SliceId]
   split: splits.Split
@@ -63,17 +66,19 @@ class Data:
 
 def build(config: ConfigDict) -> store.Builder:
   """Opens the data set of a configuration, building it first if need be."""
-  return store.open_or_build(data_variant(config), root=config.data.root, data_dir=config.data.dir)
+  return source_of(config.data).open_or_build()
 
 
 def open_data(config: ConfigDict, components: Components) -> Data:
   """The data of a configuration; raises UserError where it is not right."""
-  builder = build(config)
-  index = store.read_index(builder)
-  context = context_of(components.channels, components.info)
+  source, info = components.source, components.info
+  builder = source.open_or_build()
+  index = source.read_index(builder)
+  context = context_of(components.channels, info)
+  chosen = config.split
   split = splits.make_split(
-    index, kind=config.split.kind, fold=config.split.fold, folds=config.split.folds, seed=config.split.seed
+    index, kind=chosen.kind, fold=chosen.fold, seed=chosen.seed, count=info.folds, folds=chosen.folds
   )
   if context and split.leaky and hosts.is_first():
     print("this split cuts volumes: neighbours of test slices are training slices, which leaks once more")
-  return Data(builder, index, split, store.Reader.of(builder, index, components.contrast, context))
+  return Data(source, builder, index, split, store.Reader.of(builder, info, index, components.contrast, context))

@@ -4,7 +4,7 @@ import gzip
 import io
 import pathlib
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import nibabel
 import numpy as np
@@ -66,7 +66,7 @@ def read(files: Sequence[pathlib.Path], *, name: str, given: Mapping[str, str]) 
     UserError: a file is damaged, lies about its size, or is no volume; or they do not lie alike.
   """
   paths = sequences.by_role(files, given)
-  loaded = {role: _load(path) for role, path in paths.items()}
+  loaded = {role: load(path) for role, path in paths.items()}
   volume, source, _ = loaded["flair"]
   nifti_geometry.check_alike({role: one for role, (_, one, _) in loaded.items()}, paths)
   volumes = {role: one for role, (one, *_) in loaded.items()}
@@ -91,14 +91,25 @@ def read(files: Sequence[pathlib.Path], *, name: str, given: Mapping[str, str]) 
   return Scan(name, "nifti", image, spacing, origins, names, warnings, source=source, ood_warnings=ood_warnings)
 
 
-def _load(path: pathlib.Path) -> tuple[Shaped[np.ndarray, "x y z channels"], Source, list[str]]:
-  """The values of a file, how it lies, and what nibabel logged over it, a sentence each."""
+def load(
+  path: pathlib.Path, *, channels: Collection[int] = (1, 3), flat: bool = False
+) -> tuple[Shaped[np.ndarray, "x y z channels"], Source, list[str]]:
+  """The values of a file, how it lies, and what nibabel logged over it, a sentence each.
+
+  Args:
+    path: of the file.
+    channels: how many it may have.
+    flat: whether all voxels may be alike, as those of an empty mask are.
+
+  Raises:
+    UserError: it is damaged, lies about its size, or is not such a volume.
+  """
   try:
     with findings.kept() as messages, open(path, "rb") as file:
       packed = file.read(2) == _GZIP
       file.seek(0)
       with gzip.open(file) if packed else file as stream:
-        kind, content = _content(stream, path, packed)
+        kind, content = _content(stream, path, packed, channels)
       image = kind.from_stream(content)
       values, affine = _values(image), image.affine
   except UserError:
@@ -108,13 +119,16 @@ def _load(path: pathlib.Path) -> tuple[Shaped[np.ndarray, "x y z channels"], Sou
   except (ImageFileError, HeaderDataError, WrapStructError, ValueError, OverflowError) as error:
     raise UserError(f"{path} has a header that makes no sense ({one_line(error)}): convert it again") from error
   check_finite(values, path)
-  check_range(values, path)
+  if not flat:
+    check_range(values, path)
   affine = nifti_geometry.in_mm(affine, image.header)
   source = Source(kind, image.header, affine, image.shape[:3], ".nii.gz" if packed else ".nii")
   return values, source, findings.sentences(path.name, messages)
 
 
-def _content(stream: io.BufferedIOBase, path: pathlib.Path, packed: bool) -> tuple[type, io.BytesIO]:
+def _content(
+  stream: io.BufferedIOBase, path: pathlib.Path, packed: bool, channels: Collection[int]
+) -> tuple[type, io.BytesIO]:
   """The class of a file and its bytes, as many as its header promises.
 
   The stream is read to its end, where gzip verifies its checksum; a bomb or a lie does not make it more by one byte.
@@ -127,7 +141,7 @@ def _content(stream: io.BufferedIOBase, path: pathlib.Path, packed: bool) -> tup
     raise UserError(f"{path} is no NIfTI file, or damaged: convert it to .nii.gz, or copy it again")
   kind = _KINDS[_first_number(start)]
   header = kind.header_class(start[: kind.header_class.sizeof_hdr])
-  _check(header, path)
+  _check(header, path, channels)
   shape, offset = header.get_data_shape(), _offset(header, path)
   promised = int(offset + np.prod(shape, dtype=float) * header.get_data_dtype().itemsize)
   if packed:
@@ -186,8 +200,8 @@ def _write_header(content: io.BytesIO, header: nibabel.Nifti1Header, offset: int
   content.write(header.binaryblock + bytes(4))
 
 
-def _check(header: nibabel.Nifti1Header, path: pathlib.Path) -> None:
-  """Whether this is one volume of one or three channels, by the header alone."""
+def _check(header: nibabel.Nifti1Header, path: pathlib.Path, expected: Collection[int]) -> None:
+  """Whether this is one volume of so many channels, by the header alone."""
   shape, dtype = header.get_data_shape(), header.get_data_dtype()
   if header["magic"].item() != header.single_magic:
     raise UserError(f"{path} is a header whose voxels are in another file (.img): convert both to .nii.gz")
@@ -199,7 +213,12 @@ def _check(header: nibabel.Nifti1Header, path: pathlib.Path) -> None:
   if dtype.kind == "c":
     raise UserError(f"{path} holds complex numbers, expected magnitudes: convert it to them")
   channels = _channels(header)
-  if len(channels) > 1 or channels[0] not in (1, 3):
+  if len(channels) > 1 or channels[0] not in expected:
+    if 3 not in expected:
+      numbers = " or ".join(map(str, expected))
+      raise UserError(
+        f"{path} is {_size(shape)} voxels, expected a volume of {numbers} channel{'s' * (numbers != '1')}"
+      )
     raise UserError(
       f"{path} is {_size(shape)} voxels, a series, expected one volume or three (pre, FLAIR, post): "
       "split it and name the files as pre, flair and post",

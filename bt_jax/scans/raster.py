@@ -101,7 +101,7 @@ def _stack(
   sources, images, warnings = {}, [], []
   for file in files:
     with findings.kept() as messages:
-      source, image = _read_one(file)
+      source, image = load(file)
     warnings += findings.sentences(file.name, messages)
     if source.stem in sources:
       raise UserError(f"{file} is given twice (another slice is called {source.stem}, too): give each slice once")
@@ -125,7 +125,18 @@ def _kind(image: np.ndarray) -> str:
   return f"{height} x {width}, {image.dtype}, {channels} channel{'s' if channels > 1 else ''}"
 
 
-def _read_one(path: pathlib.Path) -> tuple[SliceFile, Shaped[np.ndarray, "slices height width channels"]]:
+def load(
+  path: pathlib.Path, *, any_channels: bool = False
+) -> tuple[SliceFile, Shaped[np.ndarray, "slices height width channels"]]:
+  """The slice or slices of a file, turned as they are to be shown.
+
+  Args:
+    path: of a TIFF, PNG or JPEG.
+    any_channels: whether a TIFF may have any number of channels, and all count; otherwise it is grey or has three.
+
+  Raises:
+    UserError: it is damaged, or not a slice.
+  """
   with open(path, "rb") as file:
     start = file.read(26)
   if not start:
@@ -148,7 +159,8 @@ def _read_one(path: pathlib.Path) -> tuple[SliceFile, Shaped[np.ndarray, "slices
     ) from error
   pages = len(values) if values.ndim == 4 else None
   values = values if values.ndim == 4 else values[None]
-  return SliceFile(path.stem, format, pages, turn), _without_alpha(values, path)
+  keep = any_channels and format == "TIFF"
+  return SliceFile(path.stem, format, pages, turn), values if keep else _without_alpha(values, path)
 
 
 def _read_image(

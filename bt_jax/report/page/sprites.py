@@ -11,7 +11,7 @@ from skimage import measure
 
 from bt_jax import files
 from bt_jax.errors import one_line
-from bt_jax.schema import Slices
+from bt_jax.schema import Slices, to_8_bits
 
 COLUMNS = 8  # slices per line of a sprite
 _TOLERANCE = 0.3  # pixels that an outline may be off, to be drawn with fewer points
@@ -41,7 +41,7 @@ def save_volumes(
   `flair` is whatever channel `reference` is the index of; masks are of any class.
   """
   layers = {
-    "flair": slices.image[..., reference],
+    "flair": to_8_bits(slices.image[..., reference]),
     "truth": (slices.mask == 1).any(-1),
     "prediction": None if masks is None else masks.any(-1),
   }

@@ -1,0 +1,41 @@
+"""Checks a user's own folder before anything is trained: what was understood, everything that is wrong, and a picture."""
+
+import pathlib
+
+from ml_collections import ConfigDict
+
+from bt_jax import files
+from bt_jax.datasets.own_data import layouts
+from bt_jax.datasets.own_data.inspection import inspect
+from bt_jax.errors import UserError
+
+_PICTURE = "check.png"
+
+
+def check(config: ConfigDict, output: pathlib.Path | None) -> None:
+  """Prints what a folder holds and every problem with it, and draws its cases.
+
+  Args:
+    config: with `data.name=own` and `data.root`.
+    output: the picture of cases; None: `check.png` in this folder.
+
+  Raises:
+    UserError: it is not of a user's own data, there is no such folder, or there are problems, which were printed.
+  """
+  if config.data.name != "own":
+    raise UserError(
+      f"data.name is {config.data.name!r}, and a check is of your own data: set data.name=own", "data.name=own"
+    )
+  inspection = inspect(layouts.find(config.data.root), config.data.window)
+  print("\n".join(inspection.lines))
+  if inspection.picture is not None:
+    path = files.write_bytes(output or pathlib.Path(_PICTURE), files.png(inspection.picture))
+    print(f"the first cases, each with its classes: {path}")
+  problems = inspection.collection.problems
+  for number, problem in enumerate(problems, 1):
+    print(f"problem {number}: {problem}")
+  if problems:
+    raise UserError(
+      f"{len(problems)} problem{'s' * (len(problems) > 1)} in {config.data.root}, listed above: correct them, and check again"
+    )
+  print("nothing is wrong: train on it")

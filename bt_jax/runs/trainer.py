@@ -187,7 +187,7 @@ def _profile(data: Data) -> dict[str, list[float]]:
   volumes = list(cases.values())
   chosen = np.unique(np.linspace(0, len(volumes) - 1, _PROFILED).astype(int))
   reader = dataclasses.replace(data.reader, change=np.asarray)  # as scans come, contrast not raised
-  return ood.profile(reader.read(volumes[at]).image for at in chosen)
+  return ood.profile(reader.read(volumes[at]).image[..., reader.info.reference_index] for at in chosen)
 
 
 class _Report:

@@ -199,7 +199,7 @@ def _check(header: nibabel.Nifti1Header, path: pathlib.Path) -> None:
   if dtype.kind == "c":
     raise UserError(f"{path} holds complex numbers, expected magnitudes: convert it to them")
   channels = _channels(header)
-  if len(channels) > 1 or channels[0] not in (1, 3):
+  if len(channels) > 1 or channels[0] not in (1, len(CHANNELS)):
     raise UserError(
       f"{path} is {_size(shape)} voxels, a series, expected one volume or three (pre, FLAIR, post): "
       "split it and name the files as pre, flair and post",

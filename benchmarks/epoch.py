@@ -51,7 +51,7 @@ def ours(config, data, kind: str) -> Epoch:
   groups = feed.sampling_groups(config.train.sampling, data.labels("train"))
   length = len(data.split.train) // config.train.batch_size
   rates = np.full(config.train.epochs * length, config.train.learning_rate, np.float32)
-  take, step = input_pipeline.feed_and_step(
+  pipeline = input_pipeline.make_input_pipeline(
     config, parts, data, groups=groups, rates=rates, start=0, stack=contextlib.ExitStack()
   )
   state, done = restoring.first_state(config, parts, abstract=False), 0
@@ -61,9 +61,9 @@ def ours(config, data, kind: str) -> Epoch:
     started, waited, end = time.perf_counter(), 0.0, done + length
     while done < end:
       asking = time.perf_counter()
-      steps, inputs = take(done, end - done)
+      steps, arguments = pipeline.take(done, end - done)
       waited += time.perf_counter() - asking
-      state, loss = step(state, inputs)
+      state, loss = pipeline.step(state, *arguments)
       done += steps
       if done // 10 > (done - steps) // 10 or done == end:
         float(loss)

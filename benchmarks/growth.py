@@ -57,8 +57,8 @@ def build(fields: dict) -> str:
   return f"{data.title}, {len(data.split.train)} slices train; {provenance.devices()}"
 
 
-def open_feed(config, parts, data, ids: Sequence[str], steps: int) -> tuple:
-  """The feed and the step of training on these slices."""
+def open_pipeline(config, parts, data, ids: Sequence[str], steps: int):
+  """The input pipeline of training on these slices."""
   from bt_jax.pipeline import feed
   from bt_jax.runs import input_pipeline
 
@@ -68,7 +68,7 @@ def open_feed(config, parts, data, ids: Sequence[str], steps: int) -> tuple:
   )
   groups = feed.sampling_groups(config.train.sampling, data.labels("train"))
   rates, stack = np.full(steps, 1e-3, np.float32), contextlib.ExitStack()
-  return input_pipeline.feed_and_step(config, parts, data, groups=groups, rates=rates, start=0, stack=stack)
+  return input_pipeline.make_input_pipeline(config, parts, data, groups=groups, rates=rates, start=0, stack=stack)
 
 
 def peak(process: int | str = "self") -> float:
@@ -84,7 +84,9 @@ def measure_feed(fields: dict, share: float, batches: int) -> tuple[float, ...]:
   config, parts, data = prepare(fields)
   ids = (data.split.train * math.ceil(share))[: round(share * len(data.split.train))]
   before, started = peak(), time.perf_counter()
-  take, _ = open_feed(config, parts, data, ids, batches + 100)  # more, so that the processes that read are still there
+  take = open_pipeline(
+    config, parts, data, ids, batches + 100
+  ).take  # more, so that the processes that read are still there
   jax.block_until_ready(take(0, 1))
   ready = time.perf_counter()
   for step in range(1, batches + 1):
@@ -101,13 +103,13 @@ def measure_step(fields: dict, repeats: int) -> tuple[float, ...]:
   from bt_jax.runs import restoring
 
   config, parts, data = prepare({**fields, "feed": "resident"})
-  take, step = open_feed(config, parts, data, data.split.train[: config.train.batch_size], 1)
-  state, (_, inputs) = restoring.first_state(config, parts, abstract=False), take(0, 1)
-  compiled = jax.jit(step, donate_argnums=0).lower(state, inputs).compile()
+  pipeline = open_pipeline(config, parts, data, data.split.train[: config.train.batch_size], 1)
+  state, (_, arguments) = restoring.first_state(config, parts, abstract=False), pipeline.take(0, 1)
+  compiled = jax.jit(pipeline.step, donate_argnums=0).lower(state, *arguments).compile()
   times = []
   for _ in range(repeats + 2):
     started = time.perf_counter()
-    state, loss = compiled(state, inputs)
+    state, loss = compiled(state, *arguments)
     loss.block_until_ready()
     times.append(time.perf_counter() - started)
   return 1000 * statistics.median(times[2:]), compiled.memory_analysis().temp_size_in_bytes / 2**20

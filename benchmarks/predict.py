@@ -188,7 +188,12 @@ def measure_parts(source: pathlib.Path, outputs: Iterator[pathlib.Path], predict
     scan = timed("read, check and hash", reader.read, study)
     found = timed("predict", predictor.predict, scan)
     timed("  of that the networks", lambda resampled: list(predictor.segment(resampled)), in_range(scan.image))
-    timed("  of that OOD checks", ood.warnings, scan.image, predictor.decision.profile)
+    timed(
+      "  of that OOD checks",
+      ood.warnings,
+      scan.image[..., predictor.decision.info.reference_index],
+      predictor.decision.profile,
+    )
     timed("mask", nifti.write, scan, output / study.name, found.mask, None, software="")
     timed("overlays, contact sheet", overlays.save, output / study.name, found)
     timed("numbers", describe, found)

@@ -3,7 +3,7 @@
   python launch.py --config=configs/seg.py:phantom                        try it on synthetic data
   python launch.py --config=configs/seg.py --config.data.root=DIR         the real data; DIR holds kaggle_3m/
   python launch.py --config=configs/cls.py:small --config.split.fold=7    any field of the configuration as a flag
-  python launch.py --config=configs/seg.py --mode=crossval                all 22 patient folds, pooled; goes on where it stopped
+  python launch.py --config=configs/seg.py --mode=crossval                all patient folds, pooled; resumes where it stopped
   python launch.py --mode=compare --runs=RUN,RUN                          two runs of one split, patient by patient
   python launch.py --mode=report --workdir=RUN                            the page of a run again, from its tables
   python launch.py --mode=cascade --classifier=RUN --segmenter=RUN        two runs of one split as one system

@@ -101,8 +101,8 @@ def get_config() -> ConfigDict:
   config.eval.baselines = True  # also judge methods that learn nothing, or little, on the same slices
 
   config.crossval = ConfigDict()
-  config.crossval.folds = "all"  # of --mode=crossval: or some of the 22, e.g. "0,3-6"
-  config.crossval.group = 1  # neighbouring folds that one training tests: 1 is 22 trainings, 2 is 11
+  config.crossval.folds = "all"  # of --mode=crossval: or some of them, e.g. "0,3-6"
+  config.crossval.group = 1  # neighbouring folds that one training tests: 2 halves the number of trainings
 
   config.report = ConfigDict()
   config.report.subgroups = "all"  # none, or some of site, grade, sequences, size and the molecular clusters

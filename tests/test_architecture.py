@@ -2,12 +2,16 @@
 
 import ast
 import collections
+import json
 import pathlib
+import pydoc
 import re
+import subprocess
+import sys
 
 from bt_jax import cli
 from configs import common
-from tests.helpers.launching import ROOT
+from tests.helpers.launching import ROOT, environment
 
 PACKAGE = ROOT / "bt_jax"
 # Each room, and each module that stands alone, imports from those before it only.
@@ -81,3 +85,38 @@ def has(config, name: str) -> bool:
   for section in sections:
     config = config.get(section, {})
   return field in config
+
+
+# Training up to its first step, which writes down whose functions called it, and ends the program.
+_TO_THE_STEP = """
+import inspect, json, runpy, sys
+from bt_jax.runs import input_pipeline
+
+def make_train_step(components, options):
+  def step(*_):
+    calls = [(one.frame.f_globals.get("__name__", ""), one.function) for one in inspect.stack(0)]
+    names = [f"{module}.{function}" for module, function in reversed(calls) if module.startswith("bt_jax.")]
+    print("walk:", json.dumps(names), flush=True)
+    raise SystemExit
+  return step
+
+input_pipeline.make_train_step = make_train_step
+runpy.run_path("launch.py", run_name="__main__")
+"""
+
+
+def test_six_functions_lead_from_the_command_to_the_step(tiny, tmp_path):
+  command = [sys.executable, "-c", _TO_THE_STEP, *tiny, f"--workdir={tmp_path / 'run'}"]
+  variables = environment() | {"GLIBC_TUNABLES": ""}  # or it would start itself once more
+  done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
+  assert (walk := re.search(r"walk: (.*)", done.stdout)), done.stderr
+  page = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
+  shown = re.findall(r"^\d\. `([\w.]+)`:", page.partition("## From the command to the step")[2], re.MULTILINE)
+  assert json.loads(walk[1]) == [f"bt_jax.{name}" for name in shown[:6]]
+
+
+def test_what_the_page_names_is_there():
+  page = (ROOT / "docs/extending.md").read_text(encoding="utf-8").partition("## From the command to the step")[2]
+  named = re.findall(r"`((?:\w+\.)+\w+)`", page)
+  assert len(named) >= 12
+  assert [name for name in named if pydoc.locate(f"bt_jax.{name}") is None] == []

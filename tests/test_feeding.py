@@ -27,8 +27,8 @@ def inputs(phantom_root, data_dir):
     data = run_data.open_data(config, parts)
     groups = feed.sampling_groups("all", data.labels("train"))
     rates = np.linspace(0, 1, 40, dtype=np.float32)
-    take, _ = input_pipeline.feed_and_step(config, parts, data, groups=groups, rates=rates, start=0, stack=stack)
-    return take, data, rates
+    pipeline = input_pipeline.make_input_pipeline(config, parts, data, groups=groups, rates=rates, start=0, stack=stack)
+    return pipeline.take, data, rates
 
   with contextlib.ExitStack() as stack:
     yield make

@@ -24,7 +24,7 @@ def make_head(*, skull, size=128, slices=6, seed=0, span=SPAN):
 
 
 def as_image(flair):
-  return np.stack([np.asarray(flair, np.float32)] * 3, axis=-1)
+  return np.asarray(flair, np.float32)
 
 
 def make_profile(**head):
@@ -51,9 +51,9 @@ def test_features_of_a_head_and_of_a_brain_alone():
     lambda head: 0.01 * head - 30,
     lambda head: np.round(head * 2000).astype(np.uint16),
     lambda head: head * np.float32(1e38),
-    lambda head: np.kron(head, np.ones((1, 4, 4, 1))),
+    lambda head: np.kron(head, np.ones((1, 4, 4))),
     lambda head: head[:, :, ::-1],
-    lambda head: np.pad(head, ((1, 30), (0, 0), (0, 0), (0, 0))),  # most of them above the head
+    lambda head: np.pad(head, ((1, 30), (0, 0), (0, 0))),  # most of them above the head
   ],
   ids=["unit", "shift", "integers", "huge", "resolution", "mirrored", "empty slices"],
 )
@@ -128,7 +128,7 @@ def test_ct_in_a_window_has_no_dark_skull():
 
 def test_a_head_of_another_size_in_the_frame():
   head = make_head(skull=True)
-  wide = [(0, 0), (64, 64), (64, 64), (0, 0)]
+  wide = [(0, 0), (64, 64), (64, 64)]
   (far,) = ood.warnings(np.pad(head, wide), PROFILES["heads"])
   assert "far less than any" in far
   (tight,) = ood.warnings(head[:, 19:109, 28:100], PROFILES["heads"])
@@ -148,3 +148,11 @@ def test_any_shape_has_features(shape):
   image = as_image(np.random.default_rng(4).random(shape))
   assert all(0 <= value < 1e6 for value in ood.features(image).values())
   assert isinstance(ood.warnings(image, PROFILES["heads"]), list)
+
+
+def test_the_reference_alone_stands_in_every_channel():
+  volume = np.random.default_rng(5).random((2, 4, 4, 2))
+  assert not ood.is_reference_alone(volume, 1)
+  volume[..., 0] = volume[..., 1]
+  assert ood.is_reference_alone(volume, 1)
+  assert not ood.is_reference_alone(volume[..., :1], 0)  # no other channel could be missing

@@ -418,7 +418,7 @@ def test_loop_stops_at_a_loss_that_is_not_finite_and_keeps_the_good_checkpoint(t
 
   with pytest.raises(UserError, match="not finite at step 15"):
     loop.train(
-      state, [], plan=loop.Plan(steps=40, steps_per_epoch=10, batch_size=2, patience=0), feed=lambda done, most: (1, done), step=step,
+      state, [], plan=loop.Plan(steps=40, steps_per_epoch=10, batch_size=2, patience=0), pipeline=loop.InputPipeline(lambda done, most: loop.StepInput(1, (done,)), step),
       validate=lambda state: loop.Validation({"loss": 0.5, "accuracy": 0.75, "score": 0.25}, dict), learning_rates=[0.1] * 40, latest=latest, best=best,
       record={}, report=reported.append,
     )  # fmt: skip

@@ -11,8 +11,6 @@ from jaxtyping import Bool, Float, Num
 from scipy import ndimage
 from skimage import filters
 
-from bt_jax.schema import CHANNELS
-
 MIN_SLICES = 5  # a few slices through crown or base do not look like the middle of a head
 _MOST_SLICES, _MOST_PIXELS = 9, 256  # that are looked at, and along an edge, give or take a factor of two
 _AIR = -200  # Hounsfield units, below fat's -100; no scale of MR has a good part of an image there
@@ -26,11 +24,11 @@ _RIM = np.linspace(0, 0.35, 36)  # depths below the outline, as a share of the r
 _BRAIN = np.linspace(0.35, 0.9, 20)
 
 
-def features(image: Num[np.ndarray, "slices height width 3"]) -> dict[str, float]:
-  """What the middle third of a volume looks like in FLAIR, in any resolution and unit of intensity.
+def features(volume: Num[np.ndarray, "slices height width"]) -> dict[str, float]:
+  """What the middle third of a volume looks like, in any resolution and unit of intensity.
 
   Args:
-    image: the three channels; any scale.
+    volume: of the reference channel, of LGG FLAIR; any scale.
 
   Returns:
     `skull`: how deep intensities fall behind the rim, as a share of the brain's: 0.9 for a head, whose skull is dark
@@ -39,15 +37,15 @@ def features(image: Num[np.ndarray, "slices height width 3"]) -> dict[str, float
     `border`: median intensity along the edge of the frame as a share of that in the head.
     `levels`: of grey in the head, the effective number (e to the entropy of 256 bins), 1..256.
   """
-  flair = _middle(image)
-  flair = np.maximum(flair - np.percentile(flair, 1), 0)
-  flair /= max(flair.max(), _LEAST)
-  head = np.stack([_foreground(one) for one in flair])
+  middle = _middle(volume)
+  middle = np.maximum(middle - np.percentile(middle, 1), 0)
+  middle /= max(middle.max(), _LEAST)
+  head = np.stack([_foreground(one) for one in middle])
   if not head.any():
     head[:] = True
-  edge = [flair[:, 0], flair[:, -1], flair[:, :, 0], flair[:, :, -1]]
-  dips = [_dip(one, mask) for one, mask in zip(flair, head, strict=True) if mask.any()]
-  inside = flair[head]
+  edge = [middle[:, 0], middle[:, -1], middle[:, :, 0], middle[:, :, -1]]
+  dips = [_dip(one, mask) for one, mask in zip(middle, head, strict=True) if mask.any()]
+  inside = middle[head]
   brightest = max(np.percentile(inside, 99.5), _LEAST)  # a hot pixel would leave few bins to the rest
   counts = np.histogram(np.minimum(inside, brightest), 256, (0, brightest))[0]
   shares = counts[counts > 0] / counts.sum()
@@ -55,41 +53,42 @@ def features(image: Num[np.ndarray, "slices height width 3"]) -> dict[str, float
   return {
     "skull": float(np.median(dips)),
     "span": float(min(spans)),
-    "border": float(np.median(np.concatenate(edge, axis=1)) / max(np.median(flair[head]), _LEAST)),
+    "border": float(np.median(np.concatenate(edge, axis=1)) / max(np.median(inside), _LEAST)),
     "levels": float(np.exp(-np.sum(shares * np.log(shares)))),
   }
 
 
-def profile(volumes: Iterable[Num[np.ndarray, "slices height width 3"]]) -> dict[str, list[float]]:
+def profile(volumes: Iterable[Num[np.ndarray, "slices height width"]]) -> dict[str, list[float]]:
   """The lowest and highest value of each feature over the volumes of a training, one at least."""
   rows = [features(volume) for volume in volumes]
   return {name: [min(row[name] for row in rows), max(row[name] for row in rows)] for name in rows[0]}
 
 
-def is_flair_alone(image: Num[np.ndarray, "slices height width 3"]) -> bool:
-  """Whether FLAIR stands in the place of all other sequences."""
-  flair = image[..., CHANNELS.index("flair")]
-  return all(np.array_equal(image[..., channel], flair) for channel in range(image.shape[-1]))
+def is_reference_alone(image: Num[np.ndarray, "slices height width channels"], reference: int) -> bool:
+  """Whether the reference channel, of this index, stands in the place of all others."""
+  others = (image[..., channel] for channel in range(image.shape[-1]) if channel != reference)
+  compared = [np.array_equal(other, image[..., reference]) for other in others]
+  return bool(compared) and all(compared)
 
 
-def warnings(image: Num[np.ndarray, "slices height width 3"], profile: dict[str, list[float]] | None) -> list[str]:
+def warnings(volume: Num[np.ndarray, "slices height width"], profile: dict[str, list[float]] | None) -> list[str]:
   """What is unusual about a scan, a sentence each; where it is no head on a dark background, that alone.
 
   Args:
-    image: the three channels in the scale of the file.
+    volume: of the reference channel in the scale of the file.
     profile: of the training volumes, as `profile` gives it; None: only the rules that hold for any brain.
   """
-  if (image[..., CHANNELS.index("flair")] < _AIR).mean() > 0.01:
+  if (volume < _AIR).mean() > 0.01:
     return [f"intensities below {_AIR} look like Hounsfield units of CT: the networks know MR only"]
-  measured = features(image)
+  measured = features(volume)
   if measured["levels"] < _FEW_LEVELS:
-    return ["next to no shades of grey: a mask or an empty slice, not FLAIR of a head"]
+    return ["next to no shades of grey: a mask or an empty slice, not a head"]
   if measured["border"] > _BRIGHT_BORDER:
     return [
       f"the edge of the frame is {measured['border']:.0%} as bright as what it frames: inverted, cropped into the brain, or "
       "no head on a dark background"
     ]
-  return _unlike_training(measured, profile, len(image)) if profile else []
+  return _unlike_training(measured, profile, len(volume)) if profile else []
 
 
 def _unlike_training(measured: dict[str, float], profile: dict[str, list[float]], slices: int) -> list[str]:
@@ -100,9 +99,7 @@ def _unlike_training(measured: dict[str, float], profile: dict[str, list[float]]
   if slices < MIN_SLICES:
     return sentences
   if measured["skull"] < least_skull - _SKULL_MARGIN:
-    sentences.append(
-      "no dark skull under a bright scalp, as the network was trained on: stripped, or no FLAIR of a head?"
-    )
+    sentences.append("no dark skull under a bright scalp, as the network was trained on: stripped, or not a head?")
   if measured["span"] >= _FULL > most_span:
     sentences.append("the head fills the frame from edge to edge, tighter than any the network was trained on")
   if measured["span"] < _TINY * least_span:
@@ -112,15 +109,14 @@ def _unlike_training(measured: dict[str, float], profile: dict[str, list[float]]
   return sentences
 
 
-def _middle(image: Num[np.ndarray, "slices height width 3"]) -> Float[np.ndarray, "some rows columns"]:
-  """FLAIR of some slices of the middle third of those that show anything, small enough to be quick."""
-  flair = image[..., CHANNELS.index("flair")]
-  shown = np.ptp(flair, axis=(1, 2)) > 0
+def _middle(volume: Num[np.ndarray, "slices height width"]) -> Float[np.ndarray, "some rows columns"]:
+  """Some slices of the middle third of those that show anything, small enough to be quick."""
+  shown = np.ptp(volume, axis=(1, 2)) > 0
   indices = np.flatnonzero(shown if shown.any() else ~shown)
   third = indices[len(indices) // 3 : len(indices) - len(indices) // 3]
   chosen = third[np.unique(np.linspace(0, len(third) - 1, _MOST_SLICES).astype(int))]
-  step = max(max(flair.shape[1:]) // _MOST_PIXELS, 1)
-  return flair[chosen, ::step, ::step].astype(np.float64)
+  step = max(max(volume.shape[1:]) // _MOST_PIXELS, 1)
+  return volume[chosen, ::step, ::step].astype(np.float64)
 
 
 def _foreground(image: Float[np.ndarray, "rows columns"]) -> Bool[np.ndarray, "rows columns"]:

@@ -202,9 +202,11 @@ class Predictor:
     of_members = np.concatenate(members, axis=1)
     if self.decision.largest_component:
       masks, of_members = of_largest_part(masks), np.stack([largest_part(mask) for mask in of_members])
-    ood_warnings = [*scan.ood_warnings, *ood.warnings(scan.image, self.decision.profile)]
-    if not self.decision.drops_sequences and ood.is_flair_alone(scan.image):
-      ood_warnings.append("FLAIR alone, on which these networks were not trained: mask and volume are not reliable")
+    ood_warnings = [*scan.ood_warnings, *ood.warnings(scan.image[..., info.reference_index], self.decision.profile)]
+    if not self.decision.drops_sequences and ood.is_reference_alone(scan.image, info.reference_index):
+      ood_warnings.append(
+        f"{info.reference_title} alone, on which these networks were not trained: mask and volume are not reliable"
+      )
     return Prediction(
       scan=scan,
       masks=masks,

@@ -8,7 +8,7 @@ from skimage import exposure
 
 from bt_jax.errors import choose
 
-Slice = UInt8[np.ndarray, "height width 3"]
+Slice = UInt8[np.ndarray, "height width channels"]
 
 
 def stretch(image: Slice) -> Slice:

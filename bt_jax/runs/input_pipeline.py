@@ -6,7 +6,6 @@ import functools
 import itertools
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import numpy as np
@@ -16,14 +15,11 @@ from bt_jax.distributed import hosts, setup, sharding
 from bt_jax.pipeline import feed
 from bt_jax.runs.components import Components
 from bt_jax.runs.run_data import Data
+from bt_jax.training.loop import InputPipeline, StepInput
 from bt_jax.training.step import make_resident_step, make_train_step
-from bt_jax.training.train_state import TrainState
-
-Feed = Callable[[int, int], tuple[int, Any]]
-Step = Callable[[TrainState, Any], tuple[TrainState, jax.Array]]
 
 
-def feed_and_step(
+def make_input_pipeline(
   config: ConfigDict,
   components: Components,
   data: Data,
@@ -32,8 +28,8 @@ def feed_and_step(
   rates: np.ndarray,
   start: int,
   stack: contextlib.ExitStack,
-) -> tuple[Feed, Step]:
-  """What the loop takes its inputs from, by `config.feed`, and the compiled step that they fit.
+) -> InputPipeline:
+  """Makes what the loop takes its input from, by `config.feed`, with the compiled step that it fits.
 
   Args:
     config: of the run.
@@ -42,7 +38,7 @@ def feed_and_step(
     groups: of training slices, see `sampling_groups`.
     rates: learning rates, float32 [steps].
     start: the step to begin with.
-    stack: closes the feed.
+    stack: closes it.
   """
   mesh, batch_size, ids = components.mesh, config.train.batch_size, data.split.train
   weights = feed.slice_weights(config.train.class_weights, data.labels("train"))
@@ -70,8 +66,7 @@ def feed_and_step(
   compiled = sharding.compile_step(
     config.parallel, make_train_step(components, config.train), mesh, cut=(False, True, False), train=True
   )
-  take = lambda done, most: (1, (next(ready), rates[done]))
-  return take, lambda state, inputs: compiled(state, *inputs)
+  return InputPipeline(take=lambda done, most: StepInput(1, (next(ready), rates[done])), step=compiled)
 
 
 def _ahead(batches: Iterator[dict[str, jax.Array]]) -> Iterator[dict[str, jax.Array]]:
@@ -89,7 +84,7 @@ def _several_at_once(
   order: Callable[..., np.ndarray],
   rates: np.ndarray,
   at_once: int,
-) -> tuple[Feed, Step]:
+) -> InputPipeline:
   """The same for slices that are on the devices: what goes there is which of them make the next batches."""
   mesh, batch_size = components.mesh, config.train.batch_size
   rows = sharding.local_rows(mesh, batch_size)
@@ -101,14 +96,14 @@ def _several_at_once(
     train=True,
   )
 
-  def take(done: int, most: int) -> tuple[int, Any]:
+  def take(done: int, most: int) -> StepInput:
     count = min(at_once, most)
     steps = done + np.minimum(np.arange(at_once), count - 1)  # those after the last are not taken
     indices = np.stack([order(step=int(step)) for step in steps], axis=1)[rows]
     laid_out = sharding.lay_out(mesh, {"indices": indices}, batch_size)["indices"]
-    return count, (laid_out, data, rates[steps], np.int32(count))
+    return StepInput(count, (laid_out, data, rates[steps], np.int32(count)))
 
-  return take, lambda state, inputs: compiled(state, *inputs)
+  return InputPipeline(take=take, step=compiled)
 
 
 def _on_each_device(mesh: jax.sharding.Mesh, data: Data, weights: np.ndarray) -> dict[str, jax.Array]:

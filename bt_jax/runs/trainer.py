@@ -22,7 +22,7 @@ from bt_jax.pipeline import feed
 from bt_jax.pretrained.conversion import Weights, fill_encoder
 from bt_jax.runs import prediction, restoring, warm_start
 from bt_jax.runs.components import Components
-from bt_jax.runs.input_pipeline import feed_and_step
+from bt_jax.runs.input_pipeline import make_input_pipeline
 from bt_jax.runs.provenance import devices
 from bt_jax.runs.run_data import Data
 from bt_jax.runs.tensorboard import Board
@@ -83,13 +83,13 @@ def fit(config: ConfigDict, workdir: pathlib.Path, components: Components, data:
     return loop.Validation(_validation(config, components, data, validation, logits), decide)
 
   with _told_if_memory_ends(), contextlib.ExitStack() as stack:
-    take, step = feed_and_step(config, components, data, groups=groups, rates=rates, start=int(state.step), stack=stack)
+    start = int(state.step)
+    pipeline = make_input_pipeline(config, components, data, groups=groups, rates=rates, start=start, stack=stack)
     loop.train(
       state,
       history,
       plan=plan,
-      feed=take,
-      step=step,
+      pipeline=pipeline,
       validate=validate,
       learning_rates=rates,
       latest=latest,
@@ -103,7 +103,7 @@ def fit(config: ConfigDict, workdir: pathlib.Path, components: Components, data:
         "profile": _profile(data),
         "bt_jax": __version__,
       },
-      report=stack.enter_context(_Report(data, workdir, int(state.step))),
+      report=stack.enter_context(_Report(data, workdir, start)),
     )
   for checkpoints in (latest, best):
     checkpoints.close()
@@ -187,7 +187,7 @@ def _profile(data: Data) -> dict[str, list[float]]:
   volumes = list(cases.values())
   chosen = np.unique(np.linspace(0, len(volumes) - 1, _PROFILED).astype(int))
   reader = dataclasses.replace(data.reader, change=np.asarray)  # as scans come, contrast not raised
-  return ood.profile(reader.read(volumes[at]).image for at in chosen)
+  return ood.profile(reader.read(volumes[at]).image[..., reader.info.reference_index] for at in chosen)
 
 
 class _Report:

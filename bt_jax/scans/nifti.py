@@ -92,7 +92,7 @@ def read(files: Sequence[pathlib.Path], *, name: str, given: Mapping[str, str]) 
 
 
 def load(
-  path: pathlib.Path, *, channels: Collection[int] = (1, 3), flat: bool = False
+  path: pathlib.Path, *, channels: Collection[int] = (1, len(CHANNELS)), flat: bool = False
 ) -> tuple[Shaped[np.ndarray, "x y z channels"], Source, list[str]]:
   """The values of a file, how it lies, and what nibabel logged over it, a sentence each.
 
@@ -214,7 +214,7 @@ def _check(header: nibabel.Nifti1Header, path: pathlib.Path, expected: Collectio
     raise UserError(f"{path} holds complex numbers, expected magnitudes: convert it to them")
   channels = _channels(header)
   if len(channels) > 1 or channels[0] not in expected:
-    if 3 not in expected:
+    if len(CHANNELS) not in expected:
       numbers = " or ".join(map(str, expected))
       raise UserError(
         f"{path} is {_size(shape)} voxels, expected a volume of {numbers} channel{'s' * (numbers != '1')}"

@@ -15,6 +15,7 @@ from bt_jax import files as writing
 from bt_jax.errors import UserError, one_line
 from bt_jax.scans import codestreams, findings, orientation, sequences, tiff
 from bt_jax.scans.scan import NOTICE, Mask, Scan, check_expansion, check_finite, check_range, fill_roles
+from bt_jax.schema import CHANNELS
 
 _LONGEST = 2**12  # along any axis
 _LARGEST_VOLUME = 3 * 2**27  # values; 1.6 GB as float32
@@ -78,7 +79,7 @@ def read(files: Sequence[pathlib.Path], *, name: str, given: Mapping[str, str] =
     channels, origins, warnings = sequences.by_channel(flair, files[0])
   warnings += [sentence for *_, sentences in images.values() for sentence in sentences]
   image, origins, missing = fill_roles(channels, origins, name)
-  if flair.shape[-1] == 3 and any(source.format == "JPEG" for source in sources):
+  if flair.shape[-1] == len(CHANNELS) and any(source.format == "JPEG" for source in sources):
     warnings.append("JPEG mixes the channels and changes their values: TIFF or PNG keeps them")
   if len(image) == 1:
     warnings.append("one slice stands for its volume: its own mean and standard deviation are used")
@@ -201,7 +202,7 @@ def _without_alpha(values: np.ndarray, path: pathlib.Path) -> np.ndarray:
     if values[..., -1].min() != values[..., -1].max():
       raise UserError(f"{path} is transparent in parts, expected one or three channels: save it without alpha")
     values = values[..., :-1]
-  if values.shape[-1] not in (1, 3):
+  if values.shape[-1] not in (1, len(CHANNELS)):
     raise UserError(f"{path} has {values.shape[-1]} channels, expected one (FLAIR) or three (pre, FLAIR, post)")
   return values
 

@@ -32,6 +32,30 @@ class Validation(NamedTuple):
   decide: Callable[[], dict[str, Any]]
 
 
+class StepInput(NamedTuple):
+  """What one call of the compiled step takes.
+
+  Attributes:
+    steps: that the call takes.
+    arguments: of the compiled step, behind the state.
+  """
+
+  steps: int
+  arguments: tuple[Any, ...]
+
+
+class InputPipeline(NamedTuple):
+  """What a training takes its input from, and the compiled step that this input fits.
+
+  Attributes:
+    take: from the number of the next step, and the most steps that may be taken at once, to their input.
+    step: from the state and the `arguments` of that input to the new state and the last loss.
+  """
+
+  take: Callable[[int, int], StepInput]
+  step: Callable[..., tuple[TrainState, jax.Array]]
+
+
 @dataclasses.dataclass(frozen=True)
 class Plan:
   """How long to train and what decides.
@@ -67,8 +91,7 @@ def train(
   history: list[Row],
   *,
   plan: Plan,
-  feed: Callable[[int, int], tuple[int, Any]],
-  step: Callable[[TrainState, Any], tuple[TrainState, jax.Array]],
+  pipeline: InputPipeline,
   validate: Callable[[TrainState], Validation],
   learning_rates: Sequence[float],
   latest: Checkpoints,
@@ -79,11 +102,10 @@ def train(
   """Trains until the plan is done.
 
   Args:
-    state: to go on from.
+    state: to resume from, or the first.
     history: a row per epoch so far.
     plan: see `Plan`.
-    feed: from the number of the next step and the most steps that may be taken to how many it holds and their input.
-    step: takes these steps; from state and input to the new state and the last loss.
+    pipeline: see `InputPipeline`.
     validate: from state to what the validation part says.
     learning_rates: of every step, for the table.
     latest: gets the whole state after every epoch, and when stopped.
@@ -103,9 +125,9 @@ def train(
   ):
     while not is_finished(plan, history):
       asking = time.perf_counter()
-      steps, inputs = feed(done, plan.steps_per_epoch - done % plan.steps_per_epoch)
+      steps, arguments = pipeline.take(done, plan.steps_per_epoch - done % plan.steps_per_epoch)
       waited += time.perf_counter() - asking
-      state, loss = step(state, inputs)
+      state, loss = pipeline.step(state, *arguments)
       done, trained = done + steps, trained + steps * plan.batch_size
       if first:
         jax.block_until_ready(loss)

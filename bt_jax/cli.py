@@ -52,7 +52,7 @@ MODES = {
   "cascade": ("classifier", "segmenter", "sensitivity", "workdir"),
   "compare": ("runs", "workdir"),
   "report": ("workdir", "show_slices"),
-  "predict": (*_NETWORKS, "input", "pre", "flair", "post", "output", "probabilities", "shard"),
+  "predict": (*_NETWORKS, "input", "pre", "flair", "post", "output", "probabilities", "shard", "layout"),
   "export": (*_NETWORKS, "output"),
   "serve": (*_NETWORKS, "bind", "port", "limit_mb", "keep"),
 }
@@ -105,6 +105,9 @@ flags.DEFINE_string(
 )
 flags.DEFINE_bool("probabilities", False, "predict: write probabilities beside masks.")
 flags.DEFINE_string("shard", None, "predict: i/n, every n-th study from the i-th on, for n machines.")
+flags.DEFINE_enum(
+  "layout", None, ["nnunet", "bids"], "predict: write masks also as nnU-Net names them, or as derivatives of BIDS."
+)
 flags.DEFINE_string("bind", "127.0.0.1", "serve: address to listen on; another lets the network in.")
 flags.DEFINE_integer("port", 8000, "serve: port; 0 picks a free one.")
 flags.DEFINE_integer("limit_mb", 512, "serve: most of one scan's files together, in MB.", lower_bound=1)

@@ -4,6 +4,7 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import sys
 import tempfile
@@ -15,9 +16,11 @@ from tqdm import tqdm
 
 from bt_jax import files
 from bt_jax.errors import MachineError, UserError
-from bt_jax.inference import claims, writer
+from bt_jax.inference import claims, dataset_layouts, writer
+from bt_jax.inference import studies as studies_of
 from bt_jax.inference.predictor import Prediction, Predictor
 from bt_jax.scans import reader
+from bt_jax.scans.file_types import EXPECTED
 from bt_jax.scans.reader import Study
 from bt_jax.scans.scan import NOTICE, Scan
 
@@ -35,6 +38,7 @@ def predict(
   given: Mapping[str, str],
   probabilities: bool,
   shard: str | None,
+  layout: str | None,
   load: Callable[[], Predictor],
 ) -> None:
   """Predicts the studies in a file or folder; skips those that are finished, reports those that cannot be read.
@@ -43,24 +47,32 @@ def predict(
     source: a file, a zip or a folder; None where `given` names files.
     output: gets the files of the one study, or a folder for each of several, and a table of all. Other processes may
       work on the same studies: each study is claimed, and those that another has claimed come last.
-    given: by role, see `reader.find`.
+    given: by role, see `studies.find`.
     probabilities: whether they are written, too.
     shard: `i/n`: every n-th study from the i-th on; None: all.
-    load: the networks; called once the studies are known.
+    layout: a name of `dataset_layouts.LAYOUTS`, by which masks are written once more; None: with their studies alone.
+    load: the networks, whose channels say what a study is.
 
   Raises:
     UserError: there is nothing to read, the output holds something else, or a study could not be predicted.
   """
-  studies = reader.find(source, given)
+  if source is not None and not source.exists():  # before networks are opened, which takes seconds
+    raise UserError(f"{source} is not there: name a file or a folder that is ({EXPECTED})", "input")
+  predictor = load()
+  studies = studies_of.find(source, given, predictor.info)
   chosen = studies if shard is None else reader.shard(studies, shard)
   if not chosen:
     print(f"no study falls to shard {shard}, there are {len(studies)}")
     return
+  writer.check_folder(output)
+  top, output = output, output / dataset_layouts.OWN_FOLDER if layout else output
   table = None
   if len(studies) > 1 or studies[0].name:
     table = output / ("studies.csv" if shard is None else f"studies_{shard.replace('/', '_of_')}.csv")
   with _writable(output, table):
-    work = _Work(output, load(), probabilities)
+    work = _Work(
+      output, predictor, probabilities, functools.partial(dataset_layouts.place, layout, top) if layout else None
+    )
     for study in chosen:  # what must not be written over is reported before anything is begun
       work.finished(study)
     rows, order = [], {study.name: position for position, study in enumerate(chosen)}
@@ -94,6 +106,7 @@ class _Work:
   output: pathlib.Path
   predictor: Predictor
   probabilities: bool
+  place: Callable[..., None] | None = None  # of a finished study's folder, its `prediction.json` and the data set
   claimed: dict[str, Callable[[], None]] = dataclasses.field(default_factory=dict)
 
   def options(self, study: Study) -> dict[str, Any]:
@@ -132,10 +145,13 @@ class _Work:
           f"{self.output / study.name} holds the prediction of other files: remove it, or choose another output",
           "output",
         )
-      return None if done is not None and not writer.missing(self.output / study.name, done) else reader.read(study)
+      return None if done is not None and not writer.missing(self.output / study.name, done) else self._read(study)
     except BaseException:
       self.release(study)
       raise
+
+  def _read(self, study: Study) -> Scan:
+    return studies_of.read(study, self.predictor.info)
 
   def release(self, study: Study) -> None:
     """Lets other processes have the study."""
@@ -162,6 +178,8 @@ class _Work:
     if prediction is not None:
       writer.save(prediction, folder, probabilities=self.probabilities, options=self.options(study))
     done = writer.finished(folder)
+    if self.place is not None:
+      self.place(folder, done, self.predictor.info)
     columns = {name: done[name] for name in _REPORTED} | {"warnings": "; ".join(done["warnings"])}
     return {"study": study.name, "status": "predicted" if prediction else "was there", **columns, "error": None}
 

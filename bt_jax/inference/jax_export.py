@@ -222,7 +222,9 @@ def make_function(
 
   def function(volume: Float[Array, "slices height width channels"]) -> dict[str, Array]:
     slices, height, width, _ = volume.shape
-    resampled = resampling.to_training(resampling.scale(volume, *resampling.window(volume, jnp)), info.size)
+    resampled = resampling.to_training(
+      resampling.scale(volume, *resampling.window(volume, jnp, info.window)), info.size
+    )
     statistics = dict(zip(("volume_mean", "volume_std"), resampling.statistics(resampled), strict=True))
     repeated = {name: jnp.tile(values, (_GROUP, 1)) for name, values in statistics.items()}
 
@@ -298,11 +300,21 @@ def load(path: pathlib.Path, threshold: float | None) -> Predictor:
   if threshold is not None:
     check_share("threshold", threshold)
     decision, about = dataclasses.replace(decision, threshold=threshold), about | {"threshold": threshold}
-  return Predictor(decision, about | {"exported": True}, functools.partial(_segment, jax.jit(exported.call)))
+  return Predictor(
+    decision, about | {"exported": True}, functools.partial(_segment, jax.jit(exported.call), info.window)
+  )
 
 
-def _segment(function: Callable[[Any], dict[str, Array]], resampled: Resampled) -> Iterator[Outputs]:
-  """All slices at once: statistics are of the whole volume, which is on the training grid and in its scale already."""
+def _segment(
+  function: Callable[[Any], dict[str, Array]], window: Sequence[float], resampled: Resampled
+) -> Iterator[Outputs]:
+  """All slices at once: statistics are of the whole volume, which is on the training grid.
+
+  It is in the scale of training too, 0..255, which the function leaves as it is but where its window is fixed.
+  """
+  if window:
+    low, high = window
+    resampled = resampled * ((high - low) / 255) + low
   outputs = jax.device_get(function(resampled))
   slices, size, _, _ = resampled.shape
   members = outputs["probability"].reshape(1, slices, size, size, -1)

@@ -117,7 +117,9 @@ def make_function(
   def function(volume: Volume) -> tuple[Array, ...]:
     _, height, width, _ = volume.shape
     own = types.SimpleNamespace(percentile=percentile, where=jnp.where)
-    resampled = resampling.to_training(resampling.scale(volume, *resampling.window(volume, own)), info.size)
+    resampled = resampling.to_training(
+      resampling.scale(volume, *resampling.window(volume, own, info.window)), info.size
+    )
     mean, std = resampling.statistics(resampled)
 
     def of(images: list[Float[Array, "size size _"]]) -> tuple[Array, Array, Array]:

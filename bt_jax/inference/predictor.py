@@ -114,6 +114,11 @@ class Predictor:
     return f"Predictor({self.about['title']!r})"
 
   @property
+  def info(self) -> DatasetInfo:
+    """Of the data set that the networks were trained on."""
+    return self.decision.info
+
+  @property
   def module(self) -> nn.Module:
     """The Linen module of a single network; raises UserError where there are several, or an exported file."""
     return self._single.module
@@ -150,7 +155,7 @@ class Predictor:
       UserError: the array has another shape, values that are not finite, or is constant; memory does not suffice; or the
         networks give probabilities that are not finite.
     """
-    scan = volume if isinstance(volume, Scan) else of_array(volume, self.decision.info, spacing_mm)
+    scan = volume if isinstance(volume, Scan) else of_array(volume, self.info, spacing_mm)
     try:
       return self._predict(scan, progress)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -163,7 +168,7 @@ class Predictor:
 
   def _predict(self, scan: Scan, progress: bool) -> Prediction:
     count, height, width, channels = scan.image.shape
-    info = self.decision.info
+    info = self.info
     if channels != len(info.channels):
       raise UserError(
         f"{scan.name} has {channels} channels, and these networks were trained on {len(info.channels)} of {info.name} "
@@ -175,7 +180,7 @@ class Predictor:
         f"expected more than {self.decision.reach}; give the whole volume"
       )
     aspect = scan.spacing_mm[1] / scan.spacing_mm[2] if scan.spacing_mm else 1.0
-    low, high = resampling.window(scan.image)
+    low, high = resampling.window(scan.image, fixed=info.window)
     resampled = np.concatenate(
       [
         _to_training(scan.image[start:stop], low, high, aspect, size=info.size)

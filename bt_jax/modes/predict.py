@@ -18,6 +18,7 @@ def predict(
   output: pathlib.Path,
   probabilities: bool,
   shard: str | None,
+  layout: str | None,
   checkpoint: list[str],
   **options: Any,
 ) -> None:
@@ -28,9 +29,10 @@ def predict(
     pre: file of a sequence, without `input`; or with it, its SeriesInstanceUID.
     flair: the same.
     post: the same.
-    output: see `stream.predict`.
+    output: see `batch_prediction.predict`.
     probabilities: see there.
     shard: see there.
+    layout: see there.
     checkpoint: of the networks.
     options: see `loading.load`.
 
@@ -42,4 +44,6 @@ def predict(
     role: os.path.expanduser(value) for role, value in {"pre": pre, "flair": flair, "post": post}.items() if value
   }
   load = functools.partial(loading.load, checkpoint, **options)
-  batch_prediction.predict(input, output, given=given, probabilities=probabilities, shard=shard, load=load)
+  batch_prediction.predict(
+    input, output, given=given, probabilities=probabilities, shard=shard, layout=layout, load=load
+  )

@@ -1,5 +1,6 @@
 """From a scan's own grid and scale to those of the training slices, and back; pure JAX, so that an export holds it too."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -17,7 +18,7 @@ Aspect = float | int | Float[Array, ""]
 Channels = Float[Array | np.ndarray, "channels"]
 
 
-def window(volume: Image, numpy=np) -> tuple[Channels, Channels]:
+def window(volume: Image, numpy=np, fixed: Sequence[float] = ()) -> tuple[Channels, Channels]:
   """The intensities of each channel that become 0 and 255, [channels] each.
 
   A volume whose values lie in 0..255, as those of 8-bit images do, is taken as it is: the networks learned from such. Of any
@@ -26,7 +27,11 @@ def window(volume: Image, numpy=np) -> tuple[Channels, Channels]:
   Args:
     volume: whole; its scale is that of all its slices.
     numpy: `numpy`, or `jax.numpy` where the volume is traced.
+    fixed: the two intensities, where the data set has the same for every volume, as of CT; see `DatasetInfo.window`.
   """
+  if fixed:
+    low, high = fixed
+    return np.full(volume.shape[-1], low, np.float32), np.full(volume.shape[-1], high, np.float32)
   low, highest = extremes(volume)
   high = numpy.percentile(volume, _BRIGHTEST, axis=(0, 1, 2))
   high = numpy.where(high > low, high, highest)  # all but a few voxels are alike

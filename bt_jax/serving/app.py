@@ -19,8 +19,9 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from bt_jax.datasets.info import DatasetInfo
 from bt_jax.errors import OF_MACHINE, MachineError, UserError
-from bt_jax.inference import writer
+from bt_jax.inference import studies, writer
 from bt_jax.inference.description import describe
 from bt_jax.scans import reader
 from bt_jax.scans.scan import Scan
@@ -31,9 +32,10 @@ _PAGE = pathlib.Path(__file__).parent / "page"
 
 @runtime_checkable
 class Predictor(Protocol):
-  """What predicts: an `inference.predictor.Predictor`, or what has the same two names."""
+  """What predicts: an `inference.predictor.Predictor`, or what has the same names."""
 
   about: dict[str, Any]
+  info: DatasetInfo
 
   def predict(self, scan: Scan) -> Any: ...
 
@@ -71,6 +73,7 @@ def make_app(
 class _Service:
   def __init__(self, predictor: Predictor, limits: uploads.Limits, keep: pathlib.Path | None):
     self._predictor, self._limits, self._keep_in = predictor, limits, keep
+    self._info = predictor.info
     self._turn = anyio.Lock()
 
   async def about(self, request: Request) -> Response:
@@ -97,7 +100,7 @@ class _Service:
     async with _uploaded(request, limits) as (folder, upload):
       if upload.mask is None:
         raise HTTPException(400, "there is no mask: send it in the field 'mask'")
-      name, content = await self._in_turn(request, _written, folder, upload)
+      name, content = await self._in_turn(request, _written, folder, upload, self._info)
     where = f"attachment; filename*=UTF-8''{urllib.parse.quote(name)}"
     return Response(content, media_type="application/octet-stream", headers={"Content-Disposition": where})
 
@@ -110,7 +113,7 @@ class _Service:
       return await anyio.to_thread.run_sync(work, *given, abandon_on_cancel=True)
 
   def _predicted(self, folder: pathlib.Path, upload: uploads.Upload) -> bytes:
-    scan = reader.read(_study(folder, upload))
+    scan = studies.read(_study(folder, upload, self._info), self._info)
     prediction = self._predictor.predict(scan)
     described = describe(prediction)
     if self._keep_in is not None:
@@ -147,17 +150,17 @@ async def _uploaded(request: Request, limits: uploads.Limits) -> AsyncIterator[t
       raise HTTPException(507, line) from error
 
 
-def _study(folder: pathlib.Path, upload: uploads.Upload) -> reader.Study:
+def _study(folder: pathlib.Path, upload: uploads.Upload, info: DatasetInfo) -> reader.Study:
   path = folder / uploads.SCAN if len(upload.files) > 1 else next(iter(upload.files), None)
-  studies = reader.find(path, upload.given)
-  if len(studies) > 1:
-    raise UserError(f"{len(studies)} scans were sent ({studies[0].name}, {studies[1].name}, ...): send one at a time")
-  return studies[0]
+  sent = studies.find(path, upload.given, info)
+  if len(sent) > 1:
+    raise UserError(f"{len(sent)} scans were sent ({sent[0].name}, {sent[1].name}, ...): send one at a time")
+  return sent[0]
 
 
-def _written(folder: pathlib.Path, upload: uploads.Upload) -> tuple[str, bytes]:
+def _written(folder: pathlib.Path, upload: uploads.Upload, info: DatasetInfo) -> tuple[str, bytes]:
   """A file's name, and its content."""
-  scan = reader.read(_study(folder, upload))
+  scan = studies.read(_study(folder, upload, info), info)
   mask = transport.unpack_mask(upload.mask.read_bytes(), scan.image.shape[:3])
   out = folder / "out"
   out.mkdir()

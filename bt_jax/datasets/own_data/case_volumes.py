@@ -2,7 +2,7 @@
 
 import pathlib
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import nibabel
 import numpy as np
@@ -30,12 +30,14 @@ class Volume(NamedTuple):
     spacing_mm: between slices, rows and columns; None where the files do not say.
     affine: of NIfTI, and its shape there; None of other formats.
     path: of the first file.
+    source: what a mask needs to be written like it; see `Scan`.
   """
 
   values: Shaped[np.ndarray, "slices height width channels"]
   spacing_mm: Spacing | None
   affine: tuple[Float[np.ndarray, "4 4"], tuple[int, ...]] | None
   path: pathlib.Path
+  source: Any = None
 
 
 def _read(path: pathlib.Path, *, mask: bool) -> Volume:
@@ -46,9 +48,10 @@ def _read(path: pathlib.Path, *, mask: bool) -> Volume:
     shape = values.shape[:3]
     values = np.ascontiguousarray(to_axial(values, source.affine))
     spacing = None if mask else nifti_geometry.spacing(source, values.shape[:3], path)[0]
-    return Volume(values, spacing, (source.affine, shape), path)
+    return Volume(values, spacing, (source.affine, shape), path, source)
   if kind == "images":
-    return Volume(raster.load(path, any_channels=not mask)[1], None, None, path)
+    source, values = raster.load(path, any_channels=not mask)
+    return Volume(values, None, None, path, (source,))
   raise UserError(f"{path} is not a NIfTI, TIFF, PNG or JPEG: convert it")
 
 
@@ -61,7 +64,9 @@ def _read_all(paths: Sequence[pathlib.Path], *, mask: bool) -> Volume:
       raise UserError(f"{volume.path} is {_size(volume)}, and {first.path} {_size(first)}: slices of a case are alike")
   if len(volumes) == 1:
     return first
-  return first._replace(values=np.concatenate([volume.values for volume in volumes]), affine=None)
+  sources = tuple(source for volume in volumes if volume.affine is None for source in volume.source)
+  values = np.concatenate([volume.values for volume in volumes])
+  return first._replace(values=values, affine=None, source=sources)
 
 
 def _size(volume: Volume) -> str:
@@ -187,7 +192,7 @@ def to_stored(
   Intensities become black and white as those of a scan do that is predicted, see `resampling.window`; resampling is
   linear, and a pixel is of a class where more than half of it is. A case that has the stored size stays as it is.
   """
-  low, high = np.array(info.window).reshape(2, -1) if info.window else resampling.window(volume.values)
+  low, high = resampling.window(volume.values, fixed=info.window)
   _, rows, columns = volume.spacing_mm or (1.0, 1.0, 1.0)
   image, fits = (
     np.asarray(resampling.scale(volume.values, low, high)),

@@ -61,7 +61,7 @@ def read_case_folders(root: pathlib.Path, listed: Listed) -> Collection | None:
     start = _common(volumes, folder)
     for file in volumes:
       word = stem(file)[len(start) :].strip("-_. ").lower()
-      word = "mask" if sequences.in_name(word)[0] == "mask" else _SEQUENCES.get(word, word)
+      word = "mask" if sequences.in_name(word)[0] == "mask" else sequence_of(word)
       twice += [(file, named[word])] if word in named else []
       named[word] = file
   if not any("mask" in named for named in of_case.values()):
@@ -91,6 +91,11 @@ def read_case_folders(root: pathlib.Path, listed: Listed) -> Collection | None:
   if set(collection.channels) == _BRATS:
     collection.layout = "BraTS"
   return collection
+
+
+def sequence_of(word: str) -> str:
+  """The one name of a sequence that BraTS has called by two."""
+  return _SEQUENCES.get(word, word)
 
 
 def brats_labels(values: list[int]) -> Labels:
@@ -147,7 +152,7 @@ def _paired(collection: Collection, images: dict[Key, pathlib.Path], masks: dict
     for key in sorted(images.keys() - masks.keys(), key=lambda key: discovery.natural("/".join(key))):
       collection.problem(f"{images[key]} has no mask of its name: add one, or move the image away")
   named = _case_names(collection.root)
-  for name, keys in _grouped({key: file for key, file in images.items() if key in masks or not masks}, named).items():
+  for name, keys in grouped({key: file for key, file in images.items() if key in masks or not masks}, named).items():
     _check_gaps(collection, name, keys)
     paired = tuple(masks[key] for key in keys if key in masks)
     collection.cases.append(Case(name, name, (tuple(images[key] for key in keys),), paired))
@@ -162,7 +167,7 @@ def _case_names(root: pathlib.Path) -> set[str]:
   return {line.split(",")[column] for line in lines[1:] if line.count(",") >= column} if column is not None else set()
 
 
-def _grouped(images: dict[Key, pathlib.Path], named: set[str]) -> dict[str, list[Key]]:
+def grouped(images: dict[Key, pathlib.Path], named: set[str]) -> dict[str, list[Key]]:
   """The images of each case, in the order of slices: by folder, and by the name before the last number."""
   apart = lambda folder, name: "_".join([*(part for part in folder.split("/") if part != "."), name]).strip("_")
   groups: dict[tuple[str, str], list[Key]] = {}

@@ -130,7 +130,7 @@ def _thumbnail(volume: case_volumes.Volume, masks: np.ndarray, info: DatasetInfo
   index = int(masks.sum((1, 2, 3)).argmax())
   index = index if masks.any() else len(masks) // 2
   channel = volume.values[..., info.reference_index : info.reference_index + 1]
-  low, high = np.array(info.window).reshape(2, -1) if info.window else resampling.window(channel)
+  low, high = resampling.window(channel, fixed=info.window)
   _, rows, columns = volume.spacing_mm or (1.0, 1.0, 1.0)
   fit = lambda image: np.asarray(resampling.to_training(image[None].astype(np.float32), _SIDE, rows / columns))[0]
   grey = fit(np.asarray(resampling.scale(channel[index], low, high)))

@@ -1,0 +1,112 @@
+"""The studies that networks can take, found and read by their channels: those of LGG, or of a user's own data."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from bt_jax.datasets.info import DatasetInfo
+from bt_jax.datasets.own_data import case_volumes, unlabelled
+from bt_jax.datasets.own_data.collection import Case
+from bt_jax.errors import UserError
+from bt_jax.scans import reader, sequences
+from bt_jax.scans.file_types import kind_of
+from bt_jax.scans.reader import Study
+from bt_jax.scans.scan import Scan
+from bt_jax.schema import CHANNELS
+
+
+def find(path: pathlib.Path | None, given: Mapping[str, str], info: DatasetInfo) -> list[Study]:
+  """The studies in a file or folder; see `reader.find`, and of other channels than LGG's `unlabelled.find`.
+
+  Raises:
+    UserError: nothing is there that can be read, or `given` does not fit to it.
+  """
+  if info.channels == CHANNELS:
+    return reader.find(path, given)
+  if path is None or given:
+    raise UserError(
+      f"these networks take {', '.join(info.channels)}, and files by sequence are named for pre, flair and post alone: name a folder",
+      "input",
+    )
+  if path.exists() and (kind_of(path) in ("dicom", "zip") if path.is_file() else _holds_dicom(path)):
+    _roles(info)
+    return reader.find(path, {})
+  found = unlabelled.find(path, info.channels)
+  alone = len(found) == 1 and path.is_file()
+  return [_study(one, "" if alone else one.case.name) for one in found]
+
+
+def read(study: Study, info: DatasetInfo) -> Scan:
+  """Reads the files of a study as the networks' channels.
+
+  Raises:
+    UserError: they cannot be read, or lack a channel; one line that names the file.
+    MachineError: see `reader.read`.
+  """
+  if info.channels == CHANNELS:
+    return reader.read(study)
+  if study.format == "dicom":
+    return _from_dicom(reader.read(study), info)
+  if study.refusal:
+    raise UserError(f"{study.name} {study.refusal}: add it, or leave the case out")
+  several = isinstance(study.given, _ByChannel)
+  groups = ((study.files[0],), *((pathlib.Path(path),) for path in study.given.values())) if several else (study.files,)
+  name = study.name or sequences.stem(study.files[0])
+  try:
+    volume = case_volumes.read_image(Case(name, name, groups), info.channels)
+    digest = reader.sha256(study)
+  except OSError as error:
+    raise UserError(f"{error.filename or name} cannot be read ({error.strerror or error}): correct that") from error
+  origins = [group[0].name for group in groups]
+  roles = {
+    channel: origins[number] if several else f"channel {number + 1} of {origins[0]}"
+    for number, channel in enumerate(info.channels)
+  }
+  names = [f"{index:04d}" for index in range(len(volume.values))]
+  if volume.affine is None and len(volume.source) == len(names):
+    names = [source.stem for source in volume.source]
+  return Scan(name, study.format, volume.values, volume.spacing_mm, roles, names, [], digest, source=volume.source)
+
+
+class _ByChannel(dict):
+  """Paths of the channels after the first."""
+
+
+def _study(found: unlabelled.Found, name: str) -> Study:
+  first, *others = found.case.images or ((),)
+  given = _ByChannel({str(number): str(paths[0]) for number, paths in enumerate(others, 1)})
+  kind = kind_of(first[0]) or "images"
+  return Study(name, kind, first, given if others else {}, (), found.refusal)
+
+
+def _holds_dicom(folder: pathlib.Path) -> bool:
+  """Whether the first file of a folder is DICOM."""
+  first = next((path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")), None)
+  return first is not None and kind_of(first) in ("dicom", "zip")
+
+
+def _roles(info: DatasetInfo) -> Sequence[str]:
+  """The sequence of DICOM that each channel is; raises UserError where the reader knows no such sequence."""
+  roles = [sequences.in_name(channel)[0] for channel in info.channels]
+  if not set(roles) <= set(CHANNELS) or len(set(roles)) < len(roles):
+    raise UserError(
+      f"these networks take {', '.join(info.channels)}, and of DICOM T1, FLAIR and T1 with contrast are read: convert it to NIfTI, "
+      "a file for each channel",
+      "input",
+    )
+  return roles
+
+
+def _from_dicom(scan: Scan, info: DatasetInfo) -> Scan:
+  """The channels of the networks out of those of LGG; raises UserError where FLAIR stands in the place of one."""
+  roles = _roles(info)
+  for channel, role in zip(info.channels, roles, strict=True):
+    if role != "flair" and np.array_equal(
+      scan.image[..., CHANNELS.index(role)], scan.image[..., CHANNELS.index("flair")]
+    ):
+      raise UserError(f"{scan.name} has no {channel}, which these networks take: add its series")
+  image = scan.image[..., [CHANNELS.index(role) for role in roles]]
+  origins = {channel: scan.roles[role] for channel, role in zip(info.channels, roles, strict=True)}
+  return dataclasses.replace(scan, image=image, roles=origins)

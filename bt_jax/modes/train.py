@@ -5,13 +5,12 @@ import pathlib
 from ml_collections import ConfigDict
 
 from bt_jax.distributed import hosts, setup, sharding
-from bt_jax.models import encoder_of
 from bt_jax.modes.evaluate import report_best
-from bt_jax.pretrained.conversion import check_fits
 from bt_jax.runs import warm_start
 from bt_jax.runs.components import check_model_fields, make_components
 from bt_jax.runs.run_data import open_data
 from bt_jax.runs.trainer import fit
+from bt_jax.runs.transfer import TrainedRun, check_no_leak
 from bt_jax.runs.workdir import begin, claim, default_workdir, plain
 from bt_jax.training.checkpoints import Checkpoints
 
@@ -33,13 +32,14 @@ def train(config: ConfigDict, workdir: pathlib.Path | None) -> None:
     saved = Checkpoints(workdir / "checkpoints" / "latest").exist
     weights = None if saved else warm_start.load(config.model.pretrained)
     if weights is not None:
-      check_fits(components.shapes, weights, encoder=encoder_of(components.model))
+      warm_start.check_fits(components, weights)
       warm_start.check_same(workdir, weights)
   components = make_components(config, warm_start.normalization(workdir, weights))
   with claim(workdir, plain(config), new=True, host_timeout=config.host_timeout):
     with hosts.together():
       data = open_data(config, components)
-      warm_start.check_no_leak(data.split, weights)
+      if isinstance(weights, TrainedRun):
+        check_no_leak(data.split, data.index, weights)
       begin(workdir, plain(config))
       data.write_split(workdir)
     fit(config, workdir, components, data, weights)

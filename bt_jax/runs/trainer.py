@@ -19,13 +19,14 @@ from bt_jax.evaluation import calibration
 from bt_jax.evaluation.aggregation import score_of
 from bt_jax.inference import ood
 from bt_jax.pipeline import feed
-from bt_jax.pretrained.conversion import Weights, fill_encoder
+from bt_jax.pretrained.conversion import Weights
 from bt_jax.runs import prediction, restoring, warm_start
 from bt_jax.runs.components import Components
 from bt_jax.runs.input_pipeline import make_input_pipeline
 from bt_jax.runs.provenance import devices
 from bt_jax.runs.run_data import Data
 from bt_jax.runs.tensorboard import Board
+from bt_jax.runs.transfer import TrainedRun, patients_of
 from bt_jax.runs.workdir import check_there, plain
 from bt_jax.schema import Slices, Tumor
 from bt_jax.training import loop
@@ -36,7 +37,9 @@ from bt_jax.version import __version__
 _PROFILED = 16  # training volumes
 
 
-def fit(config: ConfigDict, workdir: pathlib.Path, components: Components, data: Data, weights: Weights | None) -> None:
+def fit(
+  config: ConfigDict, workdir: pathlib.Path, components: Components, data: Data, weights: Weights | TrainedRun | None
+) -> None:
   """Trains, or goes on where the run in `workdir` stopped.
 
   Args:
@@ -100,6 +103,7 @@ def fit(config: ConfigDict, workdir: pathlib.Path, components: Components, data:
         "config": plain(config),
         "normalize": components.normalize,
         "info": components.info.to_json(),
+        "patients": patients_of(data.split, data.index),
         "profile": _profile(data),
         "bt_jax": __version__,
       },
@@ -126,9 +130,11 @@ def _told_if_memory_ends() -> Iterator[None]:
     ) from error
 
 
-def _warm_start(workdir: pathlib.Path, components: Components, state: TrainState, weights: Weights) -> TrainState:
-  """The state with the encoder of `weights`, adapted and written down."""
-  variables, adapted = fill_encoder(state.variables, weights)
+def _warm_start(
+  workdir: pathlib.Path, components: Components, state: TrainState, weights: Weights | TrainedRun
+) -> TrainState:
+  """The state with what `weights` have of it, adapted and written down."""
+  variables, adapted = warm_start.fill(components, state.variables, weights)
   if hosts.is_first():
     warm_start.record(workdir, weights, adapted, components.normalize)
   variables = jax.device_put(variables, sharding.replicated(components.mesh))

@@ -87,6 +87,7 @@ class Record(TypedDict):
   profile: Profile
   normalize: str
   info: NotRequired[Info]  # of LGG where a run is older
+  patients: NotRequired[dict[Literal["train", "validation"], list[str]]]
   data: str
   split: str
   step: Count

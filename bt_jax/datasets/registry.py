@@ -1,7 +1,7 @@
 """The data sets there are, by the name that a configuration gives them."""
 
 import dataclasses
-from typing import Any, Protocol
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -9,29 +9,12 @@ from bt_jax.datasets import store
 from bt_jax.datasets.info import DatasetInfo
 from bt_jax.datasets.lgg_mri.constants import INFO
 from bt_jax.datasets.own_data.source import OwnSource
+from bt_jax.datasets.store import Source
 from bt_jax.errors import choose
 
 
-class Source(Protocol):
-  """Where a data set comes from: what it is, its builder, and what is read of it once it is built."""
-
-  info: DatasetInfo
-
-  def open_or_build(self) -> store.Builder:
-    """The built data set; builds it first where it is missing; raises UserError where that cannot be."""
-
-  def read_index(self, builder: store.Builder) -> list[store.SliceId]:
-    """Every slice's id and position, in the order of cases and slices."""
-
-  def read_patients(self, builder: store.Builder, patients: set[str]) -> dict[str, dict[str, Any]]:
-    """`info.patient_fields` of each of these patients."""
-
-  def read_spacings(self, builder: store.Builder) -> dict[str, tuple[float, float, float]]:
-    """Mm between slices, rows and columns of each case as it is stored; empty where they are not known of all."""
-
-
 @dataclasses.dataclass(frozen=True)
-class LggSource:
+class LggSource(Source):
   """The published slices, or the phantom that is made in their image; see `store.open_or_build`."""
 
   variant: str

@@ -1,5 +1,6 @@
 """Builds the TFDS data set once, under a lock, and reads it back as arrays."""
 
+import abc
 import concurrent.futures
 import dataclasses
 import errno
@@ -41,6 +42,28 @@ class SliceId:
   case: str
   id: str
   label: int
+
+
+class Source(abc.ABC):
+  """Where a data set comes from: what it is, its builder, and what is read of it once it is built."""
+
+  info: DatasetInfo
+
+  @abc.abstractmethod
+  def open_or_build(self) -> Builder:
+    """The built data set; builds it first where it is missing; raises UserError where that cannot be."""
+
+  @abc.abstractmethod
+  def read_index(self, builder: Builder) -> list[SliceId]:
+    """Every slice's id and position, in the order of cases and slices."""
+
+  @abc.abstractmethod
+  def read_patients(self, builder: Builder, patients: set[str]) -> dict[str, dict[str, Any]]:
+    """`info.patient_fields` of each of these patients."""
+
+  @abc.abstractmethod
+  def read_spacings(self, builder: Builder) -> dict[str, tuple[float, float, float]]:
+    """Mm between slices, rows and columns of each case as it is stored; empty where they are not known of all."""
 
 
 def open_or_build(variant: str, *, root: str | None, data_dir: str | None) -> Builder:

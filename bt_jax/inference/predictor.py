@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import os
+import pathlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
@@ -15,7 +17,7 @@ from bt_jax.datasets.channels import with_neighbours
 from bt_jax.datasets.info import DatasetInfo
 from bt_jax.errors import UserError
 from bt_jax.evaluation.postprocess import class_masks, largest_part, of_largest_part
-from bt_jax.inference import measurements, ood
+from bt_jax.inference import measurements, ood, studies
 from bt_jax.inference.decision import Decision
 from bt_jax.inference.ensemble import Outputs
 from bt_jax.inference.networks import Network, View
@@ -134,6 +136,14 @@ class Predictor:
       reason = f"{len(self.networks)} networks" if self.networks else "an exported file, which holds a function alone"
       raise UserError(f"module and variables are of one network, and this is {reason}: load the run of one network")
     return self.networks[0]
+
+  def read(self, path: str | os.PathLike) -> Scan:
+    """The scan in a file or folder with the channels of these networks, see `studies.find`; raises UserError if there is none.
+
+    A case of several files that differ in the names of their channels is named by what their paths have in common.
+    """
+    path = pathlib.Path(path).expanduser()
+    return studies.read(studies.find_one(path, self.info), self.info)
 
   def predict(
     self,

@@ -38,6 +38,18 @@ def find(path: pathlib.Path | None, given: Mapping[str, str], info: DatasetInfo)
   return [_study(one, "" if alone else one.case.name) for one in found]
 
 
+def find_one(path: pathlib.Path, info: DatasetInfo) -> Study:
+  """The one study in a file or folder, or that whose files' paths begin so; raises UserError where there is another number."""
+  by_start = not path.exists() and path.parent.is_dir()
+  found = find(path.parent if by_start else path, {}, info)
+  matches = [study for study in found if study.name == path.name] if by_start else found
+  if len(matches) != 1:
+    raise UserError(
+      f"{path} holds {len(matches)} studies, expected one: name it ({', '.join(study.name for study in found[:3])} ...)"
+    )
+  return matches[0]
+
+
 def read(study: Study, info: DatasetInfo) -> Scan:
   """Reads the files of a study as the networks' channels.
 

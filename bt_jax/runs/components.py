@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 from bt_jax.datasets import splits
 from bt_jax.datasets.channels import Channel, context_of, parse_channels
 from bt_jax.datasets.info import DatasetInfo
-from bt_jax.datasets.registry import Source, source_of
+from bt_jax.datasets.registry import source_of
+from bt_jax.datasets.store import Source
 from bt_jax.distributed import sharding
 from bt_jax.errors import UserError, choose
 from bt_jax.evaluation import subgroups

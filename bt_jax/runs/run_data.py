@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 from bt_jax import files
 from bt_jax.datasets import splits, store
 from bt_jax.datasets.channels import context_of
-from bt_jax.datasets.registry import Source, source_of
+from bt_jax.datasets.registry import source_of
+from bt_jax.datasets.store import Source
 from bt_jax.distributed import hosts
 from bt_jax.errors import UserError
 from bt_jax.runs.components import Components

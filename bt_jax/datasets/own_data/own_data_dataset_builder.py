@@ -31,8 +31,8 @@ class OwnConfig(tfds.core.BuilderConfig):
   """
 
   title: str
-  info: DatasetInfo | None = None
-  collection: Collection | None = None
+  info: DatasetInfo | None = dataclasses.field(default=None, repr=False)  # TFDS logs a configuration
+  collection: Collection | None = dataclasses.field(default=None, repr=False)
   synthetic: bool = False
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import importlib.util
 import json
 import pathlib
 import re
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 from bt_jax.datasets import store
 from bt_jax.datasets.info import DatasetInfo
-from bt_jax.datasets.own_data import case_volumes, folders, layouts
+from bt_jax.datasets.own_data import case_volumes, croissant, folders, layouts
 from bt_jax.datasets.own_data.collection import Collection, Labels
 from bt_jax.datasets.own_data.own_data_dataset_builder import SPLIT, Builder, OwnConfig
 from bt_jax.errors import UserError
@@ -27,7 +28,7 @@ _FOREGROUND = "foreground"
 
 
 @dataclasses.dataclass(frozen=True)
-class OwnSource:
+class OwnSource(store.Source):
   """A folder of images and masks, see `layouts.find`.
 
   Attributes:
@@ -80,10 +81,13 @@ class OwnSource:
     title, info = self.collection.root.resolve().name, self.info
     synthetic = (self.collection.root / "SYNTHETIC").is_file()
     config = OwnConfig(name=self._variant, title=title, info=info, collection=self.collection, synthetic=synthetic)
-    return store.build_once(
-      lambda: Builder(config=config, data_dir=self.data_dir, file_format="array_record"),
-      lambda builder: store.prepare(builder, self.collection.root),
-    )
+
+    def build(builder: store.Builder) -> None:
+      store.prepare(builder, self.collection.root)
+      if importlib.util.find_spec("mlcroissant") is not None:  # of an extra
+        croissant.write(pathlib.Path(builder.data_path), self.collection, info)
+
+    return store.build_once(lambda: Builder(config=config, data_dir=self.data_dir, file_format="array_record"), build)
 
   def read_index(self, builder: store.Builder) -> list[store.SliceId]:
     """Every slice's id and position, in the order of cases and slices."""

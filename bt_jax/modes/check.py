@@ -26,7 +26,7 @@ def check(config: ConfigDict, output: pathlib.Path | None) -> None:
     raise UserError(
       f"data.name is {config.data.name!r}, and a check is of your own data: set data.name=own", "data.name=own"
     )
-  inspection = inspect(layouts.find(config.data.root), config.data.window)
+  inspection = inspect(layouts.find(config.data.root), config.data.window, config.data.folds)
   print("\n".join(inspection.lines))
   if inspection.picture is not None:
     path = files.write_bytes(output or pathlib.Path(_PICTURE), files.png(inspection.picture))

@@ -1,25 +1,29 @@
 """Reads a case: its image in axial slices of all channels, its masks by class, and how large its voxels are."""
 
+import gzip
+import hashlib
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import nibabel
 import numpy as np
 import tifffile
-from jaxtyping import Float, Integer, Shaped, UInt8, UInt16
+from jaxtyping import Bool, Float, Shaped, UInt8
+from nibabel import orientations
 from PIL import Image
 
-from bt_jax.datasets.info import DatasetInfo
-from bt_jax.datasets.own_data.collection import Case, Labels
+from bt_jax.datasets.own_data.collection import Case, Labels, Spacing, shown
 from bt_jax.errors import UserError, one_line
-from bt_jax.scans import nifti, nifti_geometry, raster, resampling
+from bt_jax.scans import findings, nifti, nifti_geometry, raster
 from bt_jax.scans.file_types import kind_of
-from bt_jax.scans.scan import axial_spacing, check_range, same_grid, to_axial
+from bt_jax.scans.nifti_geometry import Source
+from bt_jax.scans.scan import check_finite, extremes, orientation_of, same_grid, to_axial
 
 _MOST_CHANNELS = 64
-_MOST_LABELS = 32  # numbers in one mask, of which more are intensities
-Spacing = tuple[float, float, float]
+MOST_LABELS = 32  # numbers in masks, of which more are intensities
+_ROUNDED = 1e-3  # what a header's scale may add to a whole number
+Report = Callable[[UserError], None]
 
 
 class Volume(NamedTuple):
@@ -28,45 +32,187 @@ class Volume(NamedTuple):
   Attributes:
     values: [slices, height, width, channels].
     spacing_mm: between slices, rows and columns; None where the files do not say.
-    affine: of NIfTI, and its shape there; None of other formats.
-    path: of the first file.
+    affine: from columns, rows and slices to mm, of NIfTI; None of other formats.
+    files: that each slice is from.
     source: what a mask needs to be written like it; see `Scan`.
+    orientation: how the pixels of a TIFF, PNG or JPEG were turned before they are shown, 1..8.
+    warnings: what to know about the files, a sentence each.
   """
 
   values: Shaped[np.ndarray, "slices height width channels"]
   spacing_mm: Spacing | None
-  affine: tuple[Float[np.ndarray, "4 4"], tuple[int, ...]] | None
-  path: pathlib.Path
+  affine: Float[np.ndarray, "4 4"] | None
+  files: tuple[pathlib.Path, ...]
   source: Any = None
+  orientation: int = 1
+  warnings: tuple[str, ...] = ()
+
+  @property
+  def path(self) -> pathlib.Path:
+    """Of the first slice."""
+    return self.files[0]
+
+  def file_of(self, where: Bool[np.ndarray, "slices height width channels"]) -> pathlib.Path:
+    """The file of the first slice in which something holds."""
+    return self.files[int(where.any((1, 2, 3)).argmax())]
+
+
+def raise_first(error: UserError) -> None:
+  """Ends at the first problem."""
+  raise error
+
+
+def read_case(case: Case, channels: Sequence[str], report: Report = raise_first) -> tuple[Volume | None, Volume | None]:
+  """The image of a case and the numbers in its mask, see `read_image` and `read_numbers`; None of what has a problem.
+
+  Args:
+    case: of the collection, with a mask.
+    channels: by name; empty where any number of them will do.
+    report: is given each problem, also that the two do not lie alike; by default the first is raised.
+  """
+  image = read_image(case, channels, report)
+  numbers = read_numbers(case, report) if case.masks else None
+  if image and numbers:
+    why = "a mask lies on the grid of its image: save it with the image's affine, or resample it to the nearest label"
+    if error := _unlike(numbers, image, why):
+      report(error)
+      return image, None
+  return image, numbers
+
+
+def read_image(case: Case, channels: Sequence[str], report: Report = raise_first) -> Volume | None:
+  """The image of a case, float32; None where a file cannot be read, channels do not lie alike, or one of them is constant.
+
+  Args:
+    case: of the collection.
+    channels: by name; empty where any number of them will do.
+    report: is given each problem, a `UserError`; by default the first is raised.
+  """
+  groups = [_read_all(paths, report, mask=False) for paths in case.images]
+  if None in groups:
+    return None
+  first, errors = groups[0], []
+  for group in groups[1:]:
+    errors += [error] if (error := _unlike(group, first, "channels of a case lie alike: resample it")) else []
+  count = sum(group.values.shape[-1] for group in groups)
+  if channels and count != len(channels):
+    errors.append(
+      UserError(
+        f"{first.path} gives {case.name} {count} channel{'s' * (count != 1)}, expected {len(channels)} ({', '.join(channels)}): "
+        "convert it, or move the case away"
+      )
+    )
+  errors += [error for group in groups for error in _constant(group)]
+  for error in errors:
+    report(error)
+  if errors:
+    return None
+  values = np.concatenate([group.values for group in groups], axis=-1).astype(np.float32, copy=False)
+  warnings = tuple(warning for group in groups for warning in group.warnings)
+  return first._replace(values=values, spacing_mm=first.spacing_mm or case.spacing_mm, warnings=warnings)
+
+
+def read_numbers(case: Case, report: Report = raise_first) -> Volume | None:
+  """The numbers in the mask of a case, uint8 [slices, height, width, 1]; None where they are not labels, see `read_image`."""
+  return _read_all(case.masks, report, mask=True)
+
+
+def _read_all(paths: Sequence[pathlib.Path], report: Report, *, mask: bool) -> Volume | None:
+  """The slices of several files, one after another."""
+  volumes = []
+  for path in paths:
+    try:
+      volumes.append(_to_numbers(_read(path, mask=mask)) if mask else _read(path, mask=mask))
+    except UserError as error:
+      report(error)
+  if len(volumes) < len(paths):
+    return None
+  first = volumes[0]
+  for volume in volumes:
+    if volume.values.shape[1:] != first.values.shape[1:]:
+      report(
+        UserError(
+          f"{volume.path} is {_size(volume)}, and {first.path} {_size(first)}: slices of a case are alike, resample one, or "
+          "name each image as a case in cases.csv"
+        )
+      )
+      return None
+  if len(volumes) == 1:
+    return first
+  return first._replace(
+    values=np.concatenate([volume.values for volume in volumes]),
+    affine=None,
+    files=tuple(file for volume in volumes for file in volume.files),
+    source=tuple(source for volume in volumes if volume.affine is None for source in volume.source),
+    warnings=tuple(warning for volume in volumes for warning in volume.warnings),
+  )
 
 
 def _read(path: pathlib.Path, *, mask: bool) -> Volume:
   """The values of one file; raises UserError where it is damaged, or of no kind that is read."""
-  kind = kind_of(path)
-  if kind == "nifti":
-    values, source, _ = nifti.load(path, channels=(1,) if mask else range(1, _MOST_CHANNELS + 1), flat=True)
-    shape = values.shape[:3]
+  try:
+    kind = kind_of(path)
+    if kind == "nifti":
+      return _read_nifti(path, mask=mask)
+    if kind == "images":
+      with findings.kept() as messages:
+        source, values = raster.load(path, any_channels=not mask)
+      if not mask:
+        check_finite(values, path)
+      warnings = tuple(findings.sentences(path.name, messages))
+      return Volume(values, None, None, (path,) * len(values), (source,), source.orientation, warnings)
+  except OSError as error:
+    raise UserError(f"{path} cannot be read ({error.strerror or one_line(error)}): make it readable") from error
+  raise UserError(f"{path} is not a NIfTI, TIFF, PNG or JPEG: convert it, or move it away")
+
+
+def _read_nifti(path: pathlib.Path, *, mask: bool) -> Volume:
+  values, source, warnings = nifti.load(path, channels=(1,) if mask else range(1, _MOST_CHANNELS + 1), flat=True)
+  try:
     values = np.ascontiguousarray(to_axial(values, source.affine))
-    spacing = None if mask else nifti_geometry.spacing(source, values.shape[:3], path)[0]
-    return Volume(values, spacing, (source.affine, shape), path, source)
-  if kind == "images":
-    source, values = raster.load(path, any_channels=not mask)
-    return Volume(values, None, None, path, (source,))
-  raise UserError(f"{path} is not a NIfTI, TIFF, PNG or JPEG: convert it")
+  except UserError:
+    raise UserError(f"{path} has an affine that places no volume: correct its header, or convert it again") from None
+  spacing = None
+  if not mask:
+    spacing, sizes = nifti_geometry.spacing(source, values.shape[:3], path)
+    warnings = [*warnings, *sizes, *nifti_geometry.warnings(source, spacing, path)]
+  affine = _axial_affine(source)
+  return Volume(values, spacing, affine, (path,) * len(values), source, warnings=tuple(warnings))
 
 
-def _read_all(paths: Sequence[pathlib.Path], *, mask: bool) -> Volume:
-  """The slices of several files, one after another."""
-  volumes = [_read(path, mask=mask) for path in paths]
-  first = volumes[0]
-  for volume in volumes:
-    if volume.values.shape[1:] != first.values.shape[1:]:
-      raise UserError(f"{volume.path} is {_size(volume)}, and {first.path} {_size(first)}: slices of a case are alike")
-  if len(volumes) == 1:
-    return first
-  sources = tuple(source for volume in volumes if volume.affine is None for source in volume.source)
-  values = np.concatenate([volume.values for volume in volumes])
-  return first._replace(values=values, affine=None, source=sources)
+def _axial_affine(source: Source) -> Float[np.ndarray, "4 4"]:
+  """The affine of a volume once it is axial, so that those may be compared that lay in another order of axes."""
+  axial = orientations.axcodes2ornt(("L", "P", "S"))
+  turn = orientations.ornt_transform(orientation_of(source.affine), axial)
+  return source.affine @ orientations.inv_ornt_aff(turn, (*source.shape, 1)[:3])
+
+
+def _to_numbers(volume: Volume) -> Volume:
+  """The labels in a mask's file, uint8; raises UserError where they are none."""
+  values, path = volume.values, volume.path
+  if values.shape[-1] != 1:
+    if (values != values[..., :1]).any():
+      raise UserError(
+        f"{path} is a mask in colours, expected the number of a class in each pixel, in one channel: convert it"
+      )
+    values = values[..., :1]
+  rounded = np.rint(values) if values.dtype.kind == "f" else values
+  if values.dtype.kind == "f" and (broken := ~(abs(values - rounded) <= _ROUNDED)).any():
+    raise UserError(
+      f"{path} is a mask with the value {values[broken][0]:g}, expected whole numbers: round or threshold it"
+    )
+  lowest, highest = rounded.min(), rounded.max()
+  if lowest < 0 or highest > 255:
+    raise UserError(
+      f"{path} is a mask with the number {lowest if lowest < 0 else highest:g}, expected 0 to 255: number its classes so"
+    )
+  rounded = rounded.astype(np.uint8)
+  found = np.flatnonzero(np.bincount(rounded.ravel(), minlength=256))
+  jpeg = any(getattr(one, "format", "") == "JPEG" for one in volume.source) if volume.affine is None else False
+  if len(found) > (2 if jpeg else MOST_LABELS):
+    what = "saved as JPEG, which changes numbers" if jpeg else "is it an image, or was it resampled?"
+    raise UserError(f"{path} is a mask of {len(found)} different numbers ({shown(found, 5)}), expected labels: {what}")
+  return volume._replace(values=rounded)
 
 
 def _size(volume: Volume) -> str:
@@ -74,131 +220,100 @@ def _size(volume: Volume) -> str:
   return f"{f'{slices} x ' if slices > 1 else ''}{height} x {width}, {channels} channel{'s' * (channels > 1)}"
 
 
-def read_image(case: Case, channels: Sequence[str]) -> Volume:
-  """The image of a case, float32.
-
-  Args:
-    case: of the collection.
-    channels: by name; empty where any number of them will do.
-
-  Raises:
-    UserError: a file cannot be read, channels do not lie alike, or one of them is constant.
-  """
-  groups = [_read_all(paths, mask=False) for paths in case.images]
-  first = groups[0]
-  for group in groups[1:]:
-    _check_alike(group, first, "channels of a case are alike: resample it")
-  values = np.concatenate([group.values for group in groups], axis=-1).astype(np.float32, copy=False)
-  if channels and values.shape[-1] != len(channels):
-    raise UserError(
-      f"{first.path} gives {case.name} {values.shape[-1]} channels, expected {len(channels)} ({', '.join(channels)}): "
-      "convert it, or move the case away"
+def _constant(group: Volume) -> list[UserError]:
+  """That a channel shows nothing."""
+  low, high = extremes(group.values)
+  several = len(low) > 1
+  return [
+    UserError(
+      f"{f'channel {number + 1} of ' if several else ''}{group.path} is {low[number]:g} everywhere: copy it again, or move the "
+      "case away"
     )
-  for number, group in enumerate(np.moveaxis(values, -1, 0)):
-    where = groups[number].path if len(groups) == values.shape[-1] else f"channel {number + 1} of {first.path}"
-    check_range(group[..., None], where)
-  return first._replace(values=values)
+    for number in np.flatnonzero(low == high)
+  ]
 
 
-def read_numbers(case: Case) -> Volume:
-  """The numbers in the mask of a case, uint8 [slices, height, width, 1]; raises UserError where they are not labels."""
-  volumes = _read_all(case.masks, mask=True)
-  values, path = volumes.values, volumes.path
-  if values.shape[-1] != 1:
-    if (values != values[..., :1]).any():
-      raise UserError(f"{path} is a mask in colours, expected numbers of classes in one channel: convert it")
-    values = values[..., :1]
-  if values.dtype.kind == "f" and (values != np.rint(values)).any():
-    value = values[values != np.rint(values)][0]
-    raise UserError(f"{path} is a mask with the value {value:g}, expected whole numbers: round or threshold it")
-  lowest, highest = values.min(), values.max()
-  if lowest < 0 or highest > 255:
-    raise UserError(f"{path} is a mask with the number {lowest if lowest < 0 else highest:g}, expected 0 to 255")
-  values = values.astype(np.uint8)
-  if (count := np.count_nonzero(np.bincount(values.ravel()))) > _MOST_LABELS:
-    raise UserError(
-      f"{path} is a mask of {count} different numbers, expected labels: is it an image, or saved as JPEG?"
-    )
-  return volumes._replace(values=values)
-
-
-def read_case(
-  case: Case, channels: Sequence[str], labels: Labels
-) -> tuple[Volume, UInt8[np.ndarray, "slices height width classes"]]:
-  """The image of a case, and its masks in {0, 1}.
-
-  Raises:
-    UserError: as `read_image` and `read_numbers`; the two do not lie alike; or there is a number that no class has.
-  """
-  image, numbers = read_image(case, channels), read_numbers(case)
-  _check_alike(numbers, image, "a mask lies on the grid of its image: resample it, to the nearest label")
-  known = {value for values in labels.values.values() for value in values}
-  found = np.flatnonzero(np.bincount(numbers.values.ravel(), minlength=256))
-  if strange := [int(value) for value in found if value and value not in known]:
-    raise UserError(
-      f"{numbers.path} has the label {strange[0]}, which is not among {', '.join(map(str, sorted(known)))}: correct the mask, or "
-      "name it in dataset.json"
-    )
-  masks = [np.isin(numbers.values[..., 0], values) for values in labels.values.values()]
-  return image, np.stack(masks, axis=-1).astype(np.uint8)
-
-
-def _check_alike(one: Volume, other: Volume, why: str) -> None:
+def _unlike(one: Volume, other: Volume, why: str) -> UserError | None:
+  """How two volumes of a case do not lie alike; None where they do."""
   if one.values.shape[:3] != other.values.shape[:3]:
     sizes = " and ".join(" x ".join(map(str, volume.values.shape[:3])) for volume in (one, other))
-    raise UserError(f"{one.path} and {other.path} differ in size ({sizes}): {why}")
-  if one.affine and other.affine and not same_grid(one.affine[0], other.affine[0], one.affine[1]):
-    raise UserError(f"{one.path} and {other.path} lie apart by their affines: {why}")
+    return UserError(f"{one.path} and {other.path} differ in size ({sizes}): {why}")
+  if one.affine is not None and other.affine is not None:
+    if not same_grid(one.affine, other.affine, one.values.shape[2::-1]):
+      return UserError(f"{one.path} and {other.path} lie apart by their affines: {why}")
+  elif one.orientation != other.orientation:
+    return UserError(
+      f"{one.path} is stored turned (orientation {one.orientation}), and {other.path} {other.orientation}: viewers turn them "
+      "unlike, save both upright"
+    )
+  return None
 
 
-def in_plane(case: Case) -> tuple[int, float]:
-  """The longer side of a case's slices, in pixels of the smaller side, and how high a pixel is by its width; by headers alone.
+def to_masks(numbers: Volume, labels: Labels) -> UInt8[np.ndarray, "slices height width classes"]:
+  """A mask in {0, 1} for each class; raises UserError where there is a number that no class has."""
+  check_labels(numbers, labels)
+  table = np.zeros((256, len(labels.values)), np.uint8)
+  for number, values in enumerate(labels.values.values()):
+    table[list(values), number] = 1
+  return table[numbers.values[..., 0]]
 
-  Raises:
-    UserError: the header cannot be read.
-  """
+
+def check_labels(numbers: Volume, labels: Labels) -> None:
+  """Raises UserError where a mask has a number that no class has."""
+  found = np.flatnonzero(np.bincount(numbers.values.ravel()))
+  if unknown := [int(value) for value in found if value and value not in labels.known]:
+    known = ", ".join(map(str, sorted(labels.known)))
+    raise UserError(
+      f"{numbers.file_of(numbers.values == unknown[0])} has the label {shown(unknown)}, which is not among {known}: correct the "
+      "mask, or name it in dataset.json"
+    )
+
+
+def digest(volume: Volume) -> str:
+  """Of the values of an image: the same in two files of other names or other compression."""
+  return hashlib.blake2b(np.ascontiguousarray(volume.values).data, digest_size=16).hexdigest()
+
+
+def same_image(case: Case, other: Case) -> UserError:
+  """The refusal of an image that two patients have."""
+  return UserError(
+    f"{case.images[0][0]} holds the same image as {other.images[0][0]} of another patient, which may train and test on it: "
+    "move one of them away, or give both one patient in cases.csv"
+  )
+
+
+def side_of(height: int, width: int, spacing: Spacing | None) -> int:
+  """The longer side of a slice, in pixels of the smaller side of a pixel."""
+  _, rows, columns = spacing or (1.0, 1.0, 1.0)
+  return round(max(height * max(rows / columns, 1.0), width * max(columns / rows, 1.0)))
+
+
+def longest_side(case: Case) -> int:
+  """`side_of` the slices of a case, by headers alone; raises UserError where one cannot be read."""
   path = case.images[0][0]
   try:
     if kind_of(path) == "nifti":
-      header = nibabel.load(path)
-      grid = to_axial(np.broadcast_to(np.uint8(0), (*header.shape, 1, 1)[:3]), header.affine).shape
-      _, rows, columns = axial_spacing(header.affine)
-      aspect = rows / columns
-    else:
-      grid, aspect = _picture_size(path), 1.0
+      source = _header(path)
+      shape = to_axial(np.broadcast_to(np.uint8(0), (*source.shape, 1)[:3]), source.affine).shape
+      return side_of(*shape[1:], nifti_geometry.spacing(source, shape, path)[0])
+    if path.suffix.lower() in (".tif", ".tiff"):
+      with findings.kept(), tifffile.TiffFile(path, _multifile=False) as tiff:
+        return max(tiff.pages.first.imagelength, tiff.pages.first.imagewidth)
+    with findings.kept(), Image.open(path) as image:
+      return max(image.size)
   except UserError:
     raise
   except Exception as error:  # whatever a library makes of a header that makes no sense
     raise UserError(f"{path} has a header that cannot be read ({one_line(error)}): copy or convert it again") from error
-  height, width = grid[-2:]
-  return round(max(height * max(aspect, 1.0), width * max(1 / aspect, 1.0))), aspect
 
 
-def _picture_size(path: pathlib.Path) -> tuple[int, int]:
-  if path.suffix.lower() in (".tif", ".tiff"):
-    with tifffile.TiffFile(path) as tiff:
-      page = tiff.pages.first
-      return page.imagelength, page.imagewidth
-  with Image.open(path) as image:
-    turned = image.getexif().get(0x0112, 1) > 4
-    return (image.width, image.height) if turned else (image.height, image.width)
-
-
-def to_stored(
-  volume: Volume, masks: Integer[np.ndarray, "slices height width classes"], info: DatasetInfo
-) -> tuple[UInt16[np.ndarray, "slices size size channels"], UInt8[np.ndarray, "slices size size classes"]]:
-  """A case as the data set stores it: 16 bits, square, the longer side filling it, what is left over black.
-
-  Intensities become black and white as those of a scan do that is predicted, see `resampling.window`; resampling is
-  linear, and a pixel is of a class where more than half of it is. A case that has the stored size stays as it is.
-  """
-  low, high = resampling.window(volume.values, fixed=info.window)
-  _, rows, columns = volume.spacing_mm or (1.0, 1.0, 1.0)
-  image, fits = (
-    np.asarray(resampling.scale(volume.values, low, high)),
-    volume.values.shape[1:3] == (info.size, info.size),
-  )
-  if not (fits and abs(rows / columns - 1) < 1e-3):
-    image = np.asarray(resampling.to_training(image, info.size, rows / columns))
-    masks = np.asarray(resampling.to_training(masks.astype(np.float32), info.size, rows / columns)) >= 0.5
-  return np.rint(image * (65535 / 255)).astype(np.uint16), masks.astype(np.uint8)
+def _header(path: pathlib.Path) -> Source:
+  """How a NIfTI lies, by the first bytes of the file, whatever its name says of gzip."""
+  with open(path, "rb") as file:
+    packed = file.read(2) == b"\x1f\x8b"
+  with gzip.open(path) if packed else open(path, "rb") as file:
+    start = file.read(540)
+  kind = nibabel.Nifti2Image if start[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") else nibabel.Nifti1Image
+  header = kind.header_class(start[: kind.header_class.sizeof_hdr])
+  affine = nifti_geometry.in_mm(header.get_best_affine(), header)
+  return Source(kind, header, affine, header.get_data_shape()[:3], ".nii.gz" if packed else ".nii")

@@ -1,13 +1,23 @@
 """What lies in a user's own folder of images and masks: cases, channels, classes, and everything that is wrong with it."""
 
 import dataclasses
+import json
 import pathlib
-from collections.abc import Sequence
+import re
+import unicodedata
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from bt_jax.errors import UserError
+from bt_jax.errors import UserError, one_line
+from bt_jax.scans import sequences
 
 CHECK = "mode=check"  # lists everything that is wrong, where a build stops at the first
+READ = (".nii.gz", ".nii", ".png", ".tif", ".tiff", ".jpg", ".jpeg")
+# Images that are not read: their cases are refused, rather than left out without a word.
+_NOT_READ = (".bmp", ".gif", ".webp", ".nrrd", ".mha", ".mhd", ".mgz", ".npy", ".npz", ".dcm", ".jp2")
+# Names that say whose a case is: of BraTS since 2023 (patient and visit), of BIDS (subject and session), and of TCGA.
+_PATIENT = re.compile(r"(BraTS-[A-Z-]+-\d+)-\d{3}|(sub-[A-Za-z0-9]+)_.*|(TCGA[-_]\w{2}[-_]\w{4})(?![A-Za-z0-9]).*")
+Spacing = tuple[float, float, float]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,12 +29,14 @@ class Case:
     patient: whose it is.
     images: the files of each group of channels, e.g. of each sequence; of one group, in the order of slices.
     masks: the files of its mask, in the order of slices; none where it has none.
+    spacing_mm: between slices, rows and columns, where a file beside the images says so.
   """
 
   name: str
   patient: str
   images: tuple[tuple[pathlib.Path, ...], ...]
   masks: tuple[pathlib.Path, ...] = ()
+  spacing_mm: Spacing | None = None
 
   @property
   def files(self) -> list[pathlib.Path]:
@@ -50,6 +62,11 @@ class Labels:
     every = [value for values in self.values.values() for value in values]
     return len(every) > len(set(every))
 
+  @property
+  def known(self) -> set[int]:
+    """The numbers that masks may have, beside the 0 of the background."""
+    return {value for values in self.values.values() for value in values}
+
 
 @dataclasses.dataclass
 class Collection:
@@ -61,10 +78,12 @@ class Collection:
     channels: of an image, by name; empty where the files have no names for them.
     labels: of the masks; None where no file says, and masks are read to find out.
     cases: in natural order of their names.
-    folds: of each case, as a file of the user's divides them; a case that none of them tests is not in it.
+    folds: of each case, as a file of the user's divides them; -1 of one that none of them tests.
     fields: what `cases.csv` says of each patient.
     problems: everything that is wrong, in the order in which it was seen.
     notes: what is worth knowing and not wrong, a sentence each.
+    described: files that were read, and are no images.
+    refused: names of cases that are there and have a problem, for which they are no cases.
   """
 
   root: pathlib.Path
@@ -76,6 +95,13 @@ class Collection:
   fields: dict[str, dict[str, str]] = dataclasses.field(default_factory=dict)
   problems: list[UserError] = dataclasses.field(default_factory=list)
   notes: list[str] = dataclasses.field(default_factory=list)
+  described: list[pathlib.Path] = dataclasses.field(default_factory=list)
+  refused: set[str] = dataclasses.field(default_factory=set)
+
+  @property
+  def names(self) -> set[str]:
+    """Of all cases that are there."""
+    return {case.name for case in self.cases} | self.refused
 
   @property
   def patients(self) -> list[str]:
@@ -83,8 +109,8 @@ class Collection:
     return list(dict.fromkeys(case.patient for case in self.cases))
 
   def problem(self, message: str, *arguments: str) -> None:
-    """Keeps a problem; see `UserError`."""
-    self.problems.append(UserError(message, *arguments))
+    """Keeps a problem, in one line although a file's name may have several; see `UserError`."""
+    self.problems.append(UserError(re.sub(r"[\r\n]+", " ", message), *arguments))
 
   def check(self) -> None:
     """Raises the first problem, if there is one, and says how many more there are."""
@@ -93,6 +119,54 @@ class Collection:
     first, others = self.problems[0], len(self.problems) - 1
     more = f" ({others} more problem{'s' * (others > 1)} in this folder, which a check lists)" if others else ""
     raise UserError(f"{first}{more}", *first.arguments, *((CHECK,) if others else ()))
+
+  def by_name(self, files: Sequence[pathlib.Path], name_of: Callable[[pathlib.Path], Any]) -> dict[Any, pathlib.Path]:
+    """The file of each name; where two have one, as `a.nii` and `a.nii.gz`, that is a problem, and the first counts."""
+    named: dict[Any, pathlib.Path] = {}
+    for file in files:
+      if (other := named.setdefault(name_of(file), file)) is not file:
+        self.problem(f"{file} and {other.name} have one name, and one of them would be read: move the other away")
+    return named
+
+
+def is_image(file: pathlib.Path) -> bool:
+  """Whether a file has the suffix of an image, be it of a kind that is not read."""
+  return file.name.lower().endswith((*READ, *_NOT_READ))
+
+
+def stem(file: pathlib.Path) -> str:
+  """The name of a file without its suffix, be it `.nii.gz`; accents as one character, which macOS writes as two."""
+  return plain(sequences.stem(file))
+
+
+def plain(name: str) -> str:
+  """A name as names are compared: without blanks around it, and accents as one character."""
+  return unicodedata.normalize("NFC", name).strip()
+
+
+def patient_of(case: str) -> str:
+  """Whose a case is by its name alone: the case's own, where the name is of no archive that numbers patients.
+
+  >>> patient_of("BraTS-GLI-00001-000"), patient_of("sub-07_ses-1"), patient_of("scan 3")
+  ('BraTS-GLI-00001', 'sub-07', 'scan 3')
+  """
+  match = _PATIENT.fullmatch(case)
+  return next(filter(None, match.groups())) if match else case
+
+
+def read_json(path: pathlib.Path) -> Any:
+  """The content of a JSON file; raises UserError where it is none, or says one thing twice."""
+
+  def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    names = [name for name, _ in pairs]
+    if twice := [name for name in names if names.count(name) > 1]:
+      raise ValueError(f"{twice[0]!r} is there twice")
+    return dict(pairs)
+
+  try:
+    return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=once)
+  except (OSError, ValueError, RecursionError) as error:
+    raise UserError(f"{path} cannot be read as JSON ({one_line(error)}): correct it") from error
 
 
 def shown(names: Sequence[Any], most: int = 3) -> str:

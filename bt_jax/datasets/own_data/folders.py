@@ -6,17 +6,20 @@ import os
 import pathlib
 import re
 
-from bt_jax.datasets.own_data.collection import Case, Collection, Labels, shown
+from bt_jax.datasets.own_data.cases_table import case_names
+from bt_jax.datasets.own_data.collection import Case, Collection, Labels, is_image, patient_of, shown, stem
+from bt_jax.datasets.own_data.nnunet import distinct
+from bt_jax.errors import UserError
 from bt_jax.scans import discovery, raster, sequences
-from bt_jax.scans.sequences import stem
 
 Listed = dict[pathlib.Path, list[pathlib.Path]]
+Key = tuple[str, str]  # the folder of a file, and its name without suffix and `_mask`
 _IMAGES = re.compile(r"images?|imgs?|scans?|x", re.IGNORECASE)
 _MASKS = re.compile(r"masks?|labels?|segmentations?|annotations?|y", re.IGNORECASE)
-_PICTURES, _VOLUMES = (".png", ".tif", ".tiff", ".jpg", ".jpeg"), (".nii.gz", ".nii")
-_MASK_NAME = re.compile(r"(.*?)[-_. ]?(?:mask|seg|segmentation|label|labels|gt)", re.IGNORECASE)
+_VOLUMES, _STACKS = (".nii.gz", ".nii"), (".tif", ".tiff")
+# A name that ends in such a word, after a character that is no letter.
+_MASK_NAME = re.compile(r"(?:(.*?)(?:[-_. ]+|(?<=\d)))?(?:mask|seg|segmentation|label|labels|gt)", re.IGNORECASE)
 _LAST_NUMBER = re.compile(r"[-_. ]*(\d+)(?!.*\d)")
-_VISIT = re.compile(r"(BraTS-[A-Z-]+-\d+)-\d{3}")  # patient and visit, as BraTS numbers them since 2023
 # BraTS calls sequences in two ways, of which this is the first; and what its labels have stood for since 2017.
 _SEQUENCES = {"t1n": "t1", "t1c": "t1ce", "t2w": "t2", "t2f": "flair"}
 _BRATS = {"flair", "t1", "t1ce", "t2"}
@@ -24,70 +27,68 @@ BRATS_LABELS = {1: "necrosis", 2: "oedema", 3: "enhancing", 4: "enhancing"}
 
 
 def read_images_and_masks(root: pathlib.Path, listed: Listed) -> Collection | None:
-  """A folder of images, and one of masks of the same names, with or without `_mask` at their end."""
+  """A folder of images, and one of masks of the same names, with or without `_mask` at their end.
+
+  Raises:
+    UserError: there are several folders of masks.
+  """
   below = [folder for folder in listed if folder.parent == root]
   images = [folder for folder in below if _IMAGES.fullmatch(folder.name)]
   masks = [folder for folder in below if _MASKS.fullmatch(folder.name)]
-  if len(images) != 1 or len(masks) > 1:
+  if len(images) != 1:
     return None
+  if len(masks) > 1:
+    raise UserError(f"{root} has {shown([folder.name for folder in masks])} for masks, expected one: move others away")
   collection = Collection(root, f"{images[0].name}/ and {masks[0].name}/" if masks else f"{images[0].name}/")
-  files = {"image": _below(images[0], listed), "mask": _below(masks[0], listed) if masks else []}
-  return _paired(
-    collection,
-    {(_folder(file, images[0]), stem(file)): file for file in files["image"]},
-    {(_folder(file, masks[0]), _without_mask(stem(file))): file for file in files["mask"]},
+  of_images = collection.by_name(_below(images[0], listed), lambda file: (_folder(file, images[0]), stem(file)))
+  of_masks = collection.by_name(
+    _below(masks[0], listed) if masks else [], lambda file: (_folder(file, masks[0]), _without_mask(stem(file)))
   )
+  return _paired(collection, of_images, of_masks)
 
 
 def read_masks_beside(root: pathlib.Path, listed: Listed) -> Collection | None:
   """Images anywhere, each with its mask beside it, `X.png` and `X_mask.png`."""
   files = _below(root, listed)
-  masks = {(_folder(file, root), _without_mask(stem(file))): file for file in files if _is_mask(file)}
+  masks = [file for file in files if _is_mask(file)]
   if not masks:
     return None
-  images = {(_folder(file, root), stem(file)): file for file in files if not _is_mask(file)}
-  return _paired(Collection(root, "masks beside images"), images, masks)
+  collection = Collection(root, "masks beside images")
+  return _paired(
+    collection,
+    collection.by_name([file for file in files if not _is_mask(file)], lambda file: (_folder(file, root), stem(file))),
+    collection.by_name(masks, lambda file: (_folder(file, root), _without_mask(stem(file)))),
+  )
 
 
 def read_case_folders(root: pathlib.Path, listed: Listed) -> Collection | None:
   """A folder for each case with a NIfTI of each sequence and one of the mask, as BraTS has them."""
+  collection = Collection(root, "a folder for each case")
   of_case: dict[pathlib.Path, dict[str, pathlib.Path]] = {}
-  twice = []
   for folder, files in listed.items():
     volumes = [file for file in files if file.name.lower().endswith(_VOLUMES)]
-    if len(volumes) < 2 or folder == root:
-      continue
-    named = of_case.setdefault(folder, {})
-    start = _common(volumes, folder)
-    for file in volumes:
-      word = stem(file)[len(start) :].strip("-_. ").lower()
-      word = "mask" if sequences.in_name(word)[0] == "mask" else sequence_of(word)
-      twice += [(file, named[word])] if word in named else []
-      named[word] = file
-  if not any("mask" in named for named in of_case.values()):
+    if volumes and folder != root:
+      words = _words(volumes, folder)
+      of_case[folder] = collection.by_name(volumes, words.__getitem__)
+  with_mask = sum("mask" in named and len(named) > 1 for named in of_case.values())
+  several = sum(sum(_is_mask(file) for file in listed[folder]) > 1 for folder in of_case)
+  if not with_mask or 2 * several > len(of_case):
     return None
-  collection = Collection(root, "a folder for each case")
-  for file, other in twice:
-    collection.problem(f"{file} and {other.name} are the same sequence by their names: move one of them away")
   counted = collections.Counter(word for named in of_case.values() for word in named if word != "mask")
-  common = [word for word, count in counted.items() if 2 * count > len(of_case)]
-  collection.channels = tuple(sorted(common))
-  for word, count in counted.items():
-    if count < len(of_case) and word in common:
-      lacking = next(folder for folder, named in of_case.items() if word not in named)
-      collection.problem(
-        f"{lacking} has no {word}, as {count} of {len(of_case)} cases have: add it, or move the case away"
-      )
-    elif word not in common:
-      collection.notes.append(f"{word} is left out, as {count} of {len(of_case)} cases alone have it")
+  common = sorted(word for word, count in counted.items() if 2 * count > len(of_case))
+  collection.channels = distinct(common)
   for folder, named in of_case.items():
-    visit = _VISIT.fullmatch(folder.name)
     name = "_".join(folder.relative_to(root).parts)
-    groups = tuple((named[word],) for word in collection.channels if word in named)
-    if len(groups) == len(collection.channels):
-      collection.cases.append(
-        Case(name, visit[1] if visit else name, groups, (named["mask"],) if "mask" in named else ())
+    if lacking := [word for word in common if word not in named]:
+      collection.refused.add(name)
+      collection.problem(
+        f"{folder} has no {shown(lacking)}, as {counted[lacking[0]]} of {len(of_case)} cases have: add it, or move the case away"
       )
+    else:
+      masks = (named["mask"],) if "mask" in named else ()
+      collection.cases.append(Case(name, patient_of(name), tuple((named[word],) for word in common), masks))
+  for word in counted.keys() - common:
+    collection.notes.append(f"{word} is left out, as {counted[word]} of {len(of_case)} cases alone have it")
   if set(collection.channels) == _BRATS:
     collection.layout = "BraTS"
   return collection
@@ -103,23 +104,22 @@ def brats_labels(values: list[int]) -> Labels:
   return Labels({BRATS_LABELS[value]: (value,) for value in values}, tuple(values))
 
 
-def _common(files: list[pathlib.Path], folder: pathlib.Path) -> str:
-  """What the names of a case's files begin with: the folder's name, or as many whole words as they share."""
-  names = [stem(file) for file in files]
-  if all(name.startswith(folder.name) for name in names):
-    return folder.name
-  shared = os.path.commonprefix(names)  # noqa: RUF071
-  return shared[: max(map(shared.rfind, "-_. ")) + 1]
+def _words(files: list[pathlib.Path], folder: pathlib.Path) -> dict[pathlib.Path, str]:
+  """What each file of a case is of: its name behind the folder's, or behind as many whole words as all of them share."""
+  names = {file: stem(file) for file in files}
+  start = stem(folder)
+  if not any(name.startswith(start) for name in names.values()):
+    shared = os.path.commonprefix([*names.values()])  # noqa: RUF071
+    start = shared[: max(map(shared.rfind, "-_. ")) + 1]
+  words = {}
+  for file, name in names.items():
+    word = name.removeprefix(start).strip("-_. ").lower() or "image"
+    words[file] = "mask" if sequences.in_name(word)[0] == "mask" else sequence_of(word)
+  return words
 
 
 def _below(folder: pathlib.Path, listed: Listed) -> list[pathlib.Path]:
-  return [
-    file
-    for other, files in listed.items()
-    if other.is_relative_to(folder)
-    for file in files
-    if file.name.lower().endswith((*_PICTURES, *_VOLUMES))
-  ]
+  return [file for other, files in listed.items() if other.is_relative_to(folder) for file in files if is_image(file)]
 
 
 def _folder(file: pathlib.Path, root: pathlib.Path) -> str:
@@ -135,66 +135,73 @@ def _without_mask(name: str) -> str:
   return match[1] if match and match[1] else name
 
 
-Key = tuple[str, str]  # the folder of a file, and its name without suffix and `_mask`
-
-
 def _paired(collection: Collection, images: dict[Key, pathlib.Path], masks: dict[Key, pathlib.Path]) -> Collection:
   """Puts the cases of images and their masks into the collection."""
-  for key in sorted(masks.keys() - images.keys()):
-    near = next(
-      (file for other, file in images.items() if tuple(map(str.casefold, other)) == tuple(map(str.casefold, key))), None
-    )
+  in_small = {tuple(map(str.casefold, key)): file for key, file in images.items()}
+  for key in masks.keys() - images.keys():
+    near = in_small.get(tuple(map(str.casefold, key)))
     remedy = (
       f"its name differs from {near.name} in capitals: rename one of them" if near else "add it, or move the mask away"
     )
     collection.problem(f"{masks[key]} has no image of its name: {remedy}")
-  if masks:
-    for key in sorted(images.keys() - masks.keys(), key=lambda key: discovery.natural("/".join(key))):
+  named = case_names(collection.root)
+  for name, keys in grouped(images, named).items():
+    lacking = [key for key in keys if key not in masks] if masks else []
+    for key in lacking:
       collection.problem(f"{images[key]} has no mask of its name: add one, or move the image away")
-  named = _case_names(collection.root)
-  for name, keys in grouped({key: file for key, file in images.items() if key in masks or not masks}, named).items():
-    _check_gaps(collection, name, keys)
+    if lacking:
+      collection.refused.add(name)
+      continue
+    _check_gaps(collection, [images[key] for key in keys])
     paired = tuple(masks[key] for key in keys if key in masks)
-    collection.cases.append(Case(name, name, (tuple(images[key] for key in keys),), paired))
+    collection.cases.append(Case(name, patient_of(name), (tuple(images[key] for key in keys),), paired))
   return collection
 
 
-def _case_names(root: pathlib.Path) -> set[str]:
-  """The first column of `cases.csv`, where it is there: what a user names as a case is one."""
-  path = root / "cases.csv"
-  lines = path.read_text(encoding="utf-8-sig", errors="replace").splitlines() if path.is_file() else []
-  column = lines[0].split(",").index("case") if lines and "case" in lines[0].split(",") else None
-  return {line.split(",")[column] for line in lines[1:] if line.count(",") >= column} if column is not None else set()
-
-
 def grouped(images: dict[Key, pathlib.Path], named: set[str]) -> dict[str, list[Key]]:
-  """The images of each case, in the order of slices: by folder, and by the name before the last number."""
+  """The images of each case, in the order of slices: by folder, and by the name before the last number.
+
+  Args:
+    images: by folder and name.
+    named: what `cases.csv` calls cases; an image of such a name is one.
+  """
   apart = lambda folder, name: "_".join([*(part for part in folder.split("/") if part != "."), name]).strip("_")
   groups: dict[tuple[str, str], list[Key]] = {}
   for (folder, name), file in images.items():
-    volume = file.name.lower().endswith(_VOLUMES) or (
-      file.suffix.lower() in (".tif", ".tiff") and raster.is_stack(file)
-    )
-    alone = volume or name in named or apart(folder, name) in named
+    alone = name in named or apart(folder, name) in named or _is_volume(file)
     groups.setdefault((folder, name if alone else _LAST_NUMBER.sub("", name)), []).append((folder, name))
   per_folder = collections.Counter(folder for folder, _ in groups)
   cases: dict[str, list[Key]] = {}
   for (folder, start), keys in groups.items():
     name = apart(folder, "" if folder != "." and per_folder[folder] == 1 and len(keys) > 1 else start) or "case"
-    cases.setdefault(name, []).extend(keys)
-  return {name: sorted(keys, key=lambda key: discovery.natural(key[1])) for name, keys in cases.items()}
+    if name in cases:  # as `a_b`, and `b` in a folder `a`
+      name = next(other for number in itertools.count(2) if (other := f"{name}_{number}") not in cases)
+    cases[name] = sorted(keys, key=lambda key: discovery.natural(key[1]))
+  return cases
 
 
-def _check_gaps(collection: Collection, name: str, keys: list[Key]) -> None:
+def _is_volume(file: pathlib.Path) -> bool:
+  """Whether a file is a case of its own: a NIfTI, or a TIFF of several pages."""
+  name = file.name.lower()
+  try:
+    return name.endswith(_VOLUMES) or (name.endswith(_STACKS) and raster.is_stack(file))
+  except Exception:  # whatever tifffile makes of damaged tags; reading it will say what is wrong
+    return False
+
+
+def _check_gaps(collection: Collection, files: list[pathlib.Path]) -> None:
   """Slices are numbered in even steps; where they are not, one is missing, and its neighbours are not neighbours."""
-  matches = [_LAST_NUMBER.search(key[1]) for key in keys]
+  matches = [_LAST_NUMBER.search(stem(file)) for file in files]
   numbers = [int(match[1]) for match in matches if match]
-  if len(numbers) < len(keys) or len(numbers) < 3:
+  if len(numbers) < len(files) or len(numbers) < 2:
     return
   steps = [after - before for before, after in itertools.pairwise(numbers)]
-  if uneven := [index for index, step in enumerate(steps) if step != min(steps)]:
+  if 0 in steps:
+    index = steps.index(0)
+    collection.problem(f"{files[index + 1]} and {files[index].name} are one slice by their numbers: rename one of them")
+  elif uneven := [index for index, step in enumerate(steps) if step != min(steps)]:
     jumps = [f"{numbers[index]} to {numbers[index + 1]}" for index in uneven]
     collection.problem(
-      f"the slices of {name} in {collection.root} jump from {shown(jumps)}: add those that are missing, or name each image as a "
+      f"the slices after {files[uneven[0]]} jump from {shown(jumps)}: add those that are missing, or name each image as a "
       "case in cases.csv"
     )

@@ -2,24 +2,46 @@
 
 import collections
 import dataclasses
-from collections.abc import Sequence
-from typing import Any
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image
 from tqdm import tqdm
 
 from bt_jax.datasets.info import DatasetInfo
-from bt_jax.datasets.own_data import case_volumes
-from bt_jax.datasets.own_data.collection import Collection
-from bt_jax.datasets.own_data.source import describe
+from bt_jax.datasets.own_data import case_volumes, contact_sheet, description, folds
+from bt_jax.datasets.own_data.collection import Case, Collection, Labels, Spacing, shown
 from bt_jax.errors import UserError
-from bt_jax.scans import resampling
+from bt_jax.scans.scan import extremes
 
-_SHOWN, _SIDE, _COLUMNS = 24, 160, 6  # cases in the picture, pixels of a side of each, and cases in a line
-_GAP, _LINE = 4, 14
-# Of the classes, from the palette of Okabe and Ito (2008).
-_COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167))
+_SHOWN = 24  # cases in the picture
+_GAIN = 20  # times that the highest intensity of one case is that of another, of which more are of another scale
+
+
+class Summary(NamedTuple):
+  """What is kept of a case.
+
+  Attributes:
+    case: it.
+    shape: slices, height, width.
+    spacing_mm: between slices, rows and columns.
+    low: the lowest intensity of each channel.
+    high: the highest.
+    voxels: of each number in its mask, [256].
+    marked: slices with any number but 0.
+    warnings: of its files.
+  """
+
+  case: Case
+  shape: tuple[int, int, int]
+  spacing_mm: Spacing | None
+  low: np.ndarray
+  high: np.ndarray
+  voxels: np.ndarray
+  marked: int
+  warnings: tuple[str, ...]
 
 
 @dataclasses.dataclass
@@ -39,113 +61,154 @@ class Inspection:
   picture: Image.Image | None
 
 
-def inspect(collection: Collection, window: str) -> Inspection:
-  """Reads every case of a collection."""
-  info = None
+def inspect(collection: Collection, window: str, asked_folds: int = 5) -> Inspection:
+  """Reads every case of a collection.
+
+  Args:
+    collection: the cases.
+    window: the intensities that become black and white, see `description.parse_window`.
+    asked_folds: that patients are divided into, where no file in the folder divides them.
+  """
+  summaries, excerpts, where = _read_all(collection)
+  info, labels = _described(collection, summaries, where, window)
+  fold_of = _attempt(collection, lambda: folds.divide(collection, asked_folds))
+  lines = _about(collection, info, labels, fold_of)
+  lines += _numbers(summaries, info, labels) if info is not None else []
+  lines += [f"note: {note}" for note in [*collection.notes, *_oddities(summaries, info)]]
+  picture = contact_sheet.draw(excerpts, info, labels) if info is not None and excerpts else None
+  return Inspection(collection, info, lines, picture)
+
+
+def _read_all(
+  collection: Collection,
+) -> tuple[list[Summary], list[contact_sheet.Excerpt], dict[int, pathlib.Path]]:
+  """Of each case that can be read; excerpts of the first few; and a file with each number that is in masks."""
+  channels, report = collection.channels, collection.problems.append
+  summaries, excerpts, where, case_of = [], [], {}, {}
+  for case in tqdm(collection.cases, desc="checking", unit="case", leave=False):
+    image, numbers = case_volumes.read_case(case, channels, report)
+    if image is not None:
+      channels = channels or description.channel_names(image.values.shape[-1])
+      other = case_of.setdefault(case_volumes.digest(image), case)
+      if other.patient != case.patient:
+        report(case_volumes.same_image(case, other))
+    if numbers is not None:
+      description.note_labels(numbers, where)
+      if collection.labels is not None:
+        _attempt(collection, lambda numbers=numbers: case_volumes.check_labels(numbers, collection.labels))
+    if image is None or numbers is None:
+      continue
+    summaries.append(_summary(case, image, numbers))
+    if len(excerpts) < _SHOWN:
+      excerpts.append(contact_sheet.excerpt(case.name, image, numbers, collection.channels))
+  return summaries, excerpts, where
+
+
+def _attempt(collection: Collection, call: Callable[[], Any]) -> Any:
+  """What a call gives; None where it raises, which is one more problem of the collection."""
   try:
-    info = describe(collection, window) if collection.cases else None
+    return call()
   except UserError as error:
     collection.problems.append(error)
-  counts, thumbnails = [], []
-  for case in tqdm(collection.cases, desc="checking", unit="case", leave=False):
-    if info is None:
-      break
-    try:
-      volume, masks = case_volumes.read_case(case, info.channels, collection.labels)
-    except UserError as error:
-      collection.problems.append(error)
-      continue
-    counts.append(_count(volume, masks))
-    if len(thumbnails) < _SHOWN:
-      thumbnails.append((case.name, _thumbnail(volume, masks, info)))
-  lines = [*_about(collection, info), *(_numbers(counts, info) if counts else [])]
-  return Inspection(collection, info, lines, _sheet(thumbnails) if thumbnails else None)
+    return None
 
 
-def _about(collection: Collection, info: DatasetInfo | None) -> list[str]:
+def _described(
+  collection: Collection, summaries: Sequence[Summary], where: dict[int, pathlib.Path], window: str
+) -> tuple[DatasetInfo | None, Labels | None]:
+  labels = collection.labels
+  if labels is None and where:
+    labels = _attempt(collection, lambda: description.labels_of(where, collection))
+  if labels is None or not summaries:
+    return None, labels
+  lacking = [name for name, values in labels.values.items() if not where.keys() & set(values)]
+  if lacking:
+    collection.problems.append(description.absent(collection, lacking))
+  longest = max(case_volumes.side_of(*of.shape[1:], of.spacing_mm) for of in summaries)
+  channels = collection.channels or description.channel_names(len(summaries[0].low))
+  return _attempt(collection, lambda: description.make_info(collection, channels, labels, longest, window)), labels
+
+
+def _summary(case: Case, image: case_volumes.Volume, numbers: case_volumes.Volume) -> Summary:
+  low, high = extremes(image.values)
+  voxels = np.bincount(numbers.values.ravel(), minlength=256)
+  spacing = image.spacing_mm and tuple(round(length, 3) for length in image.spacing_mm)
+  marked = int(numbers.values.any((1, 2, 3)).sum())
+  return Summary(case, image.values.shape[:3], spacing, low, high, voxels, marked, image.warnings)
+
+
+def _about(
+  collection: Collection, info: DatasetInfo | None, labels: Labels | None, fold_of: dict[str, int] | None
+) -> list[str]:
+  table = collection.root / "cases.csv" in collection.described
+  alone = not table and [case.name for case in collection.cases] == collection.patients
   lines = [
     f"{collection.root}: {collection.layout}",
-    f"{len(collection.cases)} cases of {len(collection.patients)} patients",
+    f"cases: {len(collection.cases)} of {len(collection.patients)} patients"
+    + (" (each case counts as a patient: name those that share one in cases.csv)" if alone else ""),
   ]
   if info is not None:
     overlap = ", which overlap" if info.overlapping else ""
-    labels = collection.labels.values.items()
-    numbers = [f"{name} ({', '.join(map(str, values))})" for name, values in labels]
-    lines += [f"channels: {', '.join(info.channels)}", f"classes{overlap}: {', '.join(numbers)}"]
+    numbers = [f"{name} ({', '.join(map(str, values))})" for name, values in labels.values.items()]
+    lines += [f"channels: {', '.join(info.channels)}", f"classes{overlap}, and their numbers: {', '.join(numbers)}"]
     lines.append(
-      f"stored as slices of {info.size} x {info.size} pixels, 16 bits; the longer side of a slice fills them"
+      f"stored as axial slices of {info.size} x {info.size} pixels, 16 bits; the longer side of a slice fills them, and smaller "
+      "or larger ones are resampled linearly"
     )
-  if collection.folds is not None:
-    lines.append(f"folds: {len(set(collection.folds.values()))}, as your file has them")
-  fields = next(iter(collection.fields.values()), {})
-  if fields:
+  if fold_of:
+    sizes = collections.Counter(fold_of[case.name] for case in collection.cases)
+    how = "by a hash of patients" if collection.folds is None else "as your file has them"
+    lines.append(
+      f"folds: {len(set(sizes) - {-1})}, {how}, of {', '.join(str(sizes[fold]) for fold in sorted(set(sizes) - {-1}))} cases"
+    )
+  if fields := next(iter(collection.fields.values()), {}):
     lines.append(f"known of patients: {', '.join(fields)}")
-  return lines + [f"note: {note}" for note in collection.notes]
+  return lines
 
 
-def _count(volume: case_volumes.Volume, masks: np.ndarray) -> dict[str, Any]:
-  """What is said of a case together with the others."""
-  low, high = resampling.extremes(volume.values)
-  return {
-    "size": volume.values.shape[1:3],
-    "slices": len(volume.values),
-    "spacing": volume.spacing_mm and tuple(round(length, 3) for length in volume.spacing_mm),
-    "low": low,
-    "high": high,
-    "voxels": masks.sum((0, 1, 2)),
-    "marked": int(masks.any((1, 2, 3)).sum()),
-  }
+def _numbers(summaries: Sequence[Summary], info: DatasetInfo, labels: Labels) -> list[str]:
+  def common(values: Sequence[str]) -> str:
+    counts = collections.Counter(values).most_common()
+    return "; ".join(f"{value} in {count} cases" for value, count in counts[:3]) + ("; ..." if len(counts) > 3 else "")
 
-
-def _numbers(counts: Sequence[dict[str, Any]], info: DatasetInfo) -> list[str]:
-  def common(name: str, text: Sequence[str] | None = None) -> str:
-    values = collections.Counter(text or [str(of[name]) for of in counts]).most_common()
-    return "; ".join(f"{value} in {count}" for value, count in values[:3]) + ("; ..." if len(values) > 3 else "")
-
-  slices = [of["slices"] for of in counts]
+  slices, marked = [of.shape[0] for of in summaries], [of.marked for of in summaries]
   lines = [
-    f"slices: {min(slices)} to {max(slices)} in a case, {sum(slices)} in all, {sum(of['marked'] for of in counts)} with a mask",
-    "height x width: " + common("size", ["{} x {}".format(*of["size"]) for of in counts]) + " cases",
+    f"slices: {min(slices)} to {max(slices)} in a case, {sum(slices)} in all",
+    f"empty: {sum(slices) - sum(marked)} slices and {marked.count(0)} cases have no label",
+    "height x width: " + common([f"{of.shape[1]} x {of.shape[2]}" for of in summaries]),
     "mm between slices, rows, columns: "
-    + common(
-      "spacing", [" x ".join(map("{:g}".format, of["spacing"])) if of["spacing"] else "not known" for of in counts]
-    )
-    + " cases",
+    + common([" x ".join(map("{:g}".format, of.spacing_mm)) if of.spacing_mm else "not known" for of in summaries]),
   ]
   for number, name in enumerate(info.channels):
-    lows, highs = ([of[kind][number] for of in counts] for kind in ("low", "high"))
+    lows, highs = (
+      [of[number] for of in values] for values in zip(*((of.low, of.high) for of in summaries), strict=True)
+    )
     lines.append(
       f"intensities of {name}: {min(lows):g} to {max(highs):g}; highest of a case {min(highs):g} to {max(highs):g}"
     )
-  for number, name in enumerate(info.classes):
-    voxels = [int(of["voxels"][number]) for of in counts]
+  for name, values in labels.values.items():
+    voxels = [int(of.voxels[list(values)].sum()) for of in summaries]
     lines.append(
-      f"voxels of {name}: median {int(np.median(voxels))}, {sum(count == 0 for count in voxels)} cases without any"
+      f"voxels of {name}: median of a case {np.median(voxels):.0f}, at most {max(voxels)}, {voxels.count(0)} cases without any"
     )
   return lines
 
 
-def _thumbnail(volume: case_volumes.Volume, masks: np.ndarray, info: DatasetInfo) -> Image.Image:
-  """The slice with the most of any class, of the reference channel, with each class in its colour."""
-  index = int(masks.sum((1, 2, 3)).argmax())
-  index = index if masks.any() else len(masks) // 2
-  channel = volume.values[..., info.reference_index : info.reference_index + 1]
-  low, high = resampling.window(channel, fixed=info.window)
-  _, rows, columns = volume.spacing_mm or (1.0, 1.0, 1.0)
-  fit = lambda image: np.asarray(resampling.to_training(image[None].astype(np.float32), _SIDE, rows / columns))[0]
-  grey = fit(np.asarray(resampling.scale(channel[index], low, high)))
-  mixed = np.repeat(grey, 3, axis=-1)
-  for number, mask in enumerate(np.moveaxis(fit(masks[index]) >= 0.5, -1, 0)):
-    mixed[mask] = 0.55 * mixed[mask] + 0.45 * np.array(_COLOURS[number % len(_COLOURS)])
-  return Image.fromarray(np.round(mixed).astype(np.uint8))
-
-
-def _sheet(thumbnails: Sequence[tuple[str, Image.Image]]) -> Image.Image:
-  columns = min(_COLUMNS, len(thumbnails))
-  width, height = _SIDE + _GAP, _SIDE + _LINE + _GAP
-  sheet = Image.new("RGB", (columns * width + _GAP, -(-len(thumbnails) // columns) * height + _GAP), (255, 255, 255))
-  for number, (name, image) in enumerate(thumbnails):
-    x, y = _GAP + number % columns * width, _GAP + number // columns * height
-    sheet.paste(image, (x, y))
-    ImageDraw.Draw(sheet).text((x, y + _SIDE), name[-26:], (0, 0, 0))
-  return sheet
+def _oddities(summaries: Sequence[Summary], info: DatasetInfo | None) -> list[str]:
+  """What is not wrong and may not be meant, a sentence each."""
+  notes = []
+  if empty := [of.case.name for of in summaries if not of.marked]:
+    notes.append(f"{len(empty)} cases have no label in any slice: {shown(empty)}")
+  unknown = [of.case.name for of in summaries if of.spacing_mm is None]
+  if 0 < len(unknown) < len(summaries):
+    notes.append(f"sizes in mm are not known of {shown(unknown)}: distances of all cases will be in pixels")
+  for number, name in enumerate(info.channels if info is not None else ()):
+    spans = [of.high[number] - of.low[number] for of in summaries]
+    if max(spans) > _GAIN * min(spans):
+      dim, bright = (summaries[int(index(spans))].case.name for index in (np.argmin, np.argmax))
+      notes.append(f"{name} spans {min(spans):g} in {dim}, and {max(spans):g} in {bright}: is one in another scale?")
+  sentences = collections.defaultdict(list)
+  for of in summaries:
+    for warning in dict.fromkeys(of.warnings):
+      sentences[warning].append(of.case.name)
+  return notes + [f"{warning} ({shown(cases)})" for warning, cases in sentences.items()]

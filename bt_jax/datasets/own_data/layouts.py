@@ -1,12 +1,12 @@
-"""Recognises how a user's folder of images and masks is laid out, and lists its cases; opens no image."""
+"""Recognises how a user's folder of images and masks is laid out, and lists its cases; opens no image but TIFFs of several pages."""
 
-import csv
-import io
+import collections
+import os
 import pathlib
 from collections.abc import Callable
 
-from bt_jax.datasets.own_data import folders, nnunet
-from bt_jax.datasets.own_data.collection import Case, Collection, shown
+from bt_jax.datasets.own_data import cases_table, folders, folds, nnunet
+from bt_jax.datasets.own_data.collection import Collection, shown
 from bt_jax.errors import UserError
 from bt_jax.scans import discovery
 
@@ -14,15 +14,11 @@ EXPECTED = (
   "dataset.json with imagesTr/ and labelsTr/ (nnU-Net, Medical Segmentation Decathlon); a folder for each case with its "
   "sequences and *_seg.nii.gz (BraTS); images/ and masks/; or X.png with X_mask.png beside it"
 )
-_MOST_FOLDS = 100
-# Columns of the tables of a run, which a field of a patient would stand in the place of.
-_TAKEN = {
-  "data", "split", "case", "patient", "slice", "slices", "tumor_slices", "label", "probability", "calibrated", "prediction",
-  "class", "baseline", "unit", "bin", "pixels", "tp", "fp", "fn", "tn", "dice", "iou", "size", "all", "none",
-}  # fmt: skip
+Listed = dict[pathlib.Path, list[pathlib.Path]]
+_OURS = ("SYNTHETIC",)
 
 # The first that recognises a folder lists it.
-_LAYOUTS: tuple[Callable[[pathlib.Path, dict[pathlib.Path, list[pathlib.Path]]], Collection | None], ...] = (
+_LAYOUTS: tuple[Callable[[pathlib.Path, Listed], Collection | None], ...] = (
   nnunet.read,
   folders.read_images_and_masks,
   folders.read_case_folders,
@@ -50,103 +46,94 @@ def find(root: str | pathlib.Path | None, *, masks: bool = True) -> Collection:
   if collection is None:
     raise UserError(f"{root} has no layout that is known, expected {EXPECTED}", "data.root")
   collection.cases.sort(key=lambda case: discovery.natural(case.name))
-  _read_cases_csv(collection)
+  cases_table.apply(collection)
+  folds.read_splits(collection)
+  _check_links(collection, listed)
   _check_files(collection)
-  _check_cases(collection, masks=masks)
+  _check_names(collection)
+  if masks:
+    _check_masks(collection)
+  folds.check_patients(collection)
+  _note_left_out(collection, listed)
   return collection
 
 
+def _check_links(collection: Collection, listed: Listed) -> None:
+  """A link to nothing is no file, and would be left out without a word."""
+  for folder in listed:
+    for entry in os.scandir(folder):
+      if entry.is_symlink() and not os.path.exists(entry.path) and not discovery.is_hidden(entry.name):
+        collection.problem(
+          f"{entry.path} is a link to {os.readlink(entry.path)}, which is not there: fetch or remove it"
+        )
+
+
 def _check_files(collection: Collection) -> None:
-  inside = collection.root.resolve()
-  for file in (file for case in collection.cases for file in case.files):
-    if not file.resolve().is_relative_to(inside):
-      collection.problem(f"{file} is a link to {file.resolve()}, outside of {collection.root}: copy the file here")
+  inside = os.path.realpath(collection.root)
+  real_folders: dict[pathlib.Path, str] = {}
+  for file in [*collection.described, *(file for case in collection.cases for file in case.files)]:
+    folder = real_folders.setdefault(file.parent, "") or os.path.realpath(file.parent)
+    real_folders[file.parent] = folder
+    real = pathlib.Path(os.path.realpath(file) if file.is_symlink() else os.path.join(folder, file.name))
+    if not real.is_relative_to(inside) and file.parent != collection.root.parent:
+      collection.problem(f"{file} is a link to {real}, outside of {collection.root}: copy the file here")
     elif file.stat().st_size == 0:
       collection.problem(f"{file} is empty (0 bytes): copy it again")
+    elif not os.access(file, os.R_OK):
+      collection.problem(f"{file} cannot be read (no permission): make it readable")
 
 
-def _check_cases(collection: Collection, *, masks: bool) -> None:
+def _check_names(collection: Collection) -> None:
+  """Two names that differ in capitals alone are one on some machines, and most often one patient by mistake."""
   if not collection.cases and not collection.problems:
     collection.problem(f"{collection.root} holds no case, expected {EXPECTED}", "data.root")
-  alike: dict[str, str] = {}
   for case in collection.cases:
-    if (other := alike.setdefault(case.name.casefold(), case.name)) != case.name:
-      collection.problem(f"the cases {other} and {case.name} differ in capitals alone: rename one of them")
-    if masks and not case.masks:
+    if not case.name.isprintable() or not case.patient.isprintable():  # nor is what was no UTF-8
+      name = case.name.encode("unicode_escape", "surrogatepass").decode()
+      collection.problem(f"{name} in {collection.root} has characters in its name that cannot be printed: rename it")
+  of_cases = [case.name for case in collection.cases]
+  of_patients = [] if collection.patients == of_cases else collection.patients
+  for what, names in (("case", of_cases), ("patient", of_patients)):
+    alike: dict[str, str] = {}
+    for name in names:
+      if (other := alike.setdefault(name.casefold(), name)) != name:
+        collection.problem(
+          f"the {what}s {other} and {name} in {collection.root} differ in capitals alone: rename one of them"
+        )
+  for name, count in collections.Counter(of_cases).items():
+    if count > 1:
+      collection.problem(f"{count} cases in {collection.root} are called {name}: rename all but one")
+
+
+def _check_masks(collection: Collection) -> None:
+  for case in collection.cases:
+    if not case.masks:
       collection.problem(f"{case.images[0][0]} has no mask: add one to {case.name}, or move the image away")
-  if masks and len(collection.cases) == 1:
+  if len(collection.cases) == 1:
     (case,) = collection.cases
     collection.problem(
       f"{collection.root} holds one case only, {case.name}: expected three patients or more; images whose names differ in "
       "their last number alone are slices of one case, unless cases.csv names each as a case"
     )
-  elif masks and len(collection.patients) < 3 and collection.cases:
+  elif len(collection.patients) < 3 and collection.cases:
     collection.problem(
       f"{collection.root} holds {len(collection.patients)} patients ({shown(collection.patients)}): expected three or more, "
       "to train, to validate and to test"
     )
-  of_case = collection.folds or {}
-  fold_of: dict[str, tuple[int, str]] = {}
-  for case in collection.cases:
-    if case.name in of_case:
-      fold, first = fold_of.setdefault(case.patient, (of_case[case.name], case.name))
-      if fold != of_case[case.name]:
-        collection.problem(
-          f"{case.patient} is in the folds {fold} and {of_case[case.name]}, by its cases {first} and {case.name}: put all cases "
-          "of a patient in one"
-        )
 
 
-def _read_cases_csv(collection: Collection) -> None:
-  """Patients, folds and fields by `cases.csv`, where it lies in the folder."""
-  path = collection.root / "cases.csv"
-  if not path.is_file():
-    return
-  try:
-    rows = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig")))
-    table = list(rows)
-  except (OSError, UnicodeDecodeError, csv.Error) as error:
-    collection.problem(f"{path} cannot be read as a table ({error}): save it as CSV in UTF-8")
-    return
-  columns = [name for name in (rows.fieldnames or ()) if name]
-  if "case" not in columns:
-    collection.problem(f"{path} has the columns {shown(columns)}, expected one called case: add it")
-    return
-  fields = [name for name in columns if name not in ("case", "patient", "fold")]
-  if taken := [name for name in fields if name in _TAKEN]:
-    collection.problem(f"{path} has a column {taken[0]}, which results have too: rename it")
-    fields = [name for name in fields if name not in taken]
-  row_of: dict[str, dict[str, str]] = {}
-  for number, row in enumerate(table, 2):
-    if None in row or None in row.values():
-      collection.problem(f"{path}, line {number} does not have as many fields as the header: correct it")
-    elif row["case"] in row_of:
-      collection.problem(f"{path}, line {number}: {row['case']} is there twice: leave one of them out")
-    else:
-      row_of[row["case"]] = row
-  names = {case.name for case in collection.cases}
-  for name in row_of.keys() - names:
-    collection.problem(
-      f"{path} names the case {name}, which is not in {collection.root}: leave it out, or add its files"
-    )
-  for name in sorted(names - row_of.keys()):
-    collection.problem(f"{path} has no row for the case {name}: add one")
-  collection.cases = [
-    Case(case.name, row_of.get(case.name, {}).get("patient") or case.patient, case.images, case.masks)
-    for case in collection.cases
-  ]
-  if "fold" in columns:
-    collection.folds = {}
-    for name, row in row_of.items():
-      if not row["fold"].isdecimal() or int(row["fold"]) >= _MOST_FOLDS:
-        collection.problem(f"{path} says that {name} is in the fold {row['fold']!r}, expected a number from 0 on")
-      else:
-        collection.folds[name] = int(row["fold"])
-  for case in collection.cases:
-    said = {name: row_of.get(case.name, {}).get(name, "") for name in fields}
-    known = collection.fields.setdefault(case.patient, said)
-    for name in fields:
-      if known[name] != said[name]:
-        collection.problem(
-          f"{path} says that {name} of {case.patient} is {known[name]!r} and {said[name]!r}: correct one of its rows"
-        )
+def _note_left_out(collection: Collection, listed: Listed) -> None:
+  """Counts the files that are read by nobody: by their folder where none of it is read, else by their suffix."""
+  used = {*collection.described, *(file for case in collection.cases for file in case.files)}
+  top = lambda file: file.relative_to(collection.root).parts[0]
+  read_from = {top(file) for file in used if file.is_relative_to(collection.root)}
+  reasons: collections.Counter[str] = collections.Counter()
+  for folder, files in listed.items():
+    for file in files:
+      if file not in used and file.name not in _OURS:
+        below = file.parent != collection.root and top(file) not in read_from
+        reasons[f"in {top(file)}/" if below else f"of {file.suffix.lower() or 'no suffix'}"] += 1
+    reasons["hidden, as systems leave them"] += sum(map(discovery.is_hidden, os.listdir(folder)))
+  if total := sum(reasons.values()):
+    counts = [f"{count} {reason}" for reason, count in reasons.most_common() if count]
+    collection.notes.append(f"{total} files are left out, as they belong to no case: {shown(counts, 6)}")

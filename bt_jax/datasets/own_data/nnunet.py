@@ -1,59 +1,123 @@
 """Lists folders that a `dataset.json` describes: nnU-Net's, of both versions, and the Medical Segmentation Decathlon's."""
 
-import json
 import pathlib
 import re
 from typing import Any
 
-from bt_jax.datasets.own_data.collection import Case, Collection, Labels, shown
-from bt_jax.errors import UserError, one_line
-from bt_jax.scans.sequences import stem
+from bt_jax.datasets.own_data.collection import (
+  Case,
+  Collection,
+  Labels,
+  Spacing,
+  is_image,
+  patient_of,
+  plain,
+  read_json,
+  shown,
+  stem,
+)  # fmt: skip
+from bt_jax.errors import UserError
 
 _NUMBERED = re.compile(r"(.+)_(\d{4})")
-_SUFFIXES = (".nii.gz", ".nii", ".png", ".tif", ".tiff", ".jpg", ".jpeg", ".bmp", ".nrrd", ".mha", ".npz")
+Groups = dict[str, tuple[tuple[pathlib.Path, ...], ...]]
 
 
 def read(root: pathlib.Path, listed: dict[pathlib.Path, list[pathlib.Path]]) -> Collection | None:
-  """The cases of `imagesTr` and `labelsTr`; of `imagesTs`, or of the folder itself, where it holds scans alone."""
-  path = next((one for one in (root / "dataset.json", root.parent / "dataset.json") if one.is_file()), None)
+  """The cases of `imagesTr` and `labelsTr`; of `imagesTs`, or of the folder itself, where it holds scans alone.
+
+  Raises:
+    UserError: `dataset.json` is missing beside `imagesTr`, or is no object of JSON.
+  """
   training = root / "imagesTr"
-  if path is None or (path.parent == root and not training.is_dir() and not (root / "imagesTs").is_dir()):
+  beside = [root] if training in listed or root / "imagesTs" in listed else [root.parent] if listed[root] else []
+  path = next((folder / "dataset.json" for folder in beside if (folder / "dataset.json").is_file()), None)
+  if path is None:
+    if training in listed:
+      raise UserError(f"{root} has imagesTr/, and no dataset.json, which names channels and labels: add nnU-Net's")
     return None
-  collection = Collection(root, "")
-  about = _about(path, collection)
-  images = [file for file in listed.get(training if training.is_dir() else root, []) if _is_image(file)]
-  numbered = [match for file in images if (match := _NUMBERED.fullmatch(stem(file)))]
+  collection = Collection(root, "", described=[path])
+  about = read_json(path)
+  if not isinstance(about, dict):
+    raise UserError(f"{path} is not an object of JSON: expected nnU-Net's, with channel_names and labels")
   collection.channels = _channels(about, path, collection)
   collection.labels = _labels(about, path, collection)
-  # nnU-Net has a file for each channel; the Decathlon one of four dimensions.
-  if numbered:
-    collection.layout = "nnU-Net"
-    groups = _groups(images, collection)
-  else:
+  images = [file for file in listed.get(training, listed[root]) if is_image(file)]
+  masks = [file for file in listed.get(root / "labelsTr", []) if is_image(file)]
+  pairs = _listed_pairs(about, path, collection)
+  # nnU-Net has a file for each channel; the Decathlon one of four dimensions, and a list of pairs.
+  if any(image.is_file() for image, _ in pairs) or not any(_NUMBERED.fullmatch(stem(file)) for file in images):
     collection.layout = "Medical Segmentation Decathlon"
-    groups = {stem(file): ((file,),) for file in images}
-  masks = {stem(file): file for file in listed.get(root / "labelsTr", []) if _is_image(file)}
-  for name in sorted(masks.keys() - groups.keys()):
-    collection.problem(f"{masks[name]} has no image in {training}: add {name}_0000, or move the mask away")
-  collection.cases = [
-    Case(name, name, files, (masks[name],) if name in masks else ()) for name, files in groups.items()
-  ]
-  _read_splits(collection)
+    _read_pairs(collection, path, pairs or _pairs(collection, images, masks))
+  else:
+    collection.layout = "nnU-Net"
+    _read_numbered(collection, images, masks, training)
+  if isinstance(number := about.get("numTraining"), int) and training in listed and number != len(collection.names):
+    collection.notes.append(f"{path.name} speaks of {number} cases, and {len(collection.names)} are there")
   return collection
 
 
-def _is_image(file: pathlib.Path) -> bool:
-  return file.name.lower().endswith(_SUFFIXES)
+def _listed_pairs(
+  about: dict[str, Any], path: pathlib.Path, collection: Collection
+) -> list[tuple[pathlib.Path, pathlib.Path]]:
+  """Image and mask of each entry of `training`; none where there is no such list."""
+  entries, pairs = about.get("training", []), []
+  for entry in entries if isinstance(entries, list) else []:
+    if not isinstance(entry, dict) or not all(isinstance(entry.get(name), str) for name in ("image", "label")):
+      collection.problem(f"{path} has {entry!r} in training, expected an image and a label: correct it")
+      continue
+    image, mask = (entry[name].replace("\\", "/").removeprefix("./") for name in ("image", "label"))
+    pairs.append((path.parent / image, path.parent / mask))
+  return pairs
 
 
-def _about(path: pathlib.Path, collection: Collection) -> dict[str, Any]:
+def _pairs(
+  collection: Collection, images: list[pathlib.Path], masks: list[pathlib.Path]
+) -> list[tuple[pathlib.Path, pathlib.Path]]:
+  """Images and masks of one name."""
+  of_image, of_mask = collection.by_name(images, stem), collection.by_name(masks, stem)
+  for name in sorted(of_mask.keys() - of_image.keys()):
+    collection.problem(f"{of_mask[name]} has no image of its name: add it, or move the mask away")
+  return [(file, of_mask.get(name, file.parent)) for name, file in of_image.items()]
+
+
+def _read_pairs(collection: Collection, path: pathlib.Path, pairs: list[tuple[pathlib.Path, pathlib.Path]]) -> None:
+  for image, mask in pairs:
+    name = stem(image)
+    if not image.is_file():
+      collection.problem(f"{path} lists {image}, which is not there: add it, or leave it out of training")
+      collection.refused.add(name)
+    else:
+      collection.cases.append(Case(name, patient_of(name), ((image,),), (mask,) if mask.is_file() else ()))
+
+
+def _read_numbered(
+  collection: Collection, images: list[pathlib.Path], masks: list[pathlib.Path], training: pathlib.Path
+) -> None:
+  groups, of_mask = _groups(images, collection), collection.by_name(masks, stem)
+  for name in sorted(of_mask.keys() - groups.keys() - collection.refused):
+    collection.problem(f"{of_mask[name]} has no image in {training}: add {name}_0000, or move the mask away")
+  for name, files in groups.items():
+    mask = (of_mask[name],) if name in of_mask else ()
+    collection.cases.append(Case(name, patient_of(name), files, mask, _spacing(files[0][0], name, collection)))
+
+
+def _spacing(image: pathlib.Path, name: str, collection: Collection) -> Spacing | None:
+  """What `CASE.json` beside a TIFF says, as nnU-Net reads it; None where there is none."""
+  path = image.with_name(f"{name}.json")
+  if not image.name.lower().endswith((".tif", ".tiff")) or not path.is_file():
+    return None
+  collection.described.append(path)
   try:
-    content = json.loads(path.read_text(encoding="utf-8"))
-  except (OSError, ValueError) as error:
-    raise UserError(f"{path} cannot be read as JSON ({one_line(error)}): correct it") from error
-  if not isinstance(content, dict):
-    raise UserError(f"{path} is not an object of JSON: expected nnU-Net's, with channel_names and labels")
-  return content
+    sizes = read_json(path)["spacing"]
+    if len(sizes) != 3 or not all(isinstance(size, int | float) and 0 < size < 1e3 for size in sizes):
+      raise ValueError
+  except UserError as error:
+    collection.problems.append(error)
+  except (KeyError, TypeError, ValueError):
+    collection.problem(f'{path} has no {{"spacing": [slices, rows, columns]}} in mm: correct it')
+  else:
+    return tuple(map(float, sizes))
+  return None
 
 
 def _channels(about: dict[str, Any], path: pathlib.Path, collection: Collection) -> tuple[str, ...]:
@@ -71,52 +135,77 @@ def _channels(about: dict[str, Any], path: pathlib.Path, collection: Collection)
 
 def distinct(names: list[str]) -> tuple[str, ...]:
   """Names as `data.channels` can list them: without commas, signs before numbers, and each once."""
-  plain = [re.sub(r"([+-])(?=\d+$)", "_", re.sub(r"[\s,]+", "_", name.strip())) or "channel" for name in names]
+  usable = [re.sub(r"([+-])(?=\d+$)", "_", re.sub(r"[\s,]+", "_", plain(name))) or "channel" for name in names]
   return tuple(
-    name if plain.count(name) == 1 else f"{name}_{plain[:index].count(name) + 1}" for index, name in enumerate(plain)
+    name if usable.count(name) == 1 else f"{name}_{usable[:index].count(name) + 1}" for index, name in enumerate(usable)
   )
 
 
 def _labels(about: dict[str, Any], path: pathlib.Path, collection: Collection) -> Labels | None:
-  """Of version 2, `{"edema": 1}` or regions `{"whole": [1, 2]}`; or of version 1, `{"1": "edema"}`."""
-  said = about.get("labels")
-  expected = 'expected e.g. {"background": 0, "edema": 1}'
-  if not isinstance(said, dict) or not said:
-    collection.problem(f"{path} has no labels, {expected}: add them")
+  """Of version 2, `{"edema": 1}` or regions `{"whole": [1, 2]}`; or of version 1, `{"1": "edema"}`; None where they are wrong."""
+  labels = about.get("labels")
+  try:
+    if not isinstance(labels, dict) or not labels:
+      raise UserError('has no labels, expected e.g. {"background": 0, "edema": 1}: add them')
+    if all(name.isdecimal() and isinstance(value, str) and not value.isdecimal() for name, value in labels.items()):
+      if len({*labels.values()}) < len(labels):
+        raise UserError("calls two labels alike: rename one")
+      labels = {value: int(name) for name, value in labels.items()}
+    values = _values(labels)
+    if zeros := [name for name, value in labels.items() if value in (0, "0", [0]) and name.lower() != "background"]:
+      collection.notes.append(f"the label {shown(zeros)} is 0, and taken as the background")
+    return Labels(values, _ids(about, values))
+  except UserError as error:
+    collection.problem(f"{path} {error}")
     return None
-  if all(str(name).isdecimal() and isinstance(value, str) for name, value in said.items()):
-    said = {value: int(name) for name, value in said.items()}
-  values = {}
-  for name, numbers in said.items():
-    numbers = tuple(numbers) if isinstance(numbers, list) else (numbers,)
-    if not numbers or not all(isinstance(number, int) and 0 <= number < 256 for number in numbers):
-      collection.problem(f"{path} has the label {name} {said[name]!r}, expected numbers from 0 to 255: correct it")
-      return None
-    if name == "ignore":
-      collection.problem(
-        f"{path} has an ignore label, which is not supported: mark those voxels as background or a class"
-      )
-    elif numbers != (0,):
-      values[name.replace(",", " ")] = numbers
+
+
+def _values(labels: dict[str, Any]) -> dict[str, tuple[int, ...]]:
+  """The numbers of each class, without the background."""
+  values: dict[str, tuple[int, ...]] = {}
+  for name, given in labels.items():
+    numbers = tuple(_number(name, one) for one in (given if isinstance(given, list) and given else [given]))
+    name = plain(name.replace(",", " "))
+    if name.lower() == "ignore":
+      raise UserError("has an ignore label, which is not supported: mark those voxels as background or a class")
+    if name.lower() == "background" and numbers != (0,):
+      raise UserError(f"has the background {given!r}, expected 0: correct it, and the masks")
+    if numbers == (0,):
+      continue
+    if 0 in numbers:
+      raise UserError(f"has the label {name} {given!r}, and 0 is the background alone: correct it")
+    if name in values or not name:
+      raise UserError(f"has {'two labels' if name else 'a label without a name,'} {name}: rename one")
+    values[name] = numbers
   if not values:
-    collection.problem(f"{path} has no label but the background, {expected}: add them")
-    return None
+    raise UserError('has no label but the background, expected e.g. {"background": 0, "edema": 1}: add them')
+  return values
+
+
+def _number(name: str, given: Any) -> int:
+  text = str(given)
+  if isinstance(given, bool) or not isinstance(given, int | str) or not text.isdecimal() or int(text) > 255:
+    raise UserError(f"has the label {name} {given!r}, expected numbers from 0 to 255: correct it")
+  return int(text)
+
+
+def _ids(about: dict[str, Any], values: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
+  """The number of each class in masks that are written: its own, or, where there are regions, what `regions_class_order` says."""
   ids = [numbers[0] for numbers in values.values()]
   if any(len(numbers) > 1 for numbers in values.values()):
     ids = about.get("regions_class_order")
-    if not isinstance(ids, list) or len(ids) != len(values) or len(set(ids)) < len(ids):
-      collection.problem(
-        f"{path} has regions, and regions_class_order is {ids!r}, expected {len(values)} different numbers, one for each region in "
-        "the order of labels"
+    right = isinstance(ids, list) and all(type(label) is int and 0 < label < 256 for label in ids)
+    if not right or len(ids) != len(values) or len(set(ids)) < len(ids):
+      raise UserError(
+        f"has regions, and regions_class_order is {ids!r}, expected {len(values)} different numbers from 1 to 255, one for each "
+        "region in the order of labels: correct it"
       )
-      return None
   if len(set(ids)) < len(ids):
-    collection.problem(f"{path} gives two labels the same number: correct it")
-    return None
-  return Labels(values, tuple(ids))
+    raise UserError("gives two labels the same number: correct it")
+  return tuple(ids)
 
 
-def _groups(images: list[pathlib.Path], collection: Collection) -> dict[str, tuple[tuple[pathlib.Path, ...], ...]]:
+def _groups(images: list[pathlib.Path], collection: Collection) -> Groups:
   """The files of each case, by channel."""
   of_case: dict[str, dict[int, pathlib.Path]] = {}
   for file in images:
@@ -135,46 +224,12 @@ def _groups(images: list[pathlib.Path], collection: Collection) -> dict[str, tup
   groups = {}
   for name, channels in of_case.items():
     if count and not in_one and sorted(channels) != list(range(count)):
-      lacking = [number for number in range(count) if number not in channels]
-      what = (
-        f"lacks the channel {collection.channels[lacking[0]]} (_{lacking[0]:04d})"
-        if lacking
-        else f"has {len(channels)} channels"
-      )
+      lacking = [f"{collection.channels[number]} (_{number:04d})" for number in range(count) if number not in channels]
+      what = f"lacks the channel {shown(lacking)}" if lacking else f"has {len(channels)} channels"
       collection.problem(
         f"{name} in {collection.root} {what}, expected {count} by dataset.json: add it, or leave the case out"
       )
-      continue
-    groups[name] = tuple((channels[number],) for number in sorted(channels))
+      collection.refused.add(name)
+    else:
+      groups[name] = tuple((channels[number],) for number in sorted(channels))
   return groups
-
-
-def _read_splits(collection: Collection) -> None:
-  """The folds of `splits_final.json`, where it lies beside `dataset.json`: a case is in the fold that validates on it."""
-  path = collection.root / "splits_final.json"
-  if not path.is_file():
-    return
-  try:
-    folds = [[str(name) for name in fold["val"]] for fold in json.loads(path.read_text(encoding="utf-8"))]
-  except (OSError, ValueError, TypeError, KeyError) as error:
-    collection.problem(
-      f'{path} is not a list of {{"train": [...], "val": [...]}} ({one_line(error)}): correct it, or remove it'
-    )
-    return
-  names, collection.folds = {case.name for case in collection.cases}, {}
-  for number, fold in enumerate(folds):
-    for name in fold:
-      if name not in names:
-        collection.problem(
-          f"{path} names {name}, which is not in {collection.root / 'imagesTr'}: remove it there, or add the case"
-        )
-      elif name in collection.folds:
-        collection.problem(
-          f"{path} has {name} in val of the folds {collection.folds[name]} and {number}: expected one of them"
-        )
-      else:
-        collection.folds[name] = number
-  if untested := [case.name for case in collection.cases if case.name not in collection.folds]:
-    collection.notes.append(
-      f"{len(untested)} cases are in no val of splits_final.json, and always train: {shown(untested)}"
-    )

@@ -1,5 +1,6 @@
 """The TFDS builder of a user's own images and masks; made by `OwnSource`, which knows the folder."""
 
+import collections
 import concurrent.futures
 import dataclasses
 from collections.abc import Iterator
@@ -10,8 +11,8 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from bt_jax.datasets.info import DatasetInfo
-from bt_jax.datasets.own_data import case_volumes
-from bt_jax.datasets.own_data.collection import Case, Collection
+from bt_jax.datasets.own_data import case_volumes, description, storing
+from bt_jax.datasets.own_data.collection import CHECK, Case, Collection, Labels
 from bt_jax.errors import UserError
 from bt_jax.schema import slice_id
 
@@ -27,12 +28,14 @@ class OwnConfig(tfds.core.BuilderConfig):
     title: what tables and figures call the data.
     info: of the data set.
     collection: the cases.
+    labels: of their masks.
     synthetic: the images are computed, not measured.
   """
 
   title: str
   info: DatasetInfo | None = dataclasses.field(default=None, repr=False)  # TFDS logs a configuration
   collection: Collection | None = dataclasses.field(default=None, repr=False)
+  labels: Labels | None = dataclasses.field(default=None, repr=False)
   synthetic: bool = False
 
 
@@ -72,49 +75,58 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     return {SPLIT: self._generate_examples()}
 
   def _generate_examples(self) -> Iterator[tuple[str, dict[str, Any]]]:
-    config, cases, seen = self.builder_config, [], np.zeros(len(self.builder_config.info.classes), bool)
+    """Slices in the order of cases; raises UserError for the first case that cannot be read."""
+    config, cases = self.builder_config, []
     collection = config.collection
     self.progress = tqdm(total=len(collection.cases), desc=f"building {self.info.full_name}", unit="case")
-    with concurrent.futures.ThreadPoolExecutor(_AHEAD) as pool:
-      waiting = []
-      for case in [*collection.cases, *[None] * _AHEAD]:
-        waiting.append(None if case is None else (case, pool.submit(_read, case, collection, config.info)))
-        if len(waiting) <= _AHEAD or (next_case := waiting.pop(0)) is None:
-          continue
-        case, volume = next_case[0], next_case[1].result()
-        cases.append(_about(case, volume))
-        seen |= volume["mask"].any((0, 1, 2))
-        yield from _examples(case, volume)
-        self.progress.update()
+    case_of: dict[str, Case] = {}
+    for case, volume in _in_order(config):
+      cases.append(_about(case, volume))
+      other = case_of.setdefault(volume["digest"], case)
+      if other.patient != case.patient:
+        raise case_volumes.same_image(case, other)
+      yield from _examples(case, volume)
+      self.progress.update()
+    seen = np.any([about["classes"] for about in cases], axis=0)
     if not seen.all():
-      absent = [name for name, there in zip(config.info.classes, seen, strict=True) if not there]
-      raise UserError(
-        f"no mask in {collection.root} has {absent[0]}: take it out of the labels of dataset.json, or add cases that have it"
-      )
+      raise description.absent(collection, [config.info.classes[number] for number in np.flatnonzero(~seen)])
     self.info.metadata.update(info=config.info.to_json(), cases=cases)
     self.progress.close()
 
 
-def _read(case: Case, collection: Collection, info: DatasetInfo) -> dict[str, Any]:
-  volume, masks = case_volumes.read_case(case, collection.channels, collection.labels)
-  image, masks = case_volumes.to_stored(volume, masks, info)
-  return {"image": image, "mask": masks, "spacing_mm": stored_spacing(volume, info.size)}
+def _in_order(config: OwnConfig) -> Iterator[tuple[Case, dict[str, Any]]]:
+  """Cases as they are stored, some of them read ahead."""
+  with concurrent.futures.ThreadPoolExecutor(_AHEAD) as pool:
+    waiting = collections.deque()
+    for case in config.collection.cases:
+      waiting.append((case, pool.submit(_read, case, config)))
+      if len(waiting) > _AHEAD:
+        first, volume = waiting.popleft()
+        yield first, volume.result()
+    for case, volume in waiting:
+      yield case, volume.result()
 
 
-def stored_spacing(volume: case_volumes.Volume, size: int) -> list[float] | None:
-  """Mm between slices, rows and columns of a case once it is stored; None where its files do not say."""
-  if volume.spacing_mm is None:
-    return None
-  between, rows, columns = volume.spacing_mm
-  _, height, width, _ = volume.values.shape
-  side = max(height * rows, width * columns) / size
-  return [between, side, side]
+def _read(case: Case, config: OwnConfig) -> dict[str, Any]:
+  try:
+    volume, numbers = case_volumes.read_case(case, config.info.channels)
+    masks = case_volumes.to_masks(numbers, config.labels)
+  except UserError as error:
+    raise UserError(f"{error} (a check lists all that is wrong)", *error.arguments, CHECK) from None
+  image, masks = storing.to_stored(volume, masks, config.info)
+  spacing = storing.stored_spacing(volume, config.info.size)
+  return {"image": image, "mask": masks, "spacing_mm": spacing, "digest": case_volumes.digest(volume)}
 
 
 def _about(case: Case, volume: dict[str, Any]) -> dict[str, Any]:
   """What the index of the data set says of a case."""
-  labels = volume["mask"].any((1, 2, 3)).astype(int).tolist()
-  return {"case": case.name, "patient": case.patient, "labels": labels, "spacing_mm": volume["spacing_mm"]}
+  return {
+    "case": case.name,
+    "patient": case.patient,
+    "labels": volume["mask"].any((1, 2, 3)).astype(int).tolist(),
+    "classes": volume["mask"].any((0, 1, 2)).astype(int).tolist(),
+    "spacing_mm": volume["spacing_mm"],
+  }
 
 
 def _examples(case: Case, volume: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:

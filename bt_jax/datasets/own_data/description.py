@@ -1,0 +1,129 @@
+"""What a user's data set is, out of its files: channels, classes, the size of a slice, and the window of intensities."""
+
+import pathlib
+
+import numpy as np
+from tqdm import tqdm
+
+from bt_jax.datasets.info import DatasetInfo
+from bt_jax.datasets.own_data import case_volumes, folders
+from bt_jax.datasets.own_data.collection import Collection, Labels, shown
+from bt_jax.errors import UserError
+from bt_jax.scans import sequences
+
+LARGEST = 512  # pixels of a side of a stored slice
+_FOREGROUND = "foreground"
+_WHITE, _FEW = 255, 32  # how pictures mark a class, beside lower numbers that are labels
+
+
+def describe(collection: Collection, window: str) -> tuple[DatasetInfo, Labels]:
+  """By the headers of files, and by masks where no file says what is in them; see `make_info`.
+
+  Raises:
+    UserError: a header or a mask cannot be read, or intensities of CT have no window.
+  """
+  longest = max(case_volumes.longest_side(case) for case in collection.cases)
+  channels = collection.channels or channel_names(case_volumes.read_image(collection.cases[0], ()).values.shape[-1])
+  labels = collection.labels or _read_labels(collection)
+  return make_info(collection, channels, labels, longest, window), labels
+
+
+def make_info(
+  collection: Collection, channels: tuple[str, ...], labels: Labels, longest: int, window: str
+) -> DatasetInfo:
+  """What the data set is.
+
+  Args:
+    collection: the cases.
+    channels: by name.
+    labels: of masks.
+    longest: side of all slices, in pixels.
+    window: the intensities that become black and white, see `parse_window`.
+
+  Raises:
+    UserError: intensities of CT have no window, or it is not two numbers.
+  """
+  if not window and any(name.upper() == "CT" for name in channels):
+    raise UserError(
+      f"{collection.root} is of CT, whose intensities mean the same in every scan: name those that become black and white as "
+      "data.window, e.g. -160,240 of soft tissue",
+      "data.window",
+    )
+  return DatasetInfo(
+    name=collection.root.resolve().name,
+    channels=channels,
+    classes=tuple(labels.values),
+    ids=labels.ids,
+    reference=next((name for name in channels if sequences.in_name(name)[0] == "flair"), channels[0]),
+    size=min(longest, LARGEST),
+    overlapping=labels.overlapping,
+    window=parse_window(window),
+    deep=True,
+  )
+
+
+def parse_window(text: str) -> tuple[float, ...]:
+  """The intensities that become black and white; empty where the text is; raises UserError where it is not two numbers."""
+  if not text:
+    return ()
+  try:
+    low, high = map(float, text.split(","))
+  except ValueError:
+    low, high = 0.0, 0.0
+  if not -np.inf < low < high < np.inf:
+    raise UserError(f"data.window is {text!r}, expected two numbers, the lower first, e.g. -160,240", "data.window")
+  return low, high
+
+
+def channel_names(count: int) -> tuple[str, ...]:
+  """Names for so many channels that have none."""
+  return {1: ("image",), 3: ("red", "green", "blue")}.get(count) or tuple(f"channel_{n}" for n in range(1, count + 1))
+
+
+def _read_labels(collection: Collection) -> Labels:
+  """What the masks hold, where no file says."""
+  where: dict[int, pathlib.Path] = {}
+  for case in tqdm(collection.cases, desc="reading masks", unit="case", leave=False):
+    note_labels(case_volumes.read_numbers(case), where)
+  return labels_of(where, collection)
+
+
+def note_labels(numbers: case_volumes.Volume, where: dict[int, pathlib.Path]) -> None:
+  """Keeps the first file that has each number."""
+  for value in np.flatnonzero(np.bincount(numbers.values.ravel())).tolist():
+    if value not in where:
+      where[value] = numbers.file_of(numbers.values == value)
+
+
+def labels_of(where: dict[int, pathlib.Path], collection: Collection) -> Labels:
+  """Names for the numbers in masks, where no file says; raises UserError where they make no sense.
+
+  Args:
+    where: a file that has it, by number.
+    collection: whose masks these are.
+  """
+  values = sorted(where.keys() - {0})
+  if not values:
+    raise UserError(f"every mask in {collection.root} is empty: expected numbers of classes, 0 is the background")
+  if _WHITE in values and values[0] < _FEW:
+    raise UserError(
+      f"masks are marked by {values[0]}, as in {where[values[0]]}, and by 255, as in {where[255]}: save them all alike, and mark "
+      "what is to be ignored as background"
+    )
+  if len(values) > case_volumes.MOST_LABELS:
+    raise UserError(
+      f"masks in {collection.root} have {len(values)} different numbers, e.g. {where[values[-1]]} {values[-1]}, expected labels: "
+      "were they resampled?"
+    )
+  if len(values) == 1:
+    return Labels({_FOREGROUND: tuple(values)}, (1,))
+  if collection.layout == "BraTS" and (set(values) <= {1, 2, 3} or set(values) <= {1, 2, 4}):
+    return folders.brats_labels(values)
+  return Labels({f"label_{value}": (value,) for value in values}, tuple(values))
+
+
+def absent(collection: Collection, names: list[str]) -> UserError:
+  """The refusal of classes that are in no mask, by name."""
+  return UserError(
+    f"no mask in {collection.root} has {shown(names)}: take it out of the labels of dataset.json, or add cases that have it"
+  )

@@ -79,7 +79,17 @@ def read(study: Study, info: DatasetInfo) -> Scan:
   names = [f"{index:04d}" for index in range(len(volume.values))]
   if volume.affine is None and len(volume.source) == len(names):
     names = [source.stem for source in volume.source]
-  return Scan(name, study.format, volume.values, volume.spacing_mm, roles, names, list(volume.warnings), digest, source=volume.source)
+  return Scan(
+    name,
+    study.format,
+    volume.values,
+    volume.spacing_mm,
+    roles,
+    names,
+    list(volume.warnings),
+    digest,
+    source=volume.source,
+  )
 
 
 class _ByChannel(dict):

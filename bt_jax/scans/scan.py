@@ -48,10 +48,10 @@ class Scan:
   Attributes:
     name: of the study, for people.
     format: of its files, a name of `studies.FORMATS`.
-    image: float32 [slices, height, width, 3], pre-contrast, FLAIR and post-contrast in whatever scale the file has;
-      axial, where the file says how it lies.
+    image: float32 [slices, height, width, channels], of the networks, for LGG pre-contrast, FLAIR and post-contrast; in
+      whatever scale the file has; axial, where the file says how it lies.
     spacing_mm: between slices, rows and columns; None where the file does not say.
-    roles: what each of the three channels was read from, in words.
+    roles: what each channel was read from, in words.
     slice_names: what each slice is called in outputs, e.g. the stem of its file or `0012`.
     warnings: what to know about the files, a sentence each.
     ood_warnings: what says that this is no scan for the networks, a sentence each.
@@ -61,7 +61,7 @@ class Scan:
 
   name: str
   format: str
-  image: Float[np.ndarray, "slices height width 3"]
+  image: Float[np.ndarray, "slices height width channels"]
   spacing_mm: tuple[float, float, float] | None
   roles: dict[str, str]
   slice_names: list[str]

@@ -46,7 +46,7 @@ def test_neighbours_by_hand():
 def test_slices_bring_their_neighbours_with_them(builder):
   index = store.read_index(builder)
   context = channels.context_of(channels.parse_channels("flair-1,post+1", INFO), INFO)
-  plain, reader = store.Reader.of(builder, index), store.Reader.of(builder, index, context=context)
+  plain, reader = store.Reader.of(builder, INFO, index), store.Reader.of(builder, INFO, index, context=context)
   case = index[0].case
   ids = [entry.id for entry in index if entry.case == case]
   whole = plain.read(ids)
@@ -61,7 +61,7 @@ def test_slices_bring_their_neighbours_with_them(builder):
   assert feed.arrays(read)["image"].shape[-1] == 3 + len(context)
   far = channels.context_of(channels.parse_channels("flair+99", INFO), INFO)
   with pytest.raises(UserError, match=r"has \d+ slices, and data.channels looks at neighbours 99 away"):
-    store.Reader.of(builder, index, context=far)
+    store.Reader.of(builder, INFO, index, context=far)
 
 
 def batch(context):

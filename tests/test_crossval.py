@@ -10,6 +10,7 @@ import time
 import pytest
 
 from bt_jax.datasets import splits
+from bt_jax.datasets.lgg_mri.constants import INFO
 from bt_jax.datasets.splits import make_split
 from bt_jax.datasets.store import SliceId
 from bt_jax.errors import UserError
@@ -174,11 +175,11 @@ def _one_line(flags, message):
 @pytest.mark.parametrize("names", ["22", "3-1", "a", "", "0,,1"])
 def test_no_such_folds(names):
   with pytest.raises(UserError, match="crossval.folds is"):
-    splits.parse_folds("crossval.folds", names)
+    splits.parse_folds("crossval.folds", names, 22)
 
 
 def test_folds_by_name():
-  parse = lambda names: splits.parse_folds("crossval.folds", names)
+  parse = lambda names: splits.parse_folds("crossval.folds", names, 22)
   assert parse("all") == tuple(range(22)) and parse("0, 3-5,4") == (0, 3, 4, 5)
   for folds in ((7,), (0, 1, 2, 3, 4), (0, 3, 4, 9)):
     assert parse(splits.format_folds(folds)) == folds
@@ -187,21 +188,26 @@ def test_folds_by_name():
 
 def test_all_22_folds_have_each_of_110_patients_once_or_it_is_told():
   index = [
-    SliceId(fold, number, f"TCGA_XX_{fold}{member}", f"TCGA_XX_{fold}{member}_20000101", f"TCGA_XX_{fold}{member}_20000101/{number}", 1)
+    SliceId(fold, "s", number, f"TCGA_XX_{fold}{member}", f"TCGA_XX_{fold}{member}_20000101", f"TCGA_XX_{fold}{member}_20000101/{number}", 1)
     for fold in range(22) for member in range(5) for number in (1, 2)
   ]  # fmt: skip
-  split_of = {(fold,): make_split(index, kind="fold", fold=fold, seed=0).to_json("made up") for fold in range(22)}
+  split_of = {
+    (fold,): make_split(index, kind="fold", fold=fold, seed=0, count=22).to_json("made up") for fold in range(22)
+  }
 
   def check():
-    rows_of = lambda ids: [{"case": name.split("/")[0], "slice": int(name.split("/")[1])} for name in ids]
+    patient = lambda name: name.rpartition("_")[0]
+    rows_of = lambda ids: [
+      {"case": name.split("/")[0], "patient": patient(name), "slice": int(name.split("/")[1])} for name in ids
+    ]
     tables = {fold: Tables(rows_of(split["test"]), [], [], []) for fold, split in split_of.items()}
-    pool.check({fold: pathlib.Path(splits.folder_name(fold)) for fold in split_of}, split_of, tables)
+    pool.check({fold: pathlib.Path(splits.folder_name(fold)) for fold in split_of}, split_of, tables, complete=True)
     return {name.rpartition("_")[0] for split in split_of.values() for name in split["test"]}
 
   assert len(check()) == 110
   lost = split_of[3,]["test"][:2]
   split_of[3,] |= {"test": split_of[3,]["test"][2:], "train": (*split_of[3,]["train"], *lost)}
-  with pytest.raises(UserError, match="TCGA_XX_30 is tested in none of the 22 folds"):
+  with pytest.raises(UserError, match="TCGA_XX_30_20000101 is tested in none of the 22 folds"):
     check()
 
 
@@ -210,13 +216,16 @@ def test_what_cannot_be_pooled(pooled, tmp_path):
   workdir, _ = pooled
   folders = {(fold,): workdir / f"fold_{fold:02d}" for fold in FOLDS}
   split_of = {(fold,): splits.read(folder) for (fold,), folder in folders.items()}
-  tables = {(fold,): Tables.read(folder, "segmentation", leaky=False) for (fold,), folder in folders.items()}
-  pool.check(folders, split_of, tables)
+  tables = {
+    (fold,): Tables.read(folder, "segmentation", leaky=False, patient_fields=INFO.patient_fields)
+    for (fold,), folder in folders.items()
+  }
+  pool.check(folders, split_of, tables, complete=False)
 
   def refused(message, *, split=None, rows=None):
     changed = dataclasses.replace(tables[7,], slices=tables[7,].slices if rows is None else rows)
     with pytest.raises(UserError, match=message):
-      pool.check(folders, split_of | {(7,): split_of[7,] | (split or {})}, tables | {(7,): changed})
+      pool.check(folders, split_of | {(7,): split_of[7,] | (split or {})}, tables | {(7,): changed}, complete=False)
 
   rows = tables[7,].slices
   refused(r"fold_07/slices.csv has no row of .* \(1 such slices\)", rows=rows[1:])
@@ -235,4 +244,4 @@ def test_what_cannot_be_pooled(pooled, tmp_path):
   shutil.copytree(folders[0,], empty)
   (empty / "slices.csv").write_text((empty / "slices.csv").read_text().splitlines()[0] + "\n")
   with pytest.raises(UserError, match="slices.csv is missing or has no rows"):
-    Tables.read(empty, "segmentation", leaky=False)
+    Tables.read(empty, "segmentation", leaky=False, patient_fields=INFO.patient_fields)

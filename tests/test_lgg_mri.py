@@ -21,7 +21,7 @@ from bt_jax.cli import with_flags
 from bt_jax.datasets import store
 from bt_jax.datasets.lgg_mri import kaggle_tree, phantom
 from bt_jax.datasets.lgg_mri import lgg_mri_dataset_builder as lgg_mri
-from bt_jax.datasets.lgg_mri.constants import CLINICAL_FIELDS
+from bt_jax.datasets.lgg_mri.constants import CLINICAL_FIELDS, INFO
 from bt_jax.errors import UserError
 from tests.helpers.launching import ROOT
 
@@ -68,9 +68,9 @@ def test_index_and_slices_by_id(builder):
   places = [(entry.id.split("/")[0], int(entry.id.split("/")[1])) for entry in index]
   assert places == sorted(places)
   ids = [entry.id for entry in index][5:50:9][::-1]
-  slices = store.Reader.of(builder, index).read(ids)
+  slices = store.Reader.of(builder, INFO, index).read(ids)
   assert slices.ids == ids
-  nothing = store.Reader.of(builder, index).read([])  # the share of a host where there is no more
+  nothing = store.Reader.of(builder, INFO, index).read([])  # the share of a host where there is no more
   assert len(nothing) == 0 and nothing.volume_mean.shape == (0, 3) and nothing.label.shape == (0,)
   for at, entry in enumerate(next(e for e in index if e.id == name) for name in ids):
     example = builder.as_data_source(f"fold_{entry.fold:02d}")[entry.position]
@@ -268,7 +268,7 @@ def test_real_data_reads_back_as_the_files_are(tmp_path_factory):
   built = store.open_or_build("partial", root=str(root), data_dir=str(root))
   assert list(built.info.splits) == ["fold_03"]
   index = store.read_index(built)
-  slices = store.Reader.of(built, index).read([entry.id for entry in index])
+  slices = store.Reader.of(built, INFO, index).read([entry.id for entry in index])
   images, masks = (np.concatenate(parts) for parts in zip(*map(kaggle_tree.read_case, part), strict=True))
   np.testing.assert_array_equal(slices.image, images)
   np.testing.assert_array_equal(slices.mask, masks)

@@ -26,7 +26,7 @@ def segmented(truth, masks, cases, leaky=False):
   names = {"data": "made up", "split": "random_slices_leaky" if leaky else "patient_fold_00"}
   table = records.slice_records(slices, probability.max((1, 2, 3)), masks, **names, classes=("tumor",))
   table = [row | {calibration.CALIBRATED: row["probability"]} for row in table]
-  whole = {} if leaky else volume_columns(slices, masks, spacing_mm=None, classes=("tumor",))
+  whole = {} if leaky else volume_columns(slices, masks, spacing_mm={}, classes=("tumor",))
   patients = [row | whole.get((row["patient"], None), {}) | CLINICAL for row in records.patient_records(table)]
   pixels = calibration.pixel_rows(slices, probability, 1.0, **names)
   rival = records.slice_records(slices, np.zeros(len(slices)), np.zeros_like(masks), **names, classes=("tumor",))

@@ -1,5 +1,6 @@
 import pytest
 
+from bt_jax.datasets.lgg_mri.constants import INFO
 from bt_jax.errors import UserError
 from bt_jax.evaluation import subgroups
 
@@ -20,7 +21,7 @@ ROWS = [{"patient": row["patient"]} for row in PATIENTS for _ in range(row["trut
 
 def groups(name):
   numbers = lambda rows: {"patients_seen": sorted({row["patient"] for row in rows})}
-  found = subgroups.summarize(PATIENTS, ROWS, (name,), numbers)[name]
+  found = subgroups.summarize(PATIENTS, ROWS, (name,), numbers, INFO)[name]
   return {row["group"]: (row["patients"], row["slices"], row["patients_seen"]) for row in found}
 
 
@@ -37,7 +38,7 @@ def test_groups_and_counts_by_hand():
 
 
 def test_names():
-  assert subgroups.parse("site, size") == ("site", "size")
-  assert subgroups.parse("none") == () and set(subgroups.parse("all")) == set(subgroups.GROUPINGS)
+  assert subgroups.parse("site, size", INFO) == ("site", "size")
+  assert subgroups.parse("none", INFO) == () and set(subgroups.parse("all", INFO)) == set(subgroups.groupings_of(INFO))
   with pytest.raises(UserError, match="report.subgroups has 'hospital', expected all, none, or some of site, grade"):
-    subgroups.parse("site,hospital")
+    subgroups.parse("site,hospital", INFO)

@@ -18,7 +18,7 @@ def columns(masks, order=slice(None), **options):
   filled = {name: array[order] for name, array in vars(slices).items() if array is not None}
   shuffled = type(slices)(**filled)
   return volumes.volume_columns(
-    shuffled, masks[order][..., None], **{"spacing_mm": None, "classes": ("tumor",)} | options
+    shuffled, masks[order][..., None], **{"spacing_mm": {}, "classes": ("tumor",)} | options
   )["TCGA_XX_A", None]
 
 
@@ -39,7 +39,7 @@ def test_slices_may_come_in_any_order():
 
 def test_millimetres_where_the_spacing_is_known():
   masks = np.roll(TRUTH, 2, axis=2)
-  found = columns(masks, spacing_mm=(10.0, 10.0, 10.0))
+  found = columns(masks, spacing_mm={"TCGA_XX_A_20000101": (10.0, 10.0, 10.0)})
   assert found["unit"] == "mm" and found["hd95"] == pytest.approx(10 * columns(masks)["hd95"])
 
 
@@ -53,5 +53,5 @@ def test_a_stray_pixel_changes_distances_and_not_the_shape():
 
 def test_a_classifier_has_shapes_of_the_truth_alone():
   slices = make_slices(TRUTH.astype(int), "A" * 12)
-  found = volumes.volume_columns(slices, None, spacing_mm=None, classes=("tumor",))["TCGA_XX_A", None]
+  found = volumes.volume_columns(slices, None, spacing_mm={}, classes=("tumor",))["TCGA_XX_A", None]
   assert set(found) == {"truth_voxels", *(f"truth_{name}" for name in shape.FEATURES)}

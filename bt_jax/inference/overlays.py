@@ -78,7 +78,7 @@ def _finding(prediction: Prediction) -> str:
   if not extent["voxels"]:
     return "no tumour segmented"
   return (
-    f"tumour segmented, {extent['voxels']} voxels"
+    f"tumour segmented, {extent['voxels']} voxel{'s' * (extent['voxels'] != 1)}"
     if extent["volume_ml"] is None
     else f"tumour segmented, {extent['volume_ml']:.2f} ml"
   )

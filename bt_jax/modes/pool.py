@@ -201,7 +201,10 @@ def check(
       )
   missed = {patient(name) for names in everything.values() for name in names} - tested.keys()
   if missed and complete:
-    raise UserError(f"{min(missed)} is tested in none of all folds: their splits are not those of this data set")
+    count = sum(map(len, folders))
+    raise UserError(
+      f"{min(missed)} is tested in none of the {count} folds: their splits are not those of this data set"
+    )
 
 
 def _check_rows(folder: pathlib.Path, split: dict[str, Any], rows: list[Record]) -> None:

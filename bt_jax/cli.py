@@ -43,7 +43,6 @@ _NETWORKS = ("checkpoint", "classifier", "sensitivity", "tta", "threshold")
 
 # The flags that each mode takes; it is the function of its name in the module of its name in `bt_jax.modes`.
 MODES = {
-  "check": ("config", "output"),
   "build": _RUN,
   "train": (*_RUN, *_SEVERAL_HOSTS),
   "evaluate": (*_RUN, *_SEVERAL_HOSTS),
@@ -55,6 +54,7 @@ MODES = {
   "predict": (*_NETWORKS, "input", "pre", "flair", "post", "output", "probabilities", "shard", "layout"),
   "export": (*_NETWORKS, "output"),
   "serve": (*_NETWORKS, "bind", "port", "limit_mb", "keep"),
+  "check": ("config", "output"),
 }
 _CONFIGS = ("seg.py", "cls.py")
 # Wherever they are taken, but for where one is a choice.

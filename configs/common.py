@@ -23,9 +23,7 @@ def get_config() -> ConfigDict:
   config.data.window = ""  # name=own: intensities that become black and white, e.g. "-160,240" of CT; "": each volume's
   config.data.workers = config_dict.placeholder(int)  # feed=stream: processes that read; None: up to 8, as cores allow
   config.data.size = 256  # pixels; the network sees slices of size x size, scores are on the data's own grid
-  config.data.channels = (
-    "pre,flair,post"  # what the network sees, in order; flair-1: of the slice before; name=own: all
-  )
+  config.data.channels = "pre,flair,post"  # what the network sees, in order; flair-1: of the slice before; own: all
   config.data.contrast = "none"  # raised first: stretch (1st to 99th percentile) or clahe, by slice
   config.data.normalize = "auto"  # volume: z-score by the slice's own volume; image: by its own pixels; unit: 0..1;
   # symmetric: -1..1; imagenet, caffe: as weights of PyTorch and Keras expect; auto: as model.pretrained does, or volume
@@ -128,7 +126,7 @@ def suit_own_data(config: ConfigDict) -> list[str]:
   if config.data.name in ("lgg", "phantom"):
     return []
   if config.data.channels == get_config().data.channels:
-    config.data.channels = "all"
+    config.data.update(channels="all")
   changed = []
   for section, field, value in (
     ("augment", "drop_sequence", 0.0),

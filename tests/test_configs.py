@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from bt_jax.datasets.own_data import synthetic
 from bt_jax.distributed import sharding
 from bt_jax.errors import UserError
 from bt_jax.models import SEGMENTERS, make_model
@@ -29,8 +30,12 @@ FILES = {"seg": seg, "cls": cls}
 
 
 @pytest.mark.parametrize(("file", "preset"), [(name, preset) for name in FILES for preset in FILES[name].PRESETS])
-def test_every_preset_makes_its_parts(file, preset):
+def test_every_preset_makes_its_parts(file, preset, tmp_path):
   config = FILES[file].get_config(preset)
+  if config.data.name == "own":
+    synthetic.write_pictures(tmp_path, cases=5)
+    config.data.root, config.data.dir = str(tmp_path), str(tmp_path / "built")
+    assert common.suit_own_data(config) and not config.augment.drop_sequence
   assert set(fields(config)) == set(fields(common.get_config()))
   components.make_components(config)
 
@@ -155,7 +160,7 @@ def test_every_field_has_a_comment_or_says_it_all():
 
 def test_no_such_preset():
   with pytest.raises(
-    UserError, match="configs/seg.py has no preset 'medium': there are small, phantom, paper, or none"
+    UserError, match="configs/seg.py has no preset 'medium': there are small, own, phantom, paper, or none"
   ):
     seg.get_config("medium")
 
@@ -164,7 +169,7 @@ def test_no_such_preset():
   ("field", "value", "said"),
   [
     ("data.size", 100, "set data.size to 96 or 128"),
-    ("data.name", "brats", "data.name is 'brats', expected one of phantom, lgg"),
+    ("data.name", "brats", "data.name is 'brats', expected one of lgg, phantom, own"),
     ("data.normalize", "none", "expected one of volume, image, unit"),
     ("data.channels", "flair,t2", "data.channels names 't2'"),
     ("data.contrast", "gamma", "data.contrast is 'gamma', expected one of none, stretch, clahe"),

@@ -90,7 +90,7 @@ def test_the_data_set_is_built_and_read_back(shown, tmp_path):
     drawn[str(number)] = mask
   config = seg.get_config("own")
   config.data.update(name="scribbles", root=str(tmp_path), dir=str(tmp_path / "tfds"), folds=3)
-  source = registry.source_of(config.data)
+  source = registry.source_of(config)
   builder = source.open_or_build()
   index = source.read_index(builder)
   assert source.info.classes == ("tumor",) and source.info.ids == (2,) and source.info.size == 24

@@ -35,14 +35,16 @@ class LggSource(Source):
     return {}  # the published slices are TIFFs, which have none
 
 
-# From the `data` section of a configuration.
+# From a configuration.
 DATASETS = {
-  "lgg": lambda data: LggSource("full" if data.expect_full else "partial", data.root, data.dir),
-  "phantom": lambda data: LggSource("phantom", data.root, data.dir),
-  "own": lambda data: OwnSource(data.root, data.dir, folds=data.folds, window=data.window),
+  "lgg": lambda config: LggSource("full" if config.data.expect_full else "partial", config.data.root, config.data.dir),
+  "phantom": lambda config: LggSource("phantom", config.data.root, config.data.dir),
+  "own": lambda config: OwnSource(
+    config.data.root, config.data.dir, folds=config.data.folds, window=config.data.window
+  ),
 }
 
 
-def source_of(data: ConfigDict) -> Source:
-  """The data set that the `data` section of a configuration names; raises UserError where there is none."""
-  return choose("data.name", data.name, DATASETS)(data)
+def source_of(config: ConfigDict) -> Source:
+  """The data set that a configuration names; raises UserError where there is none."""
+  return choose("data.name", config.data.name, DATASETS)(config)

@@ -38,7 +38,7 @@ def predict(
   given: Mapping[str, str],
   probabilities: bool,
   shard: str | None,
-  layout: str | None,
+  layout: str | None = None,
   load: Callable[[], Predictor],
 ) -> None:
   """Predicts the studies in a file or folder; skips those that are finished, reports those that cannot be read.
@@ -274,7 +274,9 @@ def _print_one(row: dict[str, Any], output: pathlib.Path) -> None:
   if row["error"]:
     raise row["error"]
   done = writer.finished(output)
-  size = f"{done['voxels']} voxel{'s' * (done['voxels'] != 1)}" + ("" if done["volume_ml"] is None else f", {done['volume_ml']:.2f} ml")
+  size = f"{done['voxels']} voxel{'s' * (done['voxels'] != 1)}" + (
+    "" if done["volume_ml"] is None else f", {done['volume_ml']:.2f} ml"
+  )
   first, last = done["slice_range"] or (0, 0)
   where = (
     f"{size}, slices {first} to {last} of {len(done['slices'])}" if done["tumor"] else f"{len(done['slices'])} slices"

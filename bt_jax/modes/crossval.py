@@ -43,9 +43,6 @@ def crossval(config: ConfigDict, workdir: pathlib.Path | None, runs: Sequence[st
   components = make_components(config)  # a wrong field is reported before the first training
   check_model_fields(config)
   info = components.info
-  if config.crossval.group >= info.folds - splits.GROUP_VALIDATION:
-    most = info.folds - splits.GROUP_VALIDATION - 1
-    raise UserError(f"crossval.group is {config.crossval.group}, expected 1 to {most}")
   folds = splits.parse_folds("crossval.folds", config.crossval.folds, info.folds)
   groups = splits.groups_of(folds, config.crossval.group, info.folds)
   if config.split.kind != "fold":
@@ -98,7 +95,7 @@ def _headline(folder: pathlib.Path) -> str:
 
 def true_shapes(config: ConfigDict) -> list[Record]:
   """Shapes in the radiologists' masks of all patients of the data set, those of folds that are not trained too."""
-  source = source_of(config.data)
+  source = source_of(config)
   builder = source.open_or_build()
   index = source.read_index(builder)
   known = source.read_patients(builder, {entry.patient for entry in index})

@@ -18,7 +18,7 @@ def predict(
   output: pathlib.Path,
   probabilities: bool,
   shard: str | None,
-  layout: str | None,
+  layout: str | None = None,
   checkpoint: list[str],
   **options: Any,
 ) -> None:

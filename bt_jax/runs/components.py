@@ -83,9 +83,12 @@ def make_components(config: ConfigDict, normalize: str = "unit") -> Components:
   choose("feed", config.feed, dict.fromkeys(FEEDS))
   mesh = sharding.make_mesh()
   _check_numbers(config, mesh)
-  source = source_of(config.data)
+  source = source_of(config)
   info = source.info
   splits.check_choice(kind=config.split.kind, fold=config.split.fold, count=info.folds, folds=config.split.folds)
+  most = info.folds - splits.GROUP_VALIDATION - 1
+  if not 1 <= config.crossval.group <= most:
+    raise UserError(f"crossval.group is {config.crossval.group}, expected 1 to {most}")
   subgroups.parse(config.report.subgroups, info)
   task = choose("task", config.task, TASKS)(info)
   choose("train.score", config.train.score, dict.fromkeys((*task.scores, "loss")))
@@ -199,7 +202,6 @@ def _check_together(config: ConfigDict, task: Task, normalize: str) -> None:
 _RANGES = {
   "host_timeout": (1, math.inf),
   "split.seed": (0, math.inf),
-  "crossval.group": (1, math.inf),
   "model.width": (1, math.inf),
   "model.depth": (1, math.inf),
   "augment.rotation_degrees": (0, 180),

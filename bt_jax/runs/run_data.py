@@ -67,7 +67,7 @@ class Data:
 
 def build(config: ConfigDict) -> store.Builder:
   """Opens the data set of a configuration, building it first if need be."""
-  return source_of(config.data).open_or_build()
+  return source_of(config).open_or_build()
 
 
 def open_data(config: ConfigDict, components: Components) -> Data:
@@ -76,9 +76,13 @@ def open_data(config: ConfigDict, components: Components) -> Data:
   builder = source.open_or_build()
   index = source.read_index(builder)
   context = context_of(components.channels, info)
-  chosen = config.split
   split = splits.make_split(
-    index, kind=chosen.kind, fold=chosen.fold, seed=chosen.seed, count=info.folds, folds=chosen.folds
+    index,
+    kind=config.split.kind,
+    fold=config.split.fold,
+    seed=config.split.seed,
+    count=info.folds,
+    folds=config.split.folds,
   )
   if context and split.leaky and hosts.is_first():
     print("this split cuts volumes: neighbours of test slices are training slices, which leaks once more")

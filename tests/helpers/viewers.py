@@ -121,6 +121,7 @@ class Brightness:
   """Calls tumour what is bright: FLAIR / 255 is the probability."""
 
   about = {"title": "<b>brightness</b>"}
+  info = INFO
 
   def __init__(self, threshold=0.5, cleans=False, fails=False, waits=None):
     self.threshold, self.cleans, self.fails, self.waits = threshold, cleans, fails, waits

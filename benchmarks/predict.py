@@ -82,7 +82,7 @@ def make_predictor(size: int, width: int, dtype: str):
     info=INFO,
     variables=jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, size, size, len(INFO.channels)))),
     logits=make_predict_step(model=model, task=TASKS["segmentation"](INFO), preprocess=preprocess),
-    view=View(),
+    view=View(size),
     drops_sequences=False,
     slice_head=False,
     decision={"threshold": 0.5, "temperature": 1.0, "tumor_probabilities": [0.5]},
@@ -187,7 +187,7 @@ def measure_parts(source: pathlib.Path, outputs: Iterator[pathlib.Path], predict
   for study in timed("find the files", reader.find, source, {}):
     scan = timed("read, check and hash", reader.read, study)
     found = timed("predict", predictor.predict, scan)
-    timed("  of that the networks", lambda resampled: list(predictor.segment(resampled)), in_range(scan.image))
+    timed("  of that the networks", lambda image: list(predictor.segment(image, 1.0)), in_range(scan.image))
     timed(
       "  of that OOD checks",
       ood.warnings,
@@ -249,7 +249,7 @@ def main() -> None:
     predictor = with_threshold(predictor, threshold)
     rows = {
       "networks": (
-        lambda: [list(predictor.segment(one)) for one in slices],
+        lambda: [list(predictor.segment(one, 1.0)) for one in slices],
         lambda: [peer.probability(one) for one in slices],
       ),
       "scan to mask": (

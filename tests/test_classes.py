@@ -1,7 +1,9 @@
 """Several classes, that exclude one another or overlap: what losses, networks, statistics and predictions make of them."""
 
 import dataclasses
+import gzip
 import json
+import struct
 
 import highdicom
 import jax
@@ -11,6 +13,7 @@ import numpy as np
 import optax
 import pytest
 import tifffile
+from PIL import Image
 
 import bt_jax
 from bt_jax import losses
@@ -18,10 +21,11 @@ from bt_jax.datasets.info import DatasetInfo
 from bt_jax.datasets.lgg_mri.constants import INFO
 from bt_jax.errors import UserError
 from bt_jax.evaluation import aggregation, postprocess, records
-from bt_jax.inference import jax_export, loading
+from bt_jax.inference import jax_export, loading, overlays
 from bt_jax.inference.description import describe
 from bt_jax.models import SEGMENTERS
 from bt_jax.schema import Tumor
+from bt_jax.serving import transport
 from bt_jax.tasks import TASKS
 from bt_jax.training.optimizer import make_optimizer
 from bt_jax.training.step import make_predict_step, make_train_step
@@ -206,6 +210,40 @@ def test_a_prediction_has_the_masks_of_all_classes_and_so_has_its_export(overlap
   assert exported.info == info
   np.testing.assert_allclose(exported.probabilities, found.probabilities, atol=1e-5)
   np.testing.assert_array_equal(exported.masks[sure], found.masks[sure])
+
+
+@pytest.mark.parametrize("overlapping", [False, True])
+def test_the_viewer_gets_the_masks_of_each_class_at_every_threshold(overlapping):
+  info = dataclasses.replace(TWO, overlapping=overlapping)
+  networks = [network(two_logits, slice_head=True, info=info, tumors=(0.0,))]
+  found = loading.of_networks(networks, []).predict(volume(2, 40, 50))
+  content = gzip.decompress(transport.pack(describe(found), found))
+  (length,) = struct.unpack("<I", content[:4])
+  head, size = json.loads(content[4 : 4 + length]), 2 * 40 * 50
+  arrays = np.frombuffer(content[4 + length :], np.uint8)
+  levels = np.moveaxis(arrays[size : 3 * size].reshape(2, 2, 40, 50), 0, -1)
+  assert [one["name"] for one in head["classes"]] == ["core", "oedema"] and head["plain"]
+  for index in (head["own"], 20, 80):
+    threshold = head["thresholds"][index]
+    expected = postprocess.class_masks(found.probabilities, threshold=threshold, overlapping=overlapping)
+    np.testing.assert_array_equal(levels > index, expected)
+  masks = transport.unpack_masks(arrays[3 * size :].tobytes(), (2, 40, 50), 2)
+  np.testing.assert_array_equal(masks, found.masks)
+  with pytest.raises(UserError, match="predict this scan again"):
+    transport.unpack_masks(arrays[3 * size :].tobytes(), (2, 40, 50), 1)
+
+
+def test_an_overlay_has_a_colour_and_a_line_for_each_class(tmp_path):
+  image = np.zeros((1, 64, 64, 3), np.float32)
+  image[0, :32, :, 0] = image[0, 32:, :, 1] = image[0, 0, 0, 2] = 255  # core above, oedema below
+  found = loading.of_networks([network(two_logits, slice_head=True, info=TWO, tumors=(0.0,))], []).predict(image)
+  single = loading.of_networks([network()], []).predict(image)
+  (several, *_), (one, *_) = overlays.save(tmp_path / "several", found), overlays.save(tmp_path / "one", single)
+  several, one = (np.array(Image.open(path).convert("RGB")).astype(int) for path in (several, one))
+  assert len(several) > len(one)  # the legend
+  for colour in overlays.colours(TWO):
+    wanted = np.array([int(colour[at : at + 2], 16) for at in (1, 3, 5)])
+    assert (several[: len(one)] == wanted).all(-1).any()
 
 
 def test_networks_of_other_data_are_refused_in_one_line():

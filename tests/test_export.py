@@ -161,8 +161,8 @@ def test_what_an_export_decides_by_is_of_its_type(exported, name, value):
 def test_probabilities_that_are_no_numbers_end_in_an_error(exported):
   predictor = exported[1]
 
-  def segment(resampled):
-    for outputs in predictor.segment(resampled):
+  def segment(image, aspect):
+    for outputs in predictor.segment(image, aspect):
       yield outputs._replace(members=np.full_like(outputs.members, np.nan))
 
   with pytest.raises(UserError, match="the networks give no number for the array"):

@@ -1,4 +1,4 @@
-"""The way to the training grid and back, against geometry done by hand."""
+"""The way to a network's grid and back, against geometry done by hand."""
 
 import numpy as np
 import pytest
@@ -23,13 +23,13 @@ def blobs(slices, height, width):
 
 def test_slices_of_the_training_size_stay_as_they_are():
   image = random((2, 256, 256))
-  np.testing.assert_array_equal(resampling.to_training(image, 256), image)
+  np.testing.assert_array_equal(resampling.to_network(image, 256), image)
   np.testing.assert_array_equal(resampling.to_own(image, 256, 256), image)
 
 
 def test_a_picture_whose_longer_side_fits_is_padded_alone():
   image = random((2, 200, 256))
-  there = np.asarray(resampling.to_training(image, 256))
+  there = np.asarray(resampling.to_network(image, 256))
   np.testing.assert_array_equal(there[:, 28:228], image)
   assert not there[:, :28].any() and not there[:, 228:].any()
   np.testing.assert_array_equal(resampling.to_own(there, 200, 256), image)
@@ -41,7 +41,7 @@ def test_places_keep_their_millimetres(shape, aspect):
   factor = 256 / max(height * aspect, width)  # training pixels to a mm, where a column is one
   rows, columns = np.meshgrid(np.arange(height) + 0.5, np.arange(width) + 0.5, indexing="ij")
   there = np.asarray(
-    resampling.to_training(np.stack([rows, columns, rows], axis=-1)[None].astype(np.float32), 256, aspect)
+    resampling.to_network(np.stack([rows, columns, rows], axis=-1)[None].astype(np.float32), 256, aspect)
   )[0]
   top, left = (round((256 - side * factor) / 2) for side in (height * aspect, width))
   inside = slice(top + 4, round(top + height * aspect * factor) - 4), slice(left + 4, round(left + width * factor) - 4)
@@ -54,7 +54,7 @@ def test_places_keep_their_millimetres(shape, aspect):
 @pytest.mark.parametrize("shape, aspect", [((130, 170), 1), ((400, 280), 1), ((60, 240), 3.7), ((512, 512), 1)])
 def test_a_mask_comes_back_to_where_it_was(shape, aspect):
   truth = blobs(3, *shape)
-  there = resampling.to_training(np.repeat(truth[..., None], 3, axis=-1).astype(np.float32), 256, aspect)[..., :1]
+  there = resampling.to_network(np.repeat(truth[..., None], 3, axis=-1).astype(np.float32), 256, aspect)[..., :1]
   back = np.asarray(resampling.to_own(there, *shape, aspect))[..., 0] >= 0.5
   assert 2 * (back & truth).sum() / (back.sum() + truth.sum()) > 0.97
   np.testing.assert_allclose(np.argwhere(back).mean(0), np.argwhere(truth).mean(0), atol=0.1)

@@ -31,7 +31,7 @@ def made(name, task, seed=0, dtype=jnp.float32, tumors=(0.5,), channels="pre,fla
   logits = make_predict_step(model=model, task=TASKS[task](INFO), preprocess=preprocess)
   decision = {"threshold": 0.5, "temperature": 1.5, "tumor_probabilities": list(tumors)}
   about = {"path": name, "model": name, "data": "none", "split": "none"}
-  view = View("none", context_of(shown, INFO))
+  view = View(64, "none", context_of(shown, INFO))
   return Network(INFO, jax.device_get(variables), logits, view, False, False, decision, PROFILE, False, about)
 
 

@@ -11,8 +11,9 @@ import bt_jax
 from bt_jax.datasets.lgg_mri.constants import INFO
 from bt_jax.errors import UserError
 from bt_jax.evaluation.calibration import calibrate
-from bt_jax.inference import loading
+from bt_jax.inference import jax_export, loading
 from bt_jax.inference.ensemble import views
+from bt_jax.inference.networks import View
 from bt_jax.inference.predictor import of_array
 from bt_jax.pipeline.contrast import stretch
 from tests.helpers.arithmetic import (
@@ -110,7 +111,7 @@ def test_augmentation_averages_what_is_seen_from_each_side():
   )
   for view in views():
     seen = turn(image[..., 1], view)
-    expected.append(turn(sigmoid((np.roll(seen, -9, axis=2) - 127.5) * 0.05), view.T))
+    expected.append(sigmoid(turn((np.roll(seen, -9, axis=2) - 127.5) * 0.05, view.T)))
   inside = (slice(None), slice(60, 196), slice(60, 196))
   np.testing.assert_allclose(found.probability[inside], np.mean(expected, axis=0)[inside], atol=2e-3)
   plain = loading.of_networks([network(left)], []).predict(image)
@@ -134,6 +135,32 @@ def test_only_the_largest_part_is_kept_where_all_networks_do():
   np.testing.assert_array_equal(alone.mask, large)
   mixed = loading.of_networks([network(largest=True), network()], []).predict(image)
   assert mixed.mask.sum() == large.sum() + 100
+
+
+def test_a_scan_of_the_size_of_the_network_is_not_resampled():
+  """Noise, of which any interpolation would take away."""
+  image, small = volume(3, 64, 64), dataclasses.replace(network(), view=View(64))
+  found = loading.of_networks([small], []).predict(image)
+  np.testing.assert_allclose(found.probability, chance_of(image), atol=1e-6)
+  export = jax_export.make_function([small], [], loading.of_networks([small], []).decision)(jnp.asarray(image))
+  np.testing.assert_allclose(export["probability"], chance_of(image), atol=1e-5)
+  other = volume(3, 64, 64, seed=1)
+  both = loading.of_networks([small, network()], []).predict(other)  # each on the grid of its own
+  alone = [loading.of_networks([one], []).predict(other).probability for one in (small, network())]
+  assert abs(alone[0] - alone[1]).max() > 0.02
+  np.testing.assert_allclose(both.probability, np.mean(alone, axis=0), atol=1e-6)
+
+
+def test_statistics_count_the_black_that_makes_a_scan_square():
+  """As those of the data set, whose slices are square."""
+  image = volume(4, 60, 200)
+  padded = np.zeros((4, 200, 200, 3), np.float32)
+  padded[:, 70:130] = image
+  for measured, expected in zip(resampling.statistics(image), resampling.statistics(padded), strict=True):
+    np.testing.assert_allclose(measured, expected, rtol=1e-5)
+  taller = np.repeat(image, 2, axis=1)  # the same, its rows half as high
+  for measured, expected in zip(resampling.statistics(taller, 0.5), resampling.statistics(image), strict=True):
+    np.testing.assert_allclose(measured, expected, rtol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -172,7 +199,7 @@ def test_a_scan_unlike_training_is_told():
 
 
 def test_memory_that_does_not_suffice_is_one_line():
-  def fails(resampled):
+  def fails(image, aspect):
     raise MemoryError
     yield
 

@@ -52,8 +52,8 @@ def test_volumes_come_back_in_the_order_of_their_slices(tmp_path):
   )
   volume = sprites.read_volume(tmp_path, "A", 10)
   np.testing.assert_array_equal(sprites.flair_slices(volume), slices.image[:10, ..., 1])
-  np.testing.assert_array_equal(volume.truth, slices.mask[:10, ..., 0] == 1)
-  np.testing.assert_array_equal(volume.prediction, shifted(slices)[:10, ..., 0])
+  np.testing.assert_array_equal(volume.truth, slices.mask[:10] == 1)
+  np.testing.assert_array_equal(volume.prediction, shifted(slices)[:10])
   assert sprites.read_volume(tmp_path, "A", 17) is None and sprites.read_volume(tmp_path, "C", 10) is None
   sprites.save_volumes(tmp_path / "cls", slices, None, reference=1)
   assert sprites.read_volume(tmp_path / "cls", "B", 2).prediction is None

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 from pydantic import Field
 
 from bt_jax import files, metrics
@@ -160,7 +161,7 @@ def _check_summary(path: pathlib.Path, summary: dict[str, Any], tables: Tables) 
       names = [name for name in names if not name.startswith("volume.")]
     else:
       distances = aggregation.summarize_distances(tables.patients, intervals=False)
-      names += [f"surface.{name}" for name in distances if name != "unit"]
+      names += [f"surface.{name}" for name in flatten_dict(distances, sep=".") if name != "unit"]
   else:
     cells = {"confusion": ("tn", "fp", "fn", "tp"), "per_class": class_statistics.CLASSES}
     if any(not isinstance(test.get(group), dict) for group in cells):
@@ -174,26 +175,26 @@ def _check_summary(path: pathlib.Path, summary: dict[str, Any], tables: Tables) 
 
 def _check(folder: pathlib.Path, tables: Tables, task: str) -> None:
   """Raises UserError where the tables do not fit each other."""
-  patients = Counter(row["patient"] for row in tables.patients)
-  expected = {row["patient"] for row in tables.slices}
+  of_patient = lambda row: (row["patient"], row.get("class", ""))
+  patients, expected = Counter(map(of_patient, tables.patients)), set(map(of_patient, tables.slices))
   if wrong := sorted({name for name, times in patients.items() if times > 1} | (expected ^ patients.keys())):
-    raise UserError(
-      f"{folder}/patients.csv does not have {wrong[0]} once, and slices.csv does: {EVALUATE}", *EVALUATE.arguments
-    )
-  counted = {row["patient"]: row for row in _OF_PATIENTS[task](tables.slices)}
+    once = f"{wrong[0][0]} once" + (f" with the class {wrong[0][1]}" if wrong[0][1] else "")
+    raise UserError(f"{folder}/patients.csv does not have {once}, and slices.csv does: {EVALUATE}", *EVALUATE.arguments)
+  counted = {of_patient(row): row for row in _OF_PATIENTS[task](tables.slices)}
   for row in tables.patients:
-    for name, value in counted[row["patient"]].items():
+    for name, value in counted[of_patient(row)].items():
       if not (row[name] == value or (isinstance(value, float) and np.isclose(row[name], value))):
         reason = f"{name} of {row['patient']} is {row[name]!r}, and slices.csv gives {value!r}"
         raise files.damaged(folder / "patients.csv", reason, EVALUATE)
-  ids = [(row["case"], row["slice"]) for row in tables.slices]
+  of_slice = lambda row: (row["case"], row["slice"], row.get("class"))
+  ids = list(map(of_slice, tables.slices))
   for name in dict.fromkeys(row["baseline"] for row in tables.baselines):
-    if [(row["case"], row["slice"]) for row in tables.baselines if row["baseline"] == name] != ids:
+    if [of_slice(row) for row in tables.baselines if row["baseline"] == name] != ids:
       raise UserError(
         f"{folder}/baselines.csv has other slices for {name} than slices.csv: {EVALUATE}", *EVALUATE.arguments
       )
   bins = Counter((row["patient"], row["calibrated"], row["bin"]) for row in tables.reliability)
-  once = {(name, kind, number): 1 for name in expected for kind in (0, 1) for number in range(calibration.BINS)}
+  once = {(name, kind, number): 1 for name, _ in expected for kind in (0, 1) for number in range(calibration.BINS)}
   if tables.reliability and bins != once:
     raise UserError(
       f"{folder}/reliability.csv does not have each of 2 x {calibration.BINS} bins once for each patient: {EVALUATE}",

@@ -1,4 +1,4 @@
-"""Slices on the training grid through one network or several: one pure function, run live or exported."""
+"""Slices through one network or several, and their logits to probabilities on a scan's own grid: pure functions, run live or exported."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -9,18 +9,21 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from bt_jax.datasets.info import DatasetInfo
 from bt_jax.inference.networks import Network, View
+from bt_jax.losses import class_probabilities
 from bt_jax.pipeline.augment import rotation_matrix, warp
 from bt_jax.pipeline.preprocess import Batch
+from bt_jax.scans import resampling
 from bt_jax.schema import Tumor
-from bt_jax.tasks.task import probabilities
 
 PyTree = Any
 _TURN_DEGREES = 10.0
+_OUTSIDE = -20.0  # the logit of tumour outside the frame, which a turned slice looks at
 
 
 class Outputs(NamedTuple):
-  """What networks say of slices.
+  """What networks say of slices, on the scan's own grid.
 
   Attributes:
     members: probability of each class by pixel, of each network; 0 in slices that the gate stopped.
@@ -28,7 +31,7 @@ class Outputs(NamedTuple):
     gated: whether the gate stopped the slice.
   """
 
-  members: Float[Array | np.ndarray, "members slices size size classes"]
+  members: Float[Array | np.ndarray, "members slices height width classes"]
   slice_probability: Float[Array | np.ndarray, "slices"]
   gated: Bool[Array | np.ndarray, "slices"]
 
@@ -39,15 +42,32 @@ def views() -> Float[np.ndarray, "views 2 2"]:
   return np.stack([np.eye(2), np.diag([1.0, -1.0]), *turns]).astype(np.float32)
 
 
-def make_forward(
+class Ensemble(NamedTuple):
+  """Networks whose slices are averaged.
+
+  Attributes:
+    variables: of the networks, those of one architecture stacked.
+    forward: from these and a batch to logits of each architecture, [networks, looks, slices, ...]. A batch has `image`,
+      by view, [slices, size, size, channels] in 0..255, `volume_mean` and `volume_std` [slices, channels].
+    outputs: from these logits and the height, width and aspect of the scan's own grid, see `to_own`, to `Outputs`.
+  """
+
+  variables: tuple[PyTree, ...]
+  forward: Callable[[tuple[PyTree, ...], dict[str, PyTree]], list[Tumor]]
+  outputs: Callable[..., Outputs]
+
+
+def make_ensemble(
   segmenters: Sequence[Network],
   classifiers: Sequence[Network],
   *,
   tta: bool,
   gate: float | None,
   temperature: float,
-) -> tuple[tuple[PyTree, ...], Callable[[tuple[PyTree, ...], dict[str, PyTree]], Outputs]]:
-  """Makes the function of networks whose slices are averaged.
+) -> Ensemble:
+  """Makes the functions of networks whose slices are averaged.
+
+  Logits are resampled, and then become probabilities, as in evaluation.
 
   Args:
     segmenters: one or more.
@@ -55,10 +75,6 @@ def make_forward(
     tta: whether to average over `views`.
     gate: the probability of a slice below which it is left empty; None without one.
     temperature: of the probability of a slice.
-
-  Returns:
-    The networks' variables, those of one architecture stacked, and `forward(variables, batch)`. A batch has `image`, by
-    view, [slices, size, size, channels] in 0..255, `volume_mean` and `volume_std` [slices, channels].
   """
   info = segmenters[0].info
   groups: dict[tuple[Callable, View], list[Network]] = {}
@@ -70,32 +86,65 @@ def make_forward(
   )
   looks = views() if tta else views()[:1]
 
-  def probability(logits: Callable, variables: PyTree, batch: Batch) -> Tumor:
+  def logits_of(logits: Callable, variables: PyTree, batch: Batch) -> Tumor:
     def look(view: Array) -> Tumor:
       if not tta:
-        return probabilities(logits(variables, batch), info)
+        return logits(variables, batch)
       turned = jax.vmap(warp, (0, None, None))(batch["image"], view, jnp.zeros(2))
-      tumor = probabilities(logits(variables, batch | {"image": turned}), info)
+      tumor = logits(variables, batch | {"image": turned})
       if tumor.pixels is None:
         return tumor
-      back = jax.vmap(warp, (0, None, None))(tumor.pixels, view.T, jnp.zeros(2))  # orthogonal
-      return tumor._replace(pixels=back)
+      back = jax.vmap(warp, (0, None, None))(tumor.pixels - _OUTSIDE, view.T, jnp.zeros(2))  # orthogonal
+      return tumor._replace(pixels=back + _OUTSIDE)
 
-    return jax.tree.map(lambda x: x.mean(0), jax.lax.map(look, jnp.asarray(looks)))
+    return jax.lax.map(look, jnp.asarray(looks))
 
-  def forward(variables: tuple[PyTree, ...], batch: dict[str, PyTree]) -> Outputs:
+  def forward(variables: tuple[PyTree, ...], batch: dict[str, PyTree]) -> list[Tumor]:
     tumors = []
     for (logits, view), stack in zip(groups, variables, strict=True):
       seen = batch | {"image": batch["image"][view]}
-      tumors.append(jax.lax.map(functools.partial(probability, logits, batch=seen), stack))
-    members = jnp.concatenate([tumor.pixels for tumor in tumors if tumor.pixels is not None])
-    asked = [tumor.slices for tumor in tumors if not classifiers or tumor.pixels is None]
-    slices = jnp.concatenate(asked).mean(0)
-    gated = slices < (-1 if gate is None else gate)
-    members = jnp.where(gated[:, None, None, None], 0, members)
-    return Outputs(members, _calibrate(slices, temperature), gated)
+      tumors.append(jax.lax.map(functools.partial(logits_of, logits, batch=seen), stack))
+    return tumors
 
-  return stacked, forward
+  def outputs(
+    tumors: list[Tumor], height: resampling.Pixels, width: resampling.Pixels, aspect: resampling.Aspect = 1.0
+  ) -> Outputs:
+    members, asked = [], []
+    for networks, tumor in zip(groups.values(), tumors, strict=True):
+      slices = jax.nn.sigmoid(tumor.slices)
+      if tumor.pixels is not None:
+        # One network after another, as several large scans at once take much memory.
+        own = [[_on_own_grid(look, height, width, aspect, info) for look in one] for one in tumor.pixels]
+        members += [sum(of_looks) / len(looks) for of_looks in own]
+        if not networks[0].slice_head:
+          highest = [[any_class(look, info).max((1, 2)) for look in of_looks] for of_looks in own]
+          slices = jnp.stack([jnp.stack(of_looks) for of_looks in highest])
+      if not classifiers or tumor.pixels is None:
+        asked.append(slices.mean(1))
+    probability = jnp.concatenate(asked).mean(0)
+    gated = probability < (-1.0 if gate is None else gate)
+    kept = jnp.where(gated[:, None, None, None], jnp.float32(0), jnp.stack(members))  # ONNX knows no mix of types
+    return Outputs(kept, _calibrate(probability, temperature), gated)
+
+  return Ensemble(stacked, forward, outputs)
+
+
+def _on_own_grid(
+  logits: Float[Array, "slices size size classes"],
+  height: resampling.Pixels,
+  width: resampling.Pixels,
+  aspect: resampling.Aspect,
+  info: DatasetInfo,
+) -> Float[Array, "slices height width classes"]:
+  """Probabilities on the scan's own grid of logits on a network's."""
+  return class_probabilities(resampling.to_own(logits, height, width, aspect), overlapping=info.overlapping)
+
+
+def any_class(
+  probabilities: Float[Array | np.ndarray, "*shape classes"], info: DatasetInfo
+) -> Float[Array | np.ndarray, "*shape"]:
+  """The probability of any class: the sum of those that exclude one another; of those that overlap the highest."""
+  return probabilities.max(-1) if info.overlapping else probabilities.sum(-1)
 
 
 def _calibrate(probability: Float[Array, "slices"], temperature: float) -> Float[Array, "slices"]:

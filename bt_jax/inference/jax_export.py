@@ -16,6 +16,7 @@ import jax
 import jax.export
 import jax.numpy as jnp
 import jaxlib
+import numpy as np
 from jaxtyping import Array, Bool, Float
 from typing_extensions import TypedDict
 
@@ -27,9 +28,9 @@ from bt_jax.evaluation.postprocess import class_masks
 from bt_jax.files import Count, Positive, Share
 from bt_jax.inference import standalone
 from bt_jax.inference.decision import Decision, check_share, decide, describe
-from bt_jax.inference.ensemble import Outputs, make_forward
+from bt_jax.inference.ensemble import Outputs, make_ensemble
 from bt_jax.inference.networks import Network, View
-from bt_jax.inference.predictor import Predictor, Resampled
+from bt_jax.inference.predictor import Image, Predictor
 from bt_jax.scans import resampling
 from bt_jax.scans.scan import NOTICE
 from bt_jax.training.checkpoint_record import Profile
@@ -216,27 +217,26 @@ def make_function(
     `Predictor.predict` has them. Of several classes `probability` and `mask` are [slices, height, width, classes].
   """
   info = decision.info
-  variables, forward = make_forward(
+  ensemble = make_ensemble(
     segmenters, classifiers, tta=decision.tta, gate=decision.gate, temperature=decision.temperature
   )
 
   def function(volume: Float[Array, "slices height width channels"]) -> dict[str, Array]:
     slices, height, width, _ = volume.shape
-    resampled = resampling.to_training(
-      resampling.scale(volume, *resampling.window(volume, jnp, info.window)), info.size
-    )
-    statistics = dict(zip(("volume_mean", "volume_std"), resampling.statistics(resampled), strict=True))
+    scaled = resampling.scale(volume, *resampling.window(volume, jnp, info.window))
+    statistics = dict(zip(("volume_mean", "volume_std"), resampling.statistics(scaled), strict=True))
     repeated = {name: jnp.tile(values, (_GROUP, 1)) for name, values in statistics.items()}
 
     def of_group(images: dict[View, Array]) -> tuple[Array, Array, Array]:
-      members, slice_probability, gated = forward(variables, {"image": images, **repeated})
-      return resampling.to_own(members.mean(0), height, width), slice_probability, gated
+      logits = ensemble.forward(ensemble.variables, {"image": images, **repeated})
+      members, slice_probability, gated = ensemble.outputs(logits, height, width)
+      return members.mean(0), slice_probability, gated
 
     # Groups of a size that is known compile once; the last is filled up with slices that are thrown away.
     groups = (slices + _GROUP - 1) // _GROUP
 
     def grouped(view: View) -> Array:
-      seen = with_neighbours(resampled, view.context)
+      seen = with_neighbours(resampling.to_network(scaled, view.size), view.context)
       filled = jax.lax.pad(seen, jnp.float32(0), [(0, groups * _GROUP - slices, 0), *[(0, 0, 0)] * 3])
       return filled.reshape(groups, _GROUP, *seen.shape[1:])
 
@@ -300,25 +300,36 @@ def load(path: pathlib.Path, threshold: float | None) -> Predictor:
   if threshold is not None:
     check_share("threshold", threshold)
     decision, about = dataclasses.replace(decision, threshold=threshold), about | {"threshold": threshold}
-  return Predictor(
-    decision, about | {"exported": True}, functools.partial(_segment, jax.jit(exported.call), info.window)
-  )
+  segment = functools.partial(_segment, jax.jit(exported.call), info)
+  return Predictor(decision, about | {"exported": True}, segment)
 
 
 def _segment(
-  function: Callable[[Any], dict[str, Array]], window: Sequence[float], resampled: Resampled
+  function: Callable[[Any], dict[str, Array]], info: DatasetInfo, image: Image, aspect: float
 ) -> Iterator[Outputs]:
-  """All slices at once: statistics are of the whole volume, which is on the training grid.
+  """All slices at once, as statistics are of the whole volume.
 
-  It is in the scale of training too, 0..255, which the function leaves as it is but where its window is fixed.
+  The function knows pixels as high as wide alone: others are resampled to such, of the size of the training slices.
   """
-  if window:
-    low, high = window
-    resampled = resampled * ((high - low) / 255) + low
-  outputs = jax.device_get(function(resampled))
-  slices, size, _, _ = resampled.shape
-  members = outputs["probability"].reshape(1, slices, size, size, -1)
-  yield Outputs(members, outputs["slice_probability"], outputs["gated"])
+  _, height, width, _ = image.shape
+  square = aspect == 1
+  low, high = resampling.window(image, fixed=info.window)
+  seen = image if square else _to_square(image, low, high, aspect, size=info.size)
+  if info.window and not square:  # the function brings intensities to its scale itself
+    seen = seen * ((high - low) / 255) + low
+  outputs = jax.device_get(function(seen))
+  probability = outputs["probability"].reshape(*seen.shape[:3], -1)
+  if not square:
+    probability = np.asarray(_to_own(probability, aspect, height=height, width=width))
+  yield Outputs(probability[None], outputs["slice_probability"], outputs["gated"])
+
+
+@functools.partial(jax.jit, static_argnames="size")
+def _to_square(image: Array, low: Array, high: Array, aspect: Array, *, size: int) -> Array:
+  return resampling.to_network(resampling.scale(image, low, high), size, aspect)
+
+
+_to_own = jax.jit(resampling.to_own, static_argnames=("height", "width"))
 
 
 def program(described: dict[str, Any]) -> bytes:

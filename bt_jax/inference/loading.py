@@ -11,7 +11,7 @@ from bt_jax.errors import UserError
 from bt_jax.evaluation import SENSITIVITY
 from bt_jax.inference import jax_export, networks
 from bt_jax.inference.decision import decide, describe
-from bt_jax.inference.ensemble import make_forward
+from bt_jax.inference.ensemble import make_ensemble
 from bt_jax.inference.networks import Network
 from bt_jax.inference.predictor import Predictor, segment
 
@@ -71,16 +71,15 @@ def of_networks(
 ) -> Predictor:
   """A predictor of networks that are loaded; see `load`."""
   decision = decide(segmenters, classifiers, tta=tta, threshold=threshold, sensitivity=sensitivity)
-  variables, forward = make_forward(
-    segmenters, classifiers, tta=tta, gate=decision.gate, temperature=decision.temperature
-  )
+  ensemble = make_ensemble(segmenters, classifiers, tta=tta, gate=decision.gate, temperature=decision.temperature)
   mesh = sharding.make_mesh(jax.local_devices())
-  variables = jax.device_put(variables, sharding.replicated(mesh))
-  compiled = functools.partial(sharding.compile_step("jit", forward, mesh, cut=(False, True)), variables)
+  variables = jax.device_put(ensemble.variables, sharding.replicated(mesh))
+  compiled = functools.partial(sharding.compile_step("jit", ensemble.forward, mesh, cut=(False, True)), variables)
+  outputs = jax.jit(ensemble.outputs, static_argnames=("height", "width"))
   views = {network.view for network in (*segmenters, *classifiers)}
   return Predictor(
     decision,
     describe(segmenters, classifiers, decision),
-    functools.partial(segment, compiled, views, mesh.size),
+    functools.partial(segment, compiled, outputs, views, mesh.size, decision.info.window),
     (*segmenters, *classifiers),
   )

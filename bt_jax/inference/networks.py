@@ -31,10 +31,13 @@ class View(NamedTuple):
   """What is made of a volume before a network sees its slices.
 
   Attributes:
+    size: height and width of the grid that it is resampled to: the network's own; or that of the stored slices, where
+      contrast is enhanced, as in training, before they are resized.
     contrast: how it is enhanced, a name of `pipeline.contrast.CONTRASTS`.
     context: the channels of neighbours behind a slice's own, see `channels.context_of`.
   """
 
+  size: int
   contrast: str = "none"
   context: tuple[Channel, ...] = ()
 
@@ -46,9 +49,9 @@ class Network:
   Attributes:
     info: of the data set that it was trained on.
     variables: its parameters and statistics.
-    logits: from variables and a batch of slices on the training grid to logits of tumour; those of one architecture
+    logits: from variables and a batch of slices on the grid of `view` to logits of tumour; those of one architecture
       share the function.
-    view: what it sees of every slice: the name of the contrast and the neighbours' channels.
+    view: what it sees of every slice: the grid, the name of the contrast and the neighbours' channels.
     drops_sequences: whether it was trained with FLAIR in the place of other sequences.
     slice_head: whether it has a head for slices.
     decision: what its validation part decided: `threshold`, `temperature` and `tumor_probabilities`.
@@ -124,11 +127,13 @@ def load(folder: pathlib.Path, task: str, argument: str, dtype: str | None = Non
   model = config["model"] | {"pretrained": ""} | ({"dtype": dtype} if dtype else {})
   key = json.dumps([task, model, config["data"], record["normalize"], info.to_json()], sort_keys=True)
   module, logits = _functions(key)
+  contrast, size = config["data"]["contrast"], config["data"]["size"]
+  context = context_of(parse_channels(config["data"]["channels"], info), info)
   return Network(
     info=info,
     variables=variables,
     logits=logits,
-    view=View(config["data"]["contrast"], context_of(parse_channels(config["data"]["channels"], info), info)),
+    view=View(size if contrast == "none" else info.size, contrast, context),
     drops_sequences=config["augment"]["drop_sequence"] > 0,
     slice_head=config["model"]["slice_head"],
     decision=decision,

@@ -1,7 +1,6 @@
 """Networks as one ONNX file: the same function of a whole volume as `export`, for runtimes that know no JAX."""
 
 import contextlib
-import functools
 import hashlib
 import json
 import logging
@@ -21,10 +20,11 @@ from bt_jax.errors import UserError, one_line
 from bt_jax.evaluation.postprocess import class_masks
 from bt_jax.inference import jax_export
 from bt_jax.inference.decision import Decision
-from bt_jax.inference.ensemble import make_forward
+from bt_jax.inference.ensemble import Ensemble, make_ensemble
 from bt_jax.inference.networks import Network, View
 from bt_jax.scans import resampling
 from bt_jax.scans.scan import NOTICE
+from bt_jax.schema import Tumor
 
 INPUT = "volume"
 _HASH = "sha256"
@@ -112,22 +112,25 @@ def make_function(
       "output",
     )
   views = sorted({network.view for network in (*segmenters, *classifiers)})
-  of_slice, info = _trace(segmenters, classifiers, decision, views), decision.info
+  ensemble = make_ensemble(
+    segmenters, classifiers, tta=decision.tta, gate=decision.gate, temperature=decision.temperature
+  )
+  of_slice, info = _trace(ensemble, decision, views), decision.info
 
   def function(volume: Volume) -> tuple[Array, ...]:
     _, height, width, _ = volume.shape
     own = types.SimpleNamespace(percentile=percentile, where=jnp.where)
-    resampled = resampling.to_training(
-      resampling.scale(volume, *resampling.window(volume, own, info.window)), info.size
-    )
-    mean, std = resampling.statistics(resampled)
+    scaled = resampling.scale(volume, *resampling.window(volume, own, info.window))
+    mean, std = resampling.statistics(scaled)
+    by_size = {size: resampling.to_network(scaled, size) for size in {view.size for view in views}}
 
-    def of(images: list[Float[Array, "size size _"]]) -> tuple[Array, Array, Array]:
-      members, slice_probability, gated = of_slice(mean[None], std[None], *(image[None] for image in images))
-      return resampling.to_own(members.mean(0), height, width)[0], slice_probability[0], gated[0]
+    def of(images: list[Array]) -> tuple[Array, Array, Array]:
+      logits = of_slice(mean[None], std[None], *(image[None] for image in images))
+      members, slice_probability, gated = ensemble.outputs(logits, height, width)
+      return members.mean(0)[0], slice_probability[0], gated[0]
 
     probability, slice_probability, gated = jax.lax.map(
-      of, [with_neighbours(resampled, view.context) for view in views]
+      of, [with_neighbours(by_size[view.size], view.context) for view in views]
     )
     masks = class_masks(probability, threshold=decision.threshold, overlapping=info.overlapping)
     if len(info.classes) == 1:
@@ -137,31 +140,29 @@ def make_function(
   return function
 
 
-def _trace(
-  segmenters: Sequence[Network], classifiers: Sequence[Network], decision: Decision, views: Sequence[View]
-) -> Callable:
+def _trace(ensemble: Ensemble, decision: Decision, views: Sequence[View]) -> Callable:
   """`forward` of one slice, traced before the conversion.
 
   While it converts, jax2onnx puts functions of its own in the place of some of JAX, and its `jax.image.resize` knows no
   antialiasing. What is traced already consists of primitives, which it has no hand in.
   """
-  variables, forward = make_forward(
-    segmenters, classifiers, tta=decision.tta, gate=decision.gate, temperature=decision.temperature
-  )
 
-  def one(mean: Array, std: Array, *images: Array) -> tuple[Array, ...]:
+  def one(mean: Array, std: Array, *images: Array) -> list[Tumor]:
     seen = dict(zip(views, images, strict=True))
-    return tuple(forward(variables, {"image": seen, "volume_mean": mean, "volume_std": std}))
+    return ensemble.forward(ensemble.variables, {"image": seen, "volume_mean": mean, "volume_std": std})
 
-  size, channels = decision.info.size, len(decision.info.channels)
+  channels = len(decision.info.channels)
   statistics = jax.ShapeDtypeStruct((1, channels), jnp.float32)
-  images = [jax.ShapeDtypeStruct((1, size, size, channels + len(view.context)), jnp.float32) for view in views]
+  images = [
+    jax.ShapeDtypeStruct((1, view.size, view.size, channels + len(view.context)), jnp.float32) for view in views
+  ]
   # Without jit the loops over networks and views are unrolled, and weights are constants of their layers.
   with jax.disable_jit():
-    traced = jax.make_jaxpr(one)(statistics, statistics, *images)
+    traced, shapes = jax.make_jaxpr(one, return_shape=True)(statistics, statistics, *images)
   if any(var.aval.dtype == jnp.bfloat16 for step in traced.jaxpr.eqns for var in step.outvars):
     raise UserError("a network computes in bfloat16, which runtimes of ONNX rarely do: load it with dtype float32")
-  return functools.partial(_run, traced)
+  structure = jax.tree.structure(shapes)
+  return lambda *inputs: jax.tree.unflatten(structure, _run(traced, *inputs))
 
 
 def _run(traced: ClosedJaxpr, *inputs: Array) -> list[Array]:

@@ -1,20 +1,24 @@
 """Images of one prediction: each slice with the mask over it, and all of them on one contact sheet."""
 
 import functools
+import itertools
 import math
 import pathlib
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Bool, Int, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
 from bt_jax import files
+from bt_jax.datasets.info import DatasetInfo
 from bt_jax.inference.measurements import size
 from bt_jax.inference.predictor import Prediction
 from bt_jax.scans.scan import NOTICE, Scan
 
 _MARK = (230, 159, 0)  # Okabe and Ito's orange, the colour of predictions in reports
+_CLASSES = (_MARK, (86, 180, 233), (0, 158, 115), (204, 121, 167), (240, 228, 66), (213, 94, 0), (0, 114, 178))
 _FILL = 0.2  # how much of it covers the tumour
 _PAPER, _INK = (24, 24, 24), (230, 230, 230)
 _LONGEST, _SHORTEST = 512, 200  # pixels along the longer side of an image
@@ -25,10 +29,17 @@ _LONGEST_NAME = 200  # bytes of a file's name, of the 255 that most disks take
 _SEEN = 2**22  # values, give or take, that the range of grey is taken from
 
 
+class Line(NamedTuple):
+  """A line of text under an image, and its colour."""
+
+  text: str
+  colour: tuple[int, int, int] = _INK
+
+
 def save(folder: pathlib.Path, prediction: Prediction) -> list[pathlib.Path]:
   """Writes FOLDER/overlays/SLICE.png for each slice, and FOLDER/contact_sheet.png.
 
-  FLAIR is shown from its 0.5th to its 99.5th percentile over the volume, the mask in orange.
+  FLAIR is shown from its 0.5th to its 99.5th percentile over the volume, the mask in orange; several classes each in a colour of its own, with a legend.
   """
   scan, window = prediction.scan, _window(prediction)
   longest = max(_square_pixels(scan))
@@ -37,9 +48,23 @@ def save(folder: pathlib.Path, prediction: Prediction) -> list[pathlib.Path]:
   for index, name in enumerate(_file_names(scan.slice_names)):
     gate = ", stopped by the classifier" if prediction.gated[index] else ""
     heading = f"{_short(scan.slice_names[index])}: probability {prediction.slice_probability[index]:.3f}{gate}"
-    page = _with_text(_overlay(prediction, index, window, scale), [heading, NOTICE])
+    legend = _legend(prediction, prediction.masks[index : index + 1])
+    page = _with_text(_overlay(prediction, index, window, scale), [Line(heading), *legend, Line(NOTICE)])
     written.append(_write(folder / "overlays" / f"{name}.png", page))
   return [*written, _write(folder / "contact_sheet.png", _contact_sheet(prediction, window))]
+
+
+def colours(info: DatasetInfo) -> list[str]:
+  """Of each class, as `#rrggbb`; those that the colour-blind can tell apart come first."""
+  return ["#{:02x}{:02x}{:02x}".format(*_CLASSES[number % len(_CLASSES)]) for number in range(len(info.classes))]
+
+
+def colour_map(masks: Bool[np.ndarray, "height width classes"]) -> UInt8[np.ndarray, "height width 3"]:
+  """Masks of several classes as one image, each in its colour; where they overlap, the last is on top."""
+  image = np.zeros((*masks.shape[:2], 3), np.uint8)
+  for number in range(masks.shape[-1]):
+    image[masks[..., number]] = _CLASSES[number % len(_CLASSES)]
+  return image
 
 
 def choose_tiles(areas: Int[np.ndarray, "slices"]) -> tuple[list[int], int]:
@@ -70,18 +95,20 @@ def _contact_sheet(prediction: Prediction, window: tuple[float, float]) -> Image
     color = _MARK if prediction.mask[index].any() else _INK
     ImageDraw.Draw(area).text((left + 2, top + cell[1] - _LINE - _GAP), label, color, _font())
   several = f"{len(scan.slice_names)} slices" + (f", one in {step} shown" if step > 1 else "")
-  return _with_text(area, [f"{_short(scan.name)}: {_finding(prediction)}; {several}", NOTICE])
+  heading = f"{_short(scan.name)}: {_finding(prediction)}; {several}"
+  return _with_text(area, [Line(heading), *_legend(prediction, prediction.masks), Line(NOTICE)])
 
 
 def _finding(prediction: Prediction) -> str:
-  extent = size(prediction.mask, prediction.scan.spacing_mm)
-  if not extent["voxels"]:
+  if not prediction.mask.any():
     return "no tumour segmented"
-  return (
-    f"tumour segmented, {extent['voxels']} voxel{'s' * (extent['voxels'] != 1)}"
-    if extent["volume_ml"] is None
-    else f"tumour segmented, {extent['volume_ml']:.2f} ml"
-  )
+  return f"tumour segmented, {_extent(prediction.mask, prediction.scan.spacing_mm)}"
+
+
+def _extent(mask: Bool[np.ndarray, "slices height width"], spacing_mm: tuple[float, float, float] | None) -> str:
+  extent = size(mask, spacing_mm)
+  voxels = f"{extent['voxels']} voxel{'s' * (extent['voxels'] != 1)}"
+  return voxels if extent["volume_ml"] is None else f"{extent['volume_ml']:.2f} ml"
 
 
 def _window(prediction: Prediction) -> tuple[float, float]:
@@ -108,21 +135,34 @@ def _overlay(prediction: Prediction, index: int, window: tuple[float, float], sc
     np.clip(prediction.scan.image[index, ..., prediction.info.reference_index], low, high), Image.Resampling.BICUBIC
   )
   grey = 255 * np.clip((shown.astype(np.float64) - low) / (high - low), 0, 1)
-  # A pixel that holds any tumour shows it, so that a few voxels are seen in small images too.
-  tumor = resize(prediction.mask[index], Image.Resampling.BOX) > 0
-  line = ndimage.binary_dilation(tumor, np.ones((3, 3))) & ~tumor
-  share = (_FILL * tumor + line)[..., None]
-  mixed = grey[..., None] * (1 - share) + np.array(_MARK) * share
+  mixed = np.repeat(grey[..., None], 3, axis=-1)
+  for number, colour in zip(range(len(prediction.info.classes)), itertools.cycle(_CLASSES), strict=False):
+    # A pixel that holds any tumour shows it, so that a few voxels are seen in small images too.
+    tumor = resize(prediction.masks[index, ..., number], Image.Resampling.BOX) > 0
+    line = ndimage.binary_dilation(tumor, np.ones((3, 3))) & ~tumor
+    share = (_FILL * tumor + line)[..., None]
+    mixed = mixed * (1 - share) + np.array(colour) * share
   return Image.fromarray(np.round(mixed).astype(np.uint8))
 
 
-def _with_text(image: Image.Image, lines: list[str]) -> Image.Image:
+def _legend(prediction: Prediction, masks: Bool[np.ndarray, "*shape classes"]) -> list[Line]:
+  """Each class of these masks in its colour with its size, where there are several."""
+  classes, spacing = prediction.info.classes, prediction.scan.spacing_mm
+  if len(classes) == 1:
+    return []
+  return [
+    Line(f"{name}: {_extent(masks[..., number], spacing)}", _CLASSES[number % len(_CLASSES)])
+    for number, name in enumerate(classes)
+  ]
+
+
+def _with_text(image: Image.Image, lines: list[Line]) -> Image.Image:
   """The image above lines of small text, as wide as either needs."""
-  width = max(image.width, *(math.ceil(_font().getlength(line)) + 2 * _GAP for line in lines))
+  width = max(image.width, *(math.ceil(_font().getlength(line.text)) + 2 * _GAP for line in lines))
   page = Image.new("RGB", (width, image.height + len(lines) * _LINE + _GAP), _PAPER)
   page.paste(image, ((width - image.width) // 2, 0))
   for number, line in enumerate(lines):
-    ImageDraw.Draw(page).text((_GAP, image.height + number * _LINE + 1), line, _INK, _font())
+    ImageDraw.Draw(page).text((_GAP, image.height + number * _LINE + 1), line.text, line.colour, _font())
   return page
 
 

@@ -1,4 +1,4 @@
-"""From a scan to its mask: resampled to the training grid, through the networks in batches, and back."""
+"""From a scan to its mask: resampled to the grid of each network, through the networks in batches, and back."""
 
 import dataclasses
 import functools
@@ -19,15 +19,18 @@ from bt_jax.errors import UserError
 from bt_jax.evaluation.postprocess import class_masks, largest_part, of_largest_part
 from bt_jax.inference import measurements, ood, studies
 from bt_jax.inference.decision import Decision
-from bt_jax.inference.ensemble import Outputs
+from bt_jax.inference.ensemble import Outputs, any_class
 from bt_jax.inference.networks import Network, View
 from bt_jax.pipeline.contrast import make_contrast
 from bt_jax.scans import resampling
 from bt_jax.scans.scan import Scan, fill_roles
+from bt_jax.schema import Tumor
 from bt_jax.training.train_state import PyTree
 
 _BATCHES = (32, 8, 1)  # slices; few sizes, as each is compiled, and small ones, so that one slice does not wait for 32
+Image = Float[np.ndarray, "slices height width channels"]
 Resampled = Float[np.ndarray, "slices size size channels"]
+Channels = Float[np.ndarray, "channels"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,10 +76,7 @@ class Prediction:
   @functools.cached_property
   def labels(self) -> UInt8[np.ndarray, "slices height width"]:
     """The id of the class of each pixel, 0 of none; of classes that overlap the last of them."""
-    labels = np.zeros(self.masks.shape[:-1], np.uint8)
-    for number, label in enumerate(self.info.ids):
-      labels[self.masks[..., number]] = label
-    return labels
+    return labels_of(self.masks, self.info)
 
   @property
   def volume_ml(self) -> float | None:
@@ -96,6 +96,16 @@ class Prediction:
     )
 
 
+def labels_of(
+  masks: Bool[np.ndarray, "slices height width classes"], info: DatasetInfo
+) -> UInt8[np.ndarray, "slices height width"]:
+  """The id of the class of each pixel, 0 of none; of classes that overlap the last of them."""
+  labels = np.zeros(masks.shape[:-1], np.uint8)
+  for number, label in enumerate(info.ids):
+    labels[masks[..., number]] = label
+  return labels
+
+
 @dataclasses.dataclass(frozen=True)
 class Predictor:
   """Networks and what they decide by; made by `load`.
@@ -103,13 +113,14 @@ class Predictor:
   Attributes:
     decision: see `Decision`.
     about: the networks, for outputs.
-    segment: from all slices of a volume on the training grid, in 0..255, to what the networks say of them, some at a time.
+    segment: from the image of a scan and its aspect, mm of a row by mm of a column, to what the networks say of its
+      slices, some at a time.
     networks: of runs; none of an exported file.
   """
 
   decision: Decision
   about: dict[str, Any]
-  segment: Callable[[Resampled], Iterator[Outputs]]
+  segment: Callable[[Image, float], Iterator[Outputs]]
   networks: tuple[Network, ...] = ()
 
   def __repr__(self) -> str:
@@ -190,19 +201,11 @@ class Predictor:
         f"expected more than {self.decision.reach}; give the whole volume"
       )
     aspect = scan.spacing_mm[1] / scan.spacing_mm[2] if scan.spacing_mm else 1.0
-    low, high = resampling.window(scan.image, fixed=info.window)
-    resampled = np.concatenate(
-      [
-        _to_training(scan.image[start:stop], low, high, aspect, size=info.size)
-        for start, stop in _batches(count, _BATCHES)
-      ]
-    )
     probabilities, members = np.empty((count, height, width, len(info.classes)), np.float32), []
     slice_probability, gated, done = np.empty(count, np.float32), np.empty(count, bool), 0
     bar = tqdm(total=count, desc="predicting", unit="slice", leave=False, disable=not progress)
-    for outputs in self.segment(resampled):
-      stop = done + len(outputs.gated)
-      own = np.asarray(_to_own(outputs.members, aspect, height=height, width=width))
+    for outputs in self.segment(scan.image, aspect):
+      stop, own = done + len(outputs.gated), outputs.members
       if not np.isfinite(own).all() or not np.isfinite(outputs.slice_probability).all():
         raise UserError(
           f"the networks give no number for {scan.name}: the checkpoint or the exported file is damaged, or computes in too "
@@ -235,11 +238,6 @@ class Predictor:
       info=info,
       about=self.about,
     )
-
-
-def any_class(probabilities: Float[np.ndarray, "*shape classes"], info: DatasetInfo) -> Float[np.ndarray, "*shape"]:
-  """The probability of any class: the sum of those that exclude one another; of those that overlap the highest."""
-  return probabilities.max(-1) if info.overlapping else probabilities.sum(-1)
 
 
 def of_array(
@@ -275,21 +273,63 @@ def _batches(count: int, sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
 
 
 def segment(
-  forward: Callable[[dict[str, Any]], Outputs], views: Collection[View], devices: int, resampled: Resampled
+  forward: Callable[[dict[str, Any]], list[Tumor]],
+  outputs: Callable[..., Outputs],
+  views: Collection[View],
+  devices: int,
+  window: Sequence[float],
+  image: Image,
+  aspect: float,
 ) -> Iterator[Outputs]:
-  """What the networks say of slices; while one batch is fetched, the devices work on the next."""
+  """What the networks say of slices; while one batch is fetched, the devices work on the next.
+
+  Args:
+    forward: from slices and the statistics of their volume to logits.
+    outputs: from logits to what is said on the scan's own grid.
+    views: of the networks.
+    devices: that share a batch.
+    window: see `DatasetInfo.window`.
+    image: of the scan.
+    aspect: how high a pixel is by its width.
+  """
+  count, height, width, _ = image.shape
   sizes = sorted({-(-size // devices) * devices for size in _BATCHES}, reverse=True)
-  mean, std = resampling.statistics(resampled)
+  by_size, mean, std = _resample(image, window, aspect, {view.size for view in views})
   waiting: list[tuple[Outputs, int]] = []
-  for start, stop in _batches(len(resampled), sizes):
+  for start, stop in _batches(count, sizes):
     full = next(size for size in reversed(sizes) if size >= stop - start)
     filled = ((0, full - stop + start), (0, 0), (0, 0), (0, 0))
     repeat = lambda values, full=full: np.tile(values, (full, 1))
-    images = {view: np.pad(_see(resampled, start, stop, view), filled) for view in views}
-    waiting.append((forward({"image": images, "volume_mean": repeat(mean), "volume_std": repeat(std)}), stop - start))
+    images = {view: np.pad(_see(by_size[view.size], start, stop, view), filled) for view in views}
+    logits = forward({"image": images, "volume_mean": repeat(mean), "volume_std": repeat(std)})
+    waiting.append((outputs(logits, height=height, width=width, aspect=aspect), stop - start))
     if len(waiting) > 1:
       yield _fetch(*waiting.pop(0))
   yield from (_fetch(*one) for one in waiting)
+
+
+def _resample(
+  image: Image, window: Sequence[float], aspect: float, sizes: Collection[int]
+) -> tuple[dict[int, Resampled], Channels, Channels]:
+  """All slices in 0..255 on grids of these sizes, and the mean and standard deviation of the volume."""
+  low, high = resampling.window(image, fixed=window)
+  ordered = tuple(sorted(sizes))
+  parts = [
+    jax.device_get(_resampled(image[start:stop], low, high, aspect, sizes=ordered))
+    for start, stop in _batches(len(image), _BATCHES)
+  ]
+  grids, means, variances = zip(*parts, strict=True)
+  by_size = {size: np.concatenate(slices) for size, slices in zip(ordered, zip(*grids, strict=True), strict=True)}
+  moments = np.concatenate(means), np.concatenate(variances)
+  return by_size, *map(np.asarray, resampling.of_volume(*moments, *image.shape[1:3], aspect))
+
+
+@functools.partial(jax.jit, static_argnames="sizes")
+def _resampled(
+  image: Array, low: Array, high: Array, aspect: Array, *, sizes: tuple[int, ...]
+) -> tuple[list[Array], Array, Array]:
+  scaled = resampling.scale(image, low, high)
+  return [resampling.to_network(scaled, size, aspect) for size in sizes], *resampling.moments(scaled)
 
 
 def _see(resampled: Resampled, start: int, stop: int, view: View) -> Float[np.ndarray, "some size size _"]:
@@ -311,13 +351,3 @@ def _enhance(image: Resampled, contrast: str) -> Resampled:
 def _fetch(outputs: Outputs, count: int) -> Outputs:
   members, slice_probability, gated = jax.device_get(outputs)
   return Outputs(members[:, :count], slice_probability[:count], gated[:count])
-
-
-@functools.partial(jax.jit, static_argnames="size")
-def _to_training(image: Array, low: Array, high: Array, aspect: Array, *, size: int) -> Array:
-  return resampling.to_training(resampling.scale(image, low, high), size, aspect)
-
-
-@functools.partial(jax.jit, static_argnames=("height", "width"))
-def _to_own(members: Array, aspect: Array, *, height: int, width: int) -> Array:
-  return jax.vmap(lambda one: resampling.to_own(one, height, width, aspect))(members)

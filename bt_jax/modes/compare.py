@@ -13,6 +13,9 @@ from bt_jax.evaluation.record_tables import Tables, read_run
 from bt_jax.evaluation.records import of_any_class
 from bt_jax.report.text_tables import compare_table
 from bt_jax.tasks import TASKS
+from bt_jax.tasks.task import Task
+
+Group = dict[str, Any]
 
 
 def compare(runs: Sequence[str], workdir: pathlib.Path | None) -> None:
@@ -45,15 +48,10 @@ def compare(runs: Sequence[str], workdir: pathlib.Path | None) -> None:
     },
     "slices": len(of_any_class(before.slices)),
     "intervals": bootstrap.about(patients),
-    "headline": {
-      short: {
-        "first": score_of(one, name),
-        "second": score_of(two, name),
-        "difference": score_of(change, name),
-        "difference_ci95": score_of(change, f"{name}_ci95"),
-      }
-      for short, name in task.headline.items()
-    },
+    "headline": _headline(task, one, two, change),
+    **(
+      {"classes": {name: _headline(task, *of) for name, *of in _by_class(one, two, change)}} if "classes" in one else {}
+    ),
     "patients": {name: comparison.paired(of_first, of_second, name) for name in columns},
     "differences": change,
   }
@@ -70,6 +68,24 @@ def compare(runs: Sequence[str], workdir: pathlib.Path | None) -> None:
     files.write_bytes(workdir / "comparison.txt", f"{table}\n".encode()),
   ]
   print(f"\n{table}\n\nwritten:\n" + "\n".join(f"  {path}" for path in written))
+
+
+def _headline(task: type[Task], first: Group, second: Group, change: Group) -> dict[str, Group]:
+  """The statistics that stand for a task, in both runs."""
+  return {
+    short: {
+      "first": score_of(first, name),
+      "second": score_of(second, name),
+      "difference": score_of(change, name),
+      "difference_ci95": score_of(change, f"{name}_ci95"),
+    }
+    for short, name in task.headline.items()
+  }
+
+
+def _by_class(*summaries: Group) -> list[tuple[Any, ...]]:
+  """The name of each class, and its part of each summary."""
+  return [(name, *(summary["classes"][name] for summary in summaries)) for name in summaries[0]["classes"]]
 
 
 def _check_alike(

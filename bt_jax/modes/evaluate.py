@@ -44,7 +44,9 @@ def report_best(config: ConfigDict, workdir: pathlib.Path, components: Component
   parameters: dict[str, Any] = {}
 
   def predict_baselines(test: Slices) -> dict[str, np.ndarray]:
-    return _baselines(data, test, parameters) if config.eval.baselines else {}
+    # They know one class of lesion, as the paper does.
+    one = len(components.info.classes) == 1
+    return _baselines(data, test, parameters) if config.eval.baselines and one else {}
 
   evaluation = evaluate_best(config, workdir, components, data, baselines=predict_baselines)
   if evaluation is None:

@@ -208,8 +208,9 @@ def check(
 
 
 def _check_rows(folder: pathlib.Path, split: dict[str, Any], rows: list[Record]) -> None:
-  there = [f"{row['case']}/{row['slice']}" for row in rows]
-  missing, twice = set(split["test"]) - set(there), {name for name, times in Counter(there).items() if times > 1}
+  counts = Counter((f"{row['case']}/{row['slice']}", row.get("class")) for row in rows)
+  there = [name for name, _ in counts]
+  missing, twice = set(split["test"]) - set(there), {name for (name, _), times in counts.items() if times > 1}
   foreign = set(there) - set(split["test"])
   for names, what in ((missing, "no row of"), (twice, "more than one row of"), (foreign, "a row of the foreign slice")):
     if names:

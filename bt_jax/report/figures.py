@@ -13,6 +13,7 @@ from bt_jax.datasets.info import DatasetInfo
 from bt_jax.errors import needs
 from bt_jax.evaluation.class_statistics import summarize_classes
 from bt_jax.evaluation.records import Record, by_class, counts_of, of_any_class
+from bt_jax.inference import overlays
 from bt_jax.schema import Slices, to_8_bits
 
 with needs("report", "the report of a run"):
@@ -146,12 +147,14 @@ def save_overlays(
       axis.axis("off")
     for line, (rank, members) in zip(axes, chosen.items(), strict=True):
       for axis, at in zip(line, members, strict=False):
-        _draw(axis, slices, masks, at, info)
+        _draw(axis, slices, masks, int(at), info)
         axis.set_title(f"{rank}: {slices.case[at]}\nslice {slices.number[at]}, {caption(at)}", fontsize=8)
-    handles = [
-      plt.Line2D([], [], color=style["colors"], linestyle=style["linestyles"]) for style in (_TRUTH, _PREDICTION)
-    ]
-    figure.legend(handles, ["truth", "prediction"], loc="outside lower center", ncols=2)
+    handles = {
+      f"{name}{kind}": plt.Line2D([], [], color=style["colors"], linestyle=style["linestyles"])
+      for name, styles in _styles(info)
+      for kind, style in zip(("truth", "prediction"), styles, strict=True)
+    }
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2 * min(len(info.classes), 3))
     figure.suptitle(f"{title}\ntest slices {'with' if name == 'tumor' else 'without'} a tumour, {info.reference_title}")
     paths.append(_save(folder / f"overlays_{name}.png", figure))
   return paths
@@ -160,10 +163,20 @@ def save_overlays(
 def _draw(axis: Any, slices: Slices, masks: np.ndarray, index: int, info: DatasetInfo) -> None:
   shown = to_8_bits(slices.image[index][..., info.reference_index])
   axis.imshow(shown, cmap="gray", vmin=0, vmax=max(np.quantile(shown, 0.999), 1))
-  for of_classes, style in ((slices.mask[index] == 1, _TRUTH), (masks[index], _PREDICTION)):
-    for mask in np.moveaxis(of_classes, -1, 0):
+  for kind, of_classes in enumerate((slices.mask[index] == 1, masks[index])):
+    for mask, (_, styles) in zip(np.moveaxis(of_classes, -1, 0), _styles(info), strict=True):
       if mask.any():
-        axis.contour(mask, levels=[0.5], linewidths=0.9, **style)
+        axis.contour(mask, levels=[0.5], linewidths=0.9, **styles[kind])
+
+
+def _styles(info: DatasetInfo) -> list[tuple[str, tuple[dict[str, str], dict[str, str]]]]:
+  """Of truth and prediction of each class, and what the legend has before them; of several classes each has its colour."""
+  if len(info.classes) == 1:
+    return [("", (_TRUTH, _PREDICTION))]
+  return [
+    (f"{name}, ", (_TRUTH | {"colors": colour}, _PREDICTION | {"colors": colour}))
+    for name, colour in zip(info.classes, overlays.colours(info), strict=True)
+  ]
 
 
 def _save(path: pathlib.Path, figure: Any) -> pathlib.Path:

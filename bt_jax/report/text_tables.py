@@ -201,10 +201,8 @@ def compare_table(summary: dict[str, Any]) -> str:
     f"second: {second['run']} ({second['model']})",
     "",
     f"{'':24}{'first':>10}{'second':>10}{'second - first':>28}",
-    *(
-      f"{name.replace('_', ' '):24}{_show(row['first']):>10}{_show(row['second']):>10}{_cell(row, 'difference'):>28}"
-      for name, row in summary["headline"].items()
-    ),
+    *_compared(summary["headline"]),
+    *(line for name, rows in summary.get("classes", {}).items() for line in _compared(rows, f"{name}, ")),
     "",
     f"{'by patient':24}{'mean of difference':>28}{'median':>28}{'higher':>8}{'equal':>8}{'lower':>8}   Wilcoxon p",
     *(
@@ -218,6 +216,14 @@ def compare_table(summary: dict[str, Any]) -> str:
     f"2 / 2^n, which is {2 / 2 ** intervals['patients']:.2g} here. {NOTICE}",
   ]
   return "\n".join(lines)
+
+
+def _compared(rows: dict[str, dict[str, Any]], prefix: str = "") -> list[str]:
+  """A statistic of two runs on each line."""
+  return [
+    f"{prefix + name.replace('_', ' '):24}{_show(row['first']):>10}{_show(row['second']):>10}{_cell(row, 'difference'):>28}"
+    for name, row in rows.items()
+  ]
 
 
 _WAYS = {

@@ -1,4 +1,4 @@
-"""From a scan's own grid and scale to those of the training slices, and back; pure JAX, so that an export holds it too."""
+"""From a scan's own grid and scale to a network's, and back, one resampling each way; pure JAX, so that an export holds it too."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +16,7 @@ _DIMMEST = 32  # highest value of an image in 0..255; what has less is in anothe
 Pixels = Any  # an int, or its symbol where an export is traced
 Aspect = float | int | Float[Array, ""]
 Channels = Float[Array | np.ndarray, "channels"]
+Moments = Float[Array | np.ndarray, "slices channels"]
 
 
 def window(volume: Image, numpy=np, fixed: Sequence[float] = ()) -> tuple[Channels, Channels]:
@@ -45,13 +46,13 @@ def scale(image: Image, low: Channels, high: Channels) -> Image:
 
 
 def _placement(height: Pixels, width: Pixels, aspect: Aspect, size: int) -> tuple[Array, Array]:
-  """(scale, translation) of rows and columns from a grid of this size to the middle of the training grid.
+  """(scale, translation) of rows and columns from a grid of this size to the middle of a network's grid.
 
   Args:
     height: of the grid.
     width: of the grid.
     aspect: mm of a row by mm of a column; the image keeps its shape in mm.
-    size: of the training grid.
+    size: of the network's grid.
   """
   shape = jnp.stack([jnp.asarray(height, jnp.float32) * aspect, jnp.asarray(width, jnp.float32)])
   factor = size / shape.max()
@@ -59,7 +60,7 @@ def _placement(height: Pixels, width: Pixels, aspect: Aspect, size: int) -> tupl
   return factor * jnp.array([aspect, 1.0]), jnp.round((size - shape * factor) / 2)
 
 
-def to_training(image: Image, size: int, aspect: Aspect = 1.0) -> Float[Array, "slices {size} {size} channels"]:
+def to_network(image: Image, size: int, aspect: Aspect = 1.0) -> Float[Array, "slices {size} {size} channels"]:
   """Resamples linearly to `size` x `size`, the longer side filling it, what is left over black."""
   slices, height, width, channels = image.shape
   factor, offset = _placement(height, width, aspect, size)
@@ -69,7 +70,7 @@ def to_training(image: Image, size: int, aspect: Aspect = 1.0) -> Float[Array, "
 def to_own(
   image: Float[Array | np.ndarray, "slices size size classes"], height: Pixels, width: Pixels, aspect: Aspect = 1.0
 ) -> Float[Array, "slices height width classes"]:
-  """Undoes `to_training`, linearly."""
+  """Undoes `to_network`, linearly."""
   slices, size, _, classes = image.shape
   factor, offset = _placement(height, width, aspect, size)
   return jax.image.scale_and_translate(
@@ -77,8 +78,30 @@ def to_own(
   )
 
 
-def statistics(volume: Image) -> tuple[Channels, Channels]:
-  """Mean and standard deviation of each channel of a volume on the training grid, as those of the data set: black counts."""
-  mean = lambda values: values.mean(0).mean(0).mean(0)  # of means: one sum of all would lose digits in float32
-  centre = mean(volume)
-  return centre, mean((volume - centre) ** 2) ** 0.5
+def moments(image: Image) -> tuple[Moments, Moments]:
+  """Mean and variance of each slice and channel."""
+  mean = image.mean(1).mean(1)  # of means: one sum of all would lose digits in float32
+  return mean, ((image - mean[:, None, None]) ** 2).mean(1).mean(1)
+
+
+def of_volume(
+  mean: Moments,
+  variance: Moments,
+  height: Pixels,
+  width: Pixels,
+  aspect: Aspect = 1.0,
+) -> tuple[Channels, Channels]:
+  """Mean and standard deviation of each channel of a volume, out of its `moments`.
+
+  As in the data set they are those of a square image: what `to_network` fills with black counts.
+  """
+  rows, columns = jnp.asarray(height, jnp.float32) * aspect, jnp.asarray(width, jnp.float32)
+  share = rows * columns / jnp.maximum(rows, columns) ** 2
+  centre = share * mean.mean(0)
+  inside = (variance + (mean - centre) ** 2).mean(0)
+  return centre, (share * inside + (1 - share) * centre**2) ** 0.5
+
+
+def statistics(volume: Image, aspect: Aspect = 1.0) -> tuple[Channels, Channels]:
+  """Mean and standard deviation of each channel of a volume, see `of_volume`."""
+  return of_volume(*moments(volume), *volume.shape[1:3], aspect)

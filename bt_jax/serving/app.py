@@ -23,6 +23,7 @@ from bt_jax.datasets.info import DatasetInfo
 from bt_jax.errors import OF_MACHINE, MachineError, UserError
 from bt_jax.inference import studies, writer
 from bt_jax.inference.description import describe
+from bt_jax.inference.predictor import labels_of
 from bt_jax.scans import reader
 from bt_jax.scans.scan import Scan
 from bt_jax.serving import guard, transport, uploads
@@ -32,7 +33,7 @@ _PAGE = pathlib.Path(__file__).parent / "page"
 
 @runtime_checkable
 class Predictor(Protocol):
-  """What predicts: an `inference.predictor.Predictor`, or what has the same names."""
+  """What predicts: an `inference.predictor.Predictor`, or what has the same three names."""
 
   about: dict[str, Any]
   info: DatasetInfo
@@ -100,7 +101,7 @@ class _Service:
     async with _uploaded(request, limits) as (folder, upload):
       if upload.mask is None:
         raise HTTPException(400, "there is no mask: send it in the field 'mask'")
-      name, content = await self._in_turn(request, _written, folder, upload, self._info)
+      name, content = await self._in_turn(request, _written, self._info, folder, upload)
     where = f"attachment; filename*=UTF-8''{urllib.parse.quote(name)}"
     return Response(content, media_type="application/octet-stream", headers={"Content-Disposition": where})
 
@@ -118,8 +119,7 @@ class _Service:
     described = describe(prediction)
     if self._keep_in is not None:
       writer.save(prediction, _numbered(self._keep_in))
-    shown = scan.image[..., prediction.info.reference_index]
-    return transport.pack(described, shown, prediction.probability, prediction.mask, prediction.threshold)
+    return transport.pack(described, prediction)
 
 
 def _numbered(folder: pathlib.Path) -> pathlib.Path:
@@ -158,13 +158,16 @@ def _study(folder: pathlib.Path, upload: uploads.Upload, info: DatasetInfo) -> r
   return sent[0]
 
 
-def _written(folder: pathlib.Path, upload: uploads.Upload, info: DatasetInfo) -> tuple[str, bytes]:
-  """A file's name, and its content."""
+def _written(info: DatasetInfo, folder: pathlib.Path, upload: uploads.Upload) -> tuple[str, bytes]:
+  """A file's name, and its content: a mask, or, of several classes, their labels."""
   scan = studies.read(_study(folder, upload, info), info)
-  mask = transport.unpack_mask(upload.mask.read_bytes(), scan.image.shape[:3])
+  masks = transport.unpack_masks(upload.mask.read_bytes(), scan.image.shape[:3], len(info.classes))
+  several = len(info.classes) > 1
+  mask = labels_of(masks, info) if several else masks[..., 0]
+  classes = dict(zip(info.ids, info.classes, strict=True)) if several else None
   out = folder / "out"
   out.mkdir()
-  paths = reader.FORMATS[scan.format].write(scan, out, mask, None, software=writer.SOFTWARE)
+  paths = reader.FORMATS[scan.format].write(scan, out, mask, None, software=writer.SOFTWARE, classes=classes)
   if len(paths) == 1:
     return paths[0].name, paths[0].read_bytes()
   content = io.BytesIO()

@@ -9,6 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Float, UInt8
 
 from bt_jax.errors import UserError
+from bt_jax.inference import overlays
+from bt_jax.inference.predictor import Prediction
 
 _DARKEST, _BRIGHTEST = 1, 99.5  # percentiles of FLAIR that the page shows black and white
 
@@ -18,25 +20,21 @@ def thresholds(own: float) -> list[float]:
   return sorted({*(percent / 100 for percent in range(1, 100)), own})
 
 
-def pack(
-  described: dict[str, Any],
-  flair: Float[np.ndarray, "slices height width"],
-  probability: Float[np.ndarray, "slices height width"],
-  mask: Bool[np.ndarray, "slices height width"],
-  own: float,
-) -> bytes:
+def pack(described: dict[str, Any], prediction: Prediction) -> bytes:
   """The answer to a prediction: the length of the JSON (4 bytes, little-endian), the JSON, then arrays as bytes.
 
-  The arrays are FLAIR in 0..255; how many of `thresholds` each voxel reaches, so that the mask at each of them is exact;
-  and the mask at the predictor's own threshold, 8 voxels a byte. All of it is gzip'd.
+  The arrays are the reference channel in 0..255; for each class how many of `thresholds` each voxel reaches, so that its
+  mask at each of them is exact; and for each class its mask at the predictor's own threshold, after whatever the predictor
+  does beyond that, 8 voxels a byte. All of it is gzip'd.
 
   Args:
     described: the content of `prediction.json`.
-    flair: in the scale of the file.
-    probability: of tumour.
-    mask: the predictor's, after whatever it does beyond a threshold.
-    own: the predictor's threshold.
+    prediction: to show.
   """
+  info, own = prediction.info, prediction.threshold
+  flair = prediction.scan.image[..., info.reference_index]
+  probability = np.moveaxis(_of_masks(prediction), -1, 0)
+  mask = np.moveaxis(prediction.masks, -1, 0)
   stops = thresholds(own)
   levels = np.searchsorted(np.array(stops, probability.dtype), probability, side="right").astype(np.uint8)
   index = stops.index(own)
@@ -47,21 +45,36 @@ def pack(
       "thresholds": stops,
       "own": index,
       "plain": bool((mask == (levels > index)).all()),
+      "reference": info.reference_title,
+      "classes": [
+        {"name": name, "colour": colour} for name, colour in zip(info.classes, overlays.colours(info), strict=True)
+      ],
     },
     allow_nan=False,
   ).encode()
-  arrays = (_grey(flair).tobytes(), levels.tobytes(), np.packbits(mask).tobytes())
+  arrays = (_grey(flair).tobytes(), levels.tobytes(), np.packbits(mask.reshape(len(mask), -1), axis=1).tobytes())
   return gzip.compress(b"".join((struct.pack("<I", len(head)), head, *arrays)), compresslevel=1)
 
 
-def unpack_mask(content: bytes, shape: tuple[int, ...]) -> Bool[np.ndarray, "slices height width"]:
-  """The mask of 8 voxels a byte that the page sends; raises UserError where it is not one of this shape."""
+def _of_masks(prediction: Prediction) -> Float[np.ndarray, "slices height width classes"]:
+  """The probability that a class's mask goes by: its own, or, of those that exclude one another, of any for the likeliest."""
+  if prediction.info.overlapping or len(prediction.info.classes) == 1:
+    return prediction.probabilities
+  likeliest = prediction.probabilities.argmax(-1)[..., None] == np.arange(len(prediction.info.classes))
+  return np.where(likeliest, prediction.probability[..., None], np.float32(0))
+
+
+def unpack_masks(
+  content: bytes, shape: tuple[int, ...], classes: int
+) -> Bool[np.ndarray, "slices height width classes"]:
+  """The masks of 8 voxels a byte that the page sends; raises UserError where they are not of this shape."""
   size = int(np.prod(shape))
-  if len(content) != -(-size // 8):
+  if len(content) != classes * -(-size // 8):
     raise UserError(
-      f"the mask has {len(content):,} bytes and the scan needs {-(-size // 8):,}: predict this scan again"
+      f"the mask has {len(content):,} bytes and the scan needs {classes * -(-size // 8):,}: predict this scan again"
     )
-  return np.unpackbits(np.frombuffer(content, np.uint8), count=size).reshape(shape).astype(bool)
+  bits = np.frombuffer(content, np.uint8).reshape(classes, -1)
+  return np.moveaxis(np.unpackbits(bits, axis=1, count=size).reshape(classes, *shape).astype(bool), 0, -1)
 
 
 def _grey(flair: Float[np.ndarray, "slices height width"]) -> UInt8[np.ndarray, "slices height width"]:

@@ -64,7 +64,7 @@ def network(
     info,
     variables,
     logits if slice_head else as_tumor(logits),
-    View(contrast, context_of(parse_channels(channels, info), info)),
+    View(info.size, contrast, context_of(parse_channels(channels, info), info)),
     drops,
     slice_head,
     decision,

@@ -11,8 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, UInt8
 
+from bt_jax.datasets.info import DatasetInfo
 from bt_jax.errors import needs
 from bt_jax.evaluation.calibration import BINS, CALIBRATED, bin_of
+from bt_jax.inference import overlays
 from bt_jax.report import figures
 from bt_jax.report.page.phrases import MINUS, number
 
@@ -196,20 +198,29 @@ def _over_epochs(
 
 
 def samples(
-  pictures: Sequence[tuple[str, UInt8[np.ndarray, "size size"], Bool[np.ndarray, "size size"]]],
+  pictures: Sequence[tuple[str, UInt8[np.ndarray, "size size"], Bool[np.ndarray, "size size classes"]]],
+  info: DatasetInfo,
 ) -> Chart:
-  """FLAIR slices over their true masks, as in the paper's Fig. 1; each with what it is called."""
+  """Slices of the reference channel over their true masks, as in the paper's Fig. 1; each with what it is called."""
   with plt.rc_context(_STYLE):
     figure, axes = plt.subplots(
       2, len(pictures), figsize=(2.2 * len(pictures), 4.8), layout="constrained", squeeze=False
     )
     for (name, flair, mask), (above, below) in zip(pictures, axes.T, strict=True):
       above.imshow(flair, cmap="gray", vmin=0, vmax=255)
-      below.imshow(mask, cmap="gray", vmin=0, vmax=1)
+      if len(info.classes) == 1:
+        below.imshow(mask[..., 0], cmap="gray", vmin=0, vmax=1)
+      else:
+        below.imshow(overlays.colour_map(mask))
       above.set_title(name, fontsize=8)
     for axis in axes.flat:
       axis.axis("off")
+    if len(info.classes) > 1:
+      handles = [figures.plt.Rectangle((0, 0), 1, 1, color=colour) for colour in overlays.colours(info)]
+      figure.legend(handles, info.classes, loc="outside lower center", ncols=len(handles), fontsize=8)
     content = figures.to_png(figure)
-    marked = "; ".join(f"{' '.join(name.split())}: {int(mask.sum()):,} pixels of tumour" for name, _, mask in pictures)
-    alt = f"FLAIR slices above, the radiologist's masks below. {marked}."
+    marked = "; ".join(
+      f"{' '.join(name.split())}: {int(mask.any(-1).sum()):,} pixels of tumour" for name, _, mask in pictures
+    )
+    alt = f"{info.reference_title} slices above, the radiologist's masks below. {marked}."
     return Chart("Sample slices with their masks", source(content, "png"), alt, paper="Fig. 1")

@@ -4,6 +4,7 @@ import pathlib
 
 from bt_jax import files
 from bt_jax.errors import needs
+from bt_jax.inference import overlays
 from bt_jax.report.page import phrases, sections, viewer
 from bt_jax.report.page.run_files import RunFiles, read
 from bt_jax.version import __version__
@@ -59,6 +60,8 @@ def _page(record: RunFiles, results: list[sections.Section], show_slices: bool, 
     headline=phrases.headline(record.summary),
     sections=[part for part in parts if part],
     volumes=shown,
+    reference=record.info.reference_title,
+    classes=list(zip(record.info.classes, overlays.colours(record.info), strict=True)),
     no_volumes=_no_volumes(show_slices, record),
     volumes_note=viewer.note(record, shown),
     version=__version__,

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from bt_jax.datasets.info import DatasetInfo
 from bt_jax.evaluation.aggregation import EMPTY_RULES
 from bt_jax.evaluation.bootstrap import FEW
 from bt_jax.evaluation.subgroups import missing_sequences
@@ -264,7 +265,7 @@ _COLUMNS = (
 )  # fmt: skip
 
 
-def patients(rows: list[Group], cases: dict[str, str], test: Group) -> Table:
+def patients(rows: list[Group], cases: dict[str, str], test: Group, info: DatasetInfo) -> Table:
   """One line per patient, to be sorted; `cases` are those in the viewer, by patient."""
   segmented = "dice" in rows[0]
   seen = [_patient(row, segmented) for row in rows]
@@ -278,7 +279,10 @@ def patients(rows: list[Group], cases: dict[str, str], test: Group) -> Table:
     ]
     for row in seen
   ]
-  notes = ["px: pixels of FLAIR abnormality in the whole volume."] if segmented else []
+  what = f"{info.reference_title} abnormality" if len(info.classes) == 1 else f"{' and '.join(info.classes)}, added up,"
+  notes = [f"px: pixels of {what} in the whole volume."] if segmented else []
+  if segmented and len(info.classes) > 1:
+    notes.append("Dice, IoU, precision, recall and distances are the mean over the classes; patients.csv has each.")
   if "hd95" in seen[0]:
     notes.append(f"HD95 and ASSD in {surface['unit']}. {sentence(surface['empty'])}")
     notes += [STEP] if surface["unit"] == "pixels" else []

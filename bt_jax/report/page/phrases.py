@@ -106,8 +106,9 @@ def sentences(summary: dict[str, Any]) -> list[str]:
 
 
 def _segmentation(test: dict[str, Any], level: str) -> tuple[str, str]:
+  classes = f", averaged over {', '.join(test['classes'])}," if "classes" in test else ""
   first = (
-    f"On {test['slices']:,} test slices of {test['patients']} patients the Dice coefficient is "
+    f"On {test['slices']:,} test slices of {test['patients']} patients the Dice coefficient{classes} is "
     f"{_with(test['pooled'], 'dice', level=level)} over all pixels and {_with(test['patient'], 'dice_mean')} as the mean "
     f"over patient volumes, whose median is {number(test['patient']['dice_median'])}."
   )

@@ -4,6 +4,8 @@ import pathlib
 from typing import Any, NamedTuple
 
 from bt_jax import files
+from bt_jax.datasets.info import DatasetInfo
+from bt_jax.datasets.registry import info_of
 from bt_jax.evaluation.record_tables import Tables, kind_of, read_run
 from bt_jax.evaluation.records import Record, of_any_class
 from bt_jax.evaluation.summary_schema import check_files, read_summary
@@ -22,8 +24,10 @@ class RunFiles(NamedTuple):
     folder: of the run.
     summary: of `summary.json`.
     config: of `config.json`; empty where there is none.
-    rows: of `slices.csv`.
-    patients: of `patients.csv`, where there is one.
+    info: of its data set.
+    rows: of `slices.csv`, of any class.
+    patients: of `patients.csv`, where there is one, of any class.
+    slices_by_class: the rows of `slices.csv` of each class by case and slice, where there are several classes.
     history: of `metrics.csv`, where there is one.
     reliability: of `reliability.csv`, where there is one.
     table: of `table.txt`.
@@ -32,8 +36,10 @@ class RunFiles(NamedTuple):
   folder: pathlib.Path
   summary: dict[str, Any]
   config: dict[str, Any]
+  info: DatasetInfo
   rows: list[Record]
   patients: list[Record]
+  slices_by_class: dict[tuple[str, int], dict[str, Record]]
   history: list[Record]
   reliability: list[Record]
   table: str
@@ -42,6 +48,11 @@ class RunFiles(NamedTuple):
   def task(self) -> str:
     """Segmentation, classification or cascade."""
     return "cascade" if "segmenter" in self.summary else self.summary["task"]
+
+  def of_classes(self, row: Record) -> Record:
+    """A row of `slices.csv` with those of its classes as `classes`, where there are several."""
+    classes = self.slices_by_class.get((row["case"], row["slice"]))
+    return row | {"classes": classes} if classes else row
 
 
 def read(folder: pathlib.Path) -> RunFiles:
@@ -63,12 +74,22 @@ def read(folder: pathlib.Path) -> RunFiles:
     folder,
     summary,
     config,
+    info_of(summary),
     of_any_class(tables.slices),
     of_any_class(tables.patients),
+    _by_slice(tables.slices),
     rows,
     tables.reliability,
     table.read_text(encoding="utf-8", errors="replace") if table.is_file() else "",
   )
+
+
+def _by_slice(rows: list[Record]) -> dict[tuple[str, int], dict[str, Record]]:
+  found: dict[tuple[str, int], dict[str, Record]] = {}
+  for row in rows:
+    if "class" in row:
+      found.setdefault((row["case"], row["slice"]), {})[row["class"]] = row
+  return found
 
 
 def _config(folder: pathlib.Path) -> dict[str, Any]:

@@ -6,7 +6,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bt_jax import metrics
 from bt_jax.evaluation.class_statistics import summarize_classes
+from bt_jax.evaluation.records import counts_of
 from bt_jax.paper import published_values
 from bt_jax.report.page import charts, html_tables, paper_tables, phrases, viewer
 from bt_jax.report.page.charts import Chart
@@ -88,7 +90,7 @@ def slices(record: RunFiles, show_slices: bool) -> Section | None:
   drawn = [sample] if sample else []
   if record.task == "segmentation":
     for name, kind, figure in (("tumor", "with", "Fig. 7"), ("no_tumor", "without", "Fig. 8")):
-      alt = f"Outlines of truth and prediction on FLAIR: best, median and worst slices {kind} a tumour. {_slice_words(record, name)}"
+      alt = f"Outlines of truth and prediction on {record.info.reference_title}: best, median and worst slices {kind} a tumour. {_slice_words(record, name)}"
       drawn += _picture(record, f"overlays_{name}", f"Predictions on slices {kind} a tumour", alt, figure)
   return Section("samples", "Sample slices", charts=drawn) if drawn else None
 
@@ -98,10 +100,16 @@ def _slice_words(record: RunFiles, name: str) -> str:
   if not rows:
     return ""
   if name == "tumor":
-    dice = np.array([2 * row["tp"] / (2 * row["tp"] + row["fp"] + row["fn"]) for row in rows])
+    dice = np.array([_dice(record, row) for row in rows])
     return f"Dice from {phrases.number(dice.min())} to {phrases.number(dice.max())}, median {phrases.number(np.median(dice))}."
   wrong = [row["fp"] for row in rows]
   return f"{sum(count > 0 for count in wrong)} of {len(rows)} have pixels marked, at most {max(wrong):,}."
+
+
+def _dice(record: RunFiles, row: dict[str, Any]) -> float:
+  """Of a slice, 1 where truth and prediction are empty; of several classes their mean."""
+  of_classes = list(record.of_classes(row).get("classes", {None: row}).values())
+  return float(metrics.dice(counts_of(of_classes), empty=1.0).mean())
 
 
 def detection(record: RunFiles, show_slices: bool) -> Section | None:
@@ -316,7 +324,9 @@ def patients(record: RunFiles, shown: dict[str, str]) -> Section | None:
   lead = (
     [f"By {'Dice' if name == 'dice' else name}, {ranking}. A click on a heading sorts the table."] if ranking else []
   )
-  return Section("patients", "Patients", lead, [html_tables.patients(record.patients, shown, record.summary["test"])])
+  return Section(
+    "patients", "Patients", lead, [html_tables.patients(record.patients, shown, record.summary["test"], record.info)]
+  )
 
 
 # In the order of the page; patients, the paper and the run are put around them.

@@ -22,15 +22,15 @@ class Volume(NamedTuple):
 
   Attributes:
     case: its name.
-    flair: a PNG, grey, with `COLUMNS` slices per line.
+    flair: the reference channel as a PNG, grey, with `COLUMNS` slices per line.
     truth: the masks.
     prediction: the masks; None for a classifier.
   """
 
   case: str
   flair: bytes
-  truth: Bool[np.ndarray, "n size size"]
-  prediction: Bool[np.ndarray, "n size size"] | None
+  truth: Bool[np.ndarray, "n size size classes"]
+  prediction: Bool[np.ndarray, "n size size classes"] | None
 
 
 def save_volumes(
@@ -38,26 +38,24 @@ def save_volumes(
 ) -> list[pathlib.Path]:
   """Writes FOLDER/CASE/flair.png, truth.png and prediction.png (none where `masks` is None) for every case.
 
-  `flair` is whatever channel `reference` is the index of; masks are of any class.
+  `flair` is whatever channel `reference` is the index of. The slices of the first class come first in a picture of
+  masks, then those of the second, and so on.
   """
-  layers = {
-    "flair": to_8_bits(slices.image[..., reference]),
-    "truth": (slices.mask == 1).any(-1),
-    "prediction": None if masks is None else masks.any(-1),
-  }
+  image = to_8_bits(slices.image[..., reference, None])
+  layers = {"flair": image, "truth": slices.mask == 1, "prediction": masks}
   written = []
   for case in dict.fromkeys(map(str, slices.case)):
     places = np.flatnonzero(slices.case == case)
     places = places[np.argsort(slices.number[places])]
     for name, layer in layers.items():
       if layer is not None:
-        content = files.png(Image.fromarray(_sprite(layer[places])), optimize=True)
+        content = files.png(Image.fromarray(_sprite(np.concatenate(np.moveaxis(layer[places], -1, 0)))), optimize=True)
         written.append(files.write_bytes(folder / case / f"{name}.png", content))
   return written
 
 
-def read_volume(folder: pathlib.Path, case: str, count: int) -> Volume | None:
-  """The volume of `count` slices that `save_volumes` wrote; None where it did not, or wrote another number of them.
+def read_volume(folder: pathlib.Path, case: str, count: int, classes: int = 1) -> Volume | None:
+  """The volume of so many slices and classes that `save_volumes` wrote; None where it did not, or wrote others.
 
   Raises:
     UserError: a picture is damaged.
@@ -65,15 +63,19 @@ def read_volume(folder: pathlib.Path, case: str, count: int) -> Volume | None:
   paths = {name: folder / case / f"{name}.png" for name in ("flair", "truth", "prediction")}
   if not paths["flair"].is_file() or not paths["truth"].is_file():
     return None
-  lines = -(-count // COLUMNS)
   try:
     found = {name: np.array(Image.open(path)) for name, path in paths.items() if path.is_file()}
   except (OSError, SyntaxError, ValueError) as error:  # Pillow's, for a broken picture
     raise files.damaged(folder / case, f"an image: {one_line(error)}", files.EVALUATE) from error
   size = found["flair"].shape[1] // COLUMNS
-  if any(sprite.shape != (lines * size, COLUMNS * size) for sprite in found.values()):
+  pictures = {name: count * (1 if name == "flair" else classes) for name in found}
+  if any(sprite.shape != (-(-pictures[name] // COLUMNS) * size, COLUMNS * size) for name, sprite in found.items()):
     return None
-  masks = {name: _slices(found[name])[:count] > 0 for name in ("truth", "prediction") if name in found}
+  masks = {
+    name: np.moveaxis(_slices(found[name])[: count * classes].reshape(classes, count, size, size) > 0, 0, -1)
+    for name in ("truth", "prediction")
+    if name in found
+  }
   return Volume(case, paths["flair"].read_bytes(), masks["truth"], masks.get("prediction"))
 
 

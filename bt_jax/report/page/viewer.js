@@ -92,6 +92,13 @@
     const box = find(`show-${layer}`);
     if (box) box.addEventListener("change", () => toggle(layer));
   }
+  for (const box of viewer.querySelectorAll(".show-class")) {
+    box.addEventListener("change", () => {
+      viewer.querySelectorAll(`.outline[data-class="${box.value}"]`).forEach((outline) => {
+        outline.classList.toggle("off", !box.checked);
+      });
+    });
+  }
   for (const figure of figures) {
     // At either end the wheel scrolls the page on.
     figure.querySelector(".stage").addEventListener("wheel", (event) => {

@@ -26,7 +26,8 @@ class Shown(NamedTuple):
     flair: the sprite as a `data:` address.
     brightness: factor that lets its brightest pixels be white.
     lines: of the sprite.
-    outlines: the data of the SVG path of each layer.
+    size: of a slice in pixels.
+    outlines: the data of the SVG paths of each layer, one for each class.
     captions: under each slice.
     bars: for each slice, the share of tumour in truth and in prediction, 0..1.
     start: the slice to show first and in print, with the largest tumour.
@@ -37,7 +38,8 @@ class Shown(NamedTuple):
   flair: str
   brightness: float
   lines: int
-  outlines: dict[str, str]
+  size: int
+  outlines: dict[str, list[str]]
   captions: list[str]
   bars: list[tuple[float, float]]
   start: int
@@ -82,11 +84,12 @@ def choose(record: RunFiles, *, room: int, enough: int) -> list[Shown]:
     limit = room if patient in ranked else min(room, enough)
     if folder is None or used + (folder / case / "flair.png").stat().st_size * 4 / 3 > limit:
       continue
-    volume = sprites.read_volume(folder, case, len(rows))
+    volume = sprites.read_volume(folder, case, len(rows), len(record.info.classes))
     if volume is None:
       continue
-    entry = _show(volume, rows, _heading(case, ranked.get(patient, ""), scores.get(patient), score(record)))
-    size = len(entry.flair) + sum(map(len, entry.outlines.values()))
+    heading = _heading(case, ranked.get(patient, ""), scores.get(patient), score(record))
+    entry = _show(volume, [record.of_classes(row) for row in rows], heading)
+    size = len(entry.flair) + sum(len(path) for paths in entry.outlines.values() for path in paths)
     if used + size <= limit:
       shown.append(entry)
       used += size
@@ -128,12 +131,12 @@ def _heading(case: str, rank: str, value: float | None, name: str) -> str:
 
 
 def _show(volume: sprites.Volume, rows: list[Row], heading: str) -> Shown:
-  area = volume.truth.sum((1, 2))
+  area = volume.truth.any(-1).sum((1, 2))
   layers = {"truth": volume.truth, "prediction": volume.prediction}
   if volume.prediction is None:
     bars = [(float(row["label"]), row["probability"] or 0.0) for row in rows]
   else:
-    predicted = volume.prediction.sum((1, 2))
+    predicted = volume.prediction.any(-1).sum((1, 2))
     most = max(area.max(), predicted.max(), 1)
     bars = [(float(of / most), float(part / most)) for of, part in zip(area, predicted, strict=True)]
   return Shown(
@@ -142,7 +145,12 @@ def _show(volume: sprites.Volume, rows: list[Row], heading: str) -> Shown:
     flair=source(volume.flair, "png"),
     brightness=255 / max(float(np.quantile(sprites.flair_slices(volume), _WHITE)), 1),
     lines=-(-len(rows) // sprites.COLUMNS),
-    outlines={name: sprites.outlines(masks) for name, masks in layers.items() if masks is not None},
+    size=volume.truth.shape[1],
+    outlines={
+      name: [sprites.outlines(of_class) for of_class in np.moveaxis(masks, -1, 0)]
+      for name, masks in layers.items()
+      if masks is not None
+    },
     captions=[f"Slice {row['slice']} ({at} of {len(rows)}): {_caption(row)}" for at, row in enumerate(rows, start=1)],
     bars=bars,
     start=int(area.argmax()) if area.any() else len(rows) // 2,
@@ -154,20 +162,26 @@ def _caption(row: Row) -> str:
   if "tp" not in row:
     prediction = "tumour" if row["prediction"] else "no tumour"
     return f"{truth}; predicted {prediction}, probability of tumour {number(row['probability'])}"
-  marked, missed = row["tp"] + row["fp"], row["fn"]
-  if row["label"]:
-    outcome = (
-      f"Dice {number(2 * row['tp'] / (2 * row['tp'] + row['fp'] + missed))}" if marked else "nothing marked (Dice 0)"
-    )
+  if "classes" in row:
+    outcome = "; ".join(f"{name}: {_outcome(of_class)}" for name, of_class in row["classes"].items())
   else:
-    outcome = f"{marked:,} false-positive pixels (Dice 0)" if marked else "nothing marked, rightly"
+    outcome = _outcome(row)
   return f"{truth}; {outcome}; highest probability {number(row['probability'])}"
+
+
+def _outcome(row: Row) -> str:
+  """What a mask of one class is worth in a slice."""
+  marked, missed = row["tp"] + row["fp"], row["fn"]
+  if row["tp"] + missed:
+    dice = 2 * row["tp"] / (2 * row["tp"] + row["fp"] + missed)
+    return f"Dice {number(dice)}" if marked else "nothing marked (Dice 0)"
+  return f"{marked:,} false-positive pixels (Dice 0)" if marked else "nothing marked, rightly"
 
 
 def sample_chart(record: RunFiles) -> Chart | None:
   """Slices of some patients with their masks: of each the one with the largest tumour."""
   pictures = list(itertools.islice(_samples(record), _SAMPLES))
-  return samples(pictures) if pictures else None
+  return samples(pictures, record.info) if pictures else None
 
 
 def _samples(record: RunFiles) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
@@ -176,8 +190,8 @@ def _samples(record: RunFiles) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     rows.setdefault(row["case"], []).append(row)
   for case, members in rows.items():
     folder = _folder(record, case)
-    volume = sprites.read_volume(folder, case, len(members)) if folder else None
+    volume = sprites.read_volume(folder, case, len(members), len(record.info.classes)) if folder else None
     if volume is not None and volume.truth.any():
-      at = int(volume.truth.sum((1, 2)).argmax())
+      at = int(volume.truth.any(-1).sum((1, 2)).argmax())
       number = sorted(row["slice"] for row in members)[at]
       yield f"{case}\nslice {number}", sprites.flair_slices(volume)[at], volume.truth[at]

@@ -1,14 +1,16 @@
 const WIDTH = 1024;  // pixels of the canvas, about, so that an outline is finer than a voxel
-const COLOUR = "#e69f00";  // Okabe and Ito (2008), as in style.css
-const TINT = 0xff009fe6;  // the same as canvases hold it: alpha, blue, green, red
 
-/** Draws a slice with its mask.
+/** A colour as canvases hold it: alpha, blue, green, red. */
+const tinted = (colour) => Number(`0xff${colour.slice(5, 7)}${colour.slice(3, 5)}${colour.slice(1, 3)}`);
+
+/** Draws a slice with the masks of its classes.
  *
  * @param {HTMLCanvasElement} canvas
  * @param {Result} result
- * @param {{slice: number, at: number, outline: boolean, opacity: number}} view opacity of the fill, 0 for none
+ * @param {{slice: number, at: number, kinds: number[], outline: boolean, opacity: number}} view the classes that are
+ *   shown, and the opacity of the fill, 0 for none
  */
-export function draw(canvas, result, { slice, at, outline, opacity }) {
+export function draw(canvas, result, { slice, at, kinds, outline, opacity }) {
   const { width, height, pixels } = result;
   const [, row, column] = result.prediction.spacing_mm ?? [1, 1, 1];
   const scale = Math.max(1, Math.round(WIDTH / Math.max(width, height * row / column)));
@@ -17,20 +19,23 @@ export function draw(canvas, result, { slice, at, outline, opacity }) {
   const context = canvas.getContext("2d");
   const first = slice * pixels;
   const grey = (place) => 0xff000000 | result.flair[first + place] * 0x010101;
-  const tint = (place) => result.marks(first + place, at) ? TINT : 0;
   context.drawImage(painted(width, height, grey), 0, 0, canvas.width, canvas.height);
   context.imageSmoothingEnabled = false;
-  context.globalAlpha = opacity;
-  context.drawImage(painted(width, height, tint), 0, 0, canvas.width, canvas.height);
-  context.globalAlpha = 1;
-  if (!outline) return;
-  const path = new Path2D();
   const toCanvas = new DOMMatrix([canvas.width / width, 0, 0, canvas.height / height, 0, 0]);
-  path.addPath(edges(width, height, (place) => result.marks(first + place, at)), toCanvas);
-  context.strokeStyle = COLOUR;
-  context.lineWidth = Math.max(1, canvas.width / 256);
-  context.lineCap = "square";
-  context.stroke(path);
+  for (const kind of kinds) {
+    const { colour } = result.classes[kind], tint = tinted(colour);
+    const marked = (place) => result.marks(first + place, at, kind);
+    context.globalAlpha = opacity;
+    context.drawImage(painted(width, height, (place) => marked(place) ? tint : 0), 0, 0, canvas.width, canvas.height);
+    context.globalAlpha = 1;
+    if (!outline) continue;
+    const path = new Path2D();
+    path.addPath(edges(width, height, marked), toCanvas);
+    context.strokeStyle = colour;
+    context.lineWidth = Math.max(1, canvas.width / 256);
+    context.lineCap = "square";
+    context.stroke(path);
+  }
 }
 
 function painted(width, height, colour) {

@@ -110,6 +110,16 @@ function show() {
     mark.append(bar);
     return mark;
   }));
+  // A box for each class, where there are several, with how much of it there is.
+  find("classes").replaceChildren(...result.classes.length === 1 ? [] : result.classes.map(({ name, colour }) => {
+    const label = document.createElement("label"), box = document.createElement("input"), key = filled("span", name);
+    Object.assign(box, { type: "checkbox", checked: true });
+    box.addEventListener("input", look);
+    key.className = "key solid";
+    key.style.setProperty("--prediction", colour);
+    label.append(box, " ", key, " ", filled("small", ""));
+    return label;
+  }));
   slider.max = result.slices;
   threshold.max = result.thresholds.length - 1;
   slice = result.areas[result.own].reduce((best, area, place, all) => area > all[best] ? place : best, 0);
@@ -138,6 +148,10 @@ function move(place) {
   tell("marked", `in ${number(areas.filter((area) => area).length)} of ${number(result.slices)} slices`);
   tell("volume", spacing ? `${number(cubic / 1000, 2)} ml` : NONE);
   tell("cubic", spacing ? `${number(cubic)} mm³` : "the files tell no spacing");
+  [...find("classes").children].forEach((label, kind) => {
+    const count = result.voxels[kind][at], ml = spacing && count * spacing[0] * spacing[1] * spacing[2] / 1000;
+    label.querySelector("small").textContent = spacing ? `${number(ml, 2)} ml` : `${number(count)} voxels`;
+  });
   [...strip.children].forEach((mark, place) => mark.classList.toggle("marked", areas[place] > 0));
   look();
 }
@@ -152,10 +166,12 @@ function look() {
   tell("pixels", `${number(area)} pixels`);
   slider.value = slice + 1;
   slider.setAttribute("aria-valuetext", words);
-  stage.setAttribute("aria-label", `FLAIR slice ${slice + 1}`);
+  stage.setAttribute("aria-label", `${result.reference} slice ${slice + 1}`);
   [...strip.children].forEach((mark, place) => mark.classList.toggle("current", place === slice));
   const opacity = find("fill").checked ? Number(find("opacity").value) : 0;
-  draw(canvas, result, { slice, at, outline: find("outline").checked, opacity });
+  const boxes = [...find("classes").querySelectorAll("input")];
+  const kinds = result.classes.map((_, kind) => kind).filter((kind) => !boxes.length || boxes[kind].checked);
+  draw(canvas, result, { slice, at, kinds, outline: find("outline").checked, opacity });
 }
 
 /** Whether there is another slice that way; shows it if so. */
@@ -199,7 +215,7 @@ find("download-mask").addEventListener("click", async (event) => {
   event.target.disabled = true;
   try {
     const mask = formOf(sent.files, sent.roles);
-    mask.append("mask", new Blob([result.pack(at)]), "mask");
+    mask.append("mask", result.pack(at), "mask");
     const answer = await post("/mask", mask);
     const [, name] = answer.getResponseHeader("Content-Disposition").split("''");
     save(answer.response, decodeURIComponent(name));

@@ -1,0 +1,140 @@
+"""The run of a data set of two classes, from its masks to its table, its page, its figures and a comparison."""
+
+import re
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bt_jax import files
+from bt_jax.datasets.info import DatasetInfo
+from bt_jax.evaluation import calibration
+from bt_jax.evaluation.record_tables import Tables
+from bt_jax.evaluation.volumes import volume_columns
+from bt_jax.inference import overlays
+from bt_jax.modes.compare import compare
+from bt_jax.report import figures, run_summary
+from bt_jax.report.page import run_files, sprites, viewer
+from bt_jax.schema import Slices, Tumor
+from bt_jax.tasks import TASKS
+from configs.common import get_config
+from tests.helpers.made_up_runs import CLINICAL, common
+
+TWO = DatasetInfo("two", ("t1", "t2"), ("core", "oedema"), (1, 2), "t2", 64)
+NAMES = {"data": "two", "split": "patient_fold_00"}
+PATIENTS, SLICES = ("A", "B", "C"), 9
+
+
+def make_slices() -> Slices:
+  """A core within an oedema in every slice but the first, the larger the later."""
+  rng = np.random.default_rng(0)
+  case, number = np.repeat(PATIENTS, SLICES), np.tile(np.arange(SLICES) + 1, len(PATIENTS))
+  image = rng.integers(0, 60, (len(case), 64, 64, 2)).astype(np.uint8)
+  mask = np.zeros((len(case), 64, 64, 2), np.uint8)
+  for index, size in enumerate(number - 1):
+    mask[index, 16 : 16 + size, 16 : 16 + size, 0] = 1
+    mask[index, 16 : 16 + 3 * size, 16 : 16 + 3 * size, 1] = 1
+  mask[..., 1] &= 1 - mask[..., 0]
+  image[..., 1] += 90 * mask[..., 1] + 160 * mask[..., 0]
+  stats = np.ones((len(case), 2), np.float32)
+  return Slices(case, np.char.add("patient ", case), number, image, mask, stats, stats)
+
+
+def write_run(folder, shift: int) -> tuple[Slices, np.ndarray]:
+  """A finished run whose cores are right, and whose oedema is as far off as `shift`."""
+  slices, task = make_slices(), TASKS["segmentation"](TWO)
+  predicted = np.stack([slices.mask[..., 0] == 1, np.roll(slices.mask[..., 1] == 1, shift, 2)], axis=-1)
+  tumor = Tumor(np.where(predicted, 0.9, 0.05).astype(np.float32), np.where(predicted.any((1, 2, 3)), 0.9, 0.05))
+  rows = [
+    row | {"probability_calibrated": row["probability"]}
+    for row in task.slice_records(slices, tumor, predicted, **NAMES)
+  ]
+  whole = volume_columns(slices, predicted, spacing_mm=None, classes=TWO.classes)
+  patients = [row | whole[row["patient"], row["class"]] | CLINICAL for row in task.patient_records(rows)]
+  reliability = calibration.pixel_rows(slices, tumor.pixels, 1.5, **NAMES)
+  tables = Tables(rows, patients, reliability, [])
+  about = common(slices, task="segmentation", model="unet", info=TWO.to_json())
+  summary = run_summary.summarize(
+    tables, task, {name: about[name] for name in about if name != "intervals"}, groupings=()
+  )
+  files.write_json(folder / "config.json", get_config().to_dict())
+  sprites.save_volumes(folder / "volumes", slices, predicted, reference=TWO.reference_index)
+  drawn = figures.draw(
+    "segmentation", folder / "figures", slices, predicted, rows, title="two", show_slices=True, info=TWO
+  )
+  run_summary.write(folder, tables, summary, show_slices=True, drawn=drawn)
+  return slices, predicted
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("classes")
+  return folder, *write_run(folder, 2)
+
+
+def test_the_printed_table_has_a_line_for_each_class(run):
+  folder, slices, predicted = run
+  truth = slices.mask == 1
+  dice = 2 * (truth & predicted).sum((0, 1, 2)) / (truth.sum((0, 1, 2)) + predicted.sum((0, 1, 2)))
+  assert dice[0] == 1 > dice[1]
+  table = (folder / "table.txt").read_text()
+  for name, value in (*zip(TWO.classes, dice, strict=True), ("mean over classes", dice.mean())):
+    assert re.search(rf"^{name} +([\d.]+) ", table, re.MULTILINE)[1] == f"{value:.4f}"
+
+
+def test_volumes_of_the_page_keep_each_class(run):
+  folder, slices, predicted = run
+  volume = sprites.read_volume(folder / "volumes", "B", SLICES, 2)
+  np.testing.assert_array_equal(volume.truth, slices.mask[SLICES : 2 * SLICES] == 1)
+  np.testing.assert_array_equal(volume.prediction, predicted[SLICES : 2 * SLICES])
+  assert sprites.read_volume(folder / "volumes", "B", SLICES, 1) is None
+
+
+def test_the_page_outlines_each_class_in_its_colour_and_says_how_good_it_is(run):
+  folder, *_ = run
+  page = (folder / "report.html").read_text()
+  colours = overlays.colours(TWO)
+  assert len(set(colours)) == 2
+  for number, (name, colour) in enumerate(zip(TWO.classes, colours, strict=True)):
+    for layer in ("truth", "prediction"):
+      outline = f'<svg class="outline {layer}" data-class="{number}" style="--truth:{colour};--prediction:{colour}"'
+      assert page.count(outline) == len(PATIENTS)
+    assert (
+      f'class="show-class" value="{number}" checked> <span class="key solid" style="--truth:{colour}">{name}</span>'
+      in page
+    )
+  assert "FLAIR" not in page.partition("Beside the paper")[0]  # its channels are others
+  shown = viewer.choose(run_files.read(folder), room=10**7, enough=10**7)
+  assert (
+    shown[0]
+    .captions[0]
+    .startswith("Slice 1 (1 of 9): no tumour; core: nothing marked, rightly; oedema: nothing marked, rightly")
+  )
+  assert "core: Dice 1.000; oedema: Dice" in shown[0].captions[5]
+
+
+def test_figures_tell_classes_apart(run):
+  folder, *_ = run
+  picture = np.array(Image.open(folder / "figures/overlays_tumor.png").convert("RGB")).reshape(-1, 3)
+  for colour in overlays.colours(TWO):
+    wanted = np.array([int(colour[at : at + 2], 16) for at in (1, 3, 5)])
+    assert (abs(picture.astype(int) - wanted).max(1) < 8).any()
+
+
+def test_two_runs_are_compared_by_the_mean_over_classes(run, tmp_path, capsys):
+  write_run(tmp_path / "other", 4)
+  compare([str(run[0]), str(tmp_path / "other")], tmp_path / "comparison")
+  out = capsys.readouterr().out
+  assert re.search(r"^dice .*\s0\s+0\s+3\s", out, re.MULTILINE)  # lower in all three patients
+  comparison = files.read_json(tmp_path / "comparison/comparison.json", dict, "")
+  first, second = (
+    files.read_json(folder / "summary.json", dict, "")["test"] for folder in (run[0], tmp_path / "other")
+  )
+  for name, headline in comparison["classes"].items():
+    for path, row in headline.items():
+      before, after = first["classes"][name], second["classes"][name]
+      group, key = {"dice_mean": ("patient", "dice_mean"), "pooled_dice": ("pooled", "dice")}.get(path, (None, None))
+      if group:
+        assert (row["first"], row["second"]) == (before[group][key], after[group][key])
+        assert row["difference"] == pytest.approx(after[group][key] - before[group][key])
+  assert re.search(r"^oedema, dice mean", out, re.MULTILINE)

@@ -83,6 +83,7 @@ class Collection:
     problems: everything that is wrong, in the order in which it was seen.
     notes: what is worth knowing and not wrong, a sentence each.
     described: files that were read, and are no images.
+    broken: files that cannot be read, for which there is a problem.
     refused: names of cases that are there and have a problem, for which they are no cases.
   """
 
@@ -96,6 +97,7 @@ class Collection:
   problems: list[UserError] = dataclasses.field(default_factory=list)
   notes: list[str] = dataclasses.field(default_factory=list)
   described: list[pathlib.Path] = dataclasses.field(default_factory=list)
+  broken: set[pathlib.Path] = dataclasses.field(default_factory=set)
   refused: set[str] = dataclasses.field(default_factory=set)
 
   @property
@@ -127,6 +129,11 @@ class Collection:
       if (other := named.setdefault(name_of(file), file)) is not file:
         self.problem(f"{file} and {other.name} have one name, and one of them would be read: move the other away")
     return named
+
+
+def check_hint(error: UserError) -> UserError:
+  """The first problem of a build, which has not read the rest."""
+  return UserError(f"{error} (a check lists all that is wrong)", *error.arguments, CHECK)
 
 
 def is_image(file: pathlib.Path) -> bool:

@@ -69,7 +69,8 @@ def inspect(collection: Collection, window: str, asked_folds: int = 5) -> Inspec
     window: the intensities that become black and white, see `description.parse_window`.
     asked_folds: that patients are divided into, where no file in the folder divides them.
   """
-  summaries, excerpts, where = _read_all(collection)
+  fixed = _attempt(collection, lambda: description.parse_window(window)) or ()
+  summaries, excerpts, where = _read_all(collection, fixed)
   info, labels = _described(collection, summaries, where, window)
   fold_of = _attempt(collection, lambda: folds.divide(collection, asked_folds))
   lines = _about(collection, info, labels, fold_of)
@@ -80,12 +81,14 @@ def inspect(collection: Collection, window: str, asked_folds: int = 5) -> Inspec
 
 
 def _read_all(
-  collection: Collection,
+  collection: Collection, window: tuple[float, ...]
 ) -> tuple[list[Summary], list[contact_sheet.Excerpt], dict[int, pathlib.Path]]:
   """Of each case that can be read; excerpts of the first few; and a file with each number that is in masks."""
   channels, report = collection.channels, collection.problems.append
   summaries, excerpts, where, case_of = [], [], {}, {}
   for case in tqdm(collection.cases, desc="checking", unit="case", leave=False):
+    if collection.broken.intersection(case.files):
+      continue
     image, numbers = case_volumes.read_case(case, channels, report)
     if image is not None:
       channels = channels or description.channel_names(image.values.shape[-1])
@@ -100,7 +103,7 @@ def _read_all(
       continue
     summaries.append(_summary(case, image, numbers))
     if len(excerpts) < _SHOWN:
-      excerpts.append(contact_sheet.excerpt(case.name, image, numbers, collection.channels))
+      excerpts.append(contact_sheet.excerpt(case.name, image, numbers, collection.channels, window))
   return summaries, excerpts, where
 
 

@@ -76,11 +76,15 @@ def _check_files(collection: Collection) -> None:
     real_folders[file.parent] = folder
     real = pathlib.Path(os.path.realpath(file) if file.is_symlink() else os.path.join(folder, file.name))
     if not real.is_relative_to(inside) and file.parent != collection.root.parent:
-      collection.problem(f"{file} is a link to {real}, outside of {collection.root}: copy the file here")
+      why = f"is a link to {real}, outside of {collection.root}: copy the file here"
     elif file.stat().st_size == 0:
-      collection.problem(f"{file} is empty (0 bytes): copy it again")
-    elif not os.access(file, os.R_OK):
-      collection.problem(f"{file} cannot be read (no permission): make it readable")
+      why = "is empty (0 bytes): copy it again"
+    elif not os.access(file, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
+      why = "cannot be read (no permission): make it readable"
+    else:
+      continue
+    collection.broken.add(file)
+    collection.problem(f"{file} {why}")
 
 
 def _check_names(collection: Collection) -> None:

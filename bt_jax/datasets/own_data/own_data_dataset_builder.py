@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from bt_jax.datasets.info import DatasetInfo
 from bt_jax.datasets.own_data import case_volumes, description, storing
-from bt_jax.datasets.own_data.collection import CHECK, Case, Collection, Labels
+from bt_jax.datasets.own_data.collection import Case, Collection, Labels, check_hint
 from bt_jax.errors import UserError
 from bt_jax.schema import slice_id
 
@@ -112,7 +112,7 @@ def _read(case: Case, config: OwnConfig) -> dict[str, Any]:
     volume, numbers = case_volumes.read_case(case, config.info.channels)
     masks = case_volumes.to_masks(numbers, config.labels)
   except UserError as error:
-    raise UserError(f"{error} (a check lists all that is wrong)", *error.arguments, CHECK) from None
+    raise check_hint(error) from None
   image, masks = storing.to_stored(volume, masks, config.info)
   spacing = storing.stored_spacing(volume, config.info.size)
   return {"image": image, "mask": masks, "spacing_mm": spacing, "digest": case_volumes.digest(volume)}

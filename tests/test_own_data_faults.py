@@ -42,235 +42,226 @@ def _mask(root, case):
   return root / "labelsTr" / f"c{case}.nii.gz"
 
 
-@fault(VOLUMES, "c1.nii.gz", "differ in size", "resample it to the nearest label")
-def mask_of_another_shape(root):
-  nifti(_mask(root, 1), blobs(1, shape=(3, 12, 11)))
+@fault(VOLUMES, "c{case}.nii.gz", "differ in size", "resample it to the nearest label")
+def mask_of_another_shape(root, case):
+  nifti(_mask(root, case), blobs(1, shape=(3, 12, 11)))
 
 
-@fault(VOLUMES, "c2.nii.gz", "lie apart by their affines")
-def mask_of_another_affine(root):
-  nifti(_mask(root, 2), blobs(2), spacing=(4.0, 1.1, 1.1))
+@fault(VOLUMES, "c{case}.nii.gz", "lie apart by their affines")
+def mask_of_another_affine(root, case):
+  nifti(_mask(root, case), blobs(2), spacing=(4.0, 1.1, 1.1))
 
 
-@fault(VOLUMES, "c3.nii.gz", "has the label 7", "not among 1, 2")
-def label_that_is_not_described(root):
-  nifti(_mask(root, 3), blobs(3, (1, 7)))
+@fault(VOLUMES, "c{case}.nii.gz", "has the label 7", "not among 1, 2")
+def label_that_is_not_described(root, case):
+  nifti(_mask(root, case), blobs(3, (1, 7)))
 
 
-@fault(VOLUMES, "c4_0001.nii.gz", "lie apart")
-def channels_that_lie_apart(root):
-  nifti(_image(root, 4, 1), noise(41), spacing=(4.0, 1.3, 1.3))
+@fault(VOLUMES, "c{case}_0001.nii.gz", "lie apart")
+def channels_that_lie_apart(root, case):
+  nifti(_image(root, case, 1), noise(41), spacing=(4.0, 1.3, 1.3))
 
 
-@fault(VOLUMES, "c5 in", "lacks the channel FLAIR (_0001)")
-def channel_missing(root):
-  _image(root, 5, 1).unlink()
+@fault(VOLUMES, "c{case} in", "lacks the channel FLAIR (_0001)")
+def channel_missing(root, case):
+  _image(root, case, 1).unlink()
 
 
-@fault(VOLUMES, "c6.nii.gz", "a mask with the value 0.5", "threshold")
-def mask_of_floats(root):
-  nifti(_mask(root, 6), blobs(6).astype(np.float32) / 2)
+@fault(VOLUMES, "c{case}.nii.gz", "a mask with the value 0.5", "threshold")
+def mask_of_floats(root, case):
+  nifti(_mask(root, case), blobs(6).astype(np.float32) / 2)
 
 
-@fault(VOLUMES, "c7_0000.nii.gz", "0 bytes", "copy it again")
-def no_bytes(root):
-  _image(root, 7).write_bytes(b"")
+@fault(VOLUMES, "c{case}_0000.nii.gz", "0 bytes", "copy it again")
+def no_bytes(root, case):
+  _image(root, case).write_bytes(b"")
 
 
 @fault(VOLUMES, "extra.nii.gz has no image")
-def mask_without_image(root):
+def mask_without_image(root, case):
   nifti(root / "labelsTr" / "extra.nii.gz", blobs(1))
 
 
-@fault(VOLUMES, "c8_0000.nii.gz has no mask")
-def image_without_mask(root):
-  _mask(root, 8).unlink()
+@fault(VOLUMES, "c{case}_0000.nii.gz has no mask")
+def image_without_mask(root, case):
+  _mask(root, case).unlink()
 
 
-@fault(VOLUMES, "c9_0000.nii.gz is a link to", "outside of", "copy the file here")
-def link_that_climbs_out(root):
+@fault(VOLUMES, "c{case}_0000.nii.gz is a link to", "outside of", "copy the file here")
+def link_that_climbs_out(root, case):
   outside = root.parent / f"{root.name}_outside.nii.gz"
-  shutil.move(_image(root, 9), outside)
-  _image(root, 9).symlink_to(outside)
+  shutil.move(_image(root, case), outside)
+  _image(root, case).symlink_to(outside)
 
 
-@fault(VOLUMES, "c10_0000.nii.gz is a link to nothing.nii.gz", "which is not there")
-def link_to_nothing(root):
-  _image(root, 10).unlink()
-  _image(root, 10).symlink_to("nothing.nii.gz")
+@fault(VOLUMES, "c{case}_0000.nii.gz is a link to nothing.nii.gz", "which is not there")
+def link_to_nothing(root, case):
+  _image(root, case).unlink()
+  _image(root, case).symlink_to("nothing.nii.gz")
 
 
-@fault(VOLUMES, "C11 and c11", "differ in capitals alone")
-def names_that_differ_in_capitals(root):
+@fault(VOLUMES, "C{case} and c{case}", "differ in capitals alone")
+def names_that_differ_in_capitals(root, case):
   for channel in range(2):
-    nifti(root / "imagesTr" / f"C11_{channel:04d}.nii.gz", noise(990 + channel))
-  nifti(root / "labelsTr" / "C11.nii.gz", blobs(99))
+    nifti(root / "imagesTr" / f"C{case}_{channel:04d}.nii.gz", noise(990 + channel))
+  nifti(root / "labelsTr" / f"C{case}.nii.gz", blobs(99))
 
 
-@fault(VOLUMES, "c12.nii.gz and c12.nii have one name")
-def two_files_of_one_name(root):
-  nifti(root / "labelsTr" / "c12.nii", blobs(12))
+@fault(VOLUMES, "c{case}.nii.gz and c{case}.nii have one name")
+def two_files_of_one_name(root, case):
+  nifti(root / "labelsTr" / f"c{case}.nii", blobs(12))
 
 
-@fault(VOLUMES, "c13_0001.nii.gz", "not finite")
-def voxel_that_is_no_number(root):
+@fault(VOLUMES, "c{case}_0001.nii.gz", "not finite")
+def voxel_that_is_no_number(root, case):
   values = noise(131).astype(np.float32)
   values[1, 2, 3] = np.nan
-  nifti(_image(root, 13, 1), values)
+  nifti(_image(root, case, 1), values)
 
 
-@fault(VOLUMES, "c14_0001.nii.gz is 5 everywhere")
-def constant_channel(root):
-  nifti(_image(root, 14, 1), np.full(SHAPE, 5, np.int16))
+@fault(VOLUMES, "c{case}_0001.nii.gz is 5 everywhere")
+def constant_channel(root, case):
+  nifti(_image(root, case, 1), np.full(SHAPE, 5, np.int16))
 
 
-@fault(VOLUMES, "c15.nii.gz is a mask with the number -1")
-def negative_label(root):
-  nifti(_mask(root, 15), blobs(15).astype(np.int16) - 1)
+@fault(VOLUMES, "c{case}.nii.gz is a mask with the number -1")
+def negative_label(root, case):
+  nifti(_mask(root, case), blobs(15).astype(np.int16) - 1)
 
 
-@fault(VOLUMES, "c16.nii.gz is a mask with the number 1000")
-def large_label(root):
-  nifti(_mask(root, 16), (blobs(16, (1,)).astype(np.uint16) * 1000))
+@fault(VOLUMES, "c{case}.nii.gz is a mask with the number 1000")
+def large_label(root, case):
+  nifti(_mask(root, case), (blobs(16, (1,)).astype(np.uint16) * 1000))
 
 
-@fault(VOLUMES, "c17_0000.nii.gz", "damaged or truncated")
-def truncated(root):
-  _image(root, 17).write_bytes(_image(root, 17).read_bytes()[:-40])
+@fault(VOLUMES, "c{case}_0000.nii.gz", "damaged or truncated")
+def truncated(root, case):
+  _image(root, case).write_bytes(_image(root, case).read_bytes()[:-40])
 
 
-@fault(VOLUMES, "c18.nii.gz", "expected a volume of 1 channel")
-def mask_of_one_channel_a_class(root):
-  nifti(_mask(root, 18), np.stack([blobs(18), blobs(18)], -1))
+@fault(VOLUMES, "c{case}.nii.gz", "expected a volume of 1 channel")
+def mask_of_one_channel_a_class(root, case):
+  nifti(_mask(root, case), np.stack([blobs(18), blobs(18)], -1))
 
 
-@fault(VOLUMES, "c19_0000.nii.gz gives c19 4 channels, expected 2 (T1, FLAIR)")
-def image_in_colours(root):
+@fault(VOLUMES, "c{case}_0000.nii.gz gives c{case} 4 channels, expected 2 (T1, FLAIR)")
+def image_in_colours(root, case):
   colours = np.zeros((12, 12, 3), [("R", "u1"), ("G", "u1"), ("B", "u1")])
   for name in "RGB":
     colours[name] = noise(ord(name), (12, 12, 3), 256)
-  nibabel.save(nibabel.Nifti1Image(colours, nibabel.load(_image(root, 19)).affine), _image(root, 19))
+  nibabel.save(nibabel.Nifti1Image(colours, nibabel.load(_image(root, case)).affine), _image(root, case))
 
 
-@fault(VOLUMES, "c20_0000.nii.gz holds the same image as", "c0_0000.nii.gz of another patient")
-def image_that_two_patients_have(root):
+@fault(VOLUMES, "c{case}_0000.nii.gz holds the same image as", "c0_0000.nii.gz of another patient")
+def image_that_two_patients_have(root, case):
   for channel in range(2):
-    nifti(_image(root, 20, channel), noise(channel), codes="RAS")
+    nifti(_image(root, case, channel), noise(channel), codes="RAS")
 
 
-@fault(VOLUMES, "c21_0000.nii.gz is no NIfTI file, or damaged")
-def file_of_no_known_kind(root):
-  _image(root, 21).write_bytes(b"hello" * 100)
+@fault(VOLUMES, "c{case}_0000.nii.gz is no NIfTI file, or damaged")
+def file_of_no_known_kind(root, case):
+  _image(root, case).write_bytes(b"hello" * 100)
 
 
 @fault(VOLUMES, "scan.nii.gz is not named CASE_0000")
-def name_without_channel(root):
+def name_without_channel(root, case):
   nifti(root / "imagesTr" / "scan.nii.gz", noise(1))
 
 
 @fault(VOLUMES, "cases.csv names the case c99")
-def row_without_case(root):
-  (root / "cases.csv").write_text("case,patient\n" + "".join(f"c{n},c{n}\n" for n in [*range(24), 99]))
+def row_without_case(root, case):
+  names = sorted(path.name.removesuffix(".nii.gz") for path in (root / "labelsTr").glob("c*.nii.gz"))
+  (root / "cases.csv").write_text("\n".join(["case", *names, "c99", ""]))
 
 
-@fault(PICTURES, "s_2_mask.png is a mask in colours", "p1")
-def mask_in_colours(root):
+@fault(PICTURES, "p{case}/s_1_mask.png is a mask in colours")
+def mask_in_colours(root, case):
   values = np.stack([blobs(n, (255,))[1] for n in (1, 2, 3)], -1)
   for index in (1, 2, 3):
-    picture(root / "masks" / "p1" / f"s_{index}_mask.png", values)
+    picture(root / "masks" / f"p{case}" / f"s_{index}_mask.png", values)
 
 
-@fault(PICTURES, "masks are marked by 1, as in", "p2/s_2_mask.png, and by 255, as in", "p0/s_2_mask.png")
-def masks_of_1_and_255(root):
+@fault(PICTURES, "masks are marked by 1, as in", "p{case}/s_2_mask.png, and by 255, as in", "p0/s_2_mask.png")
+def masks_of_1_and_255(root, case):
   for index, mask in enumerate(blobs(2, (1,)), 1):
-    picture(root / "masks" / "p2" / f"s_{index}_mask.png", mask)
+    picture(root / "masks" / f"p{case}" / f"s_{index}_mask.png", mask)
 
 
-@fault(PICTURES, "p3/s_1.png jump from 1 to 3", "cases.csv")
-def gap_between_slices(root):
+@fault(PICTURES, "p{case}/s_1.png jump from 1 to 3", "cases.csv")
+def gap_between_slices(root, case):
   for folder, end in (("images", ""), ("masks", "_mask")):
-    (root / folder / "p3" / f"s_2{end}.png").unlink()
+    (root / folder / f"p{case}" / f"s_2{end}.png").unlink()
     for index in (4, 5):
-      shutil.copy(root / folder / "p3" / f"s_3{end}.png", root / folder / "p3" / f"s_{index}{end}.png")
+      shutil.copy(root / folder / f"p{case}" / f"s_3{end}.png", root / folder / f"p{case}" / f"s_{index}{end}.png")
 
 
-@fault(PICTURES, "p4/S_2_mask.png has no image", "differs from s_2.png in capitals")
-def mask_in_capitals(root):
-  (root / "masks" / "p4" / "s_2_mask.png").rename(root / "masks" / "p4" / "S_2_mask.png")
+@fault(PICTURES, "p{case}/S_2_mask.png has no image", "differs from s_2.png in capitals")
+def mask_in_capitals(root, case):
+  (root / "masks" / f"p{case}" / "s_2_mask.png").rename(root / "masks" / f"p{case}" / "S_2_mask.png")
 
 
-@fault(PICTURES, "p5/s_2.png is 12 x 9", "slices of a case are alike")
-def sizes_in_one_case(root):
-  picture(root / "images" / "p5" / "s_2.png", noise(1, (12, 9), 256).astype(np.uint8))
+@fault(PICTURES, "p{case}/s_2.png is 12 x 9", "slices of a case are alike")
+def sizes_in_one_case(root, case):
+  picture(root / "images" / f"p{case}" / "s_2.png", noise(1, (12, 9), 256).astype(np.uint8))
 
 
-@fault(PICTURES, "p6/s_2.png", "stored turned unlike", "save both upright")
-def image_that_is_turned(root):
+@fault(PICTURES, "p{case}/s_2.png", "stored turned unlike", "save both upright")
+def image_that_is_turned(root, case):
   exif = Image.Exif()
   exif[274] = 3
-  path = root / "images" / "p6" / "s_2.png"
+  path = root / "images" / f"p{case}" / "s_2.png"
   Image.open(path).save(path, exif=exif)
 
 
-@fault(PICTURES, "p7/s_2.bmp is not a NIfTI, TIFF, PNG or JPEG: convert it")
-def image_of_a_kind_that_is_not_read(root):
-  path = root / "images" / "p7" / "s_2.png"
+@fault(PICTURES, "p{case}/s_2.bmp is not a NIfTI, TIFF, PNG or JPEG: convert it")
+def image_of_a_kind_that_is_not_read(root, case):
+  path = root / "images" / f"p{case}" / "s_2.png"
   Image.open(path).save(path.with_suffix(".bmp"))
   path.unlink()
 
 
-@fault(PICTURES, "p8/s_2_mask.jpg is a mask of", "saved as JPEG, which changes numbers")
-def mask_as_jpeg(root):
-  path = root / "masks" / "p8" / "s_2_mask.png"
+@fault(PICTURES, "p{case}/s_2_mask.jpg is a mask of", "saved as JPEG, which changes numbers")
+def mask_as_jpeg(root, case):
+  path = root / "masks" / f"p{case}" / "s_2_mask.png"
   Image.open(path).save(path.with_suffix(".jpg"), quality=80)
   path.unlink()
 
 
-@fault(PICTURES, "p9/s_3.png is damaged")
-def damaged_png(root):
-  path = root / "images" / "p9" / "s_3.png"
+@fault(PICTURES, "p{case}/s_3.png is damaged")
+def damaged_png(root, case):
+  path = root / "images" / f"p{case}" / "s_3.png"
   path.write_bytes(path.read_bytes()[:60])
 
 
-@fault(PICTURES, "p10/s_2_mask.png is a mask in colours")
-def palette_of_colours(root):
-  path = root / "masks" / "p10" / "s_2_mask.png"
+@fault(PICTURES, "p{case}/s_2_mask.png is a mask in colours")
+def palette_of_colours(root, case):
+  path = root / "masks" / f"p{case}" / "s_2_mask.png"
   mask = Image.fromarray((np.asarray(Image.open(path)) > 0).astype(np.uint8), "P")
   mask.putpalette([0, 0, 0, 128, 0, 0])
   mask.save(path)
 
 
-@fault(PICTURES, "p11/s_2_mask.png is transparent in parts")
-def mask_with_alpha(root):
-  path = root / "masks" / "p11" / "s_2_mask.png"
+@fault(PICTURES, "p{case}/s_2_mask.png is transparent in parts")
+def mask_with_alpha(root, case):
+  path = root / "masks" / f"p{case}" / "s_2_mask.png"
   mask = np.asarray(Image.open(path))
   Image.fromarray(np.stack([mask, mask], -1), "LA").save(path)
 
 
-@fault(PICTURES, "p12/s_2.png and", "s_02.png", "one slice by their numbers")
-def slice_that_is_there_twice(root):
+@fault(PICTURES, "p{case}/s_2.png and", "s_02.png", "one slice by their numbers")
+def slice_that_is_there_twice(root, case):
   for folder, end in (("images", ""), ("masks", "_mask")):
-    shutil.copy(root / folder / "p12" / f"s_2{end}.png", root / folder / "p12" / f"s_02{end}.png")
+    shutil.copy(root / folder / f"p{case}" / f"s_2{end}.png", root / folder / f"p{case}" / f"s_02{end}.png")
 
 
-@fault(PICTURES, "characters in its name that cannot be printed")
-def name_that_is_no_text(root):
+@fault(PICTURES, "characters in its name that cannot be printed", "rename it")
+def name_that_is_no_text(root, case):
   for folder in ("images", "masks"):
-    os.rename(root / folder / "p13", os.fsencode(root / folder) + b"/p\xff13")
+    os.rename(root / folder / f"p{case}", os.fsencode(root / folder) + b"/p\xff13")
 
 
-BASES = {"volumes": (VOLUMES, lambda root: nnunet(root, 24)), "pictures": (PICTURES, lambda root: pictures(root, 14))}
+BASES = {"volumes": (VOLUMES, nnunet), "pictures": (PICTURES, pictures)}
 ONE_BY_ONE = [(base, name) for base, (faults, _) in BASES.items() for name in faults]
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-  """The folders without a fault."""
-  root = tmp_path_factory.mktemp("whole")
-  for base, (_, make) in BASES.items():
-    make(root / base)
-    assert inspect(layouts.find(root / base), "").collection.problems == []
-  return root
 
 
 def lines_of(root, window=""):
@@ -283,11 +274,17 @@ def nothing_built(data_dir):
   return all(path.name == ".lock" for path in data_dir.rglob("*") if path.is_file()) and not [*data_dir.rglob("1.0.0*")]
 
 
+@pytest.mark.parametrize("base", BASES)
+def test_without_a_fault_nothing_is_wrong(tmp_path, base):
+  assert lines_of(BASES[base][1](tmp_path)) == []
+
+
 @pytest.mark.parametrize(("base", "name"), ONE_BY_ONE)
-def test_a_fault_is_one_line(whole, tmp_path, base, name):
-  plant, words = BASES[base][0][name]
-  root = shutil.copytree(whole / base, tmp_path / "set")
-  plant(root)
+def test_a_fault_is_one_line(tmp_path, base, name):
+  faults, make = BASES[base]
+  plant, words = faults[name]
+  plant(root := make(tmp_path / "set"), 4)
+  words = [word.format(case=4) for word in words]
   lines = lines_of(root)
   assert [line for line in lines if all(word in line for word in words)], lines
   assert len(lines) <= 3, lines
@@ -298,14 +295,14 @@ def test_a_fault_is_one_line(whole, tmp_path, base, name):
 
 
 @pytest.mark.parametrize("base", BASES)
-def test_all_faults_together_are_listed(whole, tmp_path, base):
-  faults, _ = BASES[base]
-  root = shutil.copytree(whole / base, tmp_path / "set")
-  for plant, _ in faults.values():
-    plant(root)
+def test_all_faults_together_are_listed(tmp_path, base):
+  faults, make = BASES[base]
+  root = make(tmp_path / "set", len(faults) + 3)
+  for case, (plant, _) in enumerate(faults.values(), 2):
+    plant(root, case)
   lines = lines_of(root)
-  for name, (_, words) in faults.items():
-    assert [line for line in lines if all(word in line for word in words)], (name, lines)
+  for case, (name, (_, words)) in enumerate(faults.items(), 2):
+    assert [line for line in lines if all(word.format(case=case) in line for word in words)], (name, lines)
   error = refused(OwnSource(str(root), str(tmp_path / "data")).open_or_build, "more problems in this folder")
   assert error.arguments[-1] == "mode=check"
   assert nothing_built(tmp_path / "data")
@@ -313,8 +310,8 @@ def test_all_faults_together_are_listed(whole, tmp_path, base):
 
 def test_the_command_lists_all_and_leaves_with_status_1(tmp_path):
   root = nnunet(tmp_path / "set", 6)
-  mask_of_another_shape(root)
-  label_that_is_not_described(root)
+  mask_of_another_shape(root, 1)
+  label_that_is_not_described(root, 3)
   flags = ["--config=configs/seg.py:small", "--config.data.name=own", f"--config.data.root={root}"]
   status, out, err = launch(["--mode=check", *flags, f"--output={tmp_path / 'sheet.png'}"])
   assert status == 1 and "Traceback" not in err

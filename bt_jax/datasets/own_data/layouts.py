@@ -59,13 +59,14 @@ def find(root: str | pathlib.Path | None, *, masks: bool = True) -> Collection:
 
 
 def _check_links(collection: Collection, listed: Listed) -> None:
-  """A link to nothing is no file, and would be left out without a word."""
-  for folder in listed:
-    for entry in os.scandir(folder):
-      if entry.is_symlink() and not os.path.exists(entry.path) and not discovery.is_hidden(entry.name):
-        collection.problem(
-          f"{entry.path} is a link to {os.readlink(entry.path)}, which is not there: fetch or remove it"
-        )
+  """A link to nothing is no file, and would be left out without a word; it is why what follows is missing."""
+  dangling = [
+    UserError(f"{entry.path} is a link to {os.readlink(entry.path)}, which is not there: fetch or remove it")
+    for folder in listed
+    for entry in os.scandir(folder)
+    if entry.is_symlink() and not os.path.exists(entry.path) and not discovery.is_hidden(entry.name)
+  ]
+  collection.problems[:0] = dangling
 
 
 def _check_files(collection: Collection) -> None:

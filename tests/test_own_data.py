@@ -12,7 +12,7 @@ from PIL import Image
 
 from bt_jax.datasets import splits
 from bt_jax.datasets.own_data import case_volumes, folds, layouts, storing, synthetic
-from bt_jax.datasets.own_data.collection import Case
+from bt_jax.datasets.own_data.collection import Case, patient_of
 from bt_jax.datasets.own_data.inspection import inspect
 from bt_jax.datasets.own_data.source import OwnSource
 from bt_jax.scans import resampling
@@ -42,6 +42,9 @@ def test_nnunet_holds_what_the_files_hold(tmp_path):
       assert abs(case["image"][..., channel].astype(float) - expected).max() <= 1
     np.testing.assert_array_equal(case["mask"], np.stack([blobs(number) == 1, blobs(number) == 2], -1))
     assert case["slice"] == [1, 2, 3]
+    in_255 = case["image"].reshape(-1, 2) / 257
+    np.testing.assert_allclose(case["mean"], in_255.mean(0), rtol=1e-6)
+    np.testing.assert_allclose(case["std"], in_255.std(0), rtol=1e-6)
   spacings = source.read_spacings(source.open_or_build())
   assert spacings == dict.fromkeys(cases, (4.0, 1.0, 1.0))
 
@@ -154,6 +157,21 @@ def test_visits_are_of_one_patient(tmp_path):
   assert collection.patients == ["BraTS-GLI-00001", "BraTS-GLI-00002", "BraTS-GLI-00003"]
   fold_of = folds.divide(collection, 3)
   assert fold_of["BraTS-GLI-00001-000"] == fold_of["BraTS-GLI-00001-001"]
+
+
+@pytest.mark.parametrize(
+  ("case", "patient"),
+  [
+    ("kaggle_3m_TCGA_CS_4941_19960909", "TCGA_CS_4941"),
+    ("TCGA-02-0006_1", "TCGA-02-0006"),
+    ("BraTS-MET-00012-003", "BraTS-MET-00012"),
+    ("sub-07_ses-1_anat", "sub-07"),
+    ("TCGA_CS_49411", "TCGA_CS_49411"),
+    ("case_3", "case_3"),
+  ],
+)
+def test_patients_by_the_names_that_archives_give_cases(case, patient):
+  assert patient_of(case) == patient
 
 
 def test_pictures_by_folder(tmp_path):

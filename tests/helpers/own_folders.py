@@ -85,7 +85,7 @@ def built(root: pathlib.Path, data_dir: pathlib.Path, **options) -> tuple[OwnSou
   cases: dict[str, dict] = {}
   for example in source.open_or_build().as_data_source("cases"):
     case = cases.setdefault(example["case"].decode(), {"image": [], "mask": [], "slice": []})
-    case["patient"] = example["patient"].decode()
+    case |= {"patient": example["patient"].decode(), "mean": example["volume_mean"], "std": example["volume_std"]}
     for name in ("image", "mask", "slice"):
       case[name].append(example[name])
   for case in cases.values():

@@ -15,8 +15,10 @@ CHECK = "mode=check"  # lists everything that is wrong, where a build stops at t
 READ = (".nii.gz", ".nii", ".png", ".tif", ".tiff", ".jpg", ".jpeg")
 # Images that are not read: their cases are refused, rather than left out without a word.
 _NOT_READ = (".bmp", ".gif", ".webp", ".nrrd", ".mha", ".mhd", ".mgz", ".npy", ".npz", ".dcm", ".jp2")
-# Names that say whose a case is: of BraTS since 2023 (patient and visit), of BIDS (subject and session), and of TCGA.
-_PATIENT = re.compile(r"(BraTS-[A-Z-]+-\d+)-\d{3}|(sub-[A-Za-z0-9]+)_.*|(TCGA[-_]\w{2}[-_]\w{4})(?![A-Za-z0-9]).*")
+# Names that say whose a case is: of BraTS since 2023 (patient and visit) and of TCGA, wherever they stand, and of BIDS.
+_PATIENT = re.compile(
+  r"(?:.*_)?(BraTS-[A-Z-]+-\d+)-\d{3}|(?:.*_)?(TCGA[-_]\w{2}[-_]\w{4})(?![A-Za-z0-9]).*|(sub-[A-Za-z0-9]+)_.*"
+)
 Spacing = tuple[float, float, float]
 
 

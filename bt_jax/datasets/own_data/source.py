@@ -12,7 +12,7 @@ from bt_jax.datasets import store
 from bt_jax.datasets.info import DatasetInfo
 from bt_jax.datasets.own_data import folds, layouts
 from bt_jax.datasets.own_data.collection import Collection, Labels, check_hint
-from bt_jax.datasets.own_data.description import describe
+from bt_jax.datasets.own_data.data_description import describe
 from bt_jax.datasets.own_data.own_data_dataset_builder import SPLIT, Builder, OwnConfig
 from bt_jax.errors import UserError
 from bt_jax.schema import slice_id

@@ -35,7 +35,7 @@ class Volume(NamedTuple):
     affine: from columns, rows and slices to mm, of NIfTI; None of other formats.
     files: that each slice is from.
     source: what a mask needs to be written like it; see `Scan`.
-    orientation: how the pixels of a TIFF, PNG or JPEG were turned before they are shown, 1..8.
+    turns: how the pixels of each slice of a TIFF, PNG or JPEG are turned before they are shown, 1..8; none of NIfTI.
     warnings: what to know about the files, a sentence each.
   """
 
@@ -44,7 +44,7 @@ class Volume(NamedTuple):
   affine: Float[np.ndarray, "4 4"] | None
   files: tuple[pathlib.Path, ...]
   source: Any = None
-  orientation: int = 1
+  turns: tuple[int, ...] = ()
   warnings: tuple[str, ...] = ()
 
   @property
@@ -144,6 +144,7 @@ def _read_all(paths: Sequence[pathlib.Path], report: Report, *, mask: bool) -> V
     affine=None,
     files=tuple(file for volume in volumes for file in volume.files),
     source=tuple(source for volume in volumes if volume.affine is None for source in volume.source),
+    turns=tuple(turn for volume in volumes for turn in volume.turns),
     warnings=tuple(warning for volume in volumes for warning in volume.warnings),
   )
 
@@ -160,7 +161,8 @@ def _read(path: pathlib.Path, *, mask: bool) -> Volume:
       if not mask:
         check_finite(values, path)
       warnings = tuple(findings.sentences(path.name, messages))
-      return Volume(values, None, None, (path,) * len(values), (source,), source.orientation, warnings)
+      turns = (source.orientation,) * len(values)
+      return Volume(values, None, None, (path,) * len(values), (source,), turns, warnings)
   except OSError as error:
     raise UserError(f"{path} cannot be read ({error.strerror or one_line(error)}): make it readable") from error
   raise UserError(f"{path} is not a NIfTI, TIFF, PNG or JPEG: convert it, or move it away")
@@ -211,7 +213,9 @@ def _to_numbers(volume: Volume) -> Volume:
   jpeg = any(getattr(one, "format", "") == "JPEG" for one in volume.source) if volume.affine is None else False
   if len(found) > (2 if jpeg else MOST_LABELS):
     what = "saved as JPEG, which changes numbers" if jpeg else "is it an image, or was it resampled?"
-    raise UserError(f"{path} is a mask of {len(found)} different numbers ({shown(found, 5)}), expected labels: {what}")
+    raise UserError(
+      f"{path} is a mask of {len(found)} different numbers ({shown(found.tolist(), 5)}), expected labels: {what}"
+    )
   return volume._replace(values=rounded)
 
 
@@ -238,14 +242,15 @@ def _unlike(one: Volume, other: Volume, why: str) -> UserError | None:
   if one.values.shape[:3] != other.values.shape[:3]:
     sizes = " and ".join(" x ".join(map(str, volume.values.shape[:3])) for volume in (one, other))
     return UserError(f"{one.path} and {other.path} differ in size ({sizes}): {why}")
-  if one.affine is not None and other.affine is not None:
-    if not same_grid(one.affine, other.affine, one.values.shape[2::-1]):
-      return UserError(f"{one.path} and {other.path} lie apart by their affines: {why}")
-  elif one.orientation != other.orientation:
-    return UserError(
-      f"{one.path} is stored turned (orientation {one.orientation}), and {other.path} {other.orientation}: viewers turn them "
-      "unlike, save both upright"
-    )
+  placed = one.affine is not None and other.affine is not None
+  if placed and not same_grid(one.affine, other.affine, one.values.shape[2::-1]):
+    return UserError(f"{one.path} and {other.path} lie apart by their affines: {why}")
+  for slice_turns, file, other_file in zip(
+    zip(one.turns, other.turns, strict=False), one.files, other.files, strict=False
+  ):
+    if slice_turns[0] != slice_turns[1]:
+      turns = f"orientation {slice_turns[0]} and {slice_turns[1]}"
+      return UserError(f"{file} and {other_file} are stored turned unlike each other ({turns}): save both upright")
   return None
 
 

@@ -15,8 +15,10 @@ CHECK = "mode=check"  # lists everything that is wrong, where a build stops at t
 READ = (".nii.gz", ".nii", ".png", ".tif", ".tiff", ".jpg", ".jpeg")
 # Images that are not read: their cases are refused, rather than left out without a word.
 _NOT_READ = (".bmp", ".gif", ".webp", ".nrrd", ".mha", ".mhd", ".mgz", ".npy", ".npz", ".dcm", ".jp2")
-# Names that say whose a case is: of BraTS since 2023 (patient and visit), of BIDS (subject and session), and of TCGA.
-_PATIENT = re.compile(r"(BraTS-[A-Z-]+-\d+)-\d{3}|(sub-[A-Za-z0-9]+)_.*|(TCGA[-_]\w{2}[-_]\w{4})(?![A-Za-z0-9]).*")
+# Names that say whose a case is: of BraTS since 2023 (patient and visit) and of TCGA, wherever they stand, and of BIDS.
+_PATIENT = re.compile(
+  r"(?:.*_)?(BraTS-[A-Z-]+-\d+)-\d{3}|(?:.*_)?(TCGA[-_]\w{2}[-_]\w{4})(?![A-Za-z0-9]).*|(sub-[A-Za-z0-9]+)_.*"
+)
 Spacing = tuple[float, float, float]
 
 
@@ -83,6 +85,7 @@ class Collection:
     problems: everything that is wrong, in the order in which it was seen.
     notes: what is worth knowing and not wrong, a sentence each.
     described: files that were read, and are no images.
+    broken: files that cannot be read, for which there is a problem.
     refused: names of cases that are there and have a problem, for which they are no cases.
   """
 
@@ -96,6 +99,7 @@ class Collection:
   problems: list[UserError] = dataclasses.field(default_factory=list)
   notes: list[str] = dataclasses.field(default_factory=list)
   described: list[pathlib.Path] = dataclasses.field(default_factory=list)
+  broken: set[pathlib.Path] = dataclasses.field(default_factory=set)
   refused: set[str] = dataclasses.field(default_factory=set)
 
   @property
@@ -127,6 +131,11 @@ class Collection:
       if (other := named.setdefault(name_of(file), file)) is not file:
         self.problem(f"{file} and {other.name} have one name, and one of them would be read: move the other away")
     return named
+
+
+def check_hint(error: UserError) -> UserError:
+  """The first problem of a build, which has not read the rest."""
+  return UserError(f"{error} (a check lists all that is wrong)", *error.arguments, CHECK)
 
 
 def is_image(file: pathlib.Path) -> bool:

@@ -13,7 +13,7 @@ from bt_jax.datasets.own_data.collection import Labels
 from bt_jax.scans import resampling, sequences
 
 _SIDE, _COLUMNS = 160, 6  # pixels of a side of each case, and cases in a line
-_GAP, _LINE, _LONGEST = 4, 14, 26  # pixels, and characters of a name
+_GAP, _LINE, _LONGEST = 4, 14, 18  # pixels, and characters of a name
 _BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
 # Of the classes, from the palette of Okabe and Ito (2008).
 _COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167))
@@ -38,7 +38,9 @@ class Excerpt(NamedTuple):
   numbers: UInt8[np.ndarray, "side side"]
 
 
-def excerpt(name: str, image: Volume, numbers: Volume, channels: Sequence[str]) -> Excerpt:
+def excerpt(
+  name: str, image: Volume, numbers: Volume, channels: Sequence[str], window: tuple[float, ...] = ()
+) -> Excerpt:
   """The slice of a case that is drawn.
 
   Args:
@@ -46,12 +48,14 @@ def excerpt(name: str, image: Volume, numbers: Volume, channels: Sequence[str]) 
     image: of it.
     numbers: in its mask.
     channels: by name, where they have names; FLAIR is drawn, or the first.
+    window: the intensities that become black and white; empty where the case has its own.
   """
   counts = np.count_nonzero(numbers.values, axis=(1, 2, 3))
   index = int(counts.argmax()) if counts.any() else len(counts) // 2
   flair = next((number for number, name in enumerate(channels) if sequences.in_name(name)[0] == "flair"), 0)
   channel = image.values[..., flair : flair + 1]
-  grey = np.asarray(resampling.scale(channel[index], *resampling.window(channel)))[..., 0]
+  low, high = window or np.concatenate(resampling.window(channel)).tolist()
+  grey = np.clip((channel[index, ..., 0] - low) * (255 / max(high - low, 1e-12)), 0, 255)
   _, rows, columns = image.spacing_mm or (1.0, 1.0, 1.0)
   height, width = grey.shape[0] * rows, grey.shape[1] * columns
   size = tuple(max(round(_SIDE * length / max(height, width)), 1) for length in (width, height))
@@ -72,7 +76,7 @@ def excerpt(name: str, image: Volume, numbers: Volume, channels: Sequence[str]) 
 
 
 def draw(excerpts: Sequence[Excerpt], info: DatasetInfo, labels: Labels) -> Image.Image:
-  """The sheet of these cases, under a legend of classes."""
+  """The sheet of these cases, under a legend of classes; of classes that overlap the last is seen."""
   columns = max(min(_COLUMNS, len(excerpts)), 2)
   width, height = _SIDE + _GAP, _SIDE + _LINE + _GAP
   legend = _legend(info, columns * width)
@@ -83,16 +87,18 @@ def draw(excerpts: Sequence[Excerpt], info: DatasetInfo, labels: Labels) -> Imag
   for number, one in enumerate(excerpts):
     x, y = _GAP + number % columns * width, legend.height + number // columns * height
     sheet.paste(_coloured(one, labels), (x, y))
-    text = f"{one.name[-_LONGEST + 8 :]}  {one.number}/{one.slices}"
+    name = one.name[-_LONGEST:].encode(errors="replace").decode()  # bytes of a file's name may be no text
+    text = f"{name}  {one.number}/{one.slices}"
     ImageDraw.Draw(sheet).text((x, y + _SIDE), text, _BLACK)
   return sheet
 
 
 def _coloured(one: Excerpt, labels: Labels) -> Image.Image:
-  mixed = np.repeat(one.grey[..., None], 3, axis=-1)
+  grey = np.repeat(one.grey[..., None], 3, axis=-1)
+  mixed = grey.copy()
   for number, values in enumerate(labels.values.values()):
     mask = np.isin(one.numbers, values)
-    mixed[mask] = (1 - _SHARE) * mixed[mask] + _SHARE * np.array(_COLOURS[number % len(_COLOURS)])
+    mixed[mask] = (1 - _SHARE) * grey[mask] + _SHARE * np.array(_COLOURS[number % len(_COLOURS)])
   return Image.fromarray(np.round(mixed).astype(np.uint8))
 
 

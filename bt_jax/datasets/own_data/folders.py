@@ -7,7 +7,7 @@ import pathlib
 import re
 
 from bt_jax.datasets.own_data.cases_table import case_names
-from bt_jax.datasets.own_data.collection import Case, Collection, Labels, is_image, patient_of, shown, stem
+from bt_jax.datasets.own_data.collection import Case, Collection, Labels, is_image, patient_of, plain, shown, stem
 from bt_jax.datasets.own_data.nnunet import distinct
 from bt_jax.errors import UserError
 from bt_jax.scans import discovery, raster, sequences
@@ -78,7 +78,7 @@ def read_case_folders(root: pathlib.Path, listed: Listed) -> Collection | None:
   common = sorted(word for word, count in counted.items() if 2 * count > len(of_case))
   collection.channels = distinct(common)
   for folder, named in of_case.items():
-    name = "_".join(folder.relative_to(root).parts)
+    name = plain("_".join(folder.relative_to(root).parts))
     if lacking := [word for word in common if word not in named]:
       collection.refused.add(name)
       collection.problem(
@@ -107,7 +107,7 @@ def brats_labels(values: list[int]) -> Labels:
 def _words(files: list[pathlib.Path], folder: pathlib.Path) -> dict[pathlib.Path, str]:
   """What each file of a case is of: its name behind the folder's, or behind as many whole words as all of them share."""
   names = {file: stem(file) for file in files}
-  start = stem(folder)
+  start = plain(folder.name)
   if not any(name.startswith(start) for name in names.values()):
     shared = os.path.commonprefix([*names.values()])  # noqa: RUF071
     start = shared[: max(map(shared.rfind, "-_. ")) + 1]
@@ -123,7 +123,7 @@ def _below(folder: pathlib.Path, listed: Listed) -> list[pathlib.Path]:
 
 
 def _folder(file: pathlib.Path, root: pathlib.Path) -> str:
-  return file.parent.relative_to(root).as_posix()
+  return plain(file.parent.relative_to(root).as_posix())
 
 
 def _is_mask(file: pathlib.Path) -> bool:

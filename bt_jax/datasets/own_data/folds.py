@@ -52,7 +52,10 @@ def by_hash(patients: Sequence[str], count: int) -> dict[str, int]:
     raise UserError(
       f"there are {len(patients)} patients and {count} folds: set data.folds to {len(patients)} or less", "data.folds"
     )
-  hashes = {patient: int.from_bytes(hashlib.sha256(patient.encode()).digest()[:8], "big") for patient in patients}
+  hashes = {
+    patient: int.from_bytes(hashlib.sha256(patient.encode(errors="surrogateescape")).digest()[:8], "big")
+    for patient in patients
+  }
   fold_of = {patient: number % count for patient, number in hashes.items()}
   while empty := set(range(count)) - set(fold_of.values()):
     members = {fold: [patient for patient, of in fold_of.items() if of == fold] for fold in range(count)}

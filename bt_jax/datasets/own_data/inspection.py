@@ -11,7 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from bt_jax.datasets.info import DatasetInfo
-from bt_jax.datasets.own_data import case_volumes, contact_sheet, description, folds
+from bt_jax.datasets.own_data import case_volumes, contact_sheet, data_description, folds
 from bt_jax.datasets.own_data.collection import Case, Collection, Labels, Spacing, shown
 from bt_jax.errors import UserError
 from bt_jax.scans.scan import extremes
@@ -66,10 +66,11 @@ def inspect(collection: Collection, window: str, asked_folds: int = 5) -> Inspec
 
   Args:
     collection: the cases.
-    window: the intensities that become black and white, see `description.parse_window`.
+    window: the intensities that become black and white, see `data_description.parse_window`.
     asked_folds: that patients are divided into, where no file in the folder divides them.
   """
-  summaries, excerpts, where = _read_all(collection)
+  fixed = _attempt(collection, lambda: data_description.parse_window(window)) or ()
+  summaries, excerpts, where = _read_all(collection, fixed)
   info, labels = _described(collection, summaries, where, window)
   fold_of = _attempt(collection, lambda: folds.divide(collection, asked_folds))
   lines = _about(collection, info, labels, fold_of)
@@ -80,27 +81,29 @@ def inspect(collection: Collection, window: str, asked_folds: int = 5) -> Inspec
 
 
 def _read_all(
-  collection: Collection,
+  collection: Collection, window: tuple[float, ...]
 ) -> tuple[list[Summary], list[contact_sheet.Excerpt], dict[int, pathlib.Path]]:
   """Of each case that can be read; excerpts of the first few; and a file with each number that is in masks."""
   channels, report = collection.channels, collection.problems.append
   summaries, excerpts, where, case_of = [], [], {}, {}
   for case in tqdm(collection.cases, desc="checking", unit="case", leave=False):
+    if collection.broken.intersection(case.files):
+      continue
     image, numbers = case_volumes.read_case(case, channels, report)
     if image is not None:
-      channels = channels or description.channel_names(image.values.shape[-1])
+      channels = channels or data_description.channel_names(image.values.shape[-1])
       other = case_of.setdefault(case_volumes.digest(image), case)
       if other.patient != case.patient:
         report(case_volumes.same_image(case, other))
     if numbers is not None:
-      description.note_labels(numbers, where)
+      data_description.note_labels(numbers, where)
       if collection.labels is not None:
         _attempt(collection, lambda numbers=numbers: case_volumes.check_labels(numbers, collection.labels))
     if image is None or numbers is None:
       continue
     summaries.append(_summary(case, image, numbers))
     if len(excerpts) < _SHOWN:
-      excerpts.append(contact_sheet.excerpt(case.name, image, numbers, collection.channels))
+      excerpts.append(contact_sheet.excerpt(case.name, image, numbers, collection.channels, window))
   return summaries, excerpts, where
 
 
@@ -118,15 +121,15 @@ def _described(
 ) -> tuple[DatasetInfo | None, Labels | None]:
   labels = collection.labels
   if labels is None and where:
-    labels = _attempt(collection, lambda: description.labels_of(where, collection))
+    labels = _attempt(collection, lambda: data_description.labels_of(where, collection))
   if labels is None or not summaries:
     return None, labels
   lacking = [name for name, values in labels.values.items() if not where.keys() & set(values)]
   if lacking:
-    collection.problems.append(description.absent(collection, lacking))
+    collection.problems.append(data_description.absent(collection, lacking))
   longest = max(case_volumes.side_of(*of.shape[1:], of.spacing_mm) for of in summaries)
-  channels = collection.channels or description.channel_names(len(summaries[0].low))
-  return _attempt(collection, lambda: description.make_info(collection, channels, labels, longest, window)), labels
+  channels = collection.channels or data_description.channel_names(len(summaries[0].low))
+  return _attempt(collection, lambda: data_description.make_info(collection, channels, labels, longest, window)), labels
 
 
 def _summary(case: Case, image: case_volumes.Volume, numbers: case_volumes.Volume) -> Summary:

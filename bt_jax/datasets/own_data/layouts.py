@@ -59,13 +59,14 @@ def find(root: str | pathlib.Path | None, *, masks: bool = True) -> Collection:
 
 
 def _check_links(collection: Collection, listed: Listed) -> None:
-  """A link to nothing is no file, and would be left out without a word."""
-  for folder in listed:
-    for entry in os.scandir(folder):
-      if entry.is_symlink() and not os.path.exists(entry.path) and not discovery.is_hidden(entry.name):
-        collection.problem(
-          f"{entry.path} is a link to {os.readlink(entry.path)}, which is not there: fetch or remove it"
-        )
+  """A link to nothing is no file, and would be left out without a word; it is why what follows is missing."""
+  dangling = [
+    UserError(f"{entry.path} is a link to {os.readlink(entry.path)}, which is not there: fetch or remove it")
+    for folder in listed
+    for entry in os.scandir(folder)
+    if entry.is_symlink() and not os.path.exists(entry.path) and not discovery.is_hidden(entry.name)
+  ]
+  collection.problems[:0] = dangling
 
 
 def _check_files(collection: Collection) -> None:
@@ -76,11 +77,15 @@ def _check_files(collection: Collection) -> None:
     real_folders[file.parent] = folder
     real = pathlib.Path(os.path.realpath(file) if file.is_symlink() else os.path.join(folder, file.name))
     if not real.is_relative_to(inside) and file.parent != collection.root.parent:
-      collection.problem(f"{file} is a link to {real}, outside of {collection.root}: copy the file here")
+      why = f"is a link to {real}, outside of {collection.root}: copy the file here"
     elif file.stat().st_size == 0:
-      collection.problem(f"{file} is empty (0 bytes): copy it again")
-    elif not os.access(file, os.R_OK):
-      collection.problem(f"{file} cannot be read (no permission): make it readable")
+      why = "is empty (0 bytes): copy it again"
+    elif not os.access(file, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
+      why = "cannot be read (no permission): make it readable"
+    else:
+      continue
+    collection.broken.add(file)
+    collection.problem(f"{file} {why}")
 
 
 def _check_names(collection: Collection) -> None:

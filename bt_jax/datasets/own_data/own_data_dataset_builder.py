@@ -11,8 +11,8 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from bt_jax.datasets.info import DatasetInfo
-from bt_jax.datasets.own_data import case_volumes, description, storing
-from bt_jax.datasets.own_data.collection import CHECK, Case, Collection, Labels
+from bt_jax.datasets.own_data import case_volumes, data_description, storing
+from bt_jax.datasets.own_data.collection import Case, Collection, Labels, check_hint
 from bt_jax.errors import UserError
 from bt_jax.schema import slice_id
 
@@ -89,7 +89,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
       self.progress.update()
     seen = np.any([about["classes"] for about in cases], axis=0)
     if not seen.all():
-      raise description.absent(collection, [config.info.classes[number] for number in np.flatnonzero(~seen)])
+      raise data_description.absent(collection, [config.info.classes[number] for number in np.flatnonzero(~seen)])
     self.info.metadata.update(info=config.info.to_json(), cases=cases)
     self.progress.close()
 
@@ -112,10 +112,16 @@ def _read(case: Case, config: OwnConfig) -> dict[str, Any]:
     volume, numbers = case_volumes.read_case(case, config.info.channels)
     masks = case_volumes.to_masks(numbers, config.labels)
   except UserError as error:
-    raise UserError(f"{error} (a check lists all that is wrong)", *error.arguments, CHECK) from None
+    raise check_hint(error) from None
   image, masks = storing.to_stored(volume, masks, config.info)
   spacing = storing.stored_spacing(volume, config.info.size)
-  return {"image": image, "mask": masks, "spacing_mm": spacing, "digest": case_volumes.digest(volume)}
+  return {
+    "image": image,
+    "mask": masks,
+    "spacing_mm": spacing,
+    "statistics": storing.statistics(image),
+    "digest": case_volumes.digest(volume),
+  }
 
 
 def _about(case: Case, volume: dict[str, Any]) -> dict[str, Any]:
@@ -130,17 +136,9 @@ def _about(case: Case, volume: dict[str, Any]) -> dict[str, Any]:
 
 
 def _examples(case: Case, volume: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-  image, masks = volume["image"], volume["mask"]
-  scaled = image.reshape(-1, image.shape[-1])
-  mean = scaled.mean(0, dtype=np.float64) * (255 / 65535)
-  std = scaled.std(0, dtype=np.float64) * (255 / 65535)
-  shared = {
-    "patient": case.patient,
-    "case": case.name,
-    "volume_mean": mean.astype(np.float32),
-    "volume_std": std.astype(np.float32),
-  }
-  for number, (pixels, mask) in enumerate(zip(image, masks, strict=True), 1):
+  mean, std = volume["statistics"]
+  shared = {"patient": case.patient, "case": case.name, "volume_mean": mean, "volume_std": std}
+  for number, (pixels, mask) in enumerate(zip(volume["image"], volume["mask"], strict=True), 1):
     yield (
       slice_id(case.name, number),
       {"image": pixels, "mask": mask, "label": int(mask.any()), "slice": number, **shared},

@@ -12,9 +12,10 @@ from typing import Any
 from bt_jax.datasets import store
 from bt_jax.datasets.info import DatasetInfo
 from bt_jax.datasets.own_data import croissant, folds, layouts
-from bt_jax.datasets.own_data.collection import Collection, Labels
-from bt_jax.datasets.own_data.description import describe
+from bt_jax.datasets.own_data.collection import Collection, Labels, check_hint
+from bt_jax.datasets.own_data.data_description import describe
 from bt_jax.datasets.own_data.own_data_dataset_builder import SPLIT, Builder, OwnConfig
+from bt_jax.errors import UserError
 from bt_jax.schema import slice_id
 
 
@@ -53,7 +54,10 @@ class OwnSource(store.Source):
 
   @functools.cached_property
   def _described(self) -> tuple[DatasetInfo, Labels]:
-    return describe(self.collection, self.window)
+    try:
+      return describe(self.collection, self.window)
+    except UserError as error:
+      raise check_hint(error) from None
 
   @functools.cached_property
   def _fold_of(self) -> dict[str, int]:

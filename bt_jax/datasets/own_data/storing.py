@@ -1,7 +1,9 @@
 """A case as the data set stores it: 16 bits, square, the longer side of its slices filling it."""
 
+import math
+
 import numpy as np
-from jaxtyping import Integer, UInt8, UInt16
+from jaxtyping import Float, Integer, UInt8, UInt16
 
 from bt_jax.datasets.info import DatasetInfo
 from bt_jax.datasets.own_data.case_volumes import Volume
@@ -20,11 +22,47 @@ def to_stored(
   """
   low, high = resampling.window(volume.values, fixed=info.window)
   _, rows, columns = volume.spacing_mm or (1.0, 1.0, 1.0)
-  image = np.asarray(resampling.scale(volume.values, low, high))
+  image = volume.values - low.astype(np.float32)
+  image *= 255 / np.maximum(high - low, 1e-12).astype(np.float32)
+  np.clip(image, 0, 255, out=image)  # as `resampling.scale`, exact for 8-bit images
   if volume.values.shape[1:3] != (info.size, info.size) or abs(rows / columns - 1) > _SQUARE:
-    image = np.asarray(resampling.to_training(image, info.size, rows / columns))
-    masks = np.asarray(resampling.to_training(masks.astype(np.float32), info.size, rows / columns)) >= 0.5
-  return np.rint(image * (65535 / 255)).astype(np.uint16), masks.astype(np.uint8)
+    image = to_square(image, info.size, rows / columns)
+    masks = to_square(masks.astype(np.float32), info.size, rows / columns) >= 0.5
+  image *= 65535 / 255
+  return np.rint(image, out=image).astype(np.uint16), masks.astype(np.uint8)
+
+
+def to_square(
+  image: Float[np.ndarray, "slices height width channels"], size: int, aspect: float
+) -> Float[np.ndarray, "slices {size} {size} channels"]:
+  """What `resampling.to_network` gives, in NumPy: JAX compiles a program for each size of image, and pictures have many."""
+  _, height, width, _ = image.shape
+  factor = size / max(height * aspect, width)
+  rows = _weights(height, size, factor * aspect, round((size - height * aspect * factor) / 2))
+  columns = _weights(width, size, factor, round((size - width * factor) / 2))
+  by_channel = np.moveaxis(image, -1, 1)
+  return np.ascontiguousarray(np.moveaxis(rows @ by_channel @ columns.T, 1, -1))
+
+
+def _weights(size: int, out: int, factor: float, offset: int) -> Float[np.ndarray, "{out} {size}"]:
+  """What each pixel along one axis gives to each that is stored: linearly, averaging where it shrinks; see `jax.image`."""
+  centres = (np.arange(out) + 0.5 - offset) / factor - 0.5
+  weights = np.maximum(0, 1 - abs(centres[:, None] - np.arange(size)) * min(factor, 1.0))
+  weights /= np.maximum(weights.sum(1, keepdims=True), 1e-6)
+  inside = (centres >= -0.5) & (centres <= size - 0.5)
+  return (weights * inside[:, None]).astype(np.float32)
+
+
+def statistics(
+  image: UInt16[np.ndarray, "slices height width channels"],
+) -> tuple[Float[np.ndarray, "channels"], Float[np.ndarray, "channels"]]:
+  """Mean and standard deviation of each channel of a stored case, in 0..255; by counts, as there are few intensities."""
+  intensities = np.arange(2**16) * (255 / 65535)
+  counts = np.stack([np.bincount(channel.ravel(), minlength=2**16) for channel in np.moveaxis(image, -1, 0)])
+  total = math.prod(image.shape[:-1])
+  mean = counts @ intensities / total
+  variance = np.array([of @ (intensities - centre) ** 2 for of, centre in zip(counts, mean, strict=True)]) / total
+  return mean.astype(np.float32), np.sqrt(variance).astype(np.float32)
 
 
 def stored_spacing(volume: Volume, size: int) -> list[float] | None:

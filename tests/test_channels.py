@@ -123,12 +123,11 @@ def test_sequences_are_dropped_as_often_as_asked_and_each_way_alike():
 
 
 @pytest.fixture(scope="module")
-def run(tiny, tmp_path_factory):
+def run(tiny, once):
   """A run that sees neighbours, was trained without sequences now and then, and is evaluated in every way."""
-  workdir = tmp_path_factory.mktemp("runs") / "context"
   flags = ["--config.data.channels=pre,flair,post,flair-1,flair+1", "--config.augment.drop_sequence=0.5",
            "--config.eval.flair_only=True", "--config.eval.mirror=True", "--config.train.epochs=1"]  # fmt: skip
-  return unbroken([*tiny, *flags], workdir)[0], [*tiny, *flags]
+  return once("context", lambda folder: unbroken([*tiny, *flags], folder)[1])
 
 
 @pytest.mark.slow

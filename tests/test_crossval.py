@@ -28,9 +28,9 @@ def flags(tiny):
 
 
 @pytest.fixture(scope="module")
-def pooled(flags, tmp_path_factory):
-  """An unbroken cross-validation of two folds: its folder and what it printed."""
-  return unbroken([*flags, "--config.eval.baselines=True"], tmp_path_factory.mktemp("runs") / "all")
+def pooled(flags, once):
+  """An unbroken cross-validation of two folds, read and never written to: its folder and what it printed."""
+  return once("crossval", lambda folder: unbroken([*flags, "--config.eval.baselines=True"], folder)[1])
 
 
 @pytest.mark.slow
@@ -91,6 +91,7 @@ def test_baselines_are_on_the_same_rows(pooled):
   assert nothing["pooled"]["dice"] == 0 and summary["baselines"][0]["title"] in out
 
 
+@pytest.mark.slow
 def test_a_training_may_test_several_folds(tiny, tmp_path):
   flags = [
     *tiny,
@@ -113,8 +114,8 @@ def test_a_training_may_test_several_folds(tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_again_trains_nothing(pooled, flags):
-  workdir, _ = pooled
+def test_again_trains_nothing(pooled, flags, tmp_path):
+  workdir = shutil.copytree(pooled[0], tmp_path / "all")  # others read that of all
   before = (workdir / "slices.csv").read_text()
   status, out, err = launch([*flags, "--config.eval.baselines=True", f"--workdir={workdir}"])
   assert status == 0 and out.count("finished before") == 2 and "training on" not in out, err

@@ -89,14 +89,8 @@ def test_finished_run_trains_nothing_and_says_so(workdir, tiny):
   assert last_state(workdir) == before
 
 
-@pytest.mark.parametrize(
-  "how",
-  [
-    pytest.param(signal.SIGKILL, marks=pytest.mark.slow),
-    signal.SIGTERM,
-    pytest.param(signal.SIGINT, marks=pytest.mark.slow),
-  ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_stopped_run_goes_on_to_the_same_bits(run, tiny, tmp_path, how):
   whole, _ = run
   workdir = tmp_path / "broken"

@@ -44,6 +44,7 @@ setup.prepare(config)  # again is no harm
   assert python(code, tmp_path) == [str(devices), f"{tmp_path}/.cache/bt_jax/xla", "--xla_gpu_deterministic_ops=true"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("user", ["pass", "os.getuid = lambda: 54321; del os.environ['HOME']"])
 def test_without_a_home_no_program_is_kept_and_all_else_works(user):
   """One whose home cannot be written, and one who has none and stands in no list of users."""

@@ -292,7 +292,7 @@ def test_a_case_is_resampled_as_scans_are_that_are_predicted():
   rng = np.random.default_rng(0)
   for height, width, size, aspect in ((9, 7, 16, 1.0), (40, 24, 16, 1.0), (12, 20, 16, 1.7), (16, 16, 16, 0.6)):
     image = rng.uniform(0, 255, (2, height, width, 3)).astype(np.float32)
-    expected = np.asarray(resampling.to_training(image, size, aspect))
+    expected = np.asarray(resampling.to_network(image, size, aspect))
     np.testing.assert_allclose(storing.to_square(image, size, aspect), expected, atol=0.01)
 
 
@@ -367,7 +367,6 @@ def test_what_a_killed_build_left_is_removed(tmp_path):
 _ELSEWHERE = """
 import sys, numpy
 from bt_jax.datasets.own_data.source import OwnSource
-from bt_jax.scans import resampling
 data = OwnSource(sys.argv[1], sys.argv[2]).open_or_build().as_data_source("cases")
 print(len(data), data[1]["image"].dtype, data[1]["image"].shape, data[1]["mask"].max(), "tensorflow" in sys.modules)
 """

@@ -16,6 +16,7 @@ from bt_jax.inference.ensemble import views
 from bt_jax.inference.networks import View
 from bt_jax.inference.predictor import of_array
 from bt_jax.pipeline.contrast import stretch
+from bt_jax.scans import resampling
 from tests.helpers.arithmetic import (
   chance_of,
   flair_logits,

@@ -1,3 +1,5 @@
+import dataclasses
+import functools
 import http.server
 import json
 import pathlib
@@ -33,6 +35,18 @@ def arrays():
   return weights.random_arrays(TORCH)
 
 
+@pytest.fixture(scope="module")
+def file(arrays, tmp_path_factory):
+  """The arrays as a file, which is read and never written to."""
+  return save(tmp_path_factory.mktemp("weights") / "a.safetensors", arrays)
+
+
+@pytest.fixture(scope="module")
+def loaded(file):
+  """What the file holds; its arrays are not to be changed."""
+  return conversion.load_weights(file)
+
+
 def save(path, arrays):
   safetensors.numpy.save_file(arrays, path)
   return str(path)
@@ -61,8 +75,7 @@ def test_every_naming_fills_every_target_once(naming):
   assert sum(int(np.prod(shapes[path])) for path in targets) == counted[naming.variant]
 
 
-def test_every_naming_of_the_same_weights_gives_the_same_tree(arrays, tmp_path):
-  expected = conversion.load_weights(save(tmp_path / "a.safetensors", arrays))
+def test_every_naming_of_the_same_weights_gives_the_same_tree(arrays, loaded, tmp_path):
   for title in ("Hugging Face", "RadImageNet"):
     naming = weights.naming(title)
     back = {target.path: name for name, target in naming.targets().items()}
@@ -73,7 +86,7 @@ def test_every_naming_of_the_same_weights_gives_the_same_tree(arrays, tmp_path):
     assert read.normalize == {"Hugging Face": "imagenet", "RadImageNet": "symmetric"}[title]
     assert ("head" in read.variables["params"]) == (title == "Hugging Face")
     jax.tree.map(
-      np.testing.assert_array_equal, read.variables["params"]["encoder"], expected.variables["params"]["encoder"]
+      np.testing.assert_array_equal, read.variables["params"]["encoder"], loaded.variables["params"]["encoder"]
     )
 
 
@@ -176,8 +189,8 @@ def test_missing_extra_and_misshapen_arrays_are_named(arrays, tmp_path):
   assert "it is a larger one" in said and "layer3.10.conv1.weight" in said and "and 14 more" in said
 
 
-def test_damaged_files_are_told_in_one_line(arrays, tmp_path):
-  whole = pathlib.Path(save(tmp_path / "a.safetensors", arrays)).read_bytes()
+def test_damaged_files_are_told_in_one_line(file, tmp_path):
+  whole = pathlib.Path(file).read_bytes()
   for suffix in (".safetensors", ".h5", ".keras"):
     path = tmp_path / f"cut{suffix}"
     for content in (whole[: len(whole) // 2], b""):
@@ -247,13 +260,12 @@ def test_cut_pytorch_files_are_refused(legacy, tmp_path):
     assert "cut.pth" in fails(str(path))
 
 
-def test_converted_weights_come_back_and_are_not_overwritten(arrays, tmp_path):
-  read = conversion.load_weights(save(tmp_path / "a.safetensors", arrays))
+def test_converted_weights_come_back_and_are_not_overwritten(loaded, tmp_path):
   for _ in range(2):
-    conversion.save_converted(read, tmp_path / "converted")
+    conversion.save_converted(loaded, tmp_path / "converted")
   again = conversion.load_weights(str(tmp_path / "converted"))
-  jax.tree.map(np.testing.assert_array_equal, again.variables, read.variables)
-  assert again.about == read.about
+  jax.tree.map(np.testing.assert_array_equal, again.variables, loaded.variables)
+  assert again.about == loaded.about
   assert json.loads((tmp_path / "converted/weights.json").read_text())["normalize"] == "imagenet"
   stored = tmp_path / "converted/weights.safetensors"
   content = stored.read_bytes()
@@ -266,25 +278,28 @@ def test_converted_weights_come_back_and_are_not_overwritten(arrays, tmp_path):
   assert "holds neither a run nor converted weights" in fails(str(tmp_path))
 
 
+@functools.cache
+def shapes(model, channels):
+  return jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, channels))))
+
+
 def filled(model, read, channels=3):
-  variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, channels))))
-  variables = jax.tree.map(lambda leaf: jnp.full(leaf.shape, -1.0), variables)
+  variables = jax.tree.map(lambda leaf: np.full(leaf.shape, -1, np.float32), shapes(model, channels))
   conversion.check_fits(variables, read, encoder=encoder_of(model))
   return conversion.fill_encoder(variables, read)
 
 
 @pytest.mark.parametrize("channels", [2, 3, 5])
-def test_encoder_is_filled_and_nothing_else(arrays, channels, tmp_path):
-  read = conversion.load_weights(save(tmp_path / "a.safetensors", arrays))
-  variables, adapted = filled(ResUNet(), read, channels)
-  source = flax.traverse_util.flatten_dict(read.variables)
+def test_encoder_is_filled_and_nothing_else(loaded, channels):
+  variables, adapted = filled(ResUNet(), loaded, channels)
+  source = flax.traverse_util.flatten_dict(loaded.variables)
   for path, leaf in flax.traverse_util.flatten_dict(variables).items():
     if path[1] != "encoder":
       assert (np.asarray(leaf) == -1).all(), path
     elif path[2:4] != ("stem", "conv"):
       np.testing.assert_array_equal(leaf, source[path])
   kernel = variables["params"]["encoder"]["stem"]["conv"]["kernel"]
-  before = read.variables["params"]["encoder"]["stem"]["conv"]["kernel"]
+  before = loaded.variables["params"]["encoder"]["stem"]["conv"]["kernel"]
   for channel in range(channels):
     np.testing.assert_allclose(kernel[:, :, channel], before[:, :, channel % 3] * 3 / channels, rtol=1e-6)
   assert any(f"adapted to {channels}: repeated" in line for line in adapted) == (channels != 3)
@@ -318,8 +333,8 @@ def test_one_channel_gives_what_the_grey_picture_gave_in_three(title, model):
   assert any("adapted to 1: their sum" in line for line in adapted)
 
 
-def test_networks_and_variants_that_do_not_fit_are_told(arrays, tmp_path):
-  read = conversion.load_weights(save(tmp_path / "a.safetensors", arrays))
+def test_networks_and_variants_that_do_not_fit_are_told(loaded):
+  read = dataclasses.replace(loaded, variables=jax.tree.map(lambda leaf: leaf, loaded.variables))
   with pytest.raises(UserError, match="is ResNet-50 .torchvision., and this network has no published encoder"):
     filled(UNet(width=2, depth=2), read)
   with pytest.raises(UserError, match="and the encoder of this network is EfficientNet-Lite0"):

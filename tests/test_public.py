@@ -62,7 +62,16 @@ def test_a_user_error_is_a_value_error_and_keeps_what_it_names_in_another_proces
   assert with_flags(UserError("train it", "mode=train", "workdir")) == "train it (--mode=train, --workdir)"
 
 
-@pytest.mark.parametrize("naming", NAMINGS, ids=lambda naming: f"{naming.title}-{naming.variant}")
+@pytest.mark.parametrize(
+  "naming",
+  [
+    # The other sizes are those of Lite0, deeper.
+    pytest.param(
+      naming, marks=[pytest.mark.slow] * (naming.variant in ("lite1", "lite2")), id=f"{naming.title}-{naming.variant}"
+    )
+    for naming in NAMINGS
+  ],
+)
 @pytest.mark.parametrize("headless", [False, True])
 def test_weights_are_those_of_the_module_they_come_with(naming, headless, tmp_path):
   arrays = weights.random_arrays(naming)

@@ -55,6 +55,7 @@ def start(predictor, *, options=""):
   return process, int(process.stdout.readline().split("127.0.0.1:")[1].split()[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
   ("how", "state"),
   [

@@ -20,6 +20,7 @@ def voxel(*place, shape=(5, 9, 9)):
   return mask
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::FutureWarning:monai")  # about MONAI's own calls
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), SPACING])

@@ -70,6 +70,13 @@ def first_state(chain, average=True):
   return jax.jit(functools.partial(init_state, MODEL, chain, size=32, channels=3, seed=0, average=average))()
 
 
+@functools.cache
+def step_and_state():
+  """What the tests train with that need nothing else: a step, compiled once, and the state that it begins with."""
+  chain = optimizer()
+  return jax.jit(train_step(chain, ema_decay=0.15)), first_state(chain)
+
+
 def run(step, state, data, steps, batch_size=8):
   losses = []
   for number in range(steps):
@@ -80,17 +87,15 @@ def run(step, state, data, steps, batch_size=8):
 
 
 def test_training_learns(data):
-  chain = optimizer()
-  state, losses = run(jax.jit(train_step(chain)), first_state(chain), data, 40)
+  step, state = step_and_state()
+  state, losses = run(step, state, data, 40)
   assert np.mean(losses[-5:]) < 0.7 * np.mean(losses[:5])
   assert int(state.step) == 40 and int(state.nonfinite_step) == -1
   np.testing.assert_allclose(float(state.loss_sum), sum(losses), rtol=1e-4)
 
 
 def test_moving_average_by_hand(data):
-  chain = optimizer()
-  step = jax.jit(train_step(chain, ema_decay=0.15))
-  state = first_state(chain)
+  step, state = step_and_state()
   average = jax.device_get(state.variables)
   for number in range(3):
     state, _ = run(step, state, data, 1)
@@ -100,15 +105,14 @@ def test_moving_average_by_hand(data):
     )
   jax.tree.map(lambda ours, expected: np.testing.assert_allclose(ours, expected, atol=1e-5), state.average, average)
   assert state.eval_variables is state.average
-  plain = first_state(chain, average=False)
+  plain = first_state(optimizer(), average=False)
   assert plain.eval_variables is plain.variables
 
 
 def test_step_that_is_not_finite_changes_nothing_but_the_mark(data):
-  chain = optimizer()
-  step = jax.jit(train_step(chain))
-  state, _ = run(step, first_state(chain), data, 2)
-  bad = data | {"volume_mean": jnp.full((12, 3), jnp.nan)}
+  step, state = step_and_state()
+  state, _ = run(step, state, data, 2)
+  bad = data | {"volume_mean": jnp.full((12, 3), jnp.nan, jnp.float32)}  # of the same type: no second program
   after, losses = run(step, state, bad, 2)
   assert math.isnan(losses[0])
   assert int(after.nonfinite_step) == 2
@@ -128,7 +132,7 @@ def test_step_too_far_is_not_finite_although_loss_and_gradient_are(data):
 
 
 def test_prediction_is_on_the_datas_own_grid(data):
-  state = first_state(optimizer())
+  _, state = step_and_state()
   predict = jax.jit(make_predict_step(model=MODEL, task=TASK, preprocess=PREPROCESS))
   some = lambda *indices: {name: array[jnp.array(indices)] for name, array in data.items()}
   logits = predict(state.variables, some(3, 4, 5, 0)).pixels

@@ -80,6 +80,7 @@ def test_a_configuration_that_lacks_what_every_run_has_is_damaged(tmp_path):
     pass
 
 
+@pytest.mark.slow
 def test_one_process_at_a_time(tmp_path):
   begin(tmp_path, CONFIG)
   program = (

@@ -1,6 +1,7 @@
 """From a weight file to the encoder of a network, checked array by array; and the converted file."""
 
 import dataclasses
+import functools
 import hashlib
 import math
 import pathlib
@@ -172,6 +173,7 @@ def check_finite(variables: PyTree, origin: str) -> None:
     raise UserError(f"{origin} holds numbers that are not finite, in {_some(wrong)}: name weights that are whole")
 
 
+@functools.cache  # tracing the network takes seconds
 def expected_shapes(variant: str, classes: int | None) -> dict[Path, tuple[int, ...]]:
   """The shape of every array of the published network, for three channels; without the head if `classes` is None."""
   network = {"encoder": variant} if variant in ENCODERS else {"variant": variant}

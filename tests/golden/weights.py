@@ -1,5 +1,7 @@
 """Random ResNet-50 weights and batch statistics that both sides of a comparison can make for themselves."""
 
+import functools
+
 import numpy as np
 
 from bt_jax.pretrained import conversion, names
@@ -17,6 +19,12 @@ def naming(title):
 
 def random_arrays(naming, seed=0):
   """Arrays by the source's own names: He-scaled kernels, statistics and scales away from 0 and 1."""
+  return dict(_random_arrays(naming.title, seed))
+
+
+@functools.lru_cache(maxsize=2)  # 100 MB each; neighbouring tests ask for the same
+def _random_arrays(title, seed):
+  (naming,) = (naming for naming in names.NAMINGS if naming.title == title)
   shapes = conversion.expected_shapes(naming.variant, 1000)
   rng = np.random.default_rng(seed)
   arrays = {}
@@ -35,6 +43,7 @@ def random_arrays(naming, seed=0):
     else:
       array = 0.4 * uniform - 0.2
     arrays[name] = to_source(naming, array)
+    arrays[name].setflags(write=False)  # they are shared
   return arrays
 
 

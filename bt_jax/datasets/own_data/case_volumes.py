@@ -1,17 +1,13 @@
 """Reads a case: its image in axial slices of all channels, its masks by class, and how large its voxels are."""
 
-import gzip
 import hashlib
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import nibabel
 import numpy as np
-import tifffile
 from jaxtyping import Bool, Float, Shaped, UInt8
 from nibabel import orientations
-from PIL import Image
 
 from bt_jax.datasets.own_data.collection import Case, Labels, Spacing, shown
 from bt_jax.errors import UserError, one_line
@@ -209,12 +205,12 @@ def _to_numbers(volume: Volume) -> Volume:
       f"{path} is a mask with the number {lowest if lowest < 0 else highest:g}, expected 0 to 255: number its classes so"
     )
   rounded = rounded.astype(np.uint8)
-  found = np.flatnonzero(np.bincount(rounded.ravel(), minlength=256))
+  present = np.flatnonzero(np.bincount(rounded.ravel(), minlength=256))
   jpeg = any(getattr(one, "format", "") == "JPEG" for one in volume.source) if volume.affine is None else False
-  if len(found) > (2 if jpeg else MOST_LABELS):
+  if len(present) > (2 if jpeg else MOST_LABELS):
     what = "saved as JPEG, which changes numbers" if jpeg else "is it an image, or was it resampled?"
     raise UserError(
-      f"{path} is a mask of {len(found)} different numbers ({shown(found.tolist(), 5)}), expected labels: {what}"
+      f"{path} is a mask of {len(present)} different numbers ({shown(present.tolist(), 5)}), expected labels: {what}"
     )
   return volume._replace(values=rounded)
 
@@ -265,8 +261,8 @@ def to_masks(numbers: Volume, labels: Labels) -> UInt8[np.ndarray, "slices heigh
 
 def check_labels(numbers: Volume, labels: Labels) -> None:
   """Raises UserError where a mask has a number that no class has."""
-  found = np.flatnonzero(np.bincount(numbers.values.ravel()))
-  if unknown := [int(value) for value in found if value and value not in labels.known]:
+  present = np.flatnonzero(np.bincount(numbers.values.ravel()))
+  if unknown := [int(value) for value in present if value and value not in labels.known]:
     known = ", ".join(map(str, sorted(labels.known)))
     raise UserError(
       f"{numbers.file_of(numbers.values == unknown[0])} has the label {shown(unknown)}, which is not among {known}: correct the "
@@ -285,40 +281,3 @@ def same_image(case: Case, other: Case) -> UserError:
     f"{case.images[0][0]} holds the same image as {other.images[0][0]} of another patient, which may train and test on it: "
     "move one of them away, or give both one patient in cases.csv"
   )
-
-
-def side_of(height: int, width: int, spacing: Spacing | None) -> int:
-  """The longer side of a slice, in pixels of the smaller side of a pixel."""
-  _, rows, columns = spacing or (1.0, 1.0, 1.0)
-  return round(max(height * max(rows / columns, 1.0), width * max(columns / rows, 1.0)))
-
-
-def longest_side(case: Case) -> int:
-  """`side_of` the slices of a case, by headers alone; raises UserError where one cannot be read."""
-  path = case.images[0][0]
-  try:
-    if kind_of(path) == "nifti":
-      source = _header(path)
-      shape = to_axial(np.broadcast_to(np.uint8(0), (*source.shape, 1)[:3]), source.affine).shape
-      return side_of(*shape[1:], nifti_geometry.spacing(source, shape, path)[0])
-    if path.suffix.lower() in (".tif", ".tiff"):
-      with findings.kept(), tifffile.TiffFile(path, _multifile=False) as tiff:
-        return max(tiff.pages.first.imagelength, tiff.pages.first.imagewidth)
-    with findings.kept(), Image.open(path) as image:
-      return max(image.size)
-  except UserError:
-    raise
-  except Exception as error:  # whatever a library makes of a header that makes no sense
-    raise UserError(f"{path} has a header that cannot be read ({one_line(error)}): copy or convert it again") from error
-
-
-def _header(path: pathlib.Path) -> Source:
-  """How a NIfTI lies, by the first bytes of the file, whatever its name says of gzip."""
-  with open(path, "rb") as file:
-    packed = file.read(2) == b"\x1f\x8b"
-  with gzip.open(path) if packed else open(path, "rb") as file:
-    start = file.read(540)
-  kind = nibabel.Nifti2Image if start[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c") else nibabel.Nifti1Image
-  header = kind.header_class(start[: kind.header_class.sizeof_hdr])
-  affine = nifti_geometry.in_mm(header.get_best_affine(), header)
-  return Source(kind, header, affine, header.get_data_shape()[:3], ".nii.gz" if packed else ".nii")

@@ -6,7 +6,7 @@ import numpy as np
 from tqdm import tqdm
 
 from bt_jax.datasets.info import DatasetInfo
-from bt_jax.datasets.own_data import case_volumes, folders
+from bt_jax.datasets.own_data import case_volumes, folders, slice_sizes
 from bt_jax.datasets.own_data.collection import Collection, Labels, shown
 from bt_jax.errors import UserError
 from bt_jax.scans import sequences
@@ -22,7 +22,7 @@ def describe(collection: Collection, window: str) -> tuple[DatasetInfo, Labels]:
   Raises:
     UserError: a header or a mask cannot be read, or intensities of CT have no window.
   """
-  longest = max(case_volumes.longest_side(case) for case in collection.cases)
+  longest = max(slice_sizes.longest_side(case) for case in collection.cases)
   channels = collection.channels or channel_names(case_volumes.read_image(collection.cases[0], ()).values.shape[-1])
   labels = collection.labels or _read_labels(collection)
   return make_info(collection, channels, labels, longest, window), labels

@@ -43,7 +43,7 @@ def by_hash(patients: Sequence[str], count: int) -> dict[str, int]:
   Of so few patients that a fold would be empty, the fullest gives it the one with the highest hash.
 
   >>> by_hash(["a", "b", "c"], 3)
-  {'a': 2, 'b': 1, 'c': 0}
+  {'a': 0, 'b': 1, 'c': 2}
 
   Raises:
     UserError: there are fewer patients than folds.

@@ -11,7 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from bt_jax.datasets.info import DatasetInfo
-from bt_jax.datasets.own_data import case_volumes, contact_sheet, data_description, folds
+from bt_jax.datasets.own_data import case_volumes, contact_sheet, data_description, folds, slice_sizes
 from bt_jax.datasets.own_data.collection import Case, Collection, Labels, Spacing, shown
 from bt_jax.errors import UserError
 from bt_jax.scans.scan import extremes
@@ -75,7 +75,7 @@ def inspect(collection: Collection, window: str, asked_folds: int = 5) -> Inspec
   fold_of = _attempt(collection, lambda: folds.divide(collection, asked_folds))
   lines = _about(collection, info, labels, fold_of)
   lines += _numbers(summaries, info, labels) if info is not None else []
-  lines += [f"note: {note}" for note in [*collection.notes, *_oddities(summaries, info)]]
+  lines += [f"note: {note}" for note in [*collection.notes, *_remarks(summaries, info)]]
   picture = contact_sheet.draw(excerpts, info, labels) if info is not None and excerpts else None
   return Inspection(collection, info, lines, picture)
 
@@ -127,7 +127,7 @@ def _described(
   lacking = [name for name, values in labels.values.items() if not where.keys() & set(values)]
   if lacking:
     collection.problems.append(data_description.absent(collection, lacking))
-  longest = max(case_volumes.side_of(*of.shape[1:], of.spacing_mm) for of in summaries)
+  longest = max(slice_sizes.side_of(*of.shape[1:], of.spacing_mm) for of in summaries)
   channels = collection.channels or data_description.channel_names(len(summaries[0].low))
   return _attempt(collection, lambda: data_description.make_info(collection, channels, labels, longest, window)), labels
 
@@ -197,7 +197,7 @@ def _numbers(summaries: Sequence[Summary], info: DatasetInfo, labels: Labels) ->
   return lines
 
 
-def _oddities(summaries: Sequence[Summary], info: DatasetInfo | None) -> list[str]:
+def _remarks(summaries: Sequence[Summary], info: DatasetInfo | None) -> list[str]:
   """What is not wrong and may not be meant, a sentence each."""
   notes = []
   if empty := [of.case.name for of in summaries if not of.marked]:

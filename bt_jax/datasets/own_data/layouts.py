@@ -27,7 +27,7 @@ _LAYOUTS: tuple[Callable[[pathlib.Path, Listed], Collection | None], ...] = (
 
 
 def find(root: str | pathlib.Path | None, *, masks: bool = True) -> Collection:
-  """The cases in a folder, with all that is wrong with it as far as names and small files tell.
+  """The cases in a folder, with all that is wrong with it as far as names and small files show.
 
   Args:
     root: the folder.
@@ -42,7 +42,7 @@ def find(root: str | pathlib.Path | None, *, masks: bool = True) -> Collection:
   if not root.is_dir():
     raise UserError(f"{root} is not a folder: name one with {EXPECTED}", "data.root")
   listed = dict(discovery.walk(root))
-  collection = next((found for read in _LAYOUTS if (found := read(root, listed)) is not None), None)
+  collection = next((one for read in _LAYOUTS if (one := read(root, listed)) is not None), None)
   if collection is None:
     raise UserError(f"{root} has no layout that is known, expected {EXPECTED}", "data.root")
   collection.cases.sort(key=lambda case: discovery.natural(case.name))

@@ -39,9 +39,9 @@ class OwnSource(store.Source):
   def collection(self) -> Collection:
     """The cases; raises UserError for the first problem."""
     store.check_folders(self.root, self.data_dir)
-    found = layouts.find(self.root)
-    found.check()
-    return found
+    collection = layouts.find(self.root)
+    collection.check()
+    return collection
 
   @functools.cached_property
   def info(self) -> DatasetInfo:

@@ -37,7 +37,7 @@ from bt_jax.training.checkpoint_record import Profile
 _PLATFORMS = ("cpu", "cuda", "tpu")
 _GROUP = 8  # slices at a time
 _ABOUT = "model.json"
-_FORMAT = 1  # of what describes the networks, and of the function's inputs and outputs
+_FORMAT = 2  # of what describes the networks, and of the function's inputs and outputs; 1 took no aspect
 _HASH_CHARACTERS = 64  # of a SHA-256 in hexadecimal
 # docs.jax.dev/en/latest/export/export.html#compatibility-guarantees; counted from when jaxlib was built, not from today.
 _READS = (

@@ -130,7 +130,7 @@ def test_an_export_says_until_when_it_is_read_and_what_then(exported, tmp_path):
   ):
     bt_jax.load(exported_with(other, tmp_path / "model.bin"))
   newer = described | {"format": 3, "decision": None, "about": {"bt_jax": "9.8.7"}}
-  with pytest.raises(UserError, match="model.bin is of format 2, .*use bt_jax 9.8.7, which wrote it, or export"):
+  with pytest.raises(UserError, match="model.bin is of format 3, .*use bt_jax 9.8.7, which wrote it, or export"):
     bt_jax.load(exported_with(newer, tmp_path / "model.bin"))
 
 

@@ -69,7 +69,7 @@ def test_any_number_and_size_of_slices_on_every_platform(exported, shape):
   function = jax.export.deserialize(bytearray(path.read_bytes()))
   assert {*function.platforms} == {"cpu", "cuda", "tpu"}
   image = volume(*shape)
-  alike(function.call(image), predictor.predict(image))
+  alike(function.call(image, np.float32(1)), predictor.predict(image))
 
 
 def test_as_a_checkpoint_it_keeps_the_shape_of_pixels(exported):

@@ -122,15 +122,15 @@ def exported_with(described, path, function=b"no function of this JAX"):
 
 def test_an_export_says_until_when_it_is_read_and_what_then(exported, tmp_path):
   _, described = jax_export.read(exported)
-  assert described["format"] == 1 and described["jax"]["jax"] == jax.__version__
+  assert described["format"] == 2 and described["jax"]["jax"] == jax.__version__
   assert "six months" in described["jax"]["reads"] and f"jax=={jax.__version__}" in described["jax"]["reads"]
   other = described | {"jax": described["jax"] | {"jax": "0.1", "reads": "written with jax 0.1; export the run again"}}
   with pytest.raises(
     UserError, match=rf"model.bin is not read by jax {jax.__version__} .*it was written with jax 0.1; exp"
   ):
     bt_jax.load(exported_with(other, tmp_path / "model.bin"))
-  newer = described | {"format": 2, "decision": None, "about": {"bt_jax": "9.8.7"}}
-  with pytest.raises(UserError, match="model.bin is of format 2, .*use bt_jax 9.8.7, which wrote it, or export"):
+  newer = described | {"format": 3, "decision": None, "about": {"bt_jax": "9.8.7"}}
+  with pytest.raises(UserError, match="model.bin is of format 3, .*use bt_jax 9.8.7, which wrote it, or export"):
     bt_jax.load(exported_with(newer, tmp_path / "model.bin"))
 
 

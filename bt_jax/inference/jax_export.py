@@ -38,7 +38,7 @@ from bt_jax.training.checkpoint_record import Profile
 _PLATFORMS = ("cpu", "cuda", "tpu")
 _GROUP = 8  # slices at a time
 _ABOUT = "model.json"
-_FORMAT = 1  # of what describes the networks, and of the function's inputs and outputs
+_FORMAT = 2  # of what describes the networks, and of the function's inputs and outputs; 1 took no aspect
 _HASH_CHARACTERS = 64  # of a SHA-256 in hexadecimal
 # docs.jax.dev/en/latest/export/export.html#compatibility-guarantees; counted from when jaxlib was built, not from today.
 _READS = (
@@ -103,7 +103,7 @@ def write(
   )
   volume = jax.ShapeDtypeStruct((slices, height, width, len(decision.info.channels)), jnp.float32)
   with _without_locations():
-    exported = jax.export.export(jax.jit(function), platforms=_PLATFORMS)(volume)
+    exported = jax.export.export(jax.jit(function), platforms=_PLATFORMS)(volume, jax.ShapeDtypeStruct((), jnp.float32))
   path = files.write_bytes(output, seal(bytes(exported.serialize()) + program(described)))
   print(
     f"written: {path} ({path.stat().st_size / 1e6:.1f} MB)\n"
@@ -210,10 +210,10 @@ def read(path: pathlib.Path) -> tuple[bytes, dict[str, Any]]:
 def make_function(
   segmenters: Sequence[Network], classifiers: Sequence[Network], decision: Decision
 ) -> Callable[[Float[Array, "slices height width channels"]], dict[str, Array]]:
-  """The function of a whole volume, in any scale and size, pixels as high as wide.
+  """The function of a whole volume, in any scale and size.
 
   Returns:
-    `function(volume)`: `probability` and `mask` [slices, height, width], `slice_probability` and `gated` [slices], as
+    `function(volume, aspect)`, where aspect is mm of a row by mm of a column: `probability` and `mask` [slices, height, width], `slice_probability` and `gated` [slices], as
     `Predictor.predict` has them. Of several classes `probability` and `mask` are [slices, height, width, classes].
   """
   info = decision.info
@@ -221,22 +221,24 @@ def make_function(
     segmenters, classifiers, tta=decision.tta, gate=decision.gate, temperature=decision.temperature
   )
 
-  def function(volume: Float[Array, "slices height width channels"]) -> dict[str, Array]:
+  def function(
+    volume: Float[Array, "slices height width channels"], aspect: resampling.Aspect = 1.0
+  ) -> dict[str, Array]:
     slices, height, width, _ = volume.shape
     scaled = resampling.scale(volume, *resampling.window(volume, jnp, info.window))
-    statistics = dict(zip(("volume_mean", "volume_std"), resampling.statistics(scaled), strict=True))
+    statistics = dict(zip(("volume_mean", "volume_std"), resampling.statistics(scaled, aspect), strict=True))
     repeated = {name: jnp.tile(values, (_GROUP, 1)) for name, values in statistics.items()}
 
     def of_group(images: dict[View, Array]) -> tuple[Array, Array, Array]:
       logits = ensemble.forward(ensemble.variables, {"image": images, **repeated})
-      members, slice_probability, gated = ensemble.outputs(logits, height, width)
+      members, slice_probability, gated = ensemble.outputs(logits, height, width, aspect)
       return members.mean(0), slice_probability, gated
 
     # Groups of a size that is known compile once; the last is filled up with slices that are thrown away.
     groups = (slices + _GROUP - 1) // _GROUP
 
     def grouped(view: View) -> Array:
-      seen = with_neighbours(resampling.to_network(scaled, view.size), view.context)
+      seen = with_neighbours(resampling.to_network(scaled, view.size, aspect), view.context)
       filled = jax.lax.pad(seen, jnp.float32(0), [(0, groups * _GROUP - slices, 0), *[(0, 0, 0)] * 3])
       return filled.reshape(groups, _GROUP, *seen.shape[1:])
 
@@ -300,27 +302,30 @@ def load(path: pathlib.Path, threshold: float | None) -> Predictor:
   if threshold is not None:
     check_share("threshold", threshold)
     decision, about = dataclasses.replace(decision, threshold=threshold), about | {"threshold": threshold}
-  segment = functools.partial(_segment, jax.jit(exported.call), info)
+  function = jax.jit(exported.call)
+  older = len(exported.in_avals) == 1  # without the shape of pixels
+  segment = functools.partial(_segment_square, function, info.size) if older else functools.partial(_segment, function)
   return Predictor(decision, about | {"exported": True}, segment)
 
 
-def _segment(
-  function: Callable[[Any], dict[str, Array]], info: DatasetInfo, image: Image, aspect: float
-) -> Iterator[Outputs]:
-  """All slices at once, as statistics are of the whole volume.
+def _segment(function: Callable[..., dict[str, Array]], image: Image, aspect: float) -> Iterator[Outputs]:
+  """All slices at once, as statistics are of the whole volume."""
+  outputs = jax.device_get(function(image, np.float32(aspect)))
+  probability = outputs["probability"].reshape(1, *image.shape[:3], -1)
+  yield Outputs(probability, outputs["slice_probability"], outputs["gated"])
 
-  The function knows pixels as high as wide alone: others are resampled to such, of the size of the training slices.
-  """
+
+def _segment_square(
+  function: Callable[..., dict[str, Array]], size: int, image: Image, aspect: float
+) -> Iterator[Outputs]:
+  """The same of an older file, which knows pixels as high as wide alone: others are resampled to the stored size first."""
   _, height, width, _ = image.shape
   square = aspect == 1
-  low, high = resampling.window(image, fixed=info.window)
-  seen = image if square else _to_square(image, low, high, aspect, size=info.size)
-  if info.window and not square:  # the function brings intensities to its scale itself
-    seen = seen * ((high - low) / 255) + low
+  seen = image if square else _to_square(image, *resampling.window(image), aspect, size=size)
   outputs = jax.device_get(function(seen))
   probability = outputs["probability"].reshape(*seen.shape[:3], -1)
   if not square:
-    probability = np.asarray(_to_own(probability, aspect, height=height, width=width))
+    probability = np.asarray(_to_own(probability, height=height, width=width, aspect=aspect))
   yield Outputs(probability[None], outputs["slice_probability"], outputs["gated"])
 
 

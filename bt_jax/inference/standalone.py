@@ -44,7 +44,7 @@ def main(file: pathlib.Path, arguments: list[str]) -> None:
     function = jax.export.deserialize(bytearray(content))
   except Exception as error:  # of another version of JAX; what its reader raises is not documented
     sys.exit(f"error: {file} is not read by jax {jax.__version__} ({error!r:.200}); it was {reads}")
-  outputs = function.call(volume)
+  outputs = function.call(volume, np.float32(1))  # pixels as high as wide
   if not np.isfinite(outputs["probability"]).all():
     sys.exit(f"error: the networks give no number for {arguments[0]}: is every value in it finite?")
   np.savez_compressed(arguments[1], **{name: np.asarray(array) for name, array in outputs.items()})

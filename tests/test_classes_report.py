@@ -49,7 +49,7 @@ def write_run(folder, shift: int) -> tuple[Slices, np.ndarray]:
     row | {"probability_calibrated": row["probability"]}
     for row in task.slice_records(slices, tumor, predicted, **NAMES)
   ]
-  whole = volume_columns(slices, predicted, spacing_mm=None, classes=TWO.classes)
+  whole = volume_columns(slices, predicted, spacing_mm={}, classes=TWO.classes)
   patients = [row | whole[row["patient"], row["class"]] | CLINICAL for row in task.patient_records(rows)]
   reliability = calibration.pixel_rows(slices, tumor.pixels, 1.5, **NAMES)
   tables = Tables(rows, patients, reliability, [])

@@ -293,7 +293,7 @@ def test_build_mode_and_help(tiny, data_dir):
   [
     ([], "no configuration: pass e.g. --config=configs/seg.py:phantom"),
     (["--config=configs/seq.py"], "configs/seq.py"),
-    (["--config=configs/seg.py:tiny"], "no preset 'tiny': there are small, phantom"),
+    (["--config=configs/seg.py:tiny"], "no preset 'tiny': there are small, own, phantom"),
     (
       ["--config=configs/seg.py:phantom", "--config.train.epoch=3"],
       "no field 'train.epoch' in the configuration: did you mean train.epochs?",
@@ -378,10 +378,10 @@ def test_no_data_names_layout_command_and_phantom(tmp_path):
 @pytest.mark.parametrize(
   ("flag", "error"),
   [
-    ("--config=seg.py:nix", "configs/seg.py has no preset 'nix': there are small, phantom, paper, or none at all"),
+    ("--config=seg.py:nix", "configs/seg.py has no preset 'nix': there are small, own, phantom, paper, or none at all"),
     (
       "-config=configs/seg.py:nix",
-      "configs/seg.py has no preset 'nix': there are small, phantom, paper, or none at all",
+      "configs/seg.py has no preset 'nix': there are small, own, phantom, paper, or none at all",
     ),
     ("--config=mine/seg.py:small", "there is no configuration mine/seg.py: ours are configs/seg.py and configs/cls.py"),
   ],

@@ -65,7 +65,7 @@ def test_weights_are_converted_once_and_a_run_starts_from_them_and_another_from_
     assert not (tmp_path / "refused").exists()
 
 
-def test_a_run_of_another_network_is_no_encoder(run, tiny, tmp_path):
+def test_a_run_of_another_network_is_refused(run, tiny, tmp_path):
   flags = [
     *(flag for flag in tiny if "model." not in flag),
     "--config.model.name=resunet",
@@ -73,4 +73,4 @@ def test_a_run_of_another_network_is_no_encoder(run, tiny, tmp_path):
     f"--workdir={tmp_path / 'refused'}",
   ]
   status, _, err = launch(flags)
-  assert status == 1 and "is of unet, which has no published encoder" in err and len(err.splitlines()) == 1
+  assert status == 1 and "is of unet, and this network is resunet" in err and len(err.splitlines()) == 1

@@ -4,6 +4,8 @@ import functools
 from typing import Any
 
 from bt_jax import metrics
+from bt_jax.datasets.lgg_mri.constants import INFO
+from bt_jax.datasets.recorded import info_of
 from bt_jax.evaluation.aggregation import EMPTY_RULES
 from bt_jax.paper import published_values
 from bt_jax.scans.scan import NOTICE
@@ -40,7 +42,6 @@ def results_table(summary: dict[str, Any]) -> str:
     *_calibration_lines(test["calibration"]),
     "",
     *_baseline_lines(summary, _SEGMENTED),
-    "",
     f"(1) {EMPTY_RULES['empty_is_one']}. (2) {EMPTY_RULES['nonempty_truth']}. Pooled and per volume, an all-empty pair counts 1.",
     *_intervals_lines(summary),
     f"si and f1 are the formula of dice under other names. {NOTICE}",
@@ -68,10 +69,7 @@ def class_table(summary: dict[str, Any]) -> str:
     f"{'tumour':24}{counts['fn']:>16}{counts['tp']:>18}",
     "",
     *_baseline_lines(summary, _CLASSIFIED),
-    "",
-    *published_values.table2_lines(test["per_class"], summary["model"]),
-    "",
-    *published_values.NOTE.splitlines(),
+    *(_paper_lines(summary) if info_of(summary).name == INFO.name else []),
     *_intervals_lines(summary),
     f"A class never predicted has precision 0; one that is not there has none. {NOTICE}",
   ]
@@ -94,7 +92,9 @@ _CLASSIFIED = {
 
 
 def _baseline_lines(summary: dict[str, Any], columns: dict[str, tuple[str | None, ...]]) -> list[str]:
-  """This network and the baselines on the same slices."""
+  """This network and the baselines on the same slices; nothing of data that the paper is not about and without baselines."""
+  if not summary["baselines"] and info_of(summary).name != INFO.name:
+    return []
   named = [(f"this {summary['model']}", summary["test"], None)]
   named += [(baseline["title"], baseline["test"], baseline["name"]) for baseline in summary["baselines"]]
   segments = columns is _SEGMENTED
@@ -109,7 +109,13 @@ def _baseline_lines(summary: dict[str, Any], columns: dict[str, tuple[str | None
     )
     line = f"{title:50}" + "".join(f"{cell:>24}" for cell in cells)
     lines.append(f"{line}   {printed.result} on {printed.data}" if printed else line)
-  return lines
+  return [*lines, ""]
+
+
+def _paper_lines(summary: dict[str, Any]) -> list[str]:
+  """A classifier's numbers beside those of the paper."""
+  table = published_values.table2_lines(summary["test"]["per_class"], summary["model"])
+  return [*table, "", *published_values.NOTE.splitlines()]
 
 
 def _class_lines(test: dict[str, Any]) -> list[str]:

@@ -39,7 +39,8 @@ def write_report(workdir: pathlib.Path, *, show_slices: bool) -> pathlib.Path:
 def _page(record: RunFiles, results: list[sections.Section], show_slices: bool, shown: list[viewer.Shown]) -> bytes:
   patient_of = {row["case"]: row["patient"] for row in record.rows}
   in_viewer = {patient_of[volume.case]: volume.case for volume in shown}
-  parts = [sections.patients(record, in_viewer), *results, sections.published(record, results), sections.about(record)]
+  beside = [sections.published(record, results)] if phrases.is_lgg(record.summary) else []
+  parts = [sections.patients(record, in_viewer), *results, *beside, sections.about(record)]
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader("bt_jax.report.page", "."),
     autoescape=True,
@@ -53,7 +54,7 @@ def _page(record: RunFiles, results: list[sections.Section], show_slices: bool, 
     script=inline("viewer.js"),
     title=phrases.model(record.summary),
     task=phrases.TASKS[record.task],
-    split=phrases.split(record.summary["split"]),
+    split=phrases.split(record.summary),
     data=record.summary["data"],
     notices=phrases.notices(record.summary),
     sentences=phrases.sentences(record.summary),

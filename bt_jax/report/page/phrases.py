@@ -3,6 +3,8 @@
 import re
 from typing import Any
 
+from bt_jax.datasets.lgg_mri.constants import INFO
+from bt_jax.datasets.recorded import info_of
 from bt_jax.paper import published_values
 from bt_jax.paper.baselines import COPY
 from bt_jax.scans.scan import NOTICE
@@ -63,10 +65,16 @@ def model(summary: dict[str, Any]) -> str:
   return MODELS.get(summary["model"], summary["model"])
 
 
-def split(name: str) -> str:
-  """A split's name in words."""
+def is_lgg(summary: dict[str, Any]) -> bool:
+  """Whether a run is of the data that the paper is about, or of the phantom in its image."""
+  return info_of(summary).name == INFO.name
+
+
+def split(summary: dict[str, Any]) -> str:
+  """What the split of a run is called, in words."""
+  name, last = summary["split"], info_of(summary).folds - 1
   if match := re.fullmatch(r"patient_(folds?)_([\d,-]+)", name):
-    return f"patient {match[1]} {re.sub(r'0(?=[0-9])', '', match[2])} (of 0 to 21)"
+    return f"patient {match[1]} {re.sub(r'0(?=[0-9])', '', match[2])} (of 0 to {last})"
   return {
     "random_slices_leaky": "slices drawn at random (leaky)",
     "patients_buda10": "the ten patients of brain-segmentation-pytorch",
@@ -153,7 +161,7 @@ def _cascade(test: dict[str, Any], level: str) -> tuple[str, str]:
 
 
 def _protocol(summary: dict[str, Any]) -> str:
-  protocol = f"Protocol: {split(summary['split'])} of {summary['data']}"
+  protocol = f"Protocol: {split(summary)} of {summary['data']}"
   if summary.get("folds"):
     protocol += f", {len(summary['folds'])} runs, each evaluated on patients that it never saw, their slices pooled"
   elif summary["leaky"]:

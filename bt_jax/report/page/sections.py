@@ -169,7 +169,7 @@ def subgroups(record: RunFiles, show_slices: bool) -> Section | None:
 
 def associations(record: RunFiles, show_slices: bool) -> Section | None:
   """Shape against molecular clusters."""
-  if record.task == "cascade":
+  if record.task == "cascade" or not phrases.is_lgg(record.summary):
     return None
   found = record.summary["test"]["associations"]
   words_of = {"truth": "the radiologists' masks", "predicted": "the predicted masks"}

@@ -133,7 +133,7 @@ def check(kind: Any, content: Any, path: str | pathlib.Path, remedy: str = _REME
 
   Args:
     kind: a type, such as a TypedDict, in which keys that it does not name are free.
-    content: as JSON gives it: a string is no number here.
+    content: as JSON gives it: a string is not a number here.
     path: that it is from.
     remedy: ends the refusal.
     where: of the content in the file.
@@ -171,7 +171,7 @@ def _parsed(content: bytes, path: str | pathlib.Path, remedy: str) -> Any:
 def _finite(text: str) -> float:
   """JSON has no NaN, and a number beyond the largest float would become infinite."""
   if not math.isfinite(number := float(text)):
-    raise ValueError(f"{text} is no finite number")
+    raise ValueError(f"{text} is not a finite number")
   return number
 
 
@@ -203,7 +203,7 @@ def read_csv(
     with open(path, newline="", encoding="utf-8") as file:
       names, *lines = [*csv.reader(file, strict=True)] or [[]]
   except (UnicodeDecodeError, csv.Error) as error:
-    raise damaged(path, f"it is no table of text: {error}", remedy) from error
+    raise damaged(path, f"it is not a table of text: {error}", remedy) from error
   if missing := [name for name in required if name not in names]:
     raise damaged(path, f"it lacks {', '.join(missing)}", remedy)
   if len({*names}) < len(names):

@@ -1,4 +1,4 @@
-"""Classification: a network that tells whether a slice has a tumour.
+"""Classification: a network that says whether a slice has a tumour.
 
   python launch.py --config=configs/cls.py:phantom                              synthetic data, minutes on a laptop
   python launch.py --config=configs/cls.py:small --config.data.root=DIR         the real data on a CPU

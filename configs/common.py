@@ -96,7 +96,7 @@ def get_config() -> ConfigDict:
   config.eval.largest_component = False  # segmentation: keep only the largest 3-D component of each volume
   config.eval.mirror = False  # average the probabilities of each slice and of its mirror image
   config.eval.flair_only = False  # also predict the test slices with FLAIR in all channels, as where others are missing
-  config.eval.baselines = True  # also judge methods that learn nothing, or little, on the same slices
+  config.eval.baselines = True  # also evaluate methods that learn nothing, or little, on the same slices
 
   config.crossval = ConfigDict()
   config.crossval.folds = "all"  # of --mode=crossval: or some of them, e.g. "0,3-6"

@@ -44,7 +44,9 @@ def get_config(preset: str = "") -> ConfigDict:
     # A net this small sees too little in eight epochs to overfit: flips alone did better on the validation part.
     config.augment.update(rotation_degrees=0.0, scale=0.0, shift=0.0, gamma=0.0, noise=0.0)
     config.data.name = "phantom"
-  if preset == "paper":  # trained on slices with a tumour only; unlike there, all slices of the other parts are judged
+  if (
+    preset == "paper"
+  ):  # trained on slices with a tumour only; unlike there, all slices of the other parts are evaluated
     config.data.normalize = "image"
     config.model.update(name="resunet_scratch", width=16)
     config.augment.update(flip=False, rotation_degrees=0.0, scale=0.0, shift=0.0, gamma=0.0, noise=0.0)

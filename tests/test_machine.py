@@ -39,7 +39,7 @@ config = seg.get_config("phantom")  # batches of 8 and 32
 config.update_from_flattened_dict({fields})
 setup.prepare(config)
 print(jax.device_count(), jax.config.jax_compilation_cache_dir, os.environ["XLA_FLAGS"])
-setup.prepare(config)  # again is no harm
+setup.prepare(config)  # again does no harm
 """
   assert python(code, tmp_path) == [str(devices), f"{tmp_path}/.cache/bt_jax/xla", "--xla_gpu_deterministic_ops=true"]
 

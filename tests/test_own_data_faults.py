@@ -158,7 +158,7 @@ def image_that_two_patients_have(root, case):
     nifti(_image(root, case, channel), noise(channel), codes="RAS")
 
 
-@fault(VOLUMES, "c{case}_0000.nii.gz is no NIfTI file, or damaged")
+@fault(VOLUMES, "c{case}_0000.nii.gz is not a NIfTI file, or damaged")
 def file_of_no_known_kind(root, case):
   _image(root, case).write_bytes(b"hello" * 100)
 
@@ -412,7 +412,7 @@ SPLITS = {
   "no list": ({"train": []}, "is not a list of"),
   "a text": ([{"train": "c0", "val": "c1"}], "is not a list of"),
   "case in two": ([["c0", "c1"], ["c1", "c2"], ["c3", "c4", "c5"]], "c1 in val of the folds 0 and 1"),
-  "unknown": ([["c0", "c1"], ["c9", "c2"], ["c3", "c4", "c5"]], "names c9, which is no case"),
+  "unknown": ([["c0", "c1"], ["c9", "c2"], ["c3", "c4", "c5"]], "names c9, which is not a case"),
   "one fold": ([["c0"]], "there are 1 folds in the files of"),
   "no val": ([["c0", "c1"], [], ["c2", "c3", "c4", "c5"]], "has no case in val of fold 1"),
   "train and val": ([{"train": ["c0", "c1"], "val": ["c1"]}], "has c1 in train and in val of fold 0"),

@@ -37,7 +37,7 @@ def test_same_seed_same_bytes_and_nothing_half_written(tmp_path):
   trees = [phantom.write_tree(tmp_path / name, **kwargs) for name in "ab"]
   files = [{p.relative_to(tree): p.read_bytes() for p in tree.rglob("*") if p.is_file()} for tree in trees]
   assert files[0] == files[1] and len(files[0]) > 4
-  # What a killed process left is no tree, and is replaced.
+  # What a killed process left is not a tree, and is replaced.
   (tmp_path / "c" / "kaggle_3m.incomplete").mkdir(parents=True)
   (tmp_path / "c" / "kaggle_3m.incomplete" / "rest").touch()
   tree = phantom.write_tree(tmp_path / "c", **kwargs)

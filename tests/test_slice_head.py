@@ -20,7 +20,7 @@ from tests.helpers.slices import make_slices
 
 
 def test_loss_by_hand():
-  masks = jnp.zeros((3, 2, 2, 1)).at[0, 0, 0].set(1.0).at[1].set(0.4)  # the second's faint border is no tumour
+  masks = jnp.zeros((3, 2, 2, 1)).at[0, 0, 0].set(1.0).at[1].set(0.4)  # the second's faint border is not a tumour
   outputs = MaskAndSlice(jnp.full((3, 2, 2, 1), 7.0), jnp.array([2.0, 2.0, -1.0]))
   loss = with_slices(lambda logits, masks: logits.sum((1, 2, 3)) + 10 * masks.sum((1, 2, 3)))
   expected = [38 + np.log1p(np.exp(-2)), 44 + np.log1p(np.exp(2)), 28 + np.log1p(np.exp(-1))]

@@ -39,7 +39,7 @@ def parse_channels(text: str, info: DatasetInfo) -> tuple[Channel, ...]:
     info: of the data set that has these channels.
 
   Raises:
-    UserError: a name is no sequence, or a number after it is not 1 or more.
+    UserError: a name is not a sequence, or a number after it is not 1 or more.
   """
   if text.strip() == "all":
     return own_channels(info)

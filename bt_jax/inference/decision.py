@@ -88,7 +88,7 @@ def _title(networks: Sequence[Network]) -> str:
 
 
 def check_share(name: str, value: float | None) -> None:
-  """Raises UserError where an option is no share."""
+  """Raises UserError where an option is not a share."""
   if value is not None and not 0 < value <= 1:
     raise UserError(f"{name} is {value}, expected more than 0 and at most 1", name)
 

@@ -187,10 +187,10 @@ def read(path: pathlib.Path) -> tuple[bytes, dict[str, Any]]:
   """The bytes of an exported file, verified, and what it says of its networks.
 
   Raises:
-    UserError: it is no exported file, is damaged, or of a newer format.
+    UserError: it is not an exported file, is damaged, or of a newer format.
   """
   remedy = "export the run again"
-  changed = files.damaged(path, "its SHA-256 is not that of its content: it is no export", remedy)
+  changed = files.damaged(path, "its SHA-256 is not that of its content: it is not an export", remedy)
   try:
     content = path.read_bytes()
     if not (sealed := _is_sealed(content)) and not _has_no_seal(content):
@@ -198,7 +198,7 @@ def read(path: pathlib.Path) -> tuple[bytes, dict[str, Any]]:
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
       described = archive.read(_ABOUT)
   except (zipfile.BadZipFile, KeyError, IsADirectoryError) as error:
-    raise files.damaged(path, "it is no export", remedy) from error
+    raise files.damaged(path, "it is not an export", remedy) from error
   described = files.parse_json(described, path, dict, remedy)
   if "format" in described:
     if not sealed:  # the number of a format came after the seal
@@ -281,7 +281,7 @@ def load(path: pathlib.Path, threshold: float | None) -> Predictor:
     threshold: of a pixel's probability; None: its own.
 
   Raises:
-    UserError: it is no such file, or damaged.
+    UserError: it is not such a file, or damaged.
   """
   if path.suffix.lower() == ".onnx":
     raise UserError(

@@ -72,7 +72,7 @@ def is_reference_alone(image: Num[np.ndarray, "slices height width channels"], r
 
 
 def warnings(volume: Num[np.ndarray, "slices height width"], profile: dict[str, list[float]] | None) -> list[str]:
-  """What is unusual about a scan, a sentence each; where it is no head on a dark background, that alone.
+  """What is unusual about a scan, a sentence each; where it is not a head on a dark background, that alone.
 
   Args:
     volume: of the reference channel in the scale of the file.

@@ -33,7 +33,7 @@ def main(file: pathlib.Path, arguments: list[str]) -> None:
   try:
     volume = np.asarray(np.load(arguments[0]), np.float32)
   except (OSError, ValueError) as error:
-    reason = error.strerror if isinstance(error, OSError) else "it is no array of numbers"
+    reason = error.strerror if isinstance(error, OSError) else "it is not an array of numbers"
     sys.exit(f"error: {arguments[0]} cannot be read ({reason}): save it by numpy.save")
   if volume.ndim == 3:
     volume = np.stack([volume] * len(channels), axis=-1)

@@ -12,7 +12,7 @@ from bt_jax.models.layers import BatchNorm, Dropout
 
 
 class Variant(NamedTuple):
-  """What tells the published networks apart.
+  """In what the published networks differ.
 
   Attributes:
     stride_in: the convolution of a block, 1 or 2, that halves the picture.

@@ -26,7 +26,7 @@ from bt_jax.schema import Slices, slice_id
 
 FLAIR = INFO.reference_index
 FLAIR_ONLY = f"{INFO.reference}_only"
-# What is no method of `METHODS`: one needs training masks and no image, the other, `FLAIR_ONLY`, is the network itself.
+# What is not a method of `METHODS`: one needs training masks and no image, the other, `FLAIR_ONLY`, is the network itself.
 COPY = "copy_nearest"
 _TITLES = {COPY: "Copy of the nearest training slice", FLAIR_ONLY: "This network, with FLAIR in all channels"}
 LEAST_PIXELS = 1000  # that are not 0; a slice with fewer has too small a histogram to split

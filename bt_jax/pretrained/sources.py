@@ -74,7 +74,7 @@ def find_file(name: str) -> pathlib.Path:
       f"model.pretrained: {name} is neither a file nor pinned to a commit: write {repository}@<the 40 digits of a commit>, "
       f"or one of {', '.join(PINNED)}"
     )
-  huggingface_hub.logging.set_verbosity_error()  # it tells of every try otherwise
+  huggingface_hub.logging.set_verbosity_error()  # it logs every try otherwise
   try:
     return pathlib.Path(huggingface_hub.hf_hub_download(repository, _HUB_FILE, revision=revision))
   except Exception as error:  # of the network, of the cache, of the hub: each has kinds of its own

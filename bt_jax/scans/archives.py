@@ -34,7 +34,7 @@ def unpack(
     The files, in the order of the zip.
 
   Raises:
-    UserError: it is no zip, damaged, encrypted, empty or too big, or holds a path that leads out of the folder, a link,
+    UserError: it is not a zip, damaged, encrypted, empty or too big, or holds a path that leads out of the folder, a link,
       another zip, or a file twice.
   """
   try:
@@ -60,9 +60,9 @@ def unpack(
   except OSError as error:
     if error.errno in _OURS:
       raise
-    raise UserError(f"{path} is no zip, damaged or truncated ({one_line(error)}): copy or pack it again") from error
+    raise UserError(f"{path} is not a zip, damaged or truncated ({one_line(error)}): copy or pack it again") from error
   except (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, struct.error, ValueError) as error:
-    raise UserError(f"{path} is no zip, damaged or truncated ({one_line(error)}): copy or pack it again") from error
+    raise UserError(f"{path} is not a zip, damaged or truncated ({one_line(error)}): copy or pack it again") from error
 
 
 def _check(path: pathlib.Path, members: list[zipfile.ZipInfo], limit_bytes: int, limit_files: int) -> None:

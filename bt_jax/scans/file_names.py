@@ -22,7 +22,7 @@ class Study(NamedTuple):
     format: a name of `FORMATS`; of a zip, which is looked into when it is read, `dicom`, and its scan knows better.
     files: in the order of slices; FLAIR alone where `given` has other roles; or a zip.
     given: by role, a path (images, NIfTI) or a SeriesInstanceUID (DICOM).
-    left_out: files beside it that are no sequence the networks know, in words.
+    left_out: files beside it that are not a sequence that the networks know, in words.
     refusal: why it cannot be read, known from names alone; empty where it can.
     arguments: that its remedy names, see `UserError`.
   """
@@ -50,7 +50,7 @@ class _Volume(NamedTuple):
 def of_names(format: str, volumes: Sequence[tuple[str, tuple[pathlib.Path, ...]]], folder: str) -> list[Study]:
   """The studies among the volumes of one folder.
 
-  Beside a FLAIR, what is no sequence of the same study is left out. Where no name says FLAIR, a volume whose name says
+  Beside a FLAIR, what is not a sequence of the same study is left out. Where no name says FLAIR, a volume whose name says
   nothing is FLAIR, and one that is known to be something else is refused.
 
   Args:

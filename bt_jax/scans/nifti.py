@@ -63,7 +63,7 @@ def read(files: Sequence[pathlib.Path], *, name: str, given: Mapping[str, str]) 
     given: paths by role; empty where the file may hold three channels.
 
   Raises:
-    UserError: a file is damaged, lies about its size, or is no volume; or they do not lie alike.
+    UserError: a file is damaged, lies about its size, or is not a volume; or they do not lie alike.
   """
   paths = sequences.by_role(files, given)
   loaded = {role: load(path) for role, path in paths.items()}
@@ -138,7 +138,7 @@ def _content(
   if not start:
     raise UserError(f"{path} is empty: copy it again")
   if not is_nifti(start):
-    raise UserError(f"{path} is no NIfTI file, or damaged: convert it to .nii.gz, or copy it again")
+    raise UserError(f"{path} is not a NIfTI file, or damaged: convert it to .nii.gz, or copy it again")
   kind = _KINDS[_first_number(start)]
   header = kind.header_class(start[: kind.header_class.sizeof_hdr])
   _check(header, path, channels)

@@ -33,7 +33,7 @@ class SliceFile(NamedTuple):
   Attributes:
     stem: of its name.
     format: TIFF, PNG or JPEG.
-    pages: how many slices it holds; None: it is no stack.
+    pages: how many slices it holds; None: it is not a stack.
     orientation: how its pixels are turned before they are shown, 1..8; a mask is stored and turned like them.
   """
 
@@ -144,7 +144,7 @@ def load(
     raise UserError(f"{path} is empty (0 bytes): copy it again")
   format = format_of(start)
   if format is None:
-    raise UserError(f"{path} is no TIFF, PNG or JPEG, whatever it is called: convert it, or leave it out")
+    raise UserError(f"{path} is not a TIFF, PNG or JPEG, whatever it is called: convert it, or leave it out")
   try:
     if format == "TIFF":
       values, turn = tiff.read(path, lambda shape, size: _check_promise(path, shape, size))

@@ -61,7 +61,7 @@ def find(path: pathlib.Path | None, given: Mapping[str, str]) -> list[Study]:
     )
   if studies[0].format != "dicom":
     raise UserError(
-      f"{path} is no DICOM, and beside a path {next(iter(given))} is the UID of a series of DICOM: name the files of flair, "
+      f"{path} is not DICOM, and beside a path {next(iter(given))} is the UID of a series of DICOM: name the files of flair, "
       "pre and post alone",
       *CHANNELS,
     )
@@ -72,7 +72,7 @@ def read(study: Study) -> Scan:
   """Reads the files of a study, or what its zip holds.
 
   Raises:
-    UserError: they cannot be read, or are no scan of a head; one line that names the file.
+    UserError: they cannot be read, or are not a scan of a head; one line that names the file.
     MachineError: a zip cannot be unpacked, for want of space or permission.
   """
   name = study.name or _title(study)
@@ -97,7 +97,7 @@ def shard(studies: Sequence[Study], part: str) -> list[Study]:
   """Every n-th study from the i-th on, for a part `i/n`; i counts from 1.
 
   Raises:
-    UserError: the text is no such part.
+    UserError: the text is not such a part.
   """
   match = re.fullmatch(r"(\d+)/(\d+)", part, re.ASCII)
   if not match or not 1 <= int(match[1]) <= int(match[2]):

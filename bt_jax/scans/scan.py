@@ -18,7 +18,7 @@ NOTICE = "For research only, never clinical use."  # stands in every output
 _MOST_VOXELS = 2**27  # 1.6 GB of three channels in float32
 _LONGEST = 2**13  # along any axis
 _MOST_SLICES = 2**11
-# A range of intensities below these is rounding alone: as a share of them, and in any unit; what is above is no intensity.
+# A range of intensities below these is rounding alone: as a share of them, and in any unit; what is above is not an intensity.
 _FLAT, _LEAST_SPAN, _MOST_SPAN = 1e-6, 1e-9, 1e30
 _RATIO, _SMALL = (
   100,
@@ -54,7 +54,7 @@ class Scan:
     roles: what each channel was read from, in words.
     slice_names: what each slice is called in outputs, e.g. the stem of its file or `0012`.
     warnings: what to know about the files, a sentence each.
-    ood_warnings: what says that this is no scan for the networks, a sentence each.
+    ood_warnings: what says that this is not a scan for the networks, a sentence each.
     sha256: of the bytes of its files; empty where it is of none.
     source: what its format needs to write a mask like it.
   """

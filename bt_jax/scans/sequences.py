@@ -33,7 +33,7 @@ _BARE = {
   "pre": re.compile(r"pre(?:contrast|gad|gd|km|c)?|without|nativ|native|unenhanced"),
   "post": re.compile(r"post(?:contrast|gad|gd|km|c)?|contrast|ce|gd|gad[a-z]*|km"),
 }
-# Words of T1 with contrast and of T1 without, between characters that are no letters: `t1_ce` and `t1ce` both do.
+# Words of T1 with contrast and of T1 without, between characters that are not letters: `t1_ce` and `t1ce` both do.
 _WITHOUT = re.compile(
   r"(?<![a-z])(?:pre.?(?:contrast|gd|gad[a-z]*|km|c)?|without|w/?o|no|non|nativ[a-z]*|unenhanced|ohne|plain|c-"
   r"|-\s?c(?! ?-?spine))(?![a-z])"
@@ -80,7 +80,7 @@ def in_name(stem: str) -> tuple[str | None, str]:
     stem: e.g. `BraTS-GLI-00001-t2f`.
 
   Returns:
-    A name of `CHANNELS`, `t2`, `mask` for what is no image, `other` for diffusion, maps and the like, or None where the
+    A name of `CHANNELS`, `t2`, `mask` for what is not an image, `other` for diffusion, maps and the like, or None where the
     name does not say; and e.g. `BraTS-GLI-00001`.
   """
   named = _WITH_C.sub(r"\1c", _TARGET.sub("", stem))

@@ -56,7 +56,7 @@ class _Headers:
 
 
 class _SameOrigin:
-  """Browsers name the page a POST comes from; programs that are no browsers name none."""
+  """Browsers name the page a POST comes from; programs that are not browsers name none."""
 
   def __init__(self, app: ASGIApp):
     self.app = app

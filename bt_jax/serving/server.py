@@ -55,7 +55,7 @@ def serve(
 
   class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-      logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # what is cut off now is no error
+      logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # what is cut off now is not an error
       application.stop()
       await super().shutdown(sockets)
 

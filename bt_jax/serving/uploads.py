@@ -66,7 +66,7 @@ async def receive(request: Request, folder: pathlib.Path, limits: Limits) -> Upl
   """
   kind, options = multipart.parse_options_header(request.headers.get("content-type"))
   if kind != b"multipart/form-data" or not options.get(b"boundary"):
-    raise HTTPException(415, "the request is no multipart/form-data: send files as a form does")
+    raise HTTPException(415, "the request is not a multipart/form-data: send files as a form does")
   length = request.headers.get("content-length", "0")
   if not length.isdecimal():
     raise HTTPException(400, f"Content-Length is {length!r}, expected a number")

@@ -33,7 +33,7 @@ _FORMAT = 1  # of arrays and records; one more where a version before could not 
 _NOTES = "_CHECKPOINT_METADATA"
 _LATE = ("Event loop is closed", "TensorStore", "OCDBT")  # what ends so was waited for by nothing
 AS_SAVED = object()
-# What says that a file is not there, or is no file: all other errors of the system are of the disk or of permissions.
+# What says that a file is not there, or is not a file: all other errors of the system are of the disk or of permissions.
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
 

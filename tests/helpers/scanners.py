@@ -66,7 +66,7 @@ def distinct(shape: Sequence[int], seed: int = 0) -> np.ndarray:
 
 
 def _header(values: np.ndarray, series: str, description: str) -> Dataset:
-  """All that is no place and no pixel."""
+  """All that places it and is no pixel."""
   data = Dataset()
   data.PatientID, data.PatientName, data.StudyInstanceUID, data.Modality = "patient 7", "Doe^Jane", STUDY, "MR"
   data.SeriesInstanceUID, data.SeriesDescription, data.SeriesNumber = series, description, 3

@@ -161,7 +161,7 @@ def read_clinical(path: pathlib.Path, patients: set[str]) -> dict[str, dict[str,
   Comma and semicolon files are read alike, as both are published.
 
   Raises:
-    UserError: the file is missing, lacks a column or a patient, or holds something that is no whole number.
+    UserError: the file is missing, lacks a column or a patient, or holds something that is not a whole number.
   """
   if not path.is_file():
     raise UserError(f"{path} is missing: copy it from the archive, it holds the patients' clinical fields")

@@ -84,9 +84,9 @@ class Collection:
     fields: what `cases.csv` says of each patient.
     problems: everything that is wrong, in the order in which it was seen.
     notes: what is worth knowing and not wrong, a sentence each.
-    described: files that were read, and are no images.
+    described: files that were read, and are not images.
     broken: files that cannot be read, for which there is a problem.
-    refused: names of cases that are there and have a problem, for which they are no cases.
+    refused: names of cases that are there and have a problem, for which they are not cases.
   """
 
   root: pathlib.Path

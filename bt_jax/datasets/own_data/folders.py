@@ -17,7 +17,7 @@ Key = tuple[str, str]  # the folder of a file, and its name without suffix and `
 _IMAGES = re.compile(r"images?|imgs?|scans?|x", re.IGNORECASE)
 _MASKS = re.compile(r"masks?|labels?|segmentations?|annotations?|y", re.IGNORECASE)
 _VOLUMES, _STACKS = (".nii.gz", ".nii"), (".tif", ".tiff")
-# A name that ends in such a word, after a character that is no letter.
+# A name that ends in such a word, after a character that is not a letter.
 _MASK_NAME = re.compile(r"(?:(.*?)(?:[-_. ]+|(?<=\d)))?(?:mask|seg|segmentation|label|labels|gt)", re.IGNORECASE)
 _LAST_NUMBER = re.compile(r"[-_. ]*(\d+)(?!.*\d)")
 # BraTS calls sequences in two ways, of which this is the first; and what its labels have stood for since 2017.

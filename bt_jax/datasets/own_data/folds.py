@@ -101,7 +101,7 @@ def _folds(collection: Collection, path: pathlib.Path, folds: Sequence[dict[str,
   fold_of, trained = {}, {name for fold in folds for name in fold["train"]}
   for name in dict.fromkeys(name for fold in folds for part in fold.values() for name in part):
     if name not in collection.names:
-      collection.problem(f"{path} names {name}, which is no case of {collection.root}: remove it there, or add it")
+      collection.problem(f"{path} names {name}, which is not a case of {collection.root}: remove it there, or add it")
   for number, fold in enumerate(folds):
     for name in fold["val"]:
       if name in fold["train"]:

@@ -59,7 +59,7 @@ def find(root: str | pathlib.Path | None, *, masks: bool = True) -> Collection:
 
 
 def _check_links(collection: Collection, listed: Listed) -> None:
-  """A link to nothing is no file, and would be left out without a word; it is why what follows is missing."""
+  """A link to nothing is not a file, and would be left out without a word; it is why what follows is missing."""
   dangling = [
     UserError(f"{entry.path} is a link to {os.readlink(entry.path)}, which is not there: fetch or remove it")
     for folder in listed

@@ -26,7 +26,7 @@ def read(root: pathlib.Path, listed: dict[pathlib.Path, list[pathlib.Path]]) -> 
   """The cases of `imagesTr` and `labelsTr`; of `imagesTs`, or of the folder itself, where it holds scans alone.
 
   Raises:
-    UserError: `dataset.json` is missing beside `imagesTr`, or is no object of JSON.
+    UserError: `dataset.json` is missing beside `imagesTr`, or is not an object of JSON.
   """
   training = root / "imagesTr"
   beside = [root] if training in listed or root / "imagesTs" in listed else [root.parent] if listed[root] else []

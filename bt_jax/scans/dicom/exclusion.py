@@ -21,7 +21,7 @@ def excluded(
   values: Num[np.ndarray, "frames rows columns"],
   path: pathlib.Path,
 ) -> Bool[np.ndarray, "frames rows columns"] | None:
-  """Where pixels are no signal; None where all are.
+  """Where pixels are not signal; None where all are.
 
   Args:
     dataset: with its header.
@@ -30,7 +30,7 @@ def excluded(
     path: for messages.
 
   Raises:
-    UserError: the header declares it by what is no number.
+    UserError: the header declares it by what is not a number.
   """
   outside = np.zeros(cells.shape, bool)
   for value, limit in _PADDINGS:

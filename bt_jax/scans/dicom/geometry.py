@@ -1,6 +1,6 @@
 """How the frames of a series lie in space; by hand, as `highdicom.spatial` knows no gantry tilt and gives no reasons.
 
-Its `get_volume_positions` answers None for a series that is no volume, where a refusal names the frames, and its affine
+Its `get_volume_positions` answers None for a series that is not a volume, where a refusal names the frames, and its affine
 steps along the normal of the slices, where that of a tilted gantry does not.
 """
 

@@ -38,10 +38,10 @@ _BINARY = ("FD", "FL", "SL", "SS", "SV", "UL", "US", "UV")
 
 
 def frames_of(path: pathlib.Path) -> list[Frame]:
-  """The frames of one file; none where it is no image.
+  """The frames of one file; none where it is not an image.
 
   Raises:
-    UserError: the header is damaged or encrypted, or holds what is no number where one belongs.
+    UserError: the header is damaged or encrypted, or holds what is not a number where one belongs.
   """
   import pydicom
 
@@ -70,7 +70,7 @@ def numbers_in(item: Any, keyword: str, path: pathlib.Path) -> list[float]:
   Text is read as such whatever type the file calls it, with a comma or a point before decimals, as scanners write both.
 
   Raises:
-    UserError: it is no number.
+    UserError: it is not a number.
   """
   from pydicom.datadict import dictionary_VR
 
@@ -90,7 +90,7 @@ def numbers_in(item: Any, keyword: str, path: pathlib.Path) -> list[float]:
     numbers = [np.nan]
   if not np.isfinite(numbers).all():
     raise UserError(
-      f"{path} has {keyword} {str(value)[:60]!r}, which is no number: correct it, or export the file again"
+      f"{path} has {keyword} {str(value)[:60]!r}, which is not a number: correct it, or export the file again"
     )
   return numbers
 

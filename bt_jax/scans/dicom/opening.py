@@ -37,7 +37,7 @@ def is_dicom(path: str | pathlib.Path) -> bool:
 
 @needs("dicom", "a DICOM study")
 def study_of(path: str | pathlib.Path) -> tuple[str, str] | None:
-  """The patient and the StudyInstanceUID in the header of an image; None where it is no image, as a DICOMDIR or a report.
+  """The patient and the StudyInstanceUID in the header of an image; None where it is not an image, as a DICOMDIR or a report.
 
   Both are empty where it cannot be read, or says nothing, or says what is no UID, as some anonymisers do.
   """

@@ -55,7 +55,7 @@ def decode(stack: Stack) -> Float[np.ndarray, "slices rows columns"]:
 def _values(
   path: pathlib.Path, frames: Sequence[Frame]
 ) -> tuple[Float[np.ndarray, "frames rows columns"], Bool[np.ndarray, "frames rows columns"] | None]:
-  """Some frames of a file in the unit of their series, and where they are no signal."""
+  """Some frames of a file in the unit of their series, and where they are not signal."""
   import pydicom
 
   if is_coloured(frames[0]):
@@ -155,7 +155,7 @@ def _check_frames(dataset: Any, frame: Frame) -> None:
 
 
 def is_coloured(frame: Frame) -> bool:
-  """Whether the header says that pixels are no plain grey."""
+  """Whether the header says that pixels are not plain grey."""
   return (frame.numbers["SamplesPerPixel"] or 1) > 1 or frame.about["PhotometricInterpretation"] not in _GREY
 
 

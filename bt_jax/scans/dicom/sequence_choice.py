@@ -67,7 +67,7 @@ def _given(series: Sequence[Series], role: str, uid: str, name: str) -> Series:
   matches = [one for one in series if uid in one.uids]
   if not matches:
     raise UserError(
-      f"{role}={uid} is no series of {name}, which has {_listed(series)}: give the UID of one of them", role
+      f"{role}={uid} is not a series of {name}, which has {_listed(series)}: give the UID of one of them", role
     )
   if len(matches) > 1:
     raise UserError(

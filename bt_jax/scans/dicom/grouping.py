@@ -32,7 +32,7 @@ def collect(files: Sequence[pathlib.Path], name: str) -> list[Series]:
     if is_dicom(path):
       frames += frames_of(path)
     elif path.suffix.lower() in _NAMES:
-      raise UserError(f"{path} is not DICOM file, but empty, damaged or encrypted: copy it again, or decrypt it")
+      raise UserError(f"{path} is not a DICOM file, but empty, damaged or encrypted: copy it again, or decrypt it")
   if not frames:
     raise UserError(f"{name} has no DICOM image: name a folder or zip of an MR series")
   patients = {frame.about["PatientID"] or frame.about["PatientName"]: frame for frame in frames}

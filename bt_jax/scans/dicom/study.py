@@ -26,7 +26,7 @@ def read(files: Sequence[pathlib.Path], *, name: str, given: Mapping[str, str]) 
   """Reads one study.
 
   Args:
-    files: all of it, of any names; what is not DICOM image is left out.
+    files: all of it, of any names; what is not a DICOM image is left out.
     name: of the study.
     given: SeriesInstanceUIDs by role (pre, flair, post); the others are guessed.
 

@@ -16,7 +16,7 @@ from bt_jax.training.checkpoints import Checkpoints
 
 
 def train(config: ConfigDict, workdir: pathlib.Path | None) -> None:
-  """Trains a configuration in `workdir`, or goes on where it stopped, then evaluates it on the test part.
+  """Trains a configuration in `workdir`, or resumes it where it stopped, then evaluates it on the test part.
 
   Raises:
     UserError: a field cannot be, the data is not right, the folder holds another run, or the loss is not finite.

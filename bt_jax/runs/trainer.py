@@ -40,7 +40,7 @@ _PROFILED = 16  # training volumes
 def fit(
   config: ConfigDict, workdir: pathlib.Path, components: Components, data: Data, weights: Weights | TrainedRun | None
 ) -> None:
-  """Trains, or goes on where the run in `workdir` stopped.
+  """Trains, or resumes where the run in `workdir` stopped.
 
   Args:
     config: of the run.

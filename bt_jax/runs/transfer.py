@@ -184,7 +184,7 @@ def fill(components: Components, variables: PyTree, run: TrainedRun) -> tuple[Py
 
 
 def _same_classes(ours: DatasetInfo, theirs: DatasetInfo) -> bool:
-  """Whether a head can go on: of the same classes, or of one class each, whatever it is called."""
+  """Whether a head can stay: of the same classes, or of one class each, whatever it is called."""
   if len(ours.classes) == len(theirs.classes) == 1:
     return True
   return (ours.classes, ours.overlapping) == (theirs.classes, theirs.overlapping)

@@ -147,7 +147,7 @@ class Checkpoints:
         raise
       raise UserError(
         f"checkpoint {step} cannot be saved in {self.folder} ({reason}): free some space or repair the folder; the same "
-        "command then goes on from the checkpoint before it"
+        "command then resumes from the checkpoint before it"
       ) from error
     if not saved:
       raise RuntimeError(f"checkpoint {step} was not saved in {self.folder}")

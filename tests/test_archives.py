@@ -74,7 +74,7 @@ def test_zips_that_are_not_read(tmp_path):
   (tmp_path / "f.zip").write_bytes(content)
   refused(lambda: unpack(tmp_path / "f.zip"), "f.zip", "encrypted")
   (tmp_path / "g.zip").write_bytes(b"PK\3\4 and nothing more")
-  refused(lambda: unpack(tmp_path / "g.zip"), "g.zip", "no zip")
+  refused(lambda: unpack(tmp_path / "g.zip"), "g.zip", "not a zip")
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])

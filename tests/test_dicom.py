@@ -100,7 +100,7 @@ def test_three_roles_of_a_folder_are_guessed_and_told_or_given_by_uid(tmp_path):
   assert not scan.warnings
   exchanged = read(tmp_path, {"flair": POST, "post": FLAIR})
   np.testing.assert_array_equal(exchanged.image, scan.image[..., [0, 2, 1]])
-  with pytest.raises(UserError, match=r"no series of .* AX T2 FLAIR .*2\.25\.3"):
+  with pytest.raises(UserError, match=r"not a series of .* AX T2 FLAIR .*2\.25\.3"):
     read(tmp_path, {"flair": "2.25.99"})
   with pytest.raises(UserError, match="one series is given for two roles"):
     read(tmp_path, {"flair": FLAIR, "pre": FLAIR})

@@ -194,7 +194,7 @@ def test_numbers_are_read_whatever_type_and_decimal_sign_they_are_written_with(t
 def test_what_is_no_number_is_named(tmp_path, keyword, text):
   path = write_series(tmp_path, distinct(SHAPE))[1]
   rewrite(path, keyword, lambda _: (b"UT", text))
-  refused(tmp_path, path.name, f"has {keyword}", text.decode().split("\\")[0], "no number")
+  refused(tmp_path, path.name, f"has {keyword}", text.decode().split("\\")[0], "not a number")
 
 
 def test_too_few_numbers_are_counted(tmp_path):

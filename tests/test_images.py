@@ -220,7 +220,7 @@ def test_what_is_no_slice(tmp_path):
   (tmp_path / "empty.png").touch()
   refused([tmp_path / "empty.png"], "empty.png", "0 bytes")
   (tmp_path / "text.png").write_text("hello")
-  refused([tmp_path / "text.png"], "text.png", "no TIFF, PNG or JPEG")
+  refused([tmp_path / "text.png"], "text.png", "not a TIFF, PNG or JPEG")
   save(tmp_path / "flat.png", np.full((HEIGHT, WIDTH), 7, np.uint8))
   refused([tmp_path / "flat.png"], "constant")
   values = random((HEIGHT, WIDTH), "f4")

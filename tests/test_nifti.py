@@ -205,7 +205,7 @@ def test_what_is_no_volume(tmp_path):
   (tmp_path / "h.nii.gz").write_bytes(gzip.compress(b""))
   refused(tmp_path / "h.nii.gz", "empty")
   (tmp_path / "i.nii.gz").write_bytes(b"not gzip at all")
-  refused(tmp_path / "i.nii.gz", "no NIfTI")
+  refused(tmp_path / "i.nii.gz", "not a NIfTI")
   nibabel.Nifti1Pair(volume(), np.eye(4)).to_filename(tmp_path / "j.hdr")
   refused(tmp_path / "j.hdr", ".img")
 
@@ -264,8 +264,8 @@ def test_nibabel_s_own_volumes(tmp_path, name):
 
 @pytest.mark.parametrize(("name", "word"), [
   ("functional.nii", "series"), ("example4d.nii.gz", "series"), ("example_nifti2.nii.gz", "series"),
-  ("nifti1.hdr", ".img"), ("nifti2.hdr", ".img"), ("analyze.hdr", "no NIfTI"), ("tiny.mnc", "no NIfTI"),
-  ("row_major.dconn.nii", "series"), ("0.dcm", "no NIfTI"), ("resampled_anat_moved.nii", "not finite"),
+  ("nifti1.hdr", ".img"), ("nifti2.hdr", ".img"), ("analyze.hdr", "not a NIfTI"), ("tiny.mnc", "not a NIfTI"),
+  ("row_major.dconn.nii", "series"), ("0.dcm", "not a NIfTI"), ("resampled_anat_moved.nii", "not finite"),
 ])  # fmt: skip
 def test_nibabel_s_own_files_that_are_no_volume(name, word):
   refused(BUNDLED / name, word)

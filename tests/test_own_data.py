@@ -1,6 +1,7 @@
 """A user's own folder: each layout gives its cases, and what is stored is what the files hold."""
 
 import json
+import pathlib
 import subprocess
 import sys
 
@@ -425,3 +426,19 @@ def test_pictures_are_checked_as_pillow_reads_them(tmp_path):
   for number in range(2):
     np.testing.assert_array_equal(cases[f"p{number}"]["mask"][1, ..., 0], masks[number] > 0)
   assert cases["p0"]["image"].shape[:3] == SHAPE
+
+
+def test_croissant_names_every_case_and_its_files(tmp_path):
+  croissant = pytest.importorskip("mlcroissant", reason="the extra croissant is not installed")
+  synthetic.write_pictures(tmp_path / "data", cases=3)
+  builder = OwnSource(str(tmp_path / "data"), str(tmp_path / "built"), folds=3).open_or_build()
+  described = croissant.Dataset(str(pathlib.Path(builder.data_path) / "croissant.json"))
+  assert described.metadata.conforms_to == ["http://mlcommons.org/croissant/1.1"]
+  records = [{name: as_text(value) for name, value in record.items()} for record in described.records("cases")]
+  assert [record["cases/case"] for record in records] == ["case_000", "case_001", "case_002"]
+  named = records[1]["cases/images"].split(", ")
+  assert len(named) == 10 and all((tmp_path / "data" / path).is_file() for path in named)
+
+
+def as_text(value):
+  return value.decode() if isinstance(value, bytes) else value

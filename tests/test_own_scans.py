@@ -69,6 +69,17 @@ def test_cases_by_names_of_channels(folder, names, tmp_path):
   assert found(tmp_path) == {folder: [[f"{folder}/{name}.nii.gz"] for name in names]}
 
 
+@pytest.mark.parametrize("numbered", [True, False])
+def test_of_two_files_for_one_channel_none_is_chosen_and_folders_stay_apart(numbered, tmp_path):
+  for folder in ("p", "q"):
+    for number, channel in enumerate(FOUR):
+      write(tmp_path / folder / (f"scan_{number:04d}.nii.gz" if numbered else f"scan_{channel}.nii.gz"), volume())
+  assert len(found(tmp_path)) == 2 and not any(isinstance(case, str) for case in found(tmp_path).values())
+  write(tmp_path / "q" / ("scan_0001.nii" if numbered else "scan_t1ce.nii"), volume())
+  of_p, of_q = (found(tmp_path)[f"{folder}_scan"] for folder in ("p", "q"))
+  assert isinstance(of_p, list) and "for one channel, of which one would be read" in of_q
+
+
 def test_volumes_of_all_channels_and_slices(tmp_path):
   write(tmp_path / "volumes/a.nii.gz", volume((12, 16, 5, 4)))
   assert found(tmp_path / "volumes") == {"a": [["a.nii.gz"]]}

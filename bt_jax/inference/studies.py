@@ -62,7 +62,7 @@ def read(study: Study, info: DatasetInfo) -> Scan:
   if study.format == "dicom":
     return _from_dicom(reader.read(study), info)
   if study.refusal:
-    raise UserError(f"{study.name} {study.refusal}: add it, or leave the case out")
+    raise UserError(f"{study.name} {study.refusal}")
   several = isinstance(study.given, _ByChannel)
   groups = ((study.files[0],), *((pathlib.Path(path),) for path in study.given.values())) if several else (study.files,)
   name = study.name or sequences.stem(study.files[0])

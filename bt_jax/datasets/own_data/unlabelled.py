@@ -3,18 +3,16 @@
 import pathlib
 import re
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bt_jax.datasets.own_data import folders
-from bt_jax.datasets.own_data.collection import Case, shown
+from bt_jax.datasets.own_data.collection import READ, Case, shown, stem
 from bt_jax.errors import UserError
 from bt_jax.scans import discovery, sequences
 from bt_jax.scans.file_types import EXPECTED
-from bt_jax.scans.sequences import stem
 
 _NUMBERED = re.compile(r"(.+)_(\d{4})")
 _NO_IMAGES = re.compile(r"masks?|labels?(tr|ts)?|segmentations?|annotations?|probabilities|overlays", re.IGNORECASE)
-_FILES = (".nii.gz", ".nii", ".png", ".tif", ".tiff", ".jpg", ".jpeg")
 Files = dict[pathlib.Path, list[pathlib.Path]]
 
 
@@ -57,27 +55,33 @@ def _walk(root: pathlib.Path) -> Iterator[tuple[pathlib.Path, list[pathlib.Path]
   """Folders and the images in them, without masks and labels."""
   is_mask = lambda file: sequences.in_name(stem(file))[0] == "mask"
   for folder, files in discovery.walk(root, enter=lambda name: not _NO_IMAGES.fullmatch(name)):
-    yield folder, [file for file in files if file.name.lower().endswith(_FILES) and not is_mask(file)]
+    yield folder, [file for file in files if file.name.lower().endswith(READ) and not is_mask(file)]
 
 
 def _numbered(root: pathlib.Path, listed: Files, channels: Sequence[str]) -> list[Found]:
   """Files that nnU-Net's numbers of channels end the names of."""
   groups: dict[str, dict[int, pathlib.Path]] = {}
-  for files in listed.values():
+  twice: dict[str, str] = {}
+  for folder, files in listed.items():
     matches = [_NUMBERED.fullmatch(stem(file)) for file in files]
     if not all(matches):
       return []
     for file, match in zip(files, matches, strict=True):
-      groups.setdefault(match[1], {})[int(match[2])] = file
+      name = "_".join([*folder.relative_to(root).parts, match[1]])
+      _put(groups.setdefault(name, {}), int(match[2]), file, twice, name)
   found = []
   for name, files in groups.items():
     lacking = [channel for number, channel in enumerate(channels) if number not in files]
     whole = sorted(files) == [0] and not _is_volume(files[0])  # colours in one file
     groups_of_case = tuple((files[number],) for number in sorted(files) if number < len(channels))
-    refusal = f"lacks {shown(lacking)} out of {', '.join(channels)}" if lacking and not whole else ""
+    refusal = (
+      f"lacks {shown(lacking)} out of {', '.join(channels)}: add it, or leave the case out"
+      if lacking and not whole
+      else ""
+    )
     if len(files) > len(channels):
-      refusal = f"has {len(files)} channels, and the network takes {len(channels)} ({', '.join(channels)})"
-    found.append(Found(Case(name, name, groups_of_case), refusal))
+      refusal = f"has {len(files)} channels, and the network takes {len(channels)} ({', '.join(channels)}): leave the others out"
+    found.append(Found(Case(name, name, groups_of_case), twice.get(name) or refusal))
   return found
 
 
@@ -85,6 +89,7 @@ def _named(root: pathlib.Path, listed: Files, channels: Sequence[str]) -> list[F
   """A file for each channel, whose name ends with it, as BraTS names them."""
   wanted = {_plain(channel): channel for channel in channels}
   cases: dict[str, dict[str, pathlib.Path]] = {}
+  twice: dict[str, str] = {}
   for folder, files in listed.items():
     for file in files:
       word = next((word for word in _ends(stem(file)) if folders.sequence_of(_plain(word)) in wanted), None)
@@ -92,15 +97,23 @@ def _named(root: pathlib.Path, listed: Files, channels: Sequence[str]) -> list[F
         continue
       start = stem(file)[: len(stem(file)) - len(word)].strip("-_. ")
       name = "_".join([*folder.relative_to(root).parts, *([start] if start not in ("", folder.name) else [])])
-      cases.setdefault(name or root.resolve().name, {})[wanted[folders.sequence_of(_plain(word))]] = file
+      name = name or root.resolve().name
+      _put(cases.setdefault(name, {}), wanted[folders.sequence_of(_plain(word))], file, twice, name)
   if not any(len(files) == len(channels) for files in cases.values()) or len(channels) == 1:
     return []
   found = []
   for name, files in cases.items():
     lacking = [channel for channel in channels if channel not in files]
-    refusal = f"lacks {shown(lacking)} out of {', '.join(channels)}" if lacking else ""
-    found.append(Found(Case(name, name, tuple((files[channel],) for channel in channels if channel in files)), refusal))
+    refusal = f"lacks {shown(lacking)} out of {', '.join(channels)}: add it, or leave the case out" if lacking else ""
+    groups = tuple((files[channel],) for channel in channels if channel in files)
+    found.append(Found(Case(name, name, groups), twice.get(name) or refusal))
   return found
+
+
+def _put(files: dict[Any, pathlib.Path], channel: Any, file: pathlib.Path, twice: dict[str, str], name: str) -> None:
+  """Adds the file of a channel; where there is one already, neither is chosen, and the case is refused."""
+  if (other := files.setdefault(channel, file)) is not file:
+    twice[name] = f"has {other.name} and {file.name} for one channel, of which one would be read: move one of them away"
 
 
 def _whole(root: pathlib.Path, listed: Files, channels: Sequence[str]) -> list[Found]:

@@ -225,6 +225,16 @@ def test_a_field_that_cannot_be_is_told_before_any_data_is_touched(field, value,
   assert list(tmp_path.iterdir()) == []
 
 
+def test_contrast_is_of_slices_of_8_bits(tmp_path):
+  synthetic.write_pictures(tmp_path, cases=5)
+  config = seg.get_config("phantom")
+  config.data.update(
+    name="own", root=str(tmp_path), dir=str(tmp_path / "built"), contrast="clahe", normalize="image", channels="all"
+  )
+  with pytest.raises(UserError, match="enhances slices of 8 bits"):
+    components.make_components(config)
+
+
 def test_largest_component_needs_whole_volumes(tmp_path):
   config = seg.get_config()
   config.split.kind, config.eval.largest_component = "random", True

@@ -105,6 +105,11 @@ def make_components(config: ConfigDict, normalize: str = "unit") -> Components:
     loss = with_slices(loss)
   channels = parse_channels(config.data.channels, info)
   _check_together(config, task, normalize)
+  if info.deep and config.data.contrast != "none":  # would make 16 bits black without a word
+    raise UserError(
+      f"data.contrast={config.data.contrast} enhances slices of 8 bits, and {info.name} has 16: leave it out",
+      "data.contrast=none",
+    )
   # Shapes alone: a size that the network cannot take, or a stage that it has not, is reported before anything runs.
   shapes = jax.eval_shape(
     lambda: model.init(jax.random.key(0), jnp.zeros((1, config.data.size, config.data.size, len(channels))))

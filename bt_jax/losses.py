@@ -26,10 +26,16 @@ def class_probabilities(
 ) -> Float[Array, "*shape classes"]:
   """Probability of each class, 0..1.
 
+  >>> logits = jax.numpy.log(jax.numpy.array([1.0, 2.0]))  # of two classes; the background's is log(1)
+  >>> bt_jax.losses.class_probabilities(logits).tolist()  # 1/4 and 2/4
+  [0.25, 0.5]
+  >>> bt_jax.losses.class_probabilities(logits, overlapping=True).tolist()  # 1/2 and 2/3  # doctest: +ELLIPSIS
+  [0.5, 0.666...]
+
   Args:
-    logits: of the classes; that of the background is 0.
-    overlapping: whether a pixel may be of several classes: the sigmoid of each. Otherwise it is of one of them or of the
-      background: softmax over them all, which for one class is the sigmoid again.
+    logits: one for each class; the background's is 0.
+    overlapping: whether a pixel may belong to several classes: the sigmoid of each. Otherwise it belongs to one of them
+      or to the background: the softmax over them all, which for one class is the sigmoid again.
   """
   if overlapping or logits.shape[-1] == 1:
     return jax.nn.sigmoid(logits)
@@ -46,8 +52,14 @@ def _with_background(
 def bce(logits: Logits, masks: Masks, *, overlapping: bool = False) -> Float[Array, "batch"]:
   """Cross-entropy, mean over pixels; 0 and up.
 
-  Binary, and its mean over classes, of one class or of classes that overlap; else that of the softmax over classes and
-  background.
+  Binary cross-entropy, averaged over classes, for one class or for classes that overlap; otherwise the cross-entropy of
+  the softmax over classes and background.
+
+  A logit of 0 is a probability of 1/2, and -log(1/2) is 0.693:
+
+  >>> logits, masks = jnp.zeros((1, 4, 4, 1)), jnp.ones((1, 4, 4, 1))
+  >>> float(bt_jax.losses.bce(logits, masks)[0])  # doctest: +ELLIPSIS
+  0.693...
   """
   if overlapping or logits.shape[-1] == 1:
     return optax.sigmoid_binary_cross_entropy(logits, masks).mean((*_SPACE, -1))
@@ -84,8 +96,14 @@ def dice(
   """1 - (2 TP + smooth) / (2 TP + FP + FN + smooth), soft Dice (Milletari et al. 2016, arXiv:1606.04797); 0..1.
 
   Counts are soft: 2 TP + FP + FN is the sum of probabilities and masks. Of several classes it is the mean: a fraction of
-  all their pixels would hardly see a small one. Without smoothing, an empty mask with no probability anywhere is a
+  their pixels would hardly see a small one. Without smoothing, an empty mask with no probability anywhere is a
   perfect match, of loss 0.
+
+  A probability of 1/2 at each of 16 pixels, all of them tumour: TP = FN = 8, FP = 0, and 1 - 16 / 24 is 1/3:
+
+  >>> logits, masks = jnp.zeros((1, 4, 4, 1)), jnp.ones((1, 4, 4, 1))
+  >>> float(bt_jax.losses.dice(logits, masks, smooth=0.0, pooled=False)[0])  # doctest: +ELLIPSIS
+  0.333...
   """
   true_positive, false_positive, false_negative = _counts(logits, masks, pooled, overlapping)
   errors = false_positive + false_negative
@@ -95,7 +113,12 @@ def dice(
 def bce_dice(
   logits: Logits, masks: Masks, *, smooth: float, pooled: bool, overlapping: bool = False
 ) -> Float[Array, "batch"]:
-  """The sum of `bce` and `dice`."""
+  """The sum of `bce` and `dice`.
+
+  >>> logits, masks = jnp.zeros((1, 4, 4, 1)), jnp.ones((1, 4, 4, 1))
+  >>> float(bt_jax.losses.bce_dice(logits, masks, smooth=0.0, pooled=False)[0])  # 0.693 + 0.333  # doctest: +ELLIPSIS
+  1.026...
+  """
   overlap = dice(logits, masks, smooth=smooth, pooled=pooled, overlapping=overlapping)
   return bce(logits, masks, overlapping=overlapping) + overlap
 
@@ -116,6 +139,13 @@ def focal_tversky(
   Abraham and Khan (2018, arXiv:1810.07842), with their 1/gamma called `exponent`; the mean over classes. Counts are soft.
   1 - TI is at least 1e-6: a perfect match has a loss of 1e-6 ** exponent (3.2e-5 at an exponent of 0.75), and below that floor there is
   no gradient.
+
+  With the counts of the example of `dice`, TI = 8 / (8 + 0.7 x 8) is 0.588:
+
+  >>> logits, masks = jnp.zeros((1, 4, 4, 1)), jnp.ones((1, 4, 4, 1))
+  >>> weights = {"fp_weight": 0.3, "fn_weight": 0.7, "exponent": 1.0}
+  >>> float(bt_jax.losses.focal_tversky(logits, masks, **weights, smooth=0.0, pooled=False)[0])  # doctest: +ELLIPSIS
+  0.411...
   """
   true_positive, false_positive, false_negative = _counts(logits, masks, pooled, overlapping)
   errors = fp_weight * false_positive + fn_weight * false_negative
@@ -128,33 +158,44 @@ def focal_tversky(
 def cross_entropy(
   logits: Float[Array, "batch classes"], targets: Float[Array, "batch classes"], *, label_smoothing: float
 ) -> Float[Array, "batch"]:
-  """Cross-entropy of softmax probabilities; targets are shares that add up to 1, smoothed towards equal shares."""
+  """Cross-entropy of softmax probabilities; targets are shares that add up to 1, smoothed towards equal shares.
+
+  Probabilities of 1/4 and 3/4, the second right, and -log(3/4) is 0.287:
+
+  >>> logits = jnp.log(jnp.array([[1.0, 3.0]]))
+  >>> float(bt_jax.losses.cross_entropy(logits, jnp.array([[0.0, 1.0]]), label_smoothing=0.0)[0])  # doctest: +ELLIPSIS
+  0.287...
+  """
   return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, label_smoothing))
 
 
-# By name; each takes what it needs of the section `loss` of a configuration, and `overlapping`.
+# By name. Each takes those fields of a configuration's section `loss` that its signature names, and `overlapping`.
 SEGMENTATION_LOSSES = {"bce": bce, "dice": dice, "bce_dice": bce_dice, "focal_tversky": focal_tversky}
 CLASSIFICATION_LOSSES = {"cross_entropy": cross_entropy}
 
 
 def make_loss(*, name: str, **fields: float | bool) -> Loss:
-  """The loss of this name with those of the fields that it takes.
+  """The loss with this name, its fields filled in; fields that only other losses take are ignored.
+
+  >>> loss = bt_jax.losses.make_loss(name="dice", smooth=0.0, pooled=False, label_smoothing=0.1)
+  >>> loss(jnp.zeros((2, 4, 4, 1)), jnp.ones((2, 4, 4, 1))).shape
+  (2,)
 
   Args:
-    name: of `SEGMENTATION_LOSSES`, on logits and masks [batch, height, width, classes], or of `CLASSIFICATION_LOSSES`, on
-      logits and shares [batch, classes].
-    fields: for any loss, of which one takes what its signature names.
-      `fp_weight`, `fn_weight` and `exponent`: of false positives and of false negatives, and of 1 - TI.
-      `smooth`: pixels added to both sides of the fraction; at 0 an empty slice has a loss of 1 for any probability at all,
-      without a gradient.
-      `pooled`: take the fraction of the batch's sums rather than of each slice's. Most slices are empty, and an empty slice
-      alone says nothing about overlap. Every example then has the batch's value.
-      `overlapping`: whether a pixel may be of several classes of a mask, see `class_probabilities`.
+    name: one of `SEGMENTATION_LOSSES`, on logits and masks [batch, height, width, classes], or of
+      `CLASSIFICATION_LOSSES`, on logits and shares [batch, classes].
+    fields: of all losses.
+      `fp_weight`, `fn_weight`: weights of false positives and of false negatives. `exponent`: of 1 - TI.
+      `smooth`: pixels added to numerator and denominator. At 0 an empty slice has a loss of 1 for any probability at
+      all, without a gradient.
+      `pooled`: whether the fraction is of the batch's sums rather than of each slice's. Most slices are empty, and an
+      empty slice alone says nothing about overlap. Every example then has the batch's value.
+      `overlapping`: whether a pixel may belong to several classes of a mask, see `class_probabilities`.
       `label_smoothing`: share of the target that is spread over all classes.
 
   Raises:
-    UserError: no such loss.
-    TypeError: a field is none of any loss.
+    UserError: there is no such loss.
+    TypeError: no loss takes one of the fields.
   """
   losses = SEGMENTATION_LOSSES | CLASSIFICATION_LOSSES
   choose("loss.name", name, losses)

@@ -35,15 +35,21 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def make_model(options: dict[str, Callable[..., nn.Module]], name: str, **fields: Any) -> nn.Module:
-  """The network of this name among `options`.
+  """The network with this name.
+
+  >>> bt_jax.models.make_model(bt_jax.models.SEGMENTERS, "unet", width=8).width
+  8
+  >>> bt_jax.models.make_model(bt_jax.models.SEGMENTERS, "unet", pool="max")
+  Traceback (most recent call last):
+  bt_jax.errors.UserError: unet takes no pool: it takes classes, depth, dtype, width
 
   Args:
-    options: the networks there are.
-    name: of one of them.
-    fields: of the network; see `taken`.
+    options: the networks to choose from, by name.
+    name: a name among them.
+    fields: of the network, see `fields_of`.
 
   Raises:
-    UserError: no such network, or it does not take one of the fields.
+    UserError: there is no such network, or it does not take one of the fields.
   """
   network = choose("model.name", name, options)
   for field in fields.keys() - fields_of(network):
@@ -57,11 +63,11 @@ def fields_of(network: Callable[..., nn.Module]) -> set[str]:
 
 
 def taken(options: dict[str, Callable[..., nn.Module]], fields: Mapping[str, Any]) -> dict[str, Any]:
-  """The name and those of the fields of a whole configuration that the network of this name takes."""
+  """Of a configuration's section `model`, the name and those fields that the network with this name takes."""
   network = choose("model.name", fields["name"], options)
   return {field: value for field, value in fields.items() if field in {"name", *fields_of(network)}}
 
 
 def encoder_of(model: nn.Module) -> str:
-  """Which published network the encoder of `model` is, as weights name it, e.g. `keras` or `lite0`; empty without one."""
+  """The published network that the encoder is, as weights name it, e.g. `keras` or `lite0`; empty without an encoder."""
   return getattr(model, "encoder", getattr(model, "variant", ""))

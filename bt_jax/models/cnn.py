@@ -20,9 +20,15 @@ POOLS = {"max": max_pool_2x2, "average": _average_pool_2x2, "min": lambda x: -ma
 class CNN(nn.Module):
   """Convolution, batch norm, ReLU and pooling, several times; then one fully connected layer over all that is left.
 
+  >>> network = bt_jax.models.CNN(classes=2)
+  >>> images = jax.ShapeDtypeStruct((8, 64, 64, 3), jnp.float32)
+  >>> logits, variables = jax.eval_shape(network.init_with_output, jax.random.key(0), images)
+  >>> logits.shape
+  (8, 2)
+
   Attributes:
     width: channels of the first level; each level below has twice as many.
-    depth: how often the picture is pooled by 2 x 2.
+    depth: how often the image is pooled by 2 x 2.
     pool: `max`, `average` or `min`.
     classes: logits that come out.
     dtype: of the computation; parameters, batch statistics and logits are float32.

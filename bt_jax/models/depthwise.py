@@ -13,20 +13,20 @@ from jaxtyping import Array, Float
 Padding = tuple[tuple[int, int], tuple[int, int]]
 Image = Float[Array, "batch height width channels"]
 Kernel = Float[Array, "rows columns channels"]
-_STRIPS = 12  # at most, that a picture is cut in; each is a term of the compiled sum
+_STRIPS = 12  # an image is split into at most so many; each is a term of the compiled sum
 
 
 def same_padding(size: int, window: int, stride: int) -> tuple[int, int]:
-  """Zeros before and after an axis so that ceil(size / stride) positions come out, as TensorFlow's `SAME` has them.
+  """Zeros before and after an axis that give ceil(size / stride) outputs, as TensorFlow's `SAME` padding does.
 
-  Where their number is odd the larger half comes after, so that with a stride the result depends on the size.
+  Where the number of zeros is odd, the larger half comes after, so that with a stride the result depends on the size.
   """
   total = max((-(-size // stride) - 1) * stride + window - size, 0)
   return total // 2, total - total // 2
 
 
 class DepthwiseConv(nn.Module):
-  """A convolution of each channel by itself, without bias.
+  """A convolution of each channel by itself, without a bias.
 
   Attributes:
     size: of the kernel, pixels along an edge.
@@ -55,9 +55,9 @@ class DepthwiseConv(nn.Module):
 def depthwise_conv(
   x: Image, kernel: Kernel, stride: int, padding: Padding
 ) -> Float[Array, "batch out_height out_width channels"]:
-  """The sum over the window of `x` at `stride` times row + offset, times the kernel there, for each channel alone.
+  """Depthwise convolution: at each output pixel the sum over the window of `x` times the kernel, channel by channel.
 
-  XLA's own, which accelerators keep, is slow on a CPU, where `shifted_products` takes its place.
+  XLA's own implementation, which accelerators use, is slow on a CPU; there `shifted_products` takes its place.
   """
   accelerated = functools.partial(_native, stride=stride, padding=padding)
   return lax.platform_dependent(
@@ -78,9 +78,8 @@ def _native(x: Image, kernel: Kernel, *, stride: int, padding: Padding) -> Array
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def shifted_products(x: Image, kernel: Kernel, stride: int, padding: Padding) -> Array:
-  """`depthwise_conv` as one fused loop: for each place in the window, what it sees times its weight."""
-  seen = _seen(x, kernel.shape, stride, padding)
-  return sum(pixels * kernel[place] for place, pixels in seen.items())
+  """`depthwise_conv` as one fused loop: for each offset in the window, the shifted image times its weight."""
+  return sum(image * kernel[offset] for offset, image in _shifted(x, kernel.shape, stride, padding).items())
 
 
 def _forward(x: Image, kernel: Kernel, stride: int, padding: Padding) -> tuple[Array, tuple[Array, Array]]:
@@ -89,20 +88,20 @@ def _forward(x: Image, kernel: Kernel, stride: int, padding: Padding) -> tuple[A
 
 def _backward(stride: int, padding: Padding, saved: tuple[Array, Array], gradient: Array) -> tuple[Array, Array]:
   x, kernel = saved
-  seen = _seen(x, kernel.shape, stride, padding).values()
-  to_kernel = _sum_pixels([pixels * gradient for pixels in seen]).reshape(kernel.shape)
+  shifted = _shifted(x, kernel.shape, stride, padding).values()
+  to_kernel = _sum_pixels([image * gradient for image in shifted]).reshape(kernel.shape)
   return _to_input(x.shape, kernel, gradient, stride, padding), to_kernel
 
 
 shifted_products.defvjp(_forward, _backward)
 
 
-def _seen(x: Image, window: tuple[int, ...], stride: int, padding: Padding) -> dict[tuple[int, int], Array]:
-  """What each place of the window sees, as slices of the padded picture; with a stride, of its interleaved grids."""
+def _shifted(x: Image, window: tuple[int, ...], stride: int, padding: Padding) -> dict[tuple[int, int], Array]:
+  """The padded image shifted by each offset of the window; with a stride, slices of its interleaved grids."""
   out = [(x.shape[axis + 1] + sum(padding[axis]) - window[axis]) // stride + 1 for axis in (0, 1)]
-  # So much more below and right that every grid is as large.
+  # Padded further below and to the right, so that all grids are of one size.
   padded = jnp.pad(x, ((0, 0), *((before, after + stride - 1) for before, after in padding), (0, 0)))
-  # Written down once: the loop that follows is the faster for plain slices.
+  # Materialized once: the loop that follows is faster with plain slices.
   grids = lax.optimization_barrier(
     {
       (row, column): padded[:, row::stride, column::stride]
@@ -120,7 +119,8 @@ def _seen(x: Image, window: tuple[int, ...], stride: int, padding: Padding) -> d
 def _sum_pixels(images: list[Image]) -> Float[Array, "images channels"]:
   """The sums over all pixels of the batch.
 
-  XLA's reduction that keeps the last axis is not vectorised on a CPU, sums of slices are: most of it is done by them.
+  On a CPU XLA does not vectorize a reduction that keeps the last axis, but it does vectorize sums of slices, which do
+  most of the work here.
   """
   rows = images[0].shape[1]
   strips = max(count for count in range(1, _STRIPS + 1) if rows % count == 0)
@@ -129,9 +129,9 @@ def _sum_pixels(images: list[Image]) -> Float[Array, "images channels"]:
 
 
 def _to_input(shape: tuple[int, ...], kernel: Kernel, gradient: Array, stride: int, padding: Padding) -> Array:
-  """The gradient of the input: on each interleaved grid of pixels, a sum over the places of the window that saw it.
+  """The gradient of the input: on each interleaved grid of pixels, a sum over the offsets of the window that read it.
 
-  Place k saw pixel p = stride i + phase from output q = i + (phase + before - k) / stride.
+  Offset k read pixel p = stride i + phase for output q = i + (phase + before - k) / stride.
   """
   margin = max(kernel.shape[:2])
   lengths = [-(-shape[axis + 1] // stride) for axis in (0, 1)]
@@ -139,16 +139,16 @@ def _to_input(shape: tuple[int, ...], kernel: Kernel, gradient: Array, stride: i
   padded = lax.optimization_barrier(jnp.pad(gradient, ((0, 0), (margin, after[0]), (margin, after[1]), (0, 0))))
   grids = []
   for phase in itertools.product(range(stride), repeat=2):
-    met = [
+    readers = [
       [
-        (place, margin + (phase[axis] + padding[axis][0] - place) // stride)
-        for place in range((phase[axis] + padding[axis][0]) % stride, kernel.shape[axis], stride)
+        (offset, margin + (phase[axis] + padding[axis][0] - offset) // stride)
+        for offset in range((phase[axis] + padding[axis][0]) % stride, kernel.shape[axis], stride)
       ]
       for axis in (0, 1)
     ]
     terms = [
       padded[:, top : top + lengths[0], left : left + lengths[1]] * kernel[row, column]
-      for (row, top), (column, left) in itertools.product(*met)
+      for (row, top), (column, left) in itertools.product(*readers)
     ]
     grids.append(sum(terms) if terms else jnp.zeros((shape[0], *lengths, shape[3]), gradient.dtype))
   if stride == 1:

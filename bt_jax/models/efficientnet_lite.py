@@ -15,7 +15,7 @@ from bt_jax.models.layers import BatchNorm, Dropout
 
 
 class Scaling(NamedTuple):
-  """What the published sizes differ in.
+  """How the published sizes differ.
 
   Attributes:
     width: factor of the channels of stages 1 to 7, rounded to multiples of 8.
@@ -29,7 +29,7 @@ class Scaling(NamedTuple):
 
 
 class StagePlan(NamedTuple):
-  """Inverted bottlenecks of one size; the first has the stride."""
+  """The inverted bottlenecks of one stage; the first has the stride."""
 
   blocks: int
   size: int  # of the depthwise kernel
@@ -55,7 +55,7 @@ _STEM, _TOP = 32, 1280  # channels, of every size
 
 
 def stage_plans(encoder: str) -> tuple[StagePlan, ...]:
-  """The stages of a size, a name of `ENCODERS`; raises UserError for another name."""
+  """The stages of a size, a name in `ENCODERS`; raises UserError for another name."""
   scaling = choose("model.encoder", encoder, ENCODERS)
   last = len(_STAGES) - 1
   return tuple(
@@ -140,7 +140,14 @@ class Stage(nn.Module):
 
 
 class EfficientNetLite(nn.Module):
-  """The network without its head.
+  """EfficientNet-Lite without its head: features by stage.
+
+  >>> network = bt_jax.models.EfficientNetLite()
+  >>> images = jax.ShapeDtypeStruct((8, 64, 64, 3), jnp.float32)
+  >>> features, variables = jax.eval_shape(network.init_with_output, jax.random.key(0), images)
+  >>> {stage: array.shape[1:] for stage, array in features.items()}  # doctest: +NORMALIZE_WHITESPACE
+  {'stage1': (32, 32, 16), 'stage2': (16, 16, 24), 'stage3': (8, 8, 40), 'stage4': (4, 4, 80),
+   'stage5': (4, 4, 112), 'stage6': (2, 2, 192), 'stage7': (2, 2, 320), 'stem': (32, 32, 32)}
 
   Attributes:
     encoder: its size, a name of `ENCODERS`.
@@ -154,7 +161,7 @@ class EfficientNetLite(nn.Module):
   def __call__(
     self, x: Float[Array, "batch height width channels"], *, train: bool = False
   ) -> dict[str, Float[Array, "batch _ _ _"]]:
-    """Returns what comes out of each of `STAGES`; any height and width will do."""
+    """Returns the features of each of `STAGES`; height and width are arbitrary."""
     features = {"stem": Stem(self.dtype, name="stem")(x, train=train)}
     x = features["stem"]
     for stage, plan in zip(STAGES[1:], stage_plans(self.encoder), strict=True):
@@ -182,6 +189,12 @@ class LiteHead(nn.Module):
 class LiteClassifier(nn.Module):
   """EfficientNet-Lite with its head.
 
+  >>> network = bt_jax.models.LiteClassifier(classes=1000)
+  >>> images = jax.ShapeDtypeStruct((8, 64, 64, 3), jnp.float32)
+  >>> logits, variables = jax.eval_shape(network.init_with_output, jax.random.key(0), images)
+  >>> logits.shape
+  (8, 1000)
+
   Attributes:
     encoder: its size, a name of `ENCODERS`.
     classes: logits that come out.
@@ -206,5 +219,5 @@ def _pointwise(features: int, dtype: Any, name: str) -> nn.Conv:
   return nn.Conv(features, (1, 1), use_bias=False, kernel_init=nn.initializers.he_normal(), dtype=dtype, name=name)
 
 
-# The published momentum is 0.99; fine-tuning is short, and its statistics must keep pace with its parameters.
+# The published momentum is 0.99; fine-tuning is short, and the running statistics must keep pace with the parameters.
 _norm = functools.partial(BatchNorm, 0.9, 1e-3, False)

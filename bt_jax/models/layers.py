@@ -18,9 +18,9 @@ def max_pool_2x2(
 ) -> Float[Array, "batch height//2 width//2 channels"]:
   """2 x 2 max pooling as two rounds of comparing neighbours.
 
-  On a CPU its gradient is several times faster than that of `reduce_window`. The gradient of `max` over an axis is no
-  way out: it divides by the number of elements equal to the maximum, and where the compiler computes them twice with
-  different rounding that number is 0 and the gradient NaN. Here the gradient follows the comparison, whatever it says.
+  On a CPU its gradient is several times faster than that of `reduce_window`. `max` over an axis is not an alternative:
+  its gradient divides by the number of elements equal to the maximum, and where the compiler computes them twice with
+  different rounding, that number is 0 and the gradient NaN. Here the gradient follows the result of the comparison.
   """
   batch, height, width, channels = x.shape
   x = x.reshape(batch, height // 2, 2, width // 2, 2, channels)
@@ -49,13 +49,13 @@ class UpConv2x2(nn.Module):
 
 
 class BatchNorm(nn.Module):
-  """Batch norm over the whole batch (Ioffe and Szegedy 2015, arXiv:1502.03167), however it is cut over devices.
+  """Batch norm over the whole batch (Ioffe and Szegedy 2015, arXiv:1502.03167), however it is sharded over devices.
 
-  Every network of ours takes this one and says at the call whether it goes by the batch, so that training can keep the
-  statistics of some stages (see `training/finetune.py`).
+  Every network here uses this layer and says at the call whether to normalize by the batch or by the running statistics,
+  so that training can keep the statistics of some stages (see `training/finetune.py`).
 
-  Mean and variance are of one pass, and one sum over devices, as E[d^2] - E[d]^2 with d the distance to the running mean:
-  that loses digits only as far as the batch is many of its deviations from what earlier batches were.
+  Mean and variance take one pass, and one all-reduce, as E[d^2] - E[d]^2 with d the difference from the running mean.
+  Digits are lost only where the batch's mean lies many standard deviations away from the running mean.
 
   Attributes:
     momentum: share of the running statistics that stays.
@@ -101,14 +101,14 @@ def normalize(
   """Batch norm by the batch's own statistics, with a gradient of its own that passes over the batch less often.
 
   Args:
-    x: the batch, or a part of it, see `distributed.global_batch`.
-    scale: by channel.
-    bias: by channel.
-    centre: close to the mean, see `BatchNorm`.
+    x: the batch, or one shard of it, see `distributed.global_batch`.
+    scale: of each channel.
+    bias: of each channel.
+    centre: a value close to the mean, see `BatchNorm`.
     epsilon: added to the variance.
 
   Returns:
-    What is normalized, in the type of `x`, and the mean and variance of the whole batch, which no gradient goes through.
+    The normalized batch, in the type of `x`, and the mean and variance of the whole batch, without a gradient.
   """
   return _normalize(x, scale, bias, centre, epsilon)[0]
 
@@ -129,7 +129,7 @@ def _normalize(
 def _normalize_gradient(
   epsilon: float, saved: tuple[Array, Array, Array, Array], gradients: tuple[Array, Array, Array]
 ) -> tuple[Array, Array, Array, None]:
-  """With h = (x - mean) / deviation: the gradient less its mean and less h times the mean of their product."""
+  """With h = (x - mean) / standard deviation: the gradient less its mean and less h times the mean of gradient times h."""
   x, mean, inverse, scale = saved
   gradient, axes = gradients[0].astype(jnp.float32), range(x.ndim - 1)
   sums = jnp.stack([gradient.sum(axes), (gradient * (x - mean)).sum(axes)])
@@ -145,7 +145,7 @@ normalize.defvjp(_normalize, _normalize_gradient)
 class Dropout(nn.Module):
   """Sets a share of the features of each example to 0 and scales the rest up (Srivastava et al. 2014).
 
-  Each example has a key of its own, so that the outcome is the same however the batch is cut over devices.
+  Each example has a key of its own, so that the result is the same however the batch is sharded over devices.
 
   Attributes:
     rate: the share.
@@ -192,7 +192,7 @@ class ConvBlock(nn.Module):
 
 
 def check_size(x: Float[Array, "batch height width channels"], halvings: int) -> None:
-  """Raises UserError, with the next sizes that do, where the picture cannot be halved that often."""
+  """Raises UserError, naming the nearest valid sizes, where the image cannot be halved that often."""
   factor = 2**halvings
   for size in x.shape[1:3]:
     if size < factor or size % factor:

@@ -12,11 +12,11 @@ from bt_jax.models.layers import ConvBlock, check_size
 
 
 class MaskAndSlice(NamedTuple):
-  """What a segmenter with a head for slices puts out.
+  """The output of a segmenter with a slice head.
 
   Attributes:
-    mask: logits of tumour by pixel.
-    slice: the logit of any tumour in the slice.
+    mask: logits of each pixel.
+    slice: logit of "any tumour in this slice".
   """
 
   mask: Float[Array, "batch height width classes"]
@@ -24,12 +24,18 @@ class MaskAndSlice(NamedTuple):
 
 
 class LiteUNet(nn.Module):
-  """Each level of the decoder doubles the picture, joins the encoder's features of that size, and convolves twice.
+  """Each level of the decoder doubles the image, joins the encoder's features of that size, and convolves twice.
+
+  >>> network = bt_jax.models.LiteUNet()
+  >>> images = jax.ShapeDtypeStruct((8, 96, 96, 3), jnp.float32)
+  >>> logits, variables = jax.eval_shape(network.init_with_output, jax.random.key(0), images)
+  >>> logits.shape
+  (8, 96, 96, 1)
 
   Attributes:
     encoder: size of the encoder, a name of `efficientnet_lite.ENCODERS`.
     features: channels of the decoder's levels, finest first; the finest is half as large as the input.
-    slice_head: whether the deepest features, their mean and their highest, also tell if there is any tumour.
+    slice_head: whether the mean and the maximum of the deepest features also predict if there is any tumour.
     classes: of masks, each with a logit at every pixel.
     dtype: of the computation; parameters, batch statistics and logits are float32.
   """
@@ -63,7 +69,7 @@ class LiteUNet(nn.Module):
 
 
 def upsample_2x2(x: Float[Array, "batch height width channels"]) -> Float[Array, "batch 2*height 2*width channels"]:
-  """Every pixel four times."""
+  """Nearest-neighbour upsampling by 2."""
   batch, height, width, channels = x.shape
   x = jnp.broadcast_to(x[:, :, None, :, None], (batch, height, 2, width, 2, channels))
   return x.reshape(batch, 2 * height, 2 * width, channels)

@@ -1,4 +1,4 @@
-"""ResNet-50 (He et al. 2015, arXiv:1512.03385) as it is published: two networks that differ in stride, bias and padding."""
+"""ResNet-50 (He et al. 2015, arXiv:1512.03385) as published: two networks that differ in stride, bias and padding."""
 
 import functools
 from typing import Any, NamedTuple
@@ -12,13 +12,13 @@ from bt_jax.models.layers import BatchNorm, Dropout
 
 
 class Variant(NamedTuple):
-  """In what the published networks differ.
+  """How the published networks differ.
 
   Attributes:
-    stride_in: the convolution of a block, 1 or 2, that halves the picture.
-    bias: whether convolutions have one.
+    stride_in: which convolution of a block, 1 or 2, has the stride.
+    bias: whether convolutions have a bias.
     epsilon: of batch norm.
-    momentum: of the running statistics: the share that stays.
+    momentum: share of the running statistics that stays.
     unbiased: whether the running variance is divided by n - 1.
   """
 
@@ -90,7 +90,7 @@ class Stem(nn.Module):
 
 
 class Stage(nn.Module):
-  """Bottlenecks of one size; the first may halve the picture."""
+  """Bottlenecks of one size; the first may have a stride."""
 
   features: int
   blocks: int
@@ -111,7 +111,14 @@ class Stage(nn.Module):
 
 
 class ResNet50(nn.Module):
-  """The network without a head.
+  """ResNet-50 without a head: features by stage.
+
+  >>> network = bt_jax.models.ResNet50()
+  >>> images = jax.ShapeDtypeStruct((8, 64, 64, 3), jnp.float32)
+  >>> features, variables = jax.eval_shape(network.init_with_output, jax.random.key(0), images)
+  >>> {stage: array.shape[1:] for stage, array in features.items()}  # doctest: +NORMALIZE_WHITESPACE
+  {'stage1': (16, 16, 256), 'stage2': (8, 8, 512), 'stage3': (4, 4, 1024), 'stage4': (2, 2, 2048),
+   'stem': (32, 32, 64)}
 
   Attributes:
     variant: `torchvision` or `keras`.
@@ -125,10 +132,10 @@ class ResNet50(nn.Module):
   def __call__(
     self, x: Float[Array, "batch height width channels"], *, train: bool = False
   ) -> dict[str, Float[Array, "batch _ _ _"]]:
-    """Returns what comes out of each of `STAGES`; stage n is 2 ** (n + 1) times smaller than the input, the stem twice."""
+    """Returns the features of each of `STAGES`; stage n is 2 ** (n + 1) times smaller than the input, the stem 2 times."""
     variant = choose("model.variant", self.variant, VARIANTS)
     features = {"stem": Stem(_WIDTH, variant, self.dtype, name="stem")(x, train=train)}
-    # After a ReLU a border of zeros (Keras) is as good as one of minus infinity (torchvision).
+    # After a ReLU, padding with zeros (Keras) equals padding with minus infinity (torchvision).
     x = nn.max_pool(features["stem"], (3, 3), (2, 2), ((1, 1), (1, 1)))
     for number, (stage, blocks) in enumerate(zip(STAGES[1:], BLOCKS, strict=True)):
       stride = 1 if number == 0 else 2
@@ -177,6 +184,12 @@ HEADS = {"linear": LinearHead, "paper": PaperHead}
 class ResNet50Classifier(nn.Module):
   """ResNet-50 with a head.
 
+  >>> network = bt_jax.models.ResNet50Classifier(classes=1000)
+  >>> images = jax.ShapeDtypeStruct((8, 64, 64, 3), jnp.float32)
+  >>> logits, variables = jax.eval_shape(network.init_with_output, jax.random.key(0), images)
+  >>> logits.shape
+  (8, 1000)
+
   Attributes:
     variant: `torchvision` or `keras`.
     head: `linear` or `paper`.
@@ -193,7 +206,7 @@ class ResNet50Classifier(nn.Module):
   def __call__(
     self, x: Float[Array, "batch height width channels"], *, train: bool = False
   ) -> Float[Array, "batch classes"]:
-    """Returns logits; raises UserError where the picture is too small for the head."""
+    """Returns logits; raises UserError where the image is too small for the head."""
     head = choose("model.head", self.head, HEADS)
     features = ResNet50(self.variant, dtype=self.dtype, name="encoder")(x, train=train)
     return head(self.classes, name="head")(features[STAGES[-1]], train=train)

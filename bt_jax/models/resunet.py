@@ -15,6 +15,12 @@ from bt_jax.models.unet import expand
 class ResUNet(nn.Module):
   """The expanding path of a U-Net on the ResNet-50 encoder, with skips from the stem and stages 1 to 3.
 
+  >>> network = bt_jax.models.ResUNet()
+  >>> images = jax.ShapeDtypeStruct((8, 64, 64, 3), jnp.float32)
+  >>> logits, variables = jax.eval_shape(network.init_with_output, jax.random.key(0), images)
+  >>> logits.shape
+  (8, 64, 64, 1)
+
   Attributes:
     variant: of the encoder, `torchvision` or `keras`.
     features: channels of the levels of the expanding path, finest first.
@@ -56,11 +62,19 @@ class ResidualBlock(nn.Module):
 
 
 class ResUNetScratch(nn.Module):
-  """The segmenter of the recipe behind the paper: 1,210,513 parameters at the width and depth it states.
+  """The segmenter of the recipe behind the paper, with the 1,210,513 parameters and batch statistics that it states.
+
+  >>> network = bt_jax.models.ResUNetScratch()
+  >>> images = jax.ShapeDtypeStruct((8, 64, 64, 3), jnp.float32)
+  >>> logits, variables = jax.eval_shape(network.init_with_output, jax.random.key(0), images)
+  >>> logits.shape
+  (8, 64, 64, 1)
+  >>> sum(parameter.size for parameter in jax.tree.leaves(variables))
+  1210513
 
   Attributes:
     width: channels of the first level; each level below has twice as many.
-    depth: how often the picture is halved.
+    depth: how often the image is halved.
     classes: of masks, each with a logit at every pixel.
     dtype: of the computation; parameters, batch statistics and logits are float32.
   """

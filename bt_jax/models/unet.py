@@ -13,9 +13,15 @@ from bt_jax.models.layers import ConvBlock, UpConv2x2, check_size, max_pool_2x2
 class UNet(nn.Module):
   """A contracting and an expanding path, joined at every level by a skip connection.
 
+  >>> network = bt_jax.models.UNet(classes=2)
+  >>> images = jax.ShapeDtypeStruct((8, 64, 64, 3), jnp.float32)
+  >>> logits, variables = jax.eval_shape(network.init_with_output, jax.random.key(0), images)
+  >>> logits.shape
+  (8, 64, 64, 2)
+
   Attributes:
     width: channels of the first level; each level below has twice as many.
-    depth: how often the picture is halved; height and width must divide by 2 ** depth.
+    depth: how often the image is halved; height and width must divide by 2 ** depth.
     classes: of masks, each with a logit at every pixel.
     dtype: of the computation; parameters, batch statistics and logits are float32.
   """
@@ -53,10 +59,10 @@ def expand(
 
   Args:
     x: the coarsest level.
-    skips: what joins at each level, finest first; None where nothing does.
+    skips: features that join at each level, finest first; None for a level without.
     features: channels of each level, finest first.
     dtype: of the computation.
-    train: whether batch norm goes by the batch.
+    train: whether batch norm normalizes by the batch.
   """
   for level in reversed(range(len(features))):
     x = UpConv2x2(features[level], dtype, name=f"up{level + 1}")(x)

@@ -1,3 +1,3 @@
 """The version, apart from `bt_jax` itself, which nothing below it imports."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

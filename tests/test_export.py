@@ -165,7 +165,7 @@ def test_probabilities_that_are_no_numbers_end_in_an_error(exported):
     for outputs in predictor.segment(image, aspect):
       yield outputs._replace(members=np.full_like(outputs.members, np.nan))
 
-  with pytest.raises(UserError, match="the networks give no number for the array"):
+  with pytest.raises(UserError, match="the networks give values that are not finite for the array"):
     dataclasses.replace(predictor, segment=segment).predict(volume(2, 64, 64))
 
 

@@ -208,7 +208,7 @@ class Predictor:
       stop, own = done + len(outputs.gated), outputs.members
       if not np.isfinite(own).all() or not np.isfinite(outputs.slice_probability).all():
         raise UserError(
-          f"the networks give no number for {scan.name}: the checkpoint or the exported file is damaged, or computes in too "
+          f"the networks give values that are not finite for {scan.name}: the checkpoint or the exported file is damaged, or computes in too "
           "few bits; train or export it again"
         )
       members.append(any_class(own, info) >= self.decision.threshold)

@@ -46,7 +46,7 @@ def main(file: pathlib.Path, arguments: list[str]) -> None:
     sys.exit(f"error: {file} is not read by jax {jax.__version__} ({error!r:.200}); it was {reads}")
   outputs = function.call(volume, np.float32(1))  # square pixels
   if not np.isfinite(outputs["probability"]).all():
-    sys.exit(f"error: the networks give no number for {arguments[0]}: is every value in it finite?")
+    sys.exit(f"error: the networks give values that are not finite for {arguments[0]}: is every value in it finite?")
   np.savez_compressed(arguments[1], **{name: np.asarray(array) for name, array in outputs.items()})
   print(f"{int(outputs['mask'].sum())} voxels segmented; written: {arguments[1]}\n{__doc__.splitlines()[0]}")
 

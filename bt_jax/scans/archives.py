@@ -84,7 +84,7 @@ def _check(path: pathlib.Path, members: list[zipfile.ZipInfo], limit_bytes: int,
         f"{path} holds a path that leads out of it ({member.filename!r}): do not trust it, get another copy"
       )
     if member.filename.lower().endswith(".zip"):
-      raise UserError(f"{path} holds another zip ({member.filename!r}): unpack that before")
+      raise UserError(f"{path} holds another zip ({member.filename!r}): unpack that first")
   names = [_safe(member.filename) for member in members]
   if twice := next((name for name, same in itertools.groupby(sorted(names)) if len([*same]) > 1), None):
     raise UserError(f"{path} holds a file twice ({twice!r}): pack it again")

@@ -114,7 +114,7 @@ def _title(study: Study) -> str:
 def _of_file(path: pathlib.Path) -> Study:
   kind = kind_of(path)
   if kind is None:
-    raise UserError(f"{path} is of no kind that is read, {EXPECTED}: convert it")
+    raise UserError(f"{path} is not of a kind that is read, {EXPECTED}: convert it")
   return Study("", "dicom" if kind == "zip" else kind, (path,), {})
 
 

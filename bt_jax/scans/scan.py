@@ -121,7 +121,7 @@ def check_finite(image: Shaped[np.ndarray, "... channels"], where: Any) -> None:
   """Raises UserError where a value is NaN or infinite; `where` is the file, or the name of the study."""
   if image.size and not np.isfinite(extremes(image)).all():
     count = int((~np.isfinite(image)).any(-1).sum())
-    raise UserError(f"{where} has {count} voxels that are not finite (NaN or infinite): replace them before")
+    raise UserError(f"{where} has {count} voxels that are not finite (NaN or infinite): replace them first")
 
 
 def check_range(image: Shaped[np.ndarray, "... channels"], where: Any) -> None:

@@ -89,7 +89,7 @@ def read_image(case: Case, channels: Sequence[str], report: Report = raise_first
     return None
   first, errors = groups[0], []
   for group in groups[1:]:
-    errors += [error] if (error := _unlike(group, first, "channels of a case lie alike: resample it")) else []
+    errors += [error] if (error := _unlike(group, first, "the channels of a case share one grid: resample it")) else []
   count = sum(group.values.shape[-1] for group in groups)
   if channels and count != len(channels):
     errors.append(

@@ -51,7 +51,7 @@ def frames_of(path: pathlib.Path) -> list[Frame]:
       path, stop_before_pixels=True, specific_tags=[*ABOUT, *_NUMBERS, *_OF_FRAME, *_OTHERS, *_SIEMENS]
     )
     if "EncryptedAttributesSequence" in header:
-      raise UserError(f"{path} is encrypted: decrypt it before")
+      raise UserError(f"{path} is encrypted: decrypt it first")
     if not is_image(header):
       return []
     if not header.get("Rows"):
@@ -142,7 +142,7 @@ def _check_size(path: pathlib.Path, numbers: dict[str, float | None], groups: Se
   count, *size = (int(numbers[keyword] or missing) for keyword, missing in _SIZES.items())
   if min(count, *size) < 1 or max(size) >= 2**16 or (groups and len(groups) != count):
     says = f"{count} frames of {' x '.join(map(str, size))} pixels"
-    raise UserError(f"{path} lies about its size ({says}, {len(groups)} frames described): copy it again")
+    raise UserError(f"{path} contradicts itself about its size ({says}, {len(groups)} frames described): copy it again")
   if count > _MOST_FRAMES:
     raise UserError(f"{path} promises {count} frames, more than a volume of a head has: split it or correct its header")
   return count

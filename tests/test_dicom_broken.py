@@ -84,7 +84,7 @@ BROKEN = {
   "two studies": (lambda files: change(files[2], StudyInstanceUID="2.25.70"), "2 studies", "2.25.70"),
   "size": (lambda files: change(files[2], Rows=6), "differ in size: 7 x 9", "6 x 9"),
   "direction": (lambda files: change(files[2], ImageOrientationPatient=[0, 1, 0, 0, 0, 1]), "differ in direction"),
-  "astray": (lambda files: change(files[2], ImagePositionPatient=[*np.add(AXIAL.position(2), [9, 0, 0])]), "one row"),
+  "astray": (lambda files: change(files[2], ImagePositionPatient=[*np.add(AXIAL.position(2), [9, 0, 0])]), "on one line"),
   "sheared": (
     lambda files: [
       change(one, ImagePositionPatient=[*np.add(AXIAL.position(at), [0, 8.0 * at, 0])]) for at, one in enumerate(files)

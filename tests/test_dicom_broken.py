@@ -73,7 +73,7 @@ BROKEN = {
   "100 GB": (lambda files: [change(one, Rows=65535, Columns=65535) for one in files], "a field of view of 8.52e+04 mm (voxels of 4 x 1.3 x 0.9 mm), which no MRI of a head has"),
   "fewer frames": (lambda files: change(files[1], NumberOfFrames=3), "cannot be read"),
   "many frames": (lambda files: change(files[1], NumberOfFrames=10**9), "promises 1000000000 frames"),
-  "no rows": (lambda files: change(files[1], Columns=0), "lies about its size"),
+  "no rows": (lambda files: change(files[1], Columns=0), "contradicts itself about its size"),
   "missing": (lambda files: files[2].unlink(), "missing or too many", "4 mm apart, but 8 mm"),
   "copied": (lambda files: shutil.copy(files[2], files[2].with_name("copy.dcm")), "the same image", "copy.dcm"),
   "4-D": (
@@ -84,7 +84,7 @@ BROKEN = {
   "two studies": (lambda files: change(files[2], StudyInstanceUID="2.25.70"), "2 studies", "2.25.70"),
   "size": (lambda files: change(files[2], Rows=6), "differ in size: 7 x 9", "6 x 9"),
   "direction": (lambda files: change(files[2], ImageOrientationPatient=[0, 1, 0, 0, 0, 1]), "differ in direction"),
-  "astray": (lambda files: change(files[2], ImagePositionPatient=[*np.add(AXIAL.position(2), [9, 0, 0])]), "one row"),
+  "astray": (lambda files: change(files[2], ImagePositionPatient=[*np.add(AXIAL.position(2), [9, 0, 0])]), "on one line"),
   "sheared": (
     lambda files: [
       change(one, ImagePositionPatient=[*np.add(AXIAL.position(at), [0, 8.0 * at, 0])]) for at, one in enumerate(files)

@@ -137,7 +137,7 @@ def test_the_same_export_again_is_the_same_bytes_or_was_there(tmp_path, capsys):
   assert str(ROOT).encode() not in paths[0].read_bytes()  # nor says a file where it was made
   before = paths[0].stat()
   jax_export.write(paths[0], [network()], [], **OPTIONS)
-  assert capsys.readouterr().out.splitlines()[-2].startswith(f"was there: {paths[0]}")
+  assert capsys.readouterr().out.splitlines()[-2].startswith(f"already there: {paths[0]}")
   after = paths[0].stat()
   assert (before.st_mtime_ns, before.st_ino) == (after.st_mtime_ns, after.st_ino)
   with pytest.raises(UserError, match="is there already, and is not this export"):
@@ -165,7 +165,7 @@ def test_probabilities_that_are_no_numbers_end_in_an_error(exported):
     for outputs in predictor.segment(image, aspect):
       yield outputs._replace(members=np.full_like(outputs.members, np.nan))
 
-  with pytest.raises(UserError, match="the networks give no number for the array"):
+  with pytest.raises(UserError, match="the networks give values that are not finite for the array"):
     dataclasses.replace(predictor, segment=segment).predict(volume(2, 64, 64))
 
 

@@ -449,10 +449,12 @@ def test_what_libraries_find_is_a_warning_of_ours(tmp_path, capfd):
   path = tmp_path / "a.tif"
   tifffile.imwrite(path, random((HEIGHT, WIDTH)), description="ImageJ=1.53t\nimages=1\nslices=-1\n", metadata=None)
   warnings = " ".join(raster.read([path], name="study").warnings)
-  assert "a.tif does not keep to its format" in warnings and "ImageJ series metadata invalid" in warnings
+  assert "a.tif does not conform to its format" in warnings and "ImageJ series metadata invalid" in warnings
   jpeg = tmp_path / "a.jpg"
   Image.fromarray(random((HEIGHT, WIDTH))).save(jpeg, exif=b"Exif\0\0II*\0\x08\0\0\0\x09\0")
-  assert "a.jpg does not keep to its format (Corrupt EXIF data" in " ".join(raster.read([jpeg], name="study").warnings)
+  assert "a.jpg does not conform to its format (Corrupt EXIF data" in " ".join(
+    raster.read([jpeg], name="study").warnings
+  )
   assert capfd.readouterr() == ("", "")
 
 

@@ -160,7 +160,9 @@ def test_what_libraries_find_in_a_file_is_reported_while_it_is_built(tmp_path, c
   store.open_or_build("phantom", root=str(tmp_path / "tree"), data_dir=str(tmp_path / "data"))
   printed = "".join(capfd.readouterr())
   assert printed.count("warning:") == 1
-  assert f"warning: {path.parent.name} does not keep to its format (Metadata Warning, tag 274 had too many" in printed
+  assert (
+    f"warning: {path.parent.name} does not conform to its format (Metadata Warning, tag 274 had too many" in printed
+  )
 
 
 def test_a_volume_that_shows_nothing_is_not_built(tmp_path, capfd):

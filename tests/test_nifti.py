@@ -418,7 +418,7 @@ def test_no_flipped_bit_of_a_packed_volume_changes_a_voxel(tmp_path):
 def test_what_nibabel_finds_is_our_warning_and_not_printed(tmp_path, capfd):
   path = edited(tmp_path / "a.nii", volume(), lambda header: header["sform_code"].fill(77))
   scan = read(path)
-  assert "a.nii does not keep to its format (sform_code 77 not valid" in " ".join(scan.warnings)
+  assert "a.nii does not conform to its format (sform_code 77 not valid" in " ".join(scan.warnings)
   assert capfd.readouterr() == ("", "")
 
 

@@ -144,7 +144,7 @@ def test_the_same_export_again_was_there_and_a_changed_one_is_noticed(tmp_path, 
   content = paths[0].read_bytes()
   assert content == paths[1].read_bytes()
   onnx.write(paths[0], [network()], [], **OPTIONS)
-  assert f"was there: {paths[0]}" in capsys.readouterr().out
+  assert f"already there: {paths[0]}" in capsys.readouterr().out
   rng = np.random.default_rng(0)
   for place in rng.integers(len(content), size=25):
     changed = bytearray(content)

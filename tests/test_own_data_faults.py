@@ -205,7 +205,7 @@ def sizes_in_one_case(root, case):
   picture(root / "images" / f"p{case}" / "s_2.png", noise(1, (12, 9), 256).astype(np.uint8))
 
 
-@fault(PICTURES, "p{case}/s_2.png", "stored turned unlike", "save both upright")
+@fault(PICTURES, "p{case}/s_2.png", "stored in different orientations", "save both upright")
 def image_that_is_turned(root, case):
   exif = Image.Exif()
   exif[274] = 3
@@ -340,7 +340,7 @@ def test_what_systems_leave_is_no_case(tmp_path):
 DESCRIPTIONS = {
   "no JSON": ("{", "cannot be read as JSON"),
   "deep": ("[" * 100_000, "cannot be read as JSON"),
-  "a list": ("[]", "is not an object of JSON"),
+  "a list": ("[]", "is not a JSON object"),
   "twice": ('{"labels": {"a": 1, "a": 2}}', "'a' is there twice"),
 }
 
@@ -486,7 +486,7 @@ def test_case_folders_with_a_sequence_missing_or_nothing_but_one(tmp_path):
   assert [line for line in lines if f"{tmp_path / 'c1'} has no t1" in line]
   assert [line for line in lines if f"{tmp_path / 'c2'} has no t1" in line]
   assert [case.name for case in collection.cases] == ["c0", "c3", "c4"]
-  assert "dwi is left out, as 1 of 5 cases alone have it" in collection.notes
+  assert "dwi is left out, as only 1 of 5 cases have it" in collection.notes
 
 
 @pytest.mark.skipif(os.getuid() == 0 and not shutil.which("setpriv"), reason="root may read what nobody may")

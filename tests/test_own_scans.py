@@ -187,7 +187,7 @@ def test_bids_refuses_pictures_and_names_that_differ_in_signs_alone(tmp_path):
   write(tmp_path / "bt_jax/a1/mask.nii.gz", volume())
   of = lambda name: {**done, "study": name, "files": {"mask.nii.gz": 1}}
   dataset_layouts.place("bids", tmp_path, tmp_path / "bt_jax/a-1", of("a-1"), INFO)
-  with pytest.raises(UserError, match=re.escape("names differ in signs alone")):
+  with pytest.raises(UserError, match=re.escape("name differs only in characters")):
     dataset_layouts.place("bids", tmp_path, tmp_path / "bt_jax/a1", of("a1"), INFO)
 
 
@@ -198,5 +198,5 @@ def test_a_fixed_window_is_that_of_every_volume():
 
 
 def test_dicom_and_roles_are_for_channels_that_its_reader_knows():
-  with pytest.raises(UserError, match="files by sequence are named for pre, flair and post alone"):
+  with pytest.raises(UserError, match="single files can be named only for pre, flair and post"):
     studies.find(None, {"flair": "x"}, INFO)

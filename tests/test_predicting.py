@@ -260,7 +260,7 @@ def test_a_name_that_is_no_text_and_a_table_that_is_empty(run, tmp_path):
   root = write_studies(tmp_path / "in", ("a", os.fsdecode(b"st\xff")))
   (tmp_path / "out").mkdir()
   (tmp_path / "out" / "studies.csv").touch()
-  with pytest.raises(UserError, match="another table"):
+  with pytest.raises(UserError, match="not a table of predictions"):
     predict(run[0], output=tmp_path / "out", input=root)
   (tmp_path / "out" / "studies.csv").unlink()
   predict(run[0], output=tmp_path / "out", input=root)

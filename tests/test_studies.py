@@ -147,7 +147,7 @@ def test_what_is_no_flair_is_no_study(tmp_path):
     "p1": ["no FLAIR", "p1_t1.nii.gz (T1 before contrast)", "p1_t2.nii.gz (T2)"],
     "p2": ["no FLAIR", "p2_ADC.nii.gz"],
     "p3/T1": ["no FLAIR", "image.nii.gz (T1"],
-    "p4": ["whole numbers alone (0, 1, 2, 3)", "label"],
+    "p4": ["whole numbers (0, 1, 2, 3)", "label"],
   }.items():
     refused(lambda name=name: reader.read(listed[name]), name, *words)
   assert reader.read(listed["p3/FLAIR"]).image.any()

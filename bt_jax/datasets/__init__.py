@@ -10,7 +10,7 @@ from bt_jax.datasets.lgg_mri import lgg_mri_dataset_builder as lgg_mri_dataset_b
 def own(
   root: str | os.PathLike, *, data_dir: str | os.PathLike | None = None, window: str = ""
 ) -> Sequence[dict[str, Any]]:
-  """The axial slices of a folder of your own images and masks, built first where they are not; for any framework.
+  """The axial slices of a folder of your own images and masks, for any framework; builds the data set first if needed.
 
       source = bt_jax.datasets.own("my_data")
       source[0]["image"].shape, source[0]["mask"].shape, source[0]["case"]
@@ -18,7 +18,7 @@ def own(
   Args:
     root: the folder, in one of the layouts of docs/own-data.md.
     data_dir: where built data sets live; None is TFDS's own folder.
-    window: intensities that become black and white, as `-160,240` of CT; empty: each volume's own.
+    window: intensities that become black and white, e.g. `-160,240` for CT; empty for each volume's own.
 
   Returns:
     A data source of TFDS, without TensorFlow: for each slice `image` uint16 [size, size, channels], `mask` uint8 [size,

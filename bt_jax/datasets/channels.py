@@ -1,4 +1,4 @@
-"""Which channels a network sees, of a slice and of its neighbours in the volume."""
+"""The channels that a network sees, of a slice and of its neighbours in the volume."""
 
 import re
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ class Channel(NamedTuple):
 
   Attributes:
     sequence: its index among the channels of the data set.
-    offset: 0 of the slice itself; n of the slice n further towards the end of its volume.
+    offset: 0 for the slice itself; n for the slice n positions later in its volume.
   """
 
   sequence: int
@@ -27,19 +27,19 @@ class Channel(NamedTuple):
 
 
 def own_channels(info: DatasetInfo) -> tuple[Channel, ...]:
-  """Those of a slice itself, as they are stored."""
+  """The channels of a slice itself, as stored."""
   return tuple(Channel(sequence) for sequence in range(len(info.channels)))
 
 
 def parse_channels(text: str, info: DatasetInfo) -> tuple[Channel, ...]:
-  """The channels in names with commas between them, e.g. `pre,flair,post,flair-1,flair+1`.
+  """Parses names of channels with commas between them, e.g. `pre,flair,post,flair-1,flair+1`.
 
   Args:
     text: the names; or `all`.
-    info: of the data set that has these channels.
+    info: the data set that has these channels.
 
   Raises:
-    UserError: a name is not a sequence, or a number after it is not 1 or more.
+    UserError: a name is not a channel, or the number after it is 0.
   """
   if text.strip() == "all":
     return own_channels(info)
@@ -56,7 +56,7 @@ def parse_channels(text: str, info: DatasetInfo) -> tuple[Channel, ...]:
 
 
 def context_of(channels: Sequence[Channel], info: DatasetInfo) -> tuple[Channel, ...]:
-  """The channels of neighbours that are kept behind a slice's own; the reference's too, to stand in for others there."""
+  """The channels of neighbours that follow a slice's own; always with the reference channel, which stands in for missing ones."""
   near = {channel for channel in channels if channel.offset}
   references = {Channel(info.reference_index, channel.offset) for channel in near}
   return tuple(sorted(near | references, key=lambda one: (one.offset, one.sequence)))
@@ -71,9 +71,9 @@ def check_reach(channels: Sequence[Channel], slices: int, name: str) -> None:
   """Raises UserError where a volume of so many slices is too short for these neighbours.
 
   Args:
-    channels: of the network.
-    slices: of the volume.
-    name: of the volume.
+    channels: channels of the network.
+    slices: number of slices in the volume.
+    name: name of the volume.
   """
   if channels and reach(channels) >= slices:
     raise UserError(
@@ -83,14 +83,14 @@ def check_reach(channels: Sequence[Channel], slices: int, name: str) -> None:
 
 
 def with_neighbours(volume: Volume, context: Sequence[Channel]) -> Volume:
-  """The slices of a volume with the channels of their neighbours behind their own; at the ends the last slice repeats."""
+  """The slices of a volume with the channels of their neighbours after their own; at the ends the outermost slice repeats."""
   if not context:
     return volume
-  # By lax, as the converter to ONNX has a `jnp.concatenate` of its own, which knows no unknown number of slices.
+  # With lax, as the converter to ONNX replaces `jnp.concatenate` by one that does not support an unknown number of slices.
   join = np.concatenate if isinstance(volume, np.ndarray) else lambda parts, axis=0: lax.concatenate(parts, axis % 4)
 
   def shifted(offset: int) -> Volume:
-    """One slice at a time, so that an unknown number of slices is seen to stay what it is."""
+    """Shifts one slice at a time, so that tracing sees that an unknown number of slices stays the same."""
     moved = volume
     for _ in range(abs(offset)):
       moved = join([moved[1:], moved[-1:]]) if offset > 0 else join([moved[:1], moved[:-1]])

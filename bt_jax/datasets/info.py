@@ -1,4 +1,4 @@
-"""What a data set is: its channels, the classes that its masks mark, and whose it is."""
+"""The description of a data set: its channels, the classes of its masks, and who published it."""
 
 import dataclasses
 from typing import Annotated, NotRequired
@@ -15,7 +15,7 @@ Names = Annotated[list[str], Field(min_length=1)]
 
 
 class Info(TypedDict):
-  """What `DatasetInfo.to_json` gives."""
+  """The content of `DatasetInfo.to_json`."""
 
   name: str
   channels: Names
@@ -34,22 +34,22 @@ class Info(TypedDict):
 
 @dataclasses.dataclass(frozen=True)
 class DatasetInfo:
-  """Travels with every network that was trained on the data set, so that nothing else has to know it.
+  """Description of a data set, stored with every network that was trained on it.
 
   Attributes:
-    name: of the data set, e.g. `lgg_mri`.
-    channels: of an image, by name, as they are stored.
-    classes: that masks mark, by name, without the background.
-    ids: the number of each class in a map of labels, where the background is 0.
+    name: name of the data set, e.g. `lgg_mri`.
+    channels: names of the channels of an image, in the order in which they are stored.
+    classes: names of the classes of masks, without the background.
+    ids: the number of each class in a label map, where the background is 0.
     reference: the channel that masks were drawn on: images of results show it, and it stands in for one that is missing.
     size: height and width of a stored slice in pixels.
-    overlapping: whether a pixel may be of several classes, as where one region is a part of another.
-    licence: of the data.
-    citation: of who published it.
-    folds: that its patients are divided into.
-    patient_fields: what is known of each patient beside the images, the columns of `patients.csv` that it adds.
+    overlapping: whether a pixel may have several classes, as where one region contains another.
+    licence: licence of the data.
+    citation: publications to cite.
+    folds: number of folds that its patients are divided into.
+    patient_fields: names of what is known of each patient besides images; they become columns of `patients.csv`.
     deep: whether images are stored in 16 bits rather than 8.
-    window: the intensities that become black and white, as of CT; empty where each volume has its own.
+    window: the intensities that become black and white, e.g. for CT; empty where each volume has its own.
   """
 
   name: str
@@ -76,40 +76,40 @@ class DatasetInfo:
 
   @property
   def reference_index(self) -> int:
-    """Of the reference among the channels."""
+    """Index of the reference among the channels."""
     return self.channels.index(self.reference)
 
   @property
   def reference_title(self) -> str:
-    """What people read of the reference channel; an acronym in capitals."""
+    """The name of the reference channel for people, with acronyms in capitals."""
     return self.reference.upper() if self.reference in _ACRONYMS else self.reference
 
   @property
   def dtype(self) -> type[np.generic]:
-    """Of stored images: 0 is black, the highest value that it has white."""
+    """The dtype of stored images: 0 is black, its highest value white."""
     return np.uint16 if self.deep else np.uint8
 
   @property
   def slice_bytes(self) -> int:
-    """Of image and masks in memory."""
+    """Bytes of a slice's image and masks in memory."""
     return self.size**2 * (len(self.channels) * np.dtype(self.dtype).itemsize + len(self.classes))
 
   def to_json(self) -> Info:
-    """As a checkpoint and an export keep it; `from_json` undoes it."""
+    """The JSON that checkpoints and exports store; `from_json` is the inverse."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
 
   @classmethod
   def from_json(cls, content: Info) -> "DatasetInfo":
-    """What `to_json` gave."""
+    """The inverse of `to_json`."""
     return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in content.items()})
 
   def check_same(self, other: "DatasetInfo", own: str, others: str) -> None:
-    """Raises UserError where networks of two data sets cannot work together, as their channels, classes or sizes differ.
+    """Raises UserError where networks of two data sets cannot work together because their channels, classes or sizes differ.
 
     Args:
-      other: of the other network or run.
-      own: what this one is called.
-      others: what the other is called.
+      other: data set of the other network or run.
+      own: name of this network or run.
+      others: name of the other.
     """
     for field in ("channels", "classes", "overlapping", "reference", "size"):
       mine, theirs = getattr(self, field), getattr(other, field)

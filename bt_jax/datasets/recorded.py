@@ -1,4 +1,4 @@
-"""The data set that a file of ours was made of, as the file says."""
+"""The data set that a file of ours was made from, as recorded in the file."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -8,8 +8,11 @@ from bt_jax.datasets.lgg_mri.constants import INFO
 
 
 def info_of(content: Mapping[str, Any]) -> DatasetInfo:
-  """The data set that a summary or a checkpoint's record names; before they did, there was LGG alone."""
+  """The data set that a summary or a checkpoint's record names; files that name none are from before, when there was only LGG."""
   if not content.get("info"):
     return INFO
-  since = {"folds": INFO.folds, "patient_fields": list(INFO.patient_fields)}  # what infos of LGG did not have at first
+  since = {
+    "folds": INFO.folds,
+    "patient_fields": list(INFO.patient_fields),
+  }  # fields that early descriptions of LGG lack
   return DatasetInfo.from_json({**since, **content["info"]})

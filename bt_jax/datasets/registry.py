@@ -1,4 +1,4 @@
-"""The data sets there are, by the name that a configuration gives them."""
+"""The data sets, by the names that configurations give them."""
 
 import dataclasses
 from typing import Any
@@ -15,7 +15,7 @@ from bt_jax.errors import choose
 
 @dataclasses.dataclass(frozen=True)
 class LggSource(Source):
-  """The published slices, or the phantom that is made in their image; see `store.open_or_build`."""
+  """The published slices, or the phantom that imitates them; see `store.open_or_build`."""
 
   variant: str
   root: str | None
@@ -35,7 +35,7 @@ class LggSource(Source):
     return {}  # the published slices are TIFFs, which have none
 
 
-# From a configuration.
+# Functions from a configuration to its source.
 DATASETS = {
   "lgg": lambda config: LggSource("full" if config.data.expect_full else "partial", config.data.root, config.data.dir),
   "phantom": lambda config: LggSource("phantom", config.data.root, config.data.dir),

@@ -3,9 +3,9 @@
   python -m bt_jax.datasets.samples DIR
   python -m bt_jax.datasets.samples --layout=nnunet DIR
 
-With a layout, nnunet, decathlon, brats or pictures, it is twelve cases with masks as `data.name=own` reads them. Without,
-one is TIFF slices of three channels, one a NIfTI volume for each sequence, one the same of FLAIR alone, one three DICOM
-series in a zip. None of them is in the synthetic data set; masks are beside none.
+With a layout (nnunet, decathlon, brats or pictures) it writes twelve cases with masks, as `data.name=own` reads them.
+Without one it writes four scans without masks: TIFF slices of three channels, a NIfTI volume for each sequence, a NIfTI
+volume of FLAIR alone, and three DICOM series in a zip. None of them is in the synthetic data set.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ from bt_jax.datasets.own_data import synthetic
 from bt_jax.errors import UserError, needs
 from bt_jax.schema import CHANNELS
 
-_SEED = 2_000_000  # beside those of the data set
+_SEED = 2_000_000  # differs from those of the data set
 _SPACING_MM = (5.0, 0.9, 0.9)  # between slices, rows and columns
 _DESCRIPTIONS = {"pre": "AX T1", "flair": "AX T2 FLAIR", "post": "AX T1 +GD"}
 Volume = UInt8[np.ndarray, "slices 256 256 3"]
@@ -39,11 +39,11 @@ def write(folder: pathlib.Path) -> list[pathlib.Path]:
   """Writes the four studies into a folder, and returns where each is.
 
   Raises:
-    UserError: it holds something already, or cannot be written.
+    UserError: the folder is not empty, or cannot be written.
   """
   with _empty(folder):
     volumes = [phantom.make_volume(np.random.default_rng(_SEED + index), 10)[0] for index in range(4)]
-    files.write_bytes(folder / "dicom.zip", _dicom(volumes[3]))  # first: who lacks pydicom gets none
+    files.write_bytes(folder / "dicom.zip", _dicom(volumes[3]))  # first: without pydicom nothing is written
     for number, pixels in enumerate(volumes[0], start=1):
       files.write_bytes(folder / "slices" / f"slice_{number}.tif", _tiff(pixels))
     for name, volume, roles in (("volume", volumes[1], CHANNELS), ("flair_alone", volumes[2], ("flair",))):
@@ -59,7 +59,7 @@ def _write_layout(folder: pathlib.Path, layout: str) -> pathlib.Path:
 
 @contextlib.contextmanager
 def _empty(folder: pathlib.Path) -> Iterator[None]:
-  """Around what writes into a folder; raises UserError where it holds something already, or cannot be written."""
+  """Context for writing into an empty folder; raises UserError where it is not empty, or cannot be written."""
   try:
     if folder.is_dir() and any(folder.iterdir()):
       raise UserError(f"{folder} is not empty: name another folder")
@@ -75,7 +75,7 @@ def _tiff(pixels: UInt8[np.ndarray, "256 256 3"]) -> bytes:
 
 
 def _nifti(volume: UInt8[np.ndarray, "slices 256 256"]) -> bytes:
-  """Lies sagittally in the file, in a scale of its own."""
+  """A NIfTI with sagittal slices, in a scale of its own."""
   between, row, column = _SPACING_MM
   # Axes of the file: rows run to the back, slices to the head, columns to the left.
   affine = np.array([[0, 0, -column, 115], [-row, 0, 0, 120], [0, between, 0, -40], [0, 0, 0, 1]])

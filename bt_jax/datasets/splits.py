@@ -66,13 +66,13 @@ class Record(TypedDict):
 
 
 def read(folder: pathlib.Path) -> Record:
-  """The `split.json` of a run; raises UserError where it is damaged, or its ids are not those that its hash is of."""
+  """The `split.json` of a run; raises UserError where it is damaged, or its ids do not match its hash."""
   path = folder / "split.json"
   remedy = "start the run's command again where it is of this data, or train it again"
   record = files.read_json(path, Record, remedy)
   split = Split(record["name"], record["leaky"], *(tuple(record[part]) for part in PARTS))
   if split.hash != record["hash"]:
-    raise files.damaged(path, "its slices are not those that its hash is of", remedy)
+    raise files.damaged(path, "its slices do not match its hash", remedy)
   return record
 
 
@@ -82,13 +82,13 @@ def make_split(index: Sequence[SliceId], *, kind: str, fold: int, seed: int, cou
   Args:
     index: every slice, ordered by id.
     kind: `fold`: test is `fold`, validation the next fold, training the rest, by patient. `group`: test are `folds`,
-      validation the two folds after the last of them, around the end to 0. `random`: 15 % of the slices
-      (rounded up) test and as many validate, whoever they are from. `buda10`: test are the ten cases that
+      validation the two folds after the last of them, which wrap around to 0. `random`: 15 % of the slices
+      (rounded up) test and as many validate, regardless of patient. `buda10`: test are the ten cases that
       github.com/mateuszbuda/brain-segmentation-pytorch validates on, `random.sample(sorted(cases), 10)` seeded with 42;
-      five others validate, drawn on by the same generator, and the rest train.
+      five others validate, drawn next by the same generator, and the rest train.
     fold: 0 to `count` - 1; read by `fold` only.
     seed: read by `random` only.
-    count: folds of the data set.
+    count: number of folds of the data set.
     folds: numbers and ranges, e.g. `0-4`; read by `group` only.
 
   Raises:
@@ -115,7 +115,7 @@ def check_choice(*, kind: str, fold: int, count: int, folds: str = "") -> None:
 
 
 def parse_folds(field: str, names: str, count: int) -> Folds:
-  """Those of `count` folds that a field names: `all`, or numbers and ranges, `0,3-6`; raises UserError for any other."""
+  """The folds, out of `count`, that a field names: `all`, or numbers and ranges, `0,3-6`; raises UserError for anything else."""
   if names == "all":
     return tuple(range(count))
   folds = _numbers(names)
@@ -138,7 +138,7 @@ def _numbers(names: str) -> Folds | None:
 
 
 def format_folds(folds: Sequence[int], digits: int = 1) -> str:
-  """Folds as `parse_folds` reads them, e.g. `0,3-6`, each number of at least so many digits."""
+  """Folds as `parse_folds` reads them, e.g. `0,3-6`, each number with at least this many digits."""
   runs: list[list[int]] = []
   for fold in folds:
     if runs and fold == runs[-1][-1] + 1:
@@ -149,12 +149,12 @@ def format_folds(folds: Sequence[int], digits: int = 1) -> str:
 
 
 def folds_name(folds: Sequence[int]) -> str:
-  """What the split that tests these folds is called: `patient_fold_07`, `patient_folds_00-04`."""
+  """The name of the split that tests these folds: `patient_fold_07`, `patient_folds_00-04`."""
   return f"patient_{folder_name(folds)}"
 
 
 def folder_name(folds: Sequence[int]) -> str:
-  """What the folder of a run that tests these folds is called: `fold_07`, `folds_00-04`."""
+  """The name of the folder of a run that tests these folds: `fold_07`, `folds_00-04`."""
   return f"{'folds' if len(folds) > 1 else 'fold'}_{format_folds(folds, 2)}"
 
 
@@ -177,7 +177,7 @@ def testing(split: Mapping[str, Any], folds: Folds) -> dict[str, Any]:
 
 
 def tested_folds(split: Mapping[str, Any]) -> Folds:
-  """The folds that the `split` section of a configuration tests; none where it is not of folds."""
+  """The folds that the `split` section of a configuration tests; empty where it is not a split by folds."""
   if split.get("kind") == "group":
     return _numbers(split["folds"]) or ()
   return (split["fold"],) if split.get("kind") == "fold" else ()

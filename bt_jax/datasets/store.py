@@ -33,7 +33,7 @@ _UNDECODED = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecod
 
 @dataclasses.dataclass(frozen=True)
 class SliceId:
-  """Where one slice is stored, example `position` of a split of TFDS, and its patient's fold; label 1: it has a tumour."""
+  """Where one slice is stored, example `position` of a split of TFDS, and its patient's fold; its label is 1 with a tumour."""
 
   fold: int
   split: str
@@ -45,13 +45,13 @@ class SliceId:
 
 
 class Source(abc.ABC):
-  """Where a data set comes from: what it is, its builder, and what is read of it once it is built."""
+  """The source of a data set: its description, its builder, and what is read from it once it is built."""
 
   info: DatasetInfo
 
   @abc.abstractmethod
   def open_or_build(self) -> Builder:
-    """The built data set; builds it first where it is missing; raises UserError where that cannot be."""
+    """The built data set; builds it first where it is missing; raises UserError where that fails."""
 
   @abc.abstractmethod
   def read_index(self, builder: Builder) -> list[SliceId]:
@@ -63,7 +63,7 @@ class Source(abc.ABC):
 
   @abc.abstractmethod
   def read_spacings(self, builder: Builder) -> dict[str, tuple[float, float, float]]:
-    """Mm between slices, rows and columns of each case as it is stored; empty where they are not known of all."""
+    """Distances in mm between slices, rows and columns of each stored case; empty unless they are known for all."""
 
 
 def open_or_build(variant: str, *, root: str | None, data_dir: str | None) -> Builder:
@@ -116,10 +116,10 @@ def build_once(
   """The built data set; only one process builds at a time, others wait for it.
 
   Args:
-    open_builder: opens it, built or not.
-    build: builds it.
-    before: is called first, under the lock.
-    check: is called on one that was built before.
+    open_builder: opens the data set, built or not.
+    build: builds the data set.
+    before: called first, under the lock.
+    check: called on a data set that was built before.
 
   Raises:
     UserError: the disk is full or not writable.
@@ -145,13 +145,13 @@ def build_once(
 
 
 def _of_disk(message: str) -> str | None:
-  """What a message of TFDS's writer, some lines long, says of the disk; None where it says nothing of it."""
+  """The error of the disk in a message of TFDS's writer, which has several lines; None where there is none."""
   known = (os.strerror(number) for number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS))
   return next((text for text in known if text in message), None)
 
 
 def prepare(builder: Builder, source: pathlib.Path) -> None:
-  """Builds a data set out of a folder; what a killed build left behind is removed."""
+  """Builds a data set from a folder; what a killed build left behind is removed."""
   for leftover in pathlib.Path(builder.data_path).parent.glob("incomplete.*"):
     shutil.rmtree(leftover)
   tfds.disable_progress_bar()  # one bar over all slices instead of several for each fold
@@ -190,7 +190,7 @@ def read_index(builder: Builder) -> list[SliceId]:
 
 
 def read_patients(builder: Builder, info: DatasetInfo, patients: set[str]) -> dict[str, dict[str, Any]]:
-  """What is known of patients beside their images, `info.patient_fields`, by patient."""
+  """What is known of patients besides their images, `info.patient_fields`, by patient."""
   known: dict[str, dict[str, Any]] = {}
   for name in builder.info.splits:
     if len(known) == len(patients):
@@ -203,21 +203,21 @@ def read_patients(builder: Builder, info: DatasetInfo, patients: set[str]) -> di
 
 
 def _plain(value: Any) -> Any:
-  """A field of an example as JSON and tables have it."""
+  """A field of an example as a plain value, for JSON and tables."""
   return value.decode() if isinstance(value, bytes) else np.asarray(value).item()
 
 
 @dataclasses.dataclass(frozen=True)
 class Reader:
-  """Reads slices of a built data set by id; light to hand to another process, which opens the files itself.
+  """Reads slices of a built data set by id; cheap to send to another process, which opens the files itself.
 
   Attributes:
-    path: of the built data set.
-    info: of it.
+    path: path of the built data set.
+    info: the data set.
     positions: (split, position) of each id.
-    change: done to every image, [height, width, channels], as it is read.
+    change: applied to every image, [height, width, channels], as it is read.
     context: channels of neighbours that are read too.
-    volumes: the ids of each case, in the order of its volume; read for `context` alone.
+    volumes: the ids of each case, in the order of its volume; used only for `context`.
   """
 
   path: str
@@ -236,7 +236,7 @@ class Reader:
     change: Callable[[np.ndarray], np.ndarray] = np.asarray,
     context: tuple[Channel, ...] = (),
   ) -> "Reader":
-    """Of a data set that is built, and the index of its slices; raises UserError where a volume is too short."""
+    """A reader of a built data set with the index of its slices; raises UserError where a volume is too short for `context`."""
     positions = {entry.id: (entry.split, entry.position) for entry in index}
     volumes: dict[str, list[str]] = {}
     for entry in index if context else ():
@@ -246,7 +246,7 @@ class Reader:
     return cls(str(builder.data_path), info, positions, change, context=context, volumes=volumes)
 
   def read(self, ids: Sequence[str], *, progress: bool = False) -> Slices:
-    """Decodes the slices with these ids, in this order, into memory (0.26 MB each); `progress` shows a bar."""
+    """Decodes the slices with these ids, in this order, into memory (0.26 MB each for LGG); `progress` shows a bar."""
     if not self.context:
       return self._read(ids, progress=progress)
     near = {name: self._neighbours(name) for name in ids}
@@ -264,7 +264,7 @@ class Reader:
     return Slices(**{name: array[own] for name, array in fields.items()}, context=context)
 
   def _neighbours(self, name: str) -> list[str]:
-    """The slice that each channel of `context` is of; at the ends of the volume the last one repeats."""
+    """The slice of each channel of `context`; at the ends of the volume the outermost slice repeats."""
     volume = self.volumes[name.partition("/")[0]]
     own = volume.index(name)
     return [volume[min(max(own + channel.offset, 0), len(volume) - 1)] for channel in self.context]
@@ -298,5 +298,5 @@ def _source(path: str, split: str) -> Sequence[dict[str, Any]]:
 
 
 def _pixels(stored: bytes | np.ndarray) -> np.ndarray:
-  """An image that is a PNG, which TFDS would ask every user to install OpenCV for, or one that it decoded itself."""
+  """An image, decoded here where it is a PNG, for which TFDS would need OpenCV."""
   return np.asarray(Image.open(io.BytesIO(stored))) if isinstance(stored, bytes) else stored

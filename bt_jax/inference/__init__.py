@@ -1,1 +1,1 @@
-"""An external scan in, a mask out: files to scans, scans through networks, and masks back to files."""
+"""Prediction on external scans: reads files, runs networks, and writes masks."""

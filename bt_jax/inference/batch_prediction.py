@@ -1,4 +1,4 @@
-"""Study after study: each is read while the one before is predicted, and written while the next one is."""
+"""Predicts one study after another; each is read while the one before is predicted, and written while the next one is."""
 
 import collections
 import concurrent.futures
@@ -26,8 +26,8 @@ from bt_jax.scans.scan import NOTICE, Scan
 
 _REPORTED = ("tumor", "probability", "voxels", "volume_mm3", "largest_diameter_mm", "looks_wrong", "warnings")
 _COLUMNS = ("study", "status", *_REPORTED, "error")
-_PAUSE = 0.5  # seconds, before claimed studies are asked for again
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # how a text begins that a spreadsheet computes
+_PAUSE = 0.5  # seconds before claimed studies are tried again
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # first characters of texts that a spreadsheet computes
 Item, Result = TypeVar("Item"), TypeVar("Result")
 
 
@@ -45,13 +45,13 @@ def predict(
 
   Args:
     source: a file, a zip or a folder; None where `given` names files.
-    output: gets the files of the one study, or a folder for each of several, and a table of all. Other processes may
-      work on the same studies: each study is claimed, and those that another has claimed come last.
-    given: by role, see `studies.find`.
-    probabilities: whether they are written, too.
-    shard: `i/n`: every n-th study from the i-th on; None: all.
-    layout: a name of `dataset_layouts.LAYOUTS`, by which masks are written once more; None: with their studies alone.
-    load: the networks, whose channels say what a study is.
+    output: folder for the files of a single study, or for a folder for each of several and a table of all. Other
+      processes may work on the same studies: each study is claimed, and those that another has claimed come last.
+    given: paths or UIDs by role, see `studies.find`.
+    probabilities: whether to write probabilities, too.
+    shard: `i/n`: every n-th study from the i-th on; None for all.
+    layout: a name of `dataset_layouts.LAYOUTS`, in which masks are written a second time; None for no second time.
+    load: loads the networks, whose channels say what a study is.
 
   Raises:
     UserError: there is nothing to read, the output holds something else, or a study could not be predicted.
@@ -73,7 +73,7 @@ def predict(
     work = _Work(
       output, predictor, probabilities, functools.partial(dataset_layouts.place, layout, top) if layout else None
     )
-    for study in chosen:  # what must not be written over is reported before anything is begun
+    for study in chosen:  # files that must not be overwritten are reported before any work
       work.finished(study)
     rows, order = [], {study.name: position for position, study in enumerate(chosen)}
     try:
@@ -101,26 +101,26 @@ Read = Scan | UserError | Elsewhere | None
 
 @dataclasses.dataclass(frozen=True)
 class _Work:
-  """What is done to every study, and how those that are claimed are let go of."""
+  """The steps for every study, and how to release those that are claimed."""
 
   output: pathlib.Path
   predictor: Predictor
   probabilities: bool
-  place: Callable[..., None] | None = None  # of a finished study's folder, its `prediction.json` and the data set
+  place: Callable[..., None] | None = None  # takes a finished study's folder, its `prediction.json` and the data set
   claimed: dict[str, Callable[[], None]] = dataclasses.field(default_factory=dict)
 
   def options(self, study: Study) -> dict[str, Any]:
-    """What a prediction of it depends on beside its bytes and the networks."""
+    """What a prediction depends on besides the study's bytes and the networks."""
     names = {
       role: value if study.format == "dicom" else pathlib.Path(value).name for role, value in study.given.items()
     }
     return {"probabilities": self.probabilities, "given": names}
 
   def finished(self, study: Study) -> writer.Done | None:
-    """What was predicted before, None for nothing.
+    """The content of an earlier `prediction.json`, None if there is none.
 
     Raises:
-      UserError: something else stands in its place.
+      UserError: other files are in its place.
     """
     folder = self.output / study.name
     done = writer.finished(folder)
@@ -133,13 +133,13 @@ class _Work:
     return done
 
   def read(self, study: Study) -> Scan | Elsewhere | None:
-    """The scan, now claimed; None where its prediction is there with all its files."""
+    """Claims and reads a study; None where its prediction is there with all its files."""
     release = claims.claim(self.output, study.name)
     if release is None:
       return Elsewhere()
     self.claimed[study.name] = release
     try:
-      done = self.finished(study)  # as it is now that nobody else writes
+      done = self.finished(study)  # read again, now that no other process writes
       if done is not None and done["input"]["sha256"] != reader.sha256(study):
         raise UserError(
           f"{self.output / study.name} holds the prediction of other files: remove it, or choose another output",
@@ -154,12 +154,12 @@ class _Work:
     return studies_of.read(study, self.predictor.info)
 
   def release(self, study: Study) -> None:
-    """Lets other processes have the study."""
+    """Releases the claim on a study."""
     if release := self.claimed.pop(study.name, None):
       release()
 
   def predict(self, scan: Read, *, progress: bool) -> Prediction | UserError | Elsewhere | None:
-    """The prediction of a scan; what is none stays what it is."""
+    """The prediction of a scan; anything else is returned as it is."""
     return self.predictor.predict(scan, progress=progress) if isinstance(scan, Scan) else scan
 
   def write(self, study: Study, prediction: Prediction | UserError | Elsewhere | None) -> dict[str, Any] | None:
@@ -185,8 +185,8 @@ class _Work:
 
 
 def _stream(work: _Work, chosen: Sequence[Study]) -> Iterator[dict[str, Any]]:
-  """A row of the table for each study; those that other processes have claimed are asked for again, until none is."""
-  alone = len(chosen) == 1  # the bar is then of slices
+  """A row of the table for each study; those that other processes have claimed are tried again until they are free."""
+  alone = len(chosen) == 1  # then the bar counts slices
   with tqdm(total=len(chosen), desc="predicting", unit="study", disable=alone) as bar:
     while chosen:
       elsewhere = []
@@ -203,7 +203,7 @@ def _stream(work: _Work, chosen: Sequence[Study]) -> Iterator[dict[str, Any]]:
 
 
 def _once(work: _Work, chosen: Sequence[Study], alone: bool) -> Iterator[tuple[Study, dict[str, Any] | None]]:
-  """Each study with its row, None where another process has it; no more than three of them are in memory."""
+  """Each study with its row, None where another process has it; at most three studies are in memory."""
   scans = _one_ahead(work.read, chosen)
   predictions = ((study, work.predict(scan, progress=alone)) for study, scan in scans)
   for (study, _), row in _one_ahead(lambda pair: work.write(*pair), predictions):
@@ -213,7 +213,7 @@ def _once(work: _Work, chosen: Sequence[Study], alone: bool) -> Iterator[tuple[S
 
 
 def _one_ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[tuple[Item, Result | UserError]]:
-  """Each item with what the function makes of it, in a thread that works on the next while this one is used."""
+  """Each item with the function's result, from a thread that works on the next item while this one is used."""
 
   def attempt(item: Item) -> tuple[Item, Result | UserError]:
     try:
@@ -235,14 +235,14 @@ def _one_ahead(function: Callable[[Item], Result], items: Iterable[Item]) -> Ite
 
 
 def _harmless(value: Any) -> Any:
-  """A text that a spreadsheet would compute, as `=1+1`, with the apostrophe before it that makes it a text there too."""
+  """Puts an apostrophe before a text that a spreadsheet would compute, such as `=1+1`, so that it stays a text."""
   value = str(value) if isinstance(value, UserError) else value
   return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA) else value
 
 
 @contextlib.contextmanager
 def _writable(output: pathlib.Path, table: pathlib.Path | None) -> Iterator[None]:
-  """Makes the output folder, and takes it away again where nothing came into it."""
+  """Makes the output folder, and removes it again if it stays empty."""
   writer.check_folder(output)
   was_there = output.exists()
   try:
@@ -251,7 +251,7 @@ def _writable(output: pathlib.Path, table: pathlib.Path | None) -> Iterator[None
   except OSError as error:
     raise UserError(f"cannot write to {output} ({error.strerror}): choose another output", "output") from error
   if table and table.is_file() and not table.read_bytes().startswith(",".join(_COLUMNS).encode()):
-    raise UserError(f"{table} is another table than that of predictions: choose another output", "output")
+    raise UserError(f"{table} is not a table of predictions: choose another output", "output")
   try:
     yield
   finally:
@@ -261,7 +261,7 @@ def _writable(output: pathlib.Path, table: pathlib.Path | None) -> Iterator[None
 
 
 def _write_table(table: pathlib.Path, rows: Sequence[dict[str, Any]]) -> None:
-  """Writes the table, one process at a time; of several with the same studies the last one's stays."""
+  """Writes the table, one process at a time; if several have the same studies, the last one's table stays."""
   while (release := claims.claim(table.parent, f"table {table.name}")) is None:
     time.sleep(_PAUSE)
   try:
@@ -290,7 +290,7 @@ def _print_one(row: dict[str, Any], output: pathlib.Path) -> None:
   for warning in done["warnings"]:
     print(f"  warning: {warning}")
   print(f"  by {done['model']['title']}")
-  print("written:" if row["status"] == "predicted" else "there already, of these very files and networks:")
+  print("written:" if row["status"] == "predicted" else "already there, for the same files and networks:")
   for path, count in collections.Counter(path.split("/")[0] for path in ("prediction.json", *done["files"])).items():
     print(f"  {output / path}{f' ({count} files)' if (output / path).is_dir() else ''}")
   print(NOTICE)

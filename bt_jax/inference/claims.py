@@ -1,4 +1,4 @@
-"""Which process works on which study of an output folder, whatever share of the studies each was given."""
+"""Claims on the studies of an output folder, so that only one process works on each."""
 
 import contextlib
 import hashlib
@@ -9,20 +9,20 @@ from collections.abc import Callable
 import filelock
 
 _FOLDER = ".claims"  # in the output; gone when nothing is claimed
-_ATTEMPTS = 100  # to make it before others remove it
+_ATTEMPTS = 100  # at making it before others remove it
 
 
 def claim(output: pathlib.Path, name: str) -> Callable[[], None] | None:
   """Claims a study, so that no other process works on it.
 
-  The operating system lets go of it when the process ends, however it does, so that no claim outlives its process.
+  The operating system releases a claim when its process ends, however it ends.
 
   Args:
-    output: the folder of all studies; on a disk that several machines share it must know `flock`.
-    name: of the study in it.
+    output: the folder of all studies; a file system that several machines share must support `flock`.
+    name: name of the study in it.
 
   Returns:
-    What lets go of it, from any thread; None where another process has it.
+    A function that releases the claim, from any thread; None where another process has claimed the study.
 
   Raises:
     OSError: the folder of claims cannot be made.
@@ -36,12 +36,12 @@ def claim(output: pathlib.Path, name: str) -> Callable[[], None] | None:
       break
     except filelock.Timeout:
       return None
-    except (FileExistsError, FileNotFoundError):  # who let go of the last claim removed the folder just now
+    except (FileExistsError, FileNotFoundError):  # the process that released the last claim has just removed the folder
       if attempt + 1 == _ATTEMPTS:
         raise
 
   def release() -> None:
-    path.unlink(missing_ok=True)  # before it is let go of: who opened it meanwhile notices, see filelock
+    path.unlink(missing_ok=True)  # before the release: a process that has opened it meanwhile notices, see filelock
     lock.release()
     with contextlib.suppress(OSError):  # another claim is in it
       path.parent.rmdir()

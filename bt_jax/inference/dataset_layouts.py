@@ -1,4 +1,4 @@
-"""Puts masks where the tools around a data set look for them: flat, as nnU-Net names them, or as derivatives of BIDS."""
+"""Writes masks where the tools of a data set expect them: flat, as nnU-Net names them, or as derivatives of BIDS."""
 
 import gzip
 import io
@@ -18,23 +18,23 @@ from bt_jax.errors import UserError
 from bt_jax.scans.scan import NOTICE
 from bt_jax.version import __version__
 
-OWN_FOLDER = "bt_jax"  # where predictions are kept with their numbers and pictures, beside the masks of a layout
+OWN_FOLDER = "bt_jax"  # folder of the complete predictions, beside the masks of a layout
 _BIDS = "1.10.0"
 _ENTITIES = re.compile(r"(sub-[A-Za-z0-9]+)(?:_(ses-[A-Za-z0-9]+))?")
 
 
 def place(layout: str, output: pathlib.Path, folder: pathlib.Path, done: Mapping[str, Any], info: DatasetInfo) -> None:
-  """Writes the mask of a finished prediction once more, as a layout has it.
+  """Writes the mask of a finished prediction a second time, in a layout.
 
   Args:
     layout: a name of `LAYOUTS`.
     output: the folder of the data set that is written.
-    folder: of the prediction.
-    done: what its `prediction.json` says.
-    info: of the networks' data set, whose ids stand for classes.
+    folder: folder of the prediction.
+    done: content of its `prediction.json`.
+    info: the networks' data set, whose ids stand for classes.
 
   Raises:
-    UserError: masks of this format have no place in the layout, or another study's is there.
+    UserError: the layout has no place for masks of this format, or another study's mask is there.
   """
   LAYOUTS[layout](output, folder, done, info)
 
@@ -84,7 +84,8 @@ def _bids(output: pathlib.Path, folder: pathlib.Path, done: Mapping[str, Any], i
   }
   if sidecar.is_file() and files.read_json(sidecar, dict)["Sources"] != content["Sources"]:
     raise UserError(
-      f"{sidecar} is of another study, as names differ in signs alone that BIDS leaves out: rename {name}", "layout"
+      f"{sidecar} is of another study, whose name differs only in characters that BIDS leaves out: rename {name}",
+      "layout",
     )
   described = {
     "Name": "Segmentations by bt_jax",
@@ -105,13 +106,13 @@ LAYOUTS: dict[str, Callable[..., None]] = {"nnunet": _nnunet, "bids": _bids}
 
 
 def _flat(folder: pathlib.Path, done: Mapping[str, Any]) -> str:
-  """The name of the case as part of a file's."""
+  """The name of the case as part of a file name."""
   parts = folder.parts[folder.parts.index(OWN_FOLDER) + 1 :] if OWN_FOLDER in folder.parts else ()
   return "_".join(parts) or done["study"].replace("/", "_")
 
 
 def _ids(mask: np.ndarray, info: DatasetInfo) -> np.ndarray:
-  """A mask with the ids of classes; that of one class is of 0 and 1, or 0 and 255."""
+  """A mask with the ids of classes; a mask of one class holds 0 and 1, or 0 and 255."""
   return ((mask > 0) * info.ids[0]).astype(np.uint8) if len(info.ids) == 1 else mask.astype(np.uint8)
 
 

@@ -1,4 +1,4 @@
-"""What networks decide by, out of what their validation parts said, and how outputs call them."""
+"""How networks decide, as chosen on their validation parts, and how outputs describe them."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,18 +15,18 @@ from bt_jax.version import __version__
 
 @dataclasses.dataclass(frozen=True)
 class Decision:
-  """What turns probabilities into an answer; travels in an export.
+  """What turns probabilities into masks; stored in exports.
 
   Attributes:
-    threshold: of a pixel's probability.
-    temperature: of the probability of a slice.
+    threshold: threshold of a pixel's probability.
+    temperature: calibrates the probability of a slice.
     gate: the probability of a slice below which it is left empty; None without a classifier or a head for slices.
-    tta: whether mirrored and turned slices were averaged.
+    tta: whether predictions of mirrored and turned slices are averaged.
     largest_component: whether only the largest 3-D part is kept.
-    info: of the data set that the networks were trained on.
+    info: the data set that the networks were trained on.
     profile: the range of each feature of `ood.features` over training volumes.
-    reach: slices to the farthest neighbour that a network looks at; a volume has more than that.
-    drops_sequences: whether all segmenters were trained with FLAIR in the place of other sequences.
+    reach: distance in slices to the farthest neighbour that a network sees; a volume must have more slices.
+    drops_sequences: whether all segmenters were trained with FLAIR in place of other sequences.
   """
 
   threshold: float
@@ -48,10 +48,10 @@ def decide(
   threshold: float | None,
   sensitivity: float,
 ) -> Decision:
-  """What the networks decide by, out of what their validation parts said; see `loading.load`.
+  """Combines what was chosen on the networks' validation parts; see `loading.load` for the options.
 
   Raises:
-    UserError: they are of data sets with other channels or classes.
+    UserError: the networks' data sets have different channels or classes, or an option is out of range.
   """
   first, *others = (*segmenters, *classifiers)
   for other in others:
@@ -88,13 +88,13 @@ def _title(networks: Sequence[Network]) -> str:
 
 
 def check_share(name: str, value: float | None) -> None:
-  """Raises UserError where an option is not a share."""
+  """Raises UserError where an option is not above 0 and at most 1."""
   if value is not None and not 0 < value <= 1:
     raise UserError(f"{name} is {value}, expected more than 0 and at most 1", name)
 
 
 def describe(segmenters: Sequence[Network], classifiers: Sequence[Network], decision: Decision) -> dict[str, Any]:
-  """The networks and what they decide by, for outputs."""
+  """The networks and how they decide, for outputs."""
   gated = f", gated by {_title(classifiers)}" if classifiers else ""
   return {
     "title": f"{_title(segmenters)}{gated}{', with test-time augmentation' if decision.tta else ''}",

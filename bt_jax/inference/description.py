@@ -1,4 +1,4 @@
-"""The numbers of one prediction: what `prediction.json` says."""
+"""The content of `prediction.json`: the statistics of one prediction."""
 
 from typing import Any
 
@@ -13,8 +13,8 @@ from bt_jax.version import __version__
 def describe(prediction: Prediction) -> dict[str, Any]:
   """The content of `prediction.json`, ready to be written.
 
-  Positions count slices, rows and columns from 0, in the order of `scan.image`. What is in mm is None where the spacing is
-  unknown, what is of the tumour where there is none. `probability` is that of the likeliest slice, 0..1.
+  Positions count slices, rows and columns from 0, in the order of `scan.image`. Sizes in mm are None where the spacing is
+  unknown, and positions of the tumour where there is none. `probability` is the highest of all slices, 0..1.
   """
   scan, mask, spacing = prediction.scan, prediction.mask, prediction.scan.spacing_mm
   location = measurements.location(mask)

@@ -1,4 +1,4 @@
-"""Slices through one network or several, and their logits to probabilities on a scan's own grid: pure functions, run live or exported."""
+"""Runs slices through networks, and turns logits into probabilities on a scan's own grid: pure functions, also exported."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -19,15 +19,15 @@ from bt_jax.schema import Tumor
 
 PyTree = Any
 _TURN_DEGREES = 10.0
-_OUTSIDE = -20.0  # the logit of tumour outside the frame, which a turned slice looks at
+_OUTSIDE = -20.0  # the logit of tumour outside the frame, which turning a slice brings into view
 
 
 class Outputs(NamedTuple):
-  """What networks say of slices, on the scan's own grid.
+  """Outputs of networks for some slices, on the scan's own grid.
 
   Attributes:
-    members: probability of each class by pixel, of each network; 0 in slices that the gate stopped.
-    slice_probability: of tumour anywhere in the slice, calibrated.
+    members: each network's probability of each class by pixel; 0 in slices that the gate stopped.
+    slice_probability: calibrated probability of tumour anywhere in the slice.
     gated: whether the gate stopped the slice.
   """
 
@@ -37,19 +37,19 @@ class Outputs(NamedTuple):
 
 
 def views() -> Float[np.ndarray, "views 2 2"]:
-  """How test-time augmentation looks at a slice: as it is, mirrored left and right, and turned a little either way."""
+  """The transforms of test-time augmentation: identity, mirrored left and right, and turned a little either way."""
   turns = [rotation_matrix(jnp.deg2rad(jnp.float32(degrees))) for degrees in (_TURN_DEGREES, -_TURN_DEGREES)]
   return np.stack([np.eye(2), np.diag([1.0, -1.0]), *turns]).astype(np.float32)
 
 
 class Ensemble(NamedTuple):
-  """Networks whose slices are averaged.
+  """Networks whose outputs are averaged.
 
   Attributes:
-    variables: of the networks, those of one architecture stacked.
-    forward: from these and a batch to logits of each architecture, [networks, looks, slices, ...]. A batch has `image`,
+    variables: variables of the networks, stacked for each architecture.
+    forward: maps these and a batch to logits of each architecture, [networks, looks, slices, ...]. A batch has `image`,
       by view, [slices, size, size, channels] in 0..255, `volume_mean` and `volume_std` [slices, channels].
-    outputs: from these logits and the height, width and aspect of the scan's own grid, see `to_own`, to `Outputs`.
+    outputs: maps these logits and the height, width and aspect of the scan's own grid, see `to_own`, to `Outputs`.
   """
 
   variables: tuple[PyTree, ...]
@@ -65,16 +65,16 @@ def make_ensemble(
   gate: float | None,
   temperature: float,
 ) -> Ensemble:
-  """Makes the functions of networks whose slices are averaged.
+  """Makes the functions of networks whose outputs are averaged.
 
-  Logits are resampled, and then become probabilities, as in evaluation.
+  Logits are resampled before they become probabilities, as in evaluation.
 
   Args:
-    segmenters: one or more.
-    classifiers: whose averaged probability of a slice counts; without one, the segmenters'.
+    segmenters: one network or more.
+    classifiers: networks whose mean probability of a slice is used; without any, that of the segmenters.
     tta: whether to average over `views`.
     gate: the probability of a slice below which it is left empty; None without one.
-    temperature: of the probability of a slice.
+    temperature: calibrates the probability of a slice.
   """
   info = segmenters[0].info
   groups: dict[tuple[Callable, View], list[Network]] = {}
@@ -94,7 +94,9 @@ def make_ensemble(
       tumor = logits(variables, batch | {"image": turned})
       if tumor.pixels is None:
         return tumor
-      back = jax.vmap(warp, (0, None, None))(tumor.pixels - _OUTSIDE, view.T, jnp.zeros(2))  # orthogonal
+      back = jax.vmap(warp, (0, None, None))(
+        tumor.pixels - _OUTSIDE, view.T, jnp.zeros(2)
+      )  # the inverse, as it is orthogonal
       return tumor._replace(pixels=back + _OUTSIDE)
 
     return jax.lax.map(look, jnp.asarray(looks))
@@ -113,7 +115,7 @@ def make_ensemble(
     for networks, tumor in zip(groups.values(), tumors, strict=True):
       slices = jax.nn.sigmoid(tumor.slices)
       if tumor.pixels is not None:
-        # One network after another, as several large scans at once take much memory.
+        # One network after another, as a large scan takes much memory.
         own = [[_on_own_grid(look, height, width, aspect, info) for look in one] for one in tumor.pixels]
         members += [sum(of_looks) / len(looks) for of_looks in own]
         if not networks[0].slice_head:
@@ -123,7 +125,7 @@ def make_ensemble(
         asked.append(slices.mean(1))
     probability = jnp.concatenate(asked).mean(0)
     gated = probability < (-1.0 if gate is None else gate)
-    kept = jnp.where(gated[:, None, None, None], jnp.float32(0), jnp.stack(members))  # ONNX knows no mix of types
+    kept = jnp.where(gated[:, None, None, None], jnp.float32(0), jnp.stack(members))  # ONNX allows no mix of types
     return Outputs(kept, _calibrate(probability, temperature), gated)
 
   return Ensemble(stacked, forward, outputs)
@@ -136,18 +138,18 @@ def _on_own_grid(
   aspect: resampling.Aspect,
   info: DatasetInfo,
 ) -> Float[Array, "slices height width classes"]:
-  """Probabilities on the scan's own grid of logits on a network's."""
+  """Probabilities on the scan's own grid, from logits on a network's grid."""
   return class_probabilities(resampling.to_own(logits, height, width, aspect), overlapping=info.overlapping)
 
 
 def any_class(
   probabilities: Float[Array | np.ndarray, "*shape classes"], info: DatasetInfo
 ) -> Float[Array | np.ndarray, "*shape"]:
-  """The probability of any class: the sum of those that exclude one another; of those that overlap the highest."""
+  """The probability of any class: the sum over classes that exclude one another, the highest of classes that overlap."""
   return probabilities.max(-1) if info.overlapping else probabilities.sum(-1)
 
 
 def _calibrate(probability: Float[Array, "slices"], temperature: float) -> Float[Array, "slices"]:
-  """As `calibration.calibrate`, where it is traced."""
+  """`calibration.calibrate` in JAX, where it is traced."""
   edge = 1e-6
   return jax.nn.sigmoid(jax.scipy.special.logit(jnp.clip(probability, edge, 1 - edge)) / temperature)

@@ -1,4 +1,4 @@
-"""Networks as one file with all that they need: a pure function from a volume to its mask, for who has only JAX."""
+"""Exports networks as one file: a pure function from a volume to its mask, for users who have only JAX."""
 
 import contextlib
 import dataclasses
@@ -38,7 +38,7 @@ from bt_jax.training.checkpoint_record import Profile
 _PLATFORMS = ("cpu", "cuda", "tpu")
 _GROUP = 8  # slices at a time
 _ABOUT = "model.json"
-_FORMAT = 2  # of what describes the networks, and of the function's inputs and outputs; 1 took no aspect
+_FORMAT = 2  # version of the description and of the function's inputs and outputs; version 1 took no aspect
 _HASH_CHARACTERS = 64  # of a SHA-256 in hexadecimal
 # docs.jax.dev/en/latest/export/export.html#compatibility-guarantees; counted from when jaxlib was built, not from today.
 _READS = (
@@ -66,7 +66,7 @@ class _Jax(TypedDict):
 
 
 class Described(TypedDict):
-  """What an exported file says of its networks, and until when JAX reads it."""
+  """What an exported file says about its networks, and until when JAX reads it."""
 
   research_use: str
   format: NotRequired[Count]
@@ -86,12 +86,12 @@ def write(
 ) -> None:
   """Writes networks as one file; see `loading.load` for the options.
 
-  The file is what `jax.export.deserialize` reads. A zip at its end, which that does not mind, describes the networks
-  and makes the file a program: `python FILE volume.npy result.npz`. The zip's comment, the last 64 bytes, is the SHA-256
-  of all before it. The same networks and options give the same bytes; where they are there already, nothing is done.
+  `jax.export.deserialize` reads the file. A zip at its end, which `deserialize` ignores, describes the networks and
+  makes the file a program: `python FILE volume.npy result.npz`. The zip's comment, the last 64 bytes, is the SHA-256 of
+  all bytes before it. The same networks and options give the same bytes; if these are already there, nothing is done.
 
   Raises:
-    UserError: contrast is enhanced outside of JAX, or the file is there already and is another.
+    UserError: contrast is enhanced outside of JAX, or another file is already there.
   """
   decision, described = plan(segmenters, classifiers, tta=tta, threshold=threshold, sensitivity=sensitivity)
   described["jax"] = {"jax": jax.__version__, "jaxlib": jaxlib.__version__, "reads": _READS}
@@ -113,7 +113,7 @@ def write(
 
 @contextlib.contextmanager
 def _without_locations() -> Iterator[None]:
-  """JAX writes the paths and lines of all callers into what it lowers, which are of this machine and no part of a network."""
+  """Keeps JAX from writing the paths and lines of all callers, which differ by machine, into what it lowers."""
   name = "jax_traceback_in_locations_limit"
   before = getattr(jax.config, name)
   jax.config.update(name, 0)
@@ -126,10 +126,10 @@ def _without_locations() -> Iterator[None]:
 def plan(
   segmenters: Sequence[Network], classifiers: Sequence[Network], **options: Any
 ) -> tuple[Decision, dict[str, Any]]:
-  """What the networks decide by, and what a file in any format says of them; raises UserError as `write`."""
+  """How the networks decide, and their description for a file of any format; raises UserError as `write`."""
   if enhanced := [network for network in (*segmenters, *classifiers) if network.view.contrast != "none"]:
     raise UserError(
-      f"{enhanced[0].about['path']} enhances contrast ({enhanced[0].view.contrast}) on the host, which no export holds: use the run "
+      f"{enhanced[0].about['path']} enhances contrast ({enhanced[0].view.contrast}) on the host, which an export cannot include: use the run "
       "itself, or train with data.contrast=none",
       "data.contrast=none",
     )
@@ -144,12 +144,12 @@ def plan(
 
 
 def is_there(output: pathlib.Path, described: dict[str, Any], read_there: Callable[[], dict[str, Any]]) -> bool:
-  """Whether this very export is there, which is printed.
+  """Whether the same export is already there; prints a line if it is.
 
   Args:
     output: the file.
     described: see `plan`.
-    read_there: what the file that is there says of its networks.
+    read_there: reads the description in the file that is there.
 
   Raises:
     UserError: another file is there.
@@ -163,13 +163,13 @@ def is_there(output: pathlib.Path, described: dict[str, Any], read_there: Callab
     same = False
   if not same:
     raise UserError(f"{output} is there already, and is not this export: choose another output, or remove it", "output")
-  print(f"was there: {output}, of these networks and options\n{NOTICE}")
+  print(f"already there: {output}, of these networks and options\n{NOTICE}")
   return True
 
 
 def seal(content: bytes) -> bytes:
-  """The content with the SHA-256 of it as the comment of the zip that it ends with."""
-  start = content[:-2] + _HASH_CHARACTERS.to_bytes(2, "little")  # the length of the comment stands last
+  """The content with its SHA-256 as the comment of the zip at its end."""
+  start = content[:-2] + _HASH_CHARACTERS.to_bytes(2, "little")  # the length of the comment comes last
   return start + hashlib.sha256(start).hexdigest().encode()
 
 
@@ -179,12 +179,12 @@ def _is_sealed(content: bytes) -> bool:
 
 
 def _has_no_seal(content: bytes) -> bool:
-  """Whether it ends with a zip without a comment: of an earlier version, or packed again since."""
+  """Whether it ends with a zip without a comment: written by an earlier version, or packed again since."""
   return content[-22:-18] == b"PK\5\6" and content[-2:] == bytes(2)
 
 
 def read(path: pathlib.Path) -> tuple[bytes, dict[str, Any]]:
-  """The bytes of an exported file, verified, and what it says of its networks.
+  """The bytes of an exported file, verified, and its description of its networks.
 
   Raises:
     UserError: it is not an exported file, is damaged, or of a newer format.
@@ -201,7 +201,7 @@ def read(path: pathlib.Path) -> tuple[bytes, dict[str, Any]]:
     raise files.damaged(path, "it is not an export", remedy) from error
   described = files.parse_json(described, path, dict, remedy)
   if "format" in described:
-    if not sealed:  # the number of a format came after the seal
+    if not sealed:  # every file with a format number has a seal
       raise changed
     files.check_format(described, _FORMAT, path, described["about"]["bt_jax"], remedy)
   return content, files.check(Described, described, path, remedy)
@@ -210,11 +210,12 @@ def read(path: pathlib.Path) -> tuple[bytes, dict[str, Any]]:
 def make_function(
   segmenters: Sequence[Network], classifiers: Sequence[Network], decision: Decision
 ) -> Callable[[Float[Array, "slices height width channels"]], dict[str, Array]]:
-  """The function of a whole volume, in any scale and size.
+  """Makes a function of a whole volume, in any scale and size.
 
   Returns:
-    `function(volume, aspect)`, where aspect is mm of a row by mm of a column: `probability` and `mask` [slices, height, width], `slice_probability` and `gated` [slices], as
-    `Predictor.predict` has them. Of several classes `probability` and `mask` are [slices, height, width, classes].
+    `function(volume, aspect)`, where aspect is the height of a pixel divided by its width. It returns `probability` and
+    `mask` [slices, height, width], `slice_probability` and `gated` [slices], as in `Predictor.predict`. With several
+    classes `probability` and `mask` are [slices, height, width, classes].
   """
   info = decision.info
   ensemble = make_ensemble(
@@ -234,7 +235,7 @@ def make_function(
       members, slice_probability, gated = ensemble.outputs(logits, height, width, aspect)
       return members.mean(0), slice_probability, gated
 
-    # Groups of a size that is known compile once; the last is filled up with slices that are thrown away.
+    # Groups of a known size compile once; the last is padded with slices that are thrown away.
     groups = (slices + _GROUP - 1) // _GROUP
 
     def grouped(view: View) -> Array:
@@ -258,7 +259,7 @@ def make_function(
 
 
 def largest_part(mask: Bool[Array, "slices height width"]) -> Bool[Array, "slices height width"]:
-  """As `postprocess.largest_part`, where it is traced: each voxel takes the lowest number of those it touches."""
+  """`postprocess.largest_part` in JAX, where it is traced: each voxel takes the lowest number among its neighbours."""
   outside = jnp.iinfo(jnp.int32).max
   own = jnp.where(mask, jnp.arange(mask.size, dtype=jnp.int32).reshape(mask.shape), outside)
 
@@ -277,11 +278,11 @@ def load(path: pathlib.Path, threshold: float | None) -> Predictor:
   """The predictor in an exported file.
 
   Args:
-    path: of the file.
-    threshold: of a pixel's probability; None: its own.
+    path: the exported file.
+    threshold: threshold of a pixel's probability; None for that of the file.
 
   Raises:
-    UserError: it is not such a file, or damaged.
+    UserError: the file is not an export, or is damaged.
   """
   if path.suffix.lower() == ".onnx":
     raise UserError(
@@ -296,20 +297,20 @@ def load(path: pathlib.Path, threshold: float | None) -> Predictor:
   about = described["about"]
   try:
     exported = jax.export.deserialize(bytearray(content))
-  except Exception as error:  # of another version of JAX; what its reader raises is not documented
-    written = described.get("jax", {}).get("reads", "by which version is not recorded: export the run again")
+  except Exception as error:  # written by another version of JAX; what its reader raises is not documented
+    written = described.get("jax", {}).get("reads", "written by a version that is not recorded: export the run again")
     raise UserError(f"{path} is not read by jax {jax.__version__} ({one_line(error)}); it was {written}") from error
   if threshold is not None:
     check_share("threshold", threshold)
     decision, about = dataclasses.replace(decision, threshold=threshold), about | {"threshold": threshold}
   function = jax.jit(exported.call)
-  older = len(exported.in_avals) == 1  # without the shape of pixels
+  older = len(exported.in_avals) == 1  # takes no aspect
   segment = functools.partial(_segment_square, function, info.size) if older else functools.partial(_segment, function)
   return Predictor(decision, about | {"exported": True}, segment)
 
 
 def _segment(function: Callable[..., dict[str, Array]], image: Image, aspect: float) -> Iterator[Outputs]:
-  """All slices at once, as statistics are of the whole volume."""
+  """All slices at once, because statistics are those of the whole volume."""
   outputs = jax.device_get(function(image, np.float32(aspect)))
   probability = outputs["probability"].reshape(1, *image.shape[:3], -1)
   yield Outputs(probability, outputs["slice_probability"], outputs["gated"])
@@ -318,7 +319,7 @@ def _segment(function: Callable[..., dict[str, Array]], image: Image, aspect: fl
 def _segment_square(
   function: Callable[..., dict[str, Array]], size: int, image: Image, aspect: float
 ) -> Iterator[Outputs]:
-  """The same of an older file, which knows pixels as high as wide alone: others are resampled to the stored size first."""
+  """Like `_segment`, for older files, which take only square pixels: others are resampled to the stored size first."""
   _, height, width, _ = image.shape
   square = aspect == 1
   seen = image if square else _to_square(image, *resampling.window(image), aspect, size=size)
@@ -338,7 +339,7 @@ _to_own = jax.jit(resampling.to_own, static_argnames=("height", "width"))
 
 
 def program(described: dict[str, Any]) -> bytes:
-  """A zip that Python runs: what describes the networks, the program, and the package that `jax.export` reads with."""
+  """A zip that Python runs: the description of the networks, the program, and the package that `jax.export` reads with."""
   (folder,) = importlib.util.find_spec("flatbuffers").submodule_search_locations
   members = {
     _ABOUT: json.dumps(described, indent=2, allow_nan=False).encode(),
@@ -347,6 +348,6 @@ def program(described: dict[str, Any]) -> bytes:
   }
   content = io.BytesIO()
   with zipfile.ZipFile(content, "w") as archive:
-    for name, member in members.items():  # all of one date, so that the same networks give the same bytes
+    for name, member in members.items():  # all with one date, so that the same networks give the same bytes
       archive.writestr(zipfile.ZipInfo(name), member, zipfile.ZIP_DEFLATED)
   return content.getvalue()

@@ -1,4 +1,4 @@
-"""From the folders of runs, or an exported file, to a predictor: which networks, and what they decide by."""
+"""Loads a predictor from the folders of runs, or from an exported file."""
 
 import functools
 import os
@@ -24,17 +24,17 @@ def load(
   threshold: float | None = None,
   sensitivity: float = SENSITIVITY,
 ) -> Predictor:
-  """The networks of these runs as one; their probabilities are averaged.
+  """Loads the networks of these runs as one predictor, which averages their probabilities.
 
   Args:
-    checkpoints: runs of segmenters, their checkpoints, a cross-validation, patterns of these; or one exported file.
-    classifier: a run of a classifier, or several as above, that leave slices empty which they take for healthy.
-    tta: whether to average each slice, mirrored and turned a little either way.
-    threshold: of a pixel's probability; None: as chosen on the validation part, on average.
+    checkpoints: runs of segmenters, their checkpoints, a cross-validation, or patterns of these; or one exported file.
+    classifier: a run of a classifier, or several as above, which leaves slices empty that it takes for healthy.
+    tta: whether to average over each slice as it is, mirrored, and turned a little either way.
+    threshold: threshold of a pixel's probability; None for the mean of those chosen on the validation parts.
     sensitivity: share of the validation slices with a tumour that the classifier lets through.
 
   Raises:
-    UserError: there is no such network, it is of another task, or an option does not go with it.
+    UserError: there is no such network, it is of another task, or an option does not apply to it.
   """
   paths = networks.find(checkpoints, "checkpoint")
   if exported := [path for path in paths if path.is_file()]:
@@ -69,7 +69,7 @@ def of_networks(
   threshold: float | None = None,
   sensitivity: float = SENSITIVITY,
 ) -> Predictor:
-  """A predictor of networks that are loaded; see `load`."""
+  """A predictor of loaded networks; see `load`."""
   decision = decide(segmenters, classifiers, tta=tta, threshold=threshold, sensitivity=sensitivity)
   ensemble = make_ensemble(segmenters, classifiers, tta=tta, gate=decision.gate, temperature=decision.temperature)
   mesh = sharding.make_mesh(jax.local_devices())

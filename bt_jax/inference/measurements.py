@@ -1,4 +1,4 @@
-"""What is measured on masks: size, diameter, location, parts, and how far those of an ensemble differ."""
+"""Measurements on masks: size, diameter, location, parts, and disagreement within an ensemble."""
 
 import itertools
 from typing import Any
@@ -28,7 +28,7 @@ def largest_diameter(mask: Mask, spacing_mm: tuple[float, float, float] | None) 
 
   Returns:
     `largest_diameter_mm`; `largest_diameter_pixels`, where a pixel is 1 x 1 whatever its spacing; and
-    `largest_diameter_slice`, the slice of the first of them that is known. None for each that is not.
+    `largest_diameter_slice`, the slice of the first of these two that is known. Each is None where it is not known.
   """
   pixels = _longest(mask, (1.0, 1.0))
   mm = _longest(mask, spacing_mm[1:]) if spacing_mm else (None, pixels[1])
@@ -40,7 +40,7 @@ def largest_diameter(mask: Mask, spacing_mm: tuple[float, float, float] | None) 
 
 
 def _longest(mask: Mask, scale: tuple[float, float]) -> tuple[float | None, int | None]:
-  """The largest distance, and its slice; a part is skipped whose frame has no longer diagonal, as most do in noise."""
+  """The largest distance, and its slice; a part whose bounding box has no longer diagonal is skipped, as most are in noise."""
   best, index = 0.0, None
   for slice_index in np.flatnonzero(mask.any((1, 2))):
     labels, _ = ndimage.label(mask[slice_index], np.ones((3, 3)))
@@ -90,7 +90,7 @@ def disagreement(
   """How far the masks of an ensemble differ; None for a single member.
 
   Returns:
-    The number of `members`; `pairwise_dice_mean`, over all pairs, where two that are both empty count 1; and the smallest
+    The number of `members`; `pairwise_dice_mean`, over all pairs, where a pair of empty masks counts 1; and the smallest
     and the largest `voxels` and `volume_mm3`.
   """
   if len(members) < 2:

@@ -1,4 +1,4 @@
-"""Trained networks as pure functions, out of checkpoints alone: no configuration and no data set is needed beside them."""
+"""Trained networks as pure functions, from checkpoints alone: neither a configuration nor a data set is needed."""
 
 import dataclasses
 import functools
@@ -28,13 +28,13 @@ _BEST = pathlib.Path("checkpoints") / "best"
 
 
 class View(NamedTuple):
-  """What is made of a volume before a network sees its slices.
+  """How a volume is prepared before a network sees its slices.
 
   Attributes:
-    size: height and width of the grid that it is resampled to: the network's own; or that of the stored slices, where
-      contrast is enhanced, as in training, before they are resized.
+    size: height and width of the grid that it is resampled to: the network's own, or that of the stored slices where
+      contrast is enhanced, as training does so before resizing.
     contrast: how it is enhanced, a name of `pipeline.contrast.CONTRASTS`.
-    context: the channels of neighbours behind a slice's own, see `channels.context_of`.
+    context: the channels of neighbours after a slice's own, see `channels.context_of`.
   """
 
   size: int
@@ -47,18 +47,18 @@ class Network:
   """One trained network.
 
   Attributes:
-    info: of the data set that it was trained on.
+    info: the data set that it was trained on.
     variables: its parameters and statistics.
-    logits: from variables and a batch of slices on the grid of `view` to logits of tumour; those of one architecture
-      share the function.
+    logits: maps variables and a batch of slices on the grid of `view` to logits of tumour; networks of one architecture
+      share this function.
     view: what it sees of every slice: the grid, the name of the contrast and the neighbours' channels.
-    drops_sequences: whether it was trained with FLAIR in the place of other sequences.
+    drops_sequences: whether it was trained with FLAIR in place of other sequences.
     slice_head: whether it has a head for slices.
-    decision: what its validation part decided: `threshold`, `temperature` and `tumor_probabilities`.
+    decision: what was chosen on its validation part: `threshold`, `temperature` and `tumor_probabilities`.
     profile: the range of each feature of `ood.features` over volumes it was trained on.
-    largest_component: whether its masks are of the largest 3-D part alone.
-    about: where it is from, for outputs.
-    module: that the variables are of.
+    largest_component: whether its masks keep only the largest 3-D part.
+    about: its origin, for outputs.
+    module: the Linen module of the variables.
   """
 
   info: DatasetInfo
@@ -75,11 +75,11 @@ class Network:
 
 
 def find(names: Sequence[str | os.PathLike[str]], argument: str) -> list[pathlib.Path]:
-  """The files and folders that hold a network each.
+  """The files and folders that hold one network each.
 
   Args:
-    names: paths, or patterns of them, of runs, of their checkpoints, of cross-validations with runs in them, or of exports.
-    argument: that they were given as.
+    names: paths or patterns of runs, of their checkpoints, of cross-validations with runs in them, or of exports.
+    argument: name of the argument that they were given as.
 
   Raises:
     UserError: there is none, or one is given twice.
@@ -106,10 +106,10 @@ def load(folder: pathlib.Path, task: str, argument: str, dtype: str | None = Non
   """The network of a run, or of one of its checkpoints.
 
   Args:
-    folder: of the run, of `checkpoints/best` in it, or of one step in that.
-    task: that it must have been trained for.
-    argument: that it was given as.
-    dtype: to compute in, a name of `models.DTYPES`; None: that of the training.
+    folder: the run, `checkpoints/best` in it, or one step in that.
+    task: the task that it must have been trained for.
+    argument: name of the argument that it was given as.
+    dtype: dtype to compute in, a name of `models.DTYPES`; None for that of the training.
 
   Raises:
     UserError: there is no checkpoint, it cannot be read, is corrupt, of another version, or of another task.
@@ -123,7 +123,7 @@ def load(folder: pathlib.Path, task: str, argument: str, dtype: str | None = Non
   if config["task"] != task:
     other = {"segmentation": "checkpoint", "classification": "classifier"}[config["task"]]
     raise UserError(f"{argument}: {folder} is of {config['task']}, expected {task}: name it as {other}", other)
-  # All that shapes the function; runs of one cross-validation differ in none of it.
+  # Everything that the function depends on, the same for all runs of a cross-validation.
   model = config["model"] | {"pretrained": ""} | ({"dtype": dtype} if dtype else {})
   key = json.dumps([task, model, config["data"], record["normalize"], info.to_json()], sort_keys=True)
   module, logits = _functions(key)
@@ -159,7 +159,7 @@ def _restore(folder: pathlib.Path, argument: str) -> tuple[PyTree, dict[str, Any
     folder = folder / _BEST
   elif re.fullmatch(r"\d+", folder.name) and (folder / "record").is_dir():
     folder, step = folder.parent, int(folder.name)
-  # Training resumes from `checkpoints/latest`; what it decided about prediction is in `best` alone.
+  # Training resumes from `checkpoints/latest`; what prediction needs is only in `best`.
   around = [parent for parent in run.absolute().parents if (parent / _BEST).is_dir()]
   if around and folder.name != _BEST.name:
     raise UserError(f"{run} is not a network but a part of the run in {around[0]}: name that run", argument)
@@ -174,7 +174,7 @@ def _restore(folder: pathlib.Path, argument: str) -> tuple[PyTree, dict[str, Any
 
 @functools.cache
 def _functions(key: str) -> tuple[nn.Module, Callable]:
-  """The module, and `predict_step(variables, batch)`, of a task, model, data section, normalisation and data set, as JSON."""
+  """The module and `predict_step(variables, batch)` of a task, model, data section, normalisation and data set, as JSON."""
   name, model, data, normalize, described = json.loads(key)
   info = DatasetInfo.from_json(described)
   task = TASKS[name](info)

@@ -1,4 +1,4 @@
-"""Networks as one ONNX file: the same function of a whole volume as `export`, for runtimes that know no JAX."""
+"""Exports networks as one ONNX file: the same function of a whole volume as `jax_export`, for runtimes without JAX."""
 
 import contextlib
 import hashlib
@@ -45,12 +45,12 @@ def write(
 ) -> None:
   """Writes networks as one ONNX file; see `loading.load` for the options.
 
-  Its input is `volume`, float32 [slices, height, width, channels], of LGG pre-contrast, FLAIR and post-contrast, in any scale and
-  size, pixels as high as wide; its outputs are those of `make_function`. Its metadata hold `decision`, `about`,
-  `research_use` and `sha256`, of the file without it, as protobuf writes it in its deterministic order.
+  Its input is `volume`, float32 [slices, height, width, channels] (for LGG pre-contrast, FLAIR and post-contrast), in any
+  scale and size, with square pixels; its outputs are those of `make_function`. Its metadata hold `research_use`,
+  `format`, `decision`, `about` and `sha256`, that of the file without this entry, in protobuf's deterministic order.
 
   Raises:
-    UserError: the file is there already, jax2onnx is not installed, or the networks do what ONNX does not hold.
+    UserError: another file is already there, jax2onnx is not installed, or the networks do what ONNX cannot hold.
   """
   decision, described = jax_export.plan(segmenters, classifiers, tta=tta, threshold=threshold, sensitivity=sensitivity)
   if jax_export.is_there(output, described, lambda: read(output)):
@@ -70,7 +70,7 @@ def write(
 
 
 def _hash(model: Any) -> str:
-  """The SHA-256 of a model without the metadata that hold it."""
+  """The SHA-256 of a model without the metadata entry that holds it."""
   bare = type(model)()
   bare.CopyFrom(model)
   del bare.metadata_props[:]
@@ -79,13 +79,13 @@ def _hash(model: Any) -> str:
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
-  """What an ONNX file of ours says of its networks; raises UserError where it is damaged, or none of ours."""
+  """The description in an ONNX file of ours; raises UserError where the file is damaged, or not ours."""
   try:
     import onnx  # comes with jax2onnx
 
     model = onnx.load(path)
   except Exception as error:  # protobuf's reader has several
-    raise files.damaged(path, f"it is no ONNX: {one_line(error)}", "export the run again") from error
+    raise files.damaged(path, f"it is not ONNX: {one_line(error)}", "export the run again") from error
   metadata = {entry.key: entry.value for entry in model.metadata_props}
   if metadata.pop(_HASH, None) != _hash(model):
     raise files.damaged(path, "its SHA-256 is not that of its content", "export the run again")
@@ -95,20 +95,20 @@ def read(path: pathlib.Path) -> dict[str, Any]:
 def make_function(
   segmenters: Sequence[Network], classifiers: Sequence[Network], decision: Decision
 ) -> Callable[[Volume], tuple[Array, ...]]:
-  """The function of a whole volume, slice after slice, of operations that the converter knows.
+  """Makes a function of a whole volume, slice by slice, from operations that the converter supports.
 
   Returns:
-    `function(volume)`: `OUTPUTS`; probability and mask [slices, height, width], slice_probability and gated [slices], as
-    `Predictor.predict` has them for square pixels. Of several classes probability and mask are [slices, height, width,
-    classes].
+    `function(volume)`, which returns `OUTPUTS`: probability and mask [slices, height, width], slice_probability and gated
+    [slices], as in `Predictor.predict` for square pixels. With several classes probability and mask are [slices, height,
+    width, classes].
 
   Raises:
     UserError: only the largest part of a mask is kept, or a network computes in bfloat16.
   """
   if decision.largest_component:
     raise UserError(
-      f"{segmenters[0].about['path']} keeps the largest part of a mask alone (eval.largest_component), which the converter "
-      "to ONNX does not know: give the output a name without .onnx",
+      f"{segmenters[0].about['path']} keeps only the largest part of a mask (eval.largest_component), which the converter "
+      "to ONNX does not support: give the output a name without .onnx",
       "output",
     )
   views = sorted({network.view for network in (*segmenters, *classifiers)})
@@ -143,8 +143,8 @@ def make_function(
 def _trace(ensemble: Ensemble, decision: Decision, views: Sequence[View]) -> Callable:
   """`forward` of one slice, traced before the conversion.
 
-  While it converts, jax2onnx puts functions of its own in the place of some of JAX, and its `jax.image.resize` knows no
-  antialiasing. What is traced already consists of primitives, which it has no hand in.
+  While it converts, jax2onnx replaces some functions of JAX by its own, and its `jax.image.resize` has no antialiasing.
+  What is traced before consists of primitives, which it does not replace.
   """
 
   def one(mean: Array, std: Array, *images: Array) -> list[Tumor]:
@@ -160,32 +160,35 @@ def _trace(ensemble: Ensemble, decision: Decision, views: Sequence[View]) -> Cal
   with jax.disable_jit():
     traced, shapes = jax.make_jaxpr(one, return_shape=True)(statistics, statistics, *images)
   if any(var.aval.dtype == jnp.bfloat16 for step in traced.jaxpr.eqns for var in step.outvars):
-    raise UserError("a network computes in bfloat16, which runtimes of ONNX rarely do: load it with dtype float32")
+    raise UserError("a network computes in bfloat16, which ONNX runtimes rarely support: load it with dtype float32")
   structure = jax.tree.structure(shapes)
   return lambda *inputs: jax.tree.unflatten(structure, _run(traced, *inputs))
 
 
 def _run(traced: ClosedJaxpr, *inputs: Array) -> list[Array]:
-  """Runs what was traced, as `jax.core.eval_jaxpr`, with the operations that onnxruntime lacks put in other terms."""
+  """Runs what was traced, like `jax.core.eval_jaxpr`, with operations that onnxruntime lacks expressed by others."""
   values = dict(zip(traced.jaxpr.constvars, traced.consts, strict=True))
   values |= dict(zip(traced.jaxpr.invars, inputs, strict=True))
   for step in traced.jaxpr.eqns:
     given = [var.val if isinstance(var, Literal) else values[var] for var in step.invars]
     primitive, parameters = step.primitive, step.params
-    if primitive.name == "platform_index":  # of what differs by platform, the default is taken
+    if primitive.name == "platform_index":  # where code differs by platform, the default is taken
       values[step.outvars[0]] = 0
       continue
-    if primitive.name == "gather":  # XLA takes the nearest where an index lies outside
+    if primitive.name == "gather":  # XLA clamps indices that lie outside
       numbers, sizes = parameters["dimension_numbers"], parameters["slice_sizes"]
       last = [given[0].shape[axis] - sizes[axis] for axis in numbers.start_index_map]
       given[1] = jnp.clip(given[1], 0, jnp.array(last, given[1].dtype))
-    if pools := primitive.name in ("reduce_window_max", "reduce_window_sum"):  # over three axes at the most
+    if pools := primitive.name in (
+      "reduce_window_max",
+      "reduce_window_sum",
+    ):  # onnxruntime pools over at most three axes
       given[0], parameters = given[0][0], {name: tuple(value)[1:] for name, value in parameters.items()}
-    # Weights are cut out of their stack here and now; larger constants, as of a grid, are better left to be computed.
+    # Weights are cut out of their stack now; larger constants, such as grids, are better computed at run time.
     known = not any(isinstance(value, jax.core.Tracer) for value in given)
     small = sum(var.aval.size for var in step.outvars) <= sum(var.aval.size for var in step.invars)
     with jax.ensure_compile_time_eval() if known and small else contextlib.nullcontext():
-      # A function that has its own gradient is traced, too; here it is run without.
+      # A function with a custom gradient is traced as a call; here its body is run, without the gradient.
       inner = parameters.get("call_jaxpr")
       if platforms := parameters.get("branches_platforms"):
         inner, given = parameters["branches"][platforms.index(None)], given[1:]
@@ -196,12 +199,12 @@ def _run(traced: ClosedJaxpr, *inputs: Array) -> list[Array]:
 
 
 def percentile(volume: Volume, q: float, axis: tuple[int, ...]) -> Float[Array, "channels"]:
-  """As `numpy.percentile`, linear, over all axes but the last; sorting by halves, as ONNX sorts no unknown number.
+  """`numpy.percentile`, linear, over all axes but the last; by bisection, as ONNX cannot sort an unknown number of values.
 
   Args:
-    volume: finite.
-    q: in 0..100.
-    axis: all but the last.
+    volume: finite values.
+    q: percentile in 0..100.
+    axis: all axes but the last.
   """
   last = jnp.float32(1)
   for one in axis:
@@ -214,7 +217,7 @@ def percentile(volume: Volume, q: float, axis: tuple[int, ...]) -> Float[Array, 
 
   low = smallest = volume.min(axis)
   high = largest
-  for _ in range(_HALVINGS):  # no loop of JAX: the converter wants those to see nothing that is not handed on
+  for _ in range(_HALVINGS):  # not a loop of JAX, whose body the converter allows no values from outside
     middle = low / 2 + high / 2
     enough = count(volume <= middle) >= wanted
     low, high = jnp.where(enough, low, middle), jnp.where(enough, middle, high)
@@ -225,25 +228,25 @@ def percentile(volume: Volume, q: float, axis: tuple[int, ...]) -> Float[Array, 
 
 
 def convert(function: Callable[[Volume], tuple[Array, ...]], channels: int) -> Any:
-  """The `onnx.ModelProto` of what `make_function` made, of so many channels; raises UserError where jax2onnx is not installed."""
+  """The `onnx.ModelProto` of a function from `make_function`, with this many channels; raises UserError without jax2onnx."""
   try:
     import jax2onnx
   except ImportError as error:
     raise UserError(
-      f'ONNX is written by jax2onnx, which is not there ({error}): pip install ".[onnx]", or give the output a name '
+      f'ONNX is written by jax2onnx, which is not installed ({error}): pip install ".[onnx]", or give the output a name '
       "without .onnx",
       "output",
     ) from error
   logging.getLogger("onnx_ir").setLevel(logging.ERROR)  # it warns of types that it leaves to the runtime
   volume = ("slices", "height", "width", channels)
   model = jax2onnx.to_onnx(function, [volume], model_name="bt_jax", input_names=[INPUT], output_names=list(OUTPUTS))
-  for output in model.graph.output:  # what comes out of a loop has lost the name of its first axis
+  for output in model.graph.output:  # outputs of a loop have lost the name of their first axis
     output.type.tensor_type.shape.dim[0].dim_param = volume[0]
   return _without_unused(model)
 
 
 def _without_unused(model: Any) -> Any:
-  """The same model without the nodes and constants that nothing uses, each of which onnxruntime warns of."""
+  """The same model without the nodes and constants that nothing uses, as onnxruntime warns about each."""
   import onnx_ir
   from onnx_ir.passes.common import RemoveUnusedNodesPass
 

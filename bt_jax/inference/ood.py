@@ -1,7 +1,7 @@
-"""Out-of-distribution checks: in what a scan does not look like those that a network was trained on.
+"""Out-of-distribution checks: how a scan differs from those that a network was trained on.
 
-The published slices show whole heads, other data sets brains alone: what is unusual depends on the training volumes, whose
-`profile` a checkpoint keeps. Rules are few and wide, for a warning that comes often is not read.
+The published slices show whole heads, other data sets only brains, so what is unusual depends on the training volumes,
+whose `profile` a checkpoint keeps. Rules are few and lenient, because a frequent warning is not read.
 """
 
 from collections.abc import Iterable
@@ -12,13 +12,18 @@ from scipy import ndimage
 from skimage import filters
 
 MIN_SLICES = 5  # a few slices through crown or base do not look like the middle of a head
-_MOST_SLICES, _MOST_PIXELS = 9, 256  # that are looked at, and along an edge, give or take a factor of two
-_AIR = -200  # Hounsfield units, below fat's -100; no scale of MR has a good part of an image there
+_MOST_SLICES, _MOST_PIXELS = (
+  9,
+  256,
+)  # slices, and pixels along an edge, that are used; the latter within a factor of two
+_AIR = -200  # Hounsfield units, below fat at -100; no MR image has many voxels there
 _FEW_LEVELS = 4.5  # of grey: a mask has two, a map of tissues three; middle slices of heads have 25 and more
-_BRIGHT_BORDER = 0.4  # as a share of the head's intensity; published volumes reach 0.05, photographs seldom stay below
+_BRIGHT_BORDER = (
+  0.4  # as a share of the head's intensity; published volumes reach 0.05, and photographs are seldom below 0.4
+)
 _SKULL_MARGIN = 0.3  # half of what lies between brains with a skull (0.7 and more) and without (0.4 and less)
 _FULL, _TINY = 0.97, 0.6  # span of the frame: all of it, and as a share of the smallest in training
-_LEAST = float(np.finfo(np.float32).tiny)  # stands for 0 where something is divided by it
+_LEAST = float(np.finfo(np.float32).tiny)  # replaces 0 in denominators
 _RAYS = np.linspace(0, 2 * np.pi, 48, endpoint=False)
 _RIM = np.linspace(0, 0.35, 36)  # depths below the outline, as a share of the ray: scalp, skull, the brain's rim
 _BRAIN = np.linspace(0.35, 0.9, 20)
@@ -28,14 +33,14 @@ def features(volume: Num[np.ndarray, "slices height width"]) -> dict[str, float]
   """What the middle third of a volume looks like, in any resolution and unit of intensity.
 
   Args:
-    volume: of the reference channel, of LGG FLAIR; any scale.
+    volume: the reference channel (for LGG, FLAIR), in any scale.
 
   Returns:
-    `skull`: how deep intensities fall behind the rim, as a share of the brain's: 0.9 for a head, whose skull is dark
+    `skull`: how far intensities fall behind the rim, as a share of the brain's: 0.9 for a head, whose skull is dark
       between bright scalp and brain, 0.1 for a brain alone; 0..1.
     `span`: the smaller of the head's height and width, as a share of the frame's, 0..1.
     `border`: median intensity along the edge of the frame as a share of that in the head.
-    `levels`: of grey in the head, the effective number (e to the entropy of 256 bins), 1..256.
+    `levels`: the effective number of grey levels in the head (e to the entropy of 256 bins), 1..256.
   """
   middle = _middle(volume)
   middle = np.maximum(middle - np.percentile(middle, 1), 0)
@@ -59,24 +64,24 @@ def features(volume: Num[np.ndarray, "slices height width"]) -> dict[str, float]
 
 
 def profile(volumes: Iterable[Num[np.ndarray, "slices height width"]]) -> dict[str, list[float]]:
-  """The lowest and highest value of each feature over the volumes of a training, one at least."""
+  """The lowest and highest value of each feature over training volumes, at least one."""
   rows = [features(volume) for volume in volumes]
   return {name: [min(row[name] for row in rows), max(row[name] for row in rows)] for name in rows[0]}
 
 
 def is_reference_alone(image: Num[np.ndarray, "slices height width channels"], reference: int) -> bool:
-  """Whether the reference channel, of this index, stands in the place of all others."""
+  """Whether all other channels are copies of the reference channel, which has this index."""
   others = (image[..., channel] for channel in range(image.shape[-1]) if channel != reference)
   compared = [np.array_equal(other, image[..., reference]) for other in others]
   return bool(compared) and all(compared)
 
 
 def warnings(volume: Num[np.ndarray, "slices height width"], profile: dict[str, list[float]] | None) -> list[str]:
-  """What is unusual about a scan, a sentence each; where it is not a head on a dark background, that alone.
+  """What is unusual about a scan, a sentence each; only one sentence where it is not a head on a dark background.
 
   Args:
-    volume: of the reference channel in the scale of the file.
-    profile: of the training volumes, as `profile` gives it; None: only the rules that hold for any brain.
+    volume: the reference channel, in the scale of the file.
+    profile: that of the training volumes, as `profile` gives it; None for only the rules that hold for any brain.
   """
   if (volume < _AIR).mean() > 0.01:
     return [f"intensities below {_AIR} look like Hounsfield units of CT: the networks know MR only"]
@@ -95,7 +100,7 @@ def _unlike_training(measured: dict[str, float], profile: dict[str, list[float]]
   sentences = []
   (least_skull, most_skull), (least_span, most_span) = profile["skull"], profile["span"]
   if measured["skull"] > most_skull + _SKULL_MARGIN:
-    sentences.append("skull and scalp are there, the network was trained on brains without: strip them before")
+    sentences.append("skull and scalp are there, the network was trained on brains without: strip them first")
   if slices < MIN_SLICES:
     return sentences
   if measured["skull"] < least_skull - _SKULL_MARGIN:
@@ -110,7 +115,7 @@ def _unlike_training(measured: dict[str, float], profile: dict[str, list[float]]
 
 
 def _middle(volume: Num[np.ndarray, "slices height width"]) -> Float[np.ndarray, "some rows columns"]:
-  """Some slices of the middle third of those that show anything, small enough to be quick."""
+  """Some slices from the middle third of those that are not empty, subsampled for speed."""
   shown = np.ptp(volume, axis=(1, 2)) > 0
   indices = np.flatnonzero(shown if shown.any() else ~shown)
   third = indices[len(indices) // 3 : len(indices) - len(indices) // 3]
@@ -120,7 +125,7 @@ def _middle(volume: Num[np.ndarray, "slices height width"]) -> Float[np.ndarray,
 
 
 def _foreground(image: Float[np.ndarray, "rows columns"]) -> Bool[np.ndarray, "rows columns"]:
-  """What stands out from the background, less specks; Otsu with fat and lesions held down, and lowered for dim scalps."""
+  """The foreground without specks, by Otsu's threshold with fat and lesions clipped, lowered for dim scalps."""
   smooth = ndimage.gaussian_filter(image, 1)
   # Fat and lesions: the upper quarter of what is brighter than the mean, however wide a margin the frame has.
   tissue = np.percentile(smooth[smooth >= min(smooth.mean(), smooth.max())], 75)
@@ -131,7 +136,7 @@ def _foreground(image: Float[np.ndarray, "rows columns"]) -> Bool[np.ndarray, "r
 
 
 def _dip(image: Float[np.ndarray, "rows columns"], head: Bool[np.ndarray, "rows columns"]) -> float:
-  """On the way from the outline to the centre, how far intensity falls before the brain, as a share of the brain's.
+  """How far intensity falls between the outline and the brain, on rays to the centre, as a share of the brain's intensity.
 
   The median over rays; a rim that is brighter than the brain counts as bright as the brain.
   """

@@ -19,14 +19,14 @@ from bt_jax.scans.scan import NOTICE, Scan
 
 _MARK = (230, 159, 0)  # Okabe and Ito's orange, the colour of predictions in reports
 _CLASSES = (_MARK, (86, 180, 233), (0, 158, 115), (204, 121, 167), (240, 228, 66), (213, 94, 0), (0, 114, 178))
-_FILL = 0.2  # how much of it covers the tumour
+_FILL = 0.2  # opacity over the tumour
 _PAPER, _INK = (24, 24, 24), (230, 230, 230)
 _LONGEST, _SHORTEST = 512, 200  # pixels along the longer side of an image
 _TILE, _COLUMNS, _MOST_TILES = 128, 10, 60  # of the contact sheet
 _FONT, _LINE, _GAP = 12, 16, 4  # pixels
-_HEADING = 400  # pixels of a name in a heading
-_LONGEST_NAME = 200  # bytes of a file's name, of the 255 that most disks take
-_SEEN = 2**22  # values, give or take, that the range of grey is taken from
+_HEADING = 400  # widest name in a heading, in pixels
+_LONGEST_NAME = 200  # bytes of a file name, of the 255 that most file systems allow
+_SEEN = 2**22  # values, roughly, from which the range of grey is taken
 
 
 class Line(NamedTuple):
@@ -39,7 +39,8 @@ class Line(NamedTuple):
 def save(folder: pathlib.Path, prediction: Prediction) -> list[pathlib.Path]:
   """Writes FOLDER/overlays/SLICE.png for each slice, and FOLDER/contact_sheet.png.
 
-  FLAIR is shown from its 0.5th to its 99.5th percentile over the volume, the mask in orange; several classes each in a colour of its own, with a legend.
+  FLAIR is shown from its 0.5th to its 99.5th percentile over the volume, the mask in orange; of several classes, each has
+  its own colour, with a legend.
   """
   scan, window = prediction.scan, _window(prediction)
   longest = max(_square_pixels(scan))
@@ -55,7 +56,7 @@ def save(folder: pathlib.Path, prediction: Prediction) -> list[pathlib.Path]:
 
 
 def colours(info: DatasetInfo) -> list[str]:
-  """Of each class, as `#rrggbb`; those that the colour-blind can tell apart come first."""
+  """The colour of each class as `#rrggbb`, from a palette that the colour-blind can tell apart."""
   return ["#{:02x}{:02x}{:02x}".format(*_CLASSES[number % len(_CLASSES)]) for number in range(len(info.classes))]
 
 
@@ -68,10 +69,10 @@ def colour_map(masks: Bool[np.ndarray, "height width classes"]) -> UInt8[np.ndar
 
 
 def choose_tiles(areas: Int[np.ndarray, "slices"]) -> tuple[list[int], int]:
-  """The slices on a contact sheet, and one in how many these are: evenly spread, with that of the largest area.
+  """The slices on a contact sheet, every n-th and the one with the largest area, and n.
 
   Args:
-    areas: of the mask by slice, one slice at least.
+    areas: area of the mask in each slice, at least one slice.
   """
   step = math.ceil(len(areas) / _MOST_TILES)
   chosen = {*range(0, len(areas), step)} | ({int(np.argmax(areas))} if areas.any() else set())
@@ -112,7 +113,7 @@ def _extent(mask: Bool[np.ndarray, "slices height width"], spacing_mm: tuple[flo
 
 
 def _window(prediction: Prediction) -> tuple[float, float]:
-  """The intensities shown black and white."""
+  """The intensities shown as black and as white."""
   shown = prediction.scan.image[..., prediction.info.reference_index]
   step = max(math.isqrt(shown.size // _SEEN), 1)
   low, high = np.percentile(shown[:, ::step, ::step], (0.5, 99.5))
@@ -120,14 +121,14 @@ def _window(prediction: Prediction) -> tuple[float, float]:
 
 
 def _square_pixels(scan: Scan) -> tuple[float, float]:
-  """Height and width of a slice in pixels as high as wide, the finer spacing kept."""
+  """Height and width of a slice in square pixels of the finer spacing."""
   _, height, width, _ = scan.image.shape
   _, rows, columns = scan.spacing_mm or (1, 1, 1)
   return height * rows / min(rows, columns), width * columns / min(rows, columns)
 
 
 def _overlay(prediction: Prediction, index: int, window: tuple[float, float], scale: float) -> Image.Image:
-  """A slice, its finer pixels scaled, the tumour lightly filled, a line of one pixel around it."""
+  """A scaled slice with square pixels, the tumour lightly filled and outlined by one pixel."""
   wanted = tuple(max(round(side * scale), 1) for side in reversed(_square_pixels(prediction.scan)))
   resize = lambda values, how: np.asarray(Image.fromarray(values.astype(np.float32)).resize(wanted, how))
   low, high = window
@@ -172,7 +173,7 @@ def _font() -> ImageFont.FreeTypeFont:
 
 
 def _short(name: str, width: float = _HEADING) -> str:
-  """The end of a name, which differs from slice to slice, in one line of so many pixels."""
+  """The end of a name, which differs from slice to slice, in one line of at most this many pixels."""
   name, start = " ".join("".join(c if c.isprintable() else " " for c in name).split()), ""
   while name and _font().getlength(start + name) > width:
     name, start = name[1:], "..."
@@ -180,7 +181,7 @@ def _short(name: str, width: float = _HEADING) -> str:
 
 
 def _file_names(names: list[str]) -> list[str]:
-  """The slices' names in harmless characters, each once; of a long one the end."""
+  """Unique names of slices for files, without special characters; of a long name the end."""
   harmless = ["".join(c if c.isprintable() and c not in "/\\" else "_" for c in name) for name in names]
   cut = [name.encode()[-_LONGEST_NAME:].decode(errors="ignore") for name in harmless]
   if len({name.casefold() for name in cut}) == len(cut):
@@ -189,7 +190,7 @@ def _file_names(names: list[str]) -> list[str]:
 
 
 def _write(path: pathlib.Path, image: Image.Image) -> pathlib.Path:
-  """Writes a PNG; without the care of `files.write_bytes`, which costs more than the image: a folder is moved whole."""
+  """Writes a PNG, without `files.write_bytes`, whose atomic write takes longer than the image: the folder is moved as a whole."""
   path.parent.mkdir(parents=True, exist_ok=True)
   path.write_bytes(files.png(image, {"Disclaimer": NOTICE}, compress_level=3))
   return path

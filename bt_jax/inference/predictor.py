@@ -1,4 +1,4 @@
-"""From a scan to its mask: resampled to the grid of each network, through the networks in batches, and back."""
+"""Predicts the mask of a scan: resamples it to each network's grid, runs the networks in batches, and resamples back."""
 
 import dataclasses
 import functools
@@ -35,19 +35,19 @@ Channels = Float[np.ndarray, "channels"]
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-  """What the networks say of one scan, on its own grid.
+  """The prediction for one scan, on its own grid.
 
   Attributes:
-    scan: that was predicted.
-    masks: of each class, in the order of `scan.image`.
-    probabilities: of each class by pixel, the mean of the networks; 0 in slices that the gate stopped.
-    slice_probability: of tumour anywhere in the slice, calibrated on validation slices.
+    scan: the scan that was predicted.
+    masks: mask of each class, on the grid of `scan.image`.
+    probabilities: probability of each class by pixel, the mean of the networks; 0 in slices that the gate stopped.
+    slice_probability: probability of tumour anywhere in the slice, calibrated on validation slices.
     members: each network's own mask, of any class.
     gated: the slices that the classifier stopped.
-    threshold: of the masks.
+    threshold: threshold of the masks.
     warnings: what is unusual about the scan, a sentence each.
     looks_wrong: whether it looks unlike what the networks were trained on.
-    info: of the data set that they were trained on, with the names of the classes.
+    info: the data set that they were trained on, with the names of the classes.
     about: the networks, and the version that opened or exported them.
   """
 
@@ -65,27 +65,27 @@ class Prediction:
 
   @functools.cached_property
   def mask(self) -> Bool[np.ndarray, "slices height width"]:
-    """Of any class."""
+    """Mask of any class."""
     return self.masks.any(-1)
 
   @functools.cached_property
   def probability(self) -> Float[np.ndarray, "slices height width"]:
-    """Of any class by pixel."""
+    """Probability of any class by pixel."""
     return any_class(self.probabilities, self.info)
 
   @functools.cached_property
   def labels(self) -> UInt8[np.ndarray, "slices height width"]:
-    """The id of the class of each pixel, 0 of none; of classes that overlap the last of them."""
+    """The id of each pixel's class, 0 for none; where classes overlap, the last one."""
     return labels_of(self.masks, self.info)
 
   @property
   def volume_ml(self) -> float | None:
-    """Of the mask; None where the spacing is unknown."""
+    """Volume of the mask; None where the spacing is unknown."""
     return measurements.size(self.mask, self.scan.spacing_mm)["volume_ml"]
 
   @property
   def diameter_mm(self) -> float | None:
-    """The largest within a slice, see `measurements.largest_diameter`; None without tumour or spacing."""
+    """The largest diameter within a slice, see `measurements.largest_diameter`; None without tumour or spacing."""
     return measurements.largest_diameter(self.mask, self.scan.spacing_mm)["largest_diameter_mm"]
 
   def __repr__(self) -> str:
@@ -99,7 +99,7 @@ class Prediction:
 def labels_of(
   masks: Bool[np.ndarray, "slices height width classes"], info: DatasetInfo
 ) -> UInt8[np.ndarray, "slices height width"]:
-  """The id of the class of each pixel, 0 of none; of classes that overlap the last of them."""
+  """The id of each pixel's class, 0 for none; where classes overlap, the last one."""
   labels = np.zeros(masks.shape[:-1], np.uint8)
   for number, label in enumerate(info.ids):
     labels[masks[..., number]] = label
@@ -108,14 +108,14 @@ def labels_of(
 
 @dataclasses.dataclass(frozen=True)
 class Predictor:
-  """Networks and what they decide by; made by `load`.
+  """Networks and how they decide; made by `load`.
 
   Attributes:
     decision: see `Decision`.
     about: the networks, for outputs.
-    segment: from the image of a scan and its aspect, mm of a row by mm of a column, to what the networks say of its
+    segment: maps the image of a scan and its aspect, the height of a pixel divided by its width, to the outputs for its
       slices, some at a time.
-    networks: of runs; none of an exported file.
+    networks: the networks of runs; empty for an exported file.
   """
 
   decision: Decision
@@ -128,7 +128,7 @@ class Predictor:
 
   @property
   def info(self) -> DatasetInfo:
-    """Of the data set that the networks were trained on."""
+    """The data set that the networks were trained on."""
     return self.decision.info
 
   @property
@@ -151,7 +151,7 @@ class Predictor:
   def read(self, path: str | os.PathLike) -> Scan:
     """The scan in a file or folder with the channels of these networks, see `studies.find`; raises UserError if there is none.
 
-    A case of several files that differ in the names of their channels is named by what their paths have in common.
+    A case with a file for each channel is named by what their paths have in common.
     """
     path = pathlib.Path(path).expanduser()
     return studies.read(studies.find_one(path, self.info), self.info)
@@ -167,9 +167,9 @@ class Predictor:
 
     Args:
       volume: a scan, as `bt_jax.read` reads it; or an array of axial slices in any scale, [slices, height, width, channels]
-        of the channels that the networks were trained on (of LGG pre-contrast, FLAIR and post-contrast), or [slices,
+        of the channels that the networks were trained on (for LGG pre-contrast, FLAIR and post-contrast), or [slices,
         height, width] of the reference channel (FLAIR) alone. The front of the head is at the top.
-      spacing_mm: of an array: between slices, rows and columns.
+      spacing_mm: of an array: distances between slices, rows and columns.
       progress: whether to show a bar.
 
     Raises:
@@ -208,7 +208,7 @@ class Predictor:
       stop, own = done + len(outputs.gated), outputs.members
       if not np.isfinite(own).all() or not np.isfinite(outputs.slice_probability).all():
         raise UserError(
-          f"the networks give no number for {scan.name}: the checkpoint or the exported file is damaged, or computes in too "
+          f"the networks give values that are not finite for {scan.name}: the checkpoint or the exported file is damaged, or computes in too "
           "few bits; train or export it again"
         )
       members.append(any_class(own, info) >= self.decision.threshold)
@@ -243,7 +243,7 @@ class Predictor:
 def of_array(
   volume: Shaped[np.ndarray, "..."], info: DatasetInfo, spacing_mm: tuple[float, float, float] | None = None
 ) -> Scan:
-  """A scan out of an array; raises UserError for one of another shape."""
+  """A scan from an array; raises UserError where its shape, type or spacing is wrong."""
   volume = np.asarray(volume)
   if not (np.issubdtype(volume.dtype, np.number) or volume.dtype == bool) or np.iscomplexobj(volume):
     raise UserError(f"the volume is of {volume.dtype}, expected real numbers; files are read by bt_jax.read")
@@ -264,7 +264,7 @@ def of_array(
 
 
 def _batches(count: int, sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
-  """(start, stop) of batches of `count` slices, each of one of these sizes, the largest that fit; the last may be less."""
+  """(start, stop) of batches that cover `count` slices, each of the largest size that fits; the last may be smaller."""
   start = 0
   while start < count:
     size = next((size for size in sizes if size <= count - start), sizes[-1])
@@ -281,16 +281,16 @@ def segment(
   image: Image,
   aspect: float,
 ) -> Iterator[Outputs]:
-  """What the networks say of slices; while one batch is fetched, the devices work on the next.
+  """Runs the networks on the slices of a scan; while one batch is fetched, the devices work on the next.
 
   Args:
-    forward: from slices and the statistics of their volume to logits.
-    outputs: from logits to what is said on the scan's own grid.
-    views: of the networks.
-    devices: that share a batch.
+    forward: maps slices and the statistics of their volume to logits.
+    outputs: maps logits to outputs on the scan's own grid.
+    views: views of the networks.
+    devices: number of devices that share a batch.
     window: see `DatasetInfo.window`.
-    image: of the scan.
-    aspect: how high a pixel is by its width.
+    image: image of the scan.
+    aspect: height of a pixel divided by its width.
   """
   count, height, width, _ = image.shape
   sizes = sorted({-(-size // devices) * devices for size in _BATCHES}, reverse=True)
@@ -333,7 +333,7 @@ def _resampled(
 
 
 def _see(resampled: Resampled, start: int, stop: int, view: View) -> Float[np.ndarray, "some size size _"]:
-  """What a view shows of some slices of a volume, out of them and as many around them as its neighbours reach."""
+  """Some slices of a volume as a view shows them, from these slices and the neighbours that it needs."""
   reach = max((abs(channel.offset) for channel in view.context), default=0)
   first = max(start - reach, 0)
   seen = with_neighbours(_enhance(resampled[first : stop + reach], view.contrast), view.context)
@@ -341,7 +341,7 @@ def _see(resampled: Resampled, start: int, stop: int, view: View) -> Float[np.nd
 
 
 def _enhance(image: Resampled, contrast: str) -> Resampled:
-  """Contrast is enhanced in 8 bits, as in training."""
+  """Enhances contrast in 8 bits, as in training."""
   if contrast == "none":
     return image
   enhanced = map(make_contrast(contrast), np.round(image).astype(np.uint8))

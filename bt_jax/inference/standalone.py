@@ -2,13 +2,13 @@
 
   python FILE volume.npy result.npz
 
-volume.npy: [slices, height, width, channels], of LGG pre-contrast, FLAIR and post-contrast, in any scale, or [slices,
-height, width] of FLAIR alone; axial, the front of the head at the top, pixels as high as wide. result.npz: mask and probability
+volume.npy: [slices, height, width, channels], for LGG pre-contrast, FLAIR and post-contrast, in any scale, or [slices,
+height, width] of FLAIR alone; axial, the front of the head at the top, square pixels. result.npz: mask and probability
 [slices, height, width]; slice_probability and gated [slices].
 """
 
-# It travels as __main__.py in the zip at the end of an exported file, beside the package that jax.export reads with and
-# jax does not install; so nothing of bt_jax is imported here.
+# This file becomes __main__.py in the zip at the end of an exported file, beside the package that jax.export reads with
+# and jax does not install; so it imports nothing of bt_jax.
 import hashlib
 import json
 import pathlib
@@ -17,7 +17,7 @@ import zipfile
 
 
 def main(file: pathlib.Path, arguments: list[str]) -> None:
-  """Reads a volume, writes what the networks say of it."""
+  """Reads a volume, and writes the networks' outputs for it."""
   content = file.read_bytes()
   if hashlib.sha256(content[:-64]).hexdigest().encode() != content[-64:]:
     sys.exit(f"error: {file} is damaged: export the run again")
@@ -42,11 +42,11 @@ def main(file: pathlib.Path, arguments: list[str]) -> None:
     sys.exit(f"error: {arguments[0]} has the shape {volume.shape}, expected {expected}")
   try:
     function = jax.export.deserialize(bytearray(content))
-  except Exception as error:  # of another version of JAX; what its reader raises is not documented
+  except Exception as error:  # written by another version of JAX; what its reader raises is not documented
     sys.exit(f"error: {file} is not read by jax {jax.__version__} ({error!r:.200}); it was {reads}")
-  outputs = function.call(volume, np.float32(1))  # pixels as high as wide
+  outputs = function.call(volume, np.float32(1))  # square pixels
   if not np.isfinite(outputs["probability"]).all():
-    sys.exit(f"error: the networks give no number for {arguments[0]}: is every value in it finite?")
+    sys.exit(f"error: the networks give values that are not finite for {arguments[0]}: is every value in it finite?")
   np.savez_compressed(arguments[1], **{name: np.asarray(array) for name, array in outputs.items()})
   print(f"{int(outputs['mask'].sum())} voxels segmented; written: {arguments[1]}\n{__doc__.splitlines()[0]}")
 

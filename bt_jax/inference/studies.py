@@ -18,16 +18,16 @@ from bt_jax.schema import CHANNELS
 
 
 def find(path: pathlib.Path | None, given: Mapping[str, str], info: DatasetInfo) -> list[Study]:
-  """The studies in a file or folder; see `reader.find`, and of other channels than LGG's `unlabelled.find`.
+  """The studies in a file or folder; see `reader.find`, or `unlabelled.find` for channels other than LGG's.
 
   Raises:
-    UserError: nothing is there that can be read, or `given` does not fit to it.
+    UserError: nothing there can be read, or `given` does not fit it.
   """
   if info.channels == CHANNELS:
     return reader.find(path, given)
   if path is None or given:
     raise UserError(
-      f"these networks take {', '.join(info.channels)}, and files by sequence are named for pre, flair and post alone: name a folder",
+      f"these networks take {', '.join(info.channels)}, but single files can be named only for pre, flair and post: name a folder",
       "input",
     )
   if path.exists() and (kind_of(path) in ("dicom", "zip") if path.is_file() else _holds_dicom(path)):
@@ -39,7 +39,7 @@ def find(path: pathlib.Path | None, given: Mapping[str, str], info: DatasetInfo)
 
 
 def find_one(path: pathlib.Path, info: DatasetInfo) -> Study:
-  """The one study in a file or folder, or that whose files' paths begin so; raises UserError where there is another number."""
+  """The one study in a file or folder, or the one whose file paths begin so; raises UserError unless there is exactly one."""
   by_start = not path.exists() and path.parent.is_dir()
   found = find(path.parent if by_start else path, {}, info)
   matches = [study for study in found if study.name == path.name] if by_start else found
@@ -104,17 +104,17 @@ def _study(found: unlabelled.Found, name: str) -> Study:
 
 
 def _holds_dicom(folder: pathlib.Path) -> bool:
-  """Whether the first file of a folder is DICOM."""
+  """Whether the first file of a folder is DICOM or a zip."""
   first = next((path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")), None)
   return first is not None and kind_of(first) in ("dicom", "zip")
 
 
 def _roles(info: DatasetInfo) -> Sequence[str]:
-  """The sequence of DICOM that each channel is; raises UserError where the reader knows no such sequence."""
+  """The role of each channel in a DICOM study; raises UserError where the reader does not know such a sequence."""
   roles = [sequences.in_name(channel)[0] for channel in info.channels]
   if not set(roles) <= set(CHANNELS) or len(set(roles)) < len(roles):
     raise UserError(
-      f"these networks take {', '.join(info.channels)}, and of DICOM T1, FLAIR and T1 with contrast are read: convert it to NIfTI, "
+      f"these networks take {', '.join(info.channels)}, but only T1, FLAIR and T1 with contrast are read from DICOM: convert it to NIfTI, "
       "a file for each channel",
       "input",
     )
@@ -122,7 +122,7 @@ def _roles(info: DatasetInfo) -> Sequence[str]:
 
 
 def _from_dicom(scan: Scan, info: DatasetInfo) -> Scan:
-  """The channels of the networks out of those of LGG; raises UserError where FLAIR stands in the place of one."""
+  """The networks' channels, selected from those of LGG; raises UserError where FLAIR stands in for one."""
   roles = _roles(info)
   for channel, role in zip(info.channels, roles, strict=True):
     if role != "flair" and np.array_equal(

@@ -1,4 +1,4 @@
-"""The files of one prediction, written as one: a folder has all of them, or is not finished."""
+"""Writes the files of one prediction together: a folder has all of them, or is not finished."""
 
 import pathlib
 import re
@@ -17,7 +17,7 @@ from bt_jax.version import __version__
 
 SOFTWARE = f"bt_jax {__version__}"
 _DONE = "prediction.json"  # comes last
-_UNFINISHED = ".unfinished"  # a folder in the folder, where files wait until all are written
+_UNFINISHED = ".unfinished"  # a subfolder, where files are kept until all are written
 _NAMES = re.compile(
   r"(mask|probability)\.(nii|nii\.gz|dcm)|masks|probabilities|overlays|contact_sheet\.png|prediction\.json"
 )
@@ -30,14 +30,14 @@ def save(
   probabilities: bool = False,
   options: dict[str, Any] | None = None,
 ) -> list[pathlib.Path]:
-  """Writes the mask as the scan's files are, overlays, and `prediction.json`.
+  """Writes the mask in the format of the scan's files, overlays, and `prediction.json`.
 
   Args:
-    prediction: of a scan that was read from files.
-    folder: without files of these names, but for those that an unfinished or incomplete one left; no other process
-      writes to it, see `claims`.
-    probabilities: whether they are written, too.
-    options: to write beside the numbers, for `is_by`.
+    prediction: prediction of a scan that was read from files.
+    folder: a folder without files of these names, except those of an unfinished or incomplete prediction; no other
+      process may write to it, see `claims`.
+    probabilities: whether to write probabilities, too.
+    options: options to record, for `differences`.
 
   Returns:
     The files, `prediction.json` first.
@@ -48,7 +48,9 @@ def save(
   check_local(folder, "output")
   scan, folder = prediction.scan, pathlib.Path(folder).expanduser()
   if scan.format not in reader.FORMATS:
-    raise UserError(f"{scan.name} is of no file whose format a mask could have: save prediction.mask by numpy.save")
+    raise UserError(
+      f"{scan.name} was not read from a file, whose format a mask could have: save prediction.mask by numpy.save"
+    )
   check_free(folder)
   temporary = folder / _UNFINISHED
   shutil.rmtree(temporary, ignore_errors=True)
@@ -74,7 +76,7 @@ def save(
     shutil.rmtree(temporary, ignore_errors=True)
     raise
   for path in sorted(temporary.iterdir(), key=lambda path: path.name == _DONE):
-    if (folder / path.name).is_dir():  # left by one that was killed here
+    if (folder / path.name).is_dir():  # left by a process that was killed here
       shutil.rmtree(folder / path.name)
     path.replace(folder / path.name)
   temporary.rmdir()
@@ -82,7 +84,7 @@ def save(
 
 
 def check_folder(folder: pathlib.Path) -> None:
-  """Raises UserError where it is a file."""
+  """Raises UserError where the folder is a file."""
   if folder.exists() and not folder.is_dir():
     raise UserError(f"{folder} is a file, expected a folder: name another", "output")
 
@@ -108,7 +110,7 @@ class _Slice(TypedDict):
 
 
 class Done(TypedDict):
-  """What is read of a `prediction.json`."""
+  """The fields that are read from a `prediction.json`."""
 
   study: str
   tumor: bool
@@ -145,7 +147,7 @@ def missing(folder: pathlib.Path, done: Done) -> list[str]:
 
 
 def differences(done: Done, predictor: Predictor, options: dict[str, Any]) -> list[str]:
-  """In what the content of a `prediction.json` is not by these networks, wherever they lie, with these options."""
+  """In what a `prediction.json` differs from one by these networks, wherever they are stored, with these options."""
   if done["options"] is None:  # saved by `bt_jax.save`
     return ["its options"]
   there, here = done["model"] | done["options"], predictor.about | options
@@ -155,7 +157,7 @@ def differences(done: Done, predictor: Predictor, options: dict[str, Any]) -> li
 
 
 def _nameless(about: Any) -> Any:
-  """Without paths."""
+  """The same without paths."""
   if isinstance(about, dict):
     return {name: _nameless(value) for name, value in about.items() if name != "path"}
   return [_nameless(value) for value in about] if isinstance(about, list) else about

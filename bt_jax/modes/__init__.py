@@ -1,1 +1,1 @@
-"""What the command line offers, one file a mode, named like its flag."""
+"""The modes of the command line, one file each, named like its flag."""

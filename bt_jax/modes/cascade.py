@@ -33,11 +33,11 @@ _ROLES = {"classifier": "classification", "segmenter": "segmentation"}
 
 
 def cascade(*, classifier: str | None, segmenter: str | None, sensitivity: float, workdir: pathlib.Path | None) -> None:
-  """Writes tables and figures of both together; whatever is chosen or fitted is so on the validation part.
+  """Writes tables and figures of both as one system; everything is chosen and fitted on the validation part.
 
   Args:
-    classifier: folder of its run.
-    segmenter: folder of its run.
+    classifier: folder of the classifier's run.
+    segmenter: folder of the segmenter's run.
     sensitivity: share of the validation slices with a tumour that the gate lets through.
     workdir: where to write; None: `runs/cascade_<models>_<split>`.
 
@@ -80,7 +80,7 @@ def _find(role: str, name: str | None) -> pathlib.Path:
 
 
 class _Predicted(NamedTuple):
-  """The rows of one run for both parts, and what they were made with."""
+  """The records of one run for the validation and test parts, and what they were made with."""
 
   config: ConfigDict
   data: Data
@@ -100,7 +100,7 @@ def _config(folder: pathlib.Path) -> ConfigDict:
 
 
 def _predict(folder: pathlib.Path, config: ConfigDict) -> _Predicted:
-  """Rows of the validation and test parts by a run's best checkpoint, at its own or its validation part's threshold."""
+  """Records of the validation and test parts by a run's best checkpoint, at its configured or its validation part's threshold."""
   best = Checkpoints(folder / "checkpoints" / "best", read_only=True)
   known = best.restore()
   best.close()
@@ -130,7 +130,7 @@ def _report(workdir: pathlib.Path, about: dict[str, Any], runs_of: dict[str, _Pr
   segmenter, classifier = runs_of["segmenter"], runs_of["classifier"]
   infos = [info_of(run.record) for run in (segmenter, classifier)]
   infos[0].check_same(infos[1], about["segmenter"], about["classifier"])
-  # A slice of several classes has a row for each: what gates and tells slices apart goes by all of them together.
+  # With several classes a slice has a record for each: gating and the classification of slices use all of them together.
   parts = {part: (of_any_class(segmenter.rows[part]), classifier.rows[part]) for part in ("validation", "test")}
   probability = {part: gating.column(rows[1], "probability") for part, rows in parts.items()}
   label = gating.column(parts["validation"][0], "label")

@@ -1,4 +1,4 @@
-"""Checks a user's own folder before anything is trained: what was understood, everything that is wrong, and a picture."""
+"""Checks a user's own folder before anything is trained: prints what was understood and everything that is wrong, and draws an image."""
 
 import pathlib
 
@@ -16,15 +16,16 @@ def check(config: ConfigDict, output: pathlib.Path | None) -> None:
   """Prints what a folder holds and every problem with it, and draws its cases.
 
   Args:
-    config: with `data.name=own` and `data.root`.
-    output: the picture of cases; None: `check.png` in this folder.
+    config: a configuration with `data.name=own` and `data.root`.
+    output: the image of cases; None for `check.png` in the current folder.
 
   Raises:
-    UserError: it is not of a user's own data, there is no such folder, or there are problems, which were printed.
+    UserError: the configuration is not for a user's own data, there is no such folder, or there are problems, which were
+      printed.
   """
   if config.data.name != "own":
     raise UserError(
-      f"data.name is {config.data.name!r}, and a check is of your own data: set data.name=own", "data.name=own"
+      f"data.name is {config.data.name!r}, and only your own data can be checked: set data.name=own", "data.name=own"
     )
   inspection = inspect(layouts.find(config.data.root), config.data.window, config.data.folds)
   print("\n".join(inspection.lines))

@@ -1,4 +1,4 @@
-"""Two finished runs of the same split beside each other."""
+"""Compares two finished runs of the same split."""
 
 import pathlib
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def compare(runs: Sequence[str], workdir: pathlib.Path | None) -> None:
     workdir: where to write; None: `runs/compare_<first>_<second>`.
 
   Raises:
-    UserError: there are not two runs, one is not finished, or they are not of one task, split and set of slices.
+    UserError: there are not two runs, one is not finished, or they differ in task, split or slices.
   """
   if len(runs) != 2:
     raise UserError(f"--mode=compare takes two runs, not {len(runs)}: --runs=FIRST,SECOND")
@@ -71,7 +71,7 @@ def compare(runs: Sequence[str], workdir: pathlib.Path | None) -> None:
 
 
 def _headline(task: type[Task], first: Group, second: Group, change: Group) -> dict[str, Group]:
-  """The statistics that stand for a task, in both runs."""
+  """The headline statistics of a task, in both runs."""
   return {
     short: {
       "first": score_of(first, name),

@@ -1,4 +1,4 @@
-"""Published weights by our names, in files of our own."""
+"""Converts published weights to our names and our file format."""
 
 import pathlib
 
@@ -11,14 +11,14 @@ from bt_jax.runs import warm_start
 
 
 def convert(config: ConfigDict, workdir: pathlib.Path | None) -> None:
-  """Writes the weights that `model.pretrained` names by our names, once, with what they are beside them.
+  """Writes the weights that `model.pretrained` names under our own names, with a description beside them.
 
   Args:
-    config: of which `model.pretrained` is read.
+    config: the configuration; only its `model.pretrained` is read.
     workdir: where to write; None: `runs/weights_<source>`.
 
   Raises:
-    UserError: no weights are named, they are of no network we have, or the folder holds others.
+    UserError: no weights are named, they are not of a network that we have, or the folder holds other weights.
   """
   weights = None if warm_start.is_run(config.model.pretrained) else warm_start.load(config.model.pretrained)
   if weights is None:
@@ -34,6 +34,6 @@ def convert(config: ConfigDict, workdir: pathlib.Path | None) -> None:
 
 
 def _stem(name: str) -> str:
-  """Of a weight file, or of a hub name, as a file's name."""
+  """The name of a weight file, or a hub name, as part of a folder's name."""
   path = pathlib.Path(name)
   return path.stem if suffix_of(path) in READERS else name.replace("/", "--")

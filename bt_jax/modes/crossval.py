@@ -1,4 +1,4 @@
-"""All patient folds of one configuration, one or several to a training: trained in turn, resumed, and pooled."""
+"""Cross-validation over patient folds: trains the runs in turn, each testing one fold or several, resumes, and pools them."""
 
 import pathlib
 import time
@@ -25,18 +25,18 @@ from bt_jax.tasks import TASKS
 
 
 def crossval(config: ConfigDict, workdir: pathlib.Path | None, runs: Sequence[str] = ()) -> None:
-  """Trains the groups of `config.crossval` that are not finished, each in a folder in `workdir`, and pools their rows.
+  """Trains the groups of `config.crossval` that are not finished, each in a folder in `workdir`, and pools their records.
 
   Every patient of these folds is then predicted once, by a network that never saw it.
 
   Args:
-    config: of every training; its `split.fold` and `split.folds` are left unread.
+    config: the configuration of every training; its `split.fold` and `split.folds` are ignored.
     workdir: where the pooled tables go; None: `runs/<model>_<preset>_crossval`.
-    runs: folders of finished folds, or patterns of them, which are pooled where they are and nothing is trained.
+    runs: folders of finished folds, or patterns of them; if given, they are pooled and nothing is trained.
 
   Raises:
-    UserError: a field cannot be, a fold is missing, of another configuration or not sound, or as `train.train`.
-    Stopped: Ctrl-C or SIGTERM, once the state of the fold at work is saved.
+    UserError: a field is invalid; a fold is missing, damaged or of another configuration; or as in `train.train`.
+    Stopped: Ctrl-C or SIGTERM, once the state of the current fold is saved.
   """
   workdir = workdir or default_workdir(config, "crossval")
   setup.prepare(config)
@@ -65,7 +65,7 @@ def crossval(config: ConfigDict, workdir: pathlib.Path | None, runs: Sequence[st
 
 
 def _train(config: ConfigDict, workdir: pathlib.Path, groups: list[Folds]) -> dict[Folds, pathlib.Path]:
-  """The folder of each group, once all are finished; a line for each says how far it is."""
+  """The folder of each group, once all are finished; prints a line of progress for each."""
   folders = {folds: workdir / splits.folder_name(folds) for folds in groups}
   taken: list[float] = []
   for done, (folds, folder) in enumerate(folders.items(), 1):
@@ -94,7 +94,7 @@ def _headline(folder: pathlib.Path) -> str:
 
 
 def true_shapes(config: ConfigDict) -> list[Record]:
-  """Shapes in the radiologists' masks of all patients of the data set, those of folds that are not trained too."""
+  """Shapes in the radiologists' masks of all patients of the data set, including folds that are not trained."""
   source = source_of(config)
   builder = source.open_or_build()
   index = source.read_index(builder)

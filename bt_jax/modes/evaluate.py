@@ -27,7 +27,7 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path | None) -> None:
   """Evaluates the best checkpoint of the run in `workdir` again; only the `eval` fields may differ from the run's.
 
   Raises:
-    UserError: as `train`, or there is no run or no checkpoint.
+    UserError: as in `train`, or there is no run or no checkpoint.
   """
   workdir = workdir or default_workdir(config)
   setup.prepare(config)
@@ -40,11 +40,11 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path | None) -> None:
 
 
 def report_best(config: ConfigDict, workdir: pathlib.Path, components: Components, data: Data) -> None:
-  """Writes tables, pictures and report of the best checkpoint of the run in `workdir`."""
+  """Writes tables, figures and report of the best checkpoint of the run in `workdir`."""
   parameters: dict[str, Any] = {}
 
   def predict_baselines(test: Slices) -> dict[str, np.ndarray]:
-    # They know one class of lesion, as the paper does.
+    # The baselines know only one class of lesion, like the paper.
     one = len(components.info.classes) == 1
     return _baselines(data, test, parameters) if config.eval.baselines and one else {}
 
@@ -61,7 +61,7 @@ def report_best(config: ConfigDict, workdir: pathlib.Path, components: Component
 
 
 def _baselines(data: Data, test: Slices, parameters: dict[str, Any]) -> dict[str, np.ndarray]:
-  """The masks that every baseline predicts; puts what was fitted on training slices into `parameters`."""
+  """The masks of every baseline; stores what was fitted on training slices in `parameters`."""
   masks = {}
   sample = data.reader.read(baselines.sample_ids(data.split.train, data.labels("train"), seed=0))
   for name in tqdm(baselines.METHODS, desc="baselines", unit="method", leave=False):

@@ -1,4 +1,4 @@
-"""Trained networks in one file."""
+"""Exports trained networks as one file."""
 
 import pathlib
 from typing import Any
@@ -8,11 +8,11 @@ from bt_jax.inference import loading
 
 
 def export(*, output: pathlib.Path, checkpoint: list[str], **options: Any) -> None:
-  """Writes networks as one file, ONNX where its name ends so; see `loading.load` for the options."""
+  """Writes networks as one file, as ONNX if its name ends in `.onnx`; see `loading.load` for the options."""
   if output.suffix.lower() == ".onnx":
     from bt_jax.inference import onnx as form
 
-    dtype = "float32"  # few of its runtimes know bfloat16
+    dtype = "float32"  # few of its runtimes support bfloat16
   else:
     from bt_jax.inference import jax_export as form
 

@@ -1,4 +1,4 @@
-"""The runs of folds taken together: found, checked, and their rows pooled."""
+"""Finds and checks the runs of folds, and pools their records."""
 
 import glob
 import hashlib
@@ -30,16 +30,16 @@ _ALIKE = (
   "threshold_from",
   "largest_component",
   "mirror",
-)  # in all folds
+)  # must be the same in all folds
 
 
 def find_folds(runs: Sequence[str], groups: list[Folds], config: dict[str, Any]) -> dict[Folds, pathlib.Path]:
-  """The run of each of these groups among folders; raises UserError where one is missing, there twice, or foreign.
+  """The run of each of these groups among folders; raises UserError where one is missing, there twice, or of another configuration.
 
   Args:
     runs: folders of runs, of folders of runs, or patterns of either.
-    groups: folds that one run tests; runs of others are left out.
-    config: that each must be of, as nested dictionaries.
+    groups: the folds that each run tests; runs that test others are ignored.
+    config: the configuration that each must have, as nested dictionaries.
   """
   run_of: dict[Folds, pathlib.Path] = {}
   for run in runs:
@@ -71,12 +71,12 @@ def find_folds(runs: Sequence[str], groups: list[Folds], config: dict[str, Any])
 
 
 def _is_run(folder: pathlib.Path) -> bool:
-  """Of a single fold: a pooled cross-validation has no split."""
+  """Whether a folder holds a single run; a pooled cross-validation has no split."""
   return (folder / "config.json").is_file() and (folder / "split.json").is_file()
 
 
 def check_same(folder: pathlib.Path, config: dict[str, Any]) -> None:
-  """Raises UserError where the run in a folder is not of this configuration, as nested dictionaries."""
+  """Raises UserError where the run in a folder does not have this configuration, given as nested dictionaries."""
   if differ := differences(saved.read(folder), config):
     raise UserError(
       f"{folder} is of another configuration, which differs in {listed(differ)}: folds of one configuration "
@@ -87,15 +87,16 @@ def check_same(folder: pathlib.Path, config: dict[str, Any]) -> None:
 def pool(
   folders: dict[Folds, pathlib.Path], *, groupings: tuple[str, ...], everyone: list[Record] | None = None
 ) -> tuple[dict[str, Any], Tables]:
-  """The summary and the tables of folds taken together.
+  """The pooled summary and tables of folds.
 
   Args:
-    folders: of the finished run that tests these folds.
+    folders: folder of the finished run that tests these folds.
     groupings: names of subgroups.
-    everyone: rows of all patients with the shapes of their true masks; None where these folds have all of them.
+    everyone: records of all patients with the shapes of their true masks; None where these folds have all patients.
 
   Raises:
-    UserError: folds are of different data, a row is missing or there twice, or a network saw a patient it is evaluated on.
+    UserError: folds have different data, a record is missing or there twice, or a network saw a patient that it is
+      evaluated on.
   """
   split_of = {fold: splits.read(folder) for fold, folder in folders.items()}
   runs = {fold: read_run(folder) for fold, folder in folders.items()}
@@ -174,7 +175,7 @@ def check(
   *,
   complete: bool,
 ) -> None:
-  """Raises UserError where folds cannot be pooled; `complete`: they are all that there are; see `pool`."""
+  """Raises UserError where folds cannot be pooled, see `pool`; `complete` says that they are all folds of the data set."""
   patient_of = {row["case"]: row["patient"] for tables in tables_of.values() for row in tables.slices}
   patient = lambda name: patient_of.get(_case(name), _case(name))
   everything: dict[Folds, set[str]] = {}

@@ -1,4 +1,4 @@
-"""Trained networks on external scans."""
+"""Predicts external scans with trained networks."""
 
 import functools
 import os
@@ -22,22 +22,22 @@ def predict(
   checkpoint: list[str],
   **options: Any,
 ) -> None:
-  """Writes masks, pictures and numbers of all studies in a file or folder.
+  """Writes masks, images and statistics of all studies in a file or folder.
 
   Args:
-    input: of a study, or of many.
-    pre: file of a sequence, without `input`; or with it, its SeriesInstanceUID.
-    flair: the same.
-    post: the same.
+    input: file or folder of one study, or of many.
+    pre: file of this sequence where `input` is None; else its SeriesInstanceUID.
+    flair: likewise.
+    post: likewise.
     output: see `batch_prediction.predict`.
     probabilities: see there.
     shard: see there.
     layout: see there.
-    checkpoint: of the networks.
+    checkpoint: the networks, see `loading.load`.
     options: see `loading.load`.
 
   Raises:
-    UserError: see both.
+    UserError: as in `batch_prediction.predict` and `loading.load`.
   """
   setup.prepare()
   given = {

@@ -1,4 +1,4 @@
-"""The page of a run again."""
+"""Writes the page of a run again."""
 
 import pathlib
 
@@ -8,7 +8,7 @@ from configs import saved
 
 
 def report(workdir: pathlib.Path | None, show_slices: bool | None) -> None:
-  """Writes `report.html` of the run in `workdir` again, from its tables and pictures alone.
+  """Writes `report.html` of the run in `workdir` again, from its tables and images alone.
 
   Args:
     workdir: the folder of a run, of pooled folds or of a cascade.

@@ -1,4 +1,4 @@
-"""A page to look at predictions."""
+"""Serves a page that shows predictions."""
 
 import functools
 import pathlib

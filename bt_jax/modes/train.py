@@ -19,7 +19,8 @@ def train(config: ConfigDict, workdir: pathlib.Path | None) -> None:
   """Trains a configuration in `workdir`, or resumes it where it stopped, then evaluates it on the test part.
 
   Raises:
-    UserError: a field cannot be, the data is not right, the folder holds another run, or the loss is not finite.
+    UserError: a field is invalid, something is wrong with the data, the folder holds another run, or the loss is not
+      finite.
     Stopped: Ctrl-C or SIGTERM, once the state is saved.
   """
   workdir = workdir or default_workdir(config)
@@ -28,7 +29,7 @@ def train(config: ConfigDict, workdir: pathlib.Path | None) -> None:
   check_model_fields(config)
   sharding.check_batch_size(components.mesh, "train.batch_size", config.train.batch_size, config.train.accumulate)
   with hosts.together():
-    # A run that has a checkpoint needs its first weights no more.
+    # A run that has a checkpoint no longer needs its first weights.
     saved = Checkpoints(workdir / "checkpoints" / "latest").exist
     weights = None if saved else warm_start.load(config.model.pretrained)
     if weights is not None:

@@ -1,1 +1,1 @@
-"""External scans: found, read to what the networks want, and masks written like them."""
+"""Finds and reads external scans, and writes masks in the format of their files."""

@@ -1,4 +1,4 @@
-"""Unpacks a zip of unknown origin: nothing outside of the folder, and no more than a limit."""
+"""Unpacks a zip of unknown origin, never outside of the folder and never beyond a size limit."""
 
 import errno
 import itertools
@@ -13,29 +13,29 @@ from bt_jax.errors import OF_MACHINE, UserError, one_line
 from bt_jax.scans.discovery import is_hidden
 
 _BLOCK = 2**20
-_RATIO = 500  # bytes out of one; background of zeros packs to 1 : 200 at most in real scans
-_SMALL = 2**26  # bytes below which any ratio is taken
-_LONGEST = 60  # characters of a name, in up to 4 bytes each
-_OURS = (*OF_MACHINE, errno.ENAMETOOLONG)  # of this machine, not of the zip
+_RATIO = 500  # largest expansion accepted; the zero background of real scans packs to 1 : 200 at most
+_SMALL = 2**26  # bytes below which any ratio is accepted
+_LONGEST = 60  # characters in a name, up to 4 bytes each
+_OURS = (*OF_MACHINE, errno.ENAMETOOLONG)  # errors of this machine, not of the zip
 
 
 def unpack(
   path: pathlib.Path, folder: pathlib.Path, *, limit_bytes: int = 4 * 2**30, limit_files: int = 20_000
 ) -> list[pathlib.Path]:
-  """Unpacks the files of a zip, without hidden ones, into a folder.
+  """Unpacks the files of a zip into a folder, except hidden ones.
 
   Args:
-    path: of the zip.
-    folder: an empty one; on an error it may hold a part of the files.
-    limit_bytes: of all files together, unpacked.
-    limit_files: how many there may be.
+    path: the zip file.
+    folder: an empty folder; after an error it may hold some of the files.
+    limit_bytes: largest total size of the unpacked files.
+    limit_files: largest number of files.
 
   Returns:
     The files, in the order of the zip.
 
   Raises:
-    UserError: it is not a zip, damaged, encrypted, empty or too big, or holds a path that leads out of the folder, a link,
-      another zip, or a file twice.
+    UserError: the file is not a zip; is damaged, encrypted, empty or too big; or holds a path that leads out of the
+      folder, a link, another zip, or a file twice.
   """
   try:
     with zipfile.ZipFile(path) as archive:
@@ -52,10 +52,10 @@ def unpack(
   except FileExistsError as error:
     raise UserError(f"{path} holds a file twice ({error.filename}): pack it again") from error
   except NotADirectoryError as error:
-    raise UserError(f"{path} holds a file that is a folder, too: pack it again") from error
+    raise UserError(f"{path} holds a path that is both a file and a folder: pack it again") from error
   except NotImplementedError as error:
     raise UserError(
-      f"{path} is packed in a way that is not read ({one_line(error)}): pack it as an ordinary zip"
+      f"{path} is packed in a way that is not supported ({one_line(error)}): pack it as an ordinary zip"
     ) from error
   except OSError as error:
     if error.errno in _OURS:
@@ -66,7 +66,7 @@ def unpack(
 
 
 def _check(path: pathlib.Path, members: list[zipfile.ZipInfo], limit_bytes: int, limit_files: int) -> None:
-  """Everything that can be checked before a byte is written."""
+  """Checks everything that can be checked before a byte is written."""
   if not members:
     raise UserError(f"{path} holds no file: pack the study again")
   if len(members) > limit_files:
@@ -84,7 +84,7 @@ def _check(path: pathlib.Path, members: list[zipfile.ZipInfo], limit_bytes: int,
         f"{path} holds a path that leads out of it ({member.filename!r}): do not trust it, get another copy"
       )
     if member.filename.lower().endswith(".zip"):
-      raise UserError(f"{path} holds another zip ({member.filename!r}): unpack that before")
+      raise UserError(f"{path} holds another zip ({member.filename!r}): unpack that first")
   names = [_safe(member.filename) for member in members]
   if twice := next((name for name, same in itertools.groupby(sorted(names)) if len([*same]) > 1), None):
     raise UserError(f"{path} holds a file twice ({twice!r}): pack it again")
@@ -93,7 +93,7 @@ def _check(path: pathlib.Path, members: list[zipfile.ZipInfo], limit_bytes: int,
 def _extract(
   archive: zipfile.ZipFile, member: zipfile.ZipInfo, file: pathlib.Path, limit: int, path: pathlib.Path
 ) -> int:
-  """Counts what really comes out, whatever is declared; returns how much it was."""
+  """Extracts one file and returns its size, counting the bytes that really come out, whatever the zip declares."""
   file.parent.mkdir(parents=True, exist_ok=True)
   size = 0
   with archive.open(member) as packed, open(file, "xb") as out:
@@ -114,6 +114,6 @@ def _is_hidden(name: str) -> bool:
 
 
 def _safe(name: str) -> str:
-  """The same path of harmless characters; the end of a long name is kept, as it says the kind."""
+  """The path without unprintable characters; long names are cut at the front, to keep the suffix."""
   parts = (part for part in _parts(name) if part not in ("", "."))
   return "/".join("".join(c if c.isprintable() else "_" for c in part)[-_LONGEST:] for part in parts)

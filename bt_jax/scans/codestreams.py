@@ -1,20 +1,23 @@
-"""JPEG, JPEG-LS and JPEG 2000 in any file: what a compressed frame says of its own size and end: decoders believe it, and fill up what is cut short without a word."""
+"""The size and end that a JPEG, JPEG-LS or JPEG 2000 frame declares.
+
+Decoders trust the declared size and silently fill in what is cut short, so both are checked before decoding.
+"""
 
 import struct
 
 _JPEG, _JP2, _J2K = b"\xff\xd8", b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51"
-_STARTS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # of a frame, of any process of JPEG and JPEG-LS
+_STARTS = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}  # start-of-frame markers of all JPEG and JPEG-LS processes
 _SCAN = 0xDA
 _START_OF_SCAN = b"\xff\xda"
-_END = b"\xff\xd9"  # of an image, in JPEG, JPEG-LS and JPEG 2000 alike
+_END = b"\xff\xd9"  # end of image, the same in JPEG, JPEG-LS and JPEG 2000
 _TILE_PART = b"\xff\x90"
 
 
 def promised_size(frame: bytes) -> tuple[int, int, int] | None:
-  """Rows, columns and samples per pixel of a JPEG, JPEG-LS or JPEG 2000 frame; None where it is none of them.
+  """Rows, columns and samples per pixel of a JPEG, JPEG-LS or JPEG 2000 frame; None where they cannot be found.
 
   Raises:
-    struct.error: it ends before it says.
+    struct.error: the frame ends before it states its size.
   """
   if frame.startswith(_JPEG):
     return _of_jpeg(frame)
@@ -27,9 +30,9 @@ def promised_size(frame: bytes) -> tuple[int, int, int] | None:
 
 
 def is_whole(frame: bytes) -> bool:
-  """Whether a JPEG, JPEG-LS or JPEG 2000 frame reaches the marker of its end, all parts of JPEG 2000 in full length.
+  """Whether a JPEG, JPEG-LS or JPEG 2000 frame reaches its end marker, with all tile-parts of JPEG 2000 in full length.
 
-  Within the data of a scan neither mark can occur, so that the last end is that of the last scan.
+  Neither marker can occur within the data of a scan, so a complete JPEG has an end marker after its last scan.
   """
   if frame.startswith(_JPEG):
     return frame.rfind(_END) > frame.rfind(_START_OF_SCAN)
@@ -39,7 +42,7 @@ def is_whole(frame: bytes) -> bool:
   position = frame.find(_TILE_PART, start)
   while position >= 0 and frame.startswith(_TILE_PART, position):
     (length,) = struct.unpack_from(">I", frame, position + 6)
-    if length == 0:  # to the end
+    if length == 0:  # this tile-part reaches to the end
       return True
     position += length
   return position > start and frame.startswith(_END, position)
@@ -53,11 +56,11 @@ def _of_jpeg(frame: bytes) -> tuple[int, int, int] | None:
       return None
     if marker in _STARTS:
       return struct.unpack_from(">HHB", frame, position + 5)
-    position += 1 if marker == 0xFF else 2 + length  # markers may be filled up with 0xFF
+    position += 1 if marker == 0xFF else 2 + length  # markers may be padded with 0xFF
 
 
 def _codestream(frame: bytes) -> int | None:
-  """Where the codestream begins in the boxes of a JP2 file; None where one has no length, and would lead nowhere."""
+  """The offset of the codestream in a JP2 file; None where a box before it does not state its length."""
   position = 0
   while True:
     length, kind = struct.unpack_from(">I4s", frame, position)

@@ -1,4 +1,4 @@
-"""What the values of a scan say about it that names and headers do not."""
+"""Checks of a scan's values, for faults that names and headers do not show."""
 
 import numpy as np
 
@@ -6,25 +6,25 @@ from bt_jax.errors import UserError
 from bt_jax.scans.scan import Scan
 from bt_jax.schema import CHANNELS
 
-_FEW = 16  # values; a map of labels has no more, and an image of 8 bits hundreds
+_FEW = 16  # distinct values; a label map has no more, and an 8-bit image hundreds
 _SAMPLE = 2**16  # voxels
-_SHARE = 0.999  # of the voxels, that are alike in a range that is flat: the 99.9th percentile is what becomes white
+_SHARE = 0.999  # of voxels with one value, from which a range is flat: the 99.9th percentile becomes white
 
 
 def check_values(scan: Scan) -> list[str]:
-  """A sentence where nearly all voxels of FLAIR are alike, none otherwise.
+  """A warning where nearly all voxels of FLAIR have the same value, none otherwise.
 
   Raises:
-    UserError: FLAIR holds a few whole numbers alone, and so is a map of labels.
+    UserError: FLAIR holds only a few whole numbers, as a label map does.
   """
   flair = scan.image[..., CHANNELS.index("flair")]
-  sample = flair.ravel()[:: max(flair.size // _SAMPLE, 1)]  # says of most scans all there is to say
+  sample = flair.ravel()[:: max(flair.size // _SAMPLE, 1)]  # enough to decide for most scans
   if np.unique(sample).size <= _FEW:
     values = np.unique(flair)
     if values.size <= _FEW and np.array_equal(values, np.rint(values)):
       listed = ", ".join(f"{value:g}" for value in values)
       raise UserError(
-        f"{scan.name} holds {values.size} whole numbers alone ({listed}) in {scan.roles['flair']}: a map of labels, "
+        f"{scan.name} holds only {values.size} whole numbers ({listed}) in {scan.roles['flair']}: a map of labels, "
         "expected FLAIR"
       )
   usual = np.sort(sample)[len(sample) // 2]

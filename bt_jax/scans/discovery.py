@@ -1,4 +1,4 @@
-"""Lists the files below a folder, for training data and scans alike: in natural order, without what systems leave there."""
+"""Lists the files below a folder in natural order, without system files; for training data and scans alike."""
 
 import os
 import pathlib
@@ -11,7 +11,7 @@ _LEFT_BY_ARCHIVES = "__MACOSX"  # holds a `._x.tif` for every `x.tif`
 
 
 def is_hidden(name: str) -> bool:
-  """Whether a file or folder of this name is of the system, not of the user: `._x.tif`, `.DS_Store`, `__MACOSX`."""
+  """Whether a file or folder of this name belongs to the system, not to the user: `._x.tif`, `.DS_Store`, `__MACOSX`."""
   return name.startswith(".") or name == _LEFT_BY_ARCHIVES
 
 
@@ -24,11 +24,11 @@ def natural(text: str) -> tuple:
 def walk(
   root: pathlib.Path, *, depth: int | None = None, enter: Callable[[str], bool] = lambda name: True
 ) -> Iterator[tuple[pathlib.Path, list[pathlib.Path]]]:
-  """Folders and their files, both in natural order, without hidden ones; links are followed, a loop of them ends.
+  """Folders and their files, both in natural order, without hidden ones; links are followed, and loops of links end.
 
   Args:
     root: the folder to begin with.
-    depth: how many folders below it are looked into; None: all.
+    depth: how many levels of folders below it are searched; None for all.
     enter: whether to look into a folder of this name.
 
   Raises:

@@ -1,4 +1,4 @@
-"""Which files of one folder are one study, by their names: FLAIR, the sequences beside it, and what is left out."""
+"""Groups the files of one folder into studies by their names: FLAIR, the sequences beside it, and files to leave out."""
 
 import collections
 import json
@@ -11,7 +11,7 @@ from bt_jax.scans import sequences
 from bt_jax.schema import CHANNELS
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})")  # as nnU-Net numbers the sequences of one patient
-_MOST_CHANNELS = 8  # more files in a row are patients
+_MOST_CHANNELS = 8  # more files with consecutive numbers are patients
 
 
 class Study(NamedTuple):
@@ -19,12 +19,12 @@ class Study(NamedTuple):
 
   Attributes:
     name: the path of its outputs below the output folder; empty where the input itself is the study.
-    format: a name of `FORMATS`; of a zip, which is looked into when it is read, `dicom`, and its scan knows better.
-    files: in the order of slices; FLAIR alone where `given` has other roles; or a zip.
-    given: by role, a path (images, NIfTI) or a SeriesInstanceUID (DICOM).
-    left_out: files beside it that are not a sequence that the networks know, in words.
-    refusal: why it cannot be read, known from names alone; empty where it can.
-    arguments: that its remedy names, see `UserError`.
+    format: a name of `FORMATS`; `dicom` for a zip, until it is read and its scan has the real format.
+    files: in the order of slices; only FLAIR where `given` has other roles; or a zip.
+    given: a path (images, NIfTI) or a SeriesInstanceUID (DICOM) for each role.
+    left_out: files beside it that are not a sequence for the networks, in words.
+    refusal: why it cannot be read, as far as names show; empty where it can.
+    arguments: the arguments that the remedy names, see `UserError`.
   """
 
   name: str
@@ -50,13 +50,13 @@ class _Volume(NamedTuple):
 def of_names(format: str, volumes: Sequence[tuple[str, tuple[pathlib.Path, ...]]], folder: str) -> list[Study]:
   """The studies among the volumes of one folder.
 
-  Beside a FLAIR, what is not a sequence of the same study is left out. Where no name says FLAIR, a volume whose name says
-  nothing is FLAIR, and one that is known to be something else is refused.
+  Beside a FLAIR, volumes that are not a sequence of the same study are left out. Where no name says FLAIR, a volume whose
+  name says nothing is taken as FLAIR, and one that is known to be something else is refused.
 
   Args:
     format: `images` or `nifti`.
-    volumes: the name of each, and its files.
-    folder: its name, which speaks for volumes whose own names say nothing; empty for the root.
+    volumes: the name and the files of each volume.
+    folder: name of the folder, used for volumes whose own names say nothing; empty for the root.
   """
   named = [_volume(*volume, folder) for volume in volumes]
   studies, left = _channels(format, named)
@@ -69,7 +69,9 @@ def of_names(format: str, volumes: Sequence[tuple[str, tuple[pathlib.Path, ...]]
   for name, group in groups.items():
     if name in flairs:
       continue
-    of_patient = len(flairs) != 1 and any(one.role in CHANNELS for one in group)  # one of several in the folder
+    of_patient = len(flairs) != 1 and any(
+      one.role in CHANNELS for one in group
+    )  # one of several patients in the folder
     if flairs and not of_patient:
       beside += group
     else:
@@ -78,7 +80,7 @@ def of_names(format: str, volumes: Sequence[tuple[str, tuple[pathlib.Path, ...]]
 
 
 def _without_flair(format: str, name: str, group: Sequence[_Volume]) -> list[Study]:
-  """Each volume whose name says nothing; a refusal where every name says something; nothing where all are masks."""
+  """A study for each volume whose name says nothing; a refusal where every name says something; nothing where all are masks."""
   known = tuple(one.in_words() for one in group if one.role)
   if unknown := [one for one in group if one.role is None]:
     return [Study(one.stem, format, one.files, {}, known) for one in unknown]
@@ -116,7 +118,7 @@ def _around_flair(format: str, name: str, group: Sequence[_Volume]) -> Study:
 
 
 def _with_left_out(study: Study, others: Sequence[_Volume], studies: Sequence[Study]) -> Study:
-  """A study with what is left out beside it: by the beginning of its name, else beside every one of the folder."""
+  """Adds the volumes left out beside a study: those whose names begin like it, and those that begin like no study."""
   owners = lambda volume: [one.name for one in studies if one.name and volume.stem.startswith(one.name)]
   mine = [one for one in others if study.name in (owners(one) or [study.name])]
   return study._replace(left_out=study.left_out + tuple(one.in_words() for one in mine))
@@ -154,7 +156,7 @@ def _channels(format: str, volumes: Sequence[_Volume]) -> tuple[list[Study], lis
 
 
 def _dataset_names(folder: pathlib.Path) -> dict[int, str]:
-  """What nnU-Net's `dataset.json`, in a folder or the one above, calls each channel; empty where there is none."""
+  """What nnU-Net's `dataset.json`, in a folder or its parent, calls each channel; empty where there is none."""
   for path in (folder / "dataset.json", folder.parent / "dataset.json"):
     try:
       content = json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What a file is, by its first bytes before its name."""
+"""The type of a file, by its first bytes, else by its name."""
 
 import pathlib
 import zlib
@@ -18,7 +18,7 @@ def kind_of(path: pathlib.Path) -> str | None:
     with open(path, "rb") as file:
       start = file.read(4096)
   except OSError:
-    return _kind_by_suffix(path)  # reading it will say why
+    return _kind_by_suffix(path)  # reading it will report the error
   if start[128:132] == b"DICM":  # what comes before may be the head of a TIFF
     return "dicom"
   if start.startswith((b"PK\3\4", b"PK\5\6")):

@@ -1,4 +1,4 @@
-"""What libraries log or warn of over a file is kept for a sentence of ours, and not printed."""
+"""Collects what libraries log or warn about a file, to report it as a warning of ours instead of printing it."""
 
 import contextlib
 import contextvars
@@ -20,13 +20,13 @@ _LIBRARIES = (
   "jpeg_ls",
 )
 _PRINTS = "nibabel.global"  # has a handler of its own
-_MODULES = (*_LIBRARIES, "scans")  # some blame their caller
-_MOST, _LONGEST = 3, 160  # sentences of one file or study, and characters of each
+_MODULES = (*_LIBRARIES, "scans")  # some warnings name their caller's module
+_MOST, _LONGEST = 3, 160  # sentences for one file or study, and characters in each
 _KEPT: contextvars.ContextVar[list[str] | None] = contextvars.ContextVar("findings", default=None)
 
 
 def _keep(record: logging.LogRecord) -> bool:
-  """Keeps a record that is logged while a file of ours is read; False for any other."""
+  """Keeps a record that is logged while we read a file; returns False for any other record."""
   kept = _KEPT.get()
   if kept is not None and record.levelno >= logging.WARNING and not record.exc_info:
     kept.append(record.getMessage())
@@ -34,7 +34,7 @@ def _keep(record: logging.LogRecord) -> bool:
 
 
 class _Handler(logging.Handler):
-  """Hands on what is logged for others as if it were not there."""
+  """Passes on all other records as if this handler did not exist."""
 
   def emit(self, record: logging.LogRecord) -> None:
     if not _keep(record):
@@ -49,7 +49,7 @@ logging.getLogger(_PRINTS).addFilter(lambda record: not _keep(record))
 
 @contextlib.contextmanager
 def kept() -> Iterator[list[str]]:
-  """Keeps what the libraries that read files say in this thread; the list grows, and is for `sentences`."""
+  """Collects what the libraries that read files log in this thread, in a list that `sentences` takes afterwards."""
   token = _KEPT.set(messages := [])
   try:
     with warnings.catch_warnings(record=True, action="always") as caught:
@@ -64,7 +64,7 @@ def kept() -> Iterator[list[str]]:
 
 
 def sentences(name: str, messages: list[str]) -> list[str]:
-  """The first few of what was kept over the file or study of this name, a sentence each, none twice but for numbers."""
+  """The first few messages about the file or study of this name, a sentence each, leaving out any that differ only in numbers."""
   lines = [" ".join(re.sub(r"\s*Please see <\S*> for .*", "", message).split()) for message in messages]
   distinct = {re.sub(r"\d+", "#", line): line for line in reversed(lines)}
-  return [f"{name} does not keep to its format ({line[:_LONGEST]})" for line in [*distinct.values()][::-1][:_MOST]]
+  return [f"{name} does not conform to its format ({line[:_LONGEST]})" for line in [*distinct.values()][::-1][:_MOST]]

@@ -1,4 +1,4 @@
-"""NIfTI volumes to a scan, and masks back to NIfTI, voxel for voxel."""
+"""Reads NIfTI volumes as a scan, and writes masks as NIfTI, voxel for voxel."""
 
 import gzip
 import io
@@ -32,10 +32,10 @@ from bt_jax.scans.scan import (
 from bt_jax.schema import CHANNELS
 
 _LARGEST = 2**29  # voxels of all volumes in a file, 2 GiB as float32
-_KINDS = {348: nibabel.Nifti1Image, 540: nibabel.Nifti2Image}  # by the size that a header begins with
+_KINDS = {348: nibabel.Nifti1Image, 540: nibabel.Nifti2Image}  # by the header size that a file begins with
 _LARGEST_OFFSET = 2**28  # bytes before the voxels
 _BLOCK = 2**22
-_EXTENSION = 16  # bytes of an extension at least, by the standard
+_EXTENSION = 16  # smallest size of an extension in bytes, by the standard
 _GZIP = b"\x1f\x8b"
 _PLACING = (
   "dim_info", "qform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x", "qoffset_y", "qoffset_z",
@@ -44,26 +44,26 @@ _PLACING = (
 
 
 def is_nifti(start: bytes) -> bool:
-  """Whether a file, unpacked, begins as NIfTI does; 348 bytes suffice."""
+  """Whether an unpacked file begins as NIfTI does; 348 bytes suffice."""
   magic = {348: start[344:347], 540: start[4:7]}.get(_first_number(start), b"")
   return magic in (b"n+1", b"n+2", b"ni1", b"ni2")
 
 
 def _first_number(start: bytes) -> int:
-  """The size of the header, in either order of bytes."""
+  """The header size that a file begins with, in either byte order; 0 if it is neither of NIfTI's."""
   return next((size for size in _KINDS for order in ("little", "big") if start[:4] == size.to_bytes(4, order)), 0)
 
 
 def read(files: Sequence[pathlib.Path], *, name: str, given: Mapping[str, str]) -> Scan:
-  """Reads one file, of FLAIR or of three channels, or a file of each role.
+  """Reads one file, of FLAIR or of three channels, or one file for each role.
 
   Args:
-    files: one, of FLAIR where `given` has none.
-    name: of the study.
+    files: one file, which is FLAIR where `given` has none.
+    name: name of the study.
     given: paths by role; empty where the file may hold three channels.
 
   Raises:
-    UserError: a file is damaged, lies about its size, or is not a volume; or they do not lie alike.
+    UserError: a file is damaged, has another size than it says, or is not a volume; or the files have different grids.
   """
   paths = sequences.by_role(files, given)
   loaded = {role: load(path) for role, path in paths.items()}
@@ -94,15 +94,15 @@ def read(files: Sequence[pathlib.Path], *, name: str, given: Mapping[str, str]) 
 def load(
   path: pathlib.Path, *, channels: Collection[int] = (1, len(CHANNELS)), flat: bool = False
 ) -> tuple[Shaped[np.ndarray, "x y z channels"], Source, list[str]]:
-  """The values of a file, how it lies, and what nibabel logged over it, a sentence each.
+  """The values of a file, its geometry, and what nibabel logged about it, a sentence each.
 
   Args:
-    path: of the file.
-    channels: how many it may have.
-    flat: whether all voxels may be alike, as those of an empty mask are.
+    path: the file.
+    channels: how many channels it may have.
+    flat: whether all voxels may have one value, as in an empty mask.
 
   Raises:
-    UserError: it is damaged, lies about its size, or is not such a volume.
+    UserError: the file is damaged, has another size than it says, or is not such a volume.
   """
   try:
     with findings.kept() as messages, open(path, "rb") as file:
@@ -129,10 +129,10 @@ def load(
 def _content(
   stream: io.BufferedIOBase, path: pathlib.Path, packed: bool, channels: Collection[int]
 ) -> tuple[type, io.BytesIO]:
-  """The class of a file and its bytes, as many as its header promises.
+  """The class of a file, and as many of its bytes as its header declares.
 
-  The stream is read to its end, where gzip verifies its checksum; a bomb or a lie does not make it more by one byte.
-  What follows the voxels is refused: either the header has another size than the data, or begins them too early.
+  The stream is read to its end, where gzip verifies its checksum, and never more than one byte beyond what the header
+  declares. Data after the voxels are refused: the header is wrong about either the size or the start of the voxels.
   """
   start = stream.read(max(_KINDS))
   if not start:
@@ -166,7 +166,7 @@ def _content(
 
 
 def _offset(header: nibabel.Nifti1Header, path: pathlib.Path) -> int:
-  """Where the voxels begin: where the header says, or right behind it where that says 0, which nothing else can mean."""
+  """The byte at which the voxels begin: vox_offset, or the end of the header where that is 0."""
   stated, least = float(header["vox_offset"]), header.single_vox_offset
   if stated == 0:
     return least
@@ -187,21 +187,21 @@ def _check_extensions(content: memoryview, header: nibabel.Nifti1Header, offset:
     size = int.from_bytes(content[position : position + 4], order, signed=True)
     if size < _EXTENSION or size > offset - position:
       raise UserError(
-        f"{path} has an extension of {size} bytes in its header, and voxels that begin {offset - position} bytes behind its start: "
-        "one of both is wrong: convert it again"
+        f"{path} has an extension of {size} bytes in its header, and voxels that begin {offset - position} bytes after its start: "
+        "one of the two is wrong: convert it again"
       )
     position += size
 
 
 def _write_header(content: io.BytesIO, header: nibabel.Nifti1Header, offset: int) -> None:
-  """Puts the header before the voxels with their offset, and without extensions, which a mask does not get."""
+  """Writes the header before the voxels, with their offset and without extensions, which masks do not keep."""
   header["vox_offset"] = offset
   content.seek(0)
   content.write(header.binaryblock + bytes(4))
 
 
 def _check(header: nibabel.Nifti1Header, path: pathlib.Path, expected: Collection[int]) -> None:
-  """Whether this is one volume of so many channels, by the header alone."""
+  """Raises UserError unless the header describes one volume with an expected number of channels."""
   shape, dtype = header.get_data_shape(), header.get_data_dtype()
   if header["magic"].item() != header.single_magic:
     raise UserError(f"{path} is a header whose voxels are in another file (.img): convert both to .nii.gz")
@@ -211,7 +211,7 @@ def _check(header: nibabel.Nifti1Header, path: pathlib.Path, expected: Collectio
   if np.prod(shape, dtype=float) > _LARGEST:
     raise UserError(f"{path} says it is {_size(shape)} voxels, larger than any MRI: is it damaged?")
   if dtype.kind == "c":
-    raise UserError(f"{path} holds complex numbers, expected magnitudes: convert it to them")
+    raise UserError(f"{path} holds complex numbers, expected magnitudes: convert it")
   channels = _channels(header)
   if len(channels) > 1 or channels[0] not in expected:
     if len(CHANNELS) not in expected:
@@ -227,7 +227,7 @@ def _check(header: nibabel.Nifti1Header, path: pathlib.Path, expected: Collectio
 
 
 def _channels(header: nibabel.Nifti1Header) -> list[int]:
-  """The sizes beyond space that are not 1; colours count as three; [1] where there is none."""
+  """The sizes of the axes after the three of space, except 1; colours count as three; [1] where there are none."""
   colours = [3] if header.get_data_dtype().names else []
   return [size for size in [*header.get_data_shape()[3:], *colours] if size > 1] or [1]
 
@@ -258,12 +258,12 @@ def write(
   """Writes `mask.nii.gz` (or `.nii`, as the input) of 0 and 1, or of labels, and, if wanted, `probability.nii.gz`, on the input's own grid.
 
   Args:
-    scan: what `read` made.
-    folder: for the files.
-    mask: of the slices of `scan.image`.
-    probability: in 0..1.
-    software: what made them, for the headers.
-    classes: the name of each label; NIfTI has no room for them.
+    scan: a scan from `read`.
+    folder: folder for the files.
+    mask: mask on the grid of `scan.image`.
+    probability: probabilities in 0..1.
+    software: name and version of the software, for the headers.
+    classes: the name of each label; not written, as NIfTI has no place for them.
 
   Returns:
     The files.
@@ -277,7 +277,7 @@ def write(
 
 def _packed(array: np.ndarray, source: Source, software: str) -> bytes:
   own = from_axial(array, source.affine).reshape(source.shape)
-  # Only what places the voxels is kept of the header: scale, intent and words are of the image.
+  # Only the geometry of the header is kept: scale, intent and texts belong to the image.
   header = source.kind.header_class()
   for field in _PLACING:
     header[field] = source.header[field]

@@ -1,4 +1,4 @@
-"""How a NIfTI volume lies, and how large it is, by a header that may say so twice or not at all."""
+"""The position and size of a NIfTI volume, which a header may state twice or not at all."""
 
 import pathlib
 from collections.abc import Mapping, Sequence
@@ -21,13 +21,13 @@ from bt_jax.scans.scan import (
   same_grid,
 )
 
-_TO_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # not known, metres, mm and microns: the lower three bits of the units
-_COARSE = 2.0  # voxels this many times as long as wide are those of slices
-_SAME_SIZE = 0.01  # as a share: what rounding in a header may change
+_TO_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 0.001}  # unknown, metres, mm and microns: the lower three bits of the units
+_COARSE = 2.0  # a voxel side this many times as long as another is the slice distance
+_SAME_SIZE = 0.01  # relative difference that rounding in a header may cause
 
 
 class Source(NamedTuple):
-  """What a mask needs to lie as FLAIR does: its class, header, affine in mm, shape without channels, and `.nii` or `.nii.gz`."""
+  """What a mask needs to match FLAIR: image class, header, affine in mm, shape without channels, and `.nii` or `.nii.gz`."""
 
   kind: type
   header: nibabel.Nifti1Header
@@ -37,7 +37,7 @@ class Source(NamedTuple):
 
 
 def in_mm(affine: Float[np.ndarray, "4 4"], header: nibabel.Nifti1Header) -> Float[np.ndarray, "4 4"]:
-  """The affine in mm, by the header's unit of space; in whatever it has where the standard knows no such unit."""
+  """The affine in mm, by the header's unit of space; unchanged where the standard knows no such unit."""
   return np.diag([_TO_MM.get(_unit(header), 1.0)] * 3 + [1.0]) @ affine
 
 
@@ -46,7 +46,7 @@ def _unit(header: nibabel.Nifti1Header) -> int:
 
 
 def check_alike(sources: Mapping[str, Source], paths: Mapping[str, pathlib.Path]) -> None:
-  """Raises UserError where a sequence does not lie on FLAIR's grid, to a twentieth of a voxel."""
+  """Raises UserError where a sequence is not on FLAIR's grid, within a twentieth of a voxel."""
   flair = sources["flair"]
   for role, source in sources.items():
     if source.shape != flair.shape:
@@ -55,24 +55,24 @@ def check_alike(sources: Mapping[str, Source], paths: Mapping[str, pathlib.Path]
       what = f"another affine than {paths['flair']}"
     else:
       continue
-    raise UserError(f"{paths[role]} has {what}: register and resample it to FLAIR before")
+    raise UserError(f"{paths[role]} has {what}: register and resample it to FLAIR first")
 
 
 def spacing(
   source: Source, shape: Sequence[int], path: pathlib.Path
 ) -> tuple[tuple[float, float, float] | None, list[str]]:
-  """Mm between slices, rows and columns, None where the header says what cannot be, and warnings.
+  """Distances in mm between slices, rows and columns, None where those of the header are implausible, and warnings.
 
-  The sform may scale a volume into an atlas; where it and `pixdim` differ, `pixdim` is the size of a voxel, as the
-  standard has it (nifti1.h: pixdim are the grid spacings).
+  The sform may scale a volume to an atlas; where it and `pixdim` differ, `pixdim` is the size of a voxel, by the standard
+  (nifti1.h: pixdim are the grid spacings).
 
   Args:
-    source: of the volume.
-    shape: of slices, rows and columns.
-    path: of the file.
+    source: geometry of the volume.
+    shape: numbers of slices, rows and columns.
+    path: the file, for messages.
 
   Raises:
-    UserError: sizes cannot be, and pixels are not square by them: the shape of the slice is not known either.
+    UserError: the sizes are implausible and their pixels not square, so that the shape of the slices is unknown, too.
   """
   sizes, warnings = _sizes(source)
   reason = implausible_size(shape, sizes) if sizes else "two sizes of its voxels"
@@ -84,7 +84,7 @@ def spacing(
 
 
 def _sizes(source: Source) -> tuple[tuple[float, float, float] | None, list[str]]:
-  """By the affine, or by `pixdim` where that differs; None where `pixdim` was never set, and a warning."""
+  """Sizes by the affine; where `pixdim` differs, sizes by `pixdim`, or None where it was never set, and a warning."""
   by_affine, lengths = axial_spacing(source.affine), _sides(source.affine)
   pixdim = source.header["pixdim"][1:4].astype(float)
   columns, rows, slices = (pixdim * _TO_MM.get(_unit(source.header), 1.0))[
@@ -101,7 +101,7 @@ def _sizes(source: Source) -> tuple[tuple[float, float, float] | None, list[str]
 
 
 def warnings(source: Source, spacing_mm: tuple[float, float, float] | None, path: pathlib.Path) -> list[str]:
-  """What to know about how a volume lies, a sentence each; raises UserError where it is sheared as no volume is."""
+  """Warnings about the position of a volume, a sentence each; raises UserError where no gantry tilt explains its shear."""
   header, spacing_mm = source.header, spacing_mm or axial_spacing(source.affine)
   said = []
   if not (header["qform_code"] or header["sform_code"]):

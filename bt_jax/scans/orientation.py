@@ -17,9 +17,9 @@ Slices, Turned = Shaped[np.ndarray, "... height width channels"], Shaped[np.ndar
 
 
 def check(orientation: object, path: object) -> int:
-  """The orientation of a file, 1..8; raises UserError where the tag holds something else, as then no side is up.
+  """The orientation of a file, 1..8; raises UserError where the tag holds another value.
 
-  0 stands in files of programs that do not know, and counts as 1.
+  Some programs write 0 for unknown, which counts as 1.
   """
   if orientation in (None, 0):
     return AS_STORED

@@ -1,4 +1,4 @@
-"""Slices in TIFF, PNG and JPEG: images to a scan, and masks back to images."""
+"""Reads slices in TIFF, PNG and JPEG as a scan, and writes masks as images."""
 
 import io
 import math
@@ -19,22 +19,22 @@ from bt_jax.schema import CHANNELS
 
 _LONGEST = 2**12  # along any axis
 _LARGEST_VOLUME = 3 * 2**27  # values; 1.6 GB as float32
-_MOST_WARNINGS = 5  # of what libraries find in the files of one volume
+_MOST_WARNINGS = 5  # of libraries, about the files of one volume
 _TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 # What the libraries raise for broken images.
 _BROKEN = (ValueError, OSError, SyntaxError, RuntimeError, MemoryError, struct.error)
-_COLOUR = 2, 4, 6  # kinds of PNG with more than one channel
+_COLOUR = 2, 4, 6  # colour types of PNG with more than one channel
 
 
 class SliceFile(NamedTuple):
   """One file of a volume.
 
   Attributes:
-    stem: of its name.
+    stem: its name without the suffix.
     format: TIFF, PNG or JPEG.
-    pages: how many slices it holds; None: it is not a stack.
-    orientation: how its pixels are turned before they are shown, 1..8; a mask is stored and turned like them.
+    pages: how many slices it holds; None if it is not a stack.
+    orientation: how its pixels are turned for display, 1..8; its mask is stored with the same orientation.
   """
 
   stem: str
@@ -60,15 +60,15 @@ def is_stack(path: pathlib.Path) -> bool:
 
 
 def read(files: Sequence[pathlib.Path], *, name: str, given: Mapping[str, str] = {}) -> Scan:
-  """Reads the slices of one volume, in this order, turned as they are to be shown; intensities stay as they are.
+  """Reads the slices of one volume, in this order and turned upright; intensities stay as they are.
 
   Args:
     files: images of one size and type, or TIFFs of several pages.
-    name: of the study.
-    given: images by role, of one channel each; `files` then holds FLAIR alone.
+    name: name of the study.
+    given: paths by role, of images with one channel each; `files` then holds only FLAIR.
 
   Raises:
-    UserError: a file is damaged, or none of a slice; or they do not go together.
+    UserError: a file is damaged or not a slice, or the files do not belong together.
   """
   paths = sequences.by_role(files, given) if given else {}
   images = {role: _stack([path]) for role, path in paths.items()} or {"flair": _stack(files)}
@@ -98,7 +98,7 @@ def _slice_names(source: SliceFile) -> list[str]:
 def _stack(
   files: Sequence[pathlib.Path],
 ) -> tuple[tuple[SliceFile, ...], Shaped[np.ndarray, "slices height width channels"], list[str]]:
-  """The files of a volume, their pixels, and what the libraries logged over them, a sentence each."""
+  """The files of a volume, their pixels, and what the libraries logged about them, a sentence each."""
   sources, images, warnings = {}, [], []
   for file in files:
     with findings.kept() as messages:
@@ -129,14 +129,14 @@ def _kind(image: np.ndarray) -> str:
 def load(
   path: pathlib.Path, *, any_channels: bool = False
 ) -> tuple[SliceFile, Shaped[np.ndarray, "slices height width channels"]]:
-  """The slice or slices of a file, turned as they are to be shown.
+  """The slice or slices of a file, turned upright.
 
   Args:
-    path: of a TIFF, PNG or JPEG.
-    any_channels: whether a TIFF may have any number of channels, and all count; otherwise it is grey or has three.
+    path: a TIFF, PNG or JPEG.
+    any_channels: whether a TIFF may have any number of channels; otherwise it must have one or three, besides alpha.
 
   Raises:
-    UserError: it is damaged, or not a slice.
+    UserError: the file is damaged, or not a slice.
   """
   with open(path, "rb") as file:
     start = file.read(26)
@@ -156,7 +156,7 @@ def load(
     raise UserError(f"{path} says it is larger than any MRI ({error}): is it damaged?") from error
   except _BROKEN as error:
     raise UserError(
-      f"{path} is damaged or of a kind of {format} that is not read ({one_line(error)}): save it again"
+      f"{path} is damaged or of a kind of {format} that is not supported ({one_line(error)}): save it again"
     ) from error
   pages = len(values) if values.ndim == 4 else None
   values = values if values.ndim == 4 else values[None]
@@ -170,8 +170,8 @@ def _read_image(
   """The pixels of a PNG or JPEG as they are shown, and their orientation."""
   if format == "PNG":
     with Image.open(path, formats=[format]) as image:
-      image.verify()  # the checksum of every part, which are not looked at where pixels are decoded
-  elif not codestreams.is_whole(path.read_bytes()):  # what is missing would be grey
+      image.verify()  # checks the checksum of every chunk, which decoding does not
+  elif not codestreams.is_whole(path.read_bytes()):  # the decoder would fill in grey
     raise UserError(f"{path} is truncated, it has no end: copy it again")
   with Image.open(path, formats=[format]) as image:
     shape, deep = (image.height, image.width, len(image.getbands())), format == "PNG" and start[24] == 16
@@ -186,12 +186,12 @@ def _read_image(
       values = imagecodecs.png_decode(path.read_bytes())
     else:
       values = np.asarray(image.convert("RGBA") if image.mode in ("P", "PA") else image)
-    turn = orientation.check(image.getexif().get(orientation.TAG), path)  # it may stand behind the pixels
+    turn = orientation.check(image.getexif().get(orientation.TAG), path)  # it may come after the pixels
   return orientation.upright(values if values.ndim == 3 else values[..., None], turn), turn
 
 
 def _check_promise(path: pathlib.Path, shape: Sequence[int], size: int) -> None:
-  """Looks at what a header says, a shape and a number of bytes, before anything is decoded."""
+  """Checks the shape and number of bytes that a header declares, before anything is decoded."""
   if max(shape, default=0) > _LONGEST or math.prod(shape) > _LARGEST_VOLUME:
     raise UserError(f"{path} says it is {' x '.join(map(str, shape))} in size, larger than any MRI: is it damaged?")
   check_expansion(size, path)
@@ -218,15 +218,15 @@ def write(
 ) -> list[pathlib.Path]:
   """Writes a mask of 0 and 255, or of labels, for each file, in its format (PNG for JPEG), and probabilities as float TIFFs.
 
-  Each is stored as its file is, pixel for pixel, with the same orientation, so that viewers turn both alike.
+  Each is stored like its file, pixel for pixel and with the same orientation, so that viewers turn both alike.
 
   Args:
-    scan: what `read` made.
-    folder: gets `masks/<stem>_mask.tif` or `.png`, and `probabilities/<stem>_probability.tif`.
-    mask: of the slices of `scan.image`.
-    probability: in 0..1, if wanted.
-    software: what made them, for the files' own descriptions.
-    classes: the name of each label; these formats have no room for them.
+    scan: a scan from `read`.
+    folder: folder for `masks/<stem>_mask.tif` or `.png`, and `probabilities/<stem>_probability.tif`.
+    mask: mask on the grid of `scan.image`.
+    probability: probabilities in 0..1, if wanted.
+    software: name and version of the software, for the files' own descriptions.
+    classes: the name of each label; not written, as these formats have no place for them.
 
   Returns:
     The files.

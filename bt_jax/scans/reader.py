@@ -36,14 +36,14 @@ FORMATS = {
 
 
 def find(path: pathlib.Path | None, given: Mapping[str, str]) -> list[Study]:
-  """The studies in a file or folder, in natural order; opens no file but for its first bytes, or a header by folder.
+  """The studies in a file or folder, in natural order; only the first bytes of files, and DICOM headers, are read.
 
   Args:
-    path: of a file, a zip or a folder; None where `given` names the files.
-    given: by role, paths without `path`, or with it the SeriesInstanceUIDs of the one DICOM study that it holds.
+    path: a file, a zip or a folder; None where `given` names the files.
+    given: paths by role where `path` is None; else SeriesInstanceUIDs by role, for the one DICOM study in `path`.
 
   Raises:
-    UserError: nothing is there that can be read, or `given` does not fit to it.
+    UserError: nothing there can be read, or `given` does not fit it.
   """
   if path is None:
     return [_of_roles(given)]
@@ -69,7 +69,7 @@ def find(path: pathlib.Path | None, given: Mapping[str, str]) -> list[Study]:
 
 
 def read(study: Study) -> Scan:
-  """Reads the files of a study, or what its zip holds.
+  """Reads the files of a study, or the contents of its zip.
 
   Raises:
     UserError: they cannot be read, or are not a scan of a head; one line that names the file.
@@ -88,7 +88,7 @@ def read(study: Study) -> Scan:
 
 
 def sha256(study: Study) -> str:
-  """Of the bytes of all its files, in their order, then of those given by role; their names do not count."""
+  """SHA-256 of the bytes of all its files in order, then of those given by role; file names do not count."""
   others = [] if study.format == "dicom" else study.given.values()
   return sha256_of([*study.files, *others])
 
@@ -97,7 +97,7 @@ def shard(studies: Sequence[Study], part: str) -> list[Study]:
   """Every n-th study from the i-th on, for a part `i/n`; i counts from 1.
 
   Raises:
-    UserError: the text is not such a part.
+    UserError: `part` is not of this form.
   """
   match = re.fullmatch(r"(\d+)/(\d+)", part, re.ASCII)
   if not match or not 1 <= int(match[1]) <= int(match[2]):
@@ -106,7 +106,7 @@ def shard(studies: Sequence[Study], part: str) -> list[Study]:
 
 
 def _title(study: Study) -> str:
-  if len(study.files) == 1:  # `flair.nii.gz` is called like its folder
+  if len(study.files) == 1:  # `flair.nii.gz` takes the name of its folder
     return in_name(stem(study.files[0]))[1] or study.files[0].absolute().parent.name
   return pathlib.Path(os.path.commonpath([file.absolute().parent for file in study.files])).name
 
@@ -114,7 +114,7 @@ def _title(study: Study) -> str:
 def _of_file(path: pathlib.Path) -> Study:
   kind = kind_of(path)
   if kind is None:
-    raise UserError(f"{path} is of no kind that is read, {EXPECTED}: convert it")
+    raise UserError(f"{path} is not of a kind that is read, {EXPECTED}: convert it")
   return Study("", "dicom" if kind == "zip" else kind, (path,), {})
 
 
@@ -173,7 +173,7 @@ def _read_zip(study: Study, name: str) -> Scan:
 
 @contextlib.contextmanager
 def _unpacked(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """A temporary folder with what a zip holds; what stands in the way of the folder is no fault of the study."""
+  """A temporary folder with the contents of a zip; errors with the folder itself are not errors of the study."""
   with contextlib.ExitStack() as stack:
     try:
       folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))

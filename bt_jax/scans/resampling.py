@@ -1,4 +1,7 @@
-"""From a scan's own grid and scale to a network's, and back, one resampling each way; pure JAX, so that an export holds it too."""
+"""Resamples scans from their own grid and scale to a network's, and outputs back, once in each direction.
+
+Pure JAX, so that an export includes it.
+"""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +15,7 @@ from bt_jax.scans.scan import extremes
 
 _BRIGHTEST = 99.9  # percentile of a channel that becomes 255; a few hot pixels should not make the rest dark
 Image = Float[Array | np.ndarray, "slices height width channels"]
-_DIMMEST = 32  # highest value of an image in 0..255; what has less is in another scale
+_DIMMEST = 32  # an image in 0..255 reaches at least this value; one that does not is in another scale
 Pixels = Any  # an int, or its symbol where an export is traced
 Aspect = float | int | Float[Array, ""]
 Channels = Float[Array | np.ndarray, "channels"]
@@ -22,20 +25,22 @@ Moments = Float[Array | np.ndarray, "slices channels"]
 def window(volume: Image, numpy=np, fixed: Sequence[float] = ()) -> tuple[Channels, Channels]:
   """The intensities of each channel that become 0 and 255, [channels] each.
 
-  A volume whose values lie in 0..255, as those of 8-bit images do, is taken as it is: the networks learned from such. Of any
-  other, also of one that is next to black in this scale, the lowest value becomes black, and the 99.9th percentile white.
+  A volume whose values lie in 0..255, as those of 8-bit images do, is used as it is: the networks were trained on such
+  images. In any other, and in one that is almost black on this scale, the lowest value becomes black and the 99.9th
+  percentile white.
 
   Args:
-    volume: whole; its scale is that of all its slices.
+    volume: the whole volume, as one scale serves all its slices.
     numpy: `numpy`, or `jax.numpy` where the volume is traced.
-    fixed: the two intensities, where the data set has the same for every volume, as of CT; see `DatasetInfo.window`.
+    fixed: the two intensities, where they are the same for every volume of the data set, as in CT; see
+      `DatasetInfo.window`.
   """
   if fixed:
     low, high = fixed
     return np.full(volume.shape[-1], low, np.float32), np.full(volume.shape[-1], high, np.float32)
   low, highest = extremes(volume)
   high = numpy.percentile(volume, _BRIGHTEST, axis=(0, 1, 2))
-  high = numpy.where(high > low, high, highest)  # all but a few voxels are alike
+  high = numpy.where(high > low, high, highest)  # all but a few voxels have one value
   as_it_is = (low.min() >= 0) & (highest.max() >= _DIMMEST) & (highest.max() <= 255)
   return numpy.where(as_it_is, 0.0, low), numpy.where(as_it_is, 255.0, high)
 
@@ -49,19 +54,19 @@ def _placement(height: Pixels, width: Pixels, aspect: Aspect, size: int) -> tupl
   """(scale, translation) of rows and columns from a grid of this size to the middle of a network's grid.
 
   Args:
-    height: of the grid.
-    width: of the grid.
-    aspect: mm of a row by mm of a column; the image keeps its shape in mm.
-    size: of the network's grid.
+    height: height of the grid in pixels.
+    width: width of the grid in pixels.
+    aspect: height of a pixel in mm divided by its width; the image keeps its shape in mm.
+    size: size of the network's grid in pixels.
   """
   shape = jnp.stack([jnp.asarray(height, jnp.float32) * aspect, jnp.asarray(width, jnp.float32)])
   factor = size / shape.max()
-  # Whole pixels, so that a picture which is only padded is not blurred.
+  # Whole pixels, so that an image which is only padded is not blurred.
   return factor * jnp.array([aspect, 1.0]), jnp.round((size - shape * factor) / 2)
 
 
 def to_network(image: Image, size: int, aspect: Aspect = 1.0) -> Float[Array, "slices {size} {size} channels"]:
-  """Resamples linearly to `size` x `size`, the longer side filling it, what is left over black."""
+  """Resamples linearly to `size` x `size`; the longer side fills it, and the rest is black."""
   slices, height, width, channels = image.shape
   factor, offset = _placement(height, width, aspect, size)
   return jax.image.scale_and_translate(image, (slices, size, size, channels), (1, 2), factor, offset, "linear")
@@ -70,7 +75,7 @@ def to_network(image: Image, size: int, aspect: Aspect = 1.0) -> Float[Array, "s
 def to_own(
   image: Float[Array | np.ndarray, "slices size size classes"], height: Pixels, width: Pixels, aspect: Aspect = 1.0
 ) -> Float[Array, "slices height width classes"]:
-  """Undoes `to_network`, linearly."""
+  """The inverse of `to_network`, resampled linearly."""
   slices, size, _, classes = image.shape
   factor, offset = _placement(height, width, aspect, size)
   return jax.image.scale_and_translate(
@@ -80,7 +85,7 @@ def to_own(
 
 def moments(image: Image) -> tuple[Moments, Moments]:
   """Mean and variance of each slice and channel."""
-  mean = image.mean(1).mean(1)  # of means: one sum of all would lose digits in float32
+  mean = image.mean(1).mean(1)  # a mean of means: one sum over all pixels would lose digits in float32
   return mean, ((image - mean[:, None, None]) ** 2).mean(1).mean(1)
 
 
@@ -91,9 +96,9 @@ def of_volume(
   width: Pixels,
   aspect: Aspect = 1.0,
 ) -> tuple[Channels, Channels]:
-  """Mean and standard deviation of each channel of a volume, out of its `moments`.
+  """Mean and standard deviation of each channel of a volume, from its `moments`.
 
-  As in the data set they are those of a square image: what `to_network` fills with black counts.
+  As in the data set, they are those of a square image: the black that `to_network` adds counts.
   """
   rows, columns = jnp.asarray(height, jnp.float32) * aspect, jnp.asarray(width, jnp.float32)
   share = rows * columns / jnp.maximum(rows, columns) ** 2

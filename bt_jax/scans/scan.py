@@ -1,4 +1,4 @@
-"""One scan as the networks want it, whatever file it came from, and the way back to the file's own grid."""
+"""One scan in the form that networks take, whatever its files, and the inverse to the files' own grid."""
 
 import dataclasses
 import math
@@ -18,23 +18,23 @@ NOTICE = "For research only, never clinical use."  # stands in every output
 _MOST_VOXELS = 2**27  # 1.6 GB of three channels in float32
 _LONGEST = 2**13  # along any axis
 _MOST_SLICES = 2**11
-# A range of intensities below these is rounding alone: as a share of them, and in any unit; what is above is not an intensity.
+# A range of intensities below these is only rounding: relative to the values, and absolute. One above the last is an error.
 _FLAT, _LEAST_SPAN, _MOST_SPAN = 1e-6, 1e-9, 1e30
 _RATIO, _SMALL = (
   100,
   2**24,
-)  # bytes out of one, beyond so many bytes; real scans pack to a fifth, empty margins to 1 : 50
+)  # largest expansion, of files beyond so many bytes; real scans pack to a fifth, empty margins to 1 : 50
 
-# Of the sides of voxels, and of the longest side of a volume: of a head with some margin, or of a good part of a brain.
+# Limits for the sides of voxels, and for the longest side of a volume: a head with some margin, or a good part of a brain.
 FINEST_MM, COARSEST_MM, _SMALLEST_HEAD_MM, _LARGEST_VIEW_MM = 0.05, 50.0, 50.0, 1000.0
-_MANY = 64  # voxels along the longest axis, of fewer than which a volume may be cut out of a head
+_MANY = 64  # a volume with fewer voxels along its longest axis may be cut out of a head
 _SAME = 0.05  # of a voxel
-_SQUARE = 0.01  # by how much pixels may be higher than wide where nothing of their size can be believed
-_SHEARED, _MOST_SHEARED = 1.0, 60.0  # degrees: what is worth a word, and what no gantry tilts
-FARTHEST_MM = 5000.0  # from the middle of the scanner, which a table moves through
+_SQUARE = 0.01  # by how much the sides of pixels may differ where their size is implausible
+_SHEARED, _MOST_SHEARED = 1.0, 60.0  # degrees: what is worth a warning, and what no gantry tilt explains
+FARTHEST_MM = 5000.0  # from the scanner's centre, through which the table moves
 
-# Slices run from the feet to the head, rows from front to back, columns from the patient's right to the left: the way
-# the published slices lie. As nibabel counts axes: columns, rows, slices.
+# Slices run from the feet to the head, rows from front to back, columns from the patient's right to the left, as
+# in the published slices. In nibabel's order of axes: columns, rows, slices.
 _AXIAL = orientations.axcodes2ornt(("L", "P", "S"))
 
 
@@ -46,17 +46,17 @@ class Scan:
   """One scan.
 
   Attributes:
-    name: of the study, for people.
-    format: of its files, a name of `studies.FORMATS`.
-    image: float32 [slices, height, width, channels], of the networks, for LGG pre-contrast, FLAIR and post-contrast; in
-      whatever scale the file has; axial, where the file says how it lies.
-    spacing_mm: between slices, rows and columns; None where the file does not say.
+    name: name of the study, for people.
+    format: format of its files, a name of `reader.FORMATS`.
+    image: float32 [slices, height, width, channels], with the channels of the networks (for LGG pre-contrast, FLAIR and
+      post-contrast) in the scale of the files; axial, where the files give their orientation.
+    spacing_mm: distances between slices, rows and columns; None where the files do not say.
     roles: what each channel was read from, in words.
     slice_names: what each slice is called in outputs, e.g. the stem of its file or `0012`.
     warnings: what to know about the files, a sentence each.
-    ood_warnings: what says that this is not a scan for the networks, a sentence each.
-    sha256: of the bytes of its files; empty where it is of none.
-    source: what its format needs to write a mask like it.
+    ood_warnings: reasons why this may not be a scan for the networks, a sentence each.
+    sha256: SHA-256 of the bytes of its files; empty where there are none.
+    source: what its format needs to write a mask on the same grid.
   """
 
   name: str
@@ -75,15 +75,15 @@ class Scan:
 
 
 def extremes(image: Any) -> tuple[Any, Any]:
-  """The lowest and highest value of each channel, [channels] each; axis by axis, as NumPy is slow to do it at once."""
+  """The lowest and highest value of each channel, [channels] each; axis by axis, as NumPy is slow over all at once."""
   return image.min(0).min(0).min(0), image.max(0).max(0).max(0)
 
 
 def check_size(shape: Sequence[int], where: Any) -> None:
-  """Raises UserError where a volume, by its header, is larger than any of a head; before its values are read.
+  """Raises UserError where a header declares a volume larger than any MRI of a head, before its values are read.
 
   Args:
-    shape: without channels.
+    shape: shape without channels.
     where: the file, or the name of the study.
   """
   if math.prod(shape) > _MOST_VOXELS or max(shape, default=0) > _LONGEST:
@@ -93,15 +93,15 @@ def check_size(shape: Sequence[int], where: Any) -> None:
 
 
 def check_expansion(size: int, path: pathlib.Path) -> None:
-  """Raises UserError where a file unpacks to so many bytes out of so few that no scan can be in it.
+  """Raises UserError where a file would unpack to more bytes than a scan of its packed size can hold.
 
   Args:
-    size: of what it says it holds, in bytes, before it is unpacked.
-    path: of the file.
+    size: unpacked size in bytes that the file declares.
+    path: the file.
   """
   if size > max(_SMALL, path.stat().st_size * _RATIO):
     raise UserError(
-      f"{path} says that it unpacks to {size:,} bytes, over {_RATIO} out of one, as no scan does: damaged or truncated, "
+      f"{path} says that it unpacks to {size:,} bytes, over {_RATIO} times its size, as no scan does: damaged or truncated, "
       "copy it again"
     )
 
@@ -121,14 +121,14 @@ def check_finite(image: Shaped[np.ndarray, "... channels"], where: Any) -> None:
   """Raises UserError where a value is NaN or infinite; `where` is the file, or the name of the study."""
   if image.size and not np.isfinite(extremes(image)).all():
     count = int((~np.isfinite(image)).any(-1).sum())
-    raise UserError(f"{where} has {count} voxels that are not finite (NaN or infinite): replace them before")
+    raise UserError(f"{where} has {count} voxels that are not finite (NaN or infinite): replace them first")
 
 
 def check_range(image: Shaped[np.ndarray, "... channels"], where: Any) -> None:
-  """Raises UserError where a channel, of one or of `CHANNELS`, is flat: of one value, or next to it, or beyond float32.
+  """Raises UserError where the values of a channel are all or nearly the same, or beyond any range of intensities.
 
   Args:
-    image: as it is stored.
+    image: values as stored; three channels are called by the names of `CHANNELS`.
     where: the file, or the name of the study.
   """
   if not image.size:
@@ -148,12 +148,12 @@ def check_range(image: Shaped[np.ndarray, "... channels"], where: Any) -> None:
 def fill_roles(
   arrays: dict[str, Shaped[np.ndarray, "..."]], origins: dict[str, str], name: str
 ) -> tuple[Float[np.ndarray, "... 3"], dict[str, str], list[str]]:
-  """The three channels out of those that were found; FLAIR stands in for the others, as in the published slices.
+  """The three channels from the sequences that were found; FLAIR stands in for the others, as in the published slices.
 
   Args:
-    arrays: of one shape, by role, a name of `CHANNELS`.
+    arrays: arrays of one shape, by role, a name of `CHANNELS`.
     origins: what each was read from, in words.
-    name: of the study.
+    name: name of the study.
 
   Returns:
     The channels in the last axis, what each was read from, and a warning for those replaced.
@@ -166,7 +166,7 @@ def fill_roles(
   shapes = {role: array.shape for role, array in arrays.items()}
   if len(set(shapes.values())) > 1:
     sizes = ", ".join(f"{role} {' x '.join(map(str, shape))}" for role, shape in shapes.items())
-    raise UserError(f"the sequences of {name} differ in size ({sizes}): register and resample them to FLAIR before")
+    raise UserError(f"the sequences of {name} differ in size ({sizes}): register and resample them to FLAIR first")
   missing = [role for role in CHANNELS if role not in arrays]
   image = np.stack([arrays.get(role, arrays["flair"]) for role in CHANNELS], axis=-1).astype(np.float32, copy=False)
   roles = {role: origins.get(role, f"FLAIR in its place: {origins['flair']}") for role in CHANNELS}
@@ -175,18 +175,18 @@ def fill_roles(
 
 
 def same_grid(one: Float[np.ndarray, "4 4"], other: Float[np.ndarray, "4 4"], shape: Sequence[int]) -> bool:
-  """Whether two volumes of one shape lie alike: no corner is off by more than a twentieth of the smallest side of a voxel.
+  """Whether two volumes of one shape have the same grid: no corner is off by more than a twentieth of the smallest side of a voxel.
 
   Args:
     one: affine from indices to mm, in the order of axes of `shape`.
-    other: another.
+    other: the other affine.
     shape: voxels along the three axes.
   """
   return bool(apart_mm(one, other, shape) <= _SAME * np.linalg.norm(other[:3, :3], axis=0).min())
 
 
 def apart_mm(one: Float[np.ndarray, "4 4"], other: Float[np.ndarray, "4 4"], shape: Sequence[int]) -> float:
-  """The largest distance between corners of a volume as two affines place it; see `same_grid`."""
+  """The largest distance between the same corners of a volume under two affines; see `same_grid`."""
   corners = np.stack(np.meshgrid(*([-0.5, size - 0.5] for size in shape), [1.0], indexing="ij"), -1).reshape(-1, 4)
   return float(np.linalg.norm((corners @ (one - other).T)[:, :3], axis=1).max())
 
@@ -195,28 +195,28 @@ def to_axial(array: Shaped[np.ndarray, "..."], affine: Float[np.ndarray, "4 4"])
   """Turns [i, j, k, ...] into [slices, rows, columns, ...] by flips and swaps of axes alone.
 
   Args:
-    array: as it lies in the file.
-    affine: from (i, j, k) to mm, to the right, front and head (RAS), as nibabel has it; oblique ones go to the nearest axes.
+    array: array as stored in the file.
+    affine: from (i, j, k) to mm in RAS, as in nibabel; oblique volumes are turned to the nearest axes.
 
   Raises:
-    UserError: the affine is not one of a volume.
+    UserError: the affine is singular.
   """
   turned = orientations.apply_orientation(array, orientations.ornt_transform(orientation_of(affine), _AXIAL))
   return np.moveaxis(turned, (0, 1, 2), (2, 1, 0))
 
 
 def from_axial(array: Shaped[np.ndarray, "..."], affine: Float[np.ndarray, "4 4"]) -> Shaped[np.ndarray, "..."]:
-  """Undoes `to_axial`, exactly."""
+  """The exact inverse of `to_axial`."""
   turned = np.moveaxis(array, (2, 1, 0), (0, 1, 2))
   return orientations.apply_orientation(turned, orientations.ornt_transform(_AXIAL, orientation_of(affine)))
 
 
 def axial_spacing(affine: Float[np.ndarray, "4 4"]) -> tuple[float, float, float]:
-  """Mm between slices, rows and columns once an array of this affine is axial.
+  """Distances in mm between slices, rows and columns once an array with this affine is axial.
 
-  Each is measured at right angles to the slices, or within them to the rows: then the three multiply to the volume of a
-  voxel, which is the determinant of the affine, and the last two to the area of a pixel, also where a tilted gantry has
-  shifted the slices against each other.
+  Slice distances are measured at right angles to the slices, and row distances at right angles to the rows. The product
+  of all three is then the volume of a voxel, the determinant of the affine, and that of the last two the area of a pixel,
+  even where a tilted gantry has shifted the slices against each other.
   """
   axes = affine[:3, :3][:, np.argsort(orientation_of(affine)[:, 0])]  # columns, rows, slices
   columns, rows, slices = np.abs(np.diag(np.linalg.qr(axes).R)).tolist()
@@ -224,10 +224,10 @@ def axial_spacing(affine: Float[np.ndarray, "4 4"]) -> tuple[float, float, float
 
 
 def check_shear(affine: Float[np.ndarray, "4 4"], where: Any) -> list[str]:
-  """A warning where the axes of a volume are not at right angles, as behind a tilted gantry.
+  """A warning where the axes of a volume are not at right angles, as after a gantry tilt.
 
   Raises:
-    UserError: they are so far from it that no gantry was tilted; `where` is the file, or the name of the series.
+    UserError: no gantry tilt explains the angle; `where`, the file or the name of the series, is in the message.
   """
   axes = affine[:3, :3] / np.linalg.norm(affine[:3, :3], axis=0)
   degrees = float(np.degrees(np.arcsin(min(np.abs(axes.T @ axes - np.eye(3)).max(), 1.0))))
@@ -243,11 +243,11 @@ def check_shear(affine: Float[np.ndarray, "4 4"], where: Any) -> list[str]:
 
 
 def implausible_size(shape: Sequence[int], spacing_mm: Sequence[float]) -> str | None:
-  """Says, as part of a sentence, in what a volume of this size in mm is none of a head; None where it may be one.
+  """Why a volume of this size in mm cannot be of a head, as part of a sentence; None where it can.
 
   Args:
-    shape: of slices, rows and columns.
-    spacing_mm: between them.
+    shape: numbers of slices, rows and columns.
+    spacing_mm: distances between slices, rows and columns.
   """
   longest = max(size * length for size, length in zip(shape, spacing_mm, strict=True))
   sides = " x ".join(f"{length:.3g}" for length in spacing_mm)
@@ -262,7 +262,7 @@ def leave_out(reason: str, spacing_mm: Sequence[float], where: Any) -> str:
   """The warning that sizes in mm are left out for this reason, see `implausible_size`.
 
   Raises:
-    UserError: pixels are not square by them: then the shape of the slice is not known either.
+    UserError: pixels are not square by these sizes, so that the shape of the slices is unknown, too.
   """
   _, rows, columns = spacing_mm
   if abs(rows - columns) > _SQUARE * max(rows, columns):
@@ -273,7 +273,7 @@ def leave_out(reason: str, spacing_mm: Sequence[float], where: Any) -> str:
 
 
 def orientation_of(affine: np.ndarray) -> np.ndarray:
-  """For each axis of the array, the axis of the patient it runs along, and which way."""
+  """For each axis of the array, the axis of the patient it runs along, and in which direction."""
   axes = affine[:3, :3]
   lengths = np.linalg.norm(axes, axis=0)
   if not np.isfinite(affine).all() or not lengths.all() or abs(np.linalg.det(axes / lengths)) < 1e-6:

@@ -1,6 +1,6 @@
-"""Which sequence a file, a series or a channel holds: by the words of its name, or by the order of channels.
+"""The sequence that a file, series or channel holds, by the words of its name or by the order of channels.
 
-One set of word lists serves NIfTI, images and DICOM, so that a sequence is called alike whatever it is stored as.
+One set of word lists serves NIfTI, images and DICOM, so that a name means the same in every format.
 """
 
 import itertools
@@ -16,8 +16,8 @@ from bt_jax.errors import UserError
 from bt_jax.schema import CHANNELS
 
 _PLANE = r"(?:ax|axi|axial|sag|cor|tra|trans|obl|iso|fs|wip|s|e|v|cs|2d|3d|c|ce)?"
-# Whole words, of letters and digits, in the order in which they decide: what is made out of a FLAIR is none, a T1 FLAIR
-# is T1, `t2_flair` is FLAIR.
+# Whole words of letters and digits, in order of precedence: a map made from FLAIR is not FLAIR, a T1 FLAIR is T1, and
+# `t2_flair` is FLAIR.
 _WORDS = {
   "mask": r"[a-z]*seg(?:m[a-z]*|s)?|masks?|label(?:s|map|maps)?|labels(?:tr|ts|val)|probabilit(?:y|ies)|annotations?"
   r"|glistr[a-z]*|truth|groundtruth|gt|rois?",
@@ -28,12 +28,12 @@ _WORDS = {
   "t2": rf"{_PLANE}t2[a-z0-9]*|pd|pdw|pdfs|proton|stir|haste|fiesta|ciss|loc",
 }
 _WORDS = {kind: re.compile(pattern) for kind, pattern in _WORDS.items()}
-# Of names of files, in which they stand for T1 with contrast and without even where T1 is not spoken of.
+# Words in file names that stand for T1 without or with contrast, even where T1 is not mentioned.
 _BARE = {
   "pre": re.compile(r"pre(?:contrast|gad|gd|km|c)?|without|nativ|native|unenhanced"),
   "post": re.compile(r"post(?:contrast|gad|gd|km|c)?|contrast|ce|gd|gad[a-z]*|km"),
 }
-# Words of T1 with contrast and of T1 without, between characters that are not letters: `t1_ce` and `t1ce` both do.
+# Words for T1 without and with contrast, between characters that are not letters: both `t1_ce` and `t1ce` match.
 _WITHOUT = re.compile(
   r"(?<![a-z])(?:pre.?(?:contrast|gd|gad[a-z]*|km|c)?|without|w/?o|no|non|nativ[a-z]*|unenhanced|ohne|plain|c-"
   r"|-\s?c(?! ?-?spine))(?![a-z])"
@@ -46,8 +46,8 @@ _TARGET = re.compile(
   r"[-_ ](?:to|in|on)[-_ ]?(?:t1|t2|flair)[a-z0-9]*|[-_ ]space-t[12]w", re.IGNORECASE
 )  # registered to
 _WITH_C = re.compile(r"(t1w?)[-_ +]+c(?![a-z0-9])", re.IGNORECASE)  # `t1_c` is `t1c`, while before T1 a c is a name
-_SUBJECT = re.compile(r"sub(?=[-_])", re.IGNORECASE)  # as BIDS begins names, and no subtraction
-# What says nothing more beside it, as `t2` in `t2_flair`.
+_SUBJECT = re.compile(r"sub(?=[-_])", re.IGNORECASE)  # the first word of BIDS names, not a subtraction
+# Words that add nothing to a role, such as `t2` in `t2_flair`.
 _OF_T1 = (_WORDS["t1"], _WORDS["flair"], *_BARE.values())
 _SPENT = {"flair": (_WORDS["flair"], _WORDS["t2"], re.compile("dark")), "pre": _OF_T1, "post": _OF_T1}
 IN_WORDS = {
@@ -57,27 +57,27 @@ IN_WORDS = {
 
 
 def stem(path: pathlib.Path) -> str:
-  """The name of a file without its suffix, be it `.nii.gz`."""
+  """The name of a file without its suffix, also where that is `.nii.gz`."""
   return path.name[: -len(".nii.gz")] if path.name.lower().endswith(".nii.gz") else path.stem
 
 
 def kind_in(text: str) -> str | None:
-  """The kind of sequence that a text speaks of: `mask`, `other`, `t1`, `flair` or `t2`; None where it does not say."""
+  """The kind of sequence that a text mentions: `mask`, `other`, `t1`, `flair` or `t2`; None where it does not say."""
   words = re.split(r"[^a-z0-9]+", text.lower())
   return next((kind for kind, pattern in _WORDS.items() if any(map(pattern.fullmatch, words))), None)
 
 
 def contrast_in(text: str) -> bool | None:
-  """Whether a text that speaks of T1 says it was taken with contrast, or without; None where it does not say."""
+  """Whether a text about T1 says that it was taken with contrast; None where it does not say."""
   text = text.lower().replace("_", " ")
   return not _WITHOUT.search(text) if _WITHOUT.search(text) or _WITH.search(text) else None
 
 
 def in_name(stem: str) -> tuple[str | None, str]:
-  """The sequence that a file's name speaks of, and the name without the words for it.
+  """The sequence that a file's name mentions, and the name without the words for it.
 
   Args:
-    stem: e.g. `BraTS-GLI-00001-t2f`.
+    stem: name without its suffix, e.g. `BraTS-GLI-00001-t2f`.
 
   Returns:
     A name of `CHANNELS`, `t2`, `mask` for what is not an image, `other` for diffusion, maps and the like, or None where the
@@ -107,11 +107,11 @@ def by_role(paths: Sequence[pathlib.Path], given: Mapping[str, str]) -> dict[str
   """The file of each role, in the order of `CHANNELS`.
 
   Args:
-    paths: of FLAIR, where `given` has none.
+    paths: the file of FLAIR, where `given` has none.
     given: paths by role.
 
   Raises:
-    UserError: a file is not there, or stands for two roles.
+    UserError: a file does not exist, or is given for two roles.
   """
   path_of = {"flair": paths[0], **{role: pathlib.Path(path) for role, path in given.items()}}
   for role, path in path_of.items():
@@ -130,7 +130,7 @@ def by_role(paths: Sequence[pathlib.Path], given: Mapping[str, str]) -> dict[str
 def by_channel(
   image: Shaped[np.ndarray, "... channels"], path: pathlib.Path
 ) -> tuple[dict[str, np.ndarray], dict[str, str], list[str]]:
-  """The channels of one image: one is FLAIR, three are pre-contrast, FLAIR and post-contrast, as in the published slices.
+  """The channels of one image: one channel is FLAIR, three are pre-contrast, FLAIR and post-contrast, as in the published slices.
 
   Returns:
     Arrays by role, what each was read from, in words, and warnings; for `scan.fill_roles`.
@@ -150,10 +150,10 @@ def by_channel(
 def one_each(
   images: Mapping[str, Shaped[np.ndarray, "... channels"]], paths: Mapping[str, pathlib.Path]
 ) -> tuple[dict[str, np.ndarray], dict[str, str], list[str]]:
-  """The same of images given by role, of one channel each.
+  """Like `by_channel`, for images given by role, with one channel each.
 
   Raises:
-    UserError: one has three.
+    UserError: an image has more than one channel.
   """
   for role, image in images.items():
     if image.shape[-1] != 1:

@@ -1,4 +1,4 @@
-"""Finds the studies in a folder, by the names and first bytes of its files, and the headers of those of DICOM."""
+"""Finds the studies in a folder, by the names and first bytes of its files, and by DICOM headers."""
 
 import os
 import pathlib
@@ -14,7 +14,7 @@ from bt_jax.scans.sequences import stem
 _OUTPUTS = re.compile(r"(.*_)?(mask|probability|overlay)|contact_sheet", re.IGNORECASE)
 _NO_SCANS = re.compile(
   r"masks?|labels?(tr|ts|val)?|segmentations?|annotations?|probabilities|overlays", re.IGNORECASE
-)  # of folders
+)  # names of folders
 _LAST_NUMBER = re.compile(r"[-_. ]*\d+(?!.*\d)")
 
 
@@ -22,7 +22,7 @@ def find_in(root: pathlib.Path) -> list[Study]:
   """The studies below a folder, in natural order of their names.
 
   Args:
-    root: searched with all folders in it; links are followed.
+    root: the folder, searched with all folders in it; links are followed.
 
   Raises:
     UserError: there is nothing that can be read, or a folder cannot be listed.
@@ -50,10 +50,10 @@ def find_in(root: pathlib.Path) -> list[Study]:
 
 
 def _by_study(folders: Sequence[Sequence[pathlib.Path]]) -> list[list[pathlib.Path]]:
-  """DICOM files of several folders by study; what holds no image, as a DICOMDIR, is left out.
+  """Groups the DICOM files of several folders by study; files without an image, such as a DICOMDIR, are left out.
 
-  Files of one folder stay together, for a reader to refuse where they are of several studies; so do folders that share
-  a patient and a StudyInstanceUID. A file whose header does not say which is of the study of its folder.
+  Files of one folder stay together: if they belong to several studies, reading them is refused. Folders that share a
+  patient and a StudyInstanceUID are joined. A file whose header does not name its study goes with its folder.
   """
   groups: list[tuple[set[tuple[str, str]], list[pathlib.Path]]] = []
   for files in folders:
@@ -74,7 +74,7 @@ def _walk(root: pathlib.Path) -> Iterator[tuple[pathlib.Path, list[pathlib.Path]
 
 
 def _volumes(files: Sequence[pathlib.Path]) -> list[tuple[str, tuple[pathlib.Path, ...]]]:
-  """Images of one folder by the volume they are slices of: alike but for the last number of the name."""
+  """Groups the images of one folder into volumes, whose slices differ only in the last number of their names."""
   groups: dict[tuple[str, str], list[pathlib.Path]] = {}
   for file in files:
     kind = {".tiff": ".tif", ".jpeg": ".jpg"}.get(file.suffix.lower(), file.suffix.lower())
@@ -87,14 +87,14 @@ def _volumes(files: Sequence[pathlib.Path]) -> list[tuple[str, tuple[pathlib.Pat
 
 
 def _below(root: pathlib.Path, study: Study) -> str:
-  """The path of a study below the root; that of its folder, where it is called like it or not at all."""
+  """The path of a study below the root; that of its folder, where the study has the folder's name or none."""
   folder = study.files[0].parent
   path = folder if study.name in ("", folder.name) else folder / study.name
   return path.relative_to(root).as_posix() if path != root else ""
 
 
 def _named_apart(studies: list[Study], root: pathlib.Path) -> list[Study]:
-  """No two of one name; none without, but for a study that is all there is and lies directly in the root."""
+  """Gives each study a name of its own, and none to a single study directly in the root."""
   if len(studies) == 1 and (not studies[0].name or studies[0].files[0].parent == root):
     return [studies[0]._replace(name="")]
   names = [study.name or root.absolute().name or "study" for study in studies]

@@ -1,4 +1,4 @@
-"""TIFFs read to their end: every page of the chain, no page fewer than declared, upright."""
+"""Reads TIFFs completely: every page of the chain, as many pages as declared, turned upright."""
 
 import math
 import pathlib
@@ -16,9 +16,9 @@ from bt_jax.scans import codestreams, orientation
 _MOST_PAGES = 2**16
 _CODESTREAMS = (7, 33003, 33004, 33005, 34712)  # the compressions of JPEG and JPEG 2000
 _SHORT = 3  # the type of a 16-bit number
-# Of one value of each type (TIFF 6.0, page 15, and BigTIFF).
+# Bytes of one value of each type (TIFF 6.0, page 15, and BigTIFF).
 _BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-# By version: the formats of an offset and of a count of tags, where the first offset stands, and bytes of a tag.
+# By version: the formats of an offset and of a tag count, the position of the first offset, and the bytes of a tag.
 _LAYOUTS = {42: ("I", "H", 4, 12), 43: ("Q", "Q", 8, 20)}
 
 
@@ -26,8 +26,8 @@ def orientations(path: pathlib.Path) -> list[int]:
   """The orientation of every page, by following the chain of pages to its end.
 
   Raises:
-    UserError: the chain, or a tag, leaves the file, as where it is truncated; it runs in a circle; or a page has no such
-      orientation.
+    UserError: the chain or a tag leads beyond the end of the file, as in a truncated one; the chain is circular; or the
+      orientation of a page is invalid.
   """
   pages, seen, end = [], set(), path.stat().st_size
   with open(path, "rb") as file:
@@ -60,7 +60,7 @@ def orientations(path: pathlib.Path) -> list[int]:
 
 
 def _orientation(tags: bytes, order: str, large: bool, end: int) -> int | None:
-  """The value of the tag, of a page whose tags have all their values within the file; raises UserError if not."""
+  """The orientation of a page; raises ValueError where a tag has values beyond the end of the file."""
   size, head, inline, offset = (20, "HHQ", 8, "Q") if large else (12, "HHI", 4, "I")
   value = None
   for start in range(0, len(tags), size):
@@ -74,13 +74,13 @@ def _orientation(tags: bytes, order: str, large: bool, end: int) -> int | None:
 
 
 def is_stack(path: pathlib.Path) -> bool:
-  """Whether this is a TIFF of several pages, a volume of its own; raises what tifffile does where it is damaged."""
+  """Whether this is a TIFF of several pages, a volume of its own; raises errors of tifffile where it is damaged."""
   with _opened(path) as tiff:
     return len(tiff.series) == 1 and tiff.series[0].ndim > tiff.series[0].keyframe.ndim
 
 
 def _opened(path: pathlib.Path) -> Any:
-  """The file; pages that tifffile wrote one by one are one series, and files that OME names beside it stay closed."""
+  """Opens a file; pages that tifffile wrote one by one are one series, and other files that its OME header names stay closed."""
   import tifffile
 
   tiff = tifffile.TiffFile(path, _multifile=False)
@@ -93,14 +93,14 @@ def _opened(path: pathlib.Path) -> Any:
 def read(
   path: pathlib.Path, check_size: Callable[[Sequence[int], int], None]
 ) -> tuple[Shaped[np.ndarray, "... height width channels"], int]:
-  """The pixels of a TIFF as they are shown, [height, width, channels] or with its pages before, and their orientation.
+  """The upright pixels of a TIFF, [height, width, channels] or [pages, height, width, channels], and their orientation.
 
   Args:
-    path: of the file.
+    path: the file.
     check_size: raises UserError for a shape and a number of bytes that are too large to be decoded.
 
   Raises:
-    UserError: it is truncated, holds fewer or more pages than it declares, or no slices of one volume.
+    UserError: it is truncated, holds fewer or more pages than it declares, or is not one volume of slices.
     ValueError: tags contradict each other, or pixels cannot be decoded.
   """
   turned = orientations(path)
@@ -116,7 +116,7 @@ def read(
       check_size(series.shape, math.prod(series.shape) * series.dtype.itemsize)
       _check_pages(tiff, series, len(turned), path)
       _check_segments(series, path)
-      # One thread, as what others log is not heard.
+      # One thread, because what others log is not collected.
       values, page, axes, colours = series.asarray(maxworkers=1), series.keyframe, series.axes, series.keyframe.colormap
   except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError) as error:
     raise ValueError(f"{type(error).__name__} {error}") from error  # tifffile's, where tags contradict each other
@@ -130,7 +130,7 @@ def read(
 
 
 def _check_pages(tiff: Any, series: Any, chain: int, path: pathlib.Path) -> None:
-  """Raises UserError where a page is missing, by the chain, or by what ImageJ, OME or tifffile wrote of their number."""
+  """Raises UserError where fewer pages can be read than the chain has, or not as many as ImageJ, OME or tifffile declared."""
   count = math.prod(series.shape) // max(math.prod(series.keyframe.shape), 1)
   declared = _declared(tiff, series.keyframe)
   if any(page is None for page in series.pages) or count < chain or (declared and count not in declared):
@@ -168,7 +168,7 @@ def _planes(pixels: ElementTree.Element) -> int:
 
 
 def _check_segments(series: Any, path: pathlib.Path) -> None:
-  """Raises UserError where pixels lie beyond the end of the file, or nowhere: tifffile would read zeros."""
+  """Raises UserError where pixels lie beyond the end of the file or were never written: tifffile would read zeros."""
   size = path.stat().st_size
   segments = [segment for page in series.pages for segment in zip(page.dataoffsets, page.databytecounts, strict=True)]
   if not segments or any(start <= 0 or length <= 0 or start + length > size for start, length in segments):
@@ -183,7 +183,7 @@ def _check_segments(series: Any, path: pathlib.Path) -> None:
 
 
 def _as_shown(values: np.ndarray, page: Any, colours: np.ndarray | None, path: pathlib.Path) -> np.ndarray:
-  """Larger numbers are brighter."""
+  """Grey or RGB pixels in which larger numbers are brighter."""
   from tifffile import COMPRESSION, PHOTOMETRIC
 
   decoded = PHOTOMETRIC.YCBCR if page.compression == COMPRESSION.JPEG else None

@@ -1,4 +1,4 @@
-"""What the server answers: the page, predictions and masks; nothing stays but what it was asked to keep."""
+"""The answers of the server: the page, predictions and masks; nothing is stored but what it was asked to keep."""
 
 import contextlib
 import io
@@ -33,7 +33,7 @@ _PAGE = pathlib.Path(__file__).parent / "page"
 
 @runtime_checkable
 class Predictor(Protocol):
-  """What predicts: an `inference.predictor.Predictor`, or what has the same three names."""
+  """The interface of a predictor: `inference.predictor.Predictor`, or any object with these three members."""
 
   about: dict[str, Any]
   info: DatasetInfo
@@ -52,11 +52,11 @@ def make_app(
   """The application: `/` the page, `/about`, `/predict` and `/mask`.
 
   Args:
-    predictor: is asked for one scan at a time.
-    host: the address it listens on; one of this machine alone answers to its own names only.
-    limit_mb: of one scan's files together, in MB of 2**20 bytes.
-    limit_files: of one scan.
-    keep: folder where each prediction gets a numbered one; None: nothing is kept.
+    predictor: predicts one scan at a time.
+    host: the address to listen on; a server on a loopback address answers only to local names.
+    limit_mb: largest total size of one scan's files, in MB of 2**20 bytes.
+    limit_files: largest number of files of one scan.
+    keep: folder in which each prediction gets a numbered folder; None to keep nothing.
   """
   service = _Service(predictor, uploads.Limits(limit_mb * 2**20, limit_files), keep)
   return Starlette(
@@ -89,14 +89,14 @@ class _Service:
     )
 
   async def predict(self, request: Request) -> Response:
-    """A scan's files in, `transport.pack` out."""
+    """Takes a scan's files, and answers with `transport.pack`."""
     async with _uploaded(request, self._limits) as (folder, upload):
       content = await self._in_turn(request, self._predicted, folder, upload)
     return Response(content, media_type="application/octet-stream", headers={"Content-Encoding": "gzip"})
 
   async def mask(self, request: Request) -> Response:
-    """A scan's files and the page's mask in, the mask in the files' format out: one file, or a zip of several."""
-    # The mask comes beside a scan that was let through without it.
+    """Takes a scan's files and the page's mask, and answers with the mask in their format: one file, or a zip of several."""
+    # The mask comes in addition to a scan that was within the limits without it.
     limits = uploads.Limits(2 * self._limits.bytes, self._limits.files)
     async with _uploaded(request, limits) as (folder, upload):
       if upload.mask is None:
@@ -106,11 +106,11 @@ class _Service:
     return Response(content, media_type="application/octet-stream", headers={"Content-Disposition": where})
 
   async def _in_turn(self, request: Request, work: Callable, *given: Any) -> Any:
-    """What `work` gives, in a thread; one at a time, as memory and the accelerator are for one."""
+    """Runs `work` in a thread, one at a time, as memory and the accelerator suffice for one."""
     async with self._turn:
       if await request.is_disconnected():
         raise ClientDisconnect
-      # A thread cannot be stopped: when the server ends its request goes, and `server.serve` does not wait for it.
+      # A thread cannot be stopped: when the server ends, its request is dropped, and `server.serve` does not wait for it.
       return await anyio.to_thread.run_sync(work, *given, abandon_on_cancel=True)
 
   def _predicted(self, folder: pathlib.Path, upload: uploads.Upload) -> bytes:
@@ -123,7 +123,7 @@ class _Service:
 
 
 def _numbered(folder: pathlib.Path) -> pathlib.Path:
-  """A folder in this one with the first number that is free; making it takes it, whoever else looks for one."""
+  """Makes a folder in this one with the first free number; no other process can then take it."""
   for number in itertools.count(1):
     with contextlib.suppress(FileExistsError):
       (folder / f"{number:04d}").mkdir(parents=True)
@@ -132,9 +132,9 @@ def _numbered(folder: pathlib.Path) -> pathlib.Path:
 
 @contextlib.asynccontextmanager
 async def _uploaded(request: Request, limits: uploads.Limits) -> AsyncIterator[tuple[pathlib.Path, uploads.Upload]]:
-  """A folder with the request's files, gone afterwards whatever happens; what is wrong with them is an answer, 422.
+  """A temporary folder with the request's files; errors in the files are answered with 422.
 
-  What is wrong with this machine, as a full disk, is 507: the same files may pass later.
+  Errors of this machine, such as a full disk, are answered with 507: the same files may pass later.
   """
   with tempfile.TemporaryDirectory(prefix="bt_jax_", ignore_cleanup_errors=True) as name:
     folder = pathlib.Path(name).resolve()
@@ -159,7 +159,7 @@ def _study(folder: pathlib.Path, upload: uploads.Upload, info: DatasetInfo) -> r
 
 
 def _written(info: DatasetInfo, folder: pathlib.Path, upload: uploads.Upload) -> tuple[str, bytes]:
-  """A file's name, and its content: a mask, or, of several classes, their labels."""
+  """A file's name, and its content: a mask, or, with several classes, a label map."""
   scan = studies.read(_study(folder, upload, info), info)
   masks = transport.unpack_masks(upload.mask.read_bytes(), scan.image.shape[:3], len(info.classes))
   several = len(info.classes) > 1
@@ -186,6 +186,6 @@ async def _gone(request: Request, error: ClientDisconnect) -> Response:
 
 
 async def _fail(request: Request, error: Exception) -> Response:
-  """Nobody's fault but ours; the server's log has all of it."""
+  """An error of ours; the server's log has the traceback."""
   line = f"the server failed ({type(error).__name__}): its terminal says more"
   return JSONResponse({"error": line}, 500, headers=guard.HEADERS)

@@ -19,7 +19,7 @@ HEADERS = {
 
 
 def is_local(host: str) -> bool:
-  """Whether an address to listen on is of this machine alone."""
+  """Whether an address to listen on is reachable only from this machine."""
   try:
     return ipaddress.ip_address(host).is_loopback
   except ValueError:
@@ -29,10 +29,10 @@ def is_local(host: str) -> bool:
 def guards(host: str) -> list[Middleware]:
   """Middleware that refuses foreign pages, and puts `HEADERS` on every answer.
 
-  A page elsewhere can make its own name lead to this machine; so one that listens here alone answers to no other name.
+  A foreign page can make its own host name lead to this machine, so a server for this machine answers to no other name.
 
   Args:
-    host: the address it listens on.
+    host: the address that the server listens on.
   """
   names = [f"[{host}]" if ":" in host else host, "localhost", "127.0.0.1", "[::1]"] if is_local(host) else ["*"]
   return [

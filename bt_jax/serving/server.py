@@ -1,4 +1,4 @@
-"""Listens for the viewer's page until Ctrl-C or SIGTERM."""
+"""Serves the viewer's page until Ctrl-C or SIGTERM."""
 
 import contextlib
 import logging
@@ -16,7 +16,7 @@ from typing import Any
 from bt_jax.errors import UserError
 from bt_jax.scans.scan import NOTICE
 
-_PATIENCE = 2  # seconds that a browser has to take the last of an answer, and a thread to end
+_PATIENCE = 2  # seconds for a browser to receive the rest of an answer, and for a thread to end
 
 
 def serve(
@@ -27,19 +27,19 @@ def serve(
   limit_mb: int = 512,
   keep: pathlib.Path | None = None,
 ) -> None:
-  """Prints the page's address and answers until Ctrl-C or SIGTERM, after which it is gone within seconds.
+  """Prints the page's address and answers until Ctrl-C or SIGTERM, then ends within seconds.
 
-  What is being sent or predicted then is dropped, and no temporary file stays.
+  Uploads and predictions in progress are dropped, and no temporary files remain.
 
   Args:
-    load: an `app.Predictor`; called once the address is had.
-    host: the address to listen on; another than this machine's own lets everybody on the network send files.
-    port: 0 picks a free one.
-    limit_mb: of one scan's files together, in MB of 2**20 bytes.
-    keep: folder where each prediction gets a numbered one; None: nothing is kept.
+    load: loads an `app.Predictor`; called once the server listens.
+    host: the address to listen on; one that is not local lets everybody on the network send files.
+    port: the port to listen on; 0 picks a free one.
+    limit_mb: largest total size of one scan's files, in MB of 2**20 bytes.
+    keep: folder in which each prediction gets a numbered folder; None to keep nothing.
 
   Raises:
-    UserError: the extra `serve` is not installed, or the address cannot be had.
+    UserError: the extra `serve` is not installed, or the server cannot listen on the address.
   """
   try:
     import uvicorn
@@ -79,7 +79,7 @@ def serve(
 
 @contextlib.contextmanager
 def _temporary_files() -> Iterator[None]:
-  """All temporary files go to one folder, which is removed whatever a thread that still runs may put in it."""
+  """Puts all temporary files into one folder, which is removed even if a thread still writes to it."""
   before = tempfile.tempdir
   with tempfile.TemporaryDirectory(prefix="bt_jax_", ignore_cleanup_errors=True) as folder:
     tempfile.tempdir = folder
@@ -91,8 +91,8 @@ def _temporary_files() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _terminated_as_interrupted() -> Iterator[None]:
-  """SIGTERM ends the server as Ctrl-C does, instead of at once, with all that it leaves."""
-  if threading.current_thread() is not threading.main_thread():  # which alone hears of signals
+  """Makes SIGTERM end the server like Ctrl-C, instead of at once with files left behind."""
+  if threading.current_thread() is not threading.main_thread():  # only the main thread receives signals
     yield
     return
   before = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -103,9 +103,9 @@ def _terminated_as_interrupted() -> Iterator[None]:
 
 
 def _wait_for_threads(before: set[threading.Thread]) -> None:
-  """Lets the threads end that were started since; leaves at once where one does not, as by a long prediction.
+  """Waits for the threads that were started since; exits the process if one does not end, e.g. in a long prediction.
 
-  Python would wait for it without end, though its request is gone.
+  Python would wait for the thread without limit, though its request is gone.
   """
   deadline = time.monotonic() + _PATIENCE
   started = [thread for thread in threading.enumerate() if thread not in before and not thread.daemon]

@@ -6,9 +6,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class Stopping:
-  """Middleware whose `stop` cancels every request: whoever sends, waits or is predicted for is answered 503.
+  """Middleware whose `stop` cancels every request and answers it with 503, whether it uploads, waits or is predicted.
 
-  What a request holds, its temporary folder above all, is let go of by its own context managers.
+  A request's own context managers release what it holds, such as its temporary folder.
   """
 
   def __init__(self, app: ASGIApp):
@@ -17,7 +17,7 @@ class Stopping:
     self._stopped = False
 
   def stop(self) -> None:
-    """Cancels what is being answered, and whatever still comes; to be called in the server's event loop."""
+    """Cancels all requests, those still to come too; must be called in the server's event loop."""
     self._stopped = True
     for request in self._requests:
       request.cancel()

@@ -1,4 +1,4 @@
-"""What the page gets of a prediction, as one block of bytes, and the mask that it sends back."""
+"""Packs a prediction for the page as one block of bytes, and unpacks the masks that it sends back."""
 
 import gzip
 import json
@@ -12,24 +12,24 @@ from bt_jax.errors import UserError
 from bt_jax.inference import overlays
 from bt_jax.inference.predictor import Prediction
 
-_DARKEST, _BRIGHTEST = 1, 99.5  # percentiles of FLAIR that the page shows black and white
+_DARKEST, _BRIGHTEST = 1, 99.5  # percentiles of FLAIR that the page shows as black and white
 
 
 def thresholds(own: float) -> list[float]:
-  """Those that the page's slider stops at: 0.01 to 0.99, and the predictor's own."""
+  """The thresholds at which the page's slider stops: 0.01 to 0.99, and the predictor's own."""
   return sorted({*(percent / 100 for percent in range(1, 100)), own})
 
 
 def pack(described: dict[str, Any], prediction: Prediction) -> bytes:
   """The answer to a prediction: the length of the JSON (4 bytes, little-endian), the JSON, then arrays as bytes.
 
-  The arrays are the reference channel in 0..255; for each class how many of `thresholds` each voxel reaches, so that its
-  mask at each of them is exact; and for each class its mask at the predictor's own threshold, after whatever the predictor
-  does beyond that, 8 voxels a byte. All of it is gzip'd.
+  The arrays are the reference channel in 0..255; for each class how many of `thresholds` each voxel reaches, which gives
+  its exact mask at each of them; and for each class its mask at the predictor's own threshold, after any other steps of
+  the predictor, with 8 voxels in a byte. Everything is gzipped.
 
   Args:
     described: the content of `prediction.json`.
-    prediction: to show.
+    prediction: the prediction to show.
   """
   info, own = prediction.info, prediction.threshold
   flair = prediction.scan.image[..., info.reference_index]
@@ -57,7 +57,7 @@ def pack(described: dict[str, Any], prediction: Prediction) -> bytes:
 
 
 def _of_masks(prediction: Prediction) -> Float[np.ndarray, "slices height width classes"]:
-  """The probability that a class's mask goes by: its own, or, of those that exclude one another, of any for the likeliest."""
+  """The probability that decides a class's mask: its own, or, where classes exclude one another, that of any for the likeliest."""
   if prediction.info.overlapping or len(prediction.info.classes) == 1:
     return prediction.probabilities
   likeliest = prediction.probabilities.argmax(-1)[..., None] == np.arange(len(prediction.info.classes))
@@ -67,7 +67,7 @@ def _of_masks(prediction: Prediction) -> Float[np.ndarray, "slices height width 
 def unpack_masks(
   content: bytes, shape: tuple[int, ...], classes: int
 ) -> Bool[np.ndarray, "slices height width classes"]:
-  """The masks of 8 voxels a byte that the page sends; raises UserError where they are not of this shape."""
+  """The masks that the page sends, with 8 voxels in a byte; raises UserError where they do not fit this shape."""
   size = int(np.prod(shape))
   if len(content) != classes * -(-size // 8):
     raise UserError(
@@ -79,6 +79,6 @@ def unpack_masks(
 
 def _grey(flair: Float[np.ndarray, "slices height width"]) -> UInt8[np.ndarray, "slices height width"]:
   low, high = np.percentile(flair, (_DARKEST, _BRIGHTEST))
-  if low == high:  # all but a few voxels are alike
+  if low == high:  # all but a few voxels have one value
     low, high = flair.min(), flair.max()
   return (np.clip((flair - low) / (high - low), 0, 1) * 255).round().astype(np.uint8)

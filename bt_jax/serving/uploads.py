@@ -1,7 +1,7 @@
-"""Streams a form's files to a folder; by hand, as Starlette's parser takes a form that was cut off for a complete one.
+"""Streams the files of a form to a folder; the names of files cannot lead out of it.
 
-It also keeps each file open until the last has come, or in memory below 1 MB, and a scan may have thousands. Names
-cannot leave the folder.
+Starlette's own parser is not used: it accepts a form that was cut off as a complete one. It also keeps each file open, or
+in memory below 1 MB, until the last has come, and a scan may have thousands.
 """
 
 import pathlib
@@ -15,19 +15,19 @@ from starlette.requests import Request
 
 from bt_jax.schema import CHANNELS
 
-SCAN = "scan"  # the field of its files; three more are the roles
+SCAN = "scan"  # the field of a scan's files; the roles are three more fields
 _MASK = "mask"
 _UID_BYTES = 64  # at most, says DICOM
-_NAME_BYTES = 120  # of one part of a path; file systems take 255
+_NAME_BYTES = 120  # of one part of a path; file systems allow 255
 _DEEPEST = 6  # folders of a path that are kept
 
 
 class Upload(NamedTuple):
-  """What came.
+  """The content of a request.
 
   Attributes:
-    files: the scan's, in the order they came.
-    given: by role, a name of `CHANNELS`, the path of a file or the UID of a series.
+    files: the scan's files, in the order they came.
+    given: the path of a file or the UID of a series for each role, a name of `CHANNELS`.
     mask: the file of the page's own mask; None where there is none.
   """
 
@@ -43,7 +43,7 @@ class Limits(NamedTuple):
   files: int
 
   def check(self, size: int, count: int) -> None:
-    """Raises HTTPException 413 where there is more."""
+    """Raises HTTPException 413 where a limit is exceeded."""
     if size > self.bytes:
       raise HTTPException(
         413, f"more than {self.bytes / 2**20:,.0f} MB were sent: send less, or start the viewer with a larger limit_mb"
@@ -57,12 +57,12 @@ async def receive(request: Request, folder: pathlib.Path, limits: Limits) -> Upl
 
   Args:
     request: its fields are `scan` (any number of files), `pre`, `flair`, `post` (a file or a UID) and `mask` (a file).
-    folder: an empty one; each field gets a folder in it.
-    limits: of the request; it ends as soon as it passes them.
+    folder: an empty folder; each field gets a folder in it.
+    limits: limits of the request, which ends as soon as it exceeds them.
 
   Raises:
-    HTTPException: 413 too much, 415 another media type, 400 not what it says it is.
-    ClientDisconnect: the other side went away.
+    HTTPException: 413 for too much, 415 for another media type, 400 for a malformed request.
+    ClientDisconnect: the client disconnected.
   """
   kind, options = multipart.parse_options_header(request.headers.get("content-type"))
   if kind != b"multipart/form-data" or not options.get(b"boundary"):
@@ -92,7 +92,7 @@ async def receive(request: Request, folder: pathlib.Path, limits: Limits) -> Upl
 
 
 def safe_path(name: str) -> pathlib.PurePosixPath:
-  """A relative path like `name` that climbs nowhere and that every file system takes."""
+  """A relative path like `name` that does not lead out of its folder and that every file system accepts."""
   parts = [part for part in re.split(r"[/\\]", name) if part.strip(". ")]
   kept = [re.sub(r"[^\w .()+-]", "_", part).encode()[-_NAME_BYTES:].decode(errors="ignore") for part in parts]
   return pathlib.PurePosixPath(*kept[-_DEEPEST:] or ["unnamed"])

@@ -1,4 +1,4 @@
-"""What is fixed of the LGG MRI segmentation data set, as it was published."""
+"""Constants of the LGG MRI segmentation data set, as it was published."""
 
 from bt_jax.datasets.info import DatasetInfo
 

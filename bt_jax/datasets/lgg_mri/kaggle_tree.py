@@ -66,7 +66,7 @@ class Tree:
 def find_tree(root: str | pathlib.Path | None) -> pathlib.Path:
   """The folder that holds the cases: `kaggle_3m` below `root`, or `root` itself if it is that folder.
 
-  The published archive holds the tree twice; its copy in `lgg-mri-segmentation` is read only where it is the one.
+  The published archive holds the tree twice; its copy in `lgg-mri-segmentation` is read only where there is no other.
 
   Raises:
     UserError: no root given, or no such folder.
@@ -199,7 +199,7 @@ def read_case(case: Case) -> tuple[np.ndarray, np.ndarray]:
     Images, uint8 [slices, 256, 256, 3], and masks, uint8 [slices, 256, 256, 1] in {0, 1}, in slice order.
 
   Raises:
-    UserError: a file is unreadable, or of the wrong size, mode, bit depth or mask values; or a sequence shows nothing.
+    UserError: a file is unreadable, or of the wrong size, mode, bit depth or mask values; or a sequence is constant.
   """
   images = np.stack([_read_tiff(files.image, "RGB") for files in case.slices])
   masks = np.stack([_read_mask(files.mask) for files in case.slices])

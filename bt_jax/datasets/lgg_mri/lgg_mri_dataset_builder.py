@@ -80,7 +80,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     ),
   ]
   DEFAULT_BUILDER_CONFIG_NAME = "full"
-  progress: tqdm | None = None  # of the build at work
+  progress: tqdm | None = None  # of the current build
 
   def _info(self) -> tfds.core.DatasetInfo:
     size, channels = (INFO.size, INFO.size), len(INFO.channels)

@@ -1,6 +1,6 @@
 """Writes a synthetic data set in the published layout: brains with tissue, bias field, noise and FLAIR-bright lesions.
 
-It stands in for the real slices where those cannot be: the first run of a new user, and every test. It is made to
+It stands in for the real slices where those are not available: the first run of a new user, and every test. It is made to
 exercise the code, and says nothing about accuracy on patients.
 """
 
@@ -54,9 +54,9 @@ def write_tree(root: str | pathlib.Path, *, patients: int = PATIENTS, slices: in
 
   Args:
     root: the folder to make `kaggle_3m` in.
-    patients: 22 or more, or some of the 22 folds stay empty.
+    patients: number of patients; with fewer than 22, some of the 22 folds stay empty.
     slices: mean number of slices in a volume.
-    seed: of all randomness.
+    seed: seed of all randomness.
 
   Returns:
     The path of `kaggle_3m`.

@@ -1,4 +1,4 @@
-"""Reads a case: its image in axial slices of all channels, its masks by class, and how large its voxels are."""
+"""Reads a case: its image in axial slices of all channels, its masks by class, and the size of its voxels."""
 
 import hashlib
 import pathlib
@@ -17,8 +17,8 @@ from bt_jax.scans.nifti_geometry import Source
 from bt_jax.scans.scan import check_finite, extremes, orientation_of, same_grid, to_axial
 
 _MOST_CHANNELS = 64
-MOST_LABELS = 32  # numbers in masks, of which more are intensities
-_ROUNDED = 1e-3  # what a header's scale may add to a whole number
+MOST_LABELS = 32  # different numbers in a mask; more would be intensities
+_ROUNDED = 1e-3  # rounding error that a header's scale may add to a whole number
 Report = Callable[[UserError], None]
 
 
@@ -27,11 +27,11 @@ class Volume(NamedTuple):
 
   Attributes:
     values: [slices, height, width, channels].
-    spacing_mm: between slices, rows and columns; None where the files do not say.
-    affine: from columns, rows and slices to mm, of NIfTI; None of other formats.
-    files: that each slice is from.
-    source: what a mask needs to be written like it; see `Scan`.
-    turns: how the pixels of each slice of a TIFF, PNG or JPEG are turned before they are shown, 1..8; none of NIfTI.
+    spacing_mm: distances between slices, rows and columns; None where the files do not say.
+    affine: from columns, rows and slices to mm, for NIfTI; None for other formats.
+    files: the file of each slice.
+    source: what a mask on the same grid needs to be written; see `Scan`.
+    turns: the orientation of each slice of a TIFF, PNG or JPEG, 1..8; empty for NIfTI.
     warnings: what to know about the files, a sentence each.
   """
 
@@ -45,26 +45,26 @@ class Volume(NamedTuple):
 
   @property
   def path(self) -> pathlib.Path:
-    """Of the first slice."""
+    """The file of the first slice."""
     return self.files[0]
 
   def file_of(self, where: Bool[np.ndarray, "slices height width channels"]) -> pathlib.Path:
-    """The file of the first slice in which something holds."""
+    """The file of the first slice in which a condition holds."""
     return self.files[int(where.any((1, 2, 3)).argmax())]
 
 
 def raise_first(error: UserError) -> None:
-  """Ends at the first problem."""
+  """Raises the first problem."""
   raise error
 
 
 def read_case(case: Case, channels: Sequence[str], report: Report = raise_first) -> tuple[Volume | None, Volume | None]:
-  """The image of a case and the numbers in its mask, see `read_image` and `read_numbers`; None of what has a problem.
+  """The image of a case and the numbers in its mask, see `read_image` and `read_numbers`; None for each that has a problem.
 
   Args:
-    case: of the collection, with a mask.
-    channels: by name; empty where any number of them will do.
-    report: is given each problem, also that the two do not lie alike; by default the first is raised.
+    case: a case of the collection; the numbers of one without a mask are None.
+    channels: names of the expected channels; empty to accept any number of them.
+    report: called with each problem, also where image and mask have different grids; by default the first is raised.
   """
   image = read_image(case, channels, report)
   numbers = read_numbers(case, report) if case.masks else None
@@ -77,19 +77,19 @@ def read_case(case: Case, channels: Sequence[str], report: Report = raise_first)
 
 
 def read_image(case: Case, channels: Sequence[str], report: Report = raise_first) -> Volume | None:
-  """The image of a case, float32; None where a file cannot be read, channels do not lie alike, or one of them is constant.
+  """The image of a case, float32; None where a file cannot be read, channels have different grids, or one is constant.
 
   Args:
-    case: of the collection.
-    channels: by name; empty where any number of them will do.
-    report: is given each problem, a `UserError`; by default the first is raised.
+    case: a case of the collection.
+    channels: names of the expected channels; empty to accept any number of them.
+    report: called with each problem, a `UserError`; by default the first is raised.
   """
   groups = [_read_all(paths, report, mask=False) for paths in case.images]
   if None in groups:
     return None
   first, errors = groups[0], []
   for group in groups[1:]:
-    errors += [error] if (error := _unlike(group, first, "channels of a case lie alike: resample it")) else []
+    errors += [error] if (error := _unlike(group, first, "the channels of a case share one grid: resample it")) else []
   count = sum(group.values.shape[-1] for group in groups)
   if channels and count != len(channels):
     errors.append(
@@ -146,7 +146,7 @@ def _read_all(paths: Sequence[pathlib.Path], report: Report, *, mask: bool) -> V
 
 
 def _read(path: pathlib.Path, *, mask: bool) -> Volume:
-  """The values of one file; raises UserError where it is damaged, or of no kind that is read."""
+  """The values of one file; raises UserError where it is damaged, or of a kind that is not supported."""
   try:
     kind = kind_of(path)
     if kind == "nifti":
@@ -179,14 +179,14 @@ def _read_nifti(path: pathlib.Path, *, mask: bool) -> Volume:
 
 
 def _axial_affine(source: Source) -> Float[np.ndarray, "4 4"]:
-  """The affine of a volume once it is axial, so that those may be compared that lay in another order of axes."""
+  """The affine of a volume once it is axial, so that volumes stored in different orders of axes can be compared."""
   axial = orientations.axcodes2ornt(("L", "P", "S"))
   turn = orientations.ornt_transform(orientation_of(source.affine), axial)
   return source.affine @ orientations.inv_ornt_aff(turn, (*source.shape, 1)[:3])
 
 
 def _to_numbers(volume: Volume) -> Volume:
-  """The labels in a mask's file, uint8; raises UserError where they are none."""
+  """The labels in a mask's file, uint8; raises UserError where its values are not labels."""
   values, path = volume.values, volume.path
   if values.shape[-1] != 1:
     if (values != values[..., :1]).any():
@@ -221,7 +221,7 @@ def _size(volume: Volume) -> str:
 
 
 def _constant(group: Volume) -> list[UserError]:
-  """That a channel shows nothing."""
+  """An error for each channel that is constant."""
   low, high = extremes(group.values)
   several = len(low) > 1
   return [
@@ -234,7 +234,7 @@ def _constant(group: Volume) -> list[UserError]:
 
 
 def _unlike(one: Volume, other: Volume, why: str) -> UserError | None:
-  """How two volumes of a case do not lie alike; None where they do."""
+  """An error where two volumes of a case have different grids; None where they have the same."""
   if one.values.shape[:3] != other.values.shape[:3]:
     sizes = " and ".join(" x ".join(map(str, volume.values.shape[:3])) for volume in (one, other))
     return UserError(f"{one.path} and {other.path} differ in size ({sizes}): {why}")
@@ -246,7 +246,7 @@ def _unlike(one: Volume, other: Volume, why: str) -> UserError | None:
   ):
     if slice_turns[0] != slice_turns[1]:
       turns = f"orientation {slice_turns[0]} and {slice_turns[1]}"
-      return UserError(f"{file} and {other_file} are stored turned unlike each other ({turns}): save both upright")
+      return UserError(f"{file} and {other_file} are stored in different orientations ({turns}): save both upright")
   return None
 
 
@@ -271,12 +271,12 @@ def check_labels(numbers: Volume, labels: Labels) -> None:
 
 
 def digest(volume: Volume) -> str:
-  """Of the values of an image: the same in two files of other names or other compression."""
+  """Hash of the values of an image, the same for files with other names or another compression."""
   return hashlib.blake2b(np.ascontiguousarray(volume.values).data, digest_size=16).hexdigest()
 
 
 def same_image(case: Case, other: Case) -> UserError:
-  """The refusal of an image that two patients have."""
+  """The error for an image that two patients have."""
   return UserError(
     f"{case.images[0][0]} holds the same image as {other.images[0][0]} of another patient, which may train and test on it: "
     "move one of them away, or give both one patient in cases.csv"

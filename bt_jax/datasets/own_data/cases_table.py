@@ -1,4 +1,4 @@
-"""`cases.csv` in a user's folder: whose each case is, which fold tests it, and what else is known of patients."""
+"""`cases.csv` in a user's folder: the patient of each case, the fold that tests it, and what else is known of patients."""
 
 import csv
 import dataclasses
@@ -9,7 +9,7 @@ from bt_jax.datasets.own_data.collection import Collection, plain, shown
 from bt_jax.errors import UserError, one_line
 
 _OURS = ("case", "patient", "fold")
-# Columns of the tables of a run, which a field of a patient would stand in the place of.
+# Columns of a run's tables, which a field of patients would replace.
 _TAKEN = {
   "data", "split", "slice", "slices", "tumor_slices", "label", "probability", "calibrated", "prediction", "class",
   "baseline", "unit", "bin", "pixels", "tp", "fp", "fn", "tn", "dice", "iou", "size", "all", "none",
@@ -19,11 +19,11 @@ Row = dict[str, str]
 
 
 def case_names(root: pathlib.Path) -> set[str]:
-  """What the table calls cases, where it can be read: what a user names as a case is one."""
+  """The names of cases in the table; empty where it cannot be read."""
   path = root / "cases.csv"
   try:
     _, rows = _read(path) if path.is_file() else ([], [])
-  except UserError:  # is reported once the cases are known
+  except UserError:  # reported once the cases are known
     return set()
   return {row["case"] for _, row in rows if row is not None}
 
@@ -54,7 +54,7 @@ def apply(collection: Collection) -> None:
 
 
 def _read(path: pathlib.Path) -> tuple[list[str], list[tuple[int, Row | None]]]:
-  """The columns, and the number and content of each line; None of a line that has more or fewer fields than the header."""
+  """The columns, and the number and content of each line; None for a line that has more or fewer fields than the header."""
   try:
     text = path.read_text(encoding="utf-8-sig")
     header = text.partition("\n")[0]

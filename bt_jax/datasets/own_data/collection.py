@@ -1,4 +1,4 @@
-"""What lies in a user's own folder of images and masks: cases, channels, classes, and everything that is wrong with it."""
+"""The content of a user's own folder of images and masks: cases, channels, classes, and everything that is wrong with it."""
 
 import dataclasses
 import json
@@ -13,9 +13,9 @@ from bt_jax.scans import sequences
 
 CHECK = "mode=check"  # lists everything that is wrong, where a build stops at the first
 READ = (".nii.gz", ".nii", ".png", ".tif", ".tiff", ".jpg", ".jpeg")
-# Images that are not read: their cases are refused, rather than left out without a word.
+# Images that are not read: their cases are refused, rather than silently left out.
 _NOT_READ = (".bmp", ".gif", ".webp", ".nrrd", ".mha", ".mhd", ".mgz", ".npy", ".npz", ".dcm", ".jp2")
-# Names that say whose a case is: of BraTS since 2023 (patient and visit) and of TCGA, wherever they stand, and of BIDS.
+# Names that contain the patient: of BraTS since 2023 (patient and visit) and of TCGA, anywhere in a name, and of BIDS.
 _PATIENT = re.compile(
   r"(?:.*_)?(BraTS-[A-Z-]+-\d+)-\d{3}|(?:.*_)?(TCGA[-_]\w{2}[-_]\w{4})(?![A-Za-z0-9]).*|(sub-[A-Za-z0-9]+)_.*"
 )
@@ -27,11 +27,11 @@ class Case:
   """One examination.
 
   Attributes:
-    name: of the case.
-    patient: whose it is.
-    images: the files of each group of channels, e.g. of each sequence; of one group, in the order of slices.
-    masks: the files of its mask, in the order of slices; none where it has none.
-    spacing_mm: between slices, rows and columns, where a file beside the images says so.
+    name: name of the case.
+    patient: name of its patient.
+    images: the files of each group of channels, e.g. of each sequence; within a group, in the order of slices.
+    masks: the files of its mask, in the order of slices; empty where it has none.
+    spacing_mm: distances between slices, rows and columns, where a file beside the images gives them.
   """
 
   name: str
@@ -42,7 +42,7 @@ class Case:
 
   @property
   def files(self) -> list[pathlib.Path]:
-    """All of them."""
+    """All its files."""
     return [file for group in (*self.images, self.masks) for file in group]
 
 
@@ -51,7 +51,7 @@ class Labels:
   """What the numbers in masks stand for.
 
   Attributes:
-    values: the numbers that each class is marked by, by its name; a region that others are parts of has several.
+    values: the numbers that mark each class, by its name; a region that contains others has several.
     ids: the number that stands for each class in masks that are written.
   """
 
@@ -60,13 +60,13 @@ class Labels:
 
   @property
   def overlapping(self) -> bool:
-    """Whether a pixel may be of several classes."""
+    """Whether a pixel may have several classes."""
     every = [value for values in self.values.values() for value in values]
     return len(every) > len(set(every))
 
   @property
   def known(self) -> set[int]:
-    """The numbers that masks may have, beside the 0 of the background."""
+    """The numbers that masks may have, besides 0 for the background."""
     return {value for values in self.values.values() for value in values}
 
 
@@ -76,17 +76,17 @@ class Collection:
 
   Attributes:
     root: the folder.
-    layout: that was recognised, in words.
-    channels: of an image, by name; empty where the files have no names for them.
-    labels: of the masks; None where no file says, and masks are read to find out.
+    layout: the layout that was recognised, in words.
+    channels: names of the channels of an image; empty where the files do not name them.
+    labels: labels of the masks; None where no file says, and masks are read to find out.
     cases: in natural order of their names.
-    folds: of each case, as a file of the user's divides them; -1 of one that none of them tests.
+    folds: the fold of each case by a file of the user; -1 for a case that no fold tests.
     fields: what `cases.csv` says of each patient.
     problems: everything that is wrong, in the order in which it was seen.
     notes: what is worth knowing and not wrong, a sentence each.
-    described: files that were read, and are not images.
+    described: files other than images that were read.
     broken: files that cannot be read, for which there is a problem.
-    refused: names of cases that are there and have a problem, for which they are not cases.
+    refused: names of cases that were left out because of a problem.
   """
 
   root: pathlib.Path
@@ -104,16 +104,16 @@ class Collection:
 
   @property
   def names(self) -> set[str]:
-    """Of all cases that are there."""
+    """Names of all cases that are there, also of those refused."""
     return {case.name for case in self.cases} | self.refused
 
   @property
   def patients(self) -> list[str]:
-    """Each once, in the order of cases."""
+    """Each patient once, in the order of cases."""
     return list(dict.fromkeys(case.patient for case in self.cases))
 
   def problem(self, message: str, *arguments: str) -> None:
-    """Keeps a problem, in one line although a file's name may have several; see `UserError`."""
+    """Records a problem, in one line even where the name of a file has line breaks; see `UserError`."""
     self.problems.append(UserError(re.sub(r"[\r\n]+", " ", message), *arguments))
 
   def check(self) -> None:
@@ -125,7 +125,7 @@ class Collection:
     raise UserError(f"{first}{more}", *first.arguments, *((CHECK,) if others else ()))
 
   def by_name(self, files: Sequence[pathlib.Path], name_of: Callable[[pathlib.Path], Any]) -> dict[Any, pathlib.Path]:
-    """The file of each name; where two have one, as `a.nii` and `a.nii.gz`, that is a problem, and the first counts."""
+    """The file of each name; two files with one name, such as `a.nii` and `a.nii.gz`, are a problem, and the first counts."""
     named: dict[Any, pathlib.Path] = {}
     for file in files:
       if (other := named.setdefault(name_of(file), file)) is not file:
@@ -134,27 +134,27 @@ class Collection:
 
 
 def check_hint(error: UserError) -> UserError:
-  """The first problem of a build, which has not read the rest."""
+  """The first problem of a build, with the hint that a check lists all."""
   return UserError(f"{error} (a check lists all that is wrong)", *error.arguments, CHECK)
 
 
 def is_image(file: pathlib.Path) -> bool:
-  """Whether a file has the suffix of an image, be it of a kind that is not read."""
+  """Whether a file has the suffix of an image, also of a kind that is not read."""
   return file.name.lower().endswith((*READ, *_NOT_READ))
 
 
 def stem(file: pathlib.Path) -> str:
-  """The name of a file without its suffix, be it `.nii.gz`; accents as one character, which macOS writes as two."""
+  """The name of a file without its suffix, e.g. `.nii.gz`; accented letters as one character, which macOS writes as two."""
   return plain(sequences.stem(file))
 
 
 def plain(name: str) -> str:
-  """A name as names are compared: without blanks around it, and accents as one character."""
+  """A name in the form in which names are compared: without surrounding blanks, accented letters as one character."""
   return unicodedata.normalize("NFC", name).strip()
 
 
 def patient_of(case: str) -> str:
-  """Whose a case is by its name alone: the case's own, where the name is of no archive that numbers patients.
+  """The patient of a case by its name alone: the name itself, unless it is that of an archive that numbers patients.
 
   >>> patient_of("BraTS-GLI-00001-000"), patient_of("sub-07_ses-1"), patient_of("scan 3")
   ('BraTS-GLI-00001', 'sub-07', 'scan 3')
@@ -164,7 +164,7 @@ def patient_of(case: str) -> str:
 
 
 def read_json(path: pathlib.Path) -> Any:
-  """The content of a JSON file; raises UserError where it is none, or says one thing twice."""
+  """The content of a JSON file; raises UserError where it is not JSON, or has a key twice."""
 
   def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     names = [name for name, _ in pairs]

@@ -15,20 +15,20 @@ from bt_jax.scans import resampling, sequences
 _SIDE, _COLUMNS = 160, 6  # pixels of a side of each case, and cases in a line
 _GAP, _LINE, _LONGEST = 4, 14, 18  # pixels, and characters of a name
 _BLACK, _WHITE = (0, 0, 0), (255, 255, 255)
-# Of the classes, from the palette of Okabe and Ito (2008).
+# Colours of the classes, from the palette of Okabe and Ito (2008).
 _COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (213, 94, 0), (204, 121, 167))
 _SHARE = 0.45  # of the colour in a pixel
 
 
 class Excerpt(NamedTuple):
-  """One slice of a case, the one with most of any label.
+  """The slice of a case with the most labelled pixels.
 
   Attributes:
-    name: of the case.
-    number: of the slice, from 1.
-    slices: of the case.
-    grey: its intensities in 0..255, of one channel, small.
-    numbers: of its labels, on the same grid.
+    name: name of the case.
+    number: number of the slice, from 1.
+    slices: number of slices in the case.
+    grey: intensities of one channel in 0..255, downsampled.
+    numbers: labels on the same grid.
   """
 
   name: str
@@ -44,10 +44,10 @@ def excerpt(
   """The slice of a case that is drawn.
 
   Args:
-    name: of the case.
-    image: of it.
-    numbers: in its mask.
-    channels: by name, where they have names; FLAIR is drawn, or the first.
+    name: name of the case.
+    image: image of the case.
+    numbers: numbers in its mask.
+    channels: names of the channels, where they have any; FLAIR is drawn, else the first.
     window: the intensities that become black and white; empty where the case has its own.
   """
   counts = np.count_nonzero(numbers.values, axis=(1, 2, 3))
@@ -76,7 +76,7 @@ def excerpt(
 
 
 def draw(excerpts: Sequence[Excerpt], info: DatasetInfo, labels: Labels) -> Image.Image:
-  """The sheet of these cases, under a legend of classes; of classes that overlap the last is seen."""
+  """The sheet of these cases, under a legend of classes; where classes overlap, the last is on top."""
   columns = max(min(_COLUMNS, len(excerpts)), 2)
   width, height = _SIDE + _GAP, _SIDE + _LINE + _GAP
   legend = _legend(info, columns * width)
@@ -87,7 +87,7 @@ def draw(excerpts: Sequence[Excerpt], info: DatasetInfo, labels: Labels) -> Imag
   for number, one in enumerate(excerpts):
     x, y = _GAP + number % columns * width, legend.height + number // columns * height
     sheet.paste(_coloured(one, labels), (x, y))
-    name = one.name[-_LONGEST:].encode(errors="replace").decode()  # bytes of a file's name may be no text
+    name = one.name[-_LONGEST:].encode(errors="replace").decode()  # bytes of a file name may not be text
     text = f"{name}  {one.number}/{one.slices}"
     ImageDraw.Draw(sheet).text((x, y + _SIDE), text, _BLACK)
   return sheet
@@ -103,7 +103,7 @@ def _coloured(one: Excerpt, labels: Labels) -> Image.Image:
 
 
 def _legend(info: DatasetInfo, width: int) -> Image.Image:
-  """What the pictures show, and a patch of colour and a name for each class, in as many lines as they need."""
+  """What the images show, and a patch of colour and a name for each class, in as many lines as they need."""
   pen = ImageDraw.Draw(Image.new("RGB", (1, 1)))
   entries, x, line = [], 0, 1
   for number, name in enumerate(info.classes):

@@ -21,9 +21,9 @@ def write(folder: pathlib.Path, collection: Collection, info: DatasetInfo) -> pa
   """Writes `croissant.json`: where images and masks are, and a record of each case.
 
   Args:
-    folder: to write to, that of the built data set.
-    collection: of the user's files.
-    info: of the data set.
+    folder: folder to write to, that of the built data set.
+    collection: the user's files.
+    info: the data set.
 
   Raises:
     UserError: `mlcroissant` is not installed.
@@ -34,7 +34,7 @@ def write(folder: pathlib.Path, collection: Collection, info: DatasetInfo) -> pa
   listed = lambda paths: ", ".join(str(path.relative_to(collection.root)) for path in paths)
   fields = [
     text("case", "One examination."),
-    text("patient", "Whose it is."),
+    text("patient", "Its patient."),
     text("images", f"Files of {', '.join(info.channels)}, in the root folder."),
     text("masks", f"Files of masks of {', '.join(info.classes)}."),
     *(text(f"of_patient/{name}", "By cases.csv.") for name in next(iter(collection.fields.values()), {})),

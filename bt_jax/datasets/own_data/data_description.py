@@ -1,4 +1,4 @@
-"""What a user's data set is, out of its files: channels, classes, the size of a slice, and the window of intensities."""
+"""Describes a user's data set by its files: channels, classes, the size of a slice, and the window of intensities."""
 
 import pathlib
 
@@ -13,11 +13,11 @@ from bt_jax.scans import sequences
 
 LARGEST = 512  # pixels of a side of a stored slice
 _FOREGROUND = "foreground"
-_WHITE, _FEW = 255, 32  # how pictures mark a class, beside lower numbers that are labels
+_WHITE, _FEW = 255, 32  # the number that marks a class in images, and that below which numbers are labels
 
 
 def describe(collection: Collection, window: str) -> tuple[DatasetInfo, Labels]:
-  """By the headers of files, and by masks where no file says what is in them; see `make_info`.
+  """Describes a data set by the headers of files, and by masks where no file says what is in them; see `make_info`.
 
   Raises:
     UserError: a header or a mask cannot be read, or intensities of CT have no window.
@@ -31,13 +31,13 @@ def describe(collection: Collection, window: str) -> tuple[DatasetInfo, Labels]:
 def make_info(
   collection: Collection, channels: tuple[str, ...], labels: Labels, longest: int, window: str
 ) -> DatasetInfo:
-  """What the data set is.
+  """Makes the description of a data set.
 
   Args:
     collection: the cases.
-    channels: by name.
-    labels: of masks.
-    longest: side of all slices, in pixels.
+    channels: names of the channels.
+    labels: labels of the masks.
+    longest: longest side of all slices, in pixels.
     window: the intensities that become black and white, see `parse_window`.
 
   Raises:
@@ -63,7 +63,7 @@ def make_info(
 
 
 def parse_window(text: str) -> tuple[float, ...]:
-  """The intensities that become black and white; empty where the text is; raises UserError where it is not two numbers."""
+  """Parses the intensities that become black and white; none for an empty text; raises UserError unless it is two numbers."""
   if not text:
     return ()
   try:
@@ -76,12 +76,12 @@ def parse_window(text: str) -> tuple[float, ...]:
 
 
 def channel_names(count: int) -> tuple[str, ...]:
-  """Names for so many channels that have none."""
+  """Names for this many channels that have none."""
   return {1: ("image",), 3: ("red", "green", "blue")}.get(count) or tuple(f"channel_{n}" for n in range(1, count + 1))
 
 
 def _read_labels(collection: Collection) -> Labels:
-  """What the masks hold, where no file says."""
+  """The labels in the masks, where no file says."""
   where: dict[int, pathlib.Path] = {}
   for case in tqdm(collection.cases, desc="reading masks", unit="case", leave=False):
     note_labels(case_volumes.read_numbers(case), where)
@@ -89,7 +89,7 @@ def _read_labels(collection: Collection) -> Labels:
 
 
 def note_labels(numbers: case_volumes.Volume, where: dict[int, pathlib.Path]) -> None:
-  """Keeps the first file that has each number."""
+  """Records the first file that has each number."""
   for value in np.flatnonzero(np.bincount(numbers.values.ravel())).tolist():
     if value not in where:
       where[value] = numbers.file_of(numbers.values == value)
@@ -99,8 +99,8 @@ def labels_of(where: dict[int, pathlib.Path], collection: Collection) -> Labels:
   """Names for the numbers in masks, where no file says; raises UserError where they make no sense.
 
   Args:
-    where: a file that has it, by number.
-    collection: whose masks these are.
+    where: a file that has each number.
+    collection: the collection of these masks.
   """
   values = sorted(where.keys() - {0})
   if not values:
@@ -123,7 +123,7 @@ def labels_of(where: dict[int, pathlib.Path], collection: Collection) -> Labels:
 
 
 def absent(collection: Collection, names: list[str]) -> UserError:
-  """The refusal of classes that are in no mask, by name."""
+  """The error for classes, by name, that are in no mask."""
   return UserError(
     f"no mask in {collection.root} has {shown(names)}: take it out of the labels of dataset.json, or add cases that have it"
   )

@@ -1,4 +1,4 @@
-"""Lists folders that no file describes: images/ and masks/, masks beside their images, and a folder for each case."""
+"""Lists the cases of folders that no file describes: images/ and masks/, masks beside their images, and a folder for each case."""
 
 import collections
 import itertools
@@ -20,7 +20,7 @@ _VOLUMES, _STACKS = (".nii.gz", ".nii"), (".tif", ".tiff")
 # A name that ends in such a word, after a character that is not a letter.
 _MASK_NAME = re.compile(r"(?:(.*?)(?:[-_. ]+|(?<=\d)))?(?:mask|seg|segmentation|label|labels|gt)", re.IGNORECASE)
 _LAST_NUMBER = re.compile(r"[-_. ]*(\d+)(?!.*\d)")
-# BraTS calls sequences in two ways, of which this is the first; and what its labels have stood for since 2017.
+# BraTS has two names for each sequence, of which one is mapped to the other; and the meaning of its labels since 2017.
 _SEQUENCES = {"t1n": "t1", "t1c": "t1ce", "t2w": "t2", "t2f": "flair"}
 _BRATS = {"flair", "t1", "t1ce", "t2"}
 BRATS_LABELS = {1: "necrosis", 2: "oedema", 3: "enhancing", 4: "enhancing"}
@@ -88,24 +88,24 @@ def read_case_folders(root: pathlib.Path, listed: Listed) -> Collection | None:
       masks = (named["mask"],) if "mask" in named else ()
       collection.cases.append(Case(name, patient_of(name), tuple((named[word],) for word in common), masks))
   for word in counted.keys() - common:
-    collection.notes.append(f"{word} is left out, as {counted[word]} of {len(of_case)} cases alone have it")
+    collection.notes.append(f"{word} is left out, as only {counted[word]} of {len(of_case)} cases have it")
   if set(collection.channels) == _BRATS:
     collection.layout = "BraTS"
   return collection
 
 
 def sequence_of(word: str) -> str:
-  """The one name of a sequence that BraTS has called by two."""
+  """One name for a sequence that has two in BraTS."""
   return _SEQUENCES.get(word, word)
 
 
 def brats_labels(values: list[int]) -> Labels:
-  """What these numbers in masks of BraTS stand for."""
+  """The labels for these numbers in masks of BraTS."""
   return Labels({BRATS_LABELS[value]: (value,) for value in values}, tuple(values))
 
 
 def _words(files: list[pathlib.Path], folder: pathlib.Path) -> dict[pathlib.Path, str]:
-  """What each file of a case is of: its name behind the folder's, or behind as many whole words as all of them share."""
+  """The sequence of each file of a case: its name after the folder's, or after the whole words that all files share."""
   names = {file: stem(file) for file in files}
   start = plain(folder.name)
   if not any(name.startswith(start) for name in names.values()):
@@ -136,7 +136,7 @@ def _without_mask(name: str) -> str:
 
 
 def _paired(collection: Collection, images: dict[Key, pathlib.Path], masks: dict[Key, pathlib.Path]) -> Collection:
-  """Puts the cases of images and their masks into the collection."""
+  """Adds the cases of images and their masks to the collection."""
   in_small = {tuple(map(str.casefold, key)): file for key, file in images.items()}
   for key in masks.keys() - images.keys():
     near = in_small.get(tuple(map(str.casefold, key)))
@@ -162,8 +162,8 @@ def grouped(images: dict[Key, pathlib.Path], named: set[str]) -> dict[str, list[
   """The images of each case, in the order of slices: by folder, and by the name before the last number.
 
   Args:
-    images: by folder and name.
-    named: what `cases.csv` calls cases; an image of such a name is one.
+    images: images by folder and name.
+    named: names of cases in `cases.csv`; an image of such a name is a case of its own.
   """
   apart = lambda folder, name: "_".join([*(part for part in folder.split("/") if part != "."), name]).strip("_")
   groups: dict[tuple[str, str], list[Key]] = {}
@@ -185,12 +185,12 @@ def _is_volume(file: pathlib.Path) -> bool:
   name = file.name.lower()
   try:
     return name.endswith(_VOLUMES) or (name.endswith(_STACKS) and raster.is_stack(file))
-  except Exception:  # whatever tifffile makes of damaged tags; reading it will say what is wrong
+  except Exception:  # any error of tifffile over damaged tags; reading the file will report it
     return False
 
 
 def _check_gaps(collection: Collection, files: list[pathlib.Path]) -> None:
-  """Slices are numbered in even steps; where they are not, one is missing, and its neighbours are not neighbours."""
+  """Adds a problem where the numbers of slices do not go in even steps: one slice is missing, or is there twice."""
   matches = [_LAST_NUMBER.search(stem(file)) for file in files]
   numbers = [int(match[1]) for match in matches if match]
   if len(numbers) < len(files) or len(numbers) < 2:

@@ -16,7 +16,7 @@ def count_of(collection: Collection, asked: int) -> int:
 
 
 def divide(collection: Collection, asked: int) -> dict[str, int]:
-  """The fold of each case; -1 of one that always trains.
+  """The fold of each case; -1 for a case that always trains.
 
   Args:
     collection: the cases.
@@ -40,7 +40,7 @@ def divide(collection: Collection, asked: int) -> dict[str, int]:
 def by_hash(patients: Sequence[str], count: int) -> dict[str, int]:
   """The fold of each patient, by a hash of its name, which does not change as others are added.
 
-  Of so few patients that a fold would be empty, the fullest gives it the one with the highest hash.
+  Where a fold would be empty, the fullest fold gives it the patient with the highest hash.
 
   >>> by_hash(["a", "b", "c"], 3)
   {'a': 0, 'b': 1, 'c': 2}
@@ -65,7 +65,7 @@ def by_hash(patients: Sequence[str], count: int) -> dict[str, int]:
 
 
 def read_splits(collection: Collection) -> None:
-  """The folds of `splits_final.json`, where it lies in the folder: a case is in the fold that validates on it."""
+  """Reads the folds of `splits_final.json`, if it is in the folder: a case is in the fold that validates on it."""
   path = collection.root / "splits_final.json"
   if not path.is_file():
     return
@@ -120,7 +120,7 @@ def _folds(collection: Collection, path: pathlib.Path, folds: Sequence[dict[str,
 
 
 def check_patients(collection: Collection) -> None:
-  """Adds a problem for each patient whose cases are in several folds, or in one and always trained on."""
+  """Adds a problem for each patient whose cases are in several folds, or partly in none."""
   seen: dict[str, tuple[int, str]] = {}
   for case in collection.cases if collection.folds is not None else ():
     fold = collection.folds.get(case.name, -1)

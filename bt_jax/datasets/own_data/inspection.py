@@ -1,4 +1,4 @@
-"""What a user's folder holds, read to its end: everything that is wrong with it, and a picture of its cases."""
+"""Reads all of a user's folder: reports everything that is wrong with it, and draws an image of its cases."""
 
 import collections
 import dataclasses
@@ -16,22 +16,22 @@ from bt_jax.datasets.own_data.collection import Case, Collection, Labels, Spacin
 from bt_jax.errors import UserError
 from bt_jax.scans.scan import extremes
 
-_SHOWN = 24  # cases in the picture
-_GAIN = 20  # times that the highest intensity of one case is that of another, of which more are of another scale
+_SHOWN = 24  # cases in the image
+_GAIN = 20  # largest ratio between the ranges of intensities of two cases; beyond it one is in another scale
 
 
 class Summary(NamedTuple):
-  """What is kept of a case.
+  """Statistics of a case.
 
   Attributes:
-    case: it.
+    case: the case.
     shape: slices, height, width.
-    spacing_mm: between slices, rows and columns.
+    spacing_mm: distances between slices, rows and columns.
     low: the lowest intensity of each channel.
-    high: the highest.
-    voxels: of each number in its mask, [256].
-    marked: slices with any number but 0.
-    warnings: of its files.
+    high: the highest intensity of each channel.
+    voxels: how many voxels have each number in its mask, [256].
+    marked: how many slices have any label.
+    warnings: warnings about its files.
   """
 
   case: Case
@@ -46,13 +46,13 @@ class Summary(NamedTuple):
 
 @dataclasses.dataclass
 class Inspection:
-  """What was found.
+  """The result of an inspection.
 
   Attributes:
-    collection: with its problems, those of images and masks too.
-    info: of the data set; None where its problems leave it open.
-    lines: for people.
-    picture: of the cases; None where none can be read.
+    collection: the cases and all problems, including those of images and masks.
+    info: the data set; None where problems leave it open.
+    lines: the report to print.
+    picture: image of the cases; None where none can be read.
   """
 
   collection: Collection
@@ -67,7 +67,7 @@ def inspect(collection: Collection, window: str, asked_folds: int = 5) -> Inspec
   Args:
     collection: the cases.
     window: the intensities that become black and white, see `data_description.parse_window`.
-    asked_folds: that patients are divided into, where no file in the folder divides them.
+    asked_folds: number of folds, where no file in the folder divides patients.
   """
   fixed = _attempt(collection, lambda: data_description.parse_window(window)) or ()
   summaries, excerpts, where = _read_all(collection, fixed)
@@ -83,7 +83,7 @@ def inspect(collection: Collection, window: str, asked_folds: int = 5) -> Inspec
 def _read_all(
   collection: Collection, window: tuple[float, ...]
 ) -> tuple[list[Summary], list[contact_sheet.Excerpt], dict[int, pathlib.Path]]:
-  """Of each case that can be read; excerpts of the first few; and a file with each number that is in masks."""
+  """The summary of each case that can be read, excerpts of the first few, and a file with each number that is in masks."""
   channels, report = collection.channels, collection.problems.append
   summaries, excerpts, where, case_of = [], [], {}, {}
   for case in tqdm(collection.cases, desc="checking", unit="case", leave=False):
@@ -108,7 +108,7 @@ def _read_all(
 
 
 def _attempt(collection: Collection, call: Callable[[], Any]) -> Any:
-  """What a call gives; None where it raises, which is one more problem of the collection."""
+  """The result of a call; None where it raises UserError, which becomes a problem of the collection."""
   try:
     return call()
   except UserError as error:
@@ -198,7 +198,7 @@ def _numbers(summaries: Sequence[Summary], info: DatasetInfo, labels: Labels) ->
 
 
 def _remarks(summaries: Sequence[Summary], info: DatasetInfo | None) -> list[str]:
-  """What is not wrong and may not be meant, a sentence each."""
+  """What is not wrong but may be unintended, a sentence each."""
   notes = []
   if empty := [of.case.name for of in summaries if not of.marked]:
     notes.append(f"{len(empty)} cases have no label in any slice: {shown(empty)}")

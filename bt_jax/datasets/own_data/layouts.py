@@ -1,4 +1,4 @@
-"""Recognises how a user's folder of images and masks is laid out, and lists its cases; opens no image but TIFFs of several pages."""
+"""Recognises the layout of a user's folder of images and masks, and lists its cases; opens no images but TIFFs, for pages."""
 
 import collections
 import os
@@ -27,7 +27,7 @@ _LAYOUTS: tuple[Callable[[pathlib.Path, Listed], Collection | None], ...] = (
 
 
 def find(root: str | pathlib.Path | None, *, masks: bool = True) -> Collection:
-  """The cases in a folder, with all that is wrong with it as far as names and small files show.
+  """The cases in a folder, with all problems that names and small files show.
 
   Args:
     root: the folder.
@@ -59,7 +59,7 @@ def find(root: str | pathlib.Path | None, *, masks: bool = True) -> Collection:
 
 
 def _check_links(collection: Collection, listed: Listed) -> None:
-  """A link to nothing is not a file, and would be left out without a word; it is why what follows is missing."""
+  """Reports links to missing files, which would be left out silently, before the problems that they cause."""
   dangling = [
     UserError(f"{entry.path} is a link to {os.readlink(entry.path)}, which is not there: fetch or remove it")
     for folder in listed
@@ -89,11 +89,11 @@ def _check_files(collection: Collection) -> None:
 
 
 def _check_names(collection: Collection) -> None:
-  """Two names that differ in capitals alone are one on some machines, and most often one patient by mistake."""
+  """Reports names that cannot be printed, are used twice, or differ only in capitals, most often one patient by mistake."""
   if not collection.cases and not collection.problems:
     collection.problem(f"{collection.root} holds no case, expected {EXPECTED}", "data.root")
   for case in collection.cases:
-    if not case.name.isprintable() or not case.patient.isprintable():  # nor is what was no UTF-8
+    if not case.name.isprintable() or not case.patient.isprintable():  # so are names that were not UTF-8
       name = case.name.encode("unicode_escape", "surrogatepass").decode()
       collection.problem(f"{name} in {collection.root} has characters in its name that cannot be printed: rename it")
   of_cases = [case.name for case in collection.cases]
@@ -128,7 +128,7 @@ def _check_masks(collection: Collection) -> None:
 
 
 def _note_left_out(collection: Collection, listed: Listed) -> None:
-  """Counts the files that are read by nobody: by their folder where none of it is read, else by their suffix."""
+  """Counts the files that are not read: by folder where none of its files is read, else by suffix."""
   used = {*collection.described, *(file for case in collection.cases for file in case.files)}
   top = lambda file: file.relative_to(collection.root).parts[0]
   read_from = {top(file) for file in used if file.is_relative_to(collection.root)}

@@ -1,4 +1,4 @@
-"""Lists folders that a `dataset.json` describes: nnU-Net's, of both versions, and the Medical Segmentation Decathlon's."""
+"""Lists the cases of folders that a `dataset.json` describes: nnU-Net's, of both versions, and the Medical Segmentation Decathlon's."""
 
 import pathlib
 import re
@@ -23,10 +23,10 @@ Groups = dict[str, tuple[tuple[pathlib.Path, ...], ...]]
 
 
 def read(root: pathlib.Path, listed: dict[pathlib.Path, list[pathlib.Path]]) -> Collection | None:
-  """The cases of `imagesTr` and `labelsTr`; of `imagesTs`, or of the folder itself, where it holds scans alone.
+  """The cases of `imagesTr` and `labelsTr`, or of a folder that itself holds scans, such as `imagesTs`.
 
   Raises:
-    UserError: `dataset.json` is missing beside `imagesTr`, or is not an object of JSON.
+    UserError: `dataset.json` is missing beside `imagesTr`, or is not a JSON object.
   """
   training = root / "imagesTr"
   beside = [root] if training in listed or root / "imagesTs" in listed else [root.parent] if listed[root] else []
@@ -38,7 +38,7 @@ def read(root: pathlib.Path, listed: dict[pathlib.Path, list[pathlib.Path]]) -> 
   collection = Collection(root, "", described=[path])
   about = read_json(path)
   if not isinstance(about, dict):
-    raise UserError(f"{path} is not an object of JSON: expected nnU-Net's, with channel_names and labels")
+    raise UserError(f"{path} is not a JSON object: expected nnU-Net's, with channel_names and labels")
   collection.channels = _channels(about, path, collection)
   collection.labels = _labels(about, path, collection)
   images = [file for file in listed.get(training, listed[root]) if is_image(file)]
@@ -52,7 +52,7 @@ def read(root: pathlib.Path, listed: dict[pathlib.Path, list[pathlib.Path]]) -> 
     collection.layout = "nnU-Net"
     _read_numbered(collection, images, masks, training)
   if isinstance(number := about.get("numTraining"), int) and training in listed and number != len(collection.names):
-    collection.notes.append(f"{path.name} speaks of {number} cases, and {len(collection.names)} are there")
+    collection.notes.append(f"{path.name} says {number} cases, and {len(collection.names)} are there")
   return collection
 
 
@@ -73,7 +73,7 @@ def _listed_pairs(
 def _pairs(
   collection: Collection, images: list[pathlib.Path], masks: list[pathlib.Path]
 ) -> list[tuple[pathlib.Path, pathlib.Path]]:
-  """Images and masks of one name."""
+  """Pairs images and masks by name."""
   of_image, of_mask = collection.by_name(images, stem), collection.by_name(masks, stem)
   for name in sorted(of_mask.keys() - of_image.keys()):
     collection.problem(f"{of_mask[name]} has no image of its name: add it, or move the mask away")
@@ -102,7 +102,7 @@ def _read_numbered(
 
 
 def _spacing(image: pathlib.Path, name: str, collection: Collection) -> Spacing | None:
-  """What `CASE.json` beside a TIFF says, as nnU-Net reads it; None where there is none."""
+  """The spacing in `CASE.json` beside a TIFF, as in nnU-Net; None where there is none."""
   path = image.with_name(f"{name}.json")
   if not image.name.lower().endswith((".tif", ".tiff")) or not path.is_file():
     return None
@@ -134,7 +134,7 @@ def _channels(about: dict[str, Any], path: pathlib.Path, collection: Collection)
 
 
 def distinct(names: list[str]) -> tuple[str, ...]:
-  """Names as `data.channels` can list them: without commas, signs before numbers, and each once."""
+  """Names that `data.channels` can list: unique, and without commas or signs before numbers."""
   usable = [re.sub(r"([+-])(?=\d+$)", "_", re.sub(r"[\s,]+", "_", plain(name))) or "channel" for name in names]
   return tuple(
     name if usable.count(name) == 1 else f"{name}_{usable[:index].count(name) + 1}" for index, name in enumerate(usable)
@@ -142,7 +142,7 @@ def distinct(names: list[str]) -> tuple[str, ...]:
 
 
 def _labels(about: dict[str, Any], path: pathlib.Path, collection: Collection) -> Labels | None:
-  """Of version 2, `{"edema": 1}` or regions `{"whole": [1, 2]}`; or of version 1, `{"1": "edema"}`; None where they are wrong."""
+  """Labels of version 2, `{"edema": 1}` or regions `{"whole": [1, 2]}`, or of version 1, `{"1": "edema"}`; None if wrong."""
   labels = about.get("labels")
   try:
     if not isinstance(labels, dict) or not labels:
@@ -190,7 +190,7 @@ def _number(name: str, given: Any) -> int:
 
 
 def _ids(about: dict[str, Any], values: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
-  """The number of each class in masks that are written: its own, or, where there are regions, what `regions_class_order` says."""
+  """The number of each class in masks that are written: its own, or, with regions, that of `regions_class_order`."""
   ids = [numbers[0] for numbers in values.values()]
   if any(len(numbers) > 1 for numbers in values.values()):
     ids = about.get("regions_class_order")

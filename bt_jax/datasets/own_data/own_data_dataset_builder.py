@@ -16,19 +16,19 @@ from bt_jax.datasets.own_data.collection import Case, Collection, Labels, check_
 from bt_jax.errors import UserError
 from bt_jax.schema import slice_id
 
-SPLIT = "cases"  # the only one: patients are divided into folds when it is read
+SPLIT = "cases"  # the only split of TFDS: patients are divided into folds when it is read
 _AHEAD = 2  # cases read while one is written
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
 class OwnConfig(tfds.core.BuilderConfig):
-  """A folder of a user's.
+  """A user's own folder.
 
   Attributes:
     title: what tables and figures call the data.
-    info: of the data set.
+    info: the data set.
     collection: the cases.
-    labels: of their masks.
+    labels: labels of their masks.
     synthetic: the images are computed, not measured.
   """
 
@@ -45,7 +45,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
   VERSION = tfds.core.Version("1.0.0")
   RELEASE_NOTES = {"1.0.0": "First release."}
   BUILDER_CONFIGS = []
-  progress: tqdm | None = None  # of the build at work
+  progress: tqdm | None = None  # of the current build
 
   def _info(self) -> tfds.core.DatasetInfo:
     info = self.builder_config.info
@@ -95,7 +95,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
 
 
 def _in_order(config: OwnConfig) -> Iterator[tuple[Case, dict[str, Any]]]:
-  """Cases as they are stored, some of them read ahead."""
+  """Cases in the form in which they are stored, some of them read ahead."""
   with concurrent.futures.ThreadPoolExecutor(_AHEAD) as pool:
     waiting = collections.deque()
     for case in config.collection.cases:
@@ -125,7 +125,7 @@ def _read(case: Case, config: OwnConfig) -> dict[str, Any]:
 
 
 def _about(case: Case, volume: dict[str, Any]) -> dict[str, Any]:
-  """What the index of the data set says of a case."""
+  """The entry of a case in the index of the data set."""
   return {
     "case": case.name,
     "patient": case.patient,

@@ -1,4 +1,4 @@
-"""How large the slices of a case are, by the headers of its files alone."""
+"""The size of the slices of a case, by the headers of its files alone."""
 
 import gzip
 import pathlib
@@ -17,7 +17,7 @@ from bt_jax.scans.scan import to_axial
 
 
 def side_of(height: int, width: int, spacing: Spacing | None) -> int:
-  """The longer side of a slice, in pixels of the smaller side of a pixel."""
+  """The longer side of a slice, in square pixels of the finer spacing."""
   _, rows, columns = spacing or (1.0, 1.0, 1.0)
   return round(max(height * max(rows / columns, 1.0), width * max(columns / rows, 1.0)))
 
@@ -37,12 +37,12 @@ def longest_side(case: Case) -> int:
       return max(image.size)
   except UserError:
     raise
-  except Exception as error:  # whatever a library makes of a header that makes no sense
+  except Exception as error:  # any error of a library over an invalid header
     raise UserError(f"{path} has a header that cannot be read ({one_line(error)}): copy or convert it again") from error
 
 
 def _header(path: pathlib.Path) -> Source:
-  """How a NIfTI lies, by the first bytes of the file, whatever its name says of gzip."""
+  """The geometry of a NIfTI, by the first bytes of the file, gzipped or not whatever its name."""
   with open(path, "rb") as file:
     packed = file.read(2) == b"\x1f\x8b"
   with gzip.open(path) if packed else open(path, "rb") as file:

@@ -1,4 +1,4 @@
-"""A user's own folder as a data set: what it is, its builder, and its folds."""
+"""A user's own folder as a data set: its description, its builder, and its folds."""
 
 import dataclasses
 import functools
@@ -26,7 +26,7 @@ class OwnSource(store.Source):
   Attributes:
     root: the folder.
     data_dir: where built data sets live; None is TFDS's own folder.
-    folds: that patients are divided into, where no file in the folder divides them.
+    folds: number of folds, where no file in the folder divides patients.
     window: the intensities that become black and white, e.g. `-160,240`; empty where each volume has its own.
   """
 
@@ -45,7 +45,7 @@ class OwnSource(store.Source):
 
   @functools.cached_property
   def info(self) -> DatasetInfo:
-    """Of the data set, as it was built, or as it would be; raises UserError where there is a problem."""
+    """The data set as it was built, or would be; raises UserError where there is a problem."""
     fold_of = self._fold_of
     path = pathlib.Path(self._builder(info=_EMPTY).data_path) / "metadata.json"
     known = DatasetInfo.from_json(json.loads(path.read_text())["info"]) if path.is_file() else self._described[0]
@@ -61,7 +61,7 @@ class OwnSource(store.Source):
 
   @functools.cached_property
   def _fold_of(self) -> dict[str, int]:
-    """The fold of each case; -1 of one that always trains."""
+    """The fold of each case; -1 for a case that always trains."""
     return folds.divide(self.collection, self.folds)
 
   def _builder(self, *, title: str = "", **fields: Any) -> Builder:
@@ -74,13 +74,13 @@ class OwnSource(store.Source):
 
   @functools.cached_property
   def _variant(self) -> str:
-    """The folder's name and a hash of what is in it, so that a folder that changed is built anew."""
+    """The folder's name and a hash of what is in it, so that a folder that changed is built again."""
     digest = hashlib.sha256(json.dumps([self.window, _listing(self.collection)]).encode()).hexdigest()
     name = re.sub(r"[^A-Za-z0-9]+", "_", self.collection.root.resolve().name).strip("_") or "data"
     return f"{name[:40]}_{digest[:12]}"
 
   def open_or_build(self) -> store.Builder:
-    """The built data set; builds it first where it is missing; raises UserError where that cannot be."""
+    """The built data set; builds it first where it is missing; raises UserError where that fails."""
     root, info = self.collection.root, self.info
 
     def open_builder() -> Builder:
@@ -91,7 +91,7 @@ class OwnSource(store.Source):
     def build(builder: Builder) -> None:
       builder.builder_config.labels = self._described[1]
       store.prepare(builder, root)
-      if importlib.util.find_spec("mlcroissant") is not None:  # of an extra
+      if importlib.util.find_spec("mlcroissant") is not None:  # an optional dependency
         croissant.write(pathlib.Path(builder.data_path), self.collection, info)
 
     return store.build_once(open_builder, build)
@@ -112,7 +112,7 @@ class OwnSource(store.Source):
     return {patient: dict(self.collection.fields.get(patient, {})) for patient in patients}
 
   def read_spacings(self, builder: store.Builder) -> dict[str, tuple[float, float, float]]:
-    """Mm between slices, rows and columns of each case as it is stored; empty where they are not known of all."""
+    """Distances in mm between slices, rows and columns of each stored case; empty unless they are known for all."""
     spacings = {case["case"]: case["spacing_mm"] for case in builder.info.metadata["cases"]}
     return {} if None in spacings.values() else {name: tuple(spacing) for name, spacing in spacings.items()}
 

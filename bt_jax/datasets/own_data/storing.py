@@ -1,4 +1,4 @@
-"""A case as the data set stores it: 16 bits, square, the longer side of its slices filling it."""
+"""Converts a case to the form that the data set stores: 16 bits, on a square grid that the longer side of a slice fills."""
 
 import math
 
@@ -9,16 +9,16 @@ from bt_jax.datasets.info import DatasetInfo
 from bt_jax.datasets.own_data.case_volumes import Volume
 from bt_jax.scans import resampling
 
-_SQUARE = 1e-3  # by how much pixels may be higher than wide and stay as they are
+_SQUARE = 1e-3  # by how much the sides of pixels may differ before they are resampled
 
 
 def to_stored(
   volume: Volume, masks: Integer[np.ndarray, "slices height width classes"], info: DatasetInfo
 ) -> tuple[UInt16[np.ndarray, "slices size size channels"], UInt8[np.ndarray, "slices size size classes"]]:
-  """A case as the data set stores it: 16 bits, square, the longer side filling it, what is left over black.
+  """Converts a case to the stored form: 16 bits, on a square grid; the longer side fills it, and the rest is black.
 
-  Intensities become black and white as those of a scan do that is predicted, see `resampling.window`; resampling is
-  linear, and a pixel is of a class where more than half of it is. A case that has the stored size stays as it is.
+  Intensities become black and white as in prediction, see `resampling.window`; resampling is linear, and a pixel belongs
+  to a class if at least half of it does. A case that has the stored size and square pixels is not resampled.
   """
   low, high = resampling.window(volume.values, fixed=info.window)
   _, rows, columns = volume.spacing_mm or (1.0, 1.0, 1.0)
@@ -35,7 +35,7 @@ def to_stored(
 def to_square(
   image: Float[np.ndarray, "slices height width channels"], size: int, aspect: float
 ) -> Float[np.ndarray, "slices {size} {size} channels"]:
-  """What `resampling.to_network` gives, in NumPy: JAX compiles a program for each size of image, and pictures have many."""
+  """`resampling.to_network` in NumPy, as JAX would compile a program for each size of image, of which there may be many."""
   _, height, width, _ = image.shape
   factor = size / max(height * aspect, width)
   rows = _weights(height, size, factor * aspect, round((size - height * aspect * factor) / 2))
@@ -45,7 +45,7 @@ def to_square(
 
 
 def _weights(size: int, out: int, factor: float, offset: int) -> Float[np.ndarray, "{out} {size}"]:
-  """What each pixel along one axis gives to each that is stored: linearly, averaging where it shrinks; see `jax.image`."""
+  """The weight of each pixel in each stored pixel along one axis: linear, and antialiased when shrinking; see `jax.image`."""
   centres = (np.arange(out) + 0.5 - offset) / factor - 0.5
   weights = np.maximum(0, 1 - abs(centres[:, None] - np.arange(size)) * min(factor, 1.0))
   weights /= np.maximum(weights.sum(1, keepdims=True), 1e-6)
@@ -56,7 +56,7 @@ def _weights(size: int, out: int, factor: float, offset: int) -> Float[np.ndarra
 def statistics(
   image: UInt16[np.ndarray, "slices height width channels"],
 ) -> tuple[Float[np.ndarray, "channels"], Float[np.ndarray, "channels"]]:
-  """Mean and standard deviation of each channel of a stored case, in 0..255; by counts, as there are few intensities."""
+  """Mean and standard deviation of each channel of a stored case, in 0..255; from counts, as there are few intensities."""
   intensities = np.arange(2**16) * (255 / 65535)
   counts = np.stack([np.bincount(channel.ravel(), minlength=2**16) for channel in np.moveaxis(image, -1, 0)])
   total = math.prod(image.shape[:-1])
@@ -66,7 +66,7 @@ def statistics(
 
 
 def stored_spacing(volume: Volume, size: int) -> list[float] | None:
-  """Mm between slices, rows and columns of a case once it is stored; None where its files do not say."""
+  """Distances in mm between slices, rows and columns of a case once it is stored; None where its files do not say."""
   if volume.spacing_mm is None:
     return None
   between, rows, columns = volume.spacing_mm

@@ -14,11 +14,11 @@ from bt_jax import files
 CASES = 12
 CHANNELS = ("T1", "T1ce", "T2", "FLAIR")
 REGIONS = {"whole": [1, 2, 3], "core": [2, 3], "enhancing": [3]}
-_SEED = 3_000_000  # beside those of other synthetic data
+_SEED = 3_000_000  # differs from those of other synthetic data
 _SHAPE = (10, 96, 96)  # slices, rows and columns
 # Two scanners: mm between slices, rows and columns, and the gain of the intensities.
 _SCANNERS = {"A": ((5.0, 1.0, 1.0), 900.0), "B": ((6.0, 1.25, 1.0), 240.0)}
-# Of background, brain, rim, core and enhancing part, in each sequence.
+# Intensities of background, brain, rim, core and enhancing part, in each sequence.
 _INTENSITIES = ((0, 50, 40, 30, 34), (0, 52, 44, 36, 95), (0, 45, 75, 90, 70), (0, 48, 92, 76, 84))
 
 
@@ -103,7 +103,7 @@ def write_brats(folder: pathlib.Path, cases: int = CASES) -> None:
 
 
 def write_pictures(folder: pathlib.Path, cases: int = CASES) -> None:
-  """FLAIR alone as PNGs of 8 bits in `images/CASE/`, and masks of 0 and 255 in `masks/CASE/`."""
+  """Only FLAIR, as 8-bit PNGs in `images/CASE/`, and masks of 0 and 255 in `masks/CASE/`."""
   for number in range(cases):
     image, labels, _ = make_case(number)
     flair = image[..., CHANNELS.index("FLAIR")]
@@ -126,14 +126,15 @@ LAYOUTS: dict[str, Callable[..., None]] = {
 def write(folder: pathlib.Path, layout: str) -> pathlib.Path:
   """Writes the cases in a layout, a name of `LAYOUTS`, and a file SYNTHETIC that says what they are."""
   files.write_bytes(
-    folder / "SYNTHETIC", b"Computed by bt_jax, and of nobody: results on these images say nothing of patients.\n"
+    folder / "SYNTHETIC",
+    b"Computed by bt_jax: nobody was scanned, and results on these images say nothing about patients.\n",
   )
   LAYOUTS[layout](folder)
   return folder
 
 
 def _nifti(path: pathlib.Path, values: np.ndarray, scanner: str) -> None:
-  """Axial slices, feet first, rows to the back and columns to the left, as a file of axes to the left, back and head."""
+  """Writes axial slices (feet first, rows to the back, columns to the left) as a file with axes to the left, back and head."""
   (between, row, column), _ = _SCANNERS[scanner]
   affine = np.diag([-column, -row, between, 1.0])
   affine[:3, 3] = 40.0, 40.0, -25.0

@@ -27,9 +27,9 @@ def find(path: pathlib.Path, channels: Sequence[str]) -> list[Found]:
   """The cases in a file or a folder, in natural order of their names.
 
   Args:
-    path: a file that has all channels; or a folder: nnU-Net's `imagesTs` or one with it in it, files that are named by
-      their channels, volumes of all channels, or slices.
-    channels: of the network.
+    path: a file that has all channels; or a folder: nnU-Net's `imagesTs` or its parent, files named by their channels,
+      volumes of all channels, or slices.
+    channels: channels of the network.
 
   Raises:
     UserError: there is nothing to read.
@@ -59,7 +59,7 @@ def _walk(root: pathlib.Path) -> Iterator[tuple[pathlib.Path, list[pathlib.Path]
 
 
 def _numbered(root: pathlib.Path, listed: Files, channels: Sequence[str]) -> list[Found]:
-  """Files that nnU-Net's numbers of channels end the names of."""
+  """Cases whose files end in nnU-Net's numbers of channels."""
   groups: dict[str, dict[int, pathlib.Path]] = {}
   twice: dict[str, str] = {}
   for folder, files in listed.items():
@@ -86,7 +86,7 @@ def _numbered(root: pathlib.Path, listed: Files, channels: Sequence[str]) -> lis
 
 
 def _named(root: pathlib.Path, listed: Files, channels: Sequence[str]) -> list[Found]:
-  """A file for each channel, whose name ends with it, as BraTS names them."""
+  """Cases with a file for each channel, whose name ends with that of the channel, as in BraTS."""
   wanted = {_plain(channel): channel for channel in channels}
   cases: dict[str, dict[str, pathlib.Path]] = {}
   twice: dict[str, str] = {}
@@ -117,7 +117,7 @@ def _put(files: dict[Any, pathlib.Path], channel: Any, file: pathlib.Path, twice
 
 
 def _whole(root: pathlib.Path, listed: Files, channels: Sequence[str]) -> list[Found]:
-  """Volumes that have all channels in one file, and slices, grouped as those of training."""
+  """Volumes that have all channels in one file, and slices, grouped as in training."""
   images = {(file.parent.relative_to(root).as_posix(), stem(file)): file for files in listed.values() for file in files}
   grouped = folders.grouped(images, set())
   return [Found(Case(name, name, (tuple(images[key] for key in keys),))) for name, keys in grouped.items()]
@@ -132,6 +132,6 @@ def _plain(name: str) -> str:
 
 
 def _ends(name: str) -> list[str]:
-  """The last word of a name, and the last two and three of them, e.g. `t1_ce`; the longest first."""
+  """The last three, two and one words of a name, e.g. `t1_ce`, the longest first."""
   words = [match.start() for match in re.finditer(r"(?:(?<=[^A-Za-z0-9])|^)[A-Za-z0-9]", name)]
   return [name[start:] for start in words[-3:]]

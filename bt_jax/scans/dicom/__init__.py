@@ -1,4 +1,4 @@
-"""A DICOM study in, a mask as DICOM Segmentation out."""
+"""Reads a DICOM study, and writes a mask as a DICOM Segmentation."""
 
 from bt_jax.scans.dicom.opening import is_dicom, study_of
 from bt_jax.scans.dicom.seg import write

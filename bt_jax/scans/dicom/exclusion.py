@@ -1,4 +1,4 @@
-"""Which stored pixels a DICOM header declares to be no signal: padding, and what a display shutter hides."""
+"""Finds the stored pixels that a DICOM header declares not to be signal: padding, and what a display shutter hides."""
 
 import pathlib
 from typing import Any
@@ -24,13 +24,13 @@ def excluded(
   """Where pixels are not signal; None where all are.
 
   Args:
-    dataset: with its header.
-    cells: as they are stored, with all bits.
-    values: what the stored bits of the cells mean.
-    path: for messages.
+    dataset: the file with its header.
+    cells: pixels as stored, with all bits.
+    values: the numbers that the stored bits of the cells stand for.
+    path: the file, for messages.
 
   Raises:
-    UserError: the header declares it by what is not a number.
+    UserError: a value in the header is not a number.
   """
   outside = np.zeros(cells.shape, bool)
   for value, limit in _PADDINGS:
@@ -42,23 +42,23 @@ def excluded(
 
 
 def _padding(dataset: Any, cells: np.ndarray, values: np.ndarray, ends: list[float]) -> Bool[np.ndarray, "..."]:
-  """PS3.3 C.7.5.1.1.2: one value, or all from one to the other, both included."""
+  """Where pixels are padding: one value, or a range that includes both ends (PS3.3 C.7.5.1.1.2)."""
   if cells.dtype.kind == "f":
     low, high = (cells.dtype.type(end) for end in (min(ends), max(ends)))
     return (values >= low) & (values <= high)
-  # Written with the wrong sign, 63536 for -2000, it is the same bits.
+  # A value written with the wrong sign, such as 63536 for -2000, has the same bits.
   known = np.array(ends).astype(np.int64).astype(cells.dtype).astype(np.int64)
   levels = 2 ** int(dataset.BitsStored)
   lowest = -levels // 2 if cells.dtype.kind == "i" else 0
   if known.min() >= 0 and lowest + levels <= known.max() < levels:  # its uppermost bit is the sign
     known -= levels
-  if known.min() < lowest or known.max() >= lowest + levels:  # outside of the bits that are stored
+  if known.min() < lowest or known.max() >= lowest + levels:  # beyond the stored bits
     values = cells
   return (values >= known.min()) & (values <= known.max())
 
 
 def _shutter(dataset: Any, shape: tuple[int, int], path: pathlib.Path) -> Bool[np.ndarray, "rows columns"]:
-  """PS3.3 C.7.6.11: what lies beyond all of its shapes; rows and columns count from 1."""
+  """Where a display shutter hides pixels, outside any of its shapes (PS3.3 C.7.6.11); rows and columns count from 1."""
   from skimage.draw import polygon2mask
 
   names = dataset.get("ShutterShape") or []

@@ -1,7 +1,7 @@
-"""How the frames of a series lie in space; by hand, as `highdicom.spatial` knows no gantry tilt and gives no reasons.
+"""How the frames of a series lie in space.
 
-Its `get_volume_positions` answers None for a series that is not a volume, where a refusal names the frames, and its affine
-steps along the normal of the slices, where that of a tilted gantry does not.
+`highdicom.spatial` is not used: its `get_volume_positions` returns None for a series that is not a volume, where an error
+here names the frames, and its affine steps along the normal of the slices, which is wrong for a tilted gantry.
 """
 
 import collections
@@ -15,9 +15,9 @@ from bt_jax.errors import UserError
 from bt_jax.scans.dicom.series import Frame, Series
 from bt_jax.scans.scan import COARSEST_MM, FARTHEST_MM, FINEST_MM, check_shear, implausible_size, leave_out
 
-_TURNED = 1e-3  # of direction cosines, and mm of a pixel, beyond which slices are not of one volume
-_UNEVEN = 0.1  # of the usual distance between slices, beyond which one is missing or doubled
-_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM counts to the left and back
+_TURNED = 1e-3  # largest difference of direction cosines, and of pixel sizes in mm, within one volume
+_UNEVEN = 0.1  # share of the usual slice distance by which others may differ; beyond it a slice is missing or doubled
+_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # the axes of DICOM point to the left and back
 _PLACING = {"position": "ImagePositionPatient", "orientation": "ImageOrientationPatient", "spacing": "PixelSpacing"}
 
 
@@ -26,11 +26,11 @@ class Stack:
   """The frames of a volume, in order.
 
   Attributes:
-    series: they are of.
+    series: the series that they belong to.
     frames: sorted along the normal of the slices; by their number in the series where their position is unknown.
-    affine: from (slice, row, column) to mm, to the right, front and head; None where their position is unknown.
+    affine: from (slice, row, column) to mm in RAS; None where their position is unknown.
     warnings: what is unusual, a sentence each.
-    is_plausible: whether a head may be of the size that the affine gives.
+    is_plausible: whether the size that the affine gives is possible for a head.
   """
 
   series: Series
@@ -41,14 +41,14 @@ class Stack:
 
   @property
   def distance(self) -> float:
-    """Mm from slice to slice at right angles to them; 1 where their position is unknown."""
+    """Distance between slices in mm, at right angles to them; 1 where their position is unknown."""
     if self.affine is None:
       return 1.0
     return float(abs(np.linalg.det(self.affine[:3, :3])) / np.prod(np.linalg.norm(self.affine[:3, 1:3], axis=0)))
 
   @property
   def spacing_known(self) -> bool:
-    """Whether sizes in mm are known from the files, that between slices too, and can be those of a head."""
+    """Whether all sizes in mm, the slice distance included, are known from the files and possible for a head."""
     return (
       self.affine is not None and self.is_plausible and (len(self.frames) > 1 or _thickness(self.frames[0]) is not None)
     )
@@ -58,8 +58,8 @@ def arrange(series: Series) -> Stack:
   """Sorts the frames of a series and finds their affine.
 
   Raises:
-    UserError: they differ in size or direction, one is missing, two lie at the same position, or their header holds
-      numbers that no head has.
+    UserError: frames differ in size or direction, one is missing, two lie at the same position, or a header holds
+      numbers that are impossible for a head.
   """
   frames, warnings = series.frames, [f"{series.label}: {warning}" for warning in series.warnings]
   if "MOSAIC" in series.says("ImageType").upper().split():
@@ -99,8 +99,8 @@ def arrange(series: Series) -> Stack:
   astray = abs(np.stack([frame.position for frame in frames]) - line).max(1)
   if astray.max() > max(1.0, _UNEVEN * np.linalg.norm(step)):
     raise UserError(
-      f"the slices of {series.label} do not lie in one row ({frames[int(astray.argmax())].label} is {astray.max():.3g} "
-      "mm astray): give the slices of one volume"
+      f"the slices of {series.label} do not lie on one line ({frames[int(astray.argmax())].label} is {astray.max():.3g} "
+      "mm off): give the slices of one volume"
     )
   affine = np.eye(4)
   affine[:3] = np.stack([step, down * frames[0].spacing[0], right * frames[0].spacing[1], frames[0].position], axis=1)
@@ -114,7 +114,7 @@ def arrange(series: Series) -> Stack:
 
 
 def _check_doubled(series: Series) -> None:
-  """Raises UserError where all files of one SOPInstanceUID are the same image; positions alone may be unknown."""
+  """Raises UserError where all files with one SOPInstanceUID are the same image; their positions may be unknown."""
   of_uid = collections.defaultdict(list)
   for frame in {frame.path: frame for frame in series.frames}.values():
     of_uid[frame.about["SOPInstanceUID"]].append(frame)
@@ -124,12 +124,12 @@ def _check_doubled(series: Series) -> None:
 
 
 def _check_possible(frame: Frame) -> None:
-  """Raises UserError where directions are none at a right angle, or a head cannot have such a position or pixels."""
+  """Raises UserError where directions are not at a right angle, or position or pixel size are impossible for a head."""
   if not np.allclose(frame.orientation @ frame.orientation.T, np.eye(2), atol=0.01):
     what = f"ImageOrientationPatient {_numbers(frame.orientation.ravel())}, expected two directions at a right angle"
   elif abs(frame.position).max() > FARTHEST_MM:
     what = (
-      f"ImagePositionPatient {_numbers(frame.position)}, {FARTHEST_MM / 1e3:g} m and more from the scanner's middle"
+      f"ImagePositionPatient {_numbers(frame.position)}, more than {FARTHEST_MM / 1e3:g} m from the scanner's centre"
     )
   elif not (frame.spacing.min() >= FINEST_MM and frame.spacing.max() <= COARSEST_MM):
     what = f"PixelSpacing {_numbers(frame.spacing)} mm, expected {FINEST_MM:g} to {COARSEST_MM:g}"

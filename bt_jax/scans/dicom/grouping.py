@@ -1,4 +1,4 @@
-"""Which frames are one series: by SeriesInstanceUID where it is one, else by what a series has in common."""
+"""Groups frames into series, by SeriesInstanceUID where it is valid, else by what the slices of a series have in common."""
 
 import collections
 import dataclasses
@@ -12,17 +12,17 @@ from bt_jax.scans.dicom.headers import frames_of
 from bt_jax.scans.dicom.opening import UID, is_dicom
 from bt_jax.scans.dicom.series import Frame, Series
 
-_TURNED = 0.01  # of direction cosines, beyond which slices are of another series
+_TURNED = 0.01  # largest difference of direction cosines within one series
 Item = TypeVar("Item")
 _NAMES = {".dcm", ".dicom", ".ima"}
 
 
 def collect(files: Sequence[pathlib.Path], name: str) -> list[Series]:
-  """The image series among files, in the order of their numbers; what is not an image is left out.
+  """The image series among files, in the order of their numbers; files that are not images are left out.
 
   Args:
-    files: of any kind.
-    name: of the study, for messages.
+    files: files of any kind.
+    name: name of the study, for messages.
 
   Raises:
     UserError: there is no image, a header is damaged or encrypted, or there are several patients or studies.
@@ -50,10 +50,10 @@ def _some(frames: dict[str, Frame]) -> str:
 
 
 def _series(frames: Sequence[Frame]) -> list[Series]:
-  """Frames by series.
+  """Groups frames into series.
 
-  A SeriesInstanceUID of a whole study, as anonymisers write, is none: then series number, description, direction and
-  size distinguish series. One of each slice is none either: parts that have those in common and form one row are one.
+  Some anonymisers write one SeriesInstanceUID for a whole study: then series number, description, direction and size
+  distinguish series. Others write one for each slice: then series that share all of these and form one volume are joined.
   """
   frames = _numbered(frames)
   reused = _are_reused(frames)
@@ -61,7 +61,7 @@ def _series(frames: Sequence[Frame]) -> list[Series]:
   key = lambda frame: (
     (frame.about["SeriesInstanceUID"], frame.numbers["SeriesNumber"]) if is_one(frame) else in_common(frame)
   )
-  note = "its UIDs are missing or not unique: slices were put together by series number, description and position"
+  note = "its UIDs are missing or not unique: slices were grouped by series number, description and position"
   series = []
   for group in _grouped(frames, key):
     if is_one(group[0]):
@@ -76,7 +76,7 @@ def _series(frames: Sequence[Frame]) -> list[Series]:
 
 
 def _numbered(frames: Sequence[Frame]) -> list[Frame]:
-  """Frames without a series number get that of their SeriesInstanceUID, where all others of it have one and the same."""
+  """Gives frames without a series number that of the other frames of their SeriesInstanceUID, where these agree on one."""
   numbers = collections.defaultdict(set)
   for frame in frames:
     numbers[frame.about["SeriesInstanceUID"]].add(frame.numbers["SeriesNumber"])
@@ -90,13 +90,13 @@ def _numbered(frames: Sequence[Frame]) -> list[Frame]:
 
 
 def in_common(frame: Frame) -> Hashable:
-  """What the slices of one volume have in common beside their UID and direction."""
+  """What the slices of one volume have in common besides their UID and direction."""
   texts = (frame.about[keyword] for keyword in ("SeriesDescription", "ProtocolName", "SequenceName", "ImageType"))
   return (frame.numbers["SeriesNumber"], *texts, frame.shape, frame.orientation is None)
 
 
 def _by_direction(items: Sequence[Item], frame_of: Callable[[Item], Frame]) -> list[list[Item]]:
-  """Items of which each but the first lies as the first of its group does; those of no direction are one group."""
+  """Groups items by the direction of the first item of each group; items without a direction form one group."""
   groups: list[list[Item]] = []
   for item in items:
     direction = frame_of(item).orientation
@@ -110,16 +110,15 @@ def _by_direction(items: Sequence[Item], frame_of: Callable[[Item], Frame]) -> l
 
 
 def _joined(parts: list[Series]) -> list[Series]:
-  """One series of several that have everything in common but the UID, where they form a row; else the same ones.
+  """Joins series that differ only in their UID, where they form one volume; else returns them as they are.
 
-  Single slices are joined even if they form none, for a reader to say what is wrong with the row.
+  Single slices are joined even if they form none, so that `arrange` can say what is wrong. Series with neither a number
+  nor a description are never joined.
   """
   named = parts[0].number is not None or parts[0].says("SeriesDescription")
   if len(parts) == 1 or not named:
     return parts
-  note = (
-    f"{len(parts)} SeriesInstanceUIDs have one series number, description and direction: they were joined to one series"
-  )
+  note = f"{len(parts)} SeriesInstanceUIDs have one series number, description and direction: they were joined into one series"
   joined = Series([frame for part in parts for frame in part.frames], (*parts[0].warnings, note))
   if all(len(part.frames) == 1 for part in parts):
     return [joined]
@@ -130,7 +129,7 @@ def _joined(parts: list[Series]) -> list[Series]:
 
 
 def _are_reused(frames: Sequence[Frame]) -> bool:
-  """Whether files with one SOPInstanceUID are different images, by where they lie."""
+  """Whether files with one SOPInstanceUID are different images, by their positions and numbers."""
   of_uid = collections.defaultdict(set)
   for frame in {frame.path: frame for frame in frames}.values():
     of_uid[frame.about["SOPInstanceUID"]].add(frame.identity)

@@ -1,4 +1,4 @@
-"""One DICOM file to the frames that its header describes; no pixel is read here."""
+"""Reads the frames that the header of a DICOM file describes; no pixels are read here."""
 
 import pathlib
 from collections.abc import MutableSequence, Sequence
@@ -10,7 +10,7 @@ from bt_jax.errors import UserError, one_line
 from bt_jax.scans.dicom.opening import DAMAGED, is_image, read_dataset
 from bt_jax.scans.dicom.series import Frame
 
-# Of patient and study, copied to what is written; of the series, to guess its role; of the image.
+# Attributes of the patient and study, which are copied to outputs; of the series, to guess its role; and of the image.
 ABOUT = (
   "PatientID", "PatientName", "PatientBirthDate", "PatientSex", "StudyInstanceUID", "StudyID", "StudyDate", "StudyTime",
   "AccessionNumber", "ReferringPhysicianName", "SeriesInstanceUID", "SeriesDescription", "ProtocolName", "SequenceName",
@@ -21,18 +21,19 @@ _NUMBERS = (
   "SeriesNumber", "InstanceNumber", "InversionTime", "EchoTime", "RepetitionTime", "Rows", "Columns", "NumberOfFrames",
   "SamplesPerPixel", "BitsAllocated", "SpacingBetweenSlices", "SliceThickness",
 )  # fmt: skip
-# Of a frame, and how many numbers: in its own functional groups, in those that all frames share, or in the header itself.
+# Attributes of a frame, and how many numbers each has. They are in its own functional groups, in the shared ones or in
+# the header itself.
 _OF_FRAME = {
   "RescaleSlope": 1, "RescaleIntercept": 1, "PixelSpacing": 2, "ImagePositionPatient": 3, "ImageOrientationPatient": 6,
 }  # fmt: skip
-_SIEMENS = ((0x0019, 0x0010), (0x0019, 0x100A))  # whose private group it is, and how many slices their mosaic holds
+_SIEMENS = ((0x0019, 0x0010), (0x0019, 0x100A))  # the owner of the private group, and the number of slices in a mosaic
 _GROUPED = (*_OF_FRAME, "SpacingBetweenSlices", "SliceThickness", "RepetitionTime")
 _OTHERS = (
   "SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence", "EncryptedAttributesSequence",
   "SpecificCharacterSet",
 )  # fmt: skip
-_SIZES = {"NumberOfFrames": 1, "Rows": 0, "Columns": 0}  # and what they are where the header does not say
-_MOST_FRAMES = 2**14  # of a file
+_SIZES = {"NumberOfFrames": 1, "Rows": 0, "Columns": 0}  # defaults where the header does not say
+_MOST_FRAMES = 2**14  # in a file
 _AS_TEXT = ("DS", "IS")  # numbers that the standard writes as text
 _BINARY = ("FD", "FL", "SL", "SS", "SV", "UL", "US", "UV")
 
@@ -41,7 +42,7 @@ def frames_of(path: pathlib.Path) -> list[Frame]:
   """The frames of one file; none where it is not an image.
 
   Raises:
-    UserError: the header is damaged or encrypted, or holds what is not a number where one belongs.
+    UserError: the header is damaged or encrypted, or a value that should be a number is not.
   """
   import pydicom
 
@@ -50,7 +51,7 @@ def frames_of(path: pathlib.Path) -> list[Frame]:
       path, stop_before_pixels=True, specific_tags=[*ABOUT, *_NUMBERS, *_OF_FRAME, *_OTHERS, *_SIEMENS]
     )
     if "EncryptedAttributesSequence" in header:
-      raise UserError(f"{path} is encrypted: decrypt it before")
+      raise UserError(f"{path} is encrypted: decrypt it first")
     if not is_image(header):
       return []
     if not header.get("Rows"):
@@ -67,10 +68,10 @@ def frames_of(path: pathlib.Path) -> list[Frame]:
 def numbers_in(item: Any, keyword: str, path: pathlib.Path) -> list[float]:
   """The numbers of an attribute, none where it is missing or empty.
 
-  Text is read as such whatever type the file calls it, with a comma or a point before decimals, as scanners write both.
+  Numbers written as text are read whatever type the file declares, with a decimal point or comma, as scanners write both.
 
   Raises:
-    UserError: it is not a number.
+    UserError: a value is not a number.
   """
   from pydicom.datadict import dictionary_VR
 
@@ -101,7 +102,7 @@ def _frames(path: pathlib.Path, header: Any) -> list[Frame]:
     about[keyword] = about[keyword] or _text(header.file_meta.get(f"MediaStorage{keyword}"))
   maker, tiles = (header.get(tag) for tag in _SIEMENS)
   if maker is not None and tiles is not None and str(maker.value).upper().startswith("SIEMENS"):
-    about["ImageType"] += " MOSAIC"  # which anonymisation may have taken away
+    about["ImageType"] += " MOSAIC"  # anonymisation may have removed it
   shared, groups = (header.get(f"{whose}FunctionalGroupsSequence") or [] for whose in ("Shared", "PerFrame"))
   shared, first = _flat(shared, path), _flat(groups[:1], path)
   own = {keyword: numbers_in(header, keyword, path) for keyword in (*_NUMBERS, *_OF_FRAME)}
@@ -126,7 +127,7 @@ def _frames(path: pathlib.Path, header: Any) -> list[Frame]:
         number=index + 1 if groups or count > 1 else 0,
         about=about,
         numbers=numbers,
-        position=position if groups or count == 1 else None,  # one for all is none
+        position=position if groups or count == 1 else None,  # one position for all frames does not count
         orientation=None if orientation is None else orientation.reshape(2, 3),
         spacing=spacing,
         slope=(values["RescaleSlope"] or [1.0])[0],
@@ -137,11 +138,11 @@ def _frames(path: pathlib.Path, header: Any) -> list[Frame]:
 
 
 def _check_size(path: pathlib.Path, numbers: dict[str, float | None], groups: Sequence[Any]) -> int:
-  """The number of frames; raises UserError where a header promises what no file has, before memory is asked for it."""
+  """The number of frames; raises UserError for sizes that no file has, before memory is allocated."""
   count, *size = (int(numbers[keyword] or missing) for keyword, missing in _SIZES.items())
   if min(count, *size) < 1 or max(size) >= 2**16 or (groups and len(groups) != count):
     says = f"{count} frames of {' x '.join(map(str, size))} pixels"
-    raise UserError(f"{path} lies about its size ({says}, {len(groups)} frames described): copy it again")
+    raise UserError(f"{path} contradicts itself about its size ({says}, {len(groups)} frames described): copy it again")
   if count > _MOST_FRAMES:
     raise UserError(f"{path} promises {count} frames, more than a volume of a head has: split it or correct its header")
   return count

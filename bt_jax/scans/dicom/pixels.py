@@ -18,17 +18,17 @@ from bt_jax.scans.scan import check_size
 
 _GREY = {"MONOCHROME1", "MONOCHROME2"}
 
-# What decoders raise over damaged pixels, beside what damaged headers raise.
+# What decoders raise for damaged pixels, besides what damaged headers raise.
 _BROKEN = (*DAMAGED, OSError, RuntimeError)
 
 
 def decode(stack: Stack) -> Float[np.ndarray, "slices rows columns"]:
-  """float32 intensities in the unit of the series, bright where the image is bright.
+  """float32 intensities in the unit of the series; larger values are brighter.
 
-  What the header declares to be no signal is as dark as the darkest signal.
+  Pixels that the header declares not to be signal get the value of the darkest signal.
 
   Raises:
-    UserError: the pixels are coloured, damaged, absent, fewer than promised, no signal, or compressed without a decoder.
+    UserError: the pixels are coloured, damaged, missing, fewer than declared, all without signal, or compressed with no decoder installed.
   """
   rows, columns = stack.frames[0].shape
   check_size((len(stack.frames), rows, columns), f"{stack.series.label} ({stack.frames[0].path})")
@@ -90,14 +90,14 @@ def _cells(dataset: Any, frame: Frame) -> Num[np.ndarray, "frames rows columns"]
 
 
 def _is_corrected(dataset: Any) -> bool:
-  """Whether values are those of a codestream that knows how many bits it has."""
+  """Whether the file is JPEG 2000 or JPEG-LS, whose codestreams state how many bits they have."""
   from pydicom import uid
 
   return dataset.file_meta.TransferSyntaxUID in {*uid.JPEG2000TransferSyntaxes, *uid.JPEGLSTransferSyntaxes}
 
 
 def _meaning(dataset: Any, cells: Num[np.ndarray, "..."]) -> Num[np.ndarray, "..."]:
-  """What cells hold in the bits from HighBit downwards, with their sign; other bits do not count (PS3.5, 8.1.1)."""
+  """The numbers in the bits from HighBit downwards, with their sign; other bits are ignored (PS3.5, 8.1.1)."""
   if cells.dtype.kind == "f":
     return cells
   width, stored = 8 * cells.dtype.itemsize, int(dataset.BitsStored)
@@ -111,11 +111,11 @@ def _meaning(dataset: Any, cells: Num[np.ndarray, "..."]) -> Num[np.ndarray, "..
     raise ValueError(f"HighBit {high}, expected {stored - 1} in a compressed image")
   if _is_corrected(dataset) or stored == width or dataset.BitsAllocated == 1:
     return cells
-  return (cells << (width - 1 - high)) >> (width - stored)  # of signed cells, >> repeats the sign
+  return (cells << (width - 1 - high)) >> (width - stored)  # >> repeats the sign bit of signed cells
 
 
 def _scaled(dataset: Any, stored: Num[np.ndarray, "..."], frames: Sequence[Frame]) -> Float[np.ndarray, "..."]:
-  """Stored values through the Modality LUT, or slope and intercept; those of MONOCHROME1, where low is bright, turned over."""
+  """Applies the Modality LUT, or slope and intercept; MONOCHROME1, where low values are bright, is inverted."""
   from pydicom.pixels import apply_modality_lut
 
   turned = frames[0].about["PhotometricInterpretation"] == "MONOCHROME1"
@@ -125,18 +125,18 @@ def _scaled(dataset: Any, stored: Num[np.ndarray, "..."], frames: Sequence[Frame
     return 2**bits - 1 - values if turned else values
   if turned and stored.dtype.kind == "f":
     stored = -stored
-  elif turned:  # dark and bright exchanged in the range that they have room in
-    ends = 2 ** int(dataset.BitsStored) - 1 if dataset.PixelRepresentation == 0 else -1  # lowest and highest added
+  elif turned:  # inverted within the range of the stored bits
+    ends = 2 ** int(dataset.BitsStored) - 1 if dataset.PixelRepresentation == 0 else -1  # lowest plus highest value
     stored = ends - stored.astype(np.int64)
   scaled = np.empty(stored.shape, np.float32)
-  with np.errstate(over="ignore", invalid="ignore"):  # what is not finite then is reported by the scan
+  with np.errstate(over="ignore", invalid="ignore"):  # values that overflow are reported by `Scan`
     for row, frame in enumerate(frames):
       scaled[row] = stored[row] * np.float64(frame.slope) + frame.intercept
   return scaled
 
 
 def _check_frames(dataset: Any, frame: Frame) -> None:
-  """Raises ValueError where a compressed frame is of another size than the header says, and could be of any, or is cut."""
+  """Raises ValueError where a compressed frame is cut short, or has another size than the header says."""
   import imagecodecs
   from pydicom import encaps, uid
 
@@ -160,7 +160,7 @@ def is_coloured(frame: Frame) -> bool:
 
 
 def _transfer_syntax(dataset: Any) -> str:
-  """The name of the encoding; written into the dataset where the file has no preamble to say it."""
+  """The name of the transfer syntax, which is set in the dataset where the file does not state it."""
   from pydicom import uid
 
   if "TransferSyntaxUID" not in dataset.file_meta:

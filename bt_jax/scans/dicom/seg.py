@@ -16,7 +16,7 @@ from bt_jax.scans.dicom.series import Frame
 from bt_jax.scans.scan import NOTICE, Mask, Scan, from_axial
 
 _SEGMENT = "Tumor (FLAIR abnormality)"
-_SERIES_NUMBER = 9001  # beyond those of scanners
+_SERIES_NUMBER = 9001  # higher than scanners use
 _DESCRIPTION = f"FLAIR abnormality. {NOTICE}"  # DICOM allows 64 characters
 _COPIED = ("PatientID", "PatientName", "StudyID", "AccessionNumber", "ReferringPhysicianName")
 _FORMATTED = {
@@ -37,15 +37,15 @@ def write(
   software: str,
   classes: Mapping[int, str] | None = None,
 ) -> list[pathlib.Path]:
-  """Writes `mask.dcm`, and `probability.dcm` where there is one, in the patient and study of the source.
+  """Writes `mask.dcm`, and `probability.dcm` if a probability is given, to the patient and study of the source.
 
   Args:
-    scan: that `dicom.read` gave.
-    folder: to write to.
-    mask: in the order of `scan.image`.
-    probability: 0..1; kept in steps of 1/255.
-    software: name and version of what made them; DICOM allows 64 characters.
-    classes: the name of each label, where `mask` is a map of them: a segment each, in this order.
+    scan: a scan from `dicom.read`.
+    folder: folder to write to.
+    mask: mask on the grid of `scan.image`.
+    probability: probabilities in 0..1; stored in steps of 1/255.
+    software: name and version of the software; DICOM allows 64 characters.
+    classes: the name of each label, where `mask` is a label map; each label is a segment, in this order.
   """
   import highdicom
 
@@ -77,7 +77,7 @@ def _encode(
   series_uid: str,
   number: int,
 ) -> bytes:
-  """A DICOM Segmentation, BINARY or FRACTIONAL, of named segments on the frames of a stack; the number is its instance's."""
+  """A BINARY or FRACTIONAL Segmentation with named segments on the frames of a stack; `number` is its InstanceNumber."""
   import highdicom
 
   segmentation = highdicom.seg.Segmentation(
@@ -124,9 +124,9 @@ def _segment(number: int, name: str, software: str) -> Any:
 
 
 def _enhanced(stack: Stack) -> Any:
-  """The source as one image of many frames, however many files it has, with all that highdicom asks for.
+  """The source as one multi-frame image, however many files it has, with every attribute that highdicom needs.
 
-  What anonymised files lack is left empty; a place in space that they lack is made up, in a frame of reference of its own.
+  Attributes that anonymised files lack are left empty; missing positions are made up, in a frame of reference of their own.
   """
   import re
 
@@ -166,13 +166,13 @@ def _enhanced(stack: Stack) -> Any:
 
 
 def _refer(segmentation: Any, frames: Sequence[Frame]) -> None:
-  """Makes a segmentation of the one enhanced image refer to the files that it stands for."""
+  """Makes a segmentation refer to the source files instead of the enhanced image that stands for them."""
   derivations = (
     derivation
     for group in segmentation.PerFrameFunctionalGroupsSequence
     for derivation in group.DerivationImageSequence
   )
-  # Frames of several segments share what they refer to.
+  # Frames of several segments share their references.
   for item in {id(item): item for derivation in derivations for item in derivation.SourceImageSequence}.values():
     frame = frames[item.ReferencedFrameNumber - 1]
     _name(item, frame)

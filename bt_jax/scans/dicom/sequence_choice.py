@@ -1,4 +1,4 @@
-"""Which series of a study is FLAIR, T1 before and T1 after contrast: given by the user, or guessed from headers."""
+"""Chooses the series of FLAIR, T1 before and T1 after contrast: given by the user, or guessed from headers."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -19,21 +19,21 @@ def _words(pattern: str) -> re.Pattern:
 
 _LOCALIZER = _words(r"loc|localizer|localiser|scout|pilot|survey|3.?plane|aahead\w*")
 _MOST_LISTED = 20
-# ms: one that nulls fat, from which to where, and one that nulls fluid; below are seconds
+# Inversion times in ms: the range that nulls fat, and the shortest that nulls fluid. Values below the range are seconds.
 _SHORT_INVERSION, _LONG_INVERSION = (10.0, 1000.0), 1500.0
 
 
 def choose(series: Sequence[Series], given: Mapping[str, str], name: str) -> tuple[dict[str, Series], list[str]]:
-  """The series of each role, and a warning for each choice that could have been another.
+  """The series of each role, and a warning for each choice that had alternatives.
 
   Args:
     series: image series of one study.
     given: SeriesInstanceUIDs by role, a name of `CHANNELS`, as the user gave them.
-    name: of the study, for messages.
+    name: name of the study, for messages.
 
   Raises:
-    UserError: there is no series of a UID given, or there are several, one is given twice, none is FLAIR, or several
-      could be a role with nothing to choose between them.
+    UserError: a given UID matches no series or several, a series is given twice, no series is FLAIR, or several series
+      fit a role equally well.
   """
   chosen = {role: _given(series, role, uid, name) for role, uid in given.items()}
   if len({id(one) for one in chosen.values()}) < len(given):
@@ -77,7 +77,7 @@ def _given(series: Sequence[Series], role: str, uid: str, name: str) -> Series:
 
 
 def _rank(series: Series) -> tuple[bool, int]:
-  """Axial series come before others, then those with more slices."""
+  """Sort key, best last: axial series rank above others, then series with more slices."""
   return is_axial(series), len(series.frames)
 
 
@@ -86,7 +86,7 @@ def _texts(series: Series) -> list[str]:
 
 
 def guess(series: Series) -> str | None:
-  """The role of a series by its header, a name of `CHANNELS`; None where it has none of them."""
+  """The role of a series by its header, a name of `CHANNELS`; None for any other sequence."""
   texts = _texts(series)
   kind = next((kind for text in texts if (kind := kind_in(text))), None) or _by_times(series)
   if kind == "flair":
@@ -97,13 +97,13 @@ def guess(series: Series) -> str | None:
 
 
 def is_axial(series: Series) -> bool:
-  """Whether slices are taken closer to the axial plane than to another; False where it is unknown."""
+  """Whether slices are closer to the axial plane than to another; False where it is unknown."""
   orientation = series.frames[0].orientation
   return orientation is not None and int(abs(np.cross(*orientation)).argmax()) == 2
 
 
 def _usable(left: list[Series]) -> list[Series]:
-  """Without images of results, localizers, other modalities and single slices, as long as something is left."""
+  """Leaves out coloured images, localizers, other modalities and series of one or two slices, as long as something is left."""
   tests = (
     lambda one: not is_coloured(one.frames[0]),
     lambda one: not _LOCALIZER.search(f"{one.says('SeriesDescription')} {one.says('ImageType')}".lower()),
@@ -116,7 +116,7 @@ def _usable(left: list[Series]) -> list[Series]:
 
 
 def _by_times(series: Series) -> str | None:
-  """The kind of a series without a name, by when it was excited, inverted and read out."""
+  """The kind of a series whose name does not say, by its inversion, echo and repetition times."""
   inversion, echo, repetition = (_time(series, f"{word}Time") for word in ("Inversion", "Echo", "Repetition"))
   if inversion >= _LONG_INVERSION and echo >= 60:
     return "flair"

@@ -1,4 +1,4 @@
-"""What a DICOM series is made of: frames, each with what its header says."""
+"""DICOM series and their frames, each with what its header says."""
 
 import dataclasses
 import pathlib
@@ -12,15 +12,15 @@ class Frame:
   """One slice.
 
   Attributes:
-    path: of its file.
-    number: of the frame in its file, from 1; 0 where the file holds one image only.
-    about: texts of its header by keyword, those of `headers.ABOUT`; empty where it says nothing.
+    path: its file.
+    number: number of the frame in its file, from 1; 0 where the file holds only one image.
+    about: texts of its header by keyword, see `headers.ABOUT`; empty where it says nothing.
     numbers: numbers of its header by keyword; None where it says nothing.
-    position: mm, of the middle of its first pixel, to the left, back and head (LPS); None where unknown.
-    orientation: directions of growing column, and of growing row.
+    position: centre of the first pixel, in mm to the left, back and head (LPS); None where unknown.
+    orientation: directions of increasing column, and of increasing row.
     spacing: mm between rows, and between columns.
-    slope: of stored values, with `intercept`.
-    intercept: in the unit of the series.
+    slope: factor from stored values to the unit of the series.
+    intercept: added to the scaled values, in the unit of the series.
   """
 
   path: pathlib.Path
@@ -43,18 +43,18 @@ class Frame:
 
   @property
   def identity(self) -> tuple[float | int | None, ...]:
-    """What no other image of its series has: where it lies and its number."""
+    """What distinguishes it from other images of its series: its numbers and position."""
     position = () if self.position is None else tuple(map(float, self.position))
     return (self.numbers["InstanceNumber"], self.number, *position)
 
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-  """Frames of one series, in no order.
+  """Frames of one series, in no particular order.
 
   Attributes:
-    frames: one at least.
-    warnings: what was unusual about putting them together, a sentence each.
+    frames: at least one frame.
+    warnings: what was unusual when they were grouped, a sentence each.
   """
 
   frames: list[Frame]
@@ -66,7 +66,7 @@ class Series:
 
   @property
   def uids(self) -> set[str]:
-    """Those of all its frames, more than one where they are not of the series but of its slices."""
+    """The SeriesInstanceUIDs of its frames; more than one where each slice has its own."""
     return {frame.about["SeriesInstanceUID"] for frame in self.frames}
 
   @property
@@ -75,7 +75,7 @@ class Series:
 
   @property
   def label(self) -> str:
-    """In words, with the UID a user would give."""
+    """A description, with the UID that a user would give."""
     description = self.frames[0].about["SeriesDescription"] or "no description"
     number = "without number" if self.number is None else f"{self.number:g}"
     return f"{description} (series {number}, {self.uid or 'without UID'})"

@@ -1,4 +1,4 @@
-"""A DICOM study in: its series sorted, their roles guessed, resampled to the grid of FLAIR."""
+"""Reads a DICOM study: sorts its series, guesses their roles, and resamples them to the grid of FLAIR."""
 
 import dataclasses
 import pathlib
@@ -18,7 +18,7 @@ from bt_jax.scans.dicom.series import Series
 from bt_jax.scans.scan import Scan, axial_spacing, fill_roles, same_grid, to_axial
 
 _HEAD = {"HEAD", "BRAIN", "SKULL", "HEADNECK", "NECKHEAD", "WHOLEBRAIN"}
-_PLANES = ("sagittally", "coronally", "axially")  # by the axis of the patient that slices follow
+_PLANES = ("sagittally", "coronally", "axially")  # by the patient's axis along which slices follow each other
 
 
 @needs("dicom", "a DICOM study")
@@ -26,12 +26,12 @@ def read(files: Sequence[pathlib.Path], *, name: str, given: Mapping[str, str]) 
   """Reads one study.
 
   Args:
-    files: all of it, of any names; what is not a DICOM image is left out.
-    name: of the study.
+    files: all its files, of any name; those that are not DICOM images are left out.
+    name: name of the study.
     given: SeriesInstanceUIDs by role (pre, flair, post); the others are guessed.
 
   Raises:
-    UserError: the files are damaged, of several patients or studies, lack slices, or have no FLAIR.
+    UserError: the files are damaged, belong to several patients or studies, lack slices, or have no FLAIR.
   """
   with findings.kept() as messages:
     scan = _read(files, name, given)
@@ -53,7 +53,7 @@ def _read(files: Sequence[pathlib.Path], name: str, given: Mapping[str, str]) ->
     except UserError as error:
       if role in given:
         raise
-      warnings.append(f"{role} is left out: {error}")  # what was only guessed does not stop the study
+      warnings.append(f"{role} is left out: {error}")  # a series that was only guessed does not stop the study
       continue
     warnings += notes
     if array is not None:
@@ -77,28 +77,28 @@ def _read(files: Sequence[pathlib.Path], name: str, given: Mapping[str, str]) ->
 def _to_grid(
   stack: Stack, array: Float[np.ndarray, "slices rows columns"], flair: Stack
 ) -> tuple[Float[np.ndarray, "_ _ _"] | None, list[str]]:
-  """An array on the grid of FLAIR, or None where nothing says how it lies to it; with warnings."""
+  """Resamples an array to the grid of FLAIR; None where its position relative to FLAIR is unknown, or elsewhere; with warnings."""
   label, shape = stack.series.label, (len(flair.frames), *flair.frames[0].shape)
   if stack.affine is None or flair.affine is None:
-    return None, [f"{label} is left out: nothing says how it lies to FLAIR"]
+    return None, [f"{label} is left out: its position relative to FLAIR is unknown"]
   frames = [one.series.says("FrameOfReferenceUID") for one in (stack, flair)]
   known = bool(frames[0]) and frames[0] == frames[1]
   if array.shape == shape and same_grid(stack.affine, flair.affine, shape):
     other = f"{label} has another frame of reference than FLAIR, but the same grid: it is taken to fit"
     return array, [] if known else [other]
   if not known:
-    return None, [f"{label} is left out: it has another frame of reference than FLAIR, register them before"]
-  # A voxel reaches beyond its middle: without a margin, the outermost slices of FLAIR would often fall to nothing.
+    return None, [f"{label} is left out: it has another frame of reference than FLAIR, register them first"]
+  # A voxel reaches beyond its centre: without a margin, the outermost slices of FLAIR would often be empty.
   matrix = np.linalg.inv(stack.affine) @ flair.affine
   matrix[:3, 3] += 1
   moved = ndimage.affine_transform(np.pad(array, 1, mode="edge"), matrix, output_shape=shape, order=1)
   if moved.min() == moved.max():
-    return None, [f"{label} is left out: it lies elsewhere than FLAIR"]
+    return None, [f"{label} is left out: it does not overlap with FLAIR"]
   return moved, [f"{label} was resampled to the grid of FLAIR, linearly"]
 
 
 def _ood_warnings(series: Series) -> list[str]:
-  """What the networks have not learned from, a sentence each."""
+  """What the networks were not trained on, a sentence each."""
   ood_warnings = []
   modality, part = series.says("Modality"), series.says("BodyPartExamined").upper()
   if modality != "MR":
@@ -109,7 +109,7 @@ def _ood_warnings(series: Series) -> list[str]:
 
 
 def _of_flair(stack: Stack) -> list[str]:
-  """What is less than the networks are used to, a sentence each."""
+  """Warnings about slices that are not axial, and about a single slice."""
   warnings = []
   if stack.affine is not None:
     plane = _PLANES[int(abs(stack.affine[:3, 0]).argmax())]

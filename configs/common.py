@@ -23,9 +23,7 @@ def get_config() -> ConfigDict:
   config.data.window = ""  # name=own: intensities of black and white, e.g. "-160,240" for CT; "": by volume
   config.data.workers = config_dict.placeholder(int)  # feed=stream: reading processes; None: up to 8, as cores allow
   config.data.size = 256  # pixels; the network sees slices of size x size, scores are on the data's own grid
-  config.data.channels = (
-    "pre,flair,post"  # input channels, in order; flair-1: that of the slice before; all: every channel
-  )
+  config.data.channels = "pre,flair,post"  # input channels, in order; flair-1: of the slice before; all: every channel
   config.data.contrast = "none"  # contrast enhancement by slice: stretch (1st to 99th percentile) or clahe
   config.data.normalize = "auto"  # volume: z-score by the slice's own volume; image: by its own pixels; unit: 0..1;
   # symmetric: -1..1; imagenet, caffe: as weights of PyTorch and Keras expect; auto: that of model.pretrained, or volume
@@ -55,9 +53,7 @@ def get_config() -> ConfigDict:
   config.augment.shift = 0.05  # largest shift, as a share of the image size
   config.augment.gain = 0.0  # factor between 1 / (1 + gain) and 1 + gain, for each channel separately
   config.augment.offset = 0.0  # largest offset of intensities in 0..1, for each channel separately
-  config.augment.drop_sequence = (
-    0.0  # probability that channels are replaced by the reference: pre, post or both by FLAIR
-  )
+  config.augment.drop_sequence = 0.0  # probability that pre, post or both are replaced by FLAIR, the reference
   config.augment.gamma = 0.2  # exponent between 1 / (1 + gamma) and 1 + gamma
   config.augment.noise = 0.02  # largest standard deviation of noise, for intensities in 0..1
 

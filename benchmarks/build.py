@@ -1,9 +1,9 @@
-"""Time and memory of building the data set, beside reading the same TIFF files once with Pillow.
+"""Time and memory of building the data set, compared with reading the same TIFF files once with Pillow.
 
   python benchmarks/build.py --root=DIR        DIR holds kaggle_3m/; without it, the synthetic data set
 
-Reading every file is what a loader without a built data set does at each start. Each repeat is a process of its own, the
-two in turn; the peak is of resident memory.
+A loader without a built data set reads every file at each start. Each repeat runs in its own process, alternating
+between the two; the peak is of resident memory.
 """
 
 import argparse
@@ -21,14 +21,14 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 
 def build(root: str, variant: str, data_dir: str) -> int:
-  """Builds the data set; returns its slices."""
+  """Builds the data set; returns the number of slices."""
   from bt_jax.datasets import store
 
   return store.open_or_build(variant, root=root, data_dir=data_dir).info.splits.total_num_examples
 
 
 def read(root: str, variant: str, data_dir: str) -> int:
-  """Reads every file of the tree; returns its slices."""
+  """Reads every file of the tree; returns the number of slices."""
   import numpy as np
   from PIL import Image
 
@@ -39,7 +39,7 @@ def read(root: str, variant: str, data_dir: str) -> int:
 
 
 def measure(function, *arguments) -> None:
-  """Runs in a process of its own and prints slices, seconds and peak megabytes."""
+  """Runs in its own process, and writes slices, seconds and peak megabytes to a file."""
   started = time.perf_counter()
   slices = function(*arguments)
   seconds = time.perf_counter() - started

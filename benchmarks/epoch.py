@@ -1,17 +1,19 @@
-"""One epoch of training end to end, input included, beside a PyTorch loop of the public implementation's shape.
+"""One epoch of training, input included, compared with a PyTorch loop like that of the public implementation.
 
   python benchmarks/epoch.py --root=DIR        DIR holds kaggle_3m/; without it, the synthetic data set
 
-Ours is the feed and step of configs/seg.py. The peer has the shape of mateuszbuda/brain-segmentation-pytorch: processes of
-a DataLoader scale, rotate and mirror slices z-scored by volume; U-Net, Dice, Adam; the loss is fetched every step. There
-all slices are in memory (`memory`, beside our `resident`); `files` reads their TIFF files (beside our `stream`).
+Ours is the feed and step of configs/seg.py. The peer is modelled on mateuszbuda/brain-segmentation-pytorch: DataLoader
+processes scale, rotate and mirror slices that are z-scored by volume; it has a U-Net, Dice and Adam, and fetches the
+loss at every step. As in that repository, all slices are in memory (`memory`, compared with our `resident`); `files`
+reads the TIFF files (compared with our `stream`).
 
-The same: slices, full batches only, sizes, network, processes that read (none for `resident`), and float32, unless
---dtype=bfloat16 sets ours to what configs/seg.py computes in. Validation, and what is done once, is left out of both.
-Not the same: ours also shifts, changes gamma and adds noise, in the step; the peer warps once by SciPy, that repository
-twice by scikit-image; our loss is BCE and Dice, with AdamW; the peer neither crops to the brain nor draws slices by tumour.
-It starts its processes every epoch, as a DataLoader does unasked; ours stay and have a few batches ready. PyTorch runs as
-it comes, not compiled, not channels last. All epochs are in turn. Its threads stall on a busy CPU: see --threads.
+Same in both: slices, full batches only, sizes, network, number of reading processes (none for `resident`), and float32,
+unless --dtype=bfloat16 sets ours to the type of configs/seg.py. Validation and one-time work are left out. Different:
+ours also shifts, changes gamma and adds noise, inside the step. The peer warps once with SciPy, the repository twice
+with scikit-image. Our loss is BCE and Dice, with AdamW. The peer neither crops to the brain nor samples slices by
+tumour. It starts its processes every epoch, as a DataLoader does by default; ours persist and prefetch a few batches.
+PyTorch runs with its defaults, neither compiled nor channels last. Epochs alternate. Its threads stall on a busy CPU:
+see --threads.
 """
 
 import argparse
@@ -37,11 +39,11 @@ from scipy import ndimage
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 BESIDE = {"bt_jax, resident": "PyTorch, memory", "bt_jax, stream": "PyTorch, files"}
-Epoch = Callable[[], tuple[float, float]]  # returns its seconds, and those of them spent waiting for input
+Epoch = Callable[[], tuple[float, float]]  # returns its seconds, and how many of them it waited for input
 
 
 def ours(config, data, kind: str) -> Epoch:
-  """Trains an epoch, as bt_jax.training.loop does."""
+  """Makes a function that trains an epoch, as bt_jax.training.loop does."""
   from bt_jax.pipeline import feed
   from bt_jax.runs import input_pipeline, restoring
   from bt_jax.runs.components import make_components
@@ -73,7 +75,7 @@ def ours(config, data, kind: str) -> Epoch:
 
 
 class Items:
-  """The data set of the peer: image and mask, float32 [3, size, size] and [1, size, size], augmented."""
+  """The data set of the peer: augmented images and masks, float32 [3, size, size] and [1, size, size]."""
 
   def __init__(self, files: tuple, size: int, in_memory: bool):
     self.files, self.size = files, size
@@ -99,7 +101,7 @@ class Items:
 
 @functools.cache
 def make_peer(files: tuple, size: int, width: int, batch: int, workers: int, threads: int, in_memory: bool) -> Epoch:
-  """The peer; its data is read here."""
+  """Makes the peer, and reads its data."""
   import torch
   from peers import UNet
 
@@ -136,7 +138,7 @@ def peer(*arguments) -> tuple[float, float]:
 
 
 def list_files(root: str, ids: Sequence[str]) -> tuple:
-  """Image, mask, and mean and deviation of its volume, for each slice."""
+  """For each slice, the files of image and mask, and the mean and standard deviation of its volume."""
   from bt_jax.datasets.lgg_mri import kaggle_tree
 
   found = {}
@@ -153,10 +155,10 @@ def main() -> None:
   parser.add_argument("--root", help="folder that holds kaggle_3m/; default: synthetic data")
   for name, default in {"size": 256, "width": 32, "batch": 16, "repeats": 3}.items():
     parser.add_argument(f"--{name}", type=int, default=default)
-  parser.add_argument("--slices", type=int, default=0, help="of an epoch; 0: all that train")
-  parser.add_argument("--workers", type=int, default=4, help="processes that read; the public loop has 4")
-  parser.add_argument("--threads", type=int, default=0, help="of PyTorch on a CPU; 0: as many as it takes unasked")
-  parser.add_argument("--dtype", default="float32", help="of our computation")
+  parser.add_argument("--slices", type=int, default=0, help="slices per epoch; 0: all training slices")
+  parser.add_argument("--workers", type=int, default=4, help="reading processes; the public loop has 4")
+  parser.add_argument("--threads", type=int, default=0, help="threads of PyTorch on a CPU; 0: its default")
+  parser.add_argument("--dtype", default="float32", help="dtype of our computation")
   args, load = parser.parse_args(), os.getloadavg()[0]
   import jax
 

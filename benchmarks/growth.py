@@ -2,16 +2,17 @@
 
   python benchmarks/growth.py [--root=DIR]     DIR holds kaggle_3m/; without it, the synthetic data set
 
-Every row is a process of its own; after each block comes the slope of a straight line through it in log-log: 1 where twice
-as much takes twice as much, 0 where it takes the same.
+Every row is its own process. After each block comes the slope of a line fitted in log-log: 1 for linear growth, 0 for
+none.
 
-The feeds alone: shares of the training slices, repeated where there are more than all. `ready` is from opening a feed to
-its first batch, the start of a stream's processes included; then so many batches. Memory is the peak of resident memory
-on the host, less the peak before: on a CPU, slices that are `resident` are part of it. Workers, the
-processes that read, are counted whole. Linux only.
+The feeds alone, for shares of the training slices; with a share above 1, slices are repeated. `ready` is the time from
+opening a feed to its first batch, including the start of a stream's processes; then batches are timed. Memory is the
+peak of resident memory on the host minus the peak before; on a CPU it includes `resident` slices. Workers, the reading
+processes, are counted in full. Linux only.
 
-The training step: size against pixels at the middle batch, and batch at the middle size. Memory is what the compiled step
-needs beside its arguments, on each device. Ten times the real data takes 10 GB: --shares=0.1,1.
+The training step, for image sizes at the middle batch size, and for batch sizes at the middle image size. Memory is
+what the compiled step needs in addition to its arguments, on each device. Ten times the real data takes 10 GB: pass
+--shares=0.1,1 to avoid that.
 """
 
 import argparse
@@ -36,7 +37,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 
 def prepare(fields: dict) -> tuple:
-  """Configuration, parts and data."""
+  """Makes the configuration, components and data."""
   from bt_jax.distributed import setup
   from bt_jax.runs import run_data
   from bt_jax.runs.components import make_components
@@ -50,7 +51,7 @@ def prepare(fields: dict) -> tuple:
 
 
 def build(fields: dict) -> str:
-  """Builds the data set; returns what it is and the devices."""
+  """Builds the data set; returns a text on the data and the devices."""
   from bt_jax.runs import provenance
 
   _, _, data = prepare(fields)
@@ -72,13 +73,13 @@ def open_pipeline(config, parts, data, ids: Sequence[str], steps: int):
 
 
 def peak(process: int | str = "self") -> float:
-  """Megabytes; `ru_maxrss` will not do, as it begins with what the process held that started this one."""
+  """Peak memory in megabytes; `ru_maxrss` would include the memory of the parent process."""
   status = pathlib.Path(f"/proc/{process}/status").read_text()
   return int(re.search(r"VmHWM:\s*(\d+) kB", status)[1]) / 1024
 
 
 def measure_feed(fields: dict, share: float, batches: int) -> tuple[float, ...]:
-  """Slices, seconds until ready, milliseconds of a batch, and megabytes more than before and of all workers."""
+  """Slices, seconds until ready, milliseconds per batch, additional megabytes, and megabytes of all workers."""
   import jax
 
   config, parts, data = prepare(fields)
@@ -86,7 +87,7 @@ def measure_feed(fields: dict, share: float, batches: int) -> tuple[float, ...]:
   before, started = peak(), time.perf_counter()
   take = open_pipeline(
     config, parts, data, ids, batches + 100
-  ).take  # more, so that the processes that read are still there
+  ).take  # more steps than are timed, so that the reading processes still exist
   jax.block_until_ready(take(0, 1))
   ready = time.perf_counter()
   for step in range(1, batches + 1):
@@ -97,7 +98,7 @@ def measure_feed(fields: dict, share: float, batches: int) -> tuple[float, ...]:
 
 
 def measure_step(fields: dict, repeats: int) -> tuple[float, ...]:
-  """Milliseconds of a training step and megabytes that it needs."""
+  """Milliseconds and megabytes of a training step."""
   import jax
 
   from bt_jax.runs import restoring
@@ -116,13 +117,13 @@ def measure_step(fields: dict, repeats: int) -> tuple[float, ...]:
 
 
 def alone(function, *arguments):
-  """What a function returns in a process of its own; what it prints goes to the errors."""
+  """Calls a function in its own process, with its output redirected to standard error."""
   with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), to_errors) as pool:
     return pool.submit(function, *arguments).result()
 
 
 def to_errors() -> None:
-  """Sends what this process prints to the errors."""
+  """Redirects the output of this process to standard error."""
   sys.stdout = sys.stderr
 
 
@@ -141,20 +142,20 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   numbers = lambda text: sorted(map(int, text.split(",")))
   parser.add_argument("--root", help="folder that holds kaggle_3m/; default: synthetic data")
-  parser.add_argument("--shares", default="0.1,1,10", help="of the training slices")
-  parser.add_argument("--batches", type=int, default=30, help="that the feeds are timed over")
-  parser.add_argument("--workers", type=int, default=1, help="processes that read for the stream")
+  parser.add_argument("--shares", default="0.1,1,10", help="shares of the training slices")
+  parser.add_argument("--batches", type=int, default=30, help="number of batches to time the feeds over")
+  parser.add_argument("--workers", type=int, default=1, help="reading processes of the stream")
   parser.add_argument("--sizes", type=numbers, default="64,128,256")
   parser.add_argument("--batch_sizes", type=numbers, default="4,8,16")
   parser.add_argument("--width", type=int, default=8)
-  parser.add_argument("--repeats", type=int, default=5, help="of a training step, whose median is taken")
+  parser.add_argument("--repeats", type=int, default=5, help="repeats of a training step; the median is printed")
   args = parser.parse_args()
   size, batch = (values[len(values) // 2] for values in (args.sizes, args.batch_sizes))
   with tempfile.TemporaryDirectory() as work:
     fields = {
       "data.name": "lgg" if args.root else "phantom", "data.dir": work, "data.workers": args.workers,
       "data.size": size, "model.width": args.width, "train.batch_size": batch,
-      "eval.batch_size": math.gcd(*args.batch_sizes),  # so that all run on as many devices
+      "eval.batch_size": math.gcd(*args.batch_sizes),  # so that all use the same number of devices
     }  # fmt: skip
     told = alone(build, {**fields, "data.root": args.root})
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")

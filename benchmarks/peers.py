@@ -1,4 +1,4 @@
-"""The networks of bt_jax in PyTorch, to be timed beside ours."""
+"""The networks of bt_jax in PyTorch, for comparison."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -9,19 +9,19 @@ from torch import nn
 
 
 def conv(inputs: int, outputs: int, size: int, stride: int = 1) -> nn.Sequential:
-  """A convolution without bias and batch norm."""
+  """A convolution without bias, then batch norm."""
   return nn.Sequential(nn.Conv2d(inputs, outputs, size, stride, padding=size // 2, bias=False), nn.BatchNorm2d(outputs))
 
 
 def block(inputs: int, outputs: int) -> nn.Sequential:
-  """Twice: 3 x 3 convolution, batch norm, ReLU."""
+  """Two times a 3 x 3 convolution, batch norm and ReLU."""
   return nn.Sequential(
     conv(inputs, outputs, 3), nn.ReLU(inplace=True), conv(outputs, outputs, 3), nn.ReLU(inplace=True)
   )
 
 
 class Expand(nn.Module):
-  """The expanding path of a U-Net; the channels of its levels and of their skips are given finest first."""
+  """The decoder of a U-Net; the channels of its levels and of the skips are given finest first."""
 
   def __init__(self, inputs: int, skips: Sequence[int], features: Sequence[int]):
     super().__init__()
@@ -54,7 +54,7 @@ class UNet(nn.Module):
 
 
 class Bottleneck(nn.Module):
-  """1 x 1, 3 x 3 and 1 x 1 convolutions around a shortcut; the second one has the stride."""
+  """1 x 1, 3 x 3 and 1 x 1 convolutions with a shortcut; the 3 x 3 convolution has the stride."""
 
   def __init__(self, inputs: int, features: int, stride: int):
     super().__init__()
@@ -72,7 +72,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet50(nn.Module):
-  """ResNet-50, v1.5, without a head; returns what comes out of the stem and the four stages."""
+  """ResNet-50 v1.5 without a head; returns the outputs of the stem and the four stages."""
 
   def __init__(self):
     super().__init__()
@@ -107,7 +107,7 @@ class ResNet50Classifier(nn.Module):
 
 
 class ResUNet(nn.Module):
-  """The expanding path of a U-Net on ResNet-50, without a skip at the full resolution."""
+  """The decoder of a U-Net on ResNet-50, without a skip at full resolution."""
 
   def __init__(self):
     super().__init__()
@@ -121,7 +121,7 @@ class ResUNet(nn.Module):
 
 
 class Depthwise(nn.Conv2d):
-  """A depthwise convolution with TensorFlow's padding, which with a stride has the larger half below and right."""
+  """A depthwise convolution with TensorFlow's padding: with a stride, the larger half is at the bottom and right."""
 
   def __init__(self, features: int, size: int, stride: int):
     super().__init__(features, features, size, stride, 0 if stride > 1 else size // 2, groups=features, bias=False)
@@ -131,12 +131,12 @@ class Depthwise(nn.Conv2d):
 
 
 def same(x: torch.Tensor, size: int) -> torch.Tensor:
-  """Zeros around a picture of even height and width for a kernel of this size and a stride of 2."""
+  """Zero-pads an image of even height and width for a kernel of this size and a stride of 2."""
   return nn.functional.pad(x, ((size - 2) // 2, (size - 1) // 2) * 2)
 
 
 class InvertedBottleneck(nn.Module):
-  """A 1 x 1 convolution to more channels, a depthwise one, and a 1 x 1 back, around a shortcut where shapes allow."""
+  """A 1 x 1 expansion, a depthwise and a 1 x 1 projection convolution, with a shortcut if the shapes allow."""
 
   def __init__(self, inputs: int, features: int, size: int, stride: int, expand: int):
     super().__init__()
@@ -226,14 +226,14 @@ def bce_dice(logits: torch.Tensor, masks: torch.Tensor) -> torch.Tensor:
 def steps(
   name: str, width: int, images: np.ndarray, targets: np.ndarray, *, dtype: str
 ) -> dict[str, Callable[[], int | None] | None]:
-  """Functions that take one step and wait for it, and on CUDA one that returns the bytes that a training step takes.
+  """Functions that run one step and wait for it and, on CUDA, one that returns the bytes of a training step.
 
   Args:
     name: one of `PEERS`.
-    width: of the U-Net.
+    width: width of the U-Net.
     images: [batch, height, width, 3], float32.
     targets: masks [batch, height, width, 1], float32, or labels [batch].
-    dtype: `float32` or `bfloat16`, of the computation.
+    dtype: type of the computation, `float32` or `bfloat16`.
   """
   cuda = torch.cuda.is_available()
   device = "cuda" if cuda else "cpu"
@@ -246,7 +246,7 @@ def steps(
     y, loss, judge = torch.from_numpy(targets).to(device).permute(0, 3, 1, 2), bce_dice, torch.sigmoid
   net = UNet(width) if name == "unet" else PEERS[name]()
   net.to(device, memory_format=torch.channels_last)
-  if cuda:  # as XLA does: TF32 for float32, convolutions picked by trial, fused kernels
+  if cuda:  # as XLA does: TF32 for float32, autotuned convolutions, fused kernels
     torch.set_float32_matmul_precision("high")
     torch.backends.cudnn.benchmark = True
     net.compile()

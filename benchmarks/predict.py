@@ -1,22 +1,23 @@
-"""Prediction on scans, and its memory, beside a PyTorch loop of the public implementation's shape.
+"""Prediction on scans, and its memory, compared with a PyTorch loop like that of the public implementation.
 
   python benchmarks/predict.py                                            the U-Net of configs/seg.py:small
   python benchmarks/predict.py --size=256 --width=32 --studies=1          that of configs/seg.py
 
-Scans are synthetic volumes of 256 x 256 slices, a NIfTI file for each of three sequences; networks are untrained, and the
-thresholds such that one pixel in a hundred is marked. The peer has the shape of inference in
-mateuszbuda/brain-segmentation-pytorch: a study after the other in batches of 32, with nibabel, the same network and
+Scans are synthetic volumes of 256 x 256 slices, with a NIfTI file for each of three sequences. The networks are
+untrained, and the thresholds are set such that one pixel in a hundred is positive. The peer is modelled on inference in
+mateuszbuda/brain-segmentation-pytorch: one study after the other in batches of 32, with nibabel, the same network and
 normalisation, channels last, not compiled.
 
-  networks           slices in memory to probabilities in memory
-  scan to mask       what is read to its mask; ours also brings it to the training grid and back, and checks whether it is out of distribution
-  files to masks     one after the other: read, predict, write mask.nii.gz
+  networks           from slices in memory to probabilities in memory
+  scan to mask       from a scan in memory to its mask; ours also resamples it to the training grid and back, and checks
+                     whether it is out of distribution
+  files to masks     sequentially: read, predict, write mask.nii.gz
   files to pictures  the peer also writes a PNG of every slice with an outline, as that repository does; ours is
-                     `--mode=predict`, all of its checks, hashes and files, read and written in threads beside the networks
+                     `--mode=predict` with all its checks, hashes and files, which reads and writes in threads meanwhile
 
-Both in one process, in turn; medians and their ratio, above 1 where ours is faster. Then what each part of ours takes alone,
-and the whole. Memory is the peak of a process of its own for each number of studies, and how much of it came after the
-first study. Linux only. Threads of PyTorch stall on a busy CPU.
+Both run in one process, in turn; the table has medians and their ratio, above 1 where ours is faster. A second table
+has the time of each part of ours alone. Memory is the peak of a separate process for each number of studies, and how
+much of it came after the first study. Linux only. PyTorch's threads stall on a busy CPU.
 """
 
 import argparse
@@ -39,13 +40,13 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
 from benchmarks.growth import alone, peak, print_block
 
-MARKED = 0.01  # of all pixels
-BATCH = 32  # slices of the peer, as many as ours at most
-SCALE = 5  # of the files' intensities
+MARKED = 0.01  # share of positive pixels
+BATCH = 32  # batch size of the peer, which is the largest of ours
+SCALE = 5  # factor of the intensities in files
 
 
 def write_study(folder: pathlib.Path, seed: int, slices: int) -> None:
-  """Writes pre.nii.gz, flair.nii.gz and post.nii.gz of a synthetic volume, in a scale of their own."""
+  """Writes pre.nii.gz, flair.nii.gz and post.nii.gz of a synthetic volume, with intensities times `SCALE`."""
   import nibabel
 
   from bt_jax.datasets.lgg_mri import phantom
@@ -59,12 +60,12 @@ def write_study(folder: pathlib.Path, seed: int, slices: int) -> None:
 
 
 def in_range(image: np.ndarray) -> np.ndarray:
-  """Intensities of `write_study` in 0..255."""
+  """Scales the intensities of `write_study` back to 0..255."""
   return image / np.float32(SCALE)
 
 
 def make_predictor(size: int, width: int, dtype: str):
-  """An untrained U-Net as a predictor, its threshold at the middle."""
+  """An untrained U-Net as a predictor, with a threshold of 0.5."""
   import jax
   import jax.numpy as jnp
 
@@ -99,7 +100,7 @@ def with_threshold(predictor, threshold: float):
 
 
 def predict_stream(source: pathlib.Path, output: pathlib.Path, predictor) -> None:
-  """All studies of a folder, as `--mode=predict` does; what that prints is dropped."""
+  """Predicts all studies of a folder, as `--mode=predict` does; its output is discarded."""
   from bt_jax.inference import batch_prediction
 
   with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
@@ -120,7 +121,7 @@ class Peer:
     self.net = UNet(width).eval().to(self.device, memory_format=torch.channels_last)
 
   def probability(self, image: np.ndarray) -> np.ndarray:
-    """Normalised by volume, in batches."""
+    """Probabilities, normalised by volume, in batches."""
     torch, found = self.torch, []
     resize = lambda x, size: torch.nn.functional.interpolate(x, (size, size), mode="bilinear", antialias=True)
     mean = image.mean(0).mean(0).mean(0)  # an axis at a time is far quicker than all at once
@@ -134,13 +135,13 @@ class Peer:
     return torch.cat(found).numpy()
 
   def predict(self, image: np.ndarray) -> np.ndarray:
-    """The mask, of intensities in any scale."""
+    """The mask; intensities may have any scale."""
     low = image.min(0).min(0).min(0)
     high = np.percentile(image, 99.9, axis=(0, 1, 2)).astype(np.float32)
     return self.probability(np.clip((image - low) / (high - low), 0, 1)) >= self.threshold
 
   def stream(self, source: pathlib.Path, output: pathlib.Path, pictures: bool) -> None:
-    """All studies of a folder."""
+    """Predicts all studies of a folder."""
     import nibabel
     from PIL import Image
     from scipy import ndimage
@@ -162,7 +163,7 @@ class Peer:
 
 
 def one_by_one(source: pathlib.Path, output: pathlib.Path, predictor) -> None:
-  """All studies of a folder, masks alone, nothing at the same time."""
+  """Predicts all studies of a folder, sequentially, and writes only masks."""
   from bt_jax.scans import nifti, reader
 
   for study in reader.find(source, {}):
@@ -171,7 +172,7 @@ def one_by_one(source: pathlib.Path, output: pathlib.Path, predictor) -> None:
 
 
 def measure_parts(source: pathlib.Path, outputs: Iterator[pathlib.Path], predictor) -> dict[str, float]:
-  """Seconds that each part of ours takes, alone."""
+  """Seconds that each part of our prediction takes alone."""
   from bt_jax.inference import ood, overlays
   from bt_jax.inference.description import describe
   from bt_jax.scans import nifti, reader
@@ -201,7 +202,7 @@ def measure_parts(source: pathlib.Path, outputs: Iterator[pathlib.Path], predict
 
 
 def measure_memory(source: pathlib.Path, work: pathlib.Path, count: int, options: tuple) -> tuple[float, ...]:
-  """Studies, seconds, megabytes at the peak, and how many of these came after the first study."""
+  """Studies, seconds, peak megabytes, and how many of these came after the first study."""
   from bt_jax.distributed import setup
 
   setup.prepare()
@@ -225,8 +226,8 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   for name, default in {"size": 128, "width": 8, "studies": 2, "slices": 36, "repeats": 5}.items():
     parser.add_argument(f"--{name}", type=int, default=default)
-  parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="of both computations")
-  parser.add_argument("--memory", default="8,32", help="numbers of studies whose peak is measured; empty: none")
+  parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="dtype of both computations")
+  parser.add_argument("--memory", default="8,32", help="numbers of studies to measure the peak for; empty: none")
   args, load = parser.parse_args(), os.getloadavg()[0]
   import jax
   import torch

@@ -1,11 +1,12 @@
-"""What a training step computes, moves and sends, from the compiled program, and how far it should scale.
+"""What a training step computes and communicates, from the compiled program, and how far it should scale.
 
   python benchmarks/scaling.py [--models=unet,resunet,resnet50] [--size=256] [--batch-per-device=16] [--fraction=0.4]
 
-Four parts: collectives of the program compiled for 1, 2, 4 and 8 virtual CPU devices (2 and 8 for all models but the
-first), in float32 and at a small size, which they do not depend on; FLOPs at the asked size; the efficiency predicted
-from both and the makers' stated rates; milliseconds measured on virtual devices. Nothing is measured on an accelerator.
-To be compiled faster the programs do without fusion, augmentation, moving average and AdamW; one whole one is compared.
+There are four tables. The first has the collectives of the program compiled for 1, 2, 4 and 8 virtual CPU devices (2
+and 8 for all models except the first), in float32 and at a small image size, on which they do not depend. The second
+has FLOPs at the requested size. The third has the efficiency predicted from both and from the manufacturers' rates. The
+fourth has milliseconds measured on virtual devices. Nothing is measured on an accelerator. To compile faster, the
+programs omit fusion, augmentation, the moving average and AdamW; one complete program is shown for comparison.
 """
 
 import argparse
@@ -36,7 +37,7 @@ from configs import cls, seg
 
 
 class Machine(NamedTuple):
-  """Stated rates, not measured; what the makers do not state is assumed."""
+  """Rates as stated by the manufacturers, not measured; those that they do not state are assumed."""
 
   flops: float  # bfloat16, per device and second, at its peak
   island: int  # devices joined by the fast link
@@ -58,13 +59,13 @@ FAST_COMPILE = {"xla_backend_optimization_level": 0, "xla_disable_hlo_passes": "
 
 
 def shape_bytes(shape: str) -> int:
-  """Bytes of an HLO shape, or of all in a tuple."""
+  """Bytes of an HLO shape, or of all shapes in a tuple."""
   numbers = lambda sizes: map(int, filter(None, sizes.split(",")))
   return sum(int(bits or 8) * math.prod(numbers(sizes)) for bits, sizes in SHAPE.findall(shape)) // 8
 
 
 def collectives(text: str) -> dict[str, tuple[int, int]]:
-  """How many collectives of each kind a program has, and the bytes that come out; those in two halves by the second."""
+  """Number and output bytes of the collectives of each kind in a program; asynchronous pairs count by their `-done`."""
   found: dict[str, list[int]] = collections.defaultdict(list)
   for line in text.splitlines():
     if match := COLLECTIVE.search(line):
@@ -78,19 +79,19 @@ def ring(count: int, size: float, rate: float, latency: float) -> float:
 
 
 def all_reduce(machine: Machine, count: int, size: float) -> float:
-  """Predicted seconds: a ring in each island, and between islands one for each device's share."""
+  """Predicted seconds: a ring in each island, then rings between islands, one for each device's share."""
   inside = min(count, machine.island)
   between = ring(math.ceil(count / inside), size / inside, machine.network, machine.network_latency)
   return ring(inside, size, machine.link, machine.latency) + between
 
 
 def efficiency(computing: float, sending: float, *, overlap: bool) -> float:
-  """The share of a step's seconds that is computing, where sending takes turns with it or goes on beside it."""
+  """The share of a step's time that is computation; with `overlap`, communication runs at the same time."""
   return computing / (max(computing, sending) if overlap else computing + sending)
 
 
 def make_step(name: str, size: int, *, whole: bool = False, **fields) -> tuple:
-  """The training step of a network by its configuration, and the shapes of its first state; `fields` are of the model."""
+  """The training step of a network, and a function for its first state; `fields` override those of the model."""
   config = cls.get_config("resnet50") if name == "resnet50" else seg.get_config("")
   config.data.update(size=size, normalize="volume")
   config.model.update(**{"name": name, "pretrained": "", "dtype": "float32"} | fields)
@@ -105,7 +106,7 @@ def make_step(name: str, size: int, *, whole: bool = False, **fields) -> tuple:
 
 
 def make_batch(size: int, count: int) -> dict[str, np.ndarray]:
-  """Noise in the form of `count` slices."""
+  """A batch of `count` random slices."""
   rng = np.random.default_rng(0)
   return {
     "image": rng.integers(0, 256, (count, size, size, 3), np.uint8),
@@ -118,21 +119,21 @@ def make_batch(size: int, count: int) -> dict[str, np.ndarray]:
 
 
 def lower(step, init, size: int, devices: int, batch_per_device: int) -> jax.stages.Lowered:
-  """The step for a batch cut over so many devices."""
+  """The lowered step for a batch sharded over so many devices."""
   mesh = sharding.make_mesh(jax.devices()[:devices])
   jitted = sharding.compile_step("jit", step, mesh, cut=(False, True, False), train=True)
   return jitted.lower(jax.eval_shape(init), make_batch(size, devices * batch_per_device), np.float32(0.1))
 
 
 def expected_bytes(init) -> tuple[int, int]:
-  """Bytes of the gradient, and those that batch norm adds: its statistics; on the backward pass the gradients of scale and bias."""
+  """Bytes of the gradient, and of batch norm's additional collectives, as many as its statistics have."""
   variables = jax.eval_shape(init).variables
   size = lambda part: 4 * sum(leaf.size for leaf in jax.tree.leaves(variables[part]))
   return size("params"), size("batch_stats")
 
 
 def count(name: str, size: int, devices: tuple[int, ...], *, whole: bool = False) -> tuple[int, int]:
-  """Prints what the compiled programs send, and checks it; returns number and bytes of the last one's all-reduces."""
+  """Prints and checks the collectives of the programs; returns number and bytes of the last one's all-reduces."""
   step, init = make_step(name, size, whole=whole)
   label, gradients = f"{name}, whole" if whole else name, sum(expected_bytes(init))
   lowered = [lower(step, init, size, number, 2) for number in devices]
@@ -176,10 +177,12 @@ def main() -> None:
   parser.add_argument("--models", default="unet,resunet,resnet50")
   parser.add_argument("--size", type=int, default=256)
   parser.add_argument("--batch-per-device", type=int, default=16)
-  parser.add_argument("--fraction", type=float, default=0.4, help="of the peak FLOP/s, assumed")
-  parser.add_argument("--check-size", type=int, default=64, help="pixels of the programs compiled")
+  parser.add_argument("--fraction", type=float, default=0.4, help="assumed share of the peak FLOP/s")
+  parser.add_argument("--check-size", type=int, default=64, help="image size of the compiled programs, in pixels")
   for field in Machine._fields:
-    parser.add_argument(f"--{field.replace('_', '-')}", type=float, help="of every machine, in place of the table's")
+    parser.add_argument(
+      f"--{field.replace('_', '-')}", type=float, help="value for all machines, instead of the stated"
+    )
   args = parser.parse_args()
   os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={max(DEVICES)}"
   jax.config.update("jax_platforms", "cpu")

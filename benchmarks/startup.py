@@ -1,9 +1,10 @@
-"""Seconds from the command to the first step, cold and warm, and of imports and help.
+"""Seconds from the command to the first step, cold and warm, and for imports and help.
 
   python benchmarks/startup.py [--repeats=5] [--config=configs/seg.py:phantom]
 
-Each is a process of its own, all in turn; medians. Cold is with an empty JAX_COMPILATION_CACHE_DIR, warm with the one
-just filled; the data set is built before. A run is killed at its first step. Without torch its import is left out.
+Each measurement is its own process; all are repeated in turn, and medians are printed. Cold is with an empty
+JAX_COMPILATION_CACHE_DIR, warm with the one just filled. The data set is built before. A run is killed at its first
+step. The import of torch is measured only if torch is installed.
 """
 
 import argparse
@@ -23,7 +24,7 @@ FIRST_STEP = re.compile(r"first step after ([\d.]+) s")
 
 
 def command(*arguments: str) -> float:
-  """Seconds until Python with these arguments ends; it may fail, but not with a traceback."""
+  """Seconds until Python with these arguments exits; it may fail, but not with a traceback."""
   started = time.perf_counter()
   done = subprocess.run([sys.executable, *arguments], cwd=ROOT, capture_output=True, text=True)
   seconds = time.perf_counter() - started
@@ -33,7 +34,7 @@ def command(*arguments: str) -> float:
 
 
 def first_step(*arguments: str, cache: str) -> tuple[float, float]:
-  """Seconds until launch.py tells of its first step, by our clock and by its own."""
+  """Seconds until launch.py reports its first step, by our clock and by its own."""
   environment = os.environ | {"JAX_COMPILATION_CACHE_DIR": cache, "PYTHONUNBUFFERED": "1"}
   with tempfile.TemporaryDirectory() as work, tempfile.TemporaryFile("w+") as errors:
     started = time.perf_counter()
@@ -67,7 +68,7 @@ def main() -> None:
   times: dict[str, list[float]] = {name: [] for name in (*commands, "first step, cold", "first step, warm")}
   own: dict[str, list[float]] = {"first step, cold": [], "first step, warm": []}
   with tempfile.TemporaryDirectory() as work:
-    os.environ["TMPDIR"] = work  # what killed processes leave goes with it
+    os.environ["TMPDIR"] = work  # removes the files that killed processes leave
     run = (f"--config={args.config}", f"--config.data.dir={work}/data")
     command("launch.py", "--mode=build", *run)
     for _ in range(args.repeats):

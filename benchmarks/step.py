@@ -1,15 +1,18 @@
-"""Training and inference slices per second, and memory, of our networks beside the same ones in PyTorch.
+"""Slices per second in training and inference, and memory, of our networks and the same networks in PyTorch.
 
   python benchmarks/step.py [--models=lite_unet,lite,unet,resunet,resnet50] [--sizes=128,256] [--width=32] [--batch=8] [--repeats=7]
 
-Both in one process, in turn; medians and their ratio. What is timed is the network: forward, and for training backward
-and AdamW, with the sum of binary cross-entropy and Dice or with cross-entropy. Input is on the device already, without
-augmentation. PyTorch runs channels last; on a GPU both compute in bfloat16 and PyTorch is compiled, on a CPU both
-compute in float32. Memory is what a training step takes beyond what stood before it: ours by the compiled program,
-PyTorch's by its own count, which it has on a GPU only. Both have their memory in huge pages, as launch.py has. Limit is the share of the time that the machine would need, at the
-rates of its matrix products and copies measured here, for the operations or the bytes that the compiled program counts,
-whichever takes longer; bytes that a cache holds are counted too, so that on a CPU it may pass 1. Without torch
-(`pip install torch`) only ours is timed.
+Both run in one process, in turn; the table has medians and their ratio. Only the network is timed: the forward pass
+and, for training, the backward pass and AdamW, with binary cross-entropy plus Dice or with cross-entropy. The input is
+on the device already, without augmentation. PyTorch uses channels last. On a GPU both compute in bfloat16 and PyTorch
+is compiled; on a CPU both compute in float32. Memory is what a training step needs in addition to its arguments: for
+ours, as reported by the compiled program; for PyTorch, by its own count, which exists only on a GPU. Both use huge
+pages, as launch.py does.
+
+Limit is a lower bound on the time divided by the measured time. The bound is what the machine needs for the operations
+or the bytes of the compiled program, whichever takes longer, at the rates of a matrix product and of a copy measured
+here. Bytes in a cache are counted as well, so it may exceed 1 on a CPU. Without torch (`pip install torch`) only ours
+is timed.
 """
 
 import argparse
@@ -50,7 +53,7 @@ DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
 def examples(name: str, size: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
-  """Images and masks or labels, random."""
+  """Random images, with masks or labels."""
   rng = np.random.default_rng(0)
   images = rng.standard_normal((batch, size, size, 3), dtype=np.float32)
   if name in CLASSIFIERS:
@@ -59,7 +62,7 @@ def examples(name: str, size: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def ours(name: str, width: int, images: np.ndarray, targets: np.ndarray, *, dtype: str) -> dict[str, Any]:
-  """Functions that take one step and wait for it, and what the compiled programs count."""
+  """Functions that run one step and wait for it, and the costs of the compiled programs."""
   task = TASKS["classification" if name in CLASSIFIERS else "segmentation"](INFO)
   model = make_model(MODELS, **taken(MODELS, {"name": name, "width": width, "dtype": DTYPES[dtype]}))
   optimizer = make_optimizer(name="adamw", momentum=0.9, epsilon=1e-8, weight_decay=1e-4)
@@ -104,14 +107,14 @@ def ours(name: str, width: int, images: np.ndarray, targets: np.ndarray, *, dtyp
 
 
 def seconds(function: Callable[[], None]) -> float:
-  """How long one call takes."""
+  """Seconds that one call takes."""
   started = time.perf_counter()
   function()
   return time.perf_counter() - started
 
 
 def rates(dtype: str) -> tuple[float, float]:
-  """Floating-point operations and bytes per second of one device: a matrix product and a copy, the best of several."""
+  """Floating-point operations and bytes per second of one device, the best of several matrix products and copies."""
   size = 8192 if jax.default_backend() != "cpu" else 2048
   square = jnp.ones((size, size), DTYPES[dtype])
   long = jnp.ones(2**28 if jax.default_backend() != "cpu" else 2**25)
@@ -132,7 +135,7 @@ def measure(peers: dict[str, Callable], name: str, size: int, args: argparse.Nam
     times: dict[str, list[float]] = {peer: [] for peer in peers}
     for repeat, peer in itertools.product(range(args.repeats + 2), peers):
       taken = seconds(functions[peer][work])
-      if repeat >= 2:  # the first compile and warm up
+      if repeat >= 2:  # the first two compile and warm up
         times[peer].append(taken)
     medians = [statistics.median(values) for values in times.values()]
     counted, devices = functions["bt_jax"]["counted"][work], len(jax.devices())
@@ -154,12 +157,12 @@ def main() -> None:
   parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
   parser.add_argument("--models", default="lite_unet,lite,unet,resunet,resnet50")
   parser.add_argument("--sizes", default="128,256", help="pixels")
-  parser.add_argument("--width", type=int, default=32, help="of the U-Net")
+  parser.add_argument("--width", type=int, default=32, help="width of the U-Net")
   parser.add_argument("--batch", type=int, default=8)
   parser.add_argument("--dtype", choices=DTYPES, help="default: float32 on a CPU, bfloat16 elsewhere")
   parser.add_argument("--repeats", type=int, default=7)
   parser.add_argument(
-    "--profile", help="folder for a trace of three training steps of ours, for TensorBoard or Perfetto"
+    "--profile", help="folder for a trace of three of our training steps, for TensorBoard or Perfetto"
   )
   args = parser.parse_args()
   cores = len(os.sched_getaffinity(0))

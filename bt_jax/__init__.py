@@ -20,7 +20,7 @@ __all__ = [
   "save", "weights",
 ]  # fmt: skip
 
-# What follows imports JAX only where it is used: the flags are read without.
+# These are imported on first use: they import JAX, and the command line reads its flags without it.
 _MODULES = ("datasets", "losses", "metrics", "models", "weights")
 _CLASSES = {
   "Prediction": "bt_jax.inference.predictor",
@@ -49,21 +49,22 @@ def load(
   threshold: float | None = None,
   sensitivity: float = SENSITIVITY,
 ) -> "Predictor":
-  """The networks of a run, of several, or of an exported file, ready to predict.
+  """Loads the network of a run, the networks of several runs, or an exported file, ready to predict.
 
   >>> bt_jax.load("runs/none")
   Traceback (most recent call last):
   bt_jax.errors.UserError: there is no runs/none: name the folder of a run, or an exported file
 
   Args:
-    checkpoint: folder of a run, or several whose probabilities are averaged, a pattern of them, or one exported file.
-    classifier: run of a classifier that leaves slices empty which it takes for healthy.
-    tta: whether to average each slice, mirrored and turned a little either way.
-    threshold: of a pixel's probability, 0..1; None: as chosen on the validation part.
+    checkpoint: the folder of a run, several folders whose probabilities are averaged, a glob pattern, or an exported
+      file.
+    classifier: the folder of a classifier's run; slices that it takes for healthy stay empty.
+    tta: test-time augmentation: whether to average predictions over mirrored and slightly rotated copies of each slice.
+    threshold: threshold on a pixel's probability, 0..1; None: the one chosen on the validation set.
     sensitivity: share of the validation slices with a tumour that the classifier lets through, 0..1.
 
   Returns:
-    `predict(scan)` gives a `Prediction`; `module` and `variables` are the network of a single run.
+    A predictor: `predict(scan)` gives a `Prediction`; `module` and `variables` are the network of a single run.
 
   Raises:
     UserError: there is no such network.
@@ -88,11 +89,11 @@ def read(path: str | os.PathLike | None = None, **roles: str | os.PathLike) -> "
   ((3, 8, 9, 3), [0.0, 72.0, 144.0], None)
 
   Args:
-    path: of one study.
-    roles: `flair`, `pre` and `post`: files instead of `path`, or SeriesInstanceUIDs of the DICOM study in `path`.
+    path: file or folder of one study.
+    **roles: `flair`, `pre` and `post`: files instead of `path`, or SeriesInstanceUIDs of the DICOM study in `path`.
 
   Raises:
-    UserError: it cannot be read, or holds several studies.
+    UserError: the scan cannot be read, or `path` holds several studies.
   """
   from bt_jax.scans import reader
   from bt_jax.schema import CHANNELS
@@ -111,17 +112,17 @@ def read(path: str | os.PathLike | None = None, **roles: str | os.PathLike) -> "
 
 
 def save(prediction: "Prediction", folder: str | os.PathLike, *, probabilities: bool = False) -> list[pathlib.Path]:
-  """Writes mask, overlays and `prediction.json` of a scan that was read, as the mode `predict` does.
+  """Writes the mask, the overlays and `prediction.json`, as the mode `predict` does.
 
       bt_jax.save(bt_jax.load("runs/unet").predict(bt_jax.read("scan.nii.gz")), "out")
 
   Args:
-    prediction: of a scan that `read` gave.
-    folder: to write to.
-    probabilities: whether to write probabilities beside the mask.
+    prediction: the prediction for a scan from `read`.
+    folder: the output folder.
+    probabilities: whether to write the probabilities as well.
 
   Returns:
-    What was written.
+    The paths of the files written.
 
   Raises:
     UserError: the scan was an array, which has no format to write a mask in, or the folder holds another prediction.

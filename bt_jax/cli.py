@@ -5,14 +5,14 @@
   python launch.py --config=configs/cls.py:small --config.split.fold=7    any field of the configuration as a flag
   python launch.py --config=configs/seg.py --mode=crossval                all patient folds, pooled; resumes where it stopped
   python launch.py --mode=compare --runs=RUN,RUN                          two runs of one split, patient by patient
-  python launch.py --mode=report --workdir=RUN                            the page of a run again, from its tables
+  python launch.py --mode=report --workdir=RUN                            a run's report again, from its tables
   python launch.py --mode=cascade --classifier=RUN --segmenter=RUN        two runs of one split as one system
   python launch.py --mode=convert --config=configs/cls.py --config.model.pretrained=FILE --workdir=DIR
   python launch.py --mode=predict --checkpoint=RUN --input=SCAN --output=DIR     a mask for a scan of any kind
   python launch.py --mode=export --checkpoint=RUN --output=FILE           one file that runs with jax alone
-  python launch.py --mode=serve --checkpoint=RUN                          a page to drop scans on
+  python launch.py --mode=serve --checkpoint=RUN                          a web page to drop scans on
 
-Fields are listed, with their meaning, in configs/common.py; presets at the top of each configuration file.
+The fields and their meaning are in configs/common.py, the presets at the top of each configuration file.
 For research only, never clinical use.
 """
 
@@ -41,7 +41,7 @@ _RUN, _SEVERAL_HOSTS = ("config", "workdir"), ("coordinator", "hosts", "host", "
 _NETWORKS = ("checkpoint", "classifier", "sensitivity", "tta", "threshold")
 
 
-# The flags that each mode takes; it is the function of its name in the module of its name in `bt_jax.modes`.
+# The flags that each mode takes. Mode `x` is the function `bt_jax.modes.x.x`.
 MODES = {
   "build": _RUN,
   "train": (*_RUN, *_SEVERAL_HOSTS),
@@ -57,64 +57,71 @@ MODES = {
   "check": ("config", "output"),
 }
 _CONFIGS = ("seg.py", "cls.py")
-# Wherever they are taken, but for where one is a choice.
+# Flags that are required by every mode that takes them, except by those in `_CHOICE`, where they are optional.
 _NEEDED = {"checkpoint": "the folder of a trained run", "output": "where to write"}
 _CHOICE = {"check": ("output",)}
 _PATHS = ("workdir", "input", "output", "keep")
-_MORE_PATHS = (*_PATHS, "pre", "flair", "post", "checkpoint", "classifier", "segmenter", "runs")  # and UIDs, patterns
+_MORE_PATHS = (*_PATHS, "pre", "flair", "post", "checkpoint", "classifier", "segmenter", "runs")  # or UIDs or patterns
 _FLAGS = {"mode", *(name for takes in MODES.values() for name in takes)}
 
 CONFIG = config_flags.DEFINE_config_file("config", None, "Configuration file and preset, e.g. configs/seg.py:small.")
-flags.DEFINE_string("workdir", None, "Folder of the run; by default one under runs/, named after it.")
+flags.DEFINE_string("workdir", None, "Folder of the run; by default one under runs/, named after the run.")
 MODE = flags.DEFINE_enum(
   "mode",
   "train",
   list(MODES),
-  "check: a folder of your own data, before anything is trained; build: the data set; train: and evaluate; evaluate: again; crossval: all patient folds, pooled; report: the page of a run "
-  "again; compare: two runs of one split; cascade: a classifier and a segmenter as one; convert: published weights; "
-  "predict: on scans without truth; export: networks to one file; serve: a page to look at predictions.",
+  "check: inspect a folder of your own data before training; build: build the data set; train: train and evaluate; "
+  "evaluate: evaluate a run again; crossval: all patient folds, pooled; report: write a run's report again; compare: two "
+  "runs of one split; cascade: a classifier and a segmenter as one system; convert: convert published weights; predict: "
+  "predict scans without ground truth; export: write networks to one file; serve: a web page to predict and view scans.",
 )
 flags.DEFINE_list(
-  "runs", [], "compare: folders of two runs. crossval: folders of finished folds, or patterns of them, to pool."
+  "runs", [], "compare: folders of two runs. crossval: folders of finished folds to pool, or glob patterns."
 )
 flags.DEFINE_string(
-  "classifier", None, "cascade, predict, export, serve: folder of the classifier's run, which stops healthy slices."
+  "classifier",
+  None,
+  "cascade, predict, export, serve: folder of the classifier's run; slices that it takes for healthy stay empty.",
 )
 flags.DEFINE_string("segmenter", None, "cascade: folder of the segmenter's run.")
 flags.DEFINE_float(
   "sensitivity",
   SENSITIVITY,
-  "Of the classifier: share of the validation slices with a tumour that it lets through.",
+  "Share of the validation slices with a tumour that the classifier lets through.",
 )
-flags.DEFINE_bool("show_slices", None, "report: whether it shows slices; by default as its configuration says.")
+flags.DEFINE_bool("show_slices", None, "report: whether the report shows slices; by default as in the configuration.")
 flags.DEFINE_list(
-  "checkpoint", [], "predict, export, serve: folders of segmenters' runs, patterns of them, or one exported file."
+  "checkpoint", [], "predict, export, serve: folders of segmenters' runs, glob patterns, or one exported file."
 )
-flags.DEFINE_bool("tta", False, "predict, export, serve: average each slice mirrored and turned a little, too.")
+flags.DEFINE_bool(
+  "tta", False, "predict, export, serve: average predictions over mirrored and slightly rotated copies of each slice."
+)
 flags.DEFINE_float(
-  "threshold", None, "predict, export, serve: of a pixel's probability; by default as chosen on the validation part."
+  "threshold",
+  None,
+  "predict, export, serve: threshold on a pixel's probability; by default as chosen on the validation set.",
 )
 flags.DEFINE_string(
-  "input", None, "predict: a file (TIFF, PNG, JPEG, NIfTI, DICOM, zip) or a folder of a study, or of many."
+  "input", None, "predict: a file (TIFF, PNG, JPEG, NIfTI, DICOM, zip), or a folder of one study or of many."
 )
-flags.DEFINE_string("pre", None, "predict: file of the pre-contrast sequence; or its SeriesInstanceUID in --input.")
-flags.DEFINE_string("flair", None, "predict: file of FLAIR; or its SeriesInstanceUID in --input.")
-flags.DEFINE_string("post", None, "predict: file of the post-contrast sequence; or its SeriesInstanceUID in --input.")
+flags.DEFINE_string("pre", None, "predict: file of the pre-contrast sequence, or its SeriesInstanceUID in --input.")
+flags.DEFINE_string("flair", None, "predict: file of the FLAIR sequence, or its SeriesInstanceUID in --input.")
+flags.DEFINE_string("post", None, "predict: file of the post-contrast sequence, or its SeriesInstanceUID in --input.")
 flags.DEFINE_string(
-  "output", None, "predict: folder for what is found. export: the file (.onnx: ONNX). check: the picture of cases."
+  "output", None, "predict: output folder. export: output file (.onnx: ONNX). check: file for an image of some cases."
 )
 flags.DEFINE_bool("probabilities", False, "predict: write probabilities beside masks.")
-flags.DEFINE_string("shard", None, "predict: i/n, every n-th study from the i-th on, for n machines.")
+flags.DEFINE_string("shard", None, "predict: i/n, every n-th study from the i-th on, to share work among n machines.")
 flags.DEFINE_enum(
-  "layout", None, ["nnunet", "bids"], "predict: write masks also as nnU-Net names them, or as derivatives of BIDS."
+  "layout", None, ["nnunet", "bids"], "predict: also write the masks under nnU-Net's names, or as BIDS derivatives."
 )
-flags.DEFINE_string("bind", "127.0.0.1", "serve: address to listen on; another lets the network in.")
+flags.DEFINE_string("bind", "127.0.0.1", "serve: address to listen on; any other opens the server to the network.")
 flags.DEFINE_integer("port", 8000, "serve: port; 0 picks a free one.")
-flags.DEFINE_integer("limit_mb", 512, "serve: most of one scan's files together, in MB.", lower_bound=1)
-flags.DEFINE_string("keep", None, "serve: folder that keeps every prediction; by default none is kept.")
-flags.DEFINE_string("coordinator", None, "Several hosts: address:port of the first; auto on a TPU pod.")
-flags.DEFINE_integer("hosts", None, "Several hosts: how many processes there are.")
-flags.DEFINE_integer("host", None, "Several hosts: which of them this is, from 0.")
+flags.DEFINE_integer("limit_mb", 512, "serve: largest total size of one scan's files, in MB.", lower_bound=1)
+flags.DEFINE_string("keep", None, "serve: folder in which every prediction is kept; by default none is kept.")
+flags.DEFINE_string("coordinator", None, "Several hosts: address:port of the first host; auto on a TPU pod.")
+flags.DEFINE_integer("hosts", None, "Several hosts: number of processes.")
+flags.DEFINE_integer("host", None, "Several hosts: index of this process, from 0.")
 flags.DEFINE_integer("connect_timeout", 300, "Several hosts: seconds to wait for the others.")
 
 
@@ -122,7 +129,7 @@ def main() -> None:
   """Runs the mode that the command line names; the console script `bt-jax`."""
   allocator.use_huge_pages()
   program = sys.modules["__main__"]
-  program.__doc__ = __doc__  # what --help begins with, and below it the flags of this module
+  program.__doc__ = __doc__  # --help prints it, then the flags of this module
   for flag in flags.FLAGS.get_key_flags_for_module(__name__):
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
   with _until_unread():
@@ -131,20 +138,20 @@ def main() -> None:
 
 @contextlib.contextmanager
 def _until_unread() -> Iterator[None]:
-  """Leaves without a word where who read the output, as `head` does, has enough."""
+  """Exits silently when the reader of the output closes the pipe, as `head` does."""
   try:
     try:
       yield
     finally:
       sys.stdout.flush()
   except BrokenPipeError:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the end
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for the flush at exit
     sys.exit(128 + signal.SIGPIPE)
 
 
 def _main(argv: list[str]) -> None:
   del argv
-  sys.stdout.reconfigure(errors="backslashreplace")  # a file's name may hold what the terminal cannot show
+  sys.stdout.reconfigure(errors="backslashreplace")  # file names may hold characters that the terminal cannot show
   if not flags.FLAGS["verbosity"].present:
     logging.set_verbosity(logging.ERROR)  # Orbax logs every step of every save otherwise
   try:
@@ -167,11 +174,11 @@ def _main(argv: list[str]) -> None:
 
 
 def _run() -> None:
-  """Runs the mode; JAX and all that needs it are imported once the flags are right and the other hosts are there."""
+  """Runs the mode. JAX is imported only once the flags are valid, and used only once the other hosts have joined."""
   mode, values = MODE.value, flag_values()
   changed = common.suit_own_data(CONFIG.value) if CONFIG.value is not None else []
   if changed and mode in ("train", "crossval"):
-    print(f"of LGG's sequences, and not of your own data: {', '.join(changed)}")
+    print(f"changed, as the preset is for LGG's sequences: {', '.join(changed)}")
   if "hosts" in values:
     from bt_jax.distributed import setup
 
@@ -184,7 +191,7 @@ def _run() -> None:
 
 
 def parse(argv: list[str]) -> list[str]:
-  """Parses the flags, as `app.run` wants it; leaves with status 1 where they are wrong."""
+  """Parses the flags, as `app.run` requires; exits with status 1 if they are wrong."""
   try:
     _find_config(argv)
     argv, unset = _without_none(argv)
@@ -193,11 +200,11 @@ def parse(argv: list[str]) -> list[str]:
       raise UserError(f"{rest[1]!r} is not a flag: flags are --config, --config.<field>=value and those of --help")
     _check_taken(MODE.value)
     if CONFIG.value is not None:
-      CONFIG.value.lock()  # a file that is not there raises on the first touch
+      CONFIG.value.lock()  # a missing file raises at the first access
       CONFIG.value.update_from_flattened_dict(dict.fromkeys(unset))
     _check_local()
     return rest
-  except BrokenPipeError:  # --help prints while it is parsed
+  except BrokenPipeError:  # --help prints during parsing
     raise
   except (AttributeError, KeyError) as error:
     fail(_misspelt(argv) or f"the configuration cannot be read ({error})")
@@ -206,7 +213,7 @@ def parse(argv: list[str]) -> list[str]:
 
 
 def _first(error: Exception) -> Exception:
-  """The UserError that began it, if one did: ml_collections raises a configuration's again, with a stack trace as its text."""
+  """The UserError at the root of an error, if there is one: ml_collections wraps it, with a stack trace as its text."""
   reasons = [error]
   while reason := reasons[-1].__cause__ or reasons[-1].__context__:
     reasons.append(reason)
@@ -214,29 +221,29 @@ def _first(error: Exception) -> Exception:
 
 
 def flag_values() -> dict[str, Any]:
-  """The values of the flags that the mode takes, by name; paths as such."""
+  """The values of the flags that the mode takes, by name; paths as `pathlib.Path`."""
   values = {name: flags.FLAGS[name].value for name in MODES[MODE.value]}
   paths = {name: pathlib.Path(values[name]).expanduser() if values[name] else None for name in _PATHS if name in values}
   return values | paths
 
 
 def with_flags(error: Exception) -> str:
-  """What an error says; behind it, where it is a `UserError`, the flags of the arguments that its remedy names."""
+  """The message of an error, followed, for a `UserError`, by the flags of the arguments that its remedy names."""
   arguments = error.arguments if isinstance(error, UserError) else ()
   named = ", ".join(f"--{one}" if one.partition("=")[0] in _FLAGS else f"--config.{one}" for one in arguments)
   return f"{error} ({named})" if named else str(error)
 
 
 def fail(message: str) -> NoReturn:
-  """Leaves with status 1 and one line."""
+  """Exits with status 1 and one line."""
   sys.exit(f"error: {message}")
 
 
 def _find_config(argv: list[str]) -> None:
-  """Lets a configuration of ours be named from any folder, `seg.py:small` or `configs/seg.py:small`; changes `argv` in place.
+  """Resolves our configurations from any folder, as `seg.py:small` or `configs/seg.py:small`; changes `argv` in place.
 
   Raises:
-    UserError: there is no such file, here or among ours.
+    UserError: there is no such file, neither here nor among our configurations.
   """
   folder = pathlib.Path(common.__file__).parent
   for number, argument in enumerate(argv):
@@ -254,10 +261,10 @@ def _find_config(argv: list[str]) -> None:
 
 
 def _without_none(argv: list[str]) -> tuple[list[str], list[str]]:
-  """The arguments without `--config.<field>=None`, and the fields that are None by their last word.
+  """The arguments without `--config.<field>=None`, and the fields whose last assignment is None.
 
-  ml_collections knows no such value: it wants a number, and takes the word itself for a text. `argv` is also what
-  it reads by itself, so that it is changed in place.
+  ml_collections does not understand None: for a number it is an error, and for a string it is the text "None". It also
+  reads `argv` on its own, so `argv` is changed in place.
   """
   defaults = common.get_config()
   optional = [name for name in _fields(defaults) if _value(defaults, name) is None]
@@ -275,7 +282,7 @@ def _without_none(argv: list[str]) -> tuple[list[str], list[str]]:
 
 
 def _check_local() -> None:
-  """Raises UserError where a path is an address: it would be a folder of that name here, and lost with this machine."""
+  """Raises UserError if a path is a remote address: it would become a local folder of that name."""
   config = {} if CONFIG.value is None else {name: _value(CONFIG.value, name) for name in _fields(CONFIG.value)}
   given = {name: flags.FLAGS[name].value for name in _MORE_PATHS}
   for name, value in {**given, **config}.items():
@@ -298,7 +305,7 @@ def _check_taken(mode: str) -> None:
 
 
 def _misspelt(argv: list[str]) -> str | None:
-  """What to say of the first --config.<field> that does not exist; None if all do."""
+  """The message for the first --config.<field> that does not exist; None if all do."""
   path = re.search(r"(?:^|\0)--?config[=\0]([^\0]+)", "\0".join(argv))
   known = _fields(flags.FLAGS["config"].parser.parse(path[1])) if path else []
   asked = [match[1] for argument in argv if (match := re.match(r"--?(?:no)?config\.([^=]+)", argument))]

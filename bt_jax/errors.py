@@ -1,4 +1,4 @@
-"""The exceptions that end a run in one line: what a user can cause, and that a user asked for it."""
+"""The exceptions that end a run with one line: a user's mistake, or a user's request to stop."""
 
 import contextlib
 import errno
@@ -14,13 +14,13 @@ _LONGEST = 200  # characters
 class UserError(ValueError):
   """Bad input, reported in one line: what was found, where, what was expected, and the remedy.
 
-  The line speaks of arguments and of fields of the configuration, as `data.root`. The command line prints it without a
-  stack trace, followed by the flags of these arguments, and exits with status 1.
+  The line names arguments and configuration fields, such as `data.root`, and no flags. The command line prints it
+  without a stack trace, followed by the flags for `arguments`, and exits with status 1.
 
   Args:
     message: the line.
-    arguments: what the remedy changes: arguments of `bt_jax.modes` and fields of the configuration, with the value where
-      the remedy has one, e.g. `output`, `data.root`, `train.score=loss`, or `mode=evaluate` for a mode to run.
+    *arguments: the arguments of `bt_jax.modes` and the configuration fields that the remedy changes, with a value if
+      the remedy gives one, e.g. `output`, `data.root`, `train.score=loss`, or `mode=evaluate` for a mode to run.
   """
 
   def __init__(self, message: str, *arguments: str):
@@ -29,10 +29,10 @@ class UserError(ValueError):
 
 
 class MachineError(UserError):
-  """What is wrong with this machine, as a full disk, and not with the input: it ends the run, not the study alone."""
+  """A fault of this machine, such as a full disk, and not of the input: it ends the whole run, not only one study."""
 
 
-# What the operating system says of this machine, and not of a file that it reads: full, over quota, not to be written.
+# Errors of the operating system that are faults of the machine: disk full, over quota, no permission, read-only.
 OF_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 
@@ -46,13 +46,13 @@ class Stopped(Exception):
 
 @contextlib.contextmanager
 def needs(extra: str, what: str) -> Iterator[None]:
-  """Around the import of what an extra of this package installs; also a decorator of functions that import it.
+  """Wraps the import of a package from an optional extra; also a decorator for functions with such an import.
 
       with needs("report", "the report"):
         import matplotlib
 
   Raises:
-    UserError: a module is not installed; `what` needs it.
+    UserError: a module that `what` needs is not installed.
   """
   try:
     yield
@@ -63,29 +63,28 @@ def needs(extra: str, what: str) -> Iterator[None]:
 
 
 def choose(field: str, name: str, options: Mapping[str, T]) -> T:
-  """The option of this name; raises UserError, with the names there are, where the field holds another."""
+  """The option of this name; raises UserError, listing the valid names, if there is none."""
   if name not in options:
     raise UserError(f"{field} is {name!r}, expected one of {', '.join(options)}")
   return options[name]
 
 
 def one_line(error: BaseException) -> str:
-  """What a library says in its error, in one line of 200 characters at most; the error's name where it says nothing."""
+  """The message of a library's error, in one line of at most 200 characters; the error's type if it has no message."""
   text = " ".join(str(error).split()) or type(error).__name__
-  return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."  # decoders tell stories
+  return text if len(text) <= _LONGEST else f"{text[:_LONGEST]} ..."  # some decoders write very long messages
 
 
 def check_local(path: str | os.PathLike[str], argument: str) -> None:
-  """Raises UserError where a path is an address, as `gs://bucket/run`: it would become a folder of that name here.
+  """Raises UserError if a path is an address such as `gs://bucket/run`: it would become a local folder of that name.
 
   Args:
-    path: of a file or folder, a pattern of them, or any other text.
-    argument: that it was given as.
+    path: a file, a folder, a glob pattern, or any other text.
+    argument: the name of the argument that holds it.
   """
-  slashes = "://" if isinstance(path, str) else ":/"  # pathlib makes one of two
+  slashes = "://" if isinstance(path, str) else ":/"  # pathlib merges the two slashes into one
   if re.match(rf"[A-Za-z][A-Za-z0-9+.-]+{slashes}", text := os.fspath(path)):
     raise UserError(
-      f"{text} is an address, and files are read and written on this machine alone: mount or copy it, and name "
-      "the folder",
+      f"{text} is an address, and only local files are read and written: mount or copy it, and name the local folder",
       argument,
     )

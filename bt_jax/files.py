@@ -1,6 +1,6 @@
-"""Writes files whole or not at all, and reads them back against the types of what was written.
+"""Writes files atomically, and checks their types when they are read back.
 
-Whatever is wrong with a file of ours is one refusal: which file, where in it, the value, what was expected, the remedy.
+A damaged file gives one error: which file, where in it, the value found, what was expected, and the remedy.
 """
 
 import csv
@@ -21,13 +21,13 @@ from bt_jax.errors import UserError
 from bt_jax.version import __version__
 
 _MOST = 2**53  # integers up to it are exact as floats, too
-_SHOWN = 60  # characters of a value in a refusal
+_SHOWN = 60  # characters of a value in an error message
 _REMEDY = "put the file back, or choose another folder"
-_WRITTEN = re.compile(r"[A-Za-z0-9.+-]+")  # numbers and truth values; Python reads 1_0 and other alphabets' digits, too
+_WRITTEN = re.compile(r"[A-Za-z0-9.+-]+")  # numbers and booleans; Python would also accept 1_0 and non-ASCII digits
 
 
 class Remedy(str):
-  """The end of a refusal that names arguments, see `UserError`; one that names none is a plain text."""
+  """The remedy at the end of an error message, with the `arguments` of `UserError`; a plain str names no arguments."""
 
   arguments: tuple[str, ...]
 
@@ -41,7 +41,7 @@ EVALUATE = Remedy("evaluate its run again", "mode=evaluate")
 
 Count = Annotated[int, Field(ge=0, le=_MOST)]
 Flag = Annotated[int, Field(ge=0, le=1)]
-Code = Annotated[int, Field(ge=-1, le=_MOST)]  # of a clinical field; -1: not known
+Code = Annotated[int, Field(ge=-1, le=_MOST)]  # the code of a clinical field; -1: not known
 Real = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Amount = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -50,7 +50,7 @@ Text = Annotated[str, Field(min_length=1)]
 
 
 def write_bytes(path: str | pathlib.Path, content: bytes) -> pathlib.Path:
-  """Writes `content` to `path`, whole or not at all, and makes the folder if need be."""
+  """Writes `content` to `path` atomically, and creates the folder if necessary."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   temporary = path.with_name(f".{path.name}.incomplete")
@@ -66,7 +66,7 @@ def write_bytes(path: str | pathlib.Path, content: bytes) -> pathlib.Path:
 
 
 def png(image: Image.Image, texts: Mapping[str, str] = {}, **options: Any) -> bytes:
-  """An image as PNG, with texts by keyword in it; options are those that Pillow has for the format, as `exif`."""
+  """Encodes an image as PNG with text chunks by keyword; `options` are Pillow's for this format, such as `exif`."""
   info, content = PngImagePlugin.PngInfo(), io.BytesIO()
   for keyword, text in texts.items():
     info.add_text(keyword, text)
@@ -75,7 +75,7 @@ def png(image: Image.Image, texts: Mapping[str, str] = {}, **options: Any) -> by
 
 
 def sha256_of(paths: Sequence[str | pathlib.Path]) -> str:
-  """The SHA-256 of the bytes of these files, one after another, in hexadecimal; their names do not count."""
+  """The SHA-256 of the concatenated bytes of these files, in hexadecimal; the file names are not hashed."""
   digest = hashlib.sha256()
   for path in paths:
     with open(path, "rb") as file:
@@ -85,19 +85,19 @@ def sha256_of(paths: Sequence[str | pathlib.Path]) -> str:
 
 
 def sealed(content: Mapping[str, Any], name: str = "sha256") -> dict[str, Any]:
-  """The content with the SHA-256 of its JSON, keys sorted, under this name, so that a change of it is seen."""
+  """Adds, under this name, the SHA-256 of the content as JSON with sorted keys, so that later changes are detected."""
   plain = {key: value for key, value in content.items() if key != name}
   text = json.dumps(json.loads(json.dumps(plain)), sort_keys=True)
   return {**plain, name: hashlib.sha256(text.encode()).hexdigest()}
 
 
 def is_sealed(content: Mapping[str, Any], name: str = "sha256") -> bool:
-  """Whether the content is that which was sealed; True where it never was, as of earlier versions."""
+  """Whether the content is unchanged since it was sealed; True if it never was, as in files of earlier versions."""
   return name not in content or sealed(content, name)[name] == content[name]
 
 
 def check_seal(content: Any, path: str | pathlib.Path, remedy: str, name: str = "sha256") -> Any:
-  """The content; raises UserError where it was changed since it was sealed."""
+  """Returns the content; raises UserError if it was changed since it was sealed."""
   if not is_sealed(content, name):
     raise damaged(path, "its SHA-256 is not that of its content: it was changed", remedy)
   return content
@@ -106,14 +106,14 @@ def check_seal(content: Any, path: str | pathlib.Path, remedy: str, name: str = 
 def check_format(
   content: Mapping[str, Any], newest: int, path: str | pathlib.Path, written_by: str, remedy: str
 ) -> None:
-  """Raises UserError where a file that is whole is of a newer format than this version reads.
+  """Raises UserError if an undamaged file has a newer format than this version reads.
 
   Args:
-    content: of the file; `format` is the number, and what has none is of before there was one: the first.
-    newest: the format that this version writes; it reads the ones before too.
-    path: of the file.
+    content: content of the file; its format number is `format`, and a file without one has format 1.
+    newest: the format that this version writes; it also reads all earlier ones.
+    path: path of the file.
     written_by: the version of bt_jax that wrote it.
-    remedy: where that version is not at hand.
+    remedy: what to do if that version is not available.
   """
   if not 1 <= content.get("format", 1) <= newest:
     raise UserError(
@@ -123,20 +123,20 @@ def check_format(
 
 
 def damaged(path: str | pathlib.Path, reason: str, remedy: str = _REMEDY) -> UserError:
-  """The refusal of a file that is not what we wrote; `reason` says where it differs."""
+  """The error for a file that is not as we wrote it; `reason` says where it differs."""
   arguments = getattr(remedy, "arguments", ())
   return UserError(f"{path} is damaged or of another version ({' '.join(reason.split())}): {remedy}", *arguments)
 
 
 def check(kind: Any, content: Any, path: str | pathlib.Path, remedy: str = _REMEDY, where: str = "it") -> Any:
-  """The content, which is of this type; raises UserError, with the first place that is not, for any other.
+  """Returns the content if it has this type; otherwise raises UserError for the first place where it differs.
 
   Args:
-    kind: a type, such as a TypedDict, in which keys that it does not name are free.
-    content: as JSON gives it: a string is not a number here.
-    path: that it is from.
-    remedy: ends the refusal.
-    where: of the content in the file.
+    kind: a type, such as a TypedDict; keys that it does not name are allowed.
+    content: content as parsed from JSON, checked strictly: a string does not count as a number.
+    path: the file that it is from.
+    remedy: the end of the error message.
+    where: what the message calls the content as a whole.
   """
   try:
     TypeAdapter(kind).validate_python(content, strict=True)
@@ -146,18 +146,18 @@ def check(kind: Any, content: Any, path: str | pathlib.Path, remedy: str = _REME
 
 
 def write_json(path: str | pathlib.Path, content: Any) -> pathlib.Path:
-  """Writes JSON, indented, keys in the order given."""
+  """Writes indented JSON with the keys in the order given."""
   return write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 def read_json(path: str | pathlib.Path, kind: Any = object, remedy: str = _REMEDY) -> Any:
-  """What `write_json` wrote, of this type; raises UserError where it is no JSON or of another type, see `check`."""
+  """Reads what `write_json` wrote; raises UserError if it is not valid JSON of this type, see `check`."""
   content = _parsed(pathlib.Path(path).read_bytes(), path, remedy)
   return check(kind, content, path, remedy)
 
 
 def parse_json(content: bytes, path: str | pathlib.Path, kind: Any, remedy: str = _REMEDY) -> Any:
-  """The same of JSON that stands in the file `path` among other things."""
+  """Like `read_json`, for JSON that is only part of the file `path`."""
   return check(kind, _parsed(content, path, remedy), path, remedy)
 
 
@@ -169,35 +169,35 @@ def _parsed(content: bytes, path: str | pathlib.Path, remedy: str) -> Any:
 
 
 def _finite(text: str) -> float:
-  """JSON has no NaN, and a number beyond the largest float would become infinite."""
+  """Rejects NaN and infinities, which JSON does not have; a number beyond the largest float would become infinite."""
   if not math.isfinite(number := float(text)):
     raise ValueError(f"{text} is not a finite number")
   return number
 
 
 def write_csv(path: str | pathlib.Path, rows: Sequence[Mapping[str, Any]]) -> pathlib.Path:
-  """Writes rows that share their keys under a header; floats in full precision."""
+  """Writes rows that all have the same keys, below a header; floats in full precision."""
   text = io.StringIO()
   writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
   writer.writeheader()
   writer.writerows(rows)
-  return write_bytes(path, text.getvalue().encode(errors="backslashreplace"))  # names that are no UTF-8
+  return write_bytes(path, text.getvalue().encode(errors="backslashreplace"))  # file names may be invalid UTF-8
 
 
 def read_csv(
   path: str | pathlib.Path, kind_of: Callable[[str], Any], required: Sequence[str] = (), remedy: str = EVALUATE
 ) -> list[dict[str, Any]]:
-  """What `write_csv` wrote, each column of its type.
+  """Reads what `write_csv` wrote, with each column in its type.
 
   Args:
-    path: of the table.
-    kind_of: from a column's name to its type; one with None lets values be empty, or `nan` where it is of numbers.
-    required: columns that must be there.
-    remedy: ends the refusal.
+    path: path of the table.
+    kind_of: maps a column's name to its type; a type with None allows empty values and, for numbers, `nan`.
+    required: columns that must be present.
+    remedy: the end of the error message.
 
   Raises:
-    UserError: a column is missing or there twice, a line has too many or too few, or a value is of another type. Rows
-      are counted as a spreadsheet does: the header is row 1.
+    UserError: a column is missing or appears twice, a row has the wrong number of columns, or a value has the wrong
+      type. Rows are counted as in a spreadsheet: the header is row 1.
   """
   try:
     with open(path, newline="", encoding="utf-8") as file:
@@ -229,7 +229,7 @@ def _column(path: str | pathlib.Path, name: str, kind: Any, texts: list[str], re
 
 
 def _reason(error: ValidationError, where: str) -> str:
-  """Where the first thing is that is of another type, what it is, and what was expected."""
+  """The first place of the wrong type, the value there, and what was expected."""
   first = error.errors()[0]
   *groups, last = map(str, first["loc"] or (where,))
   if first["type"] == "missing":

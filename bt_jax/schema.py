@@ -1,4 +1,4 @@
-"""The names, shapes and units of the data that the stages hand to one another."""
+"""The names, shapes and units of the data that the stages pass to one another."""
 
 import dataclasses
 from typing import NamedTuple
@@ -6,15 +6,16 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Array, Float, Shaped, UInt8
 
-CHANNELS = ("pre", "flair", "post")  # the sequences that are looked for in a scan: pre-contrast, FLAIR, post-contrast
+CHANNELS = ("pre", "flair", "post")  # the sequences that a scan is searched for: pre-contrast, FLAIR, post-contrast
 
 
 class Tumor(NamedTuple):
-  """Logits, or probabilities, of tumour.
+  """Logits or probabilities of tumour.
 
   Attributes:
-    pixels: of each class at every pixel; None of a classifier.
-    slices: of any tumour in the slice: a classifier's, a segmenter's head for slices, or else its highest pixel.
+    pixels: value for each class at every pixel; None for a classifier.
+    slices: value for any tumour in the slice: from a classifier, from a segmenter's slice head, or else the maximum
+      over its pixels.
   """
 
   pixels: Float[Array, "batch height width classes"] | None
@@ -23,17 +24,17 @@ class Tumor(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Slices:
-  """Slices of one part of a split, in the order of their ids.
+  """Slices of one subset of a split, in the order of their ids.
 
   Attributes:
-    case: the examination each slice is from, e.g. `TCGA_CS_4941_19960909`.
+    case: the examination that each slice is from, e.g. `TCGA_CS_4941_19960909`.
     patient: the patient, e.g. `TCGA_CS_4941`.
     number: the slice's number in its volume, from 1.
     image: uint8 or uint16 [slices, height, width, channels], as the data set's `DatasetInfo` names them.
     mask: uint8 [slices, height, width, classes], 1 where the truth has the class.
     volume_mean: float32 [slices, channels], mean intensity of the slice's whole volume by channel, in 0..255.
     volume_std: float32 [slices, channels], its standard deviation.
-    context: uint8 or uint16 [slices, height, width, n], channels of neighbouring slices; None where none are asked for.
+    context: uint8 or uint16 [slices, height, width, n], channels of neighbouring slices; None if none are requested.
   """
 
   case: np.ndarray
@@ -65,5 +66,5 @@ def slice_id(case: str, number: int) -> str:
 
 
 def to_8_bits(image: Shaped[np.ndarray, "..."]) -> UInt8[np.ndarray, "..."]:
-  """Stored intensities for a picture: the upper 8 of 16 bits."""
+  """Stored intensities as 8 bits for display: the upper 8 of 16 bits."""
   return (image >> 8).astype(np.uint8) if image.dtype == np.uint16 else image

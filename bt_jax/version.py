@@ -1,3 +1,3 @@
-"""The version, apart from `bt_jax` itself, which nothing below it imports."""
+"""The version, in a module of its own so that submodules need not import `bt_jax` itself."""
 
 __version__ = "0.2.0"

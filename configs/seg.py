@@ -1,4 +1,4 @@
-"""Segmentation: a network that marks FLAIR abnormality in every slice.
+"""Segmentation: a network that segments FLAIR abnormality in every slice.
 
   python launch.py --config=configs/seg.py:phantom                              synthetic data, minutes on a laptop
   python launch.py --config=configs/seg.py:small --config.data.root=DIR         the real data on a CPU
@@ -19,7 +19,7 @@ PRESETS = ("", "small", "own", "phantom", "paper")
 
 
 def get_config(preset: str = "") -> ConfigDict:
-  """The configuration of a preset; raises UserError where there is none of that name."""
+  """The configuration of a preset; raises UserError if there is no preset of that name."""
   common.check_preset("configs/seg.py", preset, PRESETS)
   config = common.get_config()
   config.preset = preset
@@ -38,15 +38,13 @@ def get_config(preset: str = "") -> ConfigDict:
   if preset == "phantom":
     config.data.size = 128
     config.model.width = 8
-    config.train.batch_size = 8  # the more steps in the few epochs a CPU has time for
+    config.train.batch_size = 8  # more steps in the few epochs that a CPU has time for
     config.train.epochs = 8
     config.train.learning_rate = 5e-3
-    # A net this small sees too little in eight epochs to overfit: flips alone did better on the validation part.
+    # A network this small does not overfit in eight epochs: flips alone did better on the validation set.
     config.augment.update(rotation_degrees=0.0, scale=0.0, shift=0.0, gamma=0.0, noise=0.0)
     config.data.name = "phantom"
-  if (
-    preset == "paper"
-  ):  # trained on slices with a tumour only; unlike there, all slices of the other parts are evaluated
+  if preset == "paper":  # as in the paper, trained only on slices with a tumour; unlike there, all slices are evaluated
     config.data.normalize = "image"
     config.model.update(name="resunet_scratch", width=16)
     config.augment.update(flip=False, rotation_degrees=0.0, scale=0.0, shift=0.0, gamma=0.0, noise=0.0)

@@ -103,7 +103,7 @@ def test_cascade_of_two_runs_of_one_split(classifier, run, tiny_cls, tmp_path):
   flags = ["--mode=cascade", f"--classifier={classifier[0]}", f"--workdir={tmp_path / 'cascade'}"]
   status, out, err = launch([*flags, f"--segmenter={run[0]}", "--sensitivity=1.0"])
   assert status == 0, err
-  assert "Cascade on the test part: phantom (synthetic), patient_fold_00" in out
+  assert "Cascade on the test set: phantom (synthetic), patient_fold_00" in out
   summary = json.loads((tmp_path / "cascade/summary.json").read_text())
   own = {
     role: json.loads((folder / "summary.json").read_text())["test"]

@@ -108,7 +108,7 @@ def test_the_page_outlines_each_class_in_its_colour_and_says_how_good_it_is(run)
   assert (
     shown[0]
     .captions[0]
-    .startswith("Slice 1 (1 of 9): no tumour; core: nothing marked, rightly; oedema: nothing marked, rightly")
+    .startswith("Slice 1 (1 of 9): no tumour; core: nothing segmented, correct; oedema: nothing segmented, correct")
   )
   assert "core: Dice 1.000; oedema: Dice" in shown[0].captions[5]
 

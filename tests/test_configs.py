@@ -176,7 +176,7 @@ def test_no_such_preset():
     ("data.contrast", "stretch", "data.contrast=stretch changes intensities"),
     ("task", "detection", "task is 'detection', expected one of segmentation, classification"),
     ("model.name", "resnet50", "model.name is 'resnet50', expected one of unet, resunet, resunet_scratch"),
-    ("train.stage_rates", "layer1=0", "names 'layer1', a stage this network has not"),
+    ("train.stage_rates", "layer1=0", "names 'layer1', which is no stage of this network"),
     ("train.batch_stats", "freeze", "train.batch_stats is 'freeze', expected one of update, keep"),
     ("train.sampling", "tumour", "train.sampling is 'tumour', expected one of all, balanced, tumor"),
     ("train.class_weights", "balanced", "train.mixup and train.class_weights are for classification"),

@@ -29,7 +29,7 @@ def test_rates_are_read_and_wrong_ones_told():
   assert finetune.parse_rates("", PARAMS) == {}
   assert finetune.parse_rates("stem=0, stage1=0.1", PARAMS) == {"stem": 0.0, "stage1": 0.1}
   for text, said in (
-    ("stage9=1", "names 'stage9', a stage this network has not: it has stage1, stem, head"),
+    ("stage9=1", "names 'stage9', which is no stage of this network: it has stage1, stem, head"),
     ("stem", "has 'stem', expected stage=factor"),
     ("stem=-1", "has 'stem=-1', expected"),
     ("stem=nan", "has 'stem=nan', expected"),

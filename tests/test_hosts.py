@@ -87,7 +87,7 @@ def test_one_host_killed_stops_the_other_and_the_same_command_resumes(tiny, alon
   assert not re.search(r"^ +@ +0x|^[EF]\d{4} |Traceback", err, re.MULTILINE), err
   if killed:
     status, out, err = launch(flags, devices=4)  # fewer than it was begun with
-    assert status == 0 and "going on from step" in out and "4 x cpu" in out, err
+    assert status == 0 and "resuming from step" in out and "4 x cpu" in out, err
     assert_same_run(alone, workdir)
 
 
@@ -101,7 +101,7 @@ def test_what_eight_devices_saved_goes_on_with_one_and_by_pmap(tiny, alone, tmp_
   for name, devices, parallel in (("run", 1, "jit"), ("again", 4, "pmap")):
     more = [f"--workdir={tmp_path / name}", f"--config.parallel={parallel}"]
     status, out, err = launch([*flags, *more], devices=devices)
-    assert status == 0 and "going on from step" in out and f"{devices} x cpu" in out, err
+    assert status == 0 and "resuming from step" in out and f"{devices} x cpu" in out, err
     assert_same_run(alone, tmp_path / name)
 
 

@@ -106,7 +106,7 @@ def test_stopped_run_goes_on_to_the_same_bits(run, tiny, tmp_path, how):
     assert "saved; the same command resumes from there" in out
   assert not (workdir / "summary.json").exists()
   status, out, err = launch(flags)
-  assert status == 0 and "going on from step" in out, err
+  assert status == 0 and "resuming from step" in out, err
   assert last_state(workdir) == last_state(whole)
   assert (workdir / "slices.csv").read_text() == (whole / "slices.csv").read_text()
   columns = ("epoch", "step", "learning_rate", "train_loss", "validation_loss", "validation_score")
@@ -144,7 +144,7 @@ def test_corrupt_last_checkpoint_falls_back_and_ends_the_same(run, workdir, tiny
       path.write_bytes(path.read_bytes()[:20])
   status, out, err = launch([*tiny, f"--workdir={workdir}"])
   assert status == 0, err
-  assert f"{step} is corrupt" in out and "going on from step" in out
+  assert f"{step} is corrupt" in out and "resuming from step" in out
   assert last_state(workdir) == last_state(whole)
 
 

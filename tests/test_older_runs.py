@@ -69,7 +69,7 @@ def test_a_run_of_before_a_field_was_there_goes_on_and_is_evaluated(older, run, 
   assert status == 1 and len(err.splitlines()) == 1
   assert "differs in augment.drop_sequence (0.0 there, 0.5 now): choose another" in err
   status, out, err = launch(flags)
-  assert status == 0 and "going on from step" in out, err
+  assert status == 0 and "resuming from step" in out, err
   assert (folder / "slices.csv").read_bytes() == (run[0] / "slices.csv").read_bytes()  # the same run, bit for bit
   (folder / "slices.csv").unlink()
   files.write_json(folder / "config.json", without_newer(files.read_json(folder / "config.json", dict)))

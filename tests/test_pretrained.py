@@ -176,14 +176,14 @@ def test_missing_extra_and_misshapen_arrays_are_named(arrays, tmp_path):
   path = tmp_path / "a.safetensors"
   without = {name: array for name, array in arrays.items() if name != "layer2.0.bn1.weight"}
   said = fails(save(path, without | {"layer9.weight": np.zeros(3, np.float32)}))
-  assert "missing are layer2.0.bn1.weight; not known are layer9.weight" in said
+  assert "missing are layer2.0.bn1.weight; unknown are layer9.weight" in said
   said = fails(save(path, arrays | {"layer1.0.conv2.weight": np.zeros((64, 64, 1, 1), np.float32)}))
   assert (
     "layer1.0.conv2.weight (encoder/stage1/block1/conv2/kernel) has the shape (1, 1, 64, 64), expected (3, 3, 64, 64)"
     in said
   )
   said = fails(save(path, {"w": np.zeros(3, np.float32)}))
-  assert "is not ResNet-50 as torchvision or timm" in said and "its arrays are w" in said
+  assert "holds none of ResNet-50 (torchvision or timm)" in said and "its arrays are w" in said
   larger = {f"layer3.{block}.conv1.weight": np.zeros((256, 1024, 1, 1), np.float32) for block in range(6, 23)}
   said = fails(save(path, arrays | larger))
   assert "it is a larger one" in said and "layer3.10.conv1.weight" in said and "and 14 more" in said

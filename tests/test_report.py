@@ -216,7 +216,7 @@ def test_a_cascade_tells_what_its_gate_does(tmp_path):
 
 def test_without_slices_there_is_no_picture_of_one(tmp_path):
   page = html.write_report(segmentation(tmp_path), show_slices=False).read_text()
-  assert "data:image/png" not in page and "Pictures of slices are switched off" in page and "data:image/svg" in page
+  assert "data:image/png" not in page and "Images of slices are switched off" in page and "data:image/svg" in page
   assert not re.search(r"<path|<figure class=.volume", page)
 
 

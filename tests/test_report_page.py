@@ -110,7 +110,7 @@ def test_the_viewer_pages_and_switches_layers_by_click_key_and_wheel(visit, repo
   assert where().startswith("Slice 7 (7 of 9)")
   page.locator("#slice").focus()
   page.keyboard.press("Home")
-  assert where() == "Slice 1 (1 of 9): no tumour; nothing marked, rightly; highest probability 0.000"
+  assert where() == "Slice 1 (1 of 9): no tumour; nothing segmented, correct; highest probability 0.000"
   page.keyboard.press("ArrowRight")  # of the range itself: one step, not two
   assert where().startswith("Slice 2 (2 of 9)")
   chosen.locator(".stage").hover()

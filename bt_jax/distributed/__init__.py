@@ -1,1 +1,1 @@
-"""Devices, hosts and memory: what is settled before JAX starts, and how one step runs on all of them."""
+"""Devices, hosts and memory: the setup before JAX starts, and how one step runs on all devices."""

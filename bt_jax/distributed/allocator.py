@@ -1,4 +1,4 @@
-"""Memory in huge pages, without which a training step on a CPU spends a quarter of its time on page faults."""
+"""Huge pages: without them, a training step on a CPU spends a quarter of its time on page faults."""
 
 import contextlib
 import os
@@ -8,10 +8,10 @@ _TUNABLES = "GLIBC_TUNABLES"
 
 
 def use_huge_pages() -> None:
-  """Starts this program again with glibc's huge pages, on Linux, unless `GLIBC_TUNABLES` says otherwise.
+  """Restarts this program with glibc's huge pages on Linux, unless `GLIBC_TUNABLES` is set.
 
-  glibc reads them when a process starts, and at no other time; to be called before anything else is done. Where a
-  program may not be started again, this one continues without.
+  glibc reads its tunables only when a process starts, so call this before anything else. If the program cannot be
+  restarted, it continues without huge pages.
   """
   if sys.platform == "linux" and _TUNABLES not in os.environ:
     os.environ[_TUNABLES] = "glibc.malloc.hugetlb=1"

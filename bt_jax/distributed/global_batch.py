@@ -1,8 +1,8 @@
-"""The whole batch, also where each device sees a part of it.
+"""Operations over the global batch, also where each device sees only a shard of it.
 
-Inside `pmap` the axis `batch` has a name and every device runs the program on its own part; elsewhere, also under `jit`
-over several devices, the program sees all examples. The same code is right in both if whatever goes over the batch goes
-through here.
+Inside `pmap` the axis `batch` is named, and every device runs the program on its own shard. Elsewhere, including `jit`
+over several devices, the program sees all examples. The same code is correct in both cases if every operation over the
+batch uses this module.
 """
 
 import jax
@@ -13,7 +13,7 @@ AXIS = "batch"
 
 
 def parts() -> int:
-  """How many parts the batch is cut into where each is seen alone; 1 where the program sees all of it."""
+  """Number of shards of the batch inside `pmap`; 1 where the program sees the whole batch."""
   try:
     return lax.axis_size(AXIS)
   except NameError:  # no such axis here
@@ -21,17 +21,17 @@ def parts() -> int:
 
 
 def total(x: Array) -> Array:
-  """The sum of `x` over the parts."""
+  """The sum of `x` over the shards."""
   return lax.psum(x, AXIS) if parts() > 1 else x
 
 
 def mean(x: Array) -> Array:
-  """The mean of `x` over the parts, which are equally large."""
+  """The mean of `x` over the shards, which are equally large."""
   return lax.pmean(x, AXIS) if parts() > 1 else x
 
 
 def keys(key: Key[Array, ""], count: int) -> Key[Array, "{count}"]:
-  """A key for each of the `count` examples of this part, the same however the batch is cut."""
+  """A key for each of the `count` examples of this shard, the same however the batch is sharded."""
   every = jax.random.split(key, count * parts())
   return every if parts() == 1 else lax.dynamic_slice_in_dim(every, lax.axis_index(AXIS) * count, count)
 

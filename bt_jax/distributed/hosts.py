@@ -1,4 +1,4 @@
-"""Several hosts as one: what all must agree on, and what to do when one is lost."""
+"""Runs on several hosts: how they agree, and what happens when one is lost."""
 
 import contextlib
 import json
@@ -26,12 +26,12 @@ _ENDING = threading.Lock()
 
 
 def is_first() -> bool:
-  """Whether this is the host that writes tables; checkpoints are written by all together."""
+  """Whether this is the host that writes tables; checkpoints are written by all hosts together."""
   return jax.process_index() == 0
 
 
 def gather(value: Any) -> list[Any]:
-  """What every host says, anything of JSON, in the order of hosts; all must ask at the same point."""
+  """The JSON-serialisable values of all hosts, in the order of the hosts; all must call this at the same point."""
   if jax.process_count() == 1:
     return [value]
   text = np.frombuffer(json.dumps(value).encode(), np.uint8)
@@ -44,7 +44,7 @@ def gather(value: Any) -> list[Any]:
 
 @contextlib.contextmanager
 def together() -> Iterator[None]:
-  """What fails here on one host is raised on all: there as it is, and on the others, in one line, as a UserError."""
+  """An exception on one host is raised on all: unchanged on that host, and on the others as a one-line UserError."""
   problem: Exception | None = None
   described: list[str] = []
   try:
@@ -61,10 +61,10 @@ def together() -> Iterator[None]:
 
 @contextlib.contextmanager
 def watch(folder: pathlib.Path, *, timeout: int) -> Iterator[None]:
-  """Ends this process with one line where another host was not heard of for `timeout` seconds.
+  """Ends this process with one line if another host gives no sign of life for `timeout` seconds.
 
-  Each host counts up in a file of its own in `folder`, which all of them share, and looks at those of the others. The
-  collectives of a GPU wait forever for a host that is gone, and JAX's own watch ends the process with a stack trace.
+  Each host increments a counter in its own file in `folder`, which all hosts share, and reads the files of the others.
+  Collectives on GPUs wait forever for a lost host, and JAX's own heartbeat ends the process with a stack trace.
   """
   count, me = jax.process_count(), jax.process_index()
   if count == 1:
@@ -98,7 +98,7 @@ def watch(folder: pathlib.Path, *, timeout: int) -> Iterator[None]:
   thread.start()
   try:
     with (
-      lost_host.instead_of_abort(lambda: leave("the first host, which the others meet at, does not answer")),
+      lost_host.instead_of_abort(lambda: leave("the first host, the coordinator, does not answer")),
       _one_line(folder),
     ):
       yield
@@ -111,36 +111,36 @@ def watch(folder: pathlib.Path, *, timeout: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _one_line(folder: pathlib.Path) -> Iterator[None]:
-  """Ends this process with one line over an error that is not to be waited with for others, while JAX's abort is caught."""
+  """Ends this process with one line on an error that cannot wait for other hosts, while JAX's abort is still caught."""
   try:
     yield
   except (UserError, Stopped, BrokenPipeError) as error:
     if "gloo" in str(error.__cause__).lower():
-      leave("what all hosts do together failed")
+      leave("the communication between the hosts failed")
     raise
   except Exception as error:
-    # JAX raises errors of its own, and ValueError where a save or the tables' numbers are exchanged.
+    # JAX raises its own errors, and ValueError where hosts exchange a checkpoint or values for the tables.
     if _LOST.search(str(error)):
-      leave(f"what all hosts do together failed ({one_line(error)})")
-    # The trouble of this host alone: at its end JAX would wait for the others, and then abort.
+      leave(f"the communication between the hosts failed ({one_line(error)})")
+    # An error of this host alone: on a normal exit JAX would wait for the others, and then abort.
     if isinstance(error, OSError):
       end(
         f"cannot read or write {error.filename or folder.parent} ({error.strerror or error}): free some space or fix the folder"
       )
     traceback.print_exc()
-    end(f"{type(error).__name__}; the other hosts stop, too")
+    end(f"{type(error).__name__}; the other hosts also stop")
 
 
 def leave(reason: str) -> NoReturn:
-  """Ends this process, as another host is gone; see `end`."""
+  """Ends this process because another host is gone; see `end`."""
   end(
     f"{reason}: another host is gone, so this one stops; the same command on all hosts resumes from the last checkpoint"
   )
 
 
 def end(message: str) -> NoReturn:
-  """Ends this process and those it started at once with one line, without waiting for the other hosts."""
-  _ENDING.acquire()  # another thread may have noticed, too; one line is enough
+  """Prints one line, and ends this process and its children at once, without waiting for the other hosts."""
+  _ENDING.acquire()  # another thread may have noticed as well; one line is enough
   for process in multiprocessing.active_children():
     process.kill()
   print(f"\nerror: {message}", file=sys.stderr, flush=True)

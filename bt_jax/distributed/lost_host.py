@@ -1,8 +1,8 @@
-"""One line instead of JAX's abort and its stack, where the host that all others meet at is gone.
+"""One line instead of JAX's abort and stack trace when the coordinator host is lost.
 
-JAX's client then ends the process from a thread of its own: it logs a fatal message with a stack and calls `abort`. A
-function in Python cannot be given to it (of `missed_heartbeat_callback` the argument has no type in Python), so the
-message is taken out of what native code writes to the standard error, and the signal of `abort` is caught.
+JAX's client then ends the process from a thread of its own: it logs a fatal message with a stack trace and calls
+`abort`. It cannot be given a Python callback (the argument of `missed_heartbeat_callback` has no Python type). So this
+module filters the message from what native code writes to standard error, and catches the signal of `abort`.
 """
 
 import contextlib
@@ -14,16 +14,16 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 
-# What JAX's client logs of a lost host; all that comes after the fatal one is its stack.
+# Messages of JAX's client about a lost host; everything after the fatal one is its stack trace.
 _FATAL = re.compile(r"^F\d{4} .*(JAX distributed service|coordination)", re.IGNORECASE)
 _ABOUT = re.compile(r"^[EW]\d{4} .*(coordination|preemption|heartbeat)|GRPC error|grpc_status", re.IGNORECASE)
-_PATIENCE = 2  # seconds for what was logged to be read
+_PATIENCE = 2  # seconds to wait until the log has been read
 _HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int)
 
 
 @contextlib.contextmanager
 def instead_of_abort(leave: Callable[[], None]) -> Iterator[None]:
-  """Calls `leave`, which must end the process, where JAX would abort it over a lost host; any other abort stays one."""
+  """Calls `leave`, which must end the process, when JAX would abort over a lost host; other aborts are unchanged."""
   if not hasattr(signal, "SIGABRT") or os.name != "posix":
     yield
     return
@@ -55,7 +55,7 @@ def instead_of_abort(leave: Callable[[], None]) -> Iterator[None]:
     yield
   finally:
     libc.signal(int(signal.SIGABRT), int(signal.SIG_DFL))
-    os.dup2(own, 2)  # with which the pipe has no writer left but processes that were started meanwhile
+    os.dup2(own, 2)  # now only processes started in the meantime can still write to the pipe
     os.close(own)
     thread.join(_PATIENCE)
     sys.stderr.flush()

@@ -1,4 +1,4 @@
-"""What must be settled before JAX first looks for devices: which there are, how they compute, and the other hosts."""
+"""Setup before JAX first looks for devices: the number of devices, compiler options, and the other hosts."""
 
 import contextlib
 import os
@@ -18,10 +18,11 @@ CACHE = pathlib.Path("~/.cache/bt_jax/xla")
 
 
 def prepare(*configs: ConfigDict) -> None:
-  """Sets up JAX for runs of these configurations; does nothing where JAX has looked for devices already.
+  """Sets up JAX for runs of these configurations, before it looks for devices; later calls cannot change the devices.
 
-  Compiled programs are kept in `JAX_COMPILATION_CACHE_DIR`, or else in `CACHE` where that can be written. On a CPU every core is a device, as far
-  as the batches divide over them: XLA cuts one convolution of few channels badly over cores, and the batch well.
+  Compiled programs are cached in `JAX_COMPILATION_CACHE_DIR` if it is set, otherwise in `CACHE` if that is writable. On
+  a CPU every core is a device, as far as the batch sizes are divisible by their number: XLA parallelises a convolution
+  with few channels poorly over cores, but a batch well.
   """
   flags = os.environ.get("XLA_FLAGS", "")
   if any(config.train.deterministic for config in configs) and _DETERMINISTIC not in flags:
@@ -35,12 +36,12 @@ def prepare(*configs: ConfigDict) -> None:
       for size in (config.train.batch_size // max(config.train.accumulate, 1), config.eval.batch_size)
     ]
     divide = [n for n in range(1, cores() + 1) if all(size > 0 and size % n == 0 for size in batch_sizes)]
-    with contextlib.suppress(RuntimeError):  # JAX has looked
+    with contextlib.suppress(RuntimeError):  # JAX has looked for devices already
       jax.config.update("jax_num_cpu_devices", max(divide, default=1))
 
 
 def _writable(folder: pathlib.Path) -> pathlib.Path | None:
-  """The folder, made if need be; None without a home, or where it cannot be written: a cache is no reason to stop."""
+  """The folder, created if necessary; None without a home directory or write permission, as the cache is optional."""
   try:
     folder = folder.expanduser()
     folder.mkdir(parents=True, exist_ok=True)
@@ -50,23 +51,23 @@ def _writable(folder: pathlib.Path) -> pathlib.Path | None:
 
 
 def cores() -> int:
-  """Of the processor, those that this process may use."""
+  """Number of processor cores that this process may use."""
   return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def connect(*, coordinator: str | None, hosts: int | None, host: int | None, timeout: int) -> bool:
-  """Joins the other hosts of the run, where it has any; returns whether this is the first.
+  """Joins the other hosts of the run, if it has any; returns whether this is the first host.
 
-  Which they are is in the arguments, or in the environment of SLURM or Open MPI (more tasks than one).
+  The hosts are given by the arguments, or by the environment of SLURM or Open MPI if it has more than one task.
 
   Args:
-    coordinator: address:port of the first host; `auto` where JAX finds out all by itself, as on a TPU pod.
-    hosts: how many processes there are.
-    host: which of them this is, from 0.
-    timeout: seconds to wait for the others.
+    coordinator: address:port of the first host; `auto` if JAX can detect everything by itself, as on a TPU pod.
+    hosts: number of processes.
+    host: index of this process, from 0.
+    timeout: seconds to wait for the other hosts.
 
   Raises:
-    UserError: only some of the arguments are given, or the others did not come.
+    UserError: only some of the arguments are given, or the other hosts did not join in time.
   """
   auto = coordinator == "auto"
   given = {"coordinator": None if auto else coordinator, "hosts": hosts, "host": host}
@@ -88,7 +89,7 @@ def connect(*, coordinator: str | None, hosts: int | None, host: int | None, tim
   failed = lambda reason: (
     f"the hosts did not meet ({reason}): start the same command on all of them, with a coordinator address that each can reach"
   )
-  # JAX's own limit ends the process with a stack trace, so it comes later.
+  # JAX's own timeout ends the process with a stack trace, so it is longer.
   timer = threading.Timer(timeout, _leave, [failed(f"waited {timeout} s")])
   timer.daemon = True
   timer.start()
@@ -115,7 +116,7 @@ def _leave(message: str) -> None:
 
 
 def _has_others() -> bool:
-  """Whether the environment is that of a run on several hosts."""
+  """Whether the environment variables are those of a run on several hosts."""
   environment = os.environ
   return ("SLURM_STEP_NODELIST" in environment and int(environment.get("SLURM_NTASKS", 1)) > 1) or int(
     environment.get("OMPI_COMM_WORLD_SIZE", 1)

@@ -1,4 +1,4 @@
-"""Compiles the pure steps for all devices, by `jit` over a mesh or by `pmap`, and lays arrays out for them."""
+"""Compiles the pure steps for all devices, by `jit` over a mesh or by `pmap`, and shards arrays over the devices."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -16,14 +16,14 @@ PyTree = Any
 
 
 def make_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """A line of devices, by default of all there are on all hosts; its axis is the batch."""
+  """A one-dimensional mesh of devices, by default all devices of all hosts; its axis is the batch."""
   return jax.make_mesh(
     (len(devices or jax.devices()),), (global_batch.AXIS,), devices=devices, axis_types=(jax.sharding.AxisType.Auto,)
   )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """Puts a whole array on each device."""
+  """The sharding that keeps a full copy of an array on each device."""
   return NamedSharding(mesh, PartitionSpec())
 
 
@@ -32,7 +32,7 @@ def _cut(mesh: Mesh) -> NamedSharding:
 
 
 def check_batch_size(mesh: Mesh, name: str, batch_size: int, pieces: int = 1) -> None:
-  """Raises UserError where the batch is empty or does not divide over the devices, and there into `pieces`."""
+  """Raises UserError unless the batch divides evenly over the devices and, on each, into `pieces` microbatches."""
   unit = mesh.size * pieces
   if batch_size < 1 or batch_size % unit:
     lower = batch_size // unit * unit
@@ -54,11 +54,11 @@ def _compile_jit(function: Callable, mesh: Mesh, *, cut: Sequence[bool], cut_out
 
 @functools.cache
 def _gradient_options() -> dict[str, str] | None:
-  """How a step with gradients is compiled on a CPU.
+  """Compiler options for a step with gradients on a CPU.
 
-  YNNPACK, which is fast at a convolution's forward pass, takes the gradient of its kernel for a convolution with a window
-  as large as the picture, several times slower than XLA's own: of what is handed to it by default, convolutions are left
-  out. None where the compiler has no such option.
+  YNNPACK is fast at a convolution's forward pass. But it computes the gradient of the kernel as a convolution with a
+  window as large as the image, several times slower than XLA. So it gets all operations that it handles by default
+  except convolutions. None if the compiler has no such option.
   """
   if jax.default_backend() != "cpu":
     return None
@@ -80,7 +80,7 @@ def _compile_pmap(function: Callable, mesh: Mesh, *, cut: Sequence[bool], cut_ou
     out_axes=0 if cut_out else None,
     donate_argnums=0 if train else (),
   )
-  # pmap wants a leading axis of devices.
+  # pmap requires a leading axis of devices.
   split = jax.jit(
     lambda tree: jax.tree.map(lambda x: x.reshape(mesh.size, -1, *x.shape[1:]), tree), out_shardings=_cut(mesh)
   )
@@ -99,18 +99,20 @@ COMPILERS = {"jit": _compile_jit, "pmap": _compile_pmap}
 def compile_step(
   how: str, function: Callable, mesh: Mesh, *, cut: Sequence[bool], cut_out: bool = False, train: bool = False
 ) -> Callable:
-  """Compiles a step for all devices of the mesh; what it computes is the same on any number of them, up to rounding.
+  """Compiles a step for all devices of the mesh; the result does not depend on their number, up to rounding.
 
   Args:
-    how: `jit`, where the compiler cuts one program over the devices, or `pmap`, where each device runs it on its part.
-    function: where it goes over the batch, it does so by `global_batch`.
+    how: `jit`, where the compiler partitions one program over the devices, or `pmap`, where each device runs the
+      program on its shard.
+    function: the step; its operations over the batch use `global_batch`.
     mesh: the devices.
-    cut: of each argument, whether its first axis is the batch, cut over the devices; otherwise it is whole on each.
-    cut_out: the same of what it returns.
-    train: whether it is a training step: its first argument is consumed, and on a CPU it is compiled for gradients.
+    cut: for each argument, whether it is sharded over the devices along its first axis, the batch; otherwise it is
+      replicated.
+    cut_out: the same for the returned value.
+    train: whether it is a training step: its first argument is donated, and on a CPU it is compiled for gradients.
 
   Raises:
-    UserError: no such way, or `pmap` on several hosts.
+    UserError: `how` is neither, or is `pmap` on several hosts.
   """
   compiler = choose("parallel", how, COMPILERS)
   if how == "pmap" and jax.process_count() > 1:
@@ -121,13 +123,13 @@ def compile_step(
 
 
 def local_rows(mesh: Mesh, count: int) -> np.ndarray:
-  """Which of `count` examples, cut over all devices, are on those of this host: int, in order."""
+  """The indices of those of `count` examples, sharded over all devices, that are on this host: int, in order."""
   places = _cut(mesh).addressable_devices_indices_map((count,))
   return np.sort(np.concatenate([np.arange(count)[where] for where in places.values()]))
 
 
 def lay_out(mesh: Mesh, batch: dict[str, np.ndarray], count: int) -> dict[str, jax.Array]:
-  """The arrays of a batch of `count` examples, cut over all devices, out of each host's `local_rows` of them."""
+  """Makes the global arrays of a batch of `count` examples, sharded over all devices, from each host's `local_rows`."""
   rows, cut = local_rows(mesh, count), _cut(mesh)
 
   def global_array(local: np.ndarray) -> jax.Array:
@@ -142,11 +144,11 @@ def lay_out(mesh: Mesh, batch: dict[str, np.ndarray], count: int) -> dict[str, j
 
 
 def whole_on_each(mesh: Mesh, tree: PyTree) -> PyTree:
-  """Arrays that are cut over all devices, whole on each of them."""
+  """Replicates arrays that are sharded over all devices."""
   return jax.jit(lambda tree: tree, out_shardings=replicated(mesh))(tree)
 
 
 def fetch(tree: PyTree) -> PyTree:
-  """The whole of arrays that are cut over the devices of all hosts, on each host."""
+  """Gathers arrays that are sharded over the devices of all hosts into full NumPy arrays on each host."""
   whole_of = lambda x: x if x.is_fully_addressable else multihost_utils.process_allgather(x, tiled=True)
   return jax.tree.map(lambda x: np.asarray(whole_of(x)), tree)

@@ -1,3 +1,3 @@
-"""From probabilities to rows, and from rows to every number."""
+"""From probabilities to records, and from records to statistics."""
 
-SENSITIVITY = 0.98  # share of the slices with a tumour that a gate lets through, of the validation part
+SENSITIVITY = 0.98  # default share of the validation slices with a tumour that a gate lets through

@@ -1,4 +1,4 @@
-"""From rows to a summary: pooled pixels, patient volumes and slices, each under its rule for empty masks."""
+"""From records to a summary: over pooled pixels, patient volumes and slices, each with its rule for empty masks."""
 
 import functools
 from typing import Any
@@ -10,7 +10,7 @@ from bt_jax.evaluation import bootstrap
 from bt_jax.evaluation.bootstrap import Numbers, by_patient, share
 from bt_jax.evaluation.records import DISTANCES, Record, by_class, counts_of, of_any_class
 
-# The rule for slices whose truth and prediction are both empty, by the ending of the key.
+# The rule for slices with an empty ground truth, by the ending of the key.
 EMPTY_RULES = {
   "empty_is_one": "a slice empty in truth and prediction counts 1",
   "nonempty_truth": "slices with a tumour only",
@@ -18,9 +18,9 @@ EMPTY_RULES = {
 
 
 def summarize(rows: list[Record], *, intervals: bool = False) -> dict[str, Any]:
-  """The overlap and detection of one part of a split, from its rows by slice.
+  """Overlap and detection for one subset of a split, from the records of its slices.
 
-  Two patients, of one and of two slices; Dice is 2 tp / (2 tp + fp + fn):
+  Two patients, with one and two slices; Dice is 2 tp / (2 tp + fp + fn):
 
   >>> cells = [("A", 1, 4, 0, 4, 92), ("B", 1, 6, 0, 0, 94), ("B", 0, 0, 4, 0, 96)]
   >>> rows = [dict(zip(("patient", "label", "tp", "fp", "fn", "tn"), cell)) for cell in cells]
@@ -33,17 +33,17 @@ def summarize(rows: list[Record], *, intervals: bool = False) -> dict[str, Any]:
   (1.0, 1.0)
 
   Args:
-    rows: those of `records.slice_records`.
-    intervals: whether each number gets its `<number>_ci95`, see `bootstrap.estimate`.
+    rows: the records of `records.slice_records`.
+    intervals: whether to add `<statistic>_ci95` for each statistic, see `bootstrap.estimate`.
 
   Returns:
-    `slices`, `tumor_slices`, `patients`, and for every metric of `METRICS` (all in 0..1): `pooled.<metric>` over all
+    `slices`, `tumor_slices`, `patients`, and for every metric in `METRICS` (all in 0..1): `pooled.<metric>` over all
     pixels; `patient.<metric>_mean`, `_median`, `_std`, `_q25` and `_q75` over patient volumes; `slice.<metric>_<rule>`,
-    the mean over slices by the rules of `EMPTY_RULES`. In `pooled` and `patient` a pair that is all empty counts 1.
-    `detection`: slices with any pixel predicted, as `sensitivity` among those with a tumour, `false_positive_rate` among
-    those without, and `accuracy`. `volume`: predicted minus true volume in voxels, with the 95 % limits of agreement of
-    Bland and Altman (1986) as `limits_low` and `limits_high`. None where a number has no value. Of several classes, each
-    number is their mean, and `classes.<class>` has those of one.
+    the mean over slices by the rules of `EMPTY_RULES`. In `pooled` and `patient`, a pair of empty masks counts 1.
+    `detection`: slices with any predicted pixel, as `sensitivity` among those with a tumour, `false_positive_rate`
+    among those without, and `accuracy`. `volume`: predicted minus true volume in voxels, with the 95 % limits of
+    agreement of Bland and Altman (1986) as `limits_low` and `limits_high`. A statistic without a value is None. With
+    several classes, each statistic is the mean over them, and `classes.<class>` has those of each class.
   """
   slices = of_any_class(rows)
   patients = len({row["patient"] for row in rows})
@@ -56,14 +56,14 @@ def summarize(rows: list[Record], *, intervals: bool = False) -> dict[str, Any]:
 
 
 def numbers_of(rows: list[Record]) -> Numbers:
-  """The numbers of `summarize`, by dotted name, for any sample of the patients."""
+  """A function that computes the statistics of `summarize`, by dotted name, for any sample of the patients."""
   return mean_of_classes({name: _numbers_of_class(members) for name, members in by_class(rows).items()})
 
 
 def mean_of_classes(numbers_of_class: dict[str | None, Numbers]) -> Numbers:
-  """The mean of every number over classes and, as `classes.<class>.<number>`, that of each; of one class that alone.
+  """The mean of every statistic over classes, and `classes.<class>.<statistic>` for each; for one class, only its own.
 
-  A class in which a number has no value does not count in its mean.
+  A class in which a statistic has no value does not count in the mean.
   """
   if len(numbers_of_class) == 1:
     return next(iter(numbers_of_class.values()))
@@ -123,10 +123,11 @@ def _numbers_of_class(rows: list[Record]) -> Numbers:
 
 
 def summarize_distances(patients: list[Record], *, intervals: bool) -> dict[str, Any]:
-  """Surface distances over patient volumes, from rows that have the columns of `DISTANCES` and `unit`.
+  """Surface distances over patient volumes, from records with the columns of `DISTANCES` and `unit`.
 
   Returns:
-    `unit` and, for each distance, its mean, median, spread and, if asked, intervals; classes as in `summarize`.
+    `unit` and, for each distance, its mean, median, standard deviation and quartiles, with intervals if `intervals`;
+    several classes as in `summarize`.
   """
 
   def of_class(rows: list[Record]) -> Numbers:
@@ -150,11 +151,11 @@ def spread(values: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def deviation_of(values: np.ndarray) -> np.ndarray:
-  """The sample standard deviation over the last axis; nan of one value."""
+  """The sample standard deviation over the last axis; nan for a single value."""
   return values.std(-1, ddof=1) if values.shape[-1] > 1 else np.full(values.shape[:-1], np.nan)
 
 
-# The numbers of a summary that can pick the best checkpoint: those that always have a value.
+# The statistics of a summary that can select the best checkpoint: those that always have a value.
 SCORES = tuple(
   f"{group}.{name}{ending}"
   for group, endings in (("pooled", ("",)), ("patient", ("_mean", "_median")), ("slice", ("_empty_is_one",)))
@@ -164,7 +165,7 @@ SCORES = tuple(
 
 
 def chosen(summary: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
-  """Some numbers of a summary and their intervals; `names` are their short names, each with the dotted one."""
+  """Selected statistics of a summary with their intervals; `names` maps short names to dotted ones."""
   return {
     f"{short}{ending}": score_of(summary, f"{name}{ending}")
     for short, name in names.items()
@@ -173,5 +174,5 @@ def chosen(summary: dict[str, Any], names: dict[str, str]) -> dict[str, Any]:
 
 
 def score_of(summary: dict[str, Any], name: str) -> float | list[float] | None:
-  """One number of a summary, or its interval, by its dotted name, e.g. `pooled.dice`; None where it has no value."""
+  """One statistic of a summary, or its interval, by its dotted name, e.g. `pooled.dice`; None if it has no value."""
   return functools.reduce(lambda group, key: group[key], name.split("."), summary)

@@ -1,4 +1,4 @@
-"""Numbers and their intervals over patients: slices of one patient are alike, so patients are what is drawn again."""
+"""Statistics with bootstrap intervals: slices of one patient are correlated, so patients are resampled."""
 
 import warnings
 from collections.abc import Callable
@@ -12,22 +12,22 @@ from bt_jax.evaluation.records import Record
 
 LEVEL = 0.95
 RESAMPLES = 2000
-FEW = 10  # patients, below which an interval is not to be relied on
-# From which patients, with repeats, to the numbers of such a sample; nan where one has no value.
+FEW = 10  # patients; with fewer, an interval is not reliable
+# Maps the patients of each sample, with repeats, to the statistics of the samples; nan where one has no value.
 Numbers = Callable[[Int[np.ndarray, "samples patients"]], dict[str, Float[np.ndarray, "samples"]]]
 
 
 def estimate(numbers: Numbers, patients: int, *, intervals: bool = True) -> dict[str, Any]:
-  """Every number of all patients and, as `<name>_ci95`, its percentile interval by bootstrap over patients.
+  """Every statistic over all patients and, as `<name>_ci95`, its percentile bootstrap interval over patients.
 
   Args:
-    numbers: see `Numbers`; their names may be dotted, `pooled.dice`, and come back as nested dictionaries.
-    patients: how many there are.
-    intervals: whether to make any.
+    numbers: see `Numbers`; dotted names, such as `pooled.dice`, become nested dictionaries.
+    patients: number of patients.
+    intervals: whether to compute intervals.
 
   Returns:
-    Floats, or None where a number has no value. An interval is [low, high]; None where there is one patient only, or
-    where more than one sample in twenty has no value. The same samples, seeded, for every number.
+    Floats, or None for a statistic without a value. An interval is [low, high]; it is None if there is only one
+    patient, or if more than one sample in twenty has no value. All statistics share the same seeded samples.
   """
   flat: dict[str, Any] = {}
   drawn = _drawn(numbers, patients) if intervals and patients > 1 else {}
@@ -39,7 +39,7 @@ def estimate(numbers: Numbers, patients: int, *, intervals: bool = True) -> dict
 
 
 def about(patients: int) -> dict[str, Any]:
-  """How the intervals of so many patients were made, for `summary.json`; `why` says what is wrong with them."""
+  """How the intervals over so many patients were made, for `summary.json`; `why` is a warning about them, or None."""
   why = f"{patients} patients only: these intervals are too narrow to rely on"
   if patients == 1:
     why = "one patient only: there is no interval over patients"
@@ -53,7 +53,7 @@ def about(patients: int) -> dict[str, Any]:
 
 
 def by_patient(rows: list[Record], columns: dict[str, np.ndarray]) -> dict[str, Float[np.ndarray, "patients"]]:
-  """Sums over each patient's rows of columns as long as `rows`, in the order in which the patients come."""
+  """Sums each column, which is as long as `rows`, over the rows of each patient, in order of first appearance."""
   names = [row["patient"] for row in rows]
   index_of = {name: index for index, name in enumerate(dict.fromkeys(names))}
   patient = np.array([index_of[name] for name in names])
@@ -61,7 +61,7 @@ def by_patient(rows: list[Record], columns: dict[str, np.ndarray]) -> dict[str, 
 
 
 def share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-  """`part / whole`, nan where `whole` is 0."""
+  """`part / whole`, or nan where `whole` is 0."""
   return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=np.asarray(whole) != 0)
 
 

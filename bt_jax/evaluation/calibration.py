@@ -1,7 +1,7 @@
-"""How far a probability can be taken at its word, before and after temperature scaling. All from rows.
+"""Calibration of probabilities before and after temperature scaling, computed from records.
 
-A row of `reliability.csv` counts the pixels of one patient whose probability is in one bin; slices are counted from their
-own rows, which have `probability` and `probability_calibrated`.
+A row of `reliability.csv` counts the pixels of one patient whose probability is in one bin. Slices are counted from
+their own records, which have `probability` and `probability_calibrated`.
 """
 
 import numpy as np
@@ -16,13 +16,13 @@ from bt_jax.schema import Slices
 BINS = 10  # of equal width
 CALIBRATED = "probability_calibrated"
 _LIMITS = (0.05, 20.0)  # of the temperature
-_EDGE = 1e-6  # probabilities are kept this far from 0 and 1, where log-odds end
+_EDGE = 1e-6  # probabilities are kept this far from 0 and 1, where log-odds are infinite
 
 
 def fit_temperature(probability: Float[np.ndarray, "n"], label: np.ndarray) -> float:
   """The temperature in `_LIMITS` with the highest likelihood of these labels (Guo et al. 2017, arXiv:1706.04599).
 
-  Labels are those of validation. Above 1 the probabilities were overconfident, below 1 underconfident.
+  The labels are those of the validation set. Above 1 the probabilities were overconfident, below 1 underconfident.
   """
   log_odds, sign = logit(_inside(probability)), np.where(label == 1, -1.0, 1.0)
 
@@ -34,10 +34,10 @@ def fit_temperature(probability: Float[np.ndarray, "n"], label: np.ndarray) -> f
 
 
 def doubt(temperature: float | None) -> str | None:
-  """What is wrong with a temperature, if anything: it was held back where no temperature fits."""
+  """A warning if a temperature is at one of its limits, where no temperature fits; None otherwise."""
   if temperature is None or all(abs(np.log(temperature / limit)) > 0.05 for limit in _LIMITS):
     return None
-  return f"the temperature is held at its limit of {temperature:.2g}: the validation part has one class, or says nothing of it"
+  return f"the temperature is held at its limit of {temperature:.2g}: the validation set has one class, or does not determine it"
 
 
 def calibrate(probability: Float[np.ndarray, "*shape"], temperature: float) -> Float[np.ndarray, "*shape"]:
@@ -56,10 +56,10 @@ def _inside(probability: np.ndarray) -> np.ndarray:
 def pixel_rows(
   slices: Slices, probability: Float[np.ndarray, "n height width classes"], temperature: float, *, data: str, split: str
 ) -> list[Record]:
-  """The rows of `reliability.csv`: pixels, sum of probabilities and pixels of tumour by patient and bin.
+  """The rows of `reliability.csv`: pixels, sum of probabilities and tumour pixels by patient and bin.
 
-  With `calibrated` 0 as predicted and 1 at the temperature; bin b holds probabilities from b / `BINS` on. Of several
-  classes each pixel counts once for each.
+  `calibrated` is 0 for probabilities as predicted and 1 after temperature scaling. Bin b starts at probability b /
+  `BINS`. With several classes, each pixel counts once for each class.
   """
   rows = []
   for patient in dict.fromkeys(slices.patient.tolist()):
@@ -87,16 +87,16 @@ def _count(probability: Float[np.ndarray, "n"], label: UInt8[np.ndarray, "n"]) -
 
 
 def bin_of(probability: Float[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
-  """The bin of each probability; 1 is in the last."""
+  """The bin of each probability; a probability of 1 is in the last bin."""
   return np.minimum((probability * BINS).astype(int), BINS - 1)
 
 
 def slice_errors(rows: list[Record], columns: dict[str, str]) -> Numbers:
-  """Expected calibration error of slices by each column of probabilities, see `errors`.
+  """Expected calibration error of slices for each column of probabilities, see `errors`.
 
   Args:
-    rows: with `label` and the columns; of several classes, any of them counts.
-    columns: from the name of an error to that of its column.
+    rows: records with `label` and the columns; with several classes, the label is that of any class.
+    columns: maps the name of an error to the name of its column.
   """
   rows = of_any_class(rows)
   label = np.array([row["label"] for row in rows])
@@ -108,7 +108,7 @@ def slice_errors(rows: list[Record], columns: dict[str, str]) -> Numbers:
 
 
 def pixel_errors(rows: list[Record]) -> Numbers:
-  """The same of pixels, from the rows of `reliability.csv`: `ece` as predicted, `ece_calibrated` at the temperature."""
+  """The same for pixels, from the rows of `reliability.csv`: `ece` as predicted, `ece_calibrated` after scaling."""
   column = lambda name: np.array([row[name] for row in rows], float)
   distance, calibrated = column("probability_sum") - column("tumor_pixels"), column("calibrated") == 1
   distances = {"all": np.where(calibrated, 0, column("pixels"))}
@@ -122,10 +122,10 @@ def _by_bin(name: str, bins: np.ndarray, distance: np.ndarray) -> dict[str, np.n
 
 
 def errors(sums: dict[str, np.ndarray], names: tuple[str, ...]) -> Numbers:
-  """Expected calibration error of the probability of tumour, 0..1; for one class what Guo et al. 2017 do for the surest.
+  """Expected calibration error of the probability of tumour, 0..1; Guo et al. 2017 use that of the most likely class.
 
-  Over `BINS` bins of equal width: the distance between mean probability and share of tumours, weighed by how many there
-  are in the bin.
+  It is the mean over `BINS` bins of equal width of the absolute difference between mean probability and share of
+  tumours, weighted by the number of examples in the bin.
   """
 
   def numbers(index: np.ndarray) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Slices with a tumour or none: records, the threshold, and every number made from rows."""
+"""Classification of slices, tumour or none: records, the threshold, and statistics from the records."""
 
 from typing import Any
 
@@ -25,7 +25,7 @@ _CLASS_METRICS = {
 def class_rows(
   slices: Slices, probabilities: Float[np.ndarray, "n"], predictions: Bool[np.ndarray, "n"], *, data: str, split: str
 ) -> list[Record]:
-  """One row per slice, in the order of the split: data, split, case, patient, slice, label, probability, prediction."""
+  """One record per slice, in the split's order: data, split, case, patient, slice, label, probability, prediction."""
   label = slices.label
   return [
     {
@@ -39,7 +39,7 @@ def class_rows(
 
 
 def patient_class_rows(rows: list[Record]) -> list[Record]:
-  """One row per patient: its slices, counted by truth and prediction, and the share that is right."""
+  """One record per patient: its slices counted by truth and prediction, and their accuracy."""
   patients = []
   for patient in dict.fromkeys(row["patient"] for row in rows):
     members = [row for row in rows if row["patient"] == patient]
@@ -59,14 +59,14 @@ def patient_class_rows(rows: list[Record]) -> list[Record]:
 
 
 def choose_threshold(probabilities: Float[np.ndarray, "n"], label: Int[np.ndarray, "n"]) -> float:
-  """The threshold of `THRESHOLDS` with the highest accuracy on these (validation) slices; of equals the middle one."""
+  """The threshold in `THRESHOLDS` with the highest accuracy on these (validation) slices; the middle one of ties."""
   accuracy = np.array([((probabilities >= threshold) == label).mean() for threshold in THRESHOLDS])
   best = np.flatnonzero(accuracy == accuracy.max())
   return float(THRESHOLDS[best[len(best) // 2]])
 
 
 def confusion(predicted: Bool[np.ndarray, "n"], label: Int[np.ndarray, "n"]) -> metrics.Counts:
-  """Slices counted as pixels are, with tumour as the positive class."""
+  """Counts slices as pixels are counted, with tumour as the positive class."""
   truth = label == 1
   return metrics.Counts(
     *(
@@ -81,18 +81,18 @@ def _confusion_of(rows: list[Record]) -> metrics.Counts:
 
 
 def summarize_classes(rows: list[Record], *, intervals: bool = False) -> dict[str, Any]:
-  """The numbers of one part of a split.
+  """The statistics of one subset of a split.
 
   Args:
-    rows: those of `class_rows`.
-    intervals: whether each number gets its `<number>_ci95`, see `bootstrap.estimate`.
+    rows: the records of `class_rows`.
+    intervals: whether to add `<statistic>_ci95` for each statistic, see `bootstrap.estimate`.
 
   Returns:
     `slices`, `tumor_slices`, `patients`, `confusion` (`tn`, `fp`, `fn`, `tp`), `accuracy`, `specificity` (of tumour),
-    `roc_auc` and `average_precision` (None where all slices are of one class), `ece`, `patient.accuracy_mean`, `_median` and so
-    on over patients, and `per_class.<class>` and `macro` (their mean) with accuracy, precision, recall, specificity, F1 and
-    IoU. A class that is neither there nor predicted has None; one that is there and never predicted has precision 0.
-    Accuracy is the same number for both of two classes.
+    `roc_auc` and `average_precision` (None if all slices are of one class), `ece`, `patient.accuracy_mean`, `_median`
+    and so on over patients; `per_class.<class>` with support, accuracy, precision, recall, specificity, F1 and IoU; and
+    `macro`, the mean over both classes of all but support and accuracy. A class that is neither present nor predicted
+    has None; a class that is present but never predicted has precision 0. Both classes have the same accuracy.
   """
   tumor = _confusion_of(rows)
   patients = len({row["patient"] for row in rows})
@@ -110,7 +110,7 @@ def summarize_classes(rows: list[Record], *, intervals: bool = False) -> dict[st
 
 
 def numbers_of(rows: list[Record]) -> Numbers:
-  """The numbers of `summarize_classes`, by dotted name, for any sample of the patients."""
+  """A function that computes the statistics of `summarize_classes`, by dotted name, for any sample of the patients."""
   label = np.array([row["label"] for row in rows]) == 1
   predicted = np.array([row["prediction"] for row in rows]) == 1
   cells = {"tp": label & predicted, "fp": ~label & predicted, "fn": label & ~predicted, "tn": ~label & ~predicted}
@@ -140,12 +140,12 @@ def numbers_of(rows: list[Record]) -> Numbers:
 def ranking(rows: list[Record]) -> Numbers:
   """Area under the ROC curve and average precision of a sample of patients, as scikit-learn defines them.
 
-  Both from one sorting: a patient drawn k times weighs k times. nan where a sample has slices of one class only.
+  All samples share one sort: a patient drawn k times has weight k. nan if a sample has slices of one class only.
   """
   score, label = (np.array([row[name] for row in rows]) for name in ("probability", "label"))
   order = np.argsort(-score, kind="stable")
   label = label[order]
-  starts = np.flatnonzero(np.diff(score[order], prepend=np.inf))  # slices of one score are let in together
+  starts = np.flatnonzero(np.diff(score[order], prepend=np.inf))  # slices with the same score form one step
   names = [row["patient"] for row in rows]
   index_of = {name: index for index, name in enumerate(dict.fromkeys(names))}
   patient = np.array([index_of[names[index]] for index in order])
@@ -168,7 +168,7 @@ def ranking(rows: list[Record]) -> Numbers:
   return numbers
 
 
-# The numbers of a summary that can pick the best checkpoint.
+# The statistics of a summary that can select the best checkpoint.
 SCORES = (
   "accuracy",
   "roc_auc",

@@ -1,7 +1,8 @@
-"""A classifier and a segmenter as one: the gate, and what each of them says about a slice. All from rows.
+"""A classifier and a segmenter as one system: the classifier gate, and classification of slices by both.
 
-Rows are those of `evaluation/records.py` (the segmenter's, with tp, fp and the highest probability of a pixel) and of
-`evaluation/classification.py` (the classifier's), of the same slices in the same order.
+The gate leaves the mask of a slice empty if the classifier's probability of tumour is below a threshold. Everything is
+computed from records: the segmenter's of `evaluation/records.py` (with tp, fp and the probability of the slice) and the
+classifier's of `evaluation/class_statistics.py`, for the same slices in the same order.
 """
 
 import math
@@ -18,7 +19,7 @@ from bt_jax.errors import UserError
 from bt_jax.evaluation.class_statistics import choose_threshold
 from bt_jax.evaluation.records import Record
 
-# What each classification of slices is fitted on.
+# The features that each logistic regression is fitted on.
 FEATURES = {
   "mask": ("log_area", "confidence"),
   "both": ("log_area", "confidence", "classifier"),
@@ -27,30 +28,30 @@ WAYS = ("classifier", "mask", "both", "paper_rule")
 
 
 def column(rows: list[Record], name: str) -> np.ndarray:
-  """One column of rows."""
+  """One column of the records."""
   return np.array([row[name] for row in rows])
 
 
 def area(rows: list[Record]) -> Int[np.ndarray, "n"]:
-  """Pixels of the predicted mask."""
+  """Number of pixels of each predicted mask."""
   return column(rows, "tp") + column(rows, "fp")
 
 
 def gate_threshold(probability: Float[np.ndarray, "n"], label: Int[np.ndarray, "n"], sensitivity: float) -> float:
-  """The highest threshold at which this share of the slices with a tumour, or more, is let through.
+  """The highest threshold at which at least this share of the slices with a tumour is let through.
 
   Raises:
     UserError: there is no slice with a tumour.
   """
   tumor = np.sort(probability[label == 1])[::-1]
   if not len(tumor):
-    raise UserError("the validation part has no slice with a tumour: no gate can be chosen on it; choose another split")
+    raise UserError("the validation set has no slice with a tumour: no gate can be chosen on it; choose another split")
   kept = math.ceil(round(sensitivity * len(tumor), 9))
   return float(tumor[max(kept, 1) - 1])
 
 
 def gate(rows: list[Record], passes: np.ndarray) -> list[Record]:
-  """The segmenter's rows with an empty mask wherever the classifier lets nothing through."""
+  """The segmenter's records, with an empty mask for every slice that the gate stops."""
   return [
     row if through else row | {"tp": 0, "fp": 0, "fn": row["fn"] + row["tp"], "tn": row["tn"] + row["fp"]}
     for row, through in zip(rows, passes, strict=True)
@@ -58,11 +59,12 @@ def gate(rows: list[Record], passes: np.ndarray) -> list[Record]:
 
 
 def gate_effect(rows: list[Record], passes: np.ndarray) -> dict[str, Any]:
-  """What the gate does to slices: false positives on healthy ones, and tumours it misses.
+  """The effect of the gate on slices: fewer false positives on healthy slices, and missed tumours.
 
   Returns:
-    For healthy slices, how many have any predicted pixel without and with the gate, and their share; for slices with a
-    tumour, how many it stops, how many of these the segmenter had found in part, and the patients that lose them all.
+    For healthy slices, the number and share with any predicted pixel, without and with the gate. For slices with a
+    tumour, the number that the gate stops, the number of these that the segmenter had found in part, the patients that
+    lose all of their slices, and the share that is let through.
   """
   label, segmented = column(rows, "label"), area(rows) > 0
   healthy, tumor = label == 0, label == 1
@@ -101,15 +103,15 @@ def _features(
 def tell_apart(
   validation: tuple[list[Record], list[Record]], test: tuple[list[Record], list[Record]], classifier_threshold: float
 ) -> dict[str, tuple[Float[np.ndarray, "n"], float]]:
-  """Probability of tumour for each test slice and the threshold that goes with it, in each of `WAYS`.
+  """Classifies the test slices in each of `WAYS`: the probability of tumour of each slice, and the threshold for it.
 
-  `mask` and `both` are logistic regressions on `FEATURES`, fitted on validation alone, where their thresholds are chosen
-  too. `paper_rule`: the classifier's word, and an empty mask turns it to no tumour.
+  `mask` and `both` are logistic regressions on `FEATURES`; they are fitted, and their thresholds chosen, on the
+  validation set alone. `paper_rule` is the classifier's prediction, except that an empty mask means no tumour.
 
   Args:
-    validation: the rows of the segmenter and of the classifier.
-    test: the same of the test part.
-    classifier_threshold: of the classifier's own decision.
+    validation: the records of the segmenter and of the classifier on the validation set.
+    test: the same on the test set.
+    classifier_threshold: threshold of the classifier's own decision.
 
   Raises:
     UserError: all validation slices are of one class.
@@ -117,7 +119,7 @@ def tell_apart(
   label = column(validation[0], "label")
   if len(np.unique(label)) < 2:
     raise UserError(
-      "the validation part has slices of one class only: nothing can be fitted on it; choose another split"
+      "the validation set has slices of one class only: nothing can be fitted on it; choose another split"
     )
   classifier = column(test[1], "probability")
   ways = {"classifier": (classifier, classifier_threshold)}

@@ -1,4 +1,4 @@
-"""Two runs of one split, patient by patient: paired differences, their intervals and tests. All from rows."""
+"""Two runs of one split, patient by patient: paired differences with intervals and tests, computed from records."""
 
 from typing import Any
 
@@ -11,12 +11,12 @@ from bt_jax.evaluation.records import Record
 
 
 def differences(first: Numbers, second: Numbers, patients: int) -> dict[str, Any]:
-  """Second minus first of every number, with its interval by bootstrap over patients, both of the same samples.
+  """The difference of every statistic, second minus first, with its bootstrap interval over the same patient samples.
 
   Args:
-    first: of one run's rows.
-    second: of the other's, with the same patients in the same order.
-    patients: how many.
+    first: statistics of the first run.
+    second: statistics of the second run, with the same patients in the same order.
+    patients: number of patients.
   """
 
   def numbers(index: np.ndarray) -> dict[str, np.ndarray]:
@@ -27,17 +27,17 @@ def differences(first: Numbers, second: Numbers, patients: int) -> dict[str, Any
 
 
 def paired(first: list[Record], second: list[Record], column: str) -> dict[str, Any]:
-  """One column of `patients.csv` in both runs, with Wilcoxon's signed-rank test of the differences.
+  """Compares one column of `patients.csv` in both runs, with Wilcoxon's signed-rank test of the differences.
 
   Args:
-    first: of one run.
-    second: of the other, the same patients in the same order.
-    column: the name.
+    first: patient records of the first run.
+    second: patient records of the second run, with the same patients in the same order.
+    column: name of the column.
 
   Returns:
-    `first_mean`, `second_mean`, the differences' `mean` and `median` with `_ci95`, how often the second is `higher`,
-    `equal` and `lower`, and `p` (two-sided; None, with `why`, where there is nothing to test). Patients without a value
-    in either run are left out; `patients` are those that are not.
+    `first_mean`, `second_mean`, the `mean` and `median` difference with `_ci95`, how often the second is `higher`,
+    `equal` and `lower`, and `p` (two-sided; None, with the reason in `why`, if there is nothing to test). Patients that
+    lack a value in one of the runs are left out; `patients` is the number of the others.
   """
   pairs = [(one[column], two[column]) for one, two in zip(first, second, strict=True)]
   before, after = np.array([pair for pair in pairs if None not in pair], float).reshape(-1, 2).T

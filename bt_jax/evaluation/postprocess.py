@@ -13,13 +13,13 @@ THRESHOLDS = np.arange(1, 20) / 20  # 0.05 to 0.95
 def class_masks(
   probabilities: Float[Array | np.ndarray, "*shape classes"], *, threshold: float, overlapping: bool
 ) -> Bool[Array | np.ndarray, "*shape classes"]:
-  """Which classes each pixel is of.
+  """The classes of each pixel.
 
   Args:
     probabilities: see `losses.class_probabilities`.
-    threshold: that a probability must reach.
-    overlapping: each class whose probability reaches it. Otherwise the likeliest class, where the probability of any of
-      them does; of one class the two are the same.
+    threshold: the lowest probability that counts as positive.
+    overlapping: if true, a pixel has every class whose probability reaches the threshold. Otherwise it has the most
+      likely class if the probability of any class reaches it. For a single class the two are the same.
   """
   if overlapping or probabilities.shape[-1] == 1:
     return probabilities >= threshold
@@ -35,7 +35,7 @@ def predict_masks(
   largest_component: bool,
   overlapping: bool = False,
 ) -> Bool[np.ndarray, "n height width classes"]:
-  """The masks of `class_masks`, of each volume only the largest connected part, of all classes together, if asked."""
+  """The masks of `class_masks`; with `largest_component`, only the largest 3-D component of each volume is kept."""
   masks = class_masks(probabilities, threshold=threshold, overlapping=overlapping)
   if largest_component:
     for case in np.unique(slices.case):
@@ -48,12 +48,12 @@ def predict_masks(
 def of_largest_part(
   masks: Bool[np.ndarray, "depth height width classes"],
 ) -> Bool[np.ndarray, "depth height width classes"]:
-  """What of the masks of a volume is in the largest connected part of all classes together."""
+  """The masks of a volume, restricted to the largest connected component of their union over classes."""
   return masks & largest_part(masks.any(-1))[..., None]
 
 
 def largest_part(volume: Bool[np.ndarray, "depth height width"]) -> Bool[np.ndarray, "depth height width"]:
-  """The largest 26-connected component; of several as large, the first.
+  """The largest 26-connected component; the first of ties.
 
   >>> largest_part(np.array([[[1, 0, 1, 1]]], bool)).astype(int).tolist()
   [[[0, 0, 1, 1]]]
@@ -71,9 +71,9 @@ def choose_threshold(
   largest_component: bool,
   overlapping: bool = False,
 ) -> float:
-  """The threshold of `THRESHOLDS` with the highest pooled Dice on these (validation) slices; of equals the middle one.
+  """The threshold in `THRESHOLDS` with the highest pooled Dice on these (validation) slices; the middle one of ties.
 
-  Of several classes, with the highest mean of theirs.
+  With several classes, the mean of their Dice counts.
   """
   truth = slices.mask == 1
   scores = []

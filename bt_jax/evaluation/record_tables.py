@@ -1,4 +1,4 @@
-"""The tables of a run: written, read back, and checked against each other before anything is made of them."""
+"""The tables of a run: writes them, reads them back, and checks that they are consistent before they are used."""
 
 import dataclasses
 import pathlib
@@ -22,7 +22,7 @@ from bt_jax.files import EVALUATE, Amount, Code, Count, Flag, Real, Share, Text
 
 _NAMES, _SLICE = ("data", "split"), ("data", "split", "case", "patient", "slice", "label", "probability")
 _SHAPES = {kind: tuple(f"{kind}_{feature}" for feature in FEATURES) for kind in ("truth", "predicted")}
-# The type of each column, which is the same in all tables; one that is not named here is text.
+# The type of each column, which is the same in all tables; columns not named here are text.
 _KINDS = {
   **dict.fromkeys(("slice", "slices", "tumor_slices", *metrics.Counts._fields, "truth_voxels", "pixels", "tumor_pixels"), Count),
   **dict.fromkeys(("epoch", "step"), Count),
@@ -50,13 +50,13 @@ def kind_of(column: str) -> Any:
 
 @dataclasses.dataclass(frozen=True)
 class Tables:
-  """The rows that every number is made from.
+  """The records that all statistics are derived from.
 
   Attributes:
-    slices: one per test slice.
-    patients: one per patient.
-    reliability: pixels of each patient by bin of probability; none of a classifier.
-    baselines: as `slices`, for every baseline, which the column `baseline` names.
+    slices: one record per test slice and class.
+    patients: one record per patient and class.
+    reliability: pixels of each patient by bin of probability; empty for a classifier.
+    baselines: like `slices`, for every baseline, which the column `baseline` names.
   """
 
   slices: list[Record]
@@ -65,7 +65,7 @@ class Tables:
   baselines: list[Record]
 
   def write(self, folder: pathlib.Path) -> list[pathlib.Path]:
-    """Writes each table that has rows, and removes what an earlier evaluation left of one that has none."""
+    """Writes each table that has rows, and deletes the file of an earlier evaluation if a table has none."""
     written = []
     for name, rows in vars(self).items():
       path = folder / f"{name}.csv"
@@ -77,16 +77,16 @@ class Tables:
 
   @classmethod
   def read(cls, folder: pathlib.Path, task: str, *, leaky: bool, patient_fields: Sequence[str] = ()) -> "Tables":
-    """The tables in a folder.
+    """Reads the tables in a folder.
 
     Args:
-      folder: of the run.
-      task: of the run, which says what columns there are.
-      leaky: whether its split cuts volumes, which are then not measured.
-      patient_fields: of its data set.
+      folder: folder of the run.
+      task: task of the run, which determines the columns.
+      leaky: whether its split divides volumes; volume measurements are then absent.
+      patient_fields: patient fields of its data set.
 
     Raises:
-      UserError: there are no rows of slices or of patients, or a table is damaged.
+      UserError: the table of slices or of patients has no rows, or a table is damaged.
     """
     measured = (*_SHAPES["truth"], "truth_voxels") if not leaky else ()
     if task == "segmentation" and not leaky:
@@ -109,16 +109,17 @@ class Tables:
 
   @classmethod
   def joined(cls, several: "list[Tables]") -> "Tables":
-    """The rows of several runs, one after another."""
+    """Concatenates the tables of several runs."""
     names = [field.name for field in dataclasses.fields(cls)]
     return cls(**{name: [row for tables in several for row in getattr(tables, name)] for name in names})
 
 
 def read_run(folder: pathlib.Path) -> tuple[dict[str, Any], Tables]:
-  """The summary and the tables of a finished run.
+  """Reads the summary and the tables of a finished run.
 
   Raises:
-    UserError: there is none, it is damaged or of another version, or its tables do not fit each other or the summary.
+    UserError: there is none, it is damaged or of another version, or its tables are inconsistent with each other or
+      with the summary.
   """
   summary, path = read_summary(folder), folder / "summary.json"
   if "segmenter" in summary:
@@ -141,7 +142,7 @@ def read_run(folder: pathlib.Path) -> tuple[dict[str, Any], Tables]:
 
 
 def _check_summary(path: pathlib.Path, summary: dict[str, Any], tables: Tables) -> None:
-  """Raises UserError where the summary lacks a number that its tables give, or has other baselines."""
+  """Raises UserError if the summary lacks a statistic that its tables give, or has other baselines."""
   task, test = summary["task"], summary["test"]
   names = list(_NUMBERS[task](tables.slices)(np.arange(summary["test"]["patients"])[None]))
   for baseline in summary["baselines"]:
@@ -174,7 +175,7 @@ def _check_summary(path: pathlib.Path, summary: dict[str, Any], tables: Tables) 
 
 
 def _check(folder: pathlib.Path, tables: Tables, task: str) -> None:
-  """Raises UserError where the tables do not fit each other."""
+  """Raises UserError if the tables are inconsistent with each other."""
   of_patient = lambda row: (row["patient"], row.get("class", ""))
   patients, expected = Counter(map(of_patient, tables.patients)), set(map(of_patient, tables.slices))
   if wrong := sorted({name for name, times in patients.items() if times > 1} | (expected ^ patients.keys())):

@@ -1,6 +1,6 @@
-"""Rows: one per slice and one per patient volume. Every table, figure and interval is made from them.
+"""Records: one per slice and one per patient volume. All tables, figures and intervals are derived from them.
 
-Where masks have several classes there is one of each for every class, which the column `class` names.
+If masks have several classes, there is one record for each class, which the column `class` names.
 """
 
 from collections.abc import Sequence
@@ -25,19 +25,19 @@ def slice_records(
   split: str,
   classes: Sequence[str],
 ) -> list[Record]:
-  """One row per slice and class, in the order of the split.
+  """One record per slice and class, in the order of the split.
 
   Args:
-    slices: with the truth.
-    probabilities: of any tumour in the slice.
-    masks: the prediction after post-processing.
-    data: what the data is called.
-    split: what the split is called.
-    classes: the names of the classes.
+    slices: slices with ground truth.
+    probabilities: probability of any tumour in each slice.
+    masks: predicted masks after post-processing.
+    data: name of the data set.
+    split: name of the split.
+    classes: names of the classes.
 
   Returns:
-    Rows of data, split, case, patient, slice, class if there are several, pixels tp, fp, fn, tn, label (1: the truth has
-    the class) and probability.
+    Records with data, split, case, patient, slice, class (if there are several), pixel counts tp, fp, fn, tn, label (1
+    if the ground truth has the class) and probability.
   """
   counts = metrics.count(masks, slices.mask == 1)
   return [
@@ -54,7 +54,7 @@ def slice_records(
 
 
 def identity(slices: Slices, index: int, *, data: str, split: str) -> Record:
-  """The columns that every row of a slice begins with: data, split, case, patient, slice."""
+  """The first columns of every slice record: data, split, case, patient, slice."""
   return {
     "data": data,
     "split": split,
@@ -65,22 +65,22 @@ def identity(slices: Slices, index: int, *, data: str, split: str) -> Record:
 
 
 def class_column(name: str, classes: Sequence[str]) -> Record:
-  """The column `class`, which rows have where there are several."""
+  """The column `class`, which records have only if there are several classes."""
   return {"class": name} if len(classes) > 1 else {}
 
 
 def by_class(rows: list[Record]) -> dict[str | None, list[Record]]:
-  """The rows of each class, by its name; all of them, by None, where there is one class."""
+  """The records of each class, by its name; if there is one class, all records under None."""
   return {
     name: [row for row in rows if row.get("class") == name] for name in dict.fromkeys(row.get("class") for row in rows)
   }
 
 
 def of_any_class(rows: list[Record]) -> list[Record]:
-  """One row per slice or patient, out of those of its classes; rows of one class as they are.
+  """Merges the records of the classes into one per slice or patient; records of a single class are unchanged.
 
-  Pixels are added up, metrics and distances are the mean of those that have a value, and the label is 1 where the truth
-  has any class.
+  Pixel counts are summed. Metrics and distances are averaged over the classes that have a value. The label is 1 if the
+  ground truth has any class.
   """
   if all("class" not in row for row in rows):
     return rows
@@ -100,7 +100,7 @@ def _merged(members: Sequence[Record]) -> Record:
 
 
 def patient_records(rows: list[Record]) -> list[Record]:
-  """One row per patient and class: the counts of its slices added up, and the overlap metrics of the volume."""
+  """One record per patient and class: the summed counts of its slices, and the overlap metrics of the volume."""
   volumes: dict[tuple[str, str | None], list[Record]] = {}
   for row in rows:
     volumes.setdefault((row["patient"], row.get("class")), []).append(row)
@@ -123,5 +123,5 @@ def patient_records(rows: list[Record]) -> list[Record]:
 
 
 def counts_of(rows: list[Record]) -> metrics.Counts:
-  """The counts of rows as arrays."""
+  """The counts of the records, as arrays."""
   return metrics.Counts(*(np.array([row[name] for row in rows]) for name in metrics.Counts._fields))

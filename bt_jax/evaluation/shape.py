@@ -1,4 +1,4 @@
-"""The shape of a tumour in three numbers, after Buda et al. 2019 (arXiv:1906.03720), for one patient volume."""
+"""Three features of the shape of a tumour in one patient volume, after Buda et al. 2019 (arXiv:1906.03720)."""
 
 import itertools
 
@@ -12,7 +12,7 @@ from bt_jax.evaluation.surface import surface
 
 FEATURES = ("angular_std", "ellipsoid_ratio", "margin_fluctuation")
 MIN_PIXELS = (
-  100  # the boundary of a disk as large is 32 pixels, three to a bin; below, the features are those of the grid
+  100  # a disk of this area has a boundary of 32 pixels, about three per bin; smaller features reflect only the grid
 )
 BINS = 10  # of equal angle around the centroid
 WINDOW = 0.1  # of the boundary's pixels, for the moving average
@@ -21,12 +21,11 @@ _CORNERS = np.array(list(itertools.product((0, 1), repeat=3)))  # of a voxel, fr
 
 
 def shape_features(mask: Bool[np.ndarray, "depth height width"]) -> dict[str, float | None]:
-  """The three `FEATURES` of a mask whose slices are in order; None for all where its outline is too small to have any.
+  """The three `FEATURES` of a mask with its slices in order; all None if the outline encloses fewer than `MIN_PIXELS`.
 
-  The outline is that of the slice with the largest area (of several as large, the first): of its largest 8-connected
-  part, with holes filled; the ellipsoid is around the whole mask. Too small is an outline around fewer than
-  `MIN_PIXELS`. All features are without a unit, 0 or more, and the same for a mask that is moved, mirrored or turned by
-  90 degrees in its slices.
+  The outline is that of the largest 8-connected component, with holes filled, in the slice with the largest area (the
+  first of ties). The ellipsoid encloses the whole mask. All features are dimensionless, non-negative, and invariant
+  under in-plane shifts, mirroring and rotations by 90 degrees.
   """
   part = _largest_outline(mask)
   if part.sum() < MIN_PIXELS:
@@ -44,7 +43,7 @@ def shape_features(mask: Bool[np.ndarray, "depth height width"]) -> dict[str, fl
 
 
 def _largest_outline(mask: Bool[np.ndarray, "depth height width"]) -> Bool[np.ndarray, "height width"]:
-  """The largest part of the slice with the largest area, without holes."""
+  """The largest component of the slice with the largest area, with holes filled."""
   index = int(np.argmax(mask.sum((1, 2))))
   return ndimage.binary_fill_holes(largest_part(mask[index : index + 1])[0])
 
@@ -52,9 +51,9 @@ def _largest_outline(mask: Bool[np.ndarray, "depth height width"]) -> Bool[np.nd
 def _boundary(part: Bool[np.ndarray, "height width"]) -> Int[np.ndarray, "boundary 2"]:
   """The pixels with one of their four neighbours outside, as (row, column) in order along the outline.
 
-  Where the part is one pixel wide, a pixel comes once on the way there and once on the way back.
+  Where the component is one pixel wide, the outline passes each pixel twice.
   """
-  # At 0.9 the line passes nearer to the pixels inside than to those outside, so that rounding finds them.
+  # At a level of 0.9 the line is closer to the pixels inside than to those outside, so rounding finds the former.
   (line,) = measure.find_contours(np.pad(part, 1).astype(float), 0.9, fully_connected="high")
   pixels = np.rint(line).astype(int) - 1
   return pixels[np.any(pixels != np.roll(pixels, 1, axis=0), axis=1)]
@@ -63,34 +62,34 @@ def _boundary(part: Bool[np.ndarray, "height width"]) -> Int[np.ndarray, "bounda
 def angular_std(radii: Float[np.ndarray, "boundary"], angles: Float[np.ndarray, "boundary"]) -> float:
   """Standard deviation of the radii within each of ten equiangular bins, averaged over the bins that have pixels.
 
-  Buda et al. do not say where the first bin begins; measured from the part's long axis, as in `shape_features`, the
-  angles make the feature independent of how the head lies in the image.
+  Buda et al. do not say where the first bin begins. `shape_features` measures angles from the component's long axis, so
+  the feature does not depend on the orientation of the head in the image.
 
   Args:
-    radii: of the boundary's pixels from the centroid, of mean 1.
-    angles: of the same pixels around the centroid, in radians.
+    radii: distances of the boundary pixels from the centroid, scaled to a mean of 1.
+    angles: angles of the same pixels around the centroid, in radians.
   """
   bins = np.floor(angles / (2 * np.pi) * BINS).astype(int) % BINS
   return float(np.mean([radii[bins == number].std() for number in np.unique(bins)]))
 
 
 def margin_fluctuation(radii: Float[np.ndarray, "boundary"]) -> float:
-  """Standard deviation of what a circular moving average over a tenth of the boundary takes from the radii.
+  """Standard deviation of the radii minus their circular moving average over a tenth of the boundary.
 
-  The window is the odd number of pixels nearest to a tenth, so that it reaches as far forth as back.
+  The window is the odd number of pixels nearest to a tenth, so that it is symmetric.
 
   Args:
-    radii: of the boundary's pixels from the centroid, of mean 1, in order along the outline.
+    radii: distances of the boundary pixels from the centroid, scaled to a mean of 1, in order along the outline.
   """
   window = 2 * int(WINDOW * len(radii) / 2) + 1
   return float(np.std(radii - ndimage.uniform_filter1d(radii, window, mode="wrap")))
 
 
 def ellipsoid_ratio(mask: Bool[np.ndarray, "depth height width"]) -> float:
-  """Volume of a mask that is not empty over that of its smallest enclosing ellipsoid, above 0 and at most 1.
+  """Volume of a non-empty mask divided by that of its smallest enclosing ellipsoid, in (0, 1].
 
-  The ellipsoid encloses the corners of all voxels, so that a single slice has a volume too. An affine map changes both
-  volumes by one factor: the ratio needs no spacing.
+  The ellipsoid encloses the corners of all voxels, so that even a single slice has a volume. An affine map changes both
+  volumes by the same factor, so the ratio does not depend on the spacing.
   """
   voxels = np.argwhere(surface(mask))
   corners = (voxels[:, None] + _CORNERS).reshape(-1, 3).astype(float)
@@ -99,10 +98,10 @@ def ellipsoid_ratio(mask: Bool[np.ndarray, "depth height width"]) -> float:
 
 
 def enclosing_ellipsoid_volume(points: Float[np.ndarray, "points 3"]) -> float:
-  """Volume of the smallest ellipsoid around points that are not all in a plane, too large by (1 + TOLERANCE)^2 at most.
+  """Volume of the smallest ellipsoid around points that are not coplanar, too large by at most (1 + TOLERANCE)^2.
 
-  Khachiyan's algorithm with steps away from points inside (Todd and Yildirim 2007, doi:10.1016/j.dam.2007.02.013). The
-  ellipsoid found is then widened about its centre until it holds every point.
+  Khachiyan's algorithm with away steps (Todd and Yildirim 2007, doi:10.1016/j.dam.2007.02.013). The ellipsoid is then
+  scaled about its centre until it contains every point.
   """
   size = points.shape[1]
   weights = np.full(len(points), 1 / len(points))

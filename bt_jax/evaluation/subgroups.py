@@ -1,4 +1,4 @@
-"""The patients of a table in groups: by hospital, grade, missing sequences, size of the tumour, molecular cluster."""
+"""Subgroups of patients: by hospital, grade, missing sequences, tumour size and molecular cluster."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,12 +15,13 @@ UNKNOWN = "not known"
 
 
 def missing_sequences(row: Record) -> str:
-  """Which sequences a patient has not, in words, from a row of `patients.csv`."""
+  """The sequences that a patient lacks, as text, from a row of `patients.csv`."""
   absent = [name for name in ("pre", "post") if not row[f"has_{name}"]]
   return f"no {' nor '.join(absent)}" if absent else "none missing"
 
 
-# The column that a grouping needs, if any, and from a row of `patients.csv`, with `quartile`, to the group it is in.
+# For each grouping, the column that it needs, if any, and a function from a row of `patients.csv`, with `quartile`, to a
+# group.
 _GROUPINGS: dict[str, tuple[str | None, Callable[[Record], str]]] = {
   "site": ("site", lambda row: row["site"]),
   "grade": ("neoplasm_histologic_grade", lambda row: _GRADES.get(row["neoplasm_histologic_grade"], UNKNOWN)),
@@ -40,14 +41,14 @@ _NOT_GROUPED = {"has_pre", "has_post", *constants.CLINICAL_FIELDS}
 
 
 def groupings_of(info: DatasetInfo) -> dict[str, Callable[[Record], str]]:
-  """How patients of a data set are grouped, by name: by what is known of them, and by the size of their masks."""
+  """The groupings of a data set's patients, by name: by known patient fields, and by the size of their masks."""
   known = {name: group for name, (column, group) in _GROUPINGS.items() if column in (None, *info.patient_fields)}
   others = [name for name in info.patient_fields if name not in known and name not in _NOT_GROUPED]
   return known | {name: lambda row, name=name: row[name] or UNKNOWN for name in others}
 
 
 def parse(names: str, info: DatasetInfo) -> tuple[str, ...]:
-  """The groupings of a data set that `report.subgroups` names; raises UserError where there is none of a name."""
+  """The groupings of a data set that `report.subgroups` names; raises UserError for an unknown name."""
   groupings = groupings_of(info)
   if names in ("all", "none"):
     return tuple(groupings) if names == "all" else ()
@@ -65,18 +66,18 @@ def summarize(
   numbers: Callable[[list[Record]], dict[str, Any]],
   info: DatasetInfo,
 ) -> dict[str, list[dict[str, Any]]]:
-  """What `numbers` says of the slices of each group of patients, by grouping.
+  """Computes statistics of the slices of each group of patients.
 
   Args:
-    patients: one row each, or one for each class, with the clinical columns.
-    rows: of their slices.
-    names: of groupings.
-    numbers: from rows to numbers.
-    info: of the data set.
+    patients: one record per patient, or per patient and class, with the clinical columns.
+    rows: records of their slices.
+    names: names of groupings.
+    numbers: maps records to statistics.
+    info: description of the data set.
 
   Returns:
-    For each name its groups, each with `group`, `patients`, `slices` and the numbers. `size` is left out where patients
-    have no `truth_voxels`, as where a split cuts volumes.
+    For each name its groups, each with `group`, `patients`, `slices` and the statistics. `size` is left out if patients
+    have no `truth_voxels`, as for a split that divides volumes.
   """
   patients = of_any_class(patients)
   sized = all("truth_voxels" in row for row in patients)
@@ -96,7 +97,7 @@ def summarize(
 
 
 def _quartiles(patients: list[Record]) -> list[str]:
-  """Which quarter of these patients each is in by the volume of its true mask."""
+  """The quarter of these patients that each patient is in, by the volume of its true mask."""
   size = np.array([row["truth_voxels"] for row in patients])
   edges = np.quantile(size, [0.25, 0.5, 0.75])
   words = ("smallest quarter", "second quarter", "third quarter", "largest quarter")

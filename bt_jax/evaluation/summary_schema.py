@@ -1,4 +1,4 @@
-"""What the `summary.json` of a run must be, before anything is made of it."""
+"""The schema of a run's `summary.json`, which is checked before the summary is used."""
 
 import pathlib
 from collections.abc import Iterable
@@ -16,15 +16,15 @@ _CI = "_ci95"
 _FINISHED, _REPORT = "finished.json", "report.html"
 _FORMAT = 1  # of the files of a run
 _TABLES = ("slices.csv", "patients.csv", "reliability.csv", "baselines.csv")
-_BESIDE = ("metrics.csv", "config.json")  # without which a run still has a page
-_PICTURES = ("figures/*.png", "volumes/*/*.png")  # that the page shows, where they are there
-_OPEN = with_config(ConfigDict(extra="allow"))  # so that what stands beside these keys is looked at, too
-# What stands among numbers as text, or is not there.
+_BESIDE = ("metrics.csv", "config.json")  # optional: the report works without them
+_PICTURES = ("figures/*.png", "volumes/*/*.png")  # optional images of the report
+_OPEN = with_config(ConfigDict(extra="allow"))  # keeps further keys, so that they are checked as well
+# Keys whose values are text, or null, among statistics.
 _TEXTS = ("why", "unit", "empty", "group", "fold", "run", "commit", "arrays_sha256")
 
 
 def _check_numbers(group: dict[str, Any], path: str = "") -> dict[str, Any]:
-  """Numbers, their intervals and groups of them, however deep; raises ValueError for anything else."""
+  """Checks a nested group of statistics and their intervals; raises ValueError for anything else."""
   for name, value in group.items():
     where = f"{path}{name}"
     number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -52,7 +52,7 @@ Interval = Annotated[list[Real], Field(min_length=2, max_length=2)]
 
 @_OPEN
 class Member(TypedDict):
-  """A group of patients; its numbers stand beside."""
+  """A group of patients; its statistics are further keys."""
 
   group: str
   patients: Count
@@ -60,14 +60,14 @@ class Member(TypedDict):
 
 
 class Group(TypedDict):
-  """How many slices and patients numbers are of."""
+  """The number of slices and patients behind some statistics."""
 
   slices: Count
   patients: Count
 
 
 class Calibration(TypedDict):
-  """Of pixels, or of slices."""
+  """Calibration of pixels or of slices."""
 
   temperature: Positive | None
   why: str | None
@@ -78,7 +78,7 @@ class Calibration(TypedDict):
 
 
 class Association(TypedDict):
-  """One test of shape against clusters."""
+  """One test of a shape feature against molecular clusters."""
 
   feature: str
   grouping: str
@@ -92,7 +92,7 @@ class Association(TypedDict):
 
 
 class Associations(TypedDict):
-  """All tests, or why there are none."""
+  """All tests, or the reason why there are none."""
 
   truth: NotRequired[list[Association]]
   predicted: NotRequired[list[Association]]
@@ -100,7 +100,7 @@ class Associations(TypedDict):
 
 
 def _check_test(test: dict[str, Any]) -> dict[str, Any]:
-  """The groups whose names depend on the task, and members of subgroups, are numbers."""
+  """Checks the statistics in the groups whose names depend on the task, and in the members of subgroups."""
   own = ("calibration", "subgroups", "associations")
   _check_numbers({name: group for name, group in test.items() if name not in own}, "test.")
   for name, members in test["subgroups"].items():
@@ -113,7 +113,7 @@ def _check_test(test: dict[str, Any]) -> dict[str, Any]:
 
 @_OPEN
 class Test(TypedDict):
-  """Numbers of the test part."""
+  """Statistics of the test set."""
 
   slices: Count
   tumor_slices: Count
@@ -134,7 +134,7 @@ class Intervals(TypedDict):
 
 
 class Baseline(TypedDict):
-  """A method beside the network."""
+  """A baseline method."""
 
   name: str
   title: str
@@ -151,21 +151,21 @@ class Fold(TypedDict):
 
 
 class Epochs(TypedDict):
-  """How many were trained, and of how many."""
+  """Number of epochs trained and planned."""
 
   trained: Count
   planned: Count
 
 
 class Checkpoint(TypedDict):
-  """That the numbers are of."""
+  """The checkpoint that was evaluated."""
 
   step: Count
   arrays_sha256: str
 
 
 class Common(TypedDict):
-  """What every summary has."""
+  """The fields of every summary."""
 
   data: str
   split: str
@@ -182,10 +182,10 @@ class Common(TypedDict):
 
 
 class Summary(Common):
-  """Of a run, or of folds pooled."""
+  """The summary of a run, or of pooled folds."""
 
   split_hash: str
-  info: NotRequired[Info]  # of LGG where a run is older
+  info: NotRequired[Info]  # older runs lack it: they are of LGG
   task: Literal["segmentation", "classification"]
   model: str
   normalize: str
@@ -217,27 +217,27 @@ class Role(TypedDict):
 
 @_OPEN
 class Dice(TypedDict):
-  """Over all pixels."""
+  """Dice over all pixels."""
 
   dice: Share | None
 
 
 @_OPEN
 class DiceMean(TypedDict):
-  """Over patient volumes."""
+  """Mean Dice over patient volumes."""
 
   dice_mean: Share | None
 
 
 class Segmented(Group):
-  """What a cascade's page says of masks, with the gate or without."""
+  """The statistics of masks in a cascade's report, with the gate or without."""
 
   pooled: Annotated[Dice, AfterValidator(_check_numbers)]
   patient: Annotated[DiceMean, AfterValidator(_check_numbers)]
 
 
 class GateEffect(TypedDict):
-  """What the gate does to slices."""
+  """The effect of the gate on slices."""
 
   healthy_slices: Count
   false_positives: Count
@@ -250,28 +250,28 @@ class GateEffect(TypedDict):
 
 
 class Gate(TypedDict):
-  """Below which slices stay empty."""
+  """The threshold below which slices stay empty."""
 
   threshold: Share
   threshold_from: str
 
 
 class Masks(TypedDict):
-  """Without the gate and with it."""
+  """Statistics of masks without the gate and with it."""
 
   alone: Segmented
   gated: Segmented
 
 
 class CascadeTest(TypedDict):
-  """What a cascade's page shows."""
+  """The test results in a cascade's report."""
 
   gate: GateEffect
   segmentation: Masks
 
 
 class Cascade(Common):
-  """Of a classifier and a segmenter as one."""
+  """The summary of a classifier and a segmenter as one system."""
 
   classifier: Role
   segmenter: Role
@@ -280,7 +280,7 @@ class Cascade(Common):
 
 
 def write_summary(folder: pathlib.Path, summary: dict[str, Any]) -> pathlib.Path:
-  """Writes `summary.json` with the SHA-256 of the other files in the folder, which are there already, and of itself."""
+  """Writes `summary.json` with its own SHA-256 and those of the other files, which must be in the folder already."""
   paths = [folder / name for name in (*_TABLES, *_BESIDE) if (folder / name).is_file()]
   paths += [path for pattern in _PICTURES for path in sorted(folder.glob(pattern))]
   of_files = {path.relative_to(folder).as_posix(): files.sha256_of([path]) for path in paths}
@@ -288,7 +288,7 @@ def write_summary(folder: pathlib.Path, summary: dict[str, Any]) -> pathlib.Path
 
 
 def check_files(folder: pathlib.Path, summary: dict[str, Any]) -> None:
-  """Raises UserError where a file is not what it was when the summary was made; older summaries do not say."""
+  """Raises UserError if a file was changed since the summary was made; older summaries do not record this."""
   for name, expected in summary.get("files", {}).items():
     path = folder / name
     if path.is_file() and files.sha256_of([path]) != expected:
@@ -298,39 +298,39 @@ def check_files(folder: pathlib.Path, summary: dict[str, Any]) -> None:
 
 
 def read_summary(folder: pathlib.Path) -> dict[str, Any]:
-  """The `summary.json` in a folder, of a run or of a cascade.
+  """Reads the `summary.json` of a run or of a cascade.
 
   Raises:
-    UserError: there is none, it is of a newer format or another type, or it was changed since it was written.
+    UserError: there is none, it has a newer format or wrong types, or it was changed since it was written.
   """
   path = folder / "summary.json"
   if not path.is_file():
     raise UserError(f"{folder} holds no finished run, as it has no summary.json: name the folder of one, or finish it")
   content = files.read_json(path, dict, files.EVALUATE)
-  if {"sha256", "format"} <= content.keys() and files.is_sealed(content):  # otherwise its types say what is wrong
+  if {"sha256", "format"} <= content.keys() and files.is_sealed(content):  # otherwise the type check reports the fault
     files.check_format(content, _FORMAT, path, content["versions"]["bt_jax"], files.EVALUATE)
   files.check(Cascade if "segmenter" in content else Summary, content, path, files.EVALUATE)
   return files.check_seal(content, path, files.EVALUATE)
 
 
 def mark_finished(folder: pathlib.Path) -> None:
-  """Says that the results of a run are complete; the last thing that is written of them."""
+  """Marks the results of a run as complete; the last file to be written."""
   files.write_json(folder / _FINISHED, {"format": _FORMAT})
 
 
 def unmark_finished(folder: pathlib.Path) -> None:
-  """Says that the results of a run are being written."""
+  """Marks the results of a run as incomplete, before they are written."""
   for name in (_FINISHED, _REPORT):
     (folder / name).unlink(missing_ok=True)
 
 
 def is_finished(folder: pathlib.Path) -> bool:
-  """Whether the results of the run in a folder are complete; before there was a file that says so, the report was the last."""
+  """Whether the results of the run in a folder are complete; in older runs the report was the last file written."""
   return (folder / _FINISHED).is_file() or (folder / _REPORT).is_file()
 
 
 def need(path: pathlib.Path, group: dict[str, Any], names: Iterable[str], where: str) -> None:
-  """Raises UserError where a group of a summary lacks one of these numbers, by dotted name, or its interval."""
+  """Raises UserError if a group of a summary lacks one of these statistics, by dotted name, or its interval."""
   for name in names:
     *groups, last = name.split(".")
     inner = group

@@ -1,4 +1,4 @@
-"""How far the surfaces of two masks are apart, for one patient volume."""
+"""Distances between the surfaces of two masks of one patient volume."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,8 @@ class SurfaceDistances(NamedTuple):
   """Distances in the unit of the spacing, 0 or more.
 
   Attributes:
-    hd95: of each surface the 95th percentile of its voxels' distances to the other surface, and of the two the larger.
+    hd95: the 95th percentile of the distances from one surface's voxels to the other surface, the larger of both
+      directions.
     assd: the mean distance of all voxels of both surfaces to the other surface.
   """
 
@@ -26,10 +27,11 @@ def surface_distances(
   truth: Bool[np.ndarray, "depth height width"],
   spacing: tuple[float, float, float] = (1.0, 1.0, 1.0),
 ) -> SurfaceDistances:
-  """95th percentile of the Hausdorff distance and average symmetric surface distance of two masks.
+  """95th percentile Hausdorff distance and average symmetric surface distance of two masks.
 
-  Both as MONAI defines them, and Metrics Reloaded (Maier-Hein et al. 2024, doi:10.1038/s41592-023-02151-z) recommends.
-  `EMPTY` is the rule for empty masks; the diagonal (as in BraTS) is that of shape times spacing.
+  Both are defined as in MONAI, and recommended by Metrics Reloaded (Maier-Hein et al. 2024,
+  doi:10.1038/s41592-023-02151-z). `EMPTY` is the rule for empty masks; the diagonal (as in BraTS) is that of the whole
+  volume, shape times spacing.
 
   Two voxels in one slice, four columns of 0.5 mm apart:
 
@@ -42,9 +44,9 @@ def surface_distances(
   0.0
 
   Args:
-    prediction: slices in their order.
-    truth: of the same shape.
-    spacing: distance from voxel to voxel along depth, height and width, in any unit.
+    prediction: predicted mask, with its slices in order.
+    truth: true mask of the same shape.
+    spacing: distance between voxels along depth, height and width, in any unit.
   """
   if not (prediction.any() and truth.any()):
     diagonal = float(np.linalg.norm(np.multiply(truth.shape, spacing))) if prediction.any() or truth.any() else 0.0
@@ -59,7 +61,7 @@ def surface_distances(
 
 
 def surface(mask: Bool[np.ndarray, "depth height width"]) -> Bool[np.ndarray, "depth height width"]:
-  """The voxels with one of their six neighbours outside the mask; beyond the array is outside."""
+  """The voxels with one of their six neighbours outside the mask; everything beyond the array is outside."""
   return mask & ~ndimage.binary_erosion(mask)
 
 
@@ -68,5 +70,5 @@ def _distances(
   end: Bool[np.ndarray, "depth height width"],
   spacing: tuple[float, float, float],
 ) -> Float[np.ndarray, "voxels"]:
-  """From each voxel of `start` to the nearest of `end`."""
+  """The distance from each voxel of `start` to the nearest voxel of `end`."""
   return ndimage.distance_transform_edt(~end, sampling=spacing)[start]

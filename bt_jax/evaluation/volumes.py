@@ -1,4 +1,4 @@
-"""What is measured on whole volumes: distances of surfaces and shapes, by patient and class."""
+"""Measurements on whole volumes: surface distances and shape features, by patient and class."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -22,17 +22,18 @@ def volume_columns(
   """Columns of `patients.csv` for each patient and class.
 
   Args:
-    slices: whole volumes, with the truth.
-    masks: predicted; None where nothing is, as by a classifier.
-    spacing_mm: of each case, between slices, rows and columns; empty where it is not known: distances are then in pixels,
-      a step to the next slice counted as one.
-    classes: the names of the classes.
+    slices: whole volumes with ground truth.
+    masks: predicted masks; None if there are none, as for a classifier.
+    spacing_mm: spacing between slices, rows and columns, by case. If it is empty, the spacing is not known, and
+      distances are in pixels, with a step to the next slice counted as one.
+    classes: names of the classes.
 
   Returns:
-    By patient and name of the class, None where there is one: `truth_voxels` and the features of `shape.shape_features` as `truth_<feature>`; with masks also
-    `predicted_<feature>`, of the largest 3-D part, as a stray pixel at the other end of the head would make its ellipsoid,
-    and `hd95` and `assd`, of all parts, with their `unit`. Of a patient with several volumes voxels are summed, distances
-    averaged, and shapes of the volume with the largest true mask.
+    The columns by patient and class name (None if there is one class): `truth_voxels`, and the features of
+    `shape.shape_features` as `truth_<feature>`. With masks also `predicted_<feature>`, of the largest 3-D component
+    alone, as a stray pixel at the other end of the head would enlarge its ellipsoid; and `hd95` and `assd`, of all
+    components, with their `unit`. For a patient with several volumes, voxels are summed, distances averaged, and shape
+    features taken from the volume with the largest true mask.
   """
   columns_of: dict[tuple[str, str | None], Record] = {}
   patients = list(dict.fromkeys(slices.patient.tolist()))
@@ -60,7 +61,7 @@ def volume_columns(
 def _volume(
   slices: Slices, masks: Bool[np.ndarray, "n height width classes"] | None, case: str, number: int
 ) -> tuple[Bool[np.ndarray, "some height width"], Bool[np.ndarray, "some height width"] | None]:
-  """The true and the predicted mask of a class in a case, in the order of its slices."""
+  """The true and the predicted mask of one class in a case, in the order of the slices."""
   indices = np.flatnonzero(slices.case == case)
   indices = indices[np.argsort(slices.number[indices])]
   return slices.mask[indices, ..., number] == 1, None if masks is None else masks[indices, ..., number]

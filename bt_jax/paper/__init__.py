@@ -1,1 +1,1 @@
-"""What belongs to one publication: its printed values, its classical baselines, its tables, and genes."""
+"""Material for one publication: its printed values, its classical baselines, and tests of shape against genes."""

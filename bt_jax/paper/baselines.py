@@ -1,11 +1,12 @@
-"""What a network must beat: an empty mask, the neighbour's mask, and the classical methods of the paper's Table 3.
+"""Baselines: an empty mask, the mask of the nearest training slice, and the classical methods of the paper's Table 3.
 
-The classical methods see FLAIR alone, slice by slice. They take the brightest pixels, as the marked tumours are bright
-there, and of their parts those that are thick, large and bright enough; how thick, large and bright is fitted on training
-slices. Otsu's method finds the best split of a histogram into classes, and k-means and the swarms look for the same one by
-other ways: where they find it, their masks are the same.
+The classical methods see only FLAIR, slice by slice. They take the brightest pixels, as the segmented tumours are
+bright there, and keep the components that are thick, large and bright enough; these limits are fitted on training
+slices. Otsu's method finds the best split of a histogram into classes. K-means and the particle swarms search for the
+same split in other ways; where they find it, their masks are the same.
 
-Pixels of value 0 are left out of histograms. Most published scans have noise outside of the head, which is a class then.
+Pixels of value 0 are left out of histograms. Most published scans have noise outside the head, which then forms a
+class.
 """
 
 import itertools
@@ -26,17 +27,17 @@ from bt_jax.schema import Slices, slice_id
 
 FLAIR = INFO.reference_index
 FLAIR_ONLY = f"{INFO.reference}_only"
-# What is not a method of `METHODS`: one needs training masks and no image, the other, `FLAIR_ONLY`, is the network itself.
+# Two baselines are not in `METHODS`: `COPY` needs training masks and no image, and `FLAIR_ONLY` is the network itself.
 COPY = "copy_nearest"
 _TITLES = {COPY: "Copy of the nearest training slice", FLAIR_ONLY: "This network, with FLAIR in all channels"}
-LEAST_PIXELS = 1000  # that are not 0; a slice with fewer has too small a histogram to split
+LEAST_PIXELS = 1000  # nonzero pixels; the histogram of a slice with fewer is too small to split
 SAMPLE = 160  # slices to fit on
-CLASSES = {"classes": (2, 3)}  # counting what lies outside of the head, if not 0; on the real data, 4 were never chosen
-# What all classical methods share: masks are opened by a diamond of this radius, and a part of them stays if it has this
-# many pixels or more and a mean FLAIR this many standard deviations of its volume, or more, above its volume's mean.
+CLASSES = {"classes": (2, 3)}  # including the background, if it is not 0; on the real data, 4 was never chosen
+# All classical methods open masks with a diamond of this radius. A component is then kept if it has at least this many
+# pixels and if its mean FLAIR is at least this many standard deviations of the volume above the volume's mean.
 OPENING = {"radius": (4, 7)}
 CLEAN_UP = {"least_area": (0, 100, 200, 400, 800, 1200), "brightness": (1.0, 1.5, 2.0, 2.5, 3.0)}
-_IN_SLICE = np.zeros((3, 3, 3), bool)  # what touches: the eight neighbours, none in another slice
+_IN_SLICE = np.zeros((3, 3, 3), bool)  # connectivity: the eight neighbours in the slice
 _IN_SLICE[1] = True
 _CROSS = ndimage.generate_binary_structure(2, 1)[None]
 
@@ -49,9 +50,9 @@ class Method(NamedTuple):
   """A baseline.
 
   Attributes:
-    title: what tables call it.
-    grid: the values that each parameter is chosen from.
-    function: (slices, parameters, seed) -> masks before the clean-up; does not read `slices.mask`.
+    title: its name in tables.
+    grid: the candidate values of each parameter.
+    function: (slices, parameters, seed) -> masks before the clean-up; it does not read `slices.mask`.
   """
 
   title: str
@@ -60,10 +61,10 @@ class Method(NamedTuple):
 
 
 def fit(name: str, sample: Slices, *, seed: int) -> Parameters:
-  """The parameters of the grid with the highest pooled Dice on these (training) slices; of equals the first.
+  """The parameters in the grid with the highest pooled Dice on these (training) slices; the first of ties.
 
   Raises:
-    UserError: no such method.
+    UserError: there is no such method.
   """
   method = choose("baseline", name, METHODS)
   if not method.grid:
@@ -81,10 +82,10 @@ def fit(name: str, sample: Slices, *, seed: int) -> Parameters:
 
 
 def predict(name: str, slices: Slices, parameters: Parameters, *, seed: int) -> Masks:
-  """Masks by this method with the parameters that `fit` gave; the truth in `slices` changes nothing.
+  """Predicts masks by this method with the parameters from `fit`; the ground truth in `slices` is not used.
 
   Raises:
-    UserError: no such method.
+    UserError: there is no such method.
   """
   method = choose("baseline", name, METHODS)
   masks = method.function(slices, parameters, seed)
@@ -96,16 +97,17 @@ def predict(name: str, slices: Slices, parameters: Parameters, *, seed: int) -> 
 
 
 def sample_ids(ids: Sequence[str], label: Int[np.ndarray, "n"], *, seed: int, size: int = SAMPLE) -> list[str]:
-  """At most `size` slices to fit on, in the order of `ids`: half of them, or as many as there are, with label 1."""
+  """Samples at most `size` slices to fit on, in the order of `ids`: half with label 1, or as many as there are."""
   rng = np.random.default_rng(seed)
   tumor, healthy = (rng.permutation(np.flatnonzero(label == kind)) for kind in (1, 0))
   return [ids[at] for at in sorted((*tumor[: size // 2], *healthy[: size - size // 2]))]
 
 
 def nearest_ids(train_ids: Sequence[str], test_ids: Sequence[str]) -> list[str | None]:
-  """For each test slice the training slice of the same case that is nearest by number, without a look at any image.
+  """For each test slice, the training slice of the same case that is nearest by number; no image is used.
 
-  Of two as near, the one with the lower number; None where the case has no training slice, as in a split by patients.
+  Of two equally near slices, the one with the lower number; None if the case has no training slice, as in a split by
+  patients.
   """
   numbers: dict[str, list[int]] = {}
   for case, number in map(_case_and_number, train_ids):
@@ -119,7 +121,7 @@ def nearest_ids(train_ids: Sequence[str], test_ids: Sequence[str]) -> list[str |
 
 
 def copy_nearest(nearest: Sequence[str | None], training: Slices) -> Bool[np.ndarray, "n height width"]:
-  """The masks of the slices that `nearest_ids` named, found in `training` by id; empty where it named none."""
+  """The masks in `training` of the slices from `nearest_ids`; an empty mask where that is None."""
   place = {name: at for at, name in enumerate(training.ids)}
   masks = np.zeros((len(nearest), *training.mask.shape[1:3]), bool)
   for at, name in enumerate(nearest):
@@ -129,7 +131,7 @@ def copy_nearest(nearest: Sequence[str | None], training: Slices) -> Bool[np.nda
 
 
 def title(name: str) -> str:
-  """What tables call a baseline."""
+  """The name of a baseline in tables."""
   return _TITLES[name] if name in _TITLES else choose("baseline", name, METHODS).title
 
 
@@ -143,7 +145,13 @@ def _combinations(grid: Mapping[str, tuple]) -> Iterator[Parameters]:
 
 
 class _Parts(NamedTuple):
-  """The connected parts of masks: pixels, pixels inside the truth, and mean FLAIR in deviations above the volume's mean."""
+  """The connected components of masks.
+
+  Attributes:
+    area: number of pixels.
+    overlap: number of pixels inside the ground truth.
+    contrast: mean FLAIR above the volume's mean, in standard deviations of the volume.
+  """
 
   area: Int[np.ndarray, "parts"]
   overlap: Int[np.ndarray, "parts"]
@@ -154,12 +162,12 @@ class _Parts(NamedTuple):
 
 
 def _parts_of(masks: Masks, slices: Slices) -> tuple[Int[np.ndarray, "n height width"], _Parts]:
-  """The number of each pixel's part, from 1, and the parts."""
+  """The label of each pixel's component, from 1, and the components."""
   labels, _ = ndimage.label(masks, structure=_IN_SLICE)
   inside = np.nonzero(masks)
   part = labels[inside] - 1
   above = slices.image[..., FLAIR][inside] - slices.volume_mean[inside[0], FLAIR]
-  contrast = above / np.maximum(slices.volume_std[inside[0], FLAIR], 1)  # 1: what pixels are rounded to
+  contrast = above / np.maximum(slices.volume_std[inside[0], FLAIR], 1)  # 1: the resolution of intensities
   area = np.bincount(part)
   return labels, _Parts(
     area, np.bincount(part[slices.mask[..., 0][inside] == 1], minlength=len(area)), np.bincount(part, contrast) / area
@@ -175,7 +183,7 @@ def _opened(masks: Masks, radius: int) -> Masks:
 
 
 def _make_brightest_class(find: Callable[..., Float[np.ndarray, "n"]]) -> Callable[..., Masks]:
-  """The function that marks what is above a level of each slice; `find` takes histograms, classes and seed."""
+  """Makes the function that segments pixels above a level of each slice; `find` takes histograms, classes and seed."""
 
   def brightest_class(slices: Slices, parameters: Parameters, seed: int) -> Masks:
     flair, classes = slices.image[..., FLAIR], parameters["classes"]
@@ -196,8 +204,8 @@ def _otsu(histograms: Histograms, classes: int, *, seed: int) -> Float[np.ndarra
 
 
 def _kmeans(histograms: Histograms, classes: int, *, seed: int) -> Float[np.ndarray, "n"]:
-  """Clusters the values that occur, each with the weight of its pixels; half-way between the brightest two centres."""
-  from sklearn.cluster import KMeans  # takes half a second, which the start of every run need not wait
+  """Midpoint of the two brightest centres of k-means on intensities, weighted by the number of their pixels."""
+  from sklearn.cluster import KMeans  # a slow import (half a second), so not at the start of every run
 
   levels = []
   with threadpool_limits(1):  # on so few values, threads cost more than they save
@@ -217,7 +225,7 @@ def _random_order(histograms: Histograms, classes: int, *, seed: int) -> Float[n
 
 
 def _morphological(slices: Slices, parameters: Parameters, seed: int) -> Masks:
-  """What is so many deviations above the volume's mean, opened, its holes filled; of each slice the largest part."""
+  """Thresholds relative to the volume's mean and standard deviation, opens, fills holes, keeps the largest component."""
   level = slices.volume_mean[:, FLAIR] + parameters["threshold"] * slices.volume_std[:, FLAIR]
   masks = _opened(slices.image[..., FLAIR] > level[:, None, None], parameters["radius"])
   for at in np.flatnonzero(masks.any((1, 2))):
@@ -233,7 +241,7 @@ METHODS: dict[str, Method] = {
   "nothing": Method("Empty mask", {}, _nothing),
   "otsu": _by_class("Multi-level threshold (Otsu)", _otsu),
   "kmeans": _by_class("K-means", _kmeans),
-  # The paper prints "Random Darwinian" and "Particle Swarm Optimization", and says no more of either.
+  # The paper names "Random Darwinian" and "Particle Swarm Optimization" without further details.
   "darwinian_pso": _by_class("Darwinian particle swarm", _darwinian),
   "random_order_pso": _by_class("Particle swarm in random order", _random_order),
   "morphological": Method(

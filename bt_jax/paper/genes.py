@@ -1,4 +1,4 @@
-"""Are shape and genes related? Exact tests of the shape features against the genomic clusters of patients."""
+"""Exact tests for an association of shape features with the genomic clusters of patients."""
 
 import statistics
 from typing import Any
@@ -12,23 +12,24 @@ from bt_jax.evaluation.shape import FEATURES
 
 # Buda et al.'s groups by IDH mutation and 1p/19q co-deletion are not in the file.
 GROUPINGS = GENOMIC_CLUSTERS
-_SAME = 1 + 1e-7  # tables as likely as the observed one but for rounding
+_SAME = 1 + 1e-7  # tolerance for tables that are as likely as the observed one up to rounding
 
 
 def associations(rows: list[dict[str, Any]], prefix: str) -> list[dict[str, Any]]:
   """Fisher's exact test of every shape feature against every genomic grouping.
 
-  Buda et al. 2019 (arXiv:1906.03720) ask the same of ten pairs, with Bonferroni's correction. A feature is cut in two
-  at its median over all patients that have it: above, and not above. A test takes the patients whose feature and
-  cluster are both known. Holm's correction is over all tests that can be done.
+  Buda et al. 2019 (arXiv:1906.03720) test ten such pairs, with Bonferroni's correction. A feature is dichotomised at
+  its median over all patients that have it: above, and not above. A test uses the patients whose feature and cluster
+  are both known. Holm's correction is over all tests that can be done.
 
   Args:
-    rows: one per patient, with each of `FEATURES` behind the prefix (None: no value) and `GROUPINGS` (-1: not known).
-    prefix: of the features' columns, such as `truth_`.
+    rows: one row per patient, with columns prefix + `FEATURES` (None: no value) and `GROUPINGS` (-1: not known).
+    prefix: prefix of the features' columns, such as `truth_`.
 
   Returns:
-    One per feature and grouping: feature, grouping, patients, clusters (those that occur, in order), above and
-    not_above (patients by cluster), p and p_holm (None where nothing can be tested), and why (None where it can).
+    One entry per feature and grouping: feature, grouping, patients, clusters (those that occur, sorted), above and
+    not_above (patients by cluster), p and p_holm (None if nothing can be tested), and why (the reason for that, or
+    None).
   """
   tests = [
     {"feature": feature, "grouping": grouping} | _test(rows, f"{prefix}{feature}", grouping)
@@ -40,7 +41,7 @@ def associations(rows: list[dict[str, Any]], prefix: str) -> list[dict[str, Any]
 
 
 def _test(rows: list[dict[str, Any]], column: str, grouping: str) -> dict[str, Any]:
-  """Patients, clusters, the table of counts, p and why there is none."""
+  """Patients, clusters, the table of counts, and p or the reason why there is none."""
   valued = [row for row in rows if row[column] is not None]
   known = [row for row in valued if row[grouping] != UNKNOWN]
   clusters = sorted({row[grouping] for row in known})
@@ -66,11 +67,12 @@ def _test(rows: list[dict[str, Any]], column: str, grouping: str) -> dict[str, A
 
 
 def fisher_exact(table: Int[np.ndarray, "2 groups"]) -> float:
-  """Two-sided exact test of independence of a table of two rows.
+  """Two-sided exact test of independence for a table of two rows.
 
-  The probability, given the sums of rows and columns, of all tables that are no likelier than this one (Freeman and
-  Halton 1951, doi:10.1093/biomet/38.1-2.141); for two columns it is Fisher's. Every table is listed: some 10^5 for five
-  columns of 22. A table with one row or column that is not 0 gives 1, as no other table is possible.
+  The probability, given the row and column sums, of all tables that are no more likely than this one (Freeman and
+  Halton 1951, doi:10.1093/biomet/38.1-2.141); for two columns this is Fisher's exact test. All tables are enumerated:
+  some 10^5 for five columns of 22. If only one row or column is nonzero, the result is 1, as no other table is
+  possible.
   """
   table = table[:, table.any(0)]
   observed, columns = table[0], table.sum(0)
@@ -78,7 +80,7 @@ def fisher_exact(table: Int[np.ndarray, "2 groups"]) -> float:
     return 1.0
   heads = np.stack(np.meshgrid(*(np.arange(size + 1) for size in columns[:-1]), indexing="ij"), axis=-1)
   heads = heads.reshape(-1, len(columns) - 1)
-  # Where the last column would hold too many or fewer than none, the probability is 0.
+  # The probability is 0 where the last column would be negative or too large.
   first_rows = np.column_stack([heads, observed.sum() - heads.sum(1)])
   probability = stats.multivariate_hypergeom.pmf(first_rows, columns, observed.sum())
   limit = stats.multivariate_hypergeom.pmf(observed, columns, observed.sum())
@@ -86,9 +88,10 @@ def fisher_exact(table: Int[np.ndarray, "2 groups"]) -> float:
 
 
 def holm(p: list[float]) -> list[float]:
-  """P-values adjusted for their number, in the order given (Holm 1979, Scandinavian Journal of Statistics 6, 65-70).
+  """Holm-adjusted p-values, in the order given (Holm 1979, Scandinavian Journal of Statistics 6, 65-70).
 
-  The smallest of n is multiplied by n, the next by n - 1, and so on; none is below the one before, or above 1.
+  The smallest of n is multiplied by n, the next by n - 1, and so on; each is at least as large as the one before, and
+  at most 1.
   """
   order = np.argsort(p, kind="stable")
   adjusted = np.empty(len(p))

@@ -1,7 +1,8 @@
 """Particle swarms that split histograms into classes by Otsu's criterion, all histograms at once.
 
-A particle is a place in the unit cube, one coordinate per level; 0 is a histogram's darkest value and 1 its brightest. All
-histograms share one stream of random numbers, so the levels of one do not depend on which others stand beside it.
+A particle has a position in the unit cube, one coordinate per level; 0 is a histogram's darkest value and 1 its
+brightest. All histograms share one stream of random numbers, so the levels of one do not depend on the others in the
+batch.
 """
 
 import dataclasses
@@ -10,13 +11,13 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-# Clerc and Kennedy (2002), doi:10.1109/4235.985692: with these a swarm contracts.
+# Clerc and Kennedy (2002), doi:10.1109/4235.985692: with these coefficients a swarm contracts.
 INERTIA, PULL = 0.7298, 1.4962
 ROUNDS = 60
 RANDOM_ORDER_PARTICLES = 20
 SWARMS, FIRST_SWARMS = 4, 2  # at most, and at the start
 PARTICLES, FIRST_PARTICLES, LEAST_PARTICLES = 15, 10, 4  # of one swarm: at most, at the start, and to live on
-PATIENCE = 5  # rounds without a better place until a swarm first loses a particle
+PATIENCE = 5  # rounds without improvement until a swarm first loses a particle
 
 Places = Float[np.ndarray, "n *particles levels"]
 Levels = Int[np.ndarray, "n *particles levels"]
@@ -24,13 +25,13 @@ Values = Float[np.ndarray, "n *particles"]
 
 
 def make_criterion(histograms: Int[np.ndarray, "n bins"]) -> Callable[[Levels], Values]:
-  """Variance of the class means about the common mean, in squared bins (Otsu 1979, doi:10.1109/TSMC.1979.4310076).
+  """Makes the criterion: the between-class variance, in squared bins (Otsu 1979, doi:10.1109/TSMC.1979.4310076).
 
   Args:
     histograms: pixels by bin; none is empty.
 
   Returns:
-    A function of levels, the last bin of every class but the brightest, ascending.
+    A function of the levels, which are the last bins of all classes except the brightest, in ascending order.
   """
   n, bins = histograms.shape
   share = histograms / histograms.sum(1, keepdims=True)
@@ -48,7 +49,7 @@ def make_criterion(histograms: Int[np.ndarray, "n bins"]) -> Callable[[Levels], 
 
 
 def _problem(histograms: Int[np.ndarray, "n bins"]) -> tuple[Callable[[Places], Values], Callable[[Places], Levels]]:
-  """The criterion of a place, and the levels it stands for."""
+  """The criterion as a function of positions, and the function from positions to levels."""
   darkest = np.argmax(histograms > 0, axis=1)
   span = histograms.shape[1] - 1 - np.argmax(histograms[:, ::-1] > 0, axis=1) - darkest
   criterion = make_criterion(histograms)
@@ -61,9 +62,9 @@ def _problem(histograms: Int[np.ndarray, "n bins"]) -> tuple[Callable[[Places], 
 
 
 def random_order(histograms: Int[np.ndarray, "n bins"], classes: int, *, seed: int) -> Int[np.ndarray, "n {classes}-1"]:
-  """Levels found by one swarm (Kennedy and Eberhart 1995) whose particles move one by one, in a new random order each round.
+  """Levels from one swarm (Kennedy and Eberhart 1995) whose particles move in turn, in a new random order each round.
 
-  Each sees at once what those before it in the round have found (asynchronous update: Carlisle and Dozier 2001).
+  Each particle sees what those before it in the same round have found (asynchronous update: Carlisle and Dozier 2001).
   """
   rng = np.random.default_rng(seed)
   criterion, levels_of = _problem(histograms)
@@ -99,11 +100,11 @@ class _Swarms:
 
   place: Float[np.ndarray, "n swarms particles levels"]
   velocity: Float[np.ndarray, "n swarms particles levels"]
-  own: Float[np.ndarray, "n swarms particles levels"]  # the best place of each particle
+  own: Float[np.ndarray, "n swarms particles levels"]  # the best position of each particle
   own_value: Float[np.ndarray, "n swarms particles"]  # -inf: dead, or not yet moved
   alive: Bool[np.ndarray, "n swarms particles"]
-  stagnation: Float[np.ndarray, "n swarms"]  # rounds without a better place, less after each loss
-  losses: Int[np.ndarray, "n swarms"]  # particles lost since the last better place
+  stagnation: Float[np.ndarray, "n swarms"]  # rounds without improvement, reduced after each loss
+  losses: Int[np.ndarray, "n swarms"]  # particles lost since the last improvement
 
   @property
   def value(self) -> Float[np.ndarray, "n swarms"]:
@@ -115,12 +116,13 @@ class _Swarms:
 
 
 def darwinian(histograms: Int[np.ndarray, "n bins"], classes: int, *, seed: int) -> Int[np.ndarray, "n {classes}-1"]:
-  """Levels found by swarms that grow, shrink, breed and die (Tillett et al. 2005; on images, Ghamisi et al. 2012).
+  """Levels from swarms that grow, shrink, breed and die (Tillett et al. 2005; on images, Ghamisi et al. 2012).
 
-  A swarm that finds a better place gains a random particle and may, with a chance of a uniform number over the number of
-  swarms, found a new one, half of its own particles and half of those of any swarm. One that finds none for `PATIENCE` rounds
-  loses its worst particle, again after `PATIENCE` / (losses + 1) rounds, and dies when fewer than `LEAST_PARTICLES` are
-  left. Unlike Tillett's, the swarm with the best place of all does not die, so that what was found is kept.
+  A swarm that improves gains a random particle. It may also found a new swarm, with a probability that is a uniform
+  number divided by the number of swarms; half of the particles come from itself and half from any living swarm. A swarm
+  that does not improve for `PATIENCE` rounds loses its worst particle, and another after each further `PATIENCE` /
+  (losses + 1) rounds; it dies when fewer than `LEAST_PARTICLES` are left. Unlike in Tillett et al., the swarm with the
+  best position does not die, so that its position is kept.
   """
   rng = np.random.default_rng(seed)
   criterion, levels_of = _problem(histograms)
@@ -144,7 +146,7 @@ def darwinian(histograms: Int[np.ndarray, "n bins"], classes: int, *, seed: int)
 def _move(
   swarms: _Swarms, criterion: Callable[[Places], Values], rng: np.random.Generator
 ) -> Bool[np.ndarray, "n swarms"]:
-  """Moves every particle; returns which swarms found a better place."""
+  """Moves every particle; returns which swarms improved."""
   before = swarms.value
   chance = rng.random((2, *swarms.place.shape[1:]))
   swarms.velocity = _steer(swarms.velocity, swarms.place, swarms.own, swarms.leader, chance)
@@ -156,7 +158,7 @@ def _move(
 
 
 def _reward(swarms: _Swarms, improved: Bool[np.ndarray, "n swarms"], rng: np.random.Generator) -> None:
-  """A random particle for each swarm that found a better place and has room."""
+  """Adds a random particle to each swarm that improved and has room."""
   swarms.stagnation[improved], swarms.losses[improved] = 0, 0
   born = rng.random((SWARMS, swarms.place.shape[-1]))
   row, swarm = np.nonzero(improved & ~swarms.alive.all(-1))
@@ -167,7 +169,7 @@ def _reward(swarms: _Swarms, improved: Bool[np.ndarray, "n swarms"], rng: np.ran
 
 
 def _punish(swarms: _Swarms, improved: Bool[np.ndarray, "n swarms"]) -> None:
-  """Takes the worst particle of each swarm that stagnates, and the swarm with it where it is too small."""
+  """Removes the worst particle of each swarm that stagnates, and the whole swarm if it becomes too small."""
   swarms.stagnation[~improved] += 1
   size = swarms.alive.sum(-1)
   first = swarms.value == swarms.value.max(1, keepdims=True)
@@ -181,7 +183,7 @@ def _punish(swarms: _Swarms, improved: Bool[np.ndarray, "n swarms"]) -> None:
 
 
 def _breed(swarms: _Swarms, improved: Bool[np.ndarray, "n swarms"], rng: np.random.Generator) -> None:
-  """At most one new swarm a round for each histogram, from one that found a better place and another."""
+  """Founds at most one new swarm per round and histogram, from a swarm that improved and any living one."""
   living = swarms.alive.any(-1)
   willing = improved & living & (rng.random(SWARMS) / living.sum(1, keepdims=True) > rng.random(SWARMS))
   row = np.flatnonzero(willing.any(1) & ~living.all(1))

@@ -1,4 +1,4 @@
-"""What the paper prints, and which of it cannot hold together."""
+"""The values that the paper prints, and which of them contradict one another."""
 
 from typing import Any, NamedTuple
 
@@ -14,10 +14,10 @@ PRINTED = {
   "si": ((".95", ".97"), ("-", "-")),
 }
 CANNOT_HOLD = {
-  "accuracy": "CNN: of two classes both have the same accuracy, so not .92 and .96; its precision and recall give .92",
-  "dsc": "CNN: DSC is F1 by another name, so not .97 beside .88; .95 fits the no-tumour class of the ResNet50 row",
-  "iou": "CNN: IoU = DSC / (2 - DSC), so .97 asks for .94, not .92; F1 of .88 asks for .79",
-  "si": "CNN: SI is DSC by another name and says nothing more",
+  "accuracy": "CNN: both of two classes have the same accuracy, so not .92 and .96; its precision and recall give .92",
+  "dsc": "CNN: DSC is another name for F1, so not .97 beside .88; .95 fits the no-tumour class of the ResNet50 row",
+  "iou": "CNN: IoU = DSC / (2 - DSC), so .97 implies .94, not .92; F1 of .88 implies .79",
+  "si": "CNN: SI is another name for DSC and adds nothing",
 }
 NOTE = (
   "Section 6 prints the ResNet50's figures once more in other columns (no tumour: precision .98, recall .95, F1 .93, accuracy .94;\n"
@@ -31,11 +31,11 @@ def same_as(name: str) -> str:
 
 
 def table2_lines(per_class: dict[str, dict[str, Any]], model: str) -> list[str]:
-  """The paper's Table 2 with our values of the test part beside the printed ones."""
+  """The paper's Table 2 with our values on the test set beside the printed ones."""
   head = f"{'':10}{f'ours ({model})':>24}{'paper, CNN':>20}{'paper, ResNet50':>20}"
   lines = [
     head,
-    f"{'':10}" + f"{'no tumour':>14}{'tumour':>10}" + f"{'no tumour':>12}{'tumour':>8}" * 2 + "   cannot hold together",
+    f"{'':10}" + f"{'no tumour':>14}{'tumour':>10}" + f"{'no tumour':>12}{'tumour':>8}" * 2 + "   contradictions",
   ]
   for name, (cnn, resnet) in PRINTED.items():
     ours = [per_class[kind][same_as(name)] for kind in ("no_tumor", "tumor")]
@@ -46,13 +46,13 @@ def table2_lines(per_class: dict[str, dict[str, Any]], model: str) -> list[str]:
 
 
 class Published(NamedTuple):
-  """A figure printed elsewhere, and on what it was measured.
+  """A published result, and the data that it was measured on.
 
   Attributes:
-    result: as printed.
-    data: or how its test slices were drawn.
-    by: whose it is.
-    leaks: whether slices of one patient stand on both sides.
+    result: the values as printed.
+    data: the data, or how its test slices were drawn.
+    by: the method or its authors.
+    leaks: whether training and test have slices of the same patient.
   """
 
   result: str
@@ -61,7 +61,7 @@ class Published(NamedTuple):
   leaks: bool = False
 
 
-# Table 3 of the paper, by the names of our methods of the same kind; None: our networks.
+# Table 3 of the paper, by the names of our methods of the same kind; None stands for our networks.
 TABLE3 = {
   "otsu": Published("DSC .89", "BRATS 2015", "[41] multi-level threshold"),
   "kmeans": Published("SI .91", "BRATS 2017", "[42] K-means"),
@@ -77,7 +77,7 @@ TABLE3_NOTE = (
   "most likely it counts slices, not pixels. DSC, SI and F1 are one formula."
 )
 
-# Measured on this very data set, by others.
+# Results of others on this data set.
 ANCHORS = (
   Published(
     "Dice per volume: mean .836, median .873; human readers .84 ± .02",

@@ -1,1 +1,1 @@
-"""From stored slices to the arrays a network sees."""
+"""From stored slices to the arrays that a network sees."""

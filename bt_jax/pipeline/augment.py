@@ -1,4 +1,4 @@
-"""Random flips, warps, gain, gamma, noise and lost sequences: pure JAX, image and mask under one warp."""
+"""Random flips, warps, gain, gamma, noise and dropped sequences in pure JAX; image and mask get the same warp."""
 
 import math
 from collections.abc import Sequence
@@ -29,24 +29,24 @@ def make_augment(
   info: DatasetInfo,
   context: Sequence[Channel] = (),
 ) -> Augment:
-  """Makes the augmentation; every argument at 0 leaves a batch as it is.
+  """Makes the augmentation; with every argument at 0, a batch is unchanged.
 
   Args:
-    flip: mirror left and right, every other time.
-    rotation_degrees: up to this angle, either way.
-    scale: the picture grows or shrinks by a factor between 1 / (1 + scale) and 1 + scale.
-    shift: up to this share of the width, in either direction of each axis.
-    gain: each channel times a factor of its own between 1 / (1 + gain) and 1 + gain.
-    offset: each channel plus a number of its own, up to this either way, where intensities are in 0..1.
-    gamma: intensity ** g with log g uniform in +-log(1 + gamma).
-    noise: standard deviation of Gaussian noise, up to this, where intensities are in 0..1.
-    drop_sequence: probability that channels are replaced by the reference, as where they are missing, see `make_drop`.
-    info: of the data set.
-    context: the neighbours that a batch holds, see `channels.context_of`.
+    flip: mirror left and right with probability 0.5.
+    rotation_degrees: largest rotation, in either direction.
+    scale: the image is scaled by a factor between 1 / (1 + scale) and 1 + scale.
+    shift: largest shift along each axis, in either direction, as a share of the image size.
+    gain: each channel is multiplied by its own factor between 1 / (1 + gain) and 1 + gain.
+    offset: each channel is shifted by its own number between -offset and offset, for intensities in 0..1.
+    gamma: intensities are raised to a power g, with log g uniform in +-log(1 + gamma).
+    noise: largest standard deviation of Gaussian noise, for intensities in 0..1.
+    drop_sequence: probability that channels are replaced by the reference, as if they were missing; see `make_drop`.
+    info: description of the data set.
+    context: the neighbouring channels in a batch, see `channels.context_of`.
 
   Returns:
-    See `Augment`; images are float [batch, height, width, channels], masks float [batch, height, width, classes] in 0..1, and
-    come back in 0..1, interpolated.
+    See `Augment`. Images are float [batch, height, width, channels]; masks are float [batch, height, width, classes] in
+    0..1, and the returned masks are interpolated, in 0..1.
   """
 
   def one(
@@ -62,7 +62,7 @@ def make_augment(
     moved = uniform(shift, (2,)) * jnp.array(image.shape[:2])
     warped = warp(jnp.concatenate([image, mask], axis=-1), matrix * jnp.array([1.0, mirror]), moved)
     image, mask = jnp.split(warped, [image.shape[-1]], axis=-1)
-    if gamma:  # the small floor keeps the power's slope finite at black
+    if gamma:  # the small floor keeps the gradient of the power finite at 0
       image = jnp.maximum(image, 1e-6) ** jnp.exp(uniform(math.log1p(gamma)))
     if noise:
       image = image + jnp.abs(uniform(noise)) * jax.random.normal(next(keys), image.shape)
@@ -88,9 +88,9 @@ def rotation_matrix(angle: Float[Array, ""]) -> Float[Array, "2 2"]:
 def warp(
   image: Float[Array, "height width channels"], matrix: Float[Array, "2 2"], offset: Float[Array, "2"]
 ) -> Float[Array, "height width channels"]:
-  """The picture whose pixel p shows `image` at centre + matrix (p - centre) + offset, linearly, 0 outside.
+  """Warps an image: pixel p of the result is `image` at centre + matrix (p - centre) + offset, linear, 0 outside.
 
-  Coordinates are (row, column) in pixels; the centre is that of the picture.
+  Coordinates are (row, column) in pixels; the centre is the image centre.
 
   >>> image = jnp.arange(3.0).reshape(1, 3, 1)
   >>> warp(image, jnp.diag(jnp.array([1.0, -1.0])), jnp.zeros(2))[0, :, 0].tolist()  # mirrored

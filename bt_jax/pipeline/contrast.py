@@ -1,4 +1,4 @@
-"""Contrast between tumour and healthy tissue raised before anything else (section 3.3 of the paper), once, on the host."""
+"""Contrast enhancement (section 3.3 of the paper), applied once on the host, before any other step."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ Slice = UInt8[np.ndarray, "height width channels"]
 
 
 def stretch(image: Slice) -> Slice:
-  """Each channel stretched so that its 1st and 99th percentile, of the pixels that are not black, become 0 and 255."""
+  """Stretches each channel so that the 1st and 99th percentiles of its nonzero pixels become 0 and 255."""
   result = np.zeros_like(image)
   for channel in range(image.shape[-1]):
     pixels = image[..., channel]
@@ -24,7 +24,7 @@ def stretch(image: Slice) -> Slice:
 
 
 def clahe(image: Slice) -> Slice:
-  """Each channel equalised by tile with limited contrast (scikit-image's `equalize_adapthist`)."""
+  """Contrast-limited adaptive histogram equalisation of each channel (scikit-image's `equalize_adapthist`)."""
   channels = [exposure.equalize_adapthist(image[..., channel]) for channel in range(image.shape[-1])]
   return np.round(np.stack(channels, axis=-1) * 255).astype(np.uint8)
 
@@ -37,5 +37,5 @@ CONTRASTS: dict[str, Callable[[Slice], Slice]] = {"none": _as_it_is, "stretch": 
 
 
 def make_contrast(name: str) -> Callable[[Slice], Slice]:
-  """The function of this name; raises UserError where there is none."""
+  """The contrast function of this name; raises UserError if there is none."""
   return choose("data.contrast", name, CONTRASTS)

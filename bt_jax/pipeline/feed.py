@@ -1,4 +1,4 @@
-"""Which slices make batch number n, and how they come to the devices: from memory, or streamed from the disk."""
+"""Which slices are in batch n, and how they get to the devices: from memory, or streamed from disk."""
 
 import dataclasses
 import functools
@@ -17,7 +17,7 @@ from bt_jax.schema import Slices
 
 Groups = Sequence[Int[np.ndarray, "_"]]
 
-# From labels to the groups of slices that training batches are filled from, in turn.
+# Maps labels to the groups of slices from which training batches are filled in turn.
 SAMPLINGS = {
   "all": lambda labels: [np.arange(len(labels))],
   "balanced": lambda labels: [np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)],
@@ -26,15 +26,15 @@ SAMPLINGS = {
 
 
 def sampling_groups(sampling: str, labels: Int[np.ndarray, "n"]) -> Groups:
-  """The groups of a sampling; raises UserError where there is no such sampling or a group is empty."""
+  """The groups of a sampling scheme; raises UserError if there is no such scheme or a group is empty."""
   groups = choose("train.sampling", sampling, SAMPLINGS)(labels)
   if not all(len(group) for group in groups):
-    raise UserError(f"train.sampling={sampling} needs slices with and without a tumour in the training part: take all")
+    raise UserError(f"train.sampling={sampling} needs slices with and without a tumour in the training set: take all")
   return groups
 
 
 def epoch_size(groups: Groups) -> int:
-  """Slices of an epoch: as many of each group as the smallest has, so that those are seen once."""
+  """Number of slices in an epoch: from each group as many as the smallest has, so that its slices are seen once."""
   return len(groups) * min(map(len, groups))
 
 
@@ -44,11 +44,11 @@ def _permutation(seed: int, epoch: int, group: int, size: int) -> np.ndarray:
 
 
 def train_indices(*, seed: int, step: int, batch_size: int, groups: Groups) -> Int[np.ndarray, "batch_size"]:
-  """The slices of training batch `step`, from 0: int32 [batch_size], a pure function of its arguments.
+  """The slices of training batch `step`, from 0: int32 [batch_size], a pure function of the arguments.
 
-  Batches are cut from one endless sequence that takes from each group in turn; each group is an endless sequence of
-  shuffled epochs. So every batch is full, every slice of a group is seen once before any is seen again, and a resumed
-  run sees what an unbroken one would.
+  Batches are consecutive pieces of one endless sequence that takes from each group in turn; each group is an endless
+  sequence of shuffled epochs. So every batch is full, every slice of a group is seen once before any is seen again, and
+  a resumed run sees the same batches as an uninterrupted one.
   """
   indices = np.empty(batch_size, np.int32)
   for at in range(batch_size):
@@ -66,10 +66,10 @@ def eval_batches(size: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.nd
 
 
 def slice_weights(class_weights: str, labels: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
-  """What each slice weighs in the objective: 1, or, `balanced`, n / (2 x the slices of its class).
+  """The weight of each slice in the objective: 1 or, for `balanced`, n / (2 x number of slices in its class).
 
   Raises:
-    UserError: no such weights.
+    UserError: there is no such weighting.
   """
   if not choose("train.class_weights", class_weights, {"none": False, "balanced": True}):
     return np.ones(len(labels), np.float32)
@@ -78,7 +78,7 @@ def slice_weights(class_weights: str, labels: Int[np.ndarray, "n"]) -> Float[np.
 
 
 def arrays(slices: Slices, weights: Float[np.ndarray, "n"] | None = None) -> dict[str, np.ndarray]:
-  """What a step takes of slices, each along its first axis; all weigh 1 if no weights are given."""
+  """The arrays of slices that a step takes, each with the batch as its first axis; weights default to 1."""
   names = ("mask", "label", "volume_mean", "volume_std")
   weights = np.ones(len(slices), np.float32) if weights is None else weights
   near = slices.context
@@ -87,34 +87,34 @@ def arrays(slices: Slices, weights: Float[np.ndarray, "n"] | None = None) -> dic
 
 
 FEEDS = ("auto", "resident", "stream")
-_RESIDENT_SHARE = 0.25  # of a memory; the rest is for the network
+_RESIDENT_SHARE = 0.25  # of the memory; the rest is left for the network
 
 
 def choose_feed(feed: str, slices: int, slice_bytes: int, memory: int) -> tuple[str, str]:
-  """The feed and why, in words: `auto` is `resident` where so many slices take at most a quarter of `memory` bytes.
+  """The feed, and the reason as text: `auto` is `resident` if the slices take at most a quarter of `memory` bytes.
 
   Raises:
-    UserError: no such feed.
+    UserError: there is no such feed.
   """
   choose("feed", feed, dict.fromkeys(FEEDS))
   size = slices * slice_bytes
   sizes = f"{slices} slices take {size / 1e9:.2f} GB of {memory / 1e9:.0f} GB"
   if feed == "auto":
     feed = "resident" if size <= _RESIDENT_SHARE * memory else "stream"
-    return feed, f"chosen as {sizes}"
-  return feed, f"asked for; {sizes}"
+    return feed, f"chosen because {sizes}"
+  return feed, f"as configured; {sizes}"
 
 
 @dataclasses.dataclass(frozen=True)
 class Batches:
-  """Training batches read from the disk, each by its number; light to hand to a worker process.
+  """Training batches read from disk, each by its index; cheap to send to a worker process.
 
   Attributes:
-    read: from ids to their slices.
-    ids: of the training part.
+    read: maps ids to slices.
+    ids: ids of the training slices.
     weights: see `slice_weights`.
-    order: `train_indices` of all but its step.
-    rows: which of a batch this host reads.
+    order: `train_indices` with all arguments bound except `step`.
+    rows: the rows of a batch that this host reads.
   """
 
   read: Callable[[Sequence[str]], Slices]
@@ -131,21 +131,21 @@ class Batches:
 def stream(batches: Batches, *, start: int, stop: int, workers: int, ahead: int = 2) -> "grain.DatasetIterator":
   """The batches from step `start` up to `stop`, read ahead by Grain.
 
-  As a batch is a function of its number, a run that starts anew at any step sees what an unbroken one would.
+  A batch is a function of its index, so a run that restarts at any step sees the same batches as an uninterrupted one.
 
   Args:
-    batches: what reads one.
+    batches: reads one batch.
     start: the first step.
     stop: the step after the last.
-    workers: processes that read; 0 reads in threads of this one.
-    ahead: batches that each worker holds ready.
+    workers: number of reading processes; 0 reads in threads of this process.
+    ahead: number of batches that each worker prefetches.
 
   Returns:
     An iterator, to be closed, over `arrays` of each batch.
   """
-  import grain  # not for who keeps the slices in memory
+  import grain  # not needed for resident slices
 
-  if not flags.FLAGS.is_parsed():  # Grain reads some of its own, which nobody parses outside launch.py
+  if not flags.FLAGS.is_parsed():  # Grain reads flags of its own, which are parsed only by launch.py
     flags.FLAGS.mark_as_parsed()
   steps = grain.MapDataset.range(start, stop).map(batches)
   if not workers:
@@ -156,13 +156,13 @@ def stream(batches: Batches, *, start: int, stop: int, workers: int, ahead: int 
 
 
 def _in_worker(worker: int, workers: int) -> None:
-  for number in (signal.SIGINT, signal.SIGTERM):  # are for the process that trains, which ends its workers
+  for number in (signal.SIGINT, signal.SIGTERM):  # handled by the training process, which ends its workers
     signal.signal(number, signal.SIG_IGN)
   threading.Thread(target=_end_with_parent, daemon=True).start()
   os.environ["JAX_PLATFORMS"] = "cpu"
 
 
 def _end_with_parent() -> None:
-  """A parent that was killed ends nobody."""
+  """Ends this worker when its parent ends: a killed parent cannot end its workers."""
   multiprocessing.parent_process().join()
   os._exit(1)

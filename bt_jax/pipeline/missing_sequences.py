@@ -1,4 +1,4 @@
-"""The reference channel in the place of channels that are missing, or that training leaves out at random."""
+"""Replaces missing channels, and channels that training drops at random, by the reference channel."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -18,13 +18,13 @@ Batch = dict[str, Array | np.ndarray]
 def replace(
   batch: Batch, missing: Bool[Array | np.ndarray, "batch channels"], context: Sequence[Channel], info: DatasetInfo
 ) -> Batch:
-  """The batch with the reference, its neighbours' and its statistics in the place of the missing channels of each slice.
+  """Replaces the missing channels of each slice, their neighbours and their statistics by those of the reference.
 
   Args:
-    batch: with `image`, the slice's own channels and those of `context`, `volume_mean` and `volume_std`.
-    missing: of each slice, in the order of the channels of the data set.
+    batch: batch with `image` (the slice's own channels and those of `context`), `volume_mean` and `volume_std`.
+    missing: which channels each slice lacks, in the order of the data set's channels.
     context: see `context_of`.
-    info: of the data set.
+    info: description of the data set.
   """
   kept, reference = (*own_channels(info), *context), info.reference_index
   source = np.array([kept.index(Channel(reference, channel.offset)) for channel in kept])
@@ -36,7 +36,7 @@ def replace(
 
 
 def reference_alone(batch: Batch, context: Sequence[Channel], info: DatasetInfo) -> Batch:
-  """The batch, of NumPy arrays, as if no slice had another channel than the reference."""
+  """The batch, as NumPy arrays, as if every slice had only the reference channel."""
   missing = np.ones((len(batch["image"]), len(info.channels)), bool)
   return {name: np.asarray(array) for name, array in replace(batch, missing, context, info).items()}
 
@@ -44,9 +44,9 @@ def reference_alone(batch: Batch, context: Sequence[Channel], info: DatasetInfo)
 def make_drop(
   probability: float, context: Sequence[Channel], info: DatasetInfo
 ) -> Callable[[Key[Array, ""], Batch], Batch]:
-  """Makes `drop(key, batch)`: with this probability a slice loses channels, any or all but the reference.
+  """Makes `drop(key, batch)`: with this probability a slice loses some or all channels other than the reference.
 
-  Each choice of them is as likely as the others: of LGG's pre, post, or both. There must be one beside the reference.
+  All subsets are equally likely: for LGG, pre, post, or both. The data set must have a channel besides the reference.
   """
   others = [name for name in info.channels if name != info.reference]
   choices = [lost for count in range(1, len(others) + 1) for lost in itertools.combinations(others, count)]

@@ -1,4 +1,4 @@
-"""From stored bytes to what the network sees: resized, augmented, normalised; pure, and run inside the compiled step."""
+"""From stored slices to network inputs: resizing, augmentation and normalisation, pure, inside the compiled step."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -18,11 +18,11 @@ Masks = Float[Array, "batch size size classes"]
 
 
 class Augment(NamedTuple):
-  """What is changed at random in training.
+  """The random changes of training slices.
 
   Attributes:
-    sequences: of a key and a batch of stored slices, to such a batch.
-    pixels: of a key, images in 0..1 and masks, to such images and masks.
+    sequences: maps a key and a batch of stored slices to such a batch.
+    pixels: maps a key, images in 0..1 and masks to such images and masks.
   """
 
   sequences: Callable[[jax.Array, Batch], Batch]
@@ -31,14 +31,14 @@ class Augment(NamedTuple):
 
 UNCHANGED = Augment(sequences=lambda key, batch: batch, pixels=lambda key, image, mask: (image, mask))
 
-# Of ImageNet's red, green and blue, in 0..1, as torchvision and as Keras's "caffe" mode have them.
+# Statistics of ImageNet's red, green and blue: torchvision's in 0..1, those of Keras's "caffe" mode in 0..255.
 _TORCH_MEAN, _TORCH_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CAFFE_MEAN = (123.68, 116.779, 103.939)
 
 
 def _volume(image: Image, batch: Batch, places: Sequence[int]) -> Image:
   mean, std = (batch[name][:, None, None, np.array(places)] / 255 for name in ("volume_mean", "volume_std"))
-  return (image - mean) / jnp.maximum(std, 1 / 255)  # a constant volume has no deviation
+  return (image - mean) / jnp.maximum(std, 1 / 255)  # the standard deviation of a constant volume is 0
 
 
 def _image(image: Image, batch: Batch, places: Sequence[int]) -> Image:
@@ -55,7 +55,7 @@ def _symmetric(image: Image, batch: Batch, places: Sequence[int]) -> Image:
 
 
 def _in_turn(colours: Sequence[float], channels: int) -> Float[np.ndarray, "channels"]:
-  """A value for each channel: those of red, green, blue, and again from the start where there are more."""
+  """A value for each channel: those of red, green and blue, repeated if there are more channels."""
   return np.array([colours[at % len(colours)] for at in range(channels)], np.float32)
 
 
@@ -64,11 +64,11 @@ def _imagenet(image: Image, batch: Batch, places: Sequence[int]) -> Image:
 
 
 def _caffe(image: Image, batch: Batch, places: Sequence[int]) -> Image:
-  """Blue, green, red in 0..255, less their means."""
+  """Blue, green, red in 0..255, minus their means."""
   return 255 * image[..., ::-1] - _in_turn(_CAFFE_MEAN[::-1], len(places))
 
 
-# The ways to normalise; those of published weights travel with them.
+# The normalisation schemes; checkpoints and published weights record theirs.
 SCHEMES = {
   "volume": _volume,
   "image": _image,
@@ -93,7 +93,7 @@ def resize(
 
 
 def _white(dtype: np.dtype) -> float:
-  """The intensity that is 1 to the network: the highest that integers have; of the floats of a scan 255."""
+  """The intensity that becomes 1: the largest value of an integer type, or 255 for the floats of a scan."""
   return float(jnp.iinfo(dtype).max) if jnp.issubdtype(dtype, jnp.integer) else 255.0
 
 
@@ -102,20 +102,21 @@ def make_preprocess(*, size: int, normalize: str, channels: str, info: DatasetIn
 
   Args:
     size: pixels; slices are resized to `size` x `size`.
-    normalize: a name of `SCHEMES`. `volume`: (image - mean) / deviation of the slice's own volume, by channel. `image`:
-      the same over the slice's own pixels, all channels together. `unit`: 0..1. `symmetric`: -1..1 (RadImageNet).
-      `imagenet` and `caffe`: with the means of ImageNet's colours, as torchvision's and as Keras's weights expect it.
+    normalize: a name of `SCHEMES`. `volume`: z-score with the mean and standard deviation of the slice's own volume, by
+      channel. `image`: z-score over the slice's own pixels, all channels together. `unit`: 0..1. `symmetric`: -1..1
+      (EfficientNet-Lite and RadImageNet). `imagenet` and `caffe`: with the statistics of ImageNet's colours, as the
+      weights of torchvision and of Keras expect.
     channels: see `parse_channels`; any number, in any order.
-    info: of the data set that the slices are of.
+    info: description of the data set.
 
   Returns:
-    `preprocess(batch, augment=None, key=None)` -> (inputs float32 [batch, size, size, channels], masks float32
-    [batch, size, size, classes] in {0, 1}), where batch has `image` (its own channels and those of
-    `context_of` the network's) in uint8 or uint16, `mask` in uint8, and `volume_mean` and `volume_std` in
-    0..255. A scan that nobody has marked has no mask, and an image in float32 in 0..255: None comes back for its mask.
+    `preprocess(batch, augment=None, key=None)` -> (inputs float32 [batch, size, size, channels], masks float32 [batch,
+    size, size, classes] in {0, 1}). The batch has `image` in uint8 or uint16, with the slice's own channels and those
+    of `context_of`; `mask` in uint8; and `volume_mean` and `volume_std` in 0..255. A scan without ground truth has no
+    `mask`, and an `image` in float32 in 0..255; the returned mask is then None.
 
   Raises:
-    UserError: no such way to normalise, or no such channel.
+    UserError: there is no such scheme or no such channel.
   """
   scheme = choose("data.normalize", normalize, SCHEMES)
   shown = parse_channels(channels, info)
@@ -131,7 +132,7 @@ def make_preprocess(*, size: int, normalize: str, channels: str, info: DatasetIn
     if augment is not None:
       sequences_key, pixels_key = jax.random.split(key)
       batch = augment.sequences(sequences_key, batch)
-    # Augmentation sees plain intensities in 0..1, where black is 0 and gamma has a meaning; z-scores come last.
+    # Augmentation comes before normalisation: it needs intensities in 0..1, where black is 0 and gamma is meaningful.
     image = resize(batch["image"].astype(jnp.float32) / _white(batch["image"].dtype), size)
     mask = resize(batch["mask"].astype(jnp.float32), size) if "mask" in batch else None
     if augment is not None:

@@ -1,1 +1,1 @@
-"""Published ResNet-50 weights as trees of our names."""
+"""Published weights of ResNet-50 and EfficientNet-Lite, converted to our names."""

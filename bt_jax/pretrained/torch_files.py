@@ -1,6 +1,6 @@
-"""Reads the tensors of a `.pth` file, of both formats that `torch.save` has had, without PyTorch and without running code.
+"""Reads the tensors of a `.pth` file, in both formats of `torch.save`, without PyTorch and without running code.
 
-By hand, as PyTorch is a hundred times larger than the weights it would be installed to read.
+This avoids installing PyTorch, which is a hundred times larger than the weights.
 """
 
 import collections
@@ -33,7 +33,7 @@ _DTYPES = {
 
 @dataclasses.dataclass
 class _Storage:
-  """The numbers that tensors are views of; in the older format they follow after all tensors."""
+  """The values that tensors are views of; in the older format they follow after all tensors."""
 
   dtype: Any
   size: int
@@ -45,10 +45,10 @@ class Tensor:
   """A view of a storage.
 
   Attributes:
-    storage: its numbers.
-    offset: of the first.
-    shape: of the tensor.
-    strides: in numbers.
+    storage: the values.
+    offset: index of the first value.
+    shape: shape of the tensor.
+    strides: strides in values, not bytes.
   """
 
   storage: _Storage
@@ -57,7 +57,7 @@ class Tensor:
   strides: tuple[int, ...]
 
   def numpy(self) -> np.ndarray:
-    """The numbers, in float32 where they are of a kind that NumPy does not know; raises ValueError beyond the storage."""
+    """The values, with bfloat16 as float32; raises ValueError if the tensor does not fit into its storage."""
     last = self.offset + sum((count - 1) * stride for count, stride in zip(self.shape, self.strides, strict=True))
     if self.storage.values is None or min(self.offset, *self.strides, *self.shape, 0) < 0:
       raise ValueError("a tensor has no numbers")
@@ -71,11 +71,11 @@ class Tensor:
 
 
 def read(path: pathlib.Path) -> Any:
-  """What `torch.save` wrote: dictionaries, lists, numbers and texts as they are, a `Tensor` for each tensor.
+  """Reads what `torch.save` wrote: dictionaries, lists, numbers and strings as they are, and tensors as `Tensor`.
 
   Raises:
-    pickle.UnpicklingError: it holds anything else, which could be code.
-    Exception: of many kinds, where the file is damaged.
+    pickle.UnpicklingError: the file holds anything else, which could be code.
+    Exception: of many types, if the file is damaged.
   """
   if zipfile.is_zipfile(path):
     with zipfile.ZipFile(path) as archive:
@@ -99,9 +99,9 @@ def _read_zip(archive: zipfile.ZipFile) -> Any:
 
 
 def read_stored(archive: zipfile.ZipFile, name: str) -> bytes:
-  """The bytes of a member; raises ValueError where it is compressed, as neither PyTorch nor Keras stores it.
+  """The bytes of a member; raises ValueError if it is compressed, which neither PyTorch nor Keras does.
 
-  So the file's own size is the most memory that reading it takes.
+  So reading takes no more memory than the size of the file.
   """
   entry = archive.getinfo(name)
   if entry.file_size > entry.compress_size:
@@ -110,7 +110,7 @@ def read_stored(archive: zipfile.ZipFile, name: str) -> bytes:
 
 
 def _read_legacy(file: io.BufferedIOBase) -> Any:
-  """Three pickles of a header, one of the content, one of the names of storages, then each with its size."""
+  """Reads three pickles of a header, one of the content and one of the storage keys, then each storage with its size."""
   storages: dict[str, _Storage] = {}
 
   def storage(key: str, dtype: Any, size: int) -> _Storage:
@@ -129,7 +129,7 @@ def _read_legacy(file: io.BufferedIOBase) -> Any:
 
 
 class _Unpickler(pickle.Unpickler):
-  """Knows tensors and ordered dictionaries by name, and nothing else that has one."""
+  """Resolves only the names of tensors and ordered dictionaries."""
 
   def __init__(self, file: io.BufferedIOBase, storage: Callable[[str, Any, int], _Storage]):
     super().__init__(file, encoding="utf-8")

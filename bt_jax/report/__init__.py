@@ -1,1 +1,1 @@
-"""Tables and figures, made from rows."""
+"""Tables, figures and the report, made from records."""

@@ -1,4 +1,4 @@
-"""Figures as PNG: curves of training, confusion, and truth and prediction drawn over slices."""
+"""Figures as PNG: training curves, confusion matrices, and outlines of truth and prediction over slices."""
 
 import io
 import pathlib
@@ -22,19 +22,19 @@ with needs("report", "the report of a run"):
 matplotlib.use("agg")
 from matplotlib import pyplot as plt
 
-# Colours of Okabe and Ito that the colour-blind can tell apart, and lines that differ without colour.
+# Colours of Okabe and Ito, which the colour-blind can tell apart, and line styles that differ without colour.
 _TRUTH = {"colors": "#56b4e9", "linestyles": "solid"}
 _PREDICTION = {"colors": "#e69f00", "linestyles": "dashed"}
 _COLUMNS = 3
 
 
-PARTS = {"training": "train", "validation": "validation"}  # as columns of metrics.csv call them
+PARTS = {"training": "train", "validation": "validation"}  # from label to prefix of columns in metrics.csv
 ABOUT_PARTS = "training: augmented, mean over batches; validation: as one batch"
 _LINES = (("#0072b2", "-"), ("#d55e00", "--"))
 
 
 def curves_of(history: Sequence[dict[str, Any]], score: str) -> dict[str, dict[str, np.ndarray]]:
-  """Loss, accuracy and the score that picks the checkpoint over epochs: the curves of each by name."""
+  """The curves of loss, accuracy and the score that selects the checkpoint over epochs, by name."""
   column = lambda name: np.array([row[name] for row in history], float)
   pair = lambda name: {words: column(f"{part}_{name}") for words, part in PARTS.items()}
   words = "minus validation loss" if score == "loss" else f"validation {score.replace('.', ' ').replace('_', ' ')}"
@@ -46,7 +46,7 @@ def curves_of(history: Sequence[dict[str, Any]], score: str) -> dict[str, dict[s
 
 
 def draw_epochs(axis: Any, epochs: Sequence[int], curves: dict[str, np.ndarray], title: str) -> None:
-  """Draws curves over epochs; where there is one alone, its name is the axis's, and its best is marked."""
+  """Draws curves over epochs; a single curve is named by the axis, and its best point is marked."""
   for (name, values), (color, style) in zip(curves.items(), _LINES, strict=False):
     axis.plot(epochs, values, style, color=color, label=name, marker="o" if len(epochs) == 1 else None)
   if len(curves) == 1:
@@ -67,7 +67,7 @@ def save_curves(path: pathlib.Path, history: Sequence[dict[str, Any]], *, title:
 
 
 def save_confusion(path: pathlib.Path, counts: dict[str, int], *, title: str) -> pathlib.Path:
-  """Slices by truth and prediction, shaded by the share of their truth."""
+  """Slices by truth and prediction, shaded by their share of the true class."""
   table = np.array([[counts["tn"], counts["fp"]], [counts["fn"], counts["tp"]]])
   share = table / np.maximum(table.sum(1, keepdims=True), 1)
   names = ["no tumour", "tumour"]
@@ -80,14 +80,14 @@ def save_confusion(path: pathlib.Path, counts: dict[str, int], *, title: str) ->
   axis.set_xticks([0, 1], names)
   axis.set_yticks([0, 1], names, rotation=90, va="center")
   axis.set(xlabel="predicted", ylabel="truth")
-  axis.set_title(f"{title}\nslices of the test part, and their share of the truth", fontsize=9)
+  axis.set_title(f"{title}\nslices of the test set, and their share of the true class", fontsize=9)
   return _save(path, figure)
 
 
 def save_gate(
   path: pathlib.Path, rows: Sequence[Record], probability: Float[np.ndarray, "n"], threshold: float, *, title: str
 ) -> pathlib.Path:
-  """What the gate keeps and saves on the test part at every threshold, with the one that was chosen."""
+  """The effect of the gate on the test set at every threshold, with the chosen one marked."""
   steps = np.unique(np.concatenate([[0.0], probability, [1.0]]))
   label = np.array([row["label"] for row in rows])
   counts = counts_of(list(rows))
@@ -107,7 +107,7 @@ def save_gate(
   axis.axvline(threshold, color="black", linestyle=":", label=f"chosen on validation: {threshold:.3f}")
   axis.set(xlabel="threshold of the gate on the classifier's probability", ylabel="share", ylim=(0, 1.02), xlim=(0, 1))
   axis.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
-  axis.set_title(f"{title}\ntest part", fontsize=9)
+  axis.set_title(f"{title}\ntest set", fontsize=9)
   return _save(path, figure)
 
 
@@ -120,9 +120,9 @@ def save_overlays(
   title: str,
   info: DatasetInfo,
 ) -> list[pathlib.Path]:
-  """Outlines of truth and prediction on the reference channel: best, median and worst slices, with a tumour and without.
+  """Outlines of truth and prediction on the reference channel: best, median and worst slices, with or without tumour.
 
-  Of several classes the mean of their Dice decides.
+  Slices with a tumour are ranked by Dice, the mean over several classes.
   """
   dice = np.mean([metrics.dice(counts_of(members), empty=1.0) for members in by_class(list(rows)).values()], axis=0)
   # Without a tumour Dice is 1 or 0, so the number of wrong pixels decides there.
@@ -170,7 +170,7 @@ def _draw(axis: Any, slices: Slices, masks: np.ndarray, index: int, info: Datase
 
 
 def _styles(info: DatasetInfo) -> list[tuple[str, tuple[dict[str, str], dict[str, str]]]]:
-  """Of truth and prediction of each class, and what the legend has before them; of several classes each has its colour."""
+  """For each class, its prefix in the legend and its styles of truth and prediction; classes differ in colour."""
   if len(info.classes) == 1:
     return [("", (_TRUTH, _PREDICTION))]
   return [
@@ -184,7 +184,7 @@ def _save(path: pathlib.Path, figure: Any) -> pathlib.Path:
 
 
 def to_png(figure: Any) -> bytes:
-  """A figure of Matplotlib as PNG; closes it."""
+  """Encodes a Matplotlib figure as PNG, and closes it."""
   content = io.BytesIO()
   figure.savefig(content, format="png", dpi=110)
   plt.close(figure)
@@ -202,7 +202,7 @@ def draw(
   show_slices: bool,
   info: DatasetInfo,
 ) -> list[pathlib.Path]:
-  """The figures of a task: overlays of masks where slices may be shown, or the confusion of classes; returns what it wrote."""
+  """Draws a task's figures: overlays of masks (if slices may be shown) or a confusion matrix; returns their paths."""
   if task == "segmentation":
     return save_overlays(folder, slices, predictions, rows, title=title, info=info) if show_slices else []
   return [save_confusion(folder / "confusion.png", summarize_classes(list(rows))["confusion"], title=title)]

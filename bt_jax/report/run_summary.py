@@ -1,4 +1,4 @@
-"""From the tables of a run, or of many folds, to its numbers: `summary.json`, `table.txt` and `report.html`."""
+"""From the tables of a run, or of pooled folds, to its results: `summary.json`, `table.txt` and `report.html`."""
 
 import functools
 import pathlib
@@ -18,7 +18,7 @@ from bt_jax.report.page import html
 from bt_jax.tasks.task import Task
 
 _NO_GENES = {"why": "nothing is known of the patients' genes in this data set"}
-_ENOUGH = 20  # patients, to look for associations with their genes
+_ENOUGH = 20  # fewest patients for tests of association with their genes
 
 
 def summarize(
@@ -30,15 +30,15 @@ def summarize(
   parameters: dict[str, dict[str, Any]] | None = None,
   everyone: list[Record] | None = None,
 ) -> dict[str, Any]:
-  """The whole `summary.json` of tables.
+  """Makes the complete content of `summary.json` from the tables.
 
   Args:
-    tables: of the test part.
-    task: of the run.
-    about: what else stands in it; with `leaky`, and `temperatures` by `pixels` and `slices`.
-    groupings: names of subgroups.
-    parameters: of the baselines; None where they differ from fold to fold.
-    everyone: rows of patients for what their true masks alone tell; None: those of the tables.
+    tables: tables of the test set.
+    task: task of the run.
+    about: the other fields of the summary, including `leaky`, and `temperatures` for `pixels` and `slices`.
+    groupings: names of the groupings of patients.
+    parameters: parameters of the baselines; None if they differ between folds.
+    everyone: records of patients for tests that need only their true masks; None: the patients of the tables.
   """
   info, test = info_of(about), task.summarize(tables.slices, intervals=True)
   whole = not about["leaky"]
@@ -83,7 +83,7 @@ def _calibration(tables: Tables, temperatures: dict[str, float | None]) -> dict[
 
 
 def _associations(tables: Tables, everyone: list[Record]) -> dict[str, Any]:
-  """Of shapes in the radiologists' masks and, where there are enough, in the predicted ones; `why` where there are not."""
+  """Tests of shape against genes, for true and for predicted masks; `why` if there are too few patients for one."""
   if any("class" in row for row in tables.patients):
     return {"why": "the masks have several classes: shape is compared with genes of one"}
   found = {}
@@ -105,14 +105,14 @@ def write(
   show_slices: bool,
   drawn: Sequence[pathlib.Path] = (),
 ) -> None:
-  """Writes tables, summary and report, and prints the table and what was written.
+  """Writes tables, summary and report, and prints the table and the paths written.
 
   Args:
     workdir: the folder of the run.
-    tables: of its test part.
-    summary: made of them.
+    tables: tables of its test set.
+    summary: the summary made from them.
     show_slices: whether the report may show slices.
-    drawn: the pictures that were written already.
+    drawn: paths of the figures that are written already.
   """
   table = text_tables.OF_TASK[summary["task"]](summary)
   unmark_finished(workdir)

@@ -1,4 +1,4 @@
-"""The printed tables of results."""
+"""Tables of results as text."""
 
 import functools
 from typing import Any
@@ -17,7 +17,7 @@ def _slice_gate(summary: dict[str, Any]) -> str:
 
 
 def results_table(summary: dict[str, Any]) -> str:
-  """The table of `summary.json` as text; every heading says data, split, aggregation, rule for empty masks and counts."""
+  """The table of a segmenter's `summary.json` as text; headings name data, split, aggregation, empty rule, counts."""
   test = summary["test"]
   columns = {
     "pixels pooled": lambda name: ("pooled", name),
@@ -27,7 +27,7 @@ def results_table(summary: dict[str, Any]) -> str:
     "slice mean (2)": lambda name: ("slice", f"{name}_nonempty_truth"),
   }
   lines = [
-    f"Segmentation on the test part: {heading(summary)}",
+    f"Segmentation on the test set: {heading(summary)}",
     f"{_counts(test)}; threshold {_threshold(summary)}{_slice_gate(summary)}; largest 3-D component only: {summary['largest_component']}",
     "",
     f"{'':10}" + "".join(f"{title:>24}" for title in columns),
@@ -50,12 +50,12 @@ def results_table(summary: dict[str, Any]) -> str:
 
 
 def class_table(summary: dict[str, Any]) -> str:
-  """The table of a classifier's `summary.json` as text, laid out as the paper's Table 2 with its values beside ours."""
+  """The table of a classifier's `summary.json` as text, with the paper's Table 2 and its values beside ours."""
   test = summary["test"]
   counts = test["confusion"]
   overall = ("accuracy", "specificity", "roc_auc", "average_precision", "ece")
   lines = [
-    f"Classification on the test part, by slice: {heading(summary)}",
+    f"Classification on the test set, by slice: {heading(summary)}",
     f"{_counts(test)}; threshold {_threshold(summary)}",
     "",
     *(f"{name:24}{_cell(test, name):>24}" for name in overall),
@@ -71,12 +71,12 @@ def class_table(summary: dict[str, Any]) -> str:
     *_baseline_lines(summary, _CLASSIFIED),
     *(_paper_lines(summary) if info_of(summary).name == INFO.name else []),
     *_intervals_lines(summary),
-    f"A class never predicted has precision 0; one that is not there has none. {NOTICE}",
+    f"A class never predicted has precision 0; one that is neither present nor predicted has none. {NOTICE}",
   ]
   return "\n".join(lines)
 
 
-# The columns in which baselines are reported, by their place in a summary.
+# The columns of the baselines, each with its path in a summary.
 _SEGMENTED = {
   "pixels pooled": ("pooled", "dice"),
   "volume mean": ("patient", "dice_mean"),
@@ -92,7 +92,7 @@ _CLASSIFIED = {
 
 
 def _baseline_lines(summary: dict[str, Any], columns: dict[str, tuple[str | None, ...]]) -> list[str]:
-  """This network and the baselines on the same slices; nothing of data that the paper is not about and without baselines."""
+  """This network and the baselines on the same slices; empty for other data than the paper's, without baselines."""
   if not summary["baselines"] and info_of(summary).name != INFO.name:
     return []
   named = [(f"this {summary['model']}", summary["test"], None)]
@@ -100,7 +100,7 @@ def _baseline_lines(summary: dict[str, Any], columns: dict[str, tuple[str | None
   segments = columns is _SEGMENTED
   head = f"on the same slices ({'dice; slices by any pixel' if segments else 'slices'})"
   lines = [
-    f"{head:50}" + "".join(f"{title:>24}" for title in columns) + "   printed in the paper, not to compare" * segments
+    f"{head:50}" + "".join(f"{title:>24}" for title in columns) + "   printed in the paper, not comparable" * segments
   ]
   for title, test, name in named:
     printed = published_values.TABLE3.get(name) if segments else None
@@ -113,13 +113,13 @@ def _baseline_lines(summary: dict[str, Any], columns: dict[str, tuple[str | None
 
 
 def _paper_lines(summary: dict[str, Any]) -> list[str]:
-  """A classifier's numbers beside those of the paper."""
+  """A classifier's statistics beside those of the paper."""
   table = published_values.table2_lines(summary["test"]["per_class"], summary["model"])
   return [*table, "", *published_values.NOTE.splitlines()]
 
 
 def _class_lines(test: dict[str, Any]) -> list[str]:
-  """Each class on a line of its own, where there are several: all other numbers are the mean over them."""
+  """Each of several classes on a line of its own; all other statistics are the mean over them."""
   if "classes" not in test:
     return []
   rows = [*test["classes"].items(), ("mean over classes", test)]
@@ -202,7 +202,7 @@ def compare_table(summary: dict[str, Any]) -> str:
   first, second = summary["first"], summary["second"]
   intervals = summary["intervals"]
   lines = [
-    f"Two runs on the same test part: {heading(summary)}; {_patients(intervals)}, {summary['slices']} slices",
+    f"Two runs on the same test set: {heading(summary)}; {_patients(intervals)}, {summary['slices']} slices",
     f"first:  {first['run']} ({first['model']})",
     f"second: {second['run']} ({second['model']})",
     "",
@@ -218,14 +218,14 @@ def compare_table(summary: dict[str, Any]) -> str:
     ),
     "",
     *_intervals_lines(summary),
-    f"Of hd95 and assd, lower is better. p is of each row alone, not corrected for their number; of n patients it cannot be below "
+    f"For hd95 and assd, lower is better. p is not corrected for the number of rows; with n patients it cannot be below "
     f"2 / 2^n, which is {2 / 2 ** intervals['patients']:.2g} here. {NOTICE}",
   ]
   return "\n".join(lines)
 
 
 def _compared(rows: dict[str, dict[str, Any]], prefix: str = "") -> list[str]:
-  """A statistic of two runs on each line."""
+  """One line for each statistic of two runs."""
   return [
     f"{prefix + name.replace('_', ' '):24}{_show(row['first']):>10}{_show(row['second']):>10}{_cell(row, 'difference'):>28}"
     for name, row in rows.items()
@@ -257,11 +257,11 @@ def cascade_table(summary: dict[str, Any]) -> str:
   names = ("accuracy", "roc_auc", "average_precision", "ece", "precision", "recall", "specificity", "f1")
   lost = ", ".join(gate["patients_missed_by_gate"]) or "none"
   lines = [
-    f"Cascade on the test part: {heading(summary)}",
+    f"Cascade on the test set: {heading(summary)}",
     f"classifier {summary['classifier']['model']}, segmenter {summary['segmenter']['model']}; {alone['patients']} patients, "
     f"{alone['slices']} slices, {alone['tumor_slices']} of them with a tumour",
-    f"gate: an empty mask where the classifier says less than {summary['gate']['threshold']:.4f}, chosen on the validation "
-    f"part to keep {summary['gate']['sensitivity_asked']:.1%} of the slices with a tumour",
+    f"gate: an empty mask where the classifier's probability is below {summary['gate']['threshold']:.4f}, chosen on the validation "
+    f"set to keep {summary['gate']['sensitivity_asked']:.1%} of the slices with a tumour",
     "",
     f"{'segmentation':36}{'without gate':>24}{'with gate':>24}",
     *(f"{name:36}{_cell(alone[group], key):>24}{_cell(gated[group], key):>24}" for name, (group, key) in pairs.items()),
@@ -281,13 +281,13 @@ def cascade_table(summary: dict[str, Any]) -> str:
     "",
     f"(1) {EMPTY_RULES['empty_is_one']}. (2) {EMPTY_RULES['nonempty_truth']}. Pooled and per volume, an all-empty pair counts 1.",
     *_intervals_lines(summary),
-    f"Precision, recall, specificity and F1 by slice are those of tumour; every threshold is from the validation part. {NOTICE}",
+    f"Precision, recall, specificity and F1 by slice are those of tumour; every threshold is from the validation set. {NOTICE}",
   ]
   return "\n".join(lines)
 
 
 def heading(summary: dict[str, Any]) -> str:
-  """Data and split, for the head of every table and figure."""
+  """Data and split, for the heading of every table and figure."""
   leak = ", slices of one patient in training and test, volumes of test slices only" if summary["leaky"] else ""
   return f"{summary['data']}, {summary['split']}{leak}"
 

@@ -1,4 +1,4 @@
-"""From a configuration to the components of a run; every wrong field is reported here, before any data is touched."""
+"""From a configuration to the components of a run; invalid fields are reported here, before any data is read."""
 
 import dataclasses
 import functools
@@ -38,21 +38,25 @@ from configs import cls, common, seg
 
 @dataclasses.dataclass(frozen=True)
 class Components:
-  """What training and evaluation are put together from.
+  """The components of training and evaluation.
 
   Attributes:
     mesh: the devices.
-    source: of the data set.
-    info: of the data set.
-    task: what the network is for.
-    channels: of the network's input, see `channels.parse_channels`.
-    normalize: how its inputs are normalised, a name of `SCHEMES`.
-    contrast: of every slice as it is read.
-    shapes: of the network's variables.
-    kept_statistics: the stages whose batch statistics stay.
-    schedule: from the steps of an epoch to the learning rate of each step.
-    optimizer: for a learning rate of 1.
-    predict_step: compiled.
+    source: source of the data set.
+    info: description of the data set.
+    task: the task of the network.
+    model: the network.
+    channels: channels of the network's input, see `channels.parse_channels`.
+    normalize: how the inputs are normalised, a name of `SCHEMES`.
+    contrast: contrast enhancement, applied to every slice when it is read.
+    preprocess: see `make_preprocess`.
+    augment: see `make_augment`.
+    loss: loss per example.
+    shapes: shapes of the network's variables.
+    kept_statistics: the stages whose batch statistics are not updated.
+    schedule: maps the number of steps per epoch to the learning-rate schedule.
+    optimizer: the optimiser, for a learning rate of 1.
+    predict_step: the compiled prediction step.
   """
 
   mesh: jax.sharding.Mesh
@@ -74,11 +78,11 @@ class Components:
 
 
 def make_components(config: ConfigDict, normalize: str = "unit") -> Components:
-  """Makes the components; raises UserError for the first field that cannot be.
+  """Makes the components; raises UserError for the first invalid field.
 
   Args:
-    config: of the run.
-    normalize: what `data.normalize=auto` stands for; any will do where only fields are to be checked.
+    config: configuration of the run.
+    normalize: the scheme for `data.normalize=auto`; any scheme will do if only the fields are to be checked.
   """
   choose("feed", config.feed, dict.fromkeys(FEEDS))
   mesh = sharding.make_mesh()
@@ -105,12 +109,12 @@ def make_components(config: ConfigDict, normalize: str = "unit") -> Components:
     loss = with_slices(loss)
   channels = parse_channels(config.data.channels, info)
   _check_together(config, task, normalize)
-  if info.deep and config.data.contrast != "none":  # would make 16 bits black without a word
+  if info.deep and config.data.contrast != "none":  # it would silently turn 16-bit slices black
     raise UserError(
       f"data.contrast={config.data.contrast} enhances slices of 8 bits, and {info.name} has 16: leave it out",
       "data.contrast=none",
     )
-  # Shapes alone: a size that the network cannot take, or a stage that it has not, is reported before anything runs.
+  # Only shapes, so that a size or stage that does not fit the network is reported before anything runs.
   shapes = jax.eval_shape(
     lambda: model.init(jax.random.key(0), jnp.zeros((1, config.data.size, config.data.size, len(channels))))
   )
@@ -164,7 +168,7 @@ def make_components(config: ConfigDict, normalize: str = "unit") -> Components:
 
 
 def check_model_fields(config: ConfigDict) -> None:
-  """Raises UserError where a field of `model` was changed that its network does not take, and that would do nothing."""
+  """Raises UserError if a field of `model` was changed that its network does not take, as it would have no effect."""
   models = choose("task", config.task, TASKS).models
   network = choose("model.name", config.model.name, models)
   files = {"segmentation": seg, "classification": cls}
@@ -180,7 +184,7 @@ def check_model_fields(config: ConfigDict) -> None:
 
 
 def _check_together(config: ConfigDict, task: Task, normalize: str) -> None:
-  """Raises UserError for fields that cannot be at once."""
+  """Raises UserError for fields that contradict one another."""
   if config.data.contrast != "none" and normalize == "volume":
     raise UserError(
       f"data.contrast={config.data.contrast} changes intensities, so the statistics of data.normalize=volume no longer hold: "
@@ -199,11 +203,11 @@ def _check_together(config: ConfigDict, task: Task, normalize: str) -> None:
     raise UserError("eval.largest_component is for segmentation: leave it out")
   if config.eval.largest_component and config.split.kind == "random":
     raise UserError(
-      "eval.largest_component needs whole volumes, and split.kind=random cuts them: leave one of them out"
+      "eval.largest_component needs whole volumes, and split.kind=random divides them: leave one of them out"
     )
 
 
-# The range of every number that has one.
+# The range of every numeric field that has one.
 _RANGES = {
   "host_timeout": (1, math.inf),
   "split.seed": (0, math.inf),

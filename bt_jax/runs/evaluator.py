@@ -1,4 +1,4 @@
-"""A run's best checkpoint on the test part: its records, and those of the baselines."""
+"""Evaluates a run's best checkpoint on the test set: its records, and those of the baselines."""
 
 import functools
 import pathlib
@@ -30,14 +30,14 @@ from bt_jax.training.train_state import PyTree
 
 
 class Evaluation(NamedTuple):
-  """What came of an evaluation.
+  """The results of an evaluation.
 
   Attributes:
-    slices: of the test part.
-    predictions: of the task, in the same order.
-    tables: the records of both, and of the baselines.
-    about: what else `summary.json` says of the run.
-    history: of the training.
+    slices: the test slices.
+    predictions: the predictions for them, see `Task.predict`.
+    tables: the records of the predictions and of the baselines.
+    about: all other facts about the run for `summary.json`.
+    history: one row for each epoch of training.
   """
 
   slices: Slices
@@ -55,17 +55,17 @@ def evaluate_best(
   *,
   baselines: Callable[[Slices], dict[str, np.ndarray]],
 ) -> Evaluation | None:
-  """Evaluates the best checkpoint of the run in `workdir`; None on all hosts but the first.
+  """Evaluates the best checkpoint of the run in `workdir`; returns None on all hosts but the first.
 
   Args:
-    config: of the run.
-    workdir: its folder.
-    components: made of the configuration.
-    data: its slices.
-    baselines: from test slices to the masks that each baseline, by name, predicts.
+    config: configuration of the run.
+    workdir: folder of the run.
+    components: components made from the configuration.
+    data: data of the run.
+    baselines: maps test slices to the predicted masks of each baseline, by name.
 
   Raises:
-    UserError: there is no checkpoint, or not that of the best epoch.
+    UserError: there is no best checkpoint, or it is not that of the best epoch.
   """
   variables, record = restoring.restore_best(config, workdir, components)
   history = _history(workdir, record)
@@ -105,7 +105,7 @@ def evaluate_best(
     "largest_component": largest,
     "mirror": config.eval.mirror,
     "temperatures": temperatures,
-    # What choices are made on.
+    # For choices between runs, which must not use the test set.
     "validation": {short: score_of(task.summarize(validation_records), name) for short, name in task.headline.items()},
     "checkpoint": {"step": record["step"], "arrays_sha256": record["arrays_sha256"]},
     "epochs": {"trained": history[-1]["epoch"], "planned": config.train.epochs},
@@ -118,7 +118,7 @@ def evaluate_best(
 
 
 def _history(workdir: pathlib.Path, record: dict[str, Any]) -> list[Record]:
-  """Of the whole training; that in the best checkpoint's record ends with its own epoch."""
+  """The history of the whole training; the history in the best checkpoint's record ends with its own epoch."""
   latest = Checkpoints(workdir / "checkpoints" / "latest")
   history = (latest.restore() or (None, record))[1]["history"]
   latest.close()
@@ -134,7 +134,7 @@ def _history(workdir: pathlib.Path, record: dict[str, Any]) -> list[Record]:
 def _probabilities(
   config: ConfigDict, components: Components, variables: PyTree, slices: Slices, *, flair_only: bool = False
 ) -> Tumor:
-  """Probabilities of tumour; averaged with those of the mirrored slices, or of FLAIR in all channels, where asked for."""
+  """Probabilities of tumour, with `flair_only` from the reference only; averaged over mirrored slices if configured."""
   context = context_of(components.channels, components.info)
   alone = functools.partial(missing_sequences.reference_alone, context=context, info=components.info)
   stand_in = alone if flair_only else lambda batch: batch
@@ -149,7 +149,7 @@ def _probabilities(
 
 
 def _temperatures(slices: Slices, probabilities: Tumor) -> dict[str, float]:
-  """Those that suit the validation part: of slices, and of a segmenter's pixels."""
+  """The temperatures fitted on the validation set: one for slices and, for a segmenter, one for pixels."""
   temperatures = {"slices": calibration.fit_temperature(probabilities.slices, slices.label)}
   if probabilities.pixels is not None:
     temperatures["pixels"] = calibration.fit_temperature(probabilities.pixels.ravel(), slices.mask.ravel())
@@ -197,13 +197,13 @@ def _names(data: Data) -> dict[str, str]:
 
 
 def _as_predicted(masks: np.ndarray, segments: bool) -> tuple[Tumor, np.ndarray]:
-  """A baseline's masks as the probabilities and predictions of a segmenter, or of a classifier: any pixel is a tumour."""
+  """A baseline's masks as probabilities and predictions of a segmenter, or of a classifier: tumour if any pixel is set."""
   masks, slices = masks[..., None], masks.any((1, 2))
   return Tumor(masks.astype(np.float32), slices.astype(np.float32)), masks if segments else slices
 
 
 def _seconds(config: ConfigDict, history: list[Record]) -> float:
-  """Of training, without validation and compilation."""
+  """Seconds of training, without validation and compilation."""
   starts = [0, *(row["step"] for row in history)]
   slices = np.diff(starts) * config.train.batch_size
   return float(sum(slices / [row["slices_per_second"] for row in history]))

@@ -1,4 +1,4 @@
-"""What a run's loop takes its inputs from, and the compiled step that they fit."""
+"""The input pipeline of a run, and the compiled training step for its batches."""
 
 import collections
 import contextlib
@@ -29,16 +29,16 @@ def make_input_pipeline(
   start: int,
   stack: contextlib.ExitStack,
 ) -> InputPipeline:
-  """Makes what the loop takes its input from, by `config.feed`, with the compiled step that it fits.
+  """Makes the input pipeline that `config.feed` asks for, with the compiled step for its batches.
 
   Args:
-    config: of the run.
-    components: made of it.
-    data: its slices.
-    groups: of training slices, see `sampling_groups`.
+    config: configuration of the run.
+    components: components made from the configuration.
+    data: data of the run.
+    groups: groups of training slices, see `sampling_groups`.
     rates: learning rates, float32 [steps].
     start: the step to begin with.
-    stack: closes it.
+    stack: closes the pipeline on exit.
   """
   mesh, batch_size, ids = components.mesh, config.train.batch_size, data.split.train
   weights = feed.slice_weights(config.train.class_weights, data.labels("train"))
@@ -70,7 +70,7 @@ def make_input_pipeline(
 
 
 def _ahead(batches: Iterator[dict[str, jax.Array]]) -> Iterator[dict[str, jax.Array]]:
-  """The same batches, each on its way to the devices while the one before is worked on."""
+  """The same batches; each is transferred to the devices while the one before is processed."""
   waiting = collections.deque(itertools.islice(batches, 1))
   while waiting:
     waiting.extend(itertools.islice(batches, 1))
@@ -85,7 +85,7 @@ def _several_at_once(
   rates: np.ndarray,
   at_once: int,
 ) -> InputPipeline:
-  """The same for slices that are on the devices: what goes there is which of them make the next batches."""
+  """The pipeline for slices that are resident on the devices: only the indices of the next batches are transferred."""
   mesh, batch_size = components.mesh, config.train.batch_size
   rows = sharding.local_rows(mesh, batch_size)
   compiled = sharding.compile_step(
@@ -98,7 +98,7 @@ def _several_at_once(
 
   def take(done: int, most: int) -> StepInput:
     count = min(at_once, most)
-    steps = done + np.minimum(np.arange(at_once), count - 1)  # those after the last are not taken
+    steps = done + np.minimum(np.arange(at_once), count - 1)  # padded with the last step, which is taken once
     indices = np.stack([order(step=int(step)) for step in steps], axis=1)[rows]
     laid_out = sharding.lay_out(mesh, {"indices": indices}, batch_size)["indices"]
     return StepInput(count, (laid_out, data, rates[steps], np.int32(count)))
@@ -107,9 +107,9 @@ def _several_at_once(
 
 
 def _on_each_device(mesh: jax.sharding.Mesh, data: Data, weights: np.ndarray) -> dict[str, jax.Array]:
-  """The training part on every device; each host reads a share of it, and gets the rest from the others.
+  """The training set on every device; each host reads its share, and gets the rest from the other hosts.
 
-  It is filled up to the size of the whole data set, so that the compiled step is the same for every split of it.
+  It is padded to the size of the whole data set, so that all splits share one compiled step.
   """
   size = -(-len(data.index) // mesh.size) * mesh.size
   ids, rows = data.split.train, sharding.local_rows(mesh, size)
@@ -123,6 +123,6 @@ def _on_each_device(mesh: jax.sharding.Mesh, data: Data, weights: np.ndarray) ->
 
 
 def _memory() -> int:
-  """Bytes of the memory that a resident part would stand in: of a device, or of this machine where that is a CPU."""
+  """Bytes of memory for resident slices: that of a device or, on a CPU, that of this machine."""
   stats = jax.local_devices()[0].memory_stats()
   return stats["bytes_limit"] if stats else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -1,4 +1,4 @@
-"""Predictions of a run's network on slices with truth."""
+"""Predictions of a run's network on slices with ground truth."""
 
 from collections.abc import Callable
 
@@ -25,14 +25,14 @@ def predict(
   *,
   change: Callable[[Batch], Batch] = lambda batch: batch,
 ) -> Tumor:
-  """Logits of tumour, float32, NumPy arrays; each host predicts its share of every batch.
+  """Predicts logits of tumour as float32 NumPy arrays; each host predicts its share of every batch.
 
   Args:
-    config: of the run.
-    components: made of it.
-    variables: of the network.
-    slices: that are predicted.
-    change: done to every batch before the network sees it.
+    config: configuration of the run.
+    components: components made from the configuration.
+    variables: variables of the network.
+    slices: slices to predict.
+    change: applied to every batch before the network sees it.
   """
   batch_size = config.eval.batch_size
   batches = list(feed.eval_batches(len(slices), batch_size))
@@ -49,14 +49,14 @@ def predict(
 
 
 def probabilities(components: Components, logits: Tumor) -> Tumor:
-  """Of logits, 0..1, NumPy arrays."""
+  """The probabilities for these logits, 0..1, as NumPy arrays."""
   return jax.tree.map(np.asarray, components.task.probabilities(logits))
 
 
 def choose_gate(config: ConfigDict, probabilities: Tumor, slices: Slices) -> float | None:
-  """The probability of a slice below which it stays empty, from validation slices; None without a head for slices.
+  """The gate, a slice's probability below which it stays empty, from validation slices; None without a slice head.
 
-  It lets through `SENSITIVITY` of the slices with a tumour, as in prediction.
+  It lets through a share `SENSITIVITY` of the slices with a tumour, as in prediction.
   """
   if not config.model.slice_head:
     return None
@@ -64,7 +64,7 @@ def choose_gate(config: ConfigDict, probabilities: Tumor, slices: Slices) -> flo
 
 
 def gated(probabilities: Tumor, gate: float | None) -> Tumor:
-  """The same, without any pixel in the slices below the gate."""
+  """The same probabilities, but 0 for all pixels of the slices below the gate."""
   if gate is None:
     return probabilities
   passes = probabilities.slices >= gate

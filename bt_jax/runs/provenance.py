@@ -1,4 +1,4 @@
-"""What made the results of a run: versions, commit, machine and time."""
+"""The provenance of a run's results: versions, commit, machine, devices and time."""
 
 import datetime
 import functools
@@ -16,7 +16,7 @@ from bt_jax.version import __version__
 
 
 def provenance() -> dict[str, Any]:
-  """What made the results: versions, commit and time, for `summary.json`."""
+  """Versions, commit, machine and time, for `summary.json`."""
   packages = ("jax", "jaxlib", "flax", "optax", "numpy")
   return {
     "versions": {
@@ -32,7 +32,7 @@ def provenance() -> dict[str, Any]:
 
 @functools.cache
 def _machine() -> str:
-  """The processor's name, where the system tells it, and how many cores this process may use."""
+  """The processor's name, if the system reports it, and the number of cores that this process may use."""
   path = pathlib.Path("/proc/cpuinfo")
   names = re.findall(r"^model name\s*:\s*(.+)$", path.read_text(), re.MULTILINE) if path.is_file() else []
   return f"{setup.cores()} cores of {names[0] if names else platform.processor() or platform.machine()}"
@@ -40,7 +40,7 @@ def _machine() -> str:
 
 @functools.cache
 def _commit() -> str | None:
-  """Of the checkout that this code runs from, `-dirty` where files differ from it; None elsewhere."""
+  """The commit of the checkout that this code runs from, with `-dirty` if files differ; None outside a checkout."""
   root = pathlib.Path(__file__).parent.parent.parent
   if not (root / ".git").exists():
     return None
@@ -52,7 +52,7 @@ def _commit() -> str | None:
 
 
 def devices() -> str:
-  """What a run is on, in words."""
+  """The devices of a run, as text."""
   found = jax.devices()
   hosts = f" of {jax.process_count()} hosts" if jax.process_count() > 1 else ""
   return f"{len(found)} x {found[0].device_kind}{hosts}"

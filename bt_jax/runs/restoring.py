@@ -1,4 +1,4 @@
-"""The state of a run: before its first step, and out of its best checkpoint."""
+"""The state of a run before its first step, and the variables of its best checkpoint."""
 
 import functools
 import pathlib
@@ -15,7 +15,7 @@ from bt_jax.training.train_state import PyTree, TrainState, init_state
 
 
 def first_state(config: ConfigDict, components: Components, *, abstract: bool) -> TrainState:
-  """The state before the first step, on all devices; `abstract`: its shapes alone, to restore a checkpoint into."""
+  """The state before the first step, on all devices; with `abstract`, only its shapes, to restore a checkpoint."""
   everywhere = sharding.replicated(components.mesh)
   init = functools.partial(
     init_state,
@@ -34,7 +34,7 @@ def first_state(config: ConfigDict, components: Components, *, abstract: bool) -
 
 
 def restore_best(config: ConfigDict, workdir: pathlib.Path, components: Components) -> tuple[PyTree, dict[str, Any]]:
-  """The variables of a run's best checkpoint and its record; raises UserError where there is none, or it is corrupt."""
+  """The variables and the record of a run's best checkpoint; raises UserError if it is missing or corrupt."""
   best = Checkpoints(workdir / "checkpoints" / "best", read_only=True)
   restored = best.restore(first_state(config, components, abstract=True).eval_variables)
   best.close()

@@ -1,4 +1,4 @@
-"""What every mode needs of a run: its data, its split, its state, and predictions of its network."""
+"""The data of a run: its data set and its split."""
 
 import dataclasses
 import pathlib
@@ -20,14 +20,14 @@ from bt_jax.schema import Slices
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-  """The data set of a run, its split, and what outputs call them.
+  """The data set of a run, its split, and the names that outputs give them.
 
   Attributes:
-    source: of the data set.
-    builder: of it.
-    index: of all its slices.
-    split: which of them train, validate and test.
-    reader: of slices by id, contrast raised.
+    source: source of the data set.
+    builder: builder of the data set.
+    index: index of all its slices.
+    split: the slices for training, validation and test.
+    reader: reads slices by id, with their contrast enhanced.
   """
 
   source: Source
@@ -42,7 +42,7 @@ class Data:
 
   @property
   def names(self) -> dict[str, Any]:
-    """The fields that stand in every output."""
+    """The fields that every output has."""
     return {"data": self.title, "split": self.split.name, "leaky": self.split.leaky}
 
   def read(self, part: str) -> Slices:
@@ -50,12 +50,12 @@ class Data:
     return self.reader.read(getattr(self.split, part), progress=True)
 
   def labels(self, part: str) -> np.ndarray:
-    """int32, 1 where a slice of the part has a tumour; no image is read."""
+    """int32 labels of the slices of `part`, 1 if a slice has a tumour; no image is read."""
     label = {entry.id: entry.label for entry in self.index}
     return np.array([label[name] for name in getattr(self.split, part)], np.int32)
 
   def write_split(self, workdir: pathlib.Path) -> None:
-    """Writes `split.json`; raises UserError where the folder holds another."""
+    """Writes `split.json`; raises UserError if the folder holds a different one."""
     path = workdir / "split.json"
     if path.is_file() and splits.read(workdir)["hash"] != self.split.hash:
       raise UserError(
@@ -66,12 +66,12 @@ class Data:
 
 
 def build(config: ConfigDict) -> store.Builder:
-  """Opens the data set of a configuration, building it first if need be."""
+  """Opens the data set of a configuration, and builds it first if necessary."""
   return source_of(config).open_or_build()
 
 
 def open_data(config: ConfigDict, components: Components) -> Data:
-  """The data of a configuration; raises UserError where it is not right."""
+  """Opens the data and makes the split of a configuration; raises UserError if something is wrong with them."""
   source, info = components.source, components.info
   builder = source.open_or_build()
   index = source.read_index(builder)
@@ -85,5 +85,5 @@ def open_data(config: ConfigDict, components: Components) -> Data:
     folds=config.split.folds,
   )
   if context and split.leaky and hosts.is_first():
-    print("this split cuts volumes: neighbours of test slices are training slices, which leaks once more")
+    print("this split divides volumes: neighbours of test slices are training slices, which is a further leak")
   return Data(source, builder, index, split, store.Reader.of(builder, info, index, components.contrast, context))

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a run, written as it comes: tensorboardX's own writer does so in a thread, which a full disk ends."""
+"""Events for TensorBoard, written synchronously: tensorboardX's own writer uses a thread, which dies on a full disk."""
 
 import contextlib
 import pathlib
@@ -14,11 +14,11 @@ class Board:
   """One file of events in a folder.
 
   Args:
-    folder: of the run's events, made if need be.
-    step: that the run is at; what an earlier start wrote of later ones is no longer shown.
+    folder: folder of the run's events, created if necessary.
+    step: the current step of the run; events of later steps, from an earlier start, are no longer shown.
 
   Raises:
-    OSError: here and in all methods but `close`, the disk is full or may not be written.
+    OSError: the disk is full or not writable; raised here and by all methods except `close`.
   """
 
   def __init__(self, folder: pathlib.Path, step: int):
@@ -32,7 +32,7 @@ class Board:
     self._write(step=step + 1, session_log=SessionLog(status=SessionLog.START))
 
   def add(self, values: Mapping[str, float | str], step: int) -> None:
-    """Adds numbers and texts by name, of one step."""
+    """Adds the numbers and texts of one step, by name."""
     from tensorboardX import summary
 
     for name, value in values.items():
@@ -41,7 +41,7 @@ class Board:
     self._file.flush()
 
   def close(self) -> None:
-    """Lets go of the file; what does not fit on a full disk is lost, as `add` has said."""
+    """Closes the file; what does not fit on a full disk is lost, and `add` has raised already."""
     with contextlib.suppress(OSError):
       self._file.close()
 

@@ -1,4 +1,4 @@
-"""Training of one configuration: its validation, its reports, and the loop over its steps."""
+"""Training of one configuration: validation, reports, and the loop over the steps."""
 
 import contextlib
 import dataclasses
@@ -43,14 +43,14 @@ def fit(
   """Trains, or resumes where the run in `workdir` stopped.
 
   Args:
-    config: of the run.
-    workdir: its folder.
-    components: made of the configuration.
-    data: its slices.
-    weights: that a new run starts from.
+    config: configuration of the run.
+    workdir: folder of the run.
+    components: components made from the configuration.
+    data: data of the run.
+    weights: the weights that a new run starts from, or None.
 
   Raises:
-    UserError: there is nothing to sample, the loss is not finite, or memory does not suffice.
+    UserError: there is nothing to sample, the loss is not finite, or the memory does not suffice.
     Stopped: Ctrl-C or SIGTERM, once the state is saved.
   """
   groups = feed.sampling_groups(config.train.sampling, data.labels("train"))
@@ -74,7 +74,7 @@ def fit(
     print(f"{workdir} is trained already ({history[-1]['epoch']} epochs): nothing to train, evaluating it")
     return
   if restored:
-    print(f"going on from step {int(state.step)} of {plan.steps}")
+    print(f"resuming from step {int(state.step)} of {plan.steps}")
 
   print(f"training on {size} slices an epoch of {data.title}, {data.split.name}; devices: {devices()}")
   validation = data.read("validation")
@@ -133,7 +133,7 @@ def _told_if_memory_ends() -> Iterator[None]:
 def _warm_start(
   workdir: pathlib.Path, components: Components, state: TrainState, weights: Weights | TrainedRun
 ) -> TrainState:
-  """The state with what `weights` have of it, adapted and written down."""
+  """Fills the state from `weights`, and records what was adapted."""
   variables, adapted = warm_start.fill(components, state.variables, weights)
   if hosts.is_first():
     warm_start.record(workdir, weights, adapted, components.normalize)
@@ -146,7 +146,7 @@ def _warm_start(
 def _validation(
   config: ConfigDict, components: Components, data: Data, slices: Slices, logits: Tumor
 ) -> dict[str, float]:
-  """Loss, accuracy and score of the validation part, as one batch and at a threshold of 0.5."""
+  """Loss, accuracy and score of the validation set, as one batch and at a threshold of 0.5."""
   target = components.task.target(jnp.asarray(slices.label), jnp.asarray(slices.mask, jnp.float32))
   outputs = components.task.as_outputs(jax.tree.map(jnp.asarray, logits), config.model.slice_head)
   loss = float(components.loss(outputs, target).mean())
@@ -159,7 +159,7 @@ def _validation(
     score = score_of(components.task.summarize(rows), config.train.score)
     if score is None:
       raise UserError(
-        f"train.score={config.train.score} has no value on the validation part of {data.split.name}, whose slices are all "
+        f"train.score={config.train.score} has no value on the validation set of {data.split.name}, whose slices are all "
         "of one class: set train.score=loss",
         "train.score=loss",
       )
@@ -167,10 +167,10 @@ def _validation(
 
 
 def _decide(config: ConfigDict, components: Components, slices: Slices, logits: Tumor) -> dict[str, Any]:
-  """What prediction needs beside the parameters, all of it from the validation part.
+  """What prediction needs beside the parameters, all of it from the validation set.
 
-  The threshold and temperature that suit it, and the probabilities of its slices with a tumour, by which a gate of any
-  sensitivity is chosen.
+  These are the threshold and the temperature, and the probabilities of the slices with a tumour, from which a gate of
+  any sensitivity can be chosen.
   """
   probabilities = prediction.probabilities(components, logits)
   probabilities = prediction.gated(probabilities, prediction.choose_gate(config, probabilities, slices))
@@ -185,19 +185,19 @@ def _decide(config: ConfigDict, components: Components, slices: Slices, logits: 
 
 
 def _profile(data: Data) -> dict[str, list[float]]:
-  """What training volumes look like, so that prediction can tell a scan that looks otherwise; of some, spread over all."""
+  """The profile of some training volumes, by which prediction recognises out-of-distribution scans."""
   train, cases = set(data.split.train), {}
   for entry in data.index:
     if entry.id in train:
       cases.setdefault(entry.case, []).append(entry.id)
   volumes = list(cases.values())
   chosen = np.unique(np.linspace(0, len(volumes) - 1, _PROFILED).astype(int))
-  reader = dataclasses.replace(data.reader, change=np.asarray)  # as scans come, contrast not raised
+  reader = dataclasses.replace(data.reader, change=np.asarray)  # without contrast enhancement, as for external scans
   return ood.profile(reader.read(volumes[at]).image[..., reader.info.reference_index] for at in chosen)
 
 
 class _Report:
-  """Writes the history after every epoch, on the first host: `metrics.csv` and TensorBoard."""
+  """Writes the history to `metrics.csv` and TensorBoard after every epoch, on the first host."""
 
   def __init__(self, data: Data, workdir: pathlib.Path, step: int):
     self._data, self._workdir = data, workdir

@@ -1,4 +1,4 @@
-"""A network that starts from a trained run: of all arrays that fit, with channels by name and a new head where classes differ."""
+"""Starts a network from a trained run: all arrays that fit, channels matched by name, a new head for new classes."""
 
 import dataclasses
 import pathlib
@@ -32,17 +32,18 @@ _ENCODER = "encoder"
 
 @dataclasses.dataclass(frozen=True)
 class TrainedRun:
-  """The best network of a run, to start another from.
+  """The best network of a run, from which another run starts.
 
   Attributes:
     variables: `params` and `batch_stats`.
     model: the section `model` of its configuration.
-    channels: of its input.
-    info: of the data set that it was trained on.
+    channels: channels of its input.
+    info: description of the data set that it was trained on.
     normalize: how its inputs were normalised, a name of `SCHEMES`.
-    origin: its folder.
-    sha256: of its arrays.
-    patients: that it learned from, `train`, and that its best epoch was chosen on, `validation`; None of older runs.
+    origin: folder of the run.
+    sha256: SHA-256 of its arrays.
+    patients: the patients of `train`, and those of `validation`, on which its best epoch was chosen; None for older
+      runs.
   """
 
   variables: PyTree
@@ -56,17 +57,17 @@ class TrainedRun:
 
   @property
   def variant(self) -> str:
-    """What the network is called."""
+    """The name of the network and of its data set."""
     return f"{self.model['name']} of {self.info.name}"
 
   @property
   def about(self) -> dict[str, str]:
-    """What is written down of it."""
+    """The fields that are recorded."""
     return {name: getattr(self, name) for name in ("variant", "normalize", "origin", "sha256")}
 
 
 def load(folder: pathlib.Path) -> TrainedRun:
-  """The best network of the run in a folder; raises UserError where there is none."""
+  """Loads the best network of the run in a folder; raises UserError if there is none."""
   best = Checkpoints(folder / "checkpoints" / "best", read_only=True)
   restored = best.restore(AS_SAVED)
   best.close()
@@ -88,10 +89,10 @@ def load(folder: pathlib.Path) -> TrainedRun:
 
 
 def check_fits(components: Components, run: TrainedRun) -> None:
-  """Raises UserError where a network cannot start from a run.
+  """Raises UserError if a network cannot start from a run.
 
-  That of the same name takes all arrays, and every one must fit but for those that depend on channels and classes; another
-  takes the encoder, which must be the same.
+  A network of the same name takes all arrays; every one must fit, except those that depend on the channels or classes.
+  Any other network takes only the encoder, which must be the same.
   """
   flat = lambda tree: {path: tuple(leaf.shape) for path, leaf in flax.traverse_util.flatten_dict(tree).items()}
   ours, theirs = flat(components.shapes), flat(run.variables)
@@ -100,7 +101,7 @@ def check_fits(components: Components, run: TrainedRun) -> None:
     other = make_model(MODELS, **taken(MODELS, run.model))
     if not encoder_of(other) or encoder_of(other) != encoder_of(components.model):
       raise UserError(
-        f"model.pretrained: the run in {run.origin} is of {run.model['name']}, and this network is {name}, whose encoder is another: "
+        f"model.pretrained: the run in {run.origin} is of {run.model['name']}, and this network is {name}, with a different encoder: "
         f"set model.name={run.model['name']}, or name another run",
         "model.name",
       )
@@ -124,7 +125,7 @@ def check_fits(components: Components, run: TrainedRun) -> None:
 
 
 def _extra(paths: Collection[Path]) -> set[Path]:
-  """Of a head for slices, which a run may lack."""
+  """The arrays of a slice head, which a run may lack."""
   return {path for path in paths if path[1] == "slice_head"}
 
 
@@ -133,7 +134,7 @@ def _name_of(model: nn.Module) -> str:
 
 
 def _dependent(model: nn.Module, components: Components, *, channels: bool) -> set[Path]:
-  """The arrays whose shape depends on how many channels the input has, or on how many classes the output has."""
+  """The arrays whose shape depends on the number of input channels or, without `channels`, on the number of classes."""
   size = 32 * 2 ** max(0, getattr(model, "depth", 0) - 5)
 
   def shapes(one: nn.Module, count: int) -> dict[Path, tuple[int, ...]]:
@@ -147,12 +148,12 @@ def _dependent(model: nn.Module, components: Components, *, channels: bool) -> s
 
 
 def fill(components: Components, variables: PyTree, run: TrainedRun) -> tuple[PyTree, list[str]]:
-  """`variables` with what a run has of them, and a line on each thing that was adapted or starts at random.
+  """Fills `variables` from a run; also returns a line for everything that was adapted or starts at random.
 
   Args:
-    components: of the new run.
-    variables: its own, to start with.
-    run: that fits, see `check_fits`.
+    components: components of the new run.
+    variables: initial variables of the new run.
+    run: the run to start from, which fits, see `check_fits`.
   """
   flat, source = (flax.traverse_util.flatten_dict(tree) for tree in (variables, run.variables))
   first = _dependent(components.model, components, channels=True)
@@ -184,7 +185,7 @@ def fill(components: Components, variables: PyTree, run: TrainedRun) -> tuple[Py
 
 
 def _same_classes(ours: DatasetInfo, theirs: DatasetInfo) -> bool:
-  """Whether a head can stay: of the same classes, or of one class each, whatever it is called."""
+  """Whether a head can be kept: both have the same classes, or one class each, whatever its name."""
   if len(ours.classes) == len(theirs.classes) == 1:
     return True
   return (ours.classes, ours.overlapping) == (theirs.classes, theirs.overlapping)
@@ -193,7 +194,7 @@ def _same_classes(ours: DatasetInfo, theirs: DatasetInfo) -> bool:
 def _by_channel(
   kernel: Float[np.ndarray, "height width before features"], run: TrainedRun, components: Components
 ) -> tuple[Float[np.ndarray, "height width channels features"], list[str]]:
-  """The first kernel with channels by name; one that the run did not have starts from the mean of those that it had."""
+  """The first kernel with channels matched by name; a channel new to the run gets the mean of the run's channels."""
   name = lambda channel, info: (_plain(info.channels[channel.sequence]), channel.offset)
   before = {name(channel, run.info): index for index, channel in enumerate(run.channels)}
   ours = [name(channel, components.info) for channel in components.channels]
@@ -217,21 +218,21 @@ def _plain(name: str) -> str:
 
 
 def patients_of(split: splits.Split, index: Collection[SliceId]) -> dict[str, list[str]]:
-  """The patients of the training and the validation part, sorted; travels in checkpoints."""
+  """The sorted patients of the training and the validation set, which checkpoints record."""
   patient = {entry.id: entry.patient for entry in index}
   return {part: sorted({patient[name] for name in getattr(split, part)}) for part in ("train", "validation")}
 
 
 def check_no_leak(split: splits.Split, index: Collection[SliceId], run: TrainedRun) -> None:
-  """Raises UserError where a run learned from patients that this split validates or tests on.
+  """Raises UserError if a run learned from patients that this split validates or tests on.
 
-  Patients are compared by their names, so that the same one under another name is not recognised.
+  Patients are compared by name, so the same patient under another name is not recognised.
   """
   ours = {part: set(map(_person, patients)) for part, patients in patients_of(split, index).items()}
   patient = {entry.id: entry.patient for entry in index}
   tested = {_person(patient[name]) for name in split.test}
   theirs = run.patients
-  if theirs is None:  # before checkpoints had patients
+  if theirs is None:  # older checkpoints do not record patients
     there = splits.read(pathlib.Path(run.origin))
     theirs = {
       part: [patient.get(name, name.rpartition("/")[0]) for name in there[part]] for part in ("train", "validation")
@@ -245,7 +246,7 @@ def check_no_leak(split: splits.Split, index: Collection[SliceId], run: TrainedR
 
 
 def _person(patient: str) -> str:
-  """A patient's name in one spelling, that of TCGA without what follows it: `TCGA-CS-4941_1996` is `TCGA_CS_4941`."""
+  """A patient's name in one spelling; a TCGA name ends after the patient: `TCGA-CS-4941_1996` is `TCGA_CS_4941`."""
   name = re.sub(r"[^A-Za-z0-9]+", "_", patient).upper()
   match = re.match(r"TCGA_[A-Z0-9]{2}_[A-Z0-9]{4}", name)
   return match[0] if match else name

@@ -1,4 +1,4 @@
-"""Where a run's network starts from: published weights, converted ones, or another run."""
+"""The starting point of a run's network: published weights, converted weights, or another run."""
 
 import pathlib
 
@@ -18,17 +18,17 @@ _RECORD, _SEAL = "pretrained.json", "record_sha256"
 
 
 class _About(TypedDict):
-  """What is read of it."""
+  """The fields of `pretrained.json` that are read."""
 
   normalize: str
   sha256: str
 
 
 def load(name: str) -> Weights | TrainedRun | None:
-  """What `model.pretrained` names, weights or a run; None where it is empty.
+  """The weights or the run that `model.pretrained` names; None if it is empty.
 
   Raises:
-    UserError: there are none, they cannot be read, or are of no network we have.
+    UserError: they do not exist, cannot be read, or are for a network that we do not have.
   """
   if not name:
     return None
@@ -41,7 +41,7 @@ def is_run(name: str) -> bool:
 
 
 def check_fits(components: Components, weights: Weights | TrainedRun) -> None:
-  """Raises UserError where the network of a run cannot start from these weights."""
+  """Raises UserError if the network of a run cannot start from these weights."""
   if isinstance(weights, TrainedRun):
     transfer.check_fits(components, weights)
   else:
@@ -49,18 +49,18 @@ def check_fits(components: Components, weights: Weights | TrainedRun) -> None:
 
 
 def fill(components: Components, variables: PyTree, weights: Weights | TrainedRun) -> tuple[PyTree, list[str]]:
-  """`variables` with what the weights have of them, and a line on each thing that was adapted or left out."""
+  """Fills `variables` from the weights; also returns a line for everything that was adapted or left out."""
   if isinstance(weights, TrainedRun):
     return transfer.fill(components, variables, weights)
   return conversion.fill_encoder(variables, weights)
 
 
 def normalization(workdir: pathlib.Path, weights: Weights | TrainedRun | None) -> str:
-  """What `data.normalize=auto` stands for: as the weights were trained, or `volume` where there are none.
+  """The scheme for `data.normalize=auto`: the one that the weights were trained with, or `volume` without weights.
 
   Args:
-    workdir: of the run; one that was begun keeps to what its weights said then.
-    weights: that it starts from, if they are at hand.
+    workdir: folder of the run; an existing run keeps the scheme that it recorded.
+    weights: the weights that the run starts from, if available.
   """
   if weights is not None:
     return weights.normalize
@@ -68,18 +68,18 @@ def normalization(workdir: pathlib.Path, weights: Weights | TrainedRun | None) -
 
 
 def check_same(workdir: pathlib.Path, weights: Weights | TrainedRun | None) -> None:
-  """Raises UserError where the run in `workdir` began from other weights."""
+  """Raises UserError if the run in `workdir` began from other weights."""
   if weights is not None and (workdir / _RECORD).is_file() and _recorded(workdir)["sha256"] != weights.sha256:
     raise UserError(f"{weights.origin} is not what the run in {workdir} began from: choose another workdir", "workdir")
 
 
 def record(workdir: pathlib.Path, weights: Weights | TrainedRun, adapted: list[str], asked: str) -> None:
-  """Writes down and prints what a run starts from.
+  """Records and prints the starting point of a run.
 
   Args:
-    workdir: of the run.
-    weights: that it starts from.
-    adapted: what was adapted or left out.
+    workdir: folder of the run.
+    weights: the weights that it starts from.
+    adapted: lines on what was adapted or left out.
     asked: how the inputs of the run are normalised.
   """
   if asked != weights.normalize:

@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is, and that one process, or one on each host, works in it at a time."""
+"""The folder of a run: which configuration it belongs to, and a lock so that only one run works in it at a time."""
 
 import contextlib
 import json
@@ -17,8 +17,8 @@ from bt_jax.errors import UserError
 from configs import saved
 
 _CONFIG = "config.json"
-_LISTED = 8  # differences in one message
-# Fields, and sections of them, that may always differ between two starts of one run: they say where and how, not what.
+_LISTED = 8  # most differences listed in one message
+# Fields and sections that may always differ between two starts of one run: they say where and how, not what.
 _HOW = (
   "data.root",
   "data.dir",
@@ -37,17 +37,18 @@ _HOW = (
 def claim(
   workdir: pathlib.Path, config: dict[str, Any], *, new: bool, may_differ: str | None = None, host_timeout: int = 60
 ) -> Iterator[None]:
-  """Holds the folder for this process; one that no run was begun in is left as it was found.
+  """Locks the folder for this process; if no run was begun in it, it is restored to its previous state on exit.
 
   Args:
     workdir: the folder of the run.
     config: the configuration as nested dictionaries.
     new: whether a new run may start here.
-    may_differ: the section whose fields may differ from those of the run; those of `_HOW` always may.
+    may_differ: the field or section that may differ from that of the run; those in `_HOW` always may.
     host_timeout: seconds of silence after which another host counts as lost.
 
   Raises:
-    UserError: the folder is in use, not writable, holds another configuration's run, or holds none and `new` is false.
+    UserError: the folder is in use or not writable, holds a run of another configuration, or holds none and `new` is
+      false.
   """
   with hosts.together():
     if len({json.dumps(_what(said)) for said in hosts.gather(config)}) > 1:
@@ -63,7 +64,7 @@ def claim(
 
 
 def _claim(workdir: pathlib.Path, config: dict[str, Any], *, new: bool, may_differ: str | None) -> Callable[[], None]:
-  """Holds the folder; what is returned lets go of it."""
+  """Locks the folder; returns a function that releases it."""
   path = workdir / _CONFIG
   if not new and not path.is_file():
     raise UserError(f"{workdir} holds no run: train one, or name its folder as workdir", "mode=train", "workdir")
@@ -98,28 +99,28 @@ def _claim(workdir: pathlib.Path, config: dict[str, Any], *, new: bool, may_diff
 
 
 def plain(config: ConfigDict) -> dict[str, Any]:
-  """The configuration as it comes back from JSON."""
+  """The configuration as nested dictionaries, as it would be read back from JSON."""
   return json.loads(json.dumps(config.to_dict()))
 
 
 def default_workdir(config: ConfigDict, part: str = "") -> pathlib.Path:
-  """`runs/<model>_<preset>_<split>`, for who names no folder; `part` stands for the split where it is given."""
+  """The default folder, `runs/<model>_<preset>_<split>`; `part`, if given, replaces the name of the split."""
   named = {"random": splits.RANDOM_NAME, "buda10": splits.BUDA_NAME}
   part = part or named.get(config.split.kind) or splits.folder_name(splits.tested_folds(config.split))
   return pathlib.Path("runs") / "_".join(filter(None, (config.model.name, config.preset, part)))
 
 
 def begin(workdir: pathlib.Path, config: dict[str, Any]) -> None:
-  """Makes the folder that of this configuration's run."""
+  """Writes the configuration to the folder, which is from now on that of its run."""
   if hosts.is_first():
     files.write_json(workdir / _CONFIG, config)
 
 
 def check_there(workdir: pathlib.Path) -> None:
-  """Raises UserError where the folder of a run that was begun was removed, or moved, since."""
+  """Raises UserError if the folder of a run was removed or moved since the run began."""
   if hosts.is_first() and not (workdir / _CONFIG).is_file():
     raise UserError(
-      f"{workdir} was removed or moved while this run worked in it, and what was written since is not whole: remove it and "
+      f"{workdir} was removed or moved while this run worked in it, and what was written since is incomplete: remove it and "
       "start the run again, in a folder that stays"
     )
 
@@ -129,12 +130,12 @@ def _what(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def differences(there: dict[str, Any], here: dict[str, Any], may_differ: str | None = None) -> dict[str, str]:
-  """The fields in which two configurations, as nested dictionaries, are of different runs, each with both values.
+  """The fields that make two configurations different runs, each with a text that shows both values.
 
   Args:
-    there: of the run that was begun, read over today's defaults by `configs.saved`.
-    here: asked for now.
-    may_differ: a field, or a section of them, that does not count; those of `_HOW` never do.
+    there: configuration of the existing run, as read by `configs.saved`, as nested dictionaries.
+    here: configuration of this start.
+    may_differ: a field or section that is not compared; those in `_HOW` never are.
   """
   there, here = _what(there), _what(here)
   return {
@@ -145,7 +146,7 @@ def differences(there: dict[str, Any], here: dict[str, Any], may_differ: str | N
 
 
 def listed(differ: dict[str, str]) -> str:
-  """The first of these differences, and how many more there are."""
+  """The first of these differences as text, and the number of further ones."""
   more = len(differ) - _LISTED
   return ", ".join([*differ.values()][:_LISTED]) + (f" and {more} more fields" if more > 0 else "")
 

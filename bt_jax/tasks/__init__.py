@@ -1,4 +1,4 @@
-"""What a network is trained for: segmentation or classification."""
+"""The tasks that a network is trained for: segmentation or classification."""
 
 from bt_jax.tasks.classification import Classification
 from bt_jax.tasks.segmentation import Segmentation

@@ -1,4 +1,4 @@
-"""Classification: a network says whether a slice has any tumour."""
+"""Classification: a network predicts whether a slice has any tumour."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ Classes = Float[Array, "batch classes"]
 
 
 class Classification(Task):
-  """No tumour or any, of whatever class."""
+  """Two classes: no tumour, or a tumour of any class."""
 
   models = CLASSIFIERS
   losses = CLASSIFICATION_LOSSES

@@ -1,4 +1,4 @@
-"""Segmentation: a network marks the pixels of each class of tumour."""
+"""Segmentation: a network segments each class of tumour."""
 
 from collections.abc import Callable
 from typing import Any
@@ -23,7 +23,7 @@ Masks = Float[Array, "batch height width classes"]
 
 
 class Segmentation(Task):
-  """One class, or several that exclude one another or overlap."""
+  """One class, or several classes that are mutually exclusive or overlap."""
 
   models = SEGMENTERS
   losses = SEGMENTATION_LOSSES
@@ -64,7 +64,7 @@ class Segmentation(Task):
     return self.info.overlapping or self.outputs == 1
 
   def _of_any(self, pixels: Masks) -> Float[Array, "batch height width"]:
-    """Log-odds of any class: of those that exclude one another log(sum exp), as the logit of the background is 0."""
+    """Log-odds of any class: the log-sum-exp if classes are mutually exclusive, as the background's logit is 0."""
     return pixels.max(-1) if self._sigmoid else jax.nn.logsumexp(pixels, axis=-1)
 
   def as_outputs(self, logits: Tumor, slice_head: bool) -> Masks | MaskAndSlice:
@@ -105,7 +105,7 @@ class Segmentation(Task):
 
 
 def with_slices(loss: Loss) -> Callable[[MaskAndSlice, Masks], Float[Array, "batch"]]:
-  """The loss of masks, plus the binary cross-entropy of whether the mask of the slice, as augmented, has any tumour."""
+  """The loss of masks plus binary cross-entropy of the slice head, whose target is any tumour in the augmented mask."""
 
   def both(outputs: MaskAndSlice, masks: Masks) -> Float[Array, "batch"]:
     label = (masks > 0.5).any((1, 2, 3)).astype(jnp.float32)

@@ -1,1 +1,1 @@
-"""State, optimiser, step, checkpoints and the loop."""
+"""The training state, optimiser, step, checkpoints and loop."""

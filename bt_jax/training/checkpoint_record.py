@@ -1,4 +1,4 @@
-"""What the record of a checkpoint must be, before anything is made of it."""
+"""The schema of a checkpoint's record, which is checked before the record is used."""
 
 import pathlib
 from typing import Annotated, Any, Literal, NotRequired
@@ -34,7 +34,7 @@ class Profile(TypedDict):
 
 
 class Decision(TypedDict):
-  """What the validation part decided."""
+  """The values chosen on the validation set."""
 
   threshold: Share
   temperature: Positive
@@ -80,13 +80,13 @@ class Config(TypedDict):
 
 
 class Record(TypedDict):
-  """Of a best checkpoint: all that is needed to predict by it."""
+  """The record of a best checkpoint: everything that prediction needs beside the arrays."""
 
   config: Config
   decision: Decision
   profile: Profile
   normalize: str
-  info: NotRequired[Info]  # of LGG where a run is older
+  info: NotRequired[Info]  # older runs lack it: they are of LGG
   patients: NotRequired[dict[Literal["train", "validation"], list[str]]]
   data: str
   split: str
@@ -96,10 +96,10 @@ class Record(TypedDict):
 
 
 def check(record: dict[str, Any], folder: pathlib.Path) -> Record:
-  """The record of a checkpoint in this folder, its configuration read over today's defaults.
+  """Checks the record of a checkpoint in this folder, and fills in today's defaults for missing configuration fields.
 
   Raises:
-    UserError: it is not what a best checkpoint has.
+    UserError: it is not the record of a best checkpoint.
   """
   path = f"the checkpoint's record in {folder}"
   config = saved.over_defaults(record.get("config"), path, REMEDY)

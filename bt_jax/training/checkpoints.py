@@ -1,6 +1,6 @@
-"""Checkpoints that explain themselves, in two Orbax managers: `latest` to resume from, `best` by score.
+"""Self-describing checkpoints in two Orbax managers: `latest` to resume from, and `best` by score.
 
-Two managers, as one that keeps the best steps would delete the newest.
+There are two managers because one that keeps the best steps would delete the newest.
 """
 
 import contextlib
@@ -26,19 +26,19 @@ from bt_jax.distributed import hosts
 from bt_jax.errors import UserError, one_line
 
 PyTree = Any
-_KEEP = 2  # the one before stays, to fall back to
+_KEEP = 2  # the previous one is kept as a fallback
 _CORRUPT = ".corrupt"
 _SEAL = "record_sha256"
-_FORMAT = 1  # of arrays and records; one more where a version before could not read them
+_FORMAT = 1  # of arrays and records; incremented when earlier versions could not read them
 _NOTES = "_CHECKPOINT_METADATA"
-_LATE = ("Event loop is closed", "TensorStore", "OCDBT")  # what ends so was waited for by nothing
+_LATE = ("Event loop is closed", "TensorStore", "OCDBT")  # texts of errors from reads or saves that nothing awaits
 AS_SAVED = object()
-# What says that a file is not there, or is not a file: all other errors of the system are of the disk or of permissions.
+# These say that a file is missing or not a file; all other system errors come from the disk or from permissions.
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 
 
 def tree_hash(tree: PyTree) -> str:
-  """SHA-256 over the bytes of every array and its place: equal only where two trees are equal bit for bit."""
+  """SHA-256 over the path and bytes of every array: equal only if two trees are equal bit for bit."""
   digest = hashlib.sha256()
   for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
     digest.update(jax.tree_util.keystr(path).encode())
@@ -52,7 +52,7 @@ def _handlers() -> dict[str, Any]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-  """Orbax logs what it raises, in hundreds of lines, and warns that what is opened to be read is not written."""
+  """Silences Orbax, which logs every error it raises in hundreds of lines, and warns when a checkpoint is only read."""
   before = logging.get_verbosity()
   logging.set_verbosity(logging.FATAL)
   try:
@@ -62,11 +62,11 @@ def _quiet() -> Iterator[None]:
 
 
 def _silence_what_ends_late() -> None:
-  """Where an array cannot be read or saved, Orbax waits for none of the others: each would print a stack trace as it ends."""
+  """Silences Orbax's late errors: if one array fails, it does not await the others, which print stack traces."""
   if getattr(sys.unraisablehook, "func", None) is not _unless_late:
     sys.unraisablehook = functools.partial(_unless_late, sys.unraisablehook)
   for logger in (logging.get_absl_logger(), standard_logging.getLogger("asyncio")):
-    logger.addFilter(_is_not_late)  # once, however often
+    logger.addFilter(_is_not_late)  # adding it again has no effect
 
 
 def _unless_late(otherwise: Callable[[Any], None], unraisable: Any) -> None:
@@ -80,17 +80,17 @@ def _is_not_late(record: standard_logging.LogRecord) -> bool:
 
 
 def _is_late(error: BaseException | None) -> bool:
-  """Whether it is of a read or save that nothing waited for, by its words: the types are those of any error."""
+  """Whether an error is from a read or save that nothing awaits, by its text: its type could be any."""
   return any(text in str(error) for text in _LATE)
 
 
 class Checkpoints:
-  """The checkpoints in one folder, each of a tree of arrays and a JSON record of what they are.
+  """The checkpoints in one folder, each a tree of arrays with a JSON record that describes them.
 
   Args:
-    folder: of the checkpoints.
-    read_only: of networks that are used as they are: nothing there is touched, and the newest is the only one that will
-      do. Otherwise a corrupt one is renamed, and the one before it takes its place.
+    folder: folder of the checkpoints.
+    read_only: for a trained network that is only used: nothing in the folder is changed, and only the newest checkpoint
+      is accepted. Otherwise a corrupt checkpoint is renamed, and the one before it is used.
   """
 
   def __init__(self, folder: str | pathlib.Path, *, read_only: bool = False):
@@ -99,14 +99,14 @@ class Checkpoints:
     self._manager: ocp.CheckpointManager | None = None
 
   def _open(self) -> ocp.CheckpointManager:
-    """The manager that saves; reading needs none."""
+    """The manager for saving; reading does not need one."""
     if self._manager is None:
       options = ocp.CheckpointManagerOptions(max_to_keep=_KEEP, enable_async_checkpointing=False)
       make = functools.partial(ocp.CheckpointManager, self.folder, options=options, item_handlers=_handlers())
       with _quiet():
         try:
           self._manager = make()
-        except ValueError:  # Orbax's notes beside arrays and record, of which nothing is read, are damaged
+        except ValueError:  # Orbax's own metadata is damaged, which we do not read
           for path in self.folder.glob(f"*/{_NOTES}"):
             path.unlink(missing_ok=True)
           self._manager = make()
@@ -118,14 +118,14 @@ class Checkpoints:
 
   @property
   def exist(self) -> bool:
-    """Whether there is any; looks at names alone."""
+    """Whether there is any checkpoint, by folder names alone."""
     return bool(self._steps)
 
   def save(self, step: int, tree: PyTree, record: dict[str, Any]) -> None:
-    """Writes one checkpoint, whole or not at all, and drops those before the last two. One that exists is kept.
+    """Writes one checkpoint atomically, and deletes all but the last two. An existing checkpoint is not overwritten.
 
     Raises:
-      UserError: the disk is full, may not be written or fails, or the folder was removed since it was opened.
+      UserError: the disk is full, not writable or faulty, or the folder was removed since it was opened.
     """
     _silence_what_ends_late()
     manager, opened = self._manager or self._open(), self._manager is not None
@@ -156,13 +156,13 @@ class Checkpoints:
     """The newest checkpoint, as (arrays, record); None if there is none.
 
     Args:
-      like: arrays, or their abstract shapes and shardings, of the same tree; None reads the record alone; `AS_SAVED`
-        is for who does not know the tree and gives nested dictionaries of NumPy arrays.
-      step: only this one will do.
+      like: a tree of arrays, or of abstract shapes and shardings, with the structure of the saved one; None reads only
+        the record; `AS_SAVED` restores any tree as nested dictionaries of NumPy arrays.
+      step: accept only the checkpoint of this step.
 
     Raises:
-      UserError: a file cannot be read, in which case nothing is renamed; the checkpoint is corrupt, and no other may take
-        its place; or there are checkpoints, and none is whole.
+      UserError: a file cannot be read, in which case nothing is renamed; the checkpoint is corrupt and no other is
+        accepted; or there are checkpoints, but none is intact.
     """
     steps = sorted(self._steps, reverse=True) if step is None else [step]
     for step in steps:
@@ -175,9 +175,9 @@ class Checkpoints:
       print(f"checkpoint {path} is corrupt ({damage}): renamed to {path}{_CORRUPT}, trying the one before")
       if hosts.is_first():
         renamed = path.with_name(f"{step}{_CORRUPT}")
-        shutil.rmtree(renamed, ignore_errors=True)  # of the same step, corrupt before
+        shutil.rmtree(renamed, ignore_errors=True)  # an earlier corrupt checkpoint of this step
         path.rename(renamed)
-      hosts.gather(None)  # only then
+      hosts.gather(None)  # the other hosts wait for the renaming
       if self._manager is not None:
         self._manager.reload()
     if list(self.folder.glob(f"*{_CORRUPT}")):
@@ -187,16 +187,16 @@ class Checkpoints:
     return None
 
   def _try(self, step: int, like: PyTree) -> tuple[tuple[PyTree, dict[str, Any]] | None, str | None]:
-    """What was restored, or on any host how it is damaged: only where every file of it could be read, twice."""
+    """The restored checkpoint, or how it is damaged on any host; it is damaged only if all its files can be read."""
     restored, problem, damage = None, None, None
-    for _ in range(2):  # a network's file system may fail once
+    for _ in range(2):  # a network file system may fail once
       try:
         with _quiet():
           restored, problem, damage = self._read(step, like), None, None
         break
-      except (MemoryError, jax.errors.JaxRuntimeError, UserError):  # the machine's trouble, or of a newer version
+      except (MemoryError, jax.errors.JaxRuntimeError, UserError):  # a fault of the machine, or a newer format
         raise
-      except Exception as error:  # Orbax raises many kinds for a broken checkpoint
+      except Exception as error:  # Orbax raises many types for a broken checkpoint
         damage = one_line(error)
         problem = _system_error(error) or _unreadable(self.folder / str(step))
     outcomes = hosts.gather({"problem": problem, "damage": damage})
@@ -215,7 +215,7 @@ class Checkpoints:
     record = read(record=ocp.args.JsonRestore()).record
     if record["step"] != step or not files.is_sealed(record, _SEAL):
       raise ValueError("its record is not the one that was saved")
-    # Before the arrays, which another format may keep in another way.
+    # Before the arrays, which another format may store differently.
     files.check_format(record, _FORMAT, folder, record.get("bt_jax", "?"), "train the run again")
     kept = {name: value for name, value in record.items() if name != _SEAL}
     if like is None:
@@ -229,13 +229,13 @@ class Checkpoints:
     return arrays, kept
 
   def close(self) -> None:
-    """Lets go of the folder."""
+    """Closes the manager, if there is one."""
     if self._manager is not None:
       self._manager.close()
 
 
 def _system_error(error: BaseException | None) -> str | None:
-  """What the operating system said, out of an error and those that it came from; None if it is of another kind."""
+  """The operating system's message behind an error and its causes; None if no system error is among them."""
   while error is not None:
     of_tensorstore = re.search(r"os_error_code='(\d+)'", str(error))
     number = error.errno if isinstance(error, OSError) else int(of_tensorstore[1]) if of_tensorstore else None
@@ -246,7 +246,7 @@ def _system_error(error: BaseException | None) -> str | None:
 
 
 def _unreadable(folder: pathlib.Path) -> str | None:
-  """Why a file in this folder cannot be read to its end; None if all can."""
+  """Why some file in this folder cannot be read to its end; None if all can."""
 
   def give_up(error: OSError) -> None:
     raise error
@@ -263,7 +263,7 @@ def _unreadable(folder: pathlib.Path) -> str | None:
 
 
 def no_best(workdir: pathlib.Path, otherwise: UserError) -> UserError:
-  """The refusal of a run without a best checkpoint: where it was trained, that is lost; `otherwise` where it was not."""
+  """The error for a run without a best checkpoint: that it was lost, if the run was trained; else `otherwise`."""
   folder = workdir / "checkpoints"
   if not Checkpoints(folder / "latest").exist:
     return otherwise

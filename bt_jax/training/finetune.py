@@ -1,4 +1,4 @@
-"""Fine-tuning by stage: how fast each stage of a network learns, and which keep their batch statistics."""
+"""Fine-tuning by stage: learning rates of the stages of a network, and the stages that keep their batch statistics."""
 
 from collections.abc import Callable, Collection
 from typing import Any
@@ -19,7 +19,7 @@ def stage_of(path: tuple[str, ...]) -> str:
 
 
 def stages_of(tree: PyTree) -> list[str]:
-  """The stages of a tree of parameters or statistics, in its order."""
+  """The stages of a tree of parameters or statistics, in the order of the tree."""
   return list(dict.fromkeys(_leaf_stage(path) for path, _ in jax.tree_util.tree_leaves_with_path(tree)))
 
 
@@ -28,14 +28,14 @@ def _leaf_stage(path: tuple[Any, ...]) -> str:
 
 
 def parse_rates(text: str, params: PyTree) -> dict[str, float]:
-  """Factors of the learning rate by stage out of `stem=0,stage1=0.1`; where none is named it is 1.
+  """Parses factors of the learning rate by stage, such as `stem=0,stage1=0.1`; stages not named have factor 1.
 
   Args:
-    text: as in the configuration.
-    params: of the network, or their shapes.
+    text: the text from the configuration.
+    params: parameters of the network, or their shapes.
 
   Raises:
-    UserError: it reads otherwise, a factor is negative, or the network has no such stage.
+    UserError: the text has another form, a factor is negative, or the network has no such stage.
   """
   stages = stages_of(params)
   rates = {}
@@ -48,12 +48,14 @@ def parse_rates(text: str, params: PyTree) -> dict[str, float]:
     if not 0 <= rates[stage] < float("inf"):
       raise UserError(f"train.stage_rates has {part!r}, expected stage=factor with a factor of 0 or more, e.g. stem=0")
     if stage not in stages:
-      raise UserError(f"train.stage_rates names {stage!r}, a stage this network has not: it has {', '.join(stages)}")
+      raise UserError(
+        f"train.stage_rates names {stage!r}, which is no stage of this network: it has {', '.join(stages)}"
+      )
   return rates
 
 
 def by_stage(optimizer: optax.GradientTransformation, rates: dict[str, float]) -> optax.GradientTransformation:
-  """The optimiser with its steps times the factor of each stage; a stage of factor 0 stays as it is, decay included."""
+  """Scales the optimiser's updates by a factor for each stage; factor 0 freezes a stage, without weight decay."""
   if not rates:
     return optimizer
   parts = {
@@ -65,7 +67,7 @@ def by_stage(optimizer: optax.GradientTransformation, rates: dict[str, float]) -
 
 
 def keep_statistics(stages: Collection[str]) -> Callable:
-  """An interceptor that makes batch norm of these stages go by its running statistics and keep them."""
+  """An interceptor that makes batch norm in these stages use its running statistics and leave them unchanged."""
 
   def interceptor(next_function: Callable, args: tuple, kwargs: dict, context: nn.module.InterceptorContext) -> Any:
     module = context.module

@@ -1,4 +1,4 @@
-"""The loop: steps, validation, checkpoints, early stopping, and stopping well when asked to."""
+"""The training loop: steps, validation, checkpoints, early stopping, and a clean stop on a signal."""
 
 import contextlib
 import dataclasses
@@ -15,17 +15,17 @@ from bt_jax.errors import Stopped, UserError
 from bt_jax.training.checkpoints import Checkpoints
 from bt_jax.training.train_state import TrainState
 
-_LOOK_EVERY = 10  # steps between looks at the loss; each look waits for the device
+_LOOK_EVERY = 10  # steps between reads of the loss; each read waits for the device
 Row = dict[str, int | float]
 
 
 class Validation(NamedTuple):
-  """What a look at the validation part says.
+  """The result of one validation.
 
   Attributes:
     numbers: `loss`, `accuracy` and `score`.
-    decide: what prediction must know beside the parameters, such as its threshold, from the same look; only the best
-      checkpoint pays for it.
+    decide: computes what prediction needs beside the parameters, such as its threshold, from the same predictions; it
+      is called only for the best checkpoint.
   """
 
   numbers: dict[str, float]
@@ -33,11 +33,11 @@ class Validation(NamedTuple):
 
 
 class StepInput(NamedTuple):
-  """What one call of the compiled step takes.
+  """The input of one call of the compiled step.
 
   Attributes:
-    steps: that the call takes.
-    arguments: of the compiled step, behind the state.
+    steps: number of training steps that the call takes.
+    arguments: the arguments of the compiled step after the state.
   """
 
   steps: int
@@ -45,11 +45,11 @@ class StepInput(NamedTuple):
 
 
 class InputPipeline(NamedTuple):
-  """What a training takes its input from, and the compiled step that this input fits.
+  """The source of training batches, and the compiled step for them.
 
   Attributes:
-    take: from the number of the next step, and the most steps that may be taken at once, to their input.
-    step: from the state and the `arguments` of that input to the new state and the last loss.
+    take: maps the index of the next step, and the largest number of steps to take at once, to their input.
+    step: maps the state and the `arguments` of that input to the new state and the last loss.
   """
 
   take: Callable[[int, int], StepInput]
@@ -58,12 +58,12 @@ class InputPipeline(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """How long to train and what decides.
+  """How long to train.
 
   Attributes:
-    steps: in all, a multiple of `steps_per_epoch`.
-    steps_per_epoch: between two validations.
-    batch_size: slices per step, to tell the speed.
+    steps: total number of steps, a multiple of `steps_per_epoch`.
+    steps_per_epoch: steps between two validations.
+    batch_size: slices per step, to report the speed.
     patience: epochs without a better score until training stops; 0 never stops early.
   """
 
@@ -99,23 +99,23 @@ def train(
   record: dict[str, Any],
   report: Callable[[list[Row]], None],
 ) -> tuple[TrainState, list[Row]]:
-  """Trains until the plan is done.
+  """Trains until the plan is finished.
 
   Args:
-    state: to resume from, or the first.
-    history: a row per epoch so far.
+    state: the initial state, or the one to resume from.
+    history: one row for each epoch so far.
     plan: see `Plan`.
     pipeline: see `InputPipeline`.
-    validate: from state to what the validation part says.
-    learning_rates: of every step, for the table.
-    latest: gets the whole state after every epoch, and when stopped.
-    best: gets the evaluation variables whenever the score rises.
-    record: what goes into every checkpoint beside `history`.
-    report: is handed the history after every epoch.
+    validate: maps the state to the result of validation.
+    learning_rates: learning rate of every step, for the table.
+    latest: checkpoints of the whole state, saved after every epoch and on a stop.
+    best: checkpoints of the evaluation variables, saved whenever the score improves.
+    record: saved in every checkpoint beside `history`.
+    report: called with the history after every epoch.
 
   Raises:
     Stopped: after Ctrl-C or SIGTERM, once the state is saved.
-    UserError: a loss, or what a step made of the parameters, was not finite.
+    UserError: a loss, or the parameters after a step, were not finite.
   """
   done = int(state.step)
   started, trained, waited, first = time.perf_counter(), 0, 0.0, True
@@ -133,12 +133,12 @@ def train(
         jax.block_until_ready(loss)
         tqdm.write(f"first step after {time.perf_counter() - started:.1f} s")
         first = False
-        if done % plan.steps_per_epoch:  # the compiler's time says nothing of the rest
+        if done % plan.steps_per_epoch:  # do not count compilation
           started, trained, waited = time.perf_counter(), 0, 0.0
       progress.update(steps * plan.batch_size)
       end_of_epoch = done % plan.steps_per_epoch == 0
       look = done // _LOOK_EVERY > (done - steps) // _LOOK_EVERY or end_of_epoch
-      # Hosts agree at the same steps; one alone needs to ask nobody.
+      # Several hosts agree at the same steps; a single host need not ask.
       stop = (asked and jax.process_count() == 1) or (look and any(hosts.gather(bool(asked))))
       if look or stop:
         _check_finite(state, latest)
@@ -184,7 +184,7 @@ def _check_finite(state: TrainState, latest: Checkpoints) -> None:
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-  """Collects Ctrl-C and SIGTERM instead of dying of them; a second one is obeyed at once."""
+  """Collects Ctrl-C and SIGTERM instead of ending the process; a second one ends it at once."""
   asked: list[int] = []
 
   def note(number: int, frame: Any) -> None:

@@ -7,10 +7,10 @@ from bt_jax.errors import choose
 
 
 def make_schedule(*, name: str, learning_rate: float, warmup_steps: int, steps: int) -> optax.Schedule:
-  """Rises linearly from 0 over `warmup_steps`; then stays (`constant`) or falls to 0 along a cosine at `steps` (`cosine`).
+  """Rises linearly from 0 over `warmup_steps`, then stays constant (`constant`) or decays to 0 at `steps` (`cosine`).
 
   Raises:
-    UserError: no such schedule.
+    UserError: there is no such schedule.
   """
   schedules = {
     "cosine": lambda: optax.warmup_cosine_decay_schedule(
@@ -24,16 +24,16 @@ def make_schedule(*, name: str, learning_rate: float, warmup_steps: int, steps: 
 
 
 def make_optimizer(*, name: str, momentum: float, epsilon: float, weight_decay: float) -> optax.GradientTransformation:
-  """The optimiser of this name, for a learning rate of 1: what it says is to be scaled by that of the step.
+  """The optimiser of this name with a learning rate of 1; the training step scales its updates by the learning rate.
 
   Args:
-    name: `sgd` (Nesterov), `adam` or `adamw`.
-    momentum: of `sgd`.
-    epsilon: of `adam` and `adamw`.
-    weight_decay: of `adamw`, on kernels only: not on biases, batch-norm scales and shifts.
+    name: `sgd` (with Nesterov momentum), `adam` or `adamw`.
+    momentum: momentum of `sgd`.
+    epsilon: epsilon of `adam` and `adamw`.
+    weight_decay: weight decay of `adamw`, for kernels only: not for biases or batch norm's scales and shifts.
 
   Raises:
-    UserError: no such optimiser.
+    UserError: there is no such optimiser.
   """
   kernels = lambda params: jax.tree.map(lambda leaf: leaf.ndim > 1, params)
   optimizers = {

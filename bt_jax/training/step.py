@@ -23,16 +23,16 @@ TrainStep = Callable[[TrainState, Batch, Float[Array, ""]], tuple[TrainState, Fl
 
 @runtime_checkable
 class StepComponents(Protocol):
-  """What a training step is made of; `runs.components.Components` has it all.
+  """The components of a training step; `runs.components.Components` has them all.
 
   Attributes:
-    model: called with `train=True`.
-    task: what its outputs are compared with.
+    model: the network, called with `train=True`.
+    task: the task, which makes the targets.
     preprocess: see `make_preprocess`.
     augment: see `make_augment`.
-    loss: per example; the objective is its mean over the batch, each times the slice's weight.
+    loss: loss per example; the objective is its mean over the batch, weighted by slice.
     optimizer: as made by `make_optimizer`, for a learning rate of 1.
-    kept_statistics: the stages whose batch norm goes by its running statistics and keeps them.
+    kept_statistics: the stages whose batch norm uses its running statistics and leaves them unchanged.
   """
 
   model: nn.Module
@@ -46,18 +46,18 @@ class StepComponents(Protocol):
 
 @runtime_checkable
 class StepOptions(Protocol):
-  """How a step trains; the section `train` of a configuration has it all.
+  """Options of a training step; the section `train` of a configuration has them all.
 
   Attributes:
-    ema_decay: of the moving average; read only where the state has one. The average follows faster at first:
-      min(ema_decay, (1 + step) / (10 + step)).
-    mixup: alpha of Zhang et al. 2018 (arXiv:1710.09412), images mixed with those of the batch reversed by a share from
-      Beta(alpha, alpha), and in the same shares the losses of both targets, each times its own slice's weight; 0 mixes
-      nothing.
-    accumulate: microbatches, one after another in less memory; gradients are their mean. Batch norm and a pooled loss see
-      one of them at a time.
-    remat: see `keep_products`; the rest is computed again. Of use on GPUs and TPUs: XLA undoes it on a CPU.
-    seed: of augmentation, dropout and mixup.
+    ema_decay: decay of the moving average, used only if the state has one. The average follows faster at first: the
+      decay is min(ema_decay, (1 + step) / (10 + step)).
+    mixup: alpha of Zhang et al. 2018 (arXiv:1710.09412). Images are mixed with those of the reversed batch by a share
+      from Beta(alpha, alpha). The losses of both targets are mixed by the same share, each weighted by its own slice; 0
+      turns mixup off.
+    accumulate: number of microbatches, processed one after another to save memory; gradients are averaged. Batch norm
+      and a pooled loss see one microbatch at a time.
+    remat: rematerialise all but what `keep_products` keeps. Useful on GPUs and TPUs; on a CPU, XLA undoes it.
+    seed: seed of augmentation, dropout and mixup.
   """
 
   ema_decay: float
@@ -70,9 +70,9 @@ class StepOptions(Protocol):
 def make_train_step(components: StepComponents, options: StepOptions) -> TrainStep:
   """Makes `train_step(state, batch, learning_rate) -> (state, loss)`.
 
-  Randomness is a function of `seed` and `state.step` alone. A step whose loss or outcome is not finite is counted, and
-  otherwise changes nothing but `state.nonfinite_step`, so the parameters before it survive. The learning rate comes from
-  outside, so that runs whose epochs differ in length share one compiled step.
+  Randomness depends only on `seed` and `state.step`. If the loss or the updated parameters are not finite, a step
+  changes only `state.step` and `state.nonfinite_step`, so the parameters before it survive. The learning rate is an
+  argument, so that runs whose epochs differ in length share one compiled step.
   """
   model, task, optimizer, mixup = components.model, components.task, components.optimizer, options.mixup
 
@@ -90,11 +90,11 @@ def make_train_step(components: StepComponents, options: StepOptions) -> TrainSt
     forward = keep_products(forward)
 
   def gradient_of(params: PyTree, statistics: PyTree, batch: Batch, key: jax.Array) -> tuple[PyTree, PyTree, jax.Array]:
-    """The gradient, the new statistics, and loss and accuracy, of one microbatch."""
+    """The gradient, the new batch statistics, and the loss and accuracy of one microbatch."""
     augment_key, dropout_key, mixup_key = jax.random.split(key, 3)
     images, masks = components.preprocess(batch, components.augment, augment_key)
     targets, weight = task.target(batch["label"], masks), batch["weight"]
-    labels = [(1.0, targets, weight)]  # of each image: their shares, and what they weigh
+    labels = [(1.0, targets, weight)]  # (share, targets, weights) of each image's labels
     if mixup:
       share = jax.random.beta(mixup_key, mixup, mixup)
       images = share * images + (1 - share) * global_batch.reverse(images)
@@ -102,7 +102,7 @@ def make_train_step(components: StepComponents, options: StepOptions) -> TrainSt
 
     def objective(params: PyTree) -> tuple[Float[Array, ""], tuple[PyTree, PyTree]]:
       outputs, updates = forward(params, statistics, images, dropout_key)
-      # Each label weighs what its own class does: a mean weight would be that of neither.
+      # Each label has the weight of its own class: a mean weight would suit neither.
       losses = sum(share * weight * components.loss(outputs, target) for share, target, weight in labels)
       return losses.mean(), (outputs, updates)
 
@@ -126,7 +126,7 @@ def make_train_step(components: StepComponents, options: StepOptions) -> TrainSt
 
       first = jax.tree.map(jnp.zeros_like, params), statistics, jnp.zeros(2)
       count = options.accumulate
-      # Every microbatch takes examples from everywhere in the batch, so that it is on all devices.
+      # Every microbatch takes examples from across the batch, so that it is spread over all devices.
       microbatches = jax.tree.map(lambda x: x.reshape(-1, count, *x.shape[1:]).swapaxes(0, 1), batch)
       # On a CPU a convolution inside a loop runs on one thread.
       unroll = jax.default_backend() == "cpu"
@@ -150,10 +150,10 @@ def make_train_step(components: StepComponents, options: StepOptions) -> TrainSt
       accuracy_sum=state.accuracy_sum + accuracy,
     )
     finite = jnp.isfinite(value)
-    for leaf in jax.tree.leaves(variables):  # a gradient that is not finite, or a step too far, ends here
+    for leaf in jax.tree.leaves(variables):  # catches a gradient that is not finite, and an update that overflows
       finite &= jnp.isfinite(leaf).all()
     failed = state.replace(nonfinite_step=jnp.where(state.nonfinite_step < 0, state.step, state.nonfinite_step))
-    # A `where` for every leaf would have the compiler repeat the whole test in each.
+    # With a `where` for every leaf, the compiler would repeat the whole test in each.
     state = lax.cond(finite, lambda: stepped, lambda: failed)
     return state.replace(step=state.step + 1), value
 
@@ -161,17 +161,17 @@ def make_train_step(components: StepComponents, options: StepOptions) -> TrainSt
 
 
 def keep_products(forward: Callable) -> Callable:
-  """The function, keeping for the backward pass only what convolutions and matrix products put out."""
+  """Rematerialises `forward`: only the outputs of convolutions and matrix products are kept for the backward pass."""
   return jax.checkpoint(
     forward, policy=lambda primitive, *_, **__: primitive.name in ("conv_general_dilated", "dot_general")
   )
 
 
 def make_resident_step(train_step: TrainStep) -> Callable:
-  """Makes `steps(state, indices, data, learning_rates, count) -> (state, last loss)` out of the step: several at once.
+  """Makes `steps(state, indices, data, learning_rates, count) -> (state, last loss)`, several steps per call.
 
-  `data` is a whole part on the device, `indices` [batch, n] and `learning_rates` [n] are those of n steps, of which the
-  first `count` are taken; the number is no part of the program, so that one is compiled for all.
+  `data` is the whole training set on the device; `indices` [batch, n] and `learning_rates` [n] are for n steps. The
+  first `count` of these are taken. `count` is an argument, so that one program is compiled for any number of steps.
   """
 
   def steps(
@@ -189,8 +189,8 @@ def make_resident_step(train_step: TrainStep) -> Callable:
 def make_predict_step(*, model: nn.Module, task: Task, preprocess: Callable) -> Callable:
   """Makes `predict_step(variables, batch) -> logits`, float32, as `Tumor`.
 
-  A segmenter's are resized to the data's own grid, so that results at different input sizes are scored against the same
-  truth.
+  A segmenter's logits are resized to the data's own grid, so that results at different input sizes are scored against
+  the same ground truth.
   """
 
   def predict_step(variables: PyTree, batch: Batch) -> Tumor:

@@ -1,4 +1,4 @@
-"""All that training changes, in one pytree."""
+"""The state that training changes, as one pytree."""
 
 from typing import Any
 
@@ -20,10 +20,11 @@ class TrainState:
     step: steps taken, int32.
     variables: `params` and `batch_stats` of the network, float32.
     average: their exponential moving average, or None.
-    opt_state: of the optimiser.
-    loss_sum: float32, of the mean losses of the steps since the last validation.
-    accuracy_sum: float32, of the steps' accuracies since then.
-    nonfinite_step: int32, the first step, from 0, with a loss or outcome that was not finite; -1 as long as all were.
+    opt_state: state of the optimiser.
+    loss_sum: float32, sum of the mean losses of the steps since the last validation.
+    accuracy_sum: float32, sum of the accuracies of the same steps.
+    nonfinite_step: int32, the first step, from 0, whose loss or updated parameters were not finite; -1 if there is
+      none.
   """
 
   step: Leaf
@@ -43,7 +44,7 @@ class TrainState:
 def init_state(
   model: nn.Module, optimizer: optax.GradientTransformation, *, size: int, channels: int, seed: int, average: bool
 ) -> TrainState:
-  """The state before the first step; the network is shaped for `size` x `size` slices of so many channels."""
+  """The state before the first step; the network is initialised for `size` x `size` slices with `channels` channels."""
   variables = model.init(jax.random.key(seed), jnp.zeros((1, size, size, channels)))
   variables = {"batch_stats": {}, **variables}
   return TrainState(

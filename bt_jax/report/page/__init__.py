@@ -1,1 +1,1 @@
-"""The report of a run: one page, made from its tables and pictures alone."""
+"""The report of a run: one page, made only from its tables and images."""

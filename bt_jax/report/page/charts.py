@@ -1,6 +1,6 @@
-"""Charts of the report as pictures in themselves, each with the words that stand for it.
+"""Charts of the report as self-contained images, each with a text alternative.
 
-Lines and dots differ by colour, from the palette of Okabe and Ito (2008), and by shape too.
+Lines and markers differ in colour, from the palette of Okabe and Ito (2008), and also in shape.
 """
 
 import base64
@@ -30,17 +30,17 @@ _STYLE = {
   "axes.edgecolor": _GREY, "xtick.color": "#374151", "ytick.color": "#374151", "axes.labelcolor": "#374151",
   "font.family": "sans-serif", "font.sans-serif": ["Helvetica", "Arial", "DejaVu Sans"],
 }  # fmt: skip
-_SIZE = (4.4, 3.3)  # inches, so that the words stay legible on a telephone
+_SIZE = (4.4, 3.3)  # inches, so that the text stays legible on a phone
 
 
 class Chart(NamedTuple):
-  """A picture, what it shows in words and numbers, and a heading.
+  """An image with a heading and a text alternative.
 
   Attributes:
-    title: over it.
-    source: as a `data:` address.
-    alt: for who does not see it.
-    paper: the figure of the paper that it stands for; empty: none.
+    title: the heading.
+    source: the image as a `data:` URL.
+    alt: the text alternative, with the main values.
+    paper: the figure of the paper that it corresponds to; empty if there is none.
   """
 
   title: str
@@ -50,7 +50,7 @@ class Chart(NamedTuple):
 
 
 def source(content: bytes, kind: str) -> str:
-  """The `data:` address of a picture, kind `png` or `svg+xml`."""
+  """The `data:` URL of an image of kind `png` or `svg+xml`."""
   return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
@@ -66,7 +66,7 @@ def _svg(figure: Any) -> str:
 
 
 def slice_reliability(rows: Sequence[dict[str, Any]]) -> Chart:
-  """Share of slices with a tumour by their probability, before and after scaling."""
+  """Share of slices with a tumour by predicted probability, before and after temperature scaling."""
   label = np.array([row["label"] for row in rows], float)
   kinds = {"as predicted": "probability", "after scaling": CALIBRATED}
   curves = {}
@@ -81,7 +81,7 @@ def slice_reliability(rows: Sequence[dict[str, Any]]) -> Chart:
 
 
 def pixel_reliability(rows: Sequence[dict[str, Any]]) -> Chart:
-  """The same of pixels, from the rows of `reliability.csv`."""
+  """The same for pixels, from the rows of `reliability.csv`."""
   column = lambda name: np.array([row[name] for row in rows], float)
   at, curves = column("bin").astype(int), {}
   for name, kind in (("as predicted", 0), ("after scaling", 1)):
@@ -146,7 +146,7 @@ def volume_agreement(rows: Sequence[dict[str, Any]], volume: dict[str, Any]) -> 
 
 
 def by_patient(rows: Sequence[dict[str, Any]], name: str, title: str) -> Chart:
-  """A number of every patient, from the lowest to the highest."""
+  """A statistic of every patient, from the lowest to the highest."""
   values = np.sort(np.array([row[name] for row in rows if row[name] is not None], float))
   mean, median = values.mean(), np.median(values)
   with plt.rc_context(_STYLE):
@@ -165,7 +165,7 @@ def by_patient(rows: Sequence[dict[str, Any]], name: str, title: str) -> Chart:
 
 
 def training_curves(history: Sequence[dict[str, Any]], score: str, figure: str) -> list[Chart]:
-  """Loss, accuracy and validation score over epochs; `figure` of the paper shows the first two for its network."""
+  """Loss, accuracy and validation score over epochs; `figure` is the paper's figure that shows the first two."""
   *both, (picked, best) = figures.curves_of(history, score).items()
   return [
     *(_over_epochs(name, history, curves, figures.ABOUT_PARTS, figure) for name, curves in both),
@@ -201,7 +201,7 @@ def samples(
   pictures: Sequence[tuple[str, UInt8[np.ndarray, "size size"], Bool[np.ndarray, "size size classes"]]],
   info: DatasetInfo,
 ) -> Chart:
-  """Slices of the reference channel over their true masks, as in the paper's Fig. 1; each with what it is called."""
+  """Slices of the reference channel above their true masks, as in the paper's Fig. 1, each with a title."""
   with plt.rc_context(_STYLE):
     figure, axes = plt.subplots(
       2, len(pictures), figsize=(2.2 * len(pictures), 4.8), layout="constrained", squeeze=False

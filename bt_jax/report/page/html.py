@@ -1,4 +1,4 @@
-"""The report of a run: one HTML file with everything in it, that loads nothing from anywhere."""
+"""The report of a run: one self-contained HTML file, which loads nothing from anywhere."""
 
 import pathlib
 
@@ -14,16 +14,16 @@ with needs("report", "the report of a run"):
   from markupsafe import Markup
 
 NAME = "report.html"
-_PAGE_BYTES = 9_500_000  # of the whole file, at most
-_ENOUGH_BYTES = 5_000_000  # of volumes, from which on only the best, median and worst are added
+_PAGE_BYTES = 9_500_000  # largest size of the file
+_ENOUGH_BYTES = 5_000_000  # size of volumes above which only the best, median and worst patients are still added
 
 
 def write_report(workdir: pathlib.Path, *, show_slices: bool) -> pathlib.Path:
-  """Writes `report.html` in the folder of a finished run, from the tables and pictures there.
+  """Writes `report.html` in the folder of a finished run, from the tables and images there.
 
   Args:
-    workdir: of training, evaluation, a cascade or a pooled cross-validation.
-    show_slices: whether the page may hold pictures of slices.
+    workdir: folder of a run, a cascade or a pooled cross-validation.
+    show_slices: whether the report may show images of slices.
 
   Raises:
     UserError: the folder holds no finished run, or one without any slice.
@@ -48,7 +48,7 @@ def _page(record: RunFiles, results: list[sections.Section], show_slices: bool, 
     trim_blocks=True,
     lstrip_blocks=True,
   )
-  inline = lambda name: Markup(environment.loader.get_source(environment, name)[0])  # ours, so nothing to escape
+  inline = lambda name: Markup(environment.loader.get_source(environment, name)[0])  # our own files: no escaping
   page = environment.get_template("report.html.j2").render(
     style=inline("style.css"),
     script=inline("viewer.js"),
@@ -72,7 +72,7 @@ def _page(record: RunFiles, results: list[sections.Section], show_slices: bool, 
 
 def _no_volumes(show_slices: bool, record: RunFiles) -> str:
   if record.task == "cascade":
-    return "A cascade keeps no pictures; they are in the report of the segmenter's run."
+    return "A cascade keeps no images; they are in the report of the segmenter's run."
   if not show_slices:
-    return "Pictures of slices are switched off for this report, so there are none here."
+    return "Images of slices are switched off for this report, so there are none here."
   return "This run's folder holds no volumes to show."

@@ -1,4 +1,4 @@
-"""The tables of the report: cells with their interval, and a note for every number that is not there."""
+"""The tables of the report: cells with their intervals, and a note for every missing value."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ from bt_jax.report.page.phrases import MISSING, STEP, interval, number, sentence
 Group = dict[str, Any]
 _NO_VALUE = "no value, as there is nothing here to measure it on"
 _NO_INTERVAL = "Without an interval: too few patients, or too few of them with a value, to draw from."
-# Names that do not read well as they are, and kinds other than a share.
+# Titles of statistics whose names do not read well.
 TITLES = {
   "pooled_dice": "Dice, pixels pooled", "dice_mean": "Dice, volume mean", "dice_median": "Dice, volume median", "roc_auc": "ROC AUC", "ece": "calibration error",
   "error_mean": "predicted minus true volume, mean", "limits_low": "95 % limits of agreement, lower",
@@ -29,16 +29,16 @@ TITLES = {
 
 
 class Cell(NamedTuple):
-  """What stands in one place of a table.
+  """One cell of a table.
 
   Attributes:
-    text: as shown.
-    interval: shown after it, muted.
-    order: what a column is sorted by; None comes last.
-    number: whether it is set to the right.
-    why: goes under the table once.
-    case: of the viewer's volumes, that a click on it shows.
-    shade: 0..1, of the ground; None: none.
+    text: the text shown.
+    interval: the interval, shown in grey after the text.
+    order: the sort key in a column; None comes last.
+    number: whether the text is aligned to the right.
+    why: the reason for a missing value, shown once under the table.
+    case: the case that a click shows in the viewer, if any.
+    shade: shade of the background, 0..1; None for no shade.
   """
 
   text: str
@@ -51,7 +51,7 @@ class Cell(NamedTuple):
 
 
 class Table(NamedTuple):
-  """A table of the report; `columns` are headings, and each row starts with its name."""
+  """A table of the report; `columns` are the headings, and the first cell of each row is its name."""
 
   caption: str
   columns: list[str]
@@ -63,25 +63,25 @@ class Table(NamedTuple):
 def table(
   caption: str, columns: Sequence[str], rows: list[list[Cell]], notes: Sequence[str] = (), sortable: bool = False
 ) -> Table:
-  """A table with the reasons of its cells under it."""
+  """Makes a table with the reasons for missing values under it."""
   reasons = dict.fromkeys(cell.why for row in rows for cell in row if cell.why)
   return Table(caption, list(columns), rows, [*notes, *reasons], sortable)
 
 
 def text(content: object, **options: Any) -> Cell:
-  """A cell of words."""
+  """A cell with text."""
   return Cell(str(content), order=str(content), number=False, **options)
 
 
 def value(content: float | int | None, kind: str = "count", *, why: str = _NO_VALUE) -> Cell:
-  """A cell of a number; `why` it has none."""
+  """A cell with a number; `why` is the reason if it is None."""
   if content is None:
     return Cell(MISSING, why=f"“{MISSING}”: {why}.")
   return Cell(number(content, kind), order=content)
 
 
 def measured(group: Group | None, name: str, kind: str = "share", *, why: str = _NO_VALUE) -> Cell:
-  """A cell of one number of a summary with its interval."""
+  """A cell with one statistic of a summary and its interval."""
   group = group or {}
   cell = value(group.get(name), kind, why=why)
   if cell.order is None or f"{name}_ci95" not in group:
@@ -91,7 +91,7 @@ def measured(group: Group | None, name: str, kind: str = "share", *, why: str = 
 
 
 def title(name: str) -> str:
-  """A number's name in words."""
+  """The title of a statistic."""
   return TITLES.get(name, name.replace("_", " "))
 
 
@@ -99,7 +99,7 @@ _COUNTS = ("patients", "slices", "tumor_slices", "temperature")
 
 
 def numbers_of(group: Group, counts: tuple[str, ...] = _COUNTS) -> list[str]:
-  """The names of the numbers in a group, without their intervals and `counts`."""
+  """The names of the statistics in a group, without intervals and `counts`."""
   return [
     name
     for name, content in group.items()
@@ -108,7 +108,7 @@ def numbers_of(group: Group, counts: tuple[str, ...] = _COUNTS) -> list[str]:
 
 
 def overlap(test: Group, leaky: bool) -> Table:
-  """Overlap by metric and aggregation; `leaky`: of volumes the test slices alone are there."""
+  """Overlap by metric and aggregation; with `leaky`, volumes consist of their test slices only."""
   metrics = {"dice": "Dice (DSC, F1, SI)", "iou": "IoU (Jaccard)", "precision": "precision", "recall": "recall",
              "accuracy": "pixels right"}  # fmt: skip
   rows = [
@@ -127,7 +127,7 @@ def overlap(test: Group, leaky: bool) -> Table:
     f"(1) {EMPTY_RULES['empty_is_one']}. (2) {EMPTY_RULES['nonempty_truth']}. Pooled and per volume, an all-empty pair counts 1."
   ]
   if leaky:
-    notes.append("Volumes: of each patient the slices of the test part alone.")
+    notes.append("Volumes: only the test slices of each patient.")
   if test["patient"].get("dice_std") is not None:
     spread = [number(test["patient"][f"dice_{name}"]) for name in ("std", "q25", "q75")]
     notes.append(
@@ -138,7 +138,7 @@ def overlap(test: Group, leaky: bool) -> Table:
 
 
 def by_class(test: Group) -> list[Table]:
-  """Each class and their mean, where there are several."""
+  """The table of each class and their mean, if there are several classes."""
   if "classes" not in test:
     return []
   columns = {
@@ -150,29 +150,29 @@ def by_class(test: Group) -> list[Table]:
     [text(name), *(measured(numbers[group], key) for group, key in columns.values())]
     for name, numbers in (*test["classes"].items(), ("mean over classes", test))
   ]
-  return [table("By class; all other numbers of this page are the mean over classes", ("", *columns), rows)]
+  return [table("By class; all other numbers on this page are the mean over classes", ("", *columns), rows)]
 
 
 def listed(caption: str, group: Group, kind: str, notes: Sequence[str] = ()) -> Table:
-  """Every number of a flat group on a line of its own; shares are known by their name."""
+  """Every statistic of a flat group on a line of its own; shares are recognised by name."""
   shares = ("_of_total", "_rate")
   kind_of = lambda name: "share" if name.endswith(shares) else kind
   rows = [[text(title(name)), measured(group, name, kind_of(name))] for name in numbers_of(group)]
-  return table(caption, ("", "test part"), rows, notes)
+  return table(caption, ("", "test set"), rows, notes)
 
 
 def classes(test: Group) -> Table:
-  """A classifier's numbers over both classes."""
+  """A classifier's statistics over both classes."""
   names = ("accuracy", "roc_auc", "average_precision", "specificity", "ece")
   why = "no value, as all slices are of one class"
   rows = [[text(title(name)), measured(test, name, why=why)] for name in names if name in test]
   macro = test["macro"]
   rows += [[text(f"{title(name)}, mean of both classes"), measured(macro, name, why=why)] for name in numbers_of(macro)]
-  return table("Slices classified", ("", "test part"), rows)
+  return table("Slices classified", ("", "test set"), rows)
 
 
 def confusion(counts: Group) -> Table:
-  """Slices by truth and prediction, with their share of the truth."""
+  """Slices by truth and prediction, with their share of the true class."""
   rows = []
   for words, cells in (("no tumour", ("tn", "fp")), ("tumour", ("fn", "tp"))):
     total = sum(counts[name] for name in cells)
@@ -183,7 +183,7 @@ def confusion(counts: Group) -> Table:
     ]
     rows.append([text(words), *cells])
   heads = ("truth", "no tumour predicted", "tumour predicted")
-  return table("Confusion matrix of test slices, with the share of the line", heads, rows)
+  return table("Confusion matrix of test slices, with the share of the row", heads, rows)
 
 
 def calibration(groups: Group) -> Table:
@@ -199,7 +199,7 @@ def calibration(groups: Group) -> Table:
   ]
   notes = [
     "Expected calibration error over ten bins of equal width: 0 is best. The temperature divides the log odds; it is fitted on the "
-    "validation part; above 1 the probabilities were too sure."
+    "validation set; above 1 the probabilities were overconfident."
   ]
   notes += [sentence(f"{name}: {group['why']}") for name, group in groups.items() if group["why"]]
   return table(
@@ -230,7 +230,7 @@ def subgroups(groups: dict[str, list[Group]]) -> list[Table]:
 
 
 def associations(found: dict[str, list[Group]]) -> Table:
-  """Shape of the tumour against molecular clusters, for each kind of mask that `found` has."""
+  """Shape of the tumour against molecular clusters, for each kind of mask in `found`."""
   kinds = {"truth": "true masks", "predicted": "predicted masks"}
   sides = {
     words: {(row["feature"], row["grouping"]): row for row in found[kind]}
@@ -257,7 +257,7 @@ def associations(found: dict[str, list[Group]]) -> Table:
 
 
 _COLUMNS = (
-  # Column of patients.csv, heading, kind; absent columns are left out.
+  # Column of patients.csv, heading and kind; absent columns are left out.
   ("site", "site", "text"), ("slices", "slices", "count"), ("tumor_slices", "with tumour", "count"),
   ("truth", "true px", "pixels"), ("predicted", "predicted px", "pixels"), ("accuracy", "accuracy", "share"),
   ("dice", "Dice", "share"), ("iou", "IoU", "share"), ("precision", "precision", "share"), ("recall", "recall", "share"),
@@ -266,7 +266,7 @@ _COLUMNS = (
 
 
 def patients(rows: list[Group], cases: dict[str, str], test: Group, info: DatasetInfo) -> Table:
-  """One line per patient, to be sorted; `cases` are those in the viewer, by patient."""
+  """The sortable table with one row per patient; `cases` maps patients to their case in the viewer."""
   segmented = "dice" in rows[0]
   seen = [_patient(row, segmented) for row in rows]
   columns = [column for column in _COLUMNS if column[0] in seen[0] and not (segmented and column[0] == "accuracy")]
@@ -287,7 +287,7 @@ def patients(rows: list[Group], cases: dict[str, str], test: Group, info: Datase
     notes.append(f"HD95 and ASSD in {surface['unit']}. {sentence(surface['empty'])}")
     notes += [STEP] if surface["unit"] == "pixels" else []
   return table(
-    "Patients of the test part", ("patient", *(words for _, words, _ in columns)), lines, notes, sortable=True
+    "Patients of the test set", ("patient", *(words for _, words, _ in columns)), lines, notes, sortable=True
   )
 
 
@@ -301,9 +301,9 @@ def _patient(row: Group, segmented: bool) -> Group:
 
 
 def folds(runs: list[Group]) -> Table:
-  """What each run of a cross-validation got."""
+  """The results of each run of a cross-validation."""
   kinds = {"patients": "count", "slices": "count", "tumor_slices": "count", "threshold": "factor"}
   names = [name for name in numbers_of(runs[0], counts=()) if name not in ("fold", "seconds")]  # see `sections.about`
-  label = lambda fold: value(fold) if isinstance(fold, int) else text(fold)  # several have no order of their own
+  label = lambda fold: value(fold) if isinstance(fold, int) else text(fold)  # groups of folds are text
   rows = [[label(run["fold"]), *(measured(run, name, kinds.get(name, "share")) for name in names)] for run in runs]
   return table("Runs by test fold", ("fold", *map(title, names)), rows, sortable=True)

@@ -1,4 +1,4 @@
-"""The paper's Tables 2 and 3 with our numbers beside the printed ones, and what others measured."""
+"""The paper's Tables 2 and 3 with our values beside the printed ones, and results of others."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ _KINDS = ("no_tumor", "tumor")
 
 
 def table2(per_class: dict[str, dict[str, Any]], title: str) -> Table:
-  """Table 2; `title` says what classified the slices."""
+  """Table 2; `title` names what classified the slices."""
   rows = []
   for name, (cnn, resnet) in published_values.PRINTED.items():
     if name == "support":
@@ -26,11 +26,11 @@ def table2(per_class: dict[str, dict[str, Any]], title: str) -> Table:
     f"{_ROWS[name]}: {why.removeprefix('CNN: ')}" for name, why in published_values.CANNOT_HOLD.items()
   )
   return table(f"The paper's Table 2: slices classified by {title}, beside the printed values", heads, rows,
-               [f"Of the printed CNN, these cannot hold together. {doubts}.", " ".join(published_values.NOTE.split())])  # fmt: skip
+               [f"The printed values of the CNN contradict one another. {doubts}.", " ".join(published_values.NOTE.split())])  # fmt: skip
 
 
 def table3(summary: dict[str, Any]) -> Table:
-  """Table 3: this run and the methods without learning, on the same slices, beside what was printed."""
+  """Table 3: this run and the baselines on the same slices, beside the printed values."""
   baselines = {baseline["name"]: baseline for baseline in summary["baselines"]}
   rows = [_line(f"this run: {model(summary)}", summary["test"], published_values.TABLE3[None], "")]
   for name, printed in published_values.TABLE3.items():
@@ -67,7 +67,7 @@ def _line(title: str, test: dict[str, Any], printed: published_values.Published 
 
 
 def baselines(summary: dict[str, Any]) -> Table:
-  """What methods without learning get for slices, beside a classifier."""
+  """A classifier beside the baselines, by slice."""
   names = ("accuracy", "roc_auc", "specificity")
   evaluated = [
     (f"this run: {model(summary)}", summary["test"]),
@@ -79,7 +79,7 @@ def baselines(summary: dict[str, Any]) -> Table:
 
 
 def anchors() -> Table:
-  """What others measured on this data set, on splits of their own."""
+  """Results of others on this data set, with their own splits."""
   rows = [
     [text(one.by), text(one.result), text(f"{one.data}{' (leaks)' if one.leaks else ''}")]
     for one in published_values.ANCHORS

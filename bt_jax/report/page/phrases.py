@@ -1,4 +1,4 @@
-"""Numbers, intervals and sentences as a reader of the report meets them."""
+"""Numbers, intervals and sentences as they appear in the report."""
 
 import re
 from typing import Any
@@ -24,7 +24,7 @@ MODELS = {
   "cnn": "CNN",
   "resnet50": "ResNet50",
 }
-# How a number is shown, by its kind.
+# The format of a number, by its kind.
 _FORMATS = {
   "share": "{:.3f}",
   "pixels": "{:,.0f}",
@@ -36,7 +36,7 @@ _FORMATS = {
 
 
 def number(value: float | int | None, kind: str = "share") -> str:
-  """A number of this kind (share, percent, pixels, distance, factor, count, p); a dash where there is none."""
+  """Formats a number of this kind (share, percent, pixels, distance, factor, count, p); a dash for None."""
   if value is None:
     return MISSING
   if kind == "p":
@@ -45,19 +45,19 @@ def number(value: float | int | None, kind: str = "share") -> str:
 
 
 def interval(pair: list[float] | None, kind: str = "share") -> str:
-  """`low to high`; nothing where there is none."""
+  """Formats an interval as `low to high`; empty for None."""
   return f"{number(pair[0], kind)} to {number(pair[1], kind)}" if pair else ""
 
 
 def duration(seconds: float | int) -> str:
-  """In the two largest units: `2 h 4 min`."""
+  """Formats a duration in its two largest units, e.g. `2 h 4 min`."""
   minutes, rest = divmod(round(seconds), 60)
   hours, minutes = divmod(minutes, 60)
   return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def model(summary: dict[str, Any]) -> str:
-  """What was evaluated, in words."""
+  """The title of the model or models that were evaluated."""
   if "segmenter" in summary:
     return " and ".join(
       MODELS.get(summary[role]["model"], summary[role]["model"]) for role in ("classifier", "segmenter")
@@ -66,12 +66,12 @@ def model(summary: dict[str, Any]) -> str:
 
 
 def is_lgg(summary: dict[str, Any]) -> bool:
-  """Whether a run is of the data that the paper is about, or of the phantom in its image."""
+  """Whether a run uses the paper's data set, or the phantom that imitates it."""
   return info_of(summary).name == INFO.name
 
 
 def split(summary: dict[str, Any]) -> str:
-  """What the split of a run is called, in words."""
+  """The title of a run's split."""
   name, last = summary["split"], info_of(summary).folds - 1
   if match := re.fullmatch(r"patient_(folds?)_([\d,-]+)", name):
     return f"patient {match[1]} {re.sub(r'0(?=[0-9])', '', match[2])} (of 0 to {last})"
@@ -82,14 +82,14 @@ def split(summary: dict[str, Any]) -> str:
 
 
 def intervals(summary: dict[str, Any]) -> str:
-  """How the intervals were made, and what is wrong with them."""
+  """How the intervals were made, with the warning about them, if any."""
   about = summary["intervals"]
   made = f"{_level(summary)} intervals by {about['method']}, {about['resamples']:,} resamples of {about['patients']} patients"
   return f"{made} ({about['why']})" if about["why"] else made
 
 
 def sentence(text: str) -> str:
-  """The text with a capital at its beginning and a full stop at its end; nothing of nothing."""
+  """The text with an initial capital and a final full stop; an empty text stays empty."""
   return f"{text[:1].upper()}{text[1:].rstrip('.')}." if text else ""
 
 
@@ -98,13 +98,13 @@ def _level(summary: dict[str, Any]) -> str:
 
 
 def _with(group: dict[str, Any], name: str, kind: str = "share", level: str = "") -> str:
-  """A number and its interval; `level` where the reader does not know it yet."""
+  """A number and its interval; `level` at the first mention of an interval."""
   shown, pair = number(group[name], kind), group.get(f"{name}_ci95")
   return f"{shown} ({level + ' interval ' if level else ''}{interval(pair, kind)})" if pair else shown
 
 
 def sentences(summary: dict[str, Any]) -> list[str]:
-  """The result in three sentences: the score, what it means for slices, and the protocol."""
+  """The result in three sentences: the score, the result by slice, and the protocol."""
   test = summary["test"]
   tell = (
     _cascade if "gate" in test else {"segmentation": _segmentation, "classification": _classification}[summary["task"]]
@@ -124,7 +124,7 @@ def _segmentation(test: dict[str, Any], level: str) -> tuple[str, str]:
   if found["sensitivity"] is None or found["false_positive_rate"] is None:
     return first, f"{test['tumor_slices']:,} of the slices have a tumour."
   second = (
-    f"Of the {test['tumor_slices']:,} slices with a tumour, {_with(found, 'sensitivity', 'percent')} have some of it marked; "
+    f"Of the {test['tumor_slices']:,} slices with a tumour, {_with(found, 'sensitivity', 'percent')} have some of it segmented; "
     f"of the {test['slices'] - test['tumor_slices']:,} without, {_with(found, 'false_positive_rate', 'percent')} have false positives."
   )
   return first, second
@@ -178,7 +178,7 @@ def _protocol(summary: dict[str, Any]) -> str:
 
 
 def notices(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
-  """What must be read first: (kind, heading, text)."""
+  """The notices at the top: (kind, heading, text)."""
   found = []
   if summary["leaky"]:
     text = (
@@ -197,18 +197,18 @@ def notices(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _copied(summary: dict[str, Any]) -> str:
-  """What the copy of the nearest training slice gets: in this run, or else as others measured it."""
+  """The score of a copy of the nearest training slice: in this run, or else as published."""
   for baseline in summary.get("baselines", []):
     if baseline["name"] == COPY:
       test = baseline["test"]
       if "pooled" in test:
-        return f"a Dice of {_with(test['pooled'], 'dice')} over all pixels of this test part"
-      return f"an accuracy of {_with(test, 'accuracy', 'percent')} on this test part"
+        return f"a Dice of {_with(test['pooled'], 'dice')} over all pixels of this test set"
+      return f"an accuracy of {_with(test, 'accuracy', 'percent')} on this test set"
   return published_values.ANCHORS[-1].result.removesuffix(", without a look at the image")
 
 
 def headline(summary: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-  """The numbers at the top: (name, value, interval, rule)."""
+  """The headline statistics at the top: (name, value, interval, rule)."""
   test = summary["test"]
   if "gate" in test:
     return []
@@ -216,8 +216,8 @@ def headline(summary: dict[str, Any]) -> list[tuple[str, str, str, str]]:
     wanted = (
       ("Dice, pixels pooled", test["pooled"], "dice", "all test pixels together"),
       ("Dice, volume mean", test["patient"], "dice_mean", "each patient counts once"),
-      ("Tumour slices found", test["detection"], "sensitivity", "any pixel marked"),
-      ("Healthy slices marked", test["detection"], "false_positive_rate", "lower is better"),
+      ("Tumour slices found", test["detection"], "sensitivity", "any pixel predicted"),
+      ("Healthy slices with false positives", test["detection"], "false_positive_rate", "lower is better"),
     )
   else:
     wanted = (

@@ -1,4 +1,4 @@
-"""What a finished run left in its folder, read for the report."""
+"""Reads the files of a finished run for the report."""
 
 import pathlib
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from bt_jax.evaluation.records import Record, of_any_class
 from bt_jax.evaluation.summary_schema import check_files, read_summary
 from configs import saved
 
-# What every row of `metrics.csv` must have.
+# The required columns of `metrics.csv`.
 _HISTORY = (
   "epoch", "train_loss", "validation_loss", "train_accuracy", "validation_accuracy", "validation_score",
 )  # fmt: skip
@@ -21,16 +21,16 @@ class RunFiles(NamedTuple):
   """A finished run.
 
   Attributes:
-    folder: of the run.
-    summary: of `summary.json`.
-    config: of `config.json`; empty where there is none.
-    info: of its data set.
-    rows: of `slices.csv`, of any class.
-    patients: of `patients.csv`, where there is one, of any class.
-    slices_by_class: the rows of `slices.csv` of each class by case and slice, where there are several classes.
-    history: of `metrics.csv`, where there is one.
-    reliability: of `reliability.csv`, where there is one.
-    table: of `table.txt`.
+    folder: folder of the run.
+    summary: content of `summary.json`.
+    config: content of `config.json`; empty if there is none.
+    info: description of its data set.
+    rows: records of `slices.csv`, merged over classes.
+    patients: records of `patients.csv`, merged over classes; empty for a cascade.
+    slices_by_class: records of `slices.csv` by case and slice and then by class; empty if there is one class.
+    history: rows of `metrics.csv`; empty if there is none.
+    reliability: rows of `reliability.csv`; empty if there is none.
+    table: text of `table.txt`.
   """
 
   folder: pathlib.Path
@@ -50,19 +50,19 @@ class RunFiles(NamedTuple):
     return "cascade" if "segmenter" in self.summary else self.summary["task"]
 
   def of_classes(self, row: Record) -> Record:
-    """A row of `slices.csv` with those of its classes as `classes`, where there are several."""
+    """A record of `slices.csv`; if there are several classes, with the record of each as `classes`."""
     classes = self.slices_by_class.get((row["case"], row["slice"]))
     return row | {"classes": classes} if classes else row
 
 
 def read(folder: pathlib.Path) -> RunFiles:
-  """The run in a folder.
+  """Reads the run in a folder.
 
   Raises:
-    UserError: there is no finished run, or its files are damaged, of another version, or do not fit each other.
+    UserError: there is no finished run, or its files are damaged, of another version, or inconsistent.
   """
   summary = read_summary(folder)
-  # Each file against its types first, which says what is wrong with it; then whether they are those of the summary.
+  # First the types of each file, which give a precise message; then whether the files are those of the summary.
   config, history, table = _config(folder), folder / "metrics.csv", folder / "table.txt"
   rows = _table(history, _HISTORY) if history.is_file() else []
   if "segmenter" in summary:
@@ -93,7 +93,7 @@ def _by_slice(rows: list[Record]) -> dict[tuple[str, int], dict[str, Record]]:
 
 
 def _config(folder: pathlib.Path) -> dict[str, Any]:
-  """The configuration of a run; empty where there is none."""
+  """The configuration of a run; empty if there is none."""
   path = folder / "config.json"
   if not path.is_file():
     return {}

@@ -1,4 +1,4 @@
-"""The sections of the report, each from what a run left behind; one that has nothing to say is left out."""
+"""The sections of the report, made from the files of a run; empty sections are left out."""
 
 import pathlib
 from collections.abc import Callable, Sequence
@@ -17,15 +17,15 @@ from bt_jax.report.page.run_files import RunFiles
 
 
 class Section(NamedTuple):
-  """A part of the page.
+  """A section of the report.
 
   Attributes:
-    key: of its address in the page.
-    title: its heading.
+    key: id of the section in the page.
+    title: the heading.
     lead: paragraphs before the rest.
-    tables: in order.
-    charts: in order, after the tables.
-    listing: text to be shown as it is.
+    tables: tables, in order.
+    charts: charts, shown after the tables.
+    listing: preformatted text.
     folded: tables that open on a click.
   """
 
@@ -39,12 +39,12 @@ class Section(NamedTuple):
 
 
 def scores(record: RunFiles, show_slices: bool) -> Section:
-  """The numbers of the test part."""
+  """The main statistics on the test set."""
   test = record.summary["test"]
   about = phrases.sentence(phrases.intervals(record.summary))
   if record.task == "cascade":
     runs = "; ".join(f"{role}: {_name(record.summary[role]['run'])}" for role in ("classifier", "segmenter"))
-    drawn = _picture(record, "gate", "What the gate keeps and saves at every threshold", _gate_words(test["gate"]))
+    drawn = _picture(record, "gate", "The effect of the gate at every threshold", _gate_words(test["gate"]))
     lead = [f"Two runs as one system. Each has a report of its own: {runs}."]
     return Section("scores", "Scores", lead, charts=drawn, listing=record.table)
   if record.task == "classification":
@@ -60,7 +60,7 @@ def scores(record: RunFiles, show_slices: bool) -> Section:
 
 
 def _name(path: str) -> str:
-  """Of a folder, without where it lies on somebody's disk."""
+  """The name of a folder, without its parents, which are private."""
   return pathlib.PurePath(path).name
 
 
@@ -83,7 +83,7 @@ def _picture(record: RunFiles, name: str, title: str, alt: str, figure: str = ""
 
 
 def slices(record: RunFiles, show_slices: bool) -> Section | None:
-  """Pictures of slices."""
+  """Images of slices."""
   if not show_slices:
     return None
   sample = viewer.sample_chart(record)
@@ -103,22 +103,22 @@ def _slice_words(record: RunFiles, name: str) -> str:
     dice = np.array([_dice(record, row) for row in rows])
     return f"Dice from {phrases.number(dice.min())} to {phrases.number(dice.max())}, median {phrases.number(np.median(dice))}."
   wrong = [row["fp"] for row in rows]
-  return f"{sum(count > 0 for count in wrong)} of {len(rows)} have pixels marked, at most {max(wrong):,}."
+  return f"{sum(count > 0 for count in wrong)} of {len(rows)} have false-positive pixels, at most {max(wrong):,}."
 
 
 def _dice(record: RunFiles, row: dict[str, Any]) -> float:
-  """Of a slice, 1 where truth and prediction are empty; of several classes their mean."""
+  """The Dice of a slice, 1 if truth and prediction are empty; the mean over several classes."""
   of_classes = list(record.of_classes(row).get("classes", {None: row}).values())
   return float(metrics.dice(counts_of(of_classes), empty=1.0).mean())
 
 
 def detection(record: RunFiles, show_slices: bool) -> Section | None:
-  """Slices, volumes and surfaces of a segmentation."""
+  """Detection by slice, volumes and surface distances of a segmentation."""
   test = record.summary["test"]
   if record.task != "segmentation":
     return None
   found = [
-    html_tables.listed("Slices with any pixel marked", test["detection"], "share"),
+    html_tables.listed("Slices with any pixel predicted", test["detection"], "share"),
     html_tables.confusion(_marked(record)["confusion"]),
   ]
   lead, drawn = [], []
@@ -139,12 +139,12 @@ def detection(record: RunFiles, show_slices: bool) -> Section | None:
 
 
 def _marked(record: RunFiles) -> dict[str, Any]:
-  """A segmenter's slices evaluated as a classifier's: tumour where any pixel is marked."""
+  """A segmenter evaluated as a classifier of slices: tumour if any pixel is segmented."""
   return summarize_classes([row | {"prediction": int(row["tp"] + row["fp"] > 0)} for row in record.rows])
 
 
 def calibration(record: RunFiles, show_slices: bool) -> Section | None:
-  """Whether probabilities can be taken at their word."""
+  """Calibration of the probabilities."""
   if record.task == "cascade":
     return None
   groups = record.summary["test"]["calibration"]
@@ -154,7 +154,7 @@ def calibration(record: RunFiles, show_slices: bool) -> Section | None:
 
 
 def subgroups(record: RunFiles, show_slices: bool) -> Section | None:
-  """The patients in groups."""
+  """Statistics of subgroups of patients."""
   found = html_tables.subgroups(record.summary["test"].get("subgroups") or {})
   if not found:
     return None
@@ -189,7 +189,7 @@ def associations(record: RunFiles, show_slices: bool) -> Section | None:
 
 
 def training(record: RunFiles, show_slices: bool) -> Section | None:
-  """Curves of training, and of pooled runs what each of them got."""
+  """Training curves or, for pooled runs, the results of each run."""
   if record.summary.get("folds"):
     return Section("training", "The runs that are pooled", ["Curves are in the report of each run."],
                    [html_tables.folds(record.summary["folds"])])  # fmt: skip
@@ -208,14 +208,16 @@ def training(record: RunFiles, show_slices: bool) -> Section | None:
 
 
 def published(record: RunFiles, others: Sequence[Section]) -> Section:
-  """The paper's tables and where its figures are, and what others measured."""
+  """The paper's tables, where to find its figures, and results of others."""
   summary, test, found = record.summary, record.summary["test"], []
   if record.task == "classification":
     found.append(paper_tables.table2(test["per_class"], phrases.model(summary)))
     if summary["baselines"]:
       found.append(paper_tables.baselines(summary))
   elif record.task == "segmentation":
-    found.append(paper_tables.table2(_marked(record)["per_class"], f"any pixel marked by the {phrases.model(summary)}"))
+    found.append(
+      paper_tables.table2(_marked(record)["per_class"], f"any pixel predicted by the {phrases.model(summary)}")
+    )
     found.append(paper_tables.table3(summary))
   lead = [
     "The paper is Aish et al. 2024, Brain Tumor Segmentation and Classification Using ResNet50 and U-Net. What it prints for its own "
@@ -231,7 +233,7 @@ def _figures(record: RunFiles, others: Sequence[Section]) -> Table:
   model = record.summary.get("model")
   if record.task == "segmentation":
     here |= dict.fromkeys(
-      ("Fig. 3", "Fig. 5"), "of this network: Detection, volume and surface, slices with any pixel marked"
+      ("Fig. 3", "Fig. 5"), "of this network: Detection, volume and surface, slices with any pixel predicted"
     )
     here |= {name: "of this network: Training" for name in ("Fig. 4", "Fig. 6") if record.history}
   elif record.task == "classification":
@@ -248,10 +250,10 @@ def _figures(record: RunFiles, others: Sequence[Section]) -> Table:
 
 
 _ABSENT = {
-  "1": "not here: no pictures of slices in this report",
+  "1": "not here: no images of slices in this report",
   **dict.fromkeys("34", "not here: in the report of a CNN's run"),
   **dict.fromkeys("56", "not here: in the report of a ResNet50's run"),
-  **dict.fromkeys("78", "not here: in the report of a single segmentation run with pictures of slices"),
+  **dict.fromkeys("78", "not here: in the report of a single segmentation run with images of slices"),
   "9": "not here: in the report of a run with the focal Tversky loss",
 }
 
@@ -259,7 +261,7 @@ _ABSENT = {
 def about(record: RunFiles) -> Section:
   """What was run: data, split, versions, hardware.
 
-  Not when and for how long, which `summary.json` says: two runs with the same results have the same page.
+  Date and duration are only in `summary.json`, so that two runs with the same results have the same report.
   """
   summary = record.summary
   split, largest = summary.get("parts") or {}, summary.get("largest_component")
@@ -314,7 +316,7 @@ def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def patients(record: RunFiles, shown: dict[str, str]) -> Section | None:
-  """The sortable table; `shown` are the cases in the viewer, by patient."""
+  """The sortable table of patients; `shown` maps patients to their case in the viewer."""
   if not record.patients:
     return None
   ranked = viewer.ranks(record)
@@ -329,7 +331,7 @@ def patients(record: RunFiles, shown: dict[str, str]) -> Section | None:
   )
 
 
-# In the order of the page; patients, the paper and the run are put around them.
+# In the order of the page; the sections on patients, the paper and the run are placed around them.
 RESULTS: tuple[Callable[[RunFiles, bool], Section | None], ...] = (
   scores, detection, calibration, subgroups, associations, slices, training,
 )  # fmt: skip

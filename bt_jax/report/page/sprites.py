@@ -1,4 +1,4 @@
-"""Volumes for the viewer of the report: the slices of a case side by side in one picture (a sprite) for each layer."""
+"""Volumes for the viewer of the report: the slices of a case side by side in one image (a sprite) for each layer."""
 
 import io
 import pathlib
@@ -14,17 +14,17 @@ from bt_jax.errors import one_line
 from bt_jax.schema import Slices, to_8_bits
 
 COLUMNS = 8  # slices per line of a sprite
-_TOLERANCE = 0.3  # pixels that an outline may be off, to be drawn with fewer points
+_TOLERANCE = 0.3  # largest error of an outline in pixels, to draw it with fewer points
 
 
 class Volume(NamedTuple):
-  """What the viewer needs of a case; its slices in order.
+  """A case in the viewer, with its slices in order.
 
   Attributes:
-    case: its name.
-    flair: the reference channel as a PNG, grey, with `COLUMNS` slices per line.
-    truth: the masks.
-    prediction: the masks; None for a classifier.
+    case: name of the case.
+    flair: the reference channel as a grey PNG with `COLUMNS` slices per line.
+    truth: the true masks.
+    prediction: the predicted masks; None for a classifier.
   """
 
   case: str
@@ -36,10 +36,10 @@ class Volume(NamedTuple):
 def save_volumes(
   folder: pathlib.Path, slices: Slices, masks: Bool[np.ndarray, "n size size classes"] | None, *, reference: int
 ) -> list[pathlib.Path]:
-  """Writes FOLDER/CASE/flair.png, truth.png and prediction.png (none where `masks` is None) for every case.
+  """Writes FOLDER/CASE/flair.png, truth.png and, unless `masks` is None, prediction.png for every case.
 
-  `flair` is whatever channel `reference` is the index of. The slices of the first class come first in a picture of
-  masks, then those of the second, and so on.
+  `flair.png` shows the channel with index `reference`. An image of masks has first all slices of the first class, then
+  those of the second, and so on.
   """
   image = to_8_bits(slices.image[..., reference, None])
   layers = {"flair": image, "truth": slices.mask == 1, "prediction": masks}
@@ -55,17 +55,17 @@ def save_volumes(
 
 
 def read_volume(folder: pathlib.Path, case: str, count: int, classes: int = 1) -> Volume | None:
-  """The volume of so many slices and classes that `save_volumes` wrote; None where it did not, or wrote others.
+  """Reads a volume of `count` slices that `save_volumes` wrote; None if it is missing or has another size.
 
   Raises:
-    UserError: a picture is damaged.
+    UserError: an image is damaged.
   """
   paths = {name: folder / case / f"{name}.png" for name in ("flair", "truth", "prediction")}
   if not paths["flair"].is_file() or not paths["truth"].is_file():
     return None
   try:
     found = {name: np.array(Image.open(path)) for name, path in paths.items() if path.is_file()}
-  except (OSError, SyntaxError, ValueError) as error:  # Pillow's, for a broken picture
+  except (OSError, SyntaxError, ValueError) as error:  # raised by Pillow for a broken image
     raise files.damaged(folder / case, f"an image: {one_line(error)}", files.EVALUATE) from error
   size = found["flair"].shape[1] // COLUMNS
   pictures = {name: count * (1 if name == "flair" else classes) for name in found}
@@ -80,16 +80,16 @@ def read_volume(folder: pathlib.Path, case: str, count: int, classes: int = 1) -
 
 
 def flair_slices(volume: Volume) -> UInt8[np.ndarray, "n size size"]:
-  """The pictures of a volume."""
+  """The slices of the reference channel of a volume."""
   return _slices(np.array(Image.open(io.BytesIO(volume.flair))))[: len(volume.truth)]
 
 
 def outlines(masks: Bool[np.ndarray, "n size size"]) -> str:
-  """The outlines of all slices as the data of one SVG path, in pixels of the sprite; at most 0.3 pixels off."""
+  """The outlines of all slices as the data of one SVG path, in pixels of the sprite, accurate to 0.3 pixels."""
   pieces = []
   for at, mask in enumerate(masks):
     line, column = divmod(at, COLUMNS)
-    # A frame of nothing closes the outline of a mask that touches the border; pixels have their centre at one half.
+    # Zero padding closes the outline of a mask that touches the border; pixel centres are at half-integers.
     for contour in measure.find_contours(np.pad(mask, 1).astype(np.uint8), 0.5):
       points = measure.approximate_polygon(contour, _TOLERANCE)[:-1, ::-1] - 0.5
       points += np.array([column, line]) * mask.shape[0]

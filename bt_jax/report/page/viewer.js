@@ -4,7 +4,7 @@
   const COLUMNS = 8;
   const find = (id) => document.getElementById(id);
 
-  // Tables: a click on a heading sorts by it, a second click the other way; what has no value stays last.
+  // Tables: a click on a heading sorts by it, a second click reverses the order; missing values stay last.
   for (const table of document.querySelectorAll("table.sortable")) {
     const heads = [...table.tHead.rows[0].cells];
     heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
@@ -67,7 +67,7 @@
     draw();
   }
 
-  /** Whether there is such a slice; shows it if so. */
+  /** Shows a slice, if it exists; returns whether it does. */
   function go(slice) {
     const there = slice >= 0 && slice < captions[chosen].length;
     if (there) {
@@ -100,7 +100,7 @@
     });
   }
   for (const figure of figures) {
-    // At either end the wheel scrolls the page on.
+    // At either end the wheel scrolls the page.
     figure.querySelector(".stage").addEventListener("wheel", (event) => {
       if (event.deltaY && go(at[chosen] + Math.sign(event.deltaY))) event.preventDefault();
     }, { passive: false });

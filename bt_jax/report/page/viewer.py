@@ -1,4 +1,4 @@
-"""Which volumes the report shows, and the words under each of their slices."""
+"""Which volumes the report shows, and the captions of their slices."""
 
 import itertools
 import pathlib
@@ -13,24 +13,24 @@ from bt_jax.report.page.phrases import number
 from bt_jax.report.page.run_files import RunFiles
 
 Row = dict[str, Any]
-_WHITE = 0.999  # share of a volume's pixels that is not white when shown
-_SAMPLES = 4  # volumes with a slice among the samples
+_WHITE = 0.999  # quantile of a volume's intensities that is shown as white
+_SAMPLES = 4  # number of sample slices, each from another volume
 
 
 class Shown(NamedTuple):
-  """A volume in the page.
+  """A volume in the report.
 
   Attributes:
-    case: its name.
-    heading: with its rank and score.
-    flair: the sprite as a `data:` address.
-    brightness: factor that lets its brightest pixels be white.
-    lines: of the sprite.
-    size: of a slice in pixels.
+    case: name of the case.
+    heading: the case with its rank and score.
+    flair: the sprite as a `data:` URL.
+    brightness: factor that makes its brightest pixels white.
+    lines: number of lines of the sprite.
+    size: size of a slice in pixels.
     outlines: the data of the SVG paths of each layer, one for each class.
-    captions: under each slice.
-    bars: for each slice, the share of tumour in truth and in prediction, 0..1.
-    start: the slice to show first and in print, with the largest tumour.
+    captions: caption of each slice.
+    bars: for each slice, the heights of its bars for truth and prediction, 0..1.
+    start: index of the slice to show first and in print, the one with the largest tumour.
   """
 
   case: str
@@ -51,7 +51,7 @@ def score(record: RunFiles) -> str:
 
 
 def ranks(record: RunFiles) -> dict[str, str]:
-  """The best, the median and the worst patient, from patient to rank."""
+  """Maps the best, the median and the worst patient to their rank."""
   known = [row for row in record.patients if row.get(score(record)) is not None]
   if not known:
     return {}
@@ -63,12 +63,12 @@ def ranks(record: RunFiles) -> dict[str, str]:
 
 
 def choose(record: RunFiles, *, room: int, enough: int) -> list[Shown]:
-  """Volumes of the best, median and worst patients first, then of others.
+  """Chooses volumes: those of the best, median and worst patients first, then others.
 
   Args:
-    record: of the run.
-    room: bytes that all together may take.
-    enough: bytes that they may take with others among them.
+    record: files of the run.
+    room: largest total size in bytes.
+    enough: total size in bytes above which no volumes of other patients are added.
   """
   ranked = ranks(record)
   scores = {row["patient"]: row.get(score(record)) for row in record.patients}
@@ -97,11 +97,11 @@ def choose(record: RunFiles, *, room: int, enough: int) -> list[Shown]:
 
 
 def note(record: RunFiles, shown: list[Shown]) -> str:
-  """How many volumes there are to see, and which of the best, median and worst are not."""
+  """The number of volumes shown, and which of the best, median and worst are not among them."""
   cases = {row["case"]: row["patient"] for row in record.rows}
   seen = {cases[volume.case] for volume in shown}
   missing = [f"the {rank} one ({patient})" for patient, rank in ranks(record).items() if patient not in seen]
-  part = ", only slices of the test part" if record.summary["leaky"] else ""
+  part = ", only slices of the test set" if record.summary["leaky"] else ""
   count = f"{len(shown)} of {len(cases)} volumes{part}"
   if len(shown) == len(cases):
     return f"{count}."
@@ -110,7 +110,7 @@ def note(record: RunFiles, shown: list[Shown]) -> str:
 
 
 def _folder(record: RunFiles, case: str) -> pathlib.Path | None:
-  """Where the volumes of a case are: in the run's folder, or, of pooled runs, in that of one of them."""
+  """The folder with the volume of a case: in the run's folder or, for pooled runs, in that of one of them."""
   folders = [fold["run"] for fold in record.summary.get("folds") or [] if fold.get("run")]
   folds = [
     *sorted(record.folder.glob("fold*_*")),
@@ -170,16 +170,16 @@ def _caption(row: Row) -> str:
 
 
 def _outcome(row: Row) -> str:
-  """What a mask of one class is worth in a slice."""
+  """The outcome for one class in a slice, as text."""
   marked, missed = row["tp"] + row["fp"], row["fn"]
   if row["tp"] + missed:
     dice = 2 * row["tp"] / (2 * row["tp"] + row["fp"] + missed)
-    return f"Dice {number(dice)}" if marked else "nothing marked (Dice 0)"
-  return f"{marked:,} false-positive pixels (Dice 0)" if marked else "nothing marked, rightly"
+    return f"Dice {number(dice)}" if marked else "nothing segmented (Dice 0)"
+  return f"{marked:,} false-positive pixels (Dice 0)" if marked else "nothing segmented, correct"
 
 
 def sample_chart(record: RunFiles) -> Chart | None:
-  """Slices of some patients with their masks: of each the one with the largest tumour."""
+  """Sample slices with their masks: of each volume the slice with the largest tumour."""
   pictures = list(itertools.islice(_samples(record), _SAMPLES))
   return samples(pictures, record.info) if pictures else None
 

@@ -12,7 +12,8 @@
   python launch.py --mode=export --checkpoint=RUN --output=FILE           one file that runs with jax alone
   python launch.py --mode=serve --checkpoint=RUN                          a web page to drop scans on
 
-The fields and their meaning are in configs/common.py, the presets at the top of each configuration file.
+The fields and their meaning are in configs/common.py, the presets at the top of each configuration file. Exit status: 0 done, 1 bad
+input or a full disk, 2 some studies could not be predicted, 130 Ctrl-C, 143 SIGTERM.
 For research only, never clinical use.
 """
 
@@ -160,7 +161,7 @@ def _main(argv: list[str]) -> None:
   except BrokenPipeError:
     raise
   except UserError as error:
-    fail(with_flags(error))
+    fail(with_flags(error), error.exit_code)
   except OSError as error:
     values = flag_values()
     path = error.filename or values.get("workdir") or values.get("output") or "a file"
@@ -195,7 +196,7 @@ def parse(argv: list[str]) -> list[str]:
   try:
     _find_config(argv)
     argv, unset = _without_none(argv)
-    rest = flags.FLAGS(argv)
+    rest = _parse_flags(argv)
     if len(rest) > 1:
       raise UserError(f"{rest[1]!r} is not a flag: flags are --config, --config.<field>=value and those of --help")
     _check_taken(MODE.value)
@@ -210,6 +211,14 @@ def parse(argv: list[str]) -> list[str]:
     fail(_misspelt(argv) or f"the configuration cannot be read ({error})")
   except (UserError, flags.Error, OSError, TypeError, ValueError) as error:
     fail(" ".join(with_flags(_first(error)).split()))
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+  """What is left of the arguments without flags; --help exits with status 0, where absl would exit with 1."""
+  try:
+    return flags.FLAGS(argv)
+  except SystemExit as help_shown:
+    sys.exit(0 if help_shown.code == 1 else help_shown.code)
 
 
 def _first(error: Exception) -> Exception:
@@ -234,9 +243,10 @@ def with_flags(error: Exception) -> str:
   return f"{error} ({named})" if named else str(error)
 
 
-def fail(message: str) -> NoReturn:
-  """Exits with status 1 and one line."""
-  sys.exit(f"error: {message}")
+def fail(message: str, status: int = 1) -> NoReturn:
+  """Exits with this status and one line."""
+  print(f"error: {message}", file=sys.stderr)
+  sys.exit(status)
 
 
 def _find_config(argv: list[str]) -> None:

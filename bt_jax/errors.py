@@ -15,7 +15,7 @@ class UserError(ValueError):
   """Bad input, reported in one line: what was found, where, what was expected, and the remedy.
 
   The line names arguments and configuration fields, such as `data.root`, and no flags. The command line prints it
-  without a stack trace, followed by the flags for `arguments`, and exits with status 1.
+  without a stack trace, followed by the flags for `arguments`, and exits with `exit_code`.
 
   Args:
     message: the line.
@@ -23,9 +23,17 @@ class UserError(ValueError):
       the remedy gives one, e.g. `output`, `data.root`, `train.score=loss`, or `mode=evaluate` for a mode to run.
   """
 
+  exit_code = 1
+
   def __init__(self, message: str, *arguments: str):
     super().__init__(message)
     self.arguments = arguments
+
+
+class StudiesFailed(UserError):
+  """Some studies could not be predicted; all others were."""
+
+  exit_code = 2
 
 
 class MachineError(UserError):

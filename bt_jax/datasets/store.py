@@ -284,7 +284,11 @@ class Reader:
 
     with concurrent.futures.ThreadPoolExecutor() as pool:
       results = pool.map(read, range(len(ids)))
-      rows = list(tqdm(results, total=len(ids), desc="reading slices", unit="slice", leave=False, disable=not progress))
+      rows = list(
+        tqdm(
+          results, total=len(ids), desc="reading slices", unit="slice", leave=False, disable=None if progress else True
+        )
+      )
     case, patient, number, mean, std = zip(*rows, strict=True) if rows else ((),) * 5
     statistics = (np.array(column, np.float32).reshape(-1, channels) for column in (mean, std))
     return Slices(np.array(case), np.array(patient), np.array(number, np.int32), image, mask, *statistics)

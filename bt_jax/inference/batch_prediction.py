@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from tqdm import tqdm
 
 from bt_jax import files
-from bt_jax.errors import MachineError, UserError
+from bt_jax.errors import MachineError, StudiesFailed, UserError
 from bt_jax.inference import claims, dataset_layouts, writer
 from bt_jax.inference import studies as studies_of
 from bt_jax.inference.predictor import Prediction, Predictor
@@ -54,7 +54,8 @@ def predict(
     load: loads the networks, whose channels say what a study is.
 
   Raises:
-    UserError: there is nothing to read, the output holds something else, or a study could not be predicted.
+    UserError: there is nothing to read, the output holds something else, or the only study could not be predicted.
+    StudiesFailed: some of several studies could not be predicted.
   """
   if source is not None and not source.exists():  # before networks are opened, which takes seconds
     raise UserError(f"{source} is not there: name a file or a folder that is ({EXPECTED})", "input")
@@ -187,7 +188,7 @@ class _Work:
 def _stream(work: _Work, chosen: Sequence[Study]) -> Iterator[dict[str, Any]]:
   """A row of the table for each study; those that other processes have claimed are tried again until they are free."""
   alone = len(chosen) == 1  # then the bar counts slices
-  with tqdm(total=len(chosen), desc="predicting", unit="study", disable=alone) as bar:
+  with tqdm(total=len(chosen), desc="predicting", unit="study", disable=True if alone else None) as bar:
     while chosen:
       elsewhere = []
       for study, row in _once(work, chosen, alone):
@@ -306,6 +307,6 @@ def _print_all(rows: Sequence[dict[str, Any]], table: pathlib.Path) -> None:
   )
   print(f"written:\n  {table}\n  {table.parent}/<study>/prediction.json, masks, overlays\n{NOTICE}")
   if count["failed"]:
-    raise UserError(
+    raise StudiesFailed(
       f"{count['failed']} of {len(rows)} studies could not be predicted: the column error of {table} says why"
     )

@@ -203,7 +203,7 @@ class Predictor:
     aspect = scan.spacing_mm[1] / scan.spacing_mm[2] if scan.spacing_mm else 1.0
     probabilities, members = np.empty((count, height, width, len(info.classes)), np.float32), []
     slice_probability, gated, done = np.empty(count, np.float32), np.empty(count, bool), 0
-    bar = tqdm(total=count, desc="predicting", unit="slice", leave=False, disable=not progress)
+    bar = tqdm(total=count, desc="predicting", unit="slice", leave=False, disable=None if progress else True)
     for outputs in self.segment(scan.image, aspect):
       stop, own = done + len(outputs.gated), outputs.members
       if not np.isfinite(own).all() or not np.isfinite(outputs.slice_probability).all():

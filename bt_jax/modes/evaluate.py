@@ -64,7 +64,7 @@ def _baselines(data: Data, test: Slices, parameters: dict[str, Any]) -> dict[str
   """The masks of every baseline; stores what was fitted on training slices in `parameters`."""
   masks = {}
   sample = data.reader.read(baselines.sample_ids(data.split.train, data.labels("train"), seed=0))
-  for name in tqdm(baselines.METHODS, desc="baselines", unit="method", leave=False):
+  for name in tqdm(baselines.METHODS, desc="baselines", unit="method", leave=False, disable=None):
     parameters[name] = baselines.fit(name, sample, seed=0)
     masks[name] = baselines.predict(name, test, parameters[name], seed=0)
   if data.split.leaky:

@@ -13,7 +13,7 @@ from bt_jax.evaluation.record_tables import Tables
 from bt_jax.evaluation.records import Record
 from bt_jax.evaluation.summary_schema import mark_finished, unmark_finished, write_summary
 from bt_jax.paper import baselines, genes
-from bt_jax.report import text_tables
+from bt_jax.report import console, text_tables
 from bt_jax.report.page import html
 from bt_jax.tasks.task import Task
 
@@ -105,7 +105,7 @@ def write(
   show_slices: bool,
   drawn: Sequence[pathlib.Path] = (),
 ) -> None:
-  """Writes tables, summary and report, and prints the table and the paths written.
+  """Writes tables, summary and report, and prints the verdict, a short table and the paths written.
 
   Args:
     workdir: the folder of the run.
@@ -124,4 +124,5 @@ def write(
     html.write_report(workdir, show_slices=show_slices),
   ]
   mark_finished(workdir)
-  print(f"\n{table}\n\nwritten:\n" + "\n".join(f"  {path}" for path in written))
+  print(f"\n{console.verdict(summary, written[-1])}\n\n{console.short_table(summary)}\n\nwritten:")
+  print("\n".join(f"  {path}" for path in written))

@@ -28,11 +28,11 @@ def results_table(summary: dict[str, Any]) -> str:
   }
   lines = [
     f"Segmentation on the test set: {heading(summary)}",
-    f"{_counts(test)}; threshold {_threshold(summary)}{_slice_gate(summary)}; largest 3-D component only: {summary['largest_component']}",
+    f"{counts(test)}; threshold {threshold(summary)}{_slice_gate(summary)}; largest 3-D component only: {summary['largest_component']}",
     "",
     f"{'':10}" + "".join(f"{title:>24}" for title in columns),
     *(
-      f"{name:10}" + "".join(f"{_cell(test[group], key):>24}" for group, key in (of(name) for of in columns.values()))
+      f"{name:10}" + "".join(f"{cell(test[group], key):>24}" for group, key in (of(name) for of in columns.values()))
       for name in metrics.METRICS
     ),
     "",
@@ -52,21 +52,21 @@ def results_table(summary: dict[str, Any]) -> str:
 def class_table(summary: dict[str, Any]) -> str:
   """The table of a classifier's `summary.json` as text, with the paper's Table 2 and its values beside ours."""
   test = summary["test"]
-  counts = test["confusion"]
+  confusion = test["confusion"]
   overall = ("accuracy", "specificity", "roc_auc", "average_precision", "ece")
   lines = [
     f"Classification on the test set, by slice: {heading(summary)}",
-    f"{_counts(test)}; threshold {_threshold(summary)}",
+    f"{counts(test)}; threshold {threshold(summary)}",
     "",
-    *(f"{name:24}{_cell(test, name):>24}" for name in overall),
+    *(f"{name:24}{cell(test, name):>24}" for name in overall),
     *(
-      f"{f'{name} (macro)':24}{_cell(test['macro'], name):>24}" for name in ("precision", "recall", "f1", "specificity")
+      f"{f'{name} (macro)':24}{cell(test['macro'], name):>24}" for name in ("precision", "recall", "f1", "specificity")
     ),
     *_calibration_lines(test["calibration"]),
     "",
     f"{'confusion':24}{'none predicted':>16}{'tumour predicted':>18}",
-    f"{'no tumour':24}{counts['tn']:>16}{counts['fp']:>18}",
-    f"{'tumour':24}{counts['fn']:>16}{counts['tp']:>18}",
+    f"{'no tumour':24}{confusion['tn']:>16}{confusion['fp']:>18}",
+    f"{'tumour':24}{confusion['fn']:>16}{confusion['tp']:>18}",
     "",
     *_baseline_lines(summary, _CLASSIFIED),
     *(_paper_lines(summary) if info_of(summary).name == INFO.name else []),
@@ -105,7 +105,7 @@ def _baseline_lines(summary: dict[str, Any], columns: dict[str, tuple[str | None
   for title, test, name in named:
     printed = published_values.TABLE3.get(name) if segments else None
     cells = (
-      _cell(functools.reduce(dict.__getitem__, filter(None, path[:-1]), test), path[-1]) for path in columns.values()
+      cell(functools.reduce(dict.__getitem__, filter(None, path[:-1]), test), path[-1]) for path in columns.values()
     )
     line = f"{title:50}" + "".join(f"{cell:>24}" for cell in cells)
     lines.append(f"{line}   {printed.result} on {printed.data}" if printed else line)
@@ -124,15 +124,15 @@ def _class_lines(test: dict[str, Any]) -> list[str]:
     return []
   rows = [*test["classes"].items(), ("mean over classes", test)]
   head = f"{'by class (dice; slices by any pixel)':50}" + "".join(f"{title:>24}" for title in _SEGMENTED)
-  cells = lambda numbers: "".join(f"{_cell(numbers[group], name):>24}" for group, name in _SEGMENTED.values())
+  cells = lambda numbers: "".join(f"{cell(numbers[group], name):>24}" for group, name in _SEGMENTED.values())
   return [head, *(f"{name:50}{cells(numbers)}" for name, numbers in rows), ""]
 
 
 def _detection_lines(test: dict[str, Any]) -> list[str]:
   found = test["detection"]
   return [
-    f"slices with any pixel predicted: {_cell(found, 'sensitivity')} of those with a tumour, "
-    f"{_cell(found, 'false_positive_rate')} of those without",
+    f"slices with any pixel predicted: {cell(found, 'sensitivity')} of those with a tumour, "
+    f"{cell(found, 'false_positive_rate')} of those without",
   ]
 
 
@@ -140,12 +140,12 @@ def _volume_lines(test: dict[str, Any]) -> list[str]:
   volume, surface = test["volume"], test["surface"]
   if why := volume.get("why") or surface.get("why"):
     return [f"volumes and surfaces: - ({why})"]
-  show = lambda name, of=volume: _cell(of, name, "{:.0f}")
+  show = lambda name, of=volume: cell(of, name, "{:.0f}")
   return [
     f"volume, predicted minus true, {volume['unit']}: mean {show('error_mean')}; 95 % limits of agreement {show('limits_low')} to "
     f"{show('limits_high')}; absolute, mean {show('absolute_error_mean')}",
     *(
-      f"{title}, {surface['unit']}: mean {_cell(surface, f'{name}_mean', '{:.2f}')}, median {_cell(surface, f'{name}_median', '{:.2f}')}"
+      f"{title}, {surface['unit']}: mean {cell(surface, f'{name}_mean', '{:.2f}')}, median {cell(surface, f'{name}_median', '{:.2f}')}"
       for name, title in (
         ("hd95", "Hausdorff distance, 95th percentile"),
         ("assd", "average symmetric surface distance"),
@@ -161,7 +161,7 @@ def _calibration_lines(calibration: dict[str, Any]) -> list[str]:
   for name, found in calibration.items():
     at = "of each fold" if found["temperature"] is None else f"{found['temperature']:.2f}"
     lines.append(
-      f"calibration error of {name}: {_cell(found, 'ece')}, at the temperature {at} (from validation) {_cell(found, 'ece_calibrated')}"
+      f"calibration error of {name}: {cell(found, 'ece')}, at the temperature {at} (from validation) {cell(found, 'ece_calibrated')}"
       + (f"; {found['why']}" if found["why"] else "")
     )
   return lines
@@ -175,7 +175,8 @@ def _intervals_lines(summary: dict[str, Any]) -> list[str]:
   return [legend, *([intervals["why"]] if intervals["why"] else [])]
 
 
-def _counts(test: dict[str, Any]) -> str:
+def counts(test: dict[str, Any]) -> str:
+  """Patients and slices of a test set."""
   return f"{_patients(test)}, {test['slices']} slices, {test['tumor_slices']} of them with a tumour"
 
 
@@ -183,12 +184,13 @@ def _patients(group: dict[str, Any]) -> str:
   return "1 patient" if group["patients"] == 1 else f"{group['patients']} patients"
 
 
-def _threshold(summary: dict[str, Any]) -> str:
+def threshold(summary: dict[str, Any]) -> str:
+  """The threshold on probabilities, and where it is from."""
   value = summary["threshold"]
   return f"({summary['threshold_from']})" if value is None else f"{value:.2f} ({summary['threshold_from']})"
 
 
-def _cell(group: dict[str, Any], name: str, form: str = "{:.4f}") -> str:
+def cell(group: dict[str, Any], name: str, form: str = "{:.4f}") -> str:
   """A number with its interval, if it has one."""
   value, interval = group[name], group.get(f"{name}_ci95")
   if value is None:
@@ -212,7 +214,7 @@ def compare_table(summary: dict[str, Any]) -> str:
     "",
     f"{'by patient':24}{'mean of difference':>28}{'median':>28}{'higher':>8}{'equal':>8}{'lower':>8}   Wilcoxon p",
     *(
-      f"{name:24}{_cell(row, 'mean'):>28}{_cell(row, 'median'):>28}{row['higher']:>8}{row['equal']:>8}{row['lower']:>8}   "
+      f"{name:24}{cell(row, 'mean'):>28}{cell(row, 'median'):>28}{row['higher']:>8}{row['equal']:>8}{row['lower']:>8}   "
       + (f"- ({row['why']})" if row["p"] is None else f"{row['p']:.4f}")
       for name, row in summary["patients"].items()
     ),
@@ -227,7 +229,7 @@ def compare_table(summary: dict[str, Any]) -> str:
 def _compared(rows: dict[str, dict[str, Any]], prefix: str = "") -> list[str]:
   """One line for each statistic of two runs."""
   return [
-    f"{prefix + name.replace('_', ' '):24}{_show(row['first']):>10}{_show(row['second']):>10}{_cell(row, 'difference'):>28}"
+    f"{prefix + name.replace('_', ' '):24}{_show(row['first']):>10}{_show(row['second']):>10}{cell(row, 'difference'):>28}"
     for name, row in rows.items()
   ]
 
@@ -264,7 +266,7 @@ def cascade_table(summary: dict[str, Any]) -> str:
     f"set to keep {summary['gate']['sensitivity_asked']:.1%} of the slices with a tumour",
     "",
     f"{'segmentation':36}{'without gate':>24}{'with gate':>24}",
-    *(f"{name:36}{_cell(alone[group], key):>24}{_cell(gated[group], key):>24}" for name, (group, key) in pairs.items()),
+    *(f"{name:36}{cell(alone[group], key):>24}{cell(gated[group], key):>24}" for name, (group, key) in pairs.items()),
     f"healthy slices with a false positive: {gate['false_positives']} without, {gate['false_positives_gated']} with, of "
     f"{gate['healthy_slices']}",
     f"slices with a tumour missed by the gate: {gate['tumor_slices_missed_by_gate']} of {gate['tumor_slices']} (sensitivity "

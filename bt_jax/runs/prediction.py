@@ -38,7 +38,7 @@ def predict(
   batches = list(feed.eval_batches(len(slices), batch_size))
   rows, examples = sharding.local_rows(components.mesh, batch_size), feed.arrays(slices)
   logits: Tumor | None = None
-  for indices, valid in tqdm(batches, desc="predicting", unit="batch", leave=False):
+  for indices, valid in tqdm(batches, desc="predicting", unit="batch", leave=False, disable=None):
     local = change({name: array[indices[rows]] for name, array in examples.items()})
     batch = sharding.fetch(components.predict_step(variables, sharding.lay_out(components.mesh, local, batch_size)))
     if logits is None:

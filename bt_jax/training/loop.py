@@ -119,9 +119,16 @@ def train(
   """
   done = int(state.step)
   started, trained, waited, first = time.perf_counter(), 0, 0.0, True
+  epochs = -(-plan.steps // plan.steps_per_epoch)
   with (
     _stop_signals() as asked,
-    tqdm(total=plan.steps * plan.batch_size, initial=done * plan.batch_size, desc="training", unit="slice") as progress,
+    tqdm(
+      total=plan.steps * plan.batch_size,
+      initial=done * plan.batch_size,
+      desc="training",
+      unit="slice",
+      disable=None,  # where there is no terminal, whose logs it would fill
+    ) as progress,
   ):
     while not is_finished(plan, history):
       asking = time.perf_counter()
@@ -140,6 +147,7 @@ def train(
       look = done // _LOOK_EVERY > (done - steps) // _LOOK_EVERY or end_of_epoch
       # Several hosts agree at the same steps; a single host need not ask.
       stop = (asked and jax.process_count() == 1) or (look and any(hosts.gather(bool(asked))))
+      progress.set_description(f"epoch {-(-done // plan.steps_per_epoch)} of {epochs}", refresh=False)
       if look or stop:
         _check_finite(state, latest)
         score = f"{history[-1]['validation_score']:.3f}" if history else "-"
@@ -164,11 +172,20 @@ def train(
           best.save(done, state.eval_variables, record | {"history": history, "decision": validation.decide()})
         latest.save(done, state, record | {"history": history})
         report(history)
+        if progress.disable:  # no terminal: one line an epoch instead
+          print(_epoch_line(row, epochs, best=best_row(history) is row), flush=True)
         started, trained, waited = time.perf_counter(), 0, 0.0
       if stop:
         latest.save(done, state, record | {"history": history})
         raise Stopped(done, asked[0] if asked else signal.SIGTERM)
   return state, history
+
+
+def _epoch_line(row: Row, epochs: int, *, best: bool) -> str:
+  return (
+    f"epoch {row['epoch']} of {epochs}: loss {row['train_loss']:.4f}, validation score {row['validation_score']:.3f}"
+    f"{' (the best so far)' if best else ''}, {row['slices_per_second']:.1f} slices/s"
+  )
 
 
 def _check_finite(state: TrainState, latest: Checkpoints) -> None:

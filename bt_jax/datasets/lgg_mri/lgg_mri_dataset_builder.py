@@ -124,7 +124,10 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     for case in tree.cases:
       folds.setdefault(config.fold_of(case.patient), []).append(case)
     self.progress = tqdm(
-      total=sum(len(case.slices) for case in tree.cases), desc=f"building {self.info.full_name}", unit="slice"
+      total=sum(len(case.slices) for case in tree.cases),
+      desc=f"building {self.info.full_name}",
+      unit="slice",
+      disable=None,
     )
     return {fold_split(fold): self._generate_examples(cases, tree.clinical) for fold, cases in sorted(folds.items())}
 

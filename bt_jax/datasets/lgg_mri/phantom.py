@@ -92,7 +92,7 @@ def _check_space(folder: pathlib.Path, slices: int) -> None:
 
 def _write_cases(folder: pathlib.Path, patients: int, slices: int, seed: int) -> None:
   rows = []
-  for index in tqdm(range(patients), desc="writing synthetic patients", unit="patient"):
+  for index in tqdm(range(patients), desc="writing synthetic patients", unit="patient", disable=None):
     rng = np.random.default_rng([seed, index])
     count = int(rng.integers(slices - slices // 4, slices + slices // 4 + 1))
     images, masks = make_volume(

@@ -83,7 +83,7 @@ def channel_names(count: int) -> tuple[str, ...]:
 def _read_labels(collection: Collection) -> Labels:
   """The labels in the masks, where no file says."""
   where: dict[int, pathlib.Path] = {}
-  for case in tqdm(collection.cases, desc="reading masks", unit="case", leave=False):
+  for case in tqdm(collection.cases, desc="reading masks", unit="case", leave=False, disable=None):
     note_labels(case_volumes.read_numbers(case), where)
   return labels_of(where, collection)
 

@@ -86,7 +86,7 @@ def _read_all(
   """The summary of each case that can be read, excerpts of the first few, and a file with each number that is in masks."""
   channels, report = collection.channels, collection.problems.append
   summaries, excerpts, where, case_of = [], [], {}, {}
-  for case in tqdm(collection.cases, desc="checking", unit="case", leave=False):
+  for case in tqdm(collection.cases, desc="checking", unit="case", leave=False, disable=None):
     if collection.broken.intersection(case.files):
       continue
     image, numbers = case_volumes.read_case(case, channels, report)

@@ -78,7 +78,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
     """Slices in the order of cases; raises UserError for the first case that cannot be read."""
     config, cases = self.builder_config, []
     collection = config.collection
-    self.progress = tqdm(total=len(collection.cases), desc=f"building {self.info.full_name}", unit="case")
+    self.progress = tqdm(total=len(collection.cases), desc=f"building {self.info.full_name}", unit="case", disable=None)
     case_of: dict[str, Case] = {}
     for case, volume in _in_order(config):
       cases.append(_about(case, volume))

@@ -60,7 +60,8 @@ def test_two_hosts_of_four_devices_give_the_result_of_one(tiny, alone, tmp_path,
   (first, out, err), (second, silent, more) = both([*tiny, *FLAGS, f"--workdir={workdir}", f"--config.feed={feed}"])
   assert (first.returncode, second.returncode) == (0, 0), (err, more)
   assert "8 x cpu of 2 hosts" in out and f"feed: {feed}" in out
-  assert not [line for line in silent.splitlines() if "[Gloo]" not in line]  # a library's own
+  # Of a library's lines, which several threads write, some come out in two pieces.
+  assert not [line for line in silent.splitlines() if line.strip() and "[Gloo]" not in line]
   assert_same_run(alone, workdir)
   assert not list((workdir / ".hosts").iterdir())
 

@@ -142,7 +142,7 @@ def test_table_is_laid_out_as_table_2_with_the_printed_values():
     "paper, CNN",
     "371",
     "219",
-    "DSC is F1 by another name",
+    "DSC is another name for F1",
   ):
     assert words in table, table
   (line,) = [line for line in table.splitlines() if line.startswith("precision   ")]

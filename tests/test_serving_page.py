@@ -193,12 +193,13 @@ def test_the_mask_as_shown_and_the_numbers_are_downloaded(visit):
     move(page, threshold)
     with page.expect_download() as download:
       page.get_by_role("button", name="Download the mask").click()
-    assert download.value.suggested_filename == "mask.nii.gz"
+    assert download.value.suggested_filename == f"scan_threshold_{threshold:.2f}_mask.nii.gz"
     image = nibabel.Nifti1Image.from_bytes(gzip.decompress(download.value.path().read_bytes()))
     mask = np.asarray(image.dataobj).transpose(2, 1, 0)
     np.testing.assert_array_equal(mask > 0, np.float32(threshold) <= PROBABILITY)
   with page.expect_download() as download:
     page.get_by_role("button", name="Download prediction.json").click()
+  assert download.value.suggested_filename == "scan_prediction.json"
   described = json.loads(download.value.path().read_text())
   assert described["voxels"] == (PROBABILITY >= 0.5).sum() and described["threshold"] == 0.5
 
@@ -242,6 +243,10 @@ def test_what_is_wrong_is_said_and_the_page_goes_on(visit):
   page.get_by_role("button", name="Predict these files").click()
   page.wait_for_selector("#result:not([hidden])")
   assert not page.get_by_role("alert").is_visible() and text(page, "voxels") == f"{(PROBABILITY >= 0.5).sum():,}"
+  # A refused scan takes the result of the one before away, and its error is in view.
+  page.locator("#files").set_input_files({"name": "a.nii", "mimeType": "", "buffer": nifti_bytes(VOLUME)[:400]})
+  sync_api.expect(page.get_by_role("alert")).to_be_in_viewport()
+  assert not page.locator("#result").is_visible()
 
 
 def test_a_folder_that_is_dropped_is_gone_through(visit, tmp_path):

@@ -22,6 +22,8 @@ async function predict(files, roles) {
   tell("error", "");
   find("error").hidden = true;
   find("busy").hidden = false;
+  result = undefined;  // what is shown belongs to the scan before, whatever becomes of this one
+  find("result").hidden = true;
   document.querySelectorAll("#drop button").forEach((button) => { button.disabled = true; });
   try {
     check([...files.map(({ file }) => file), ...Object.values(roles).filter((given) => given instanceof File)]);
@@ -51,6 +53,7 @@ function check(files) {
 function fail(error) {
   find("error").hidden = false;
   tell("error", error.message);
+  find("error").scrollIntoView({ block: "center" });
 }
 
 const typed = () => Object.fromEntries(ROLES.map((role) => [role, find(`${role}-uid`).value.trim()]).filter(([, uid]) => uid));
@@ -210,15 +213,18 @@ document.addEventListener("keydown", (event) => {
 
 // Downloads.
 
-find("download-json").addEventListener("click", () => save(JSON.stringify(result.prediction, null, 2) + "\n", "prediction.json"));
+/** A file's name with its study's before it, in characters that every file system takes. */
+const named = (name) => [result.prediction.study, name].filter(Boolean).join("_").replace(/[^\p{L}\p{N}._-]+/gu, "_");
+
+find("download-json").addEventListener("click", () => save(JSON.stringify(result.prediction, null, 2) + "\n", named("prediction.json")));
 find("download-mask").addEventListener("click", async (event) => {
   event.target.disabled = true;
   try {
-    const mask = formOf(sent.files, sent.roles);
+    const mask = formOf(sent.files, sent.roles), threshold = number(result.thresholds[at], 2);
     mask.append("mask", result.pack(at), "mask");
     const answer = await post("/mask", mask);
     const [, name] = answer.getResponseHeader("Content-Disposition").split("''");
-    save(answer.response, decodeURIComponent(name));
+    save(answer.response, named(`threshold_${threshold}_${decodeURIComponent(name)}`));
   } catch (error) {
     fail(error);
   } finally {

@@ -1,5 +1,6 @@
 """The run of a data set of two classes, from its masks to its table, its page, its figures and a comparison."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -119,6 +120,20 @@ def test_figures_tell_classes_apart(run):
   for colour in overlays.colours(TWO):
     wanted = np.array([int(colour[at : at + 2], 16) for at in (1, 3, 5)])
     assert (abs(picture.astype(int) - wanted).max(1) < 8).any()
+
+
+def test_the_legend_of_many_classes_lies_within_the_figure(run, tmp_path):
+  _, slices, predicted = run
+  four = dataclasses.replace(
+    TWO, classes=("whole tumour", "tumour core", "enhancing tumour", "necrosis"), ids=(1, 2, 3, 4)
+  )
+  masks = [np.concatenate([array, array], axis=-1) for array in (slices.mask, predicted)]
+  slices = dataclasses.replace(slices, mask=masks[0])
+  tumor = Tumor(masks[1].astype(np.float32), np.ones(len(slices.mask), np.float32))
+  rows = TASKS["segmentation"](four).slice_records(slices, tumor, masks[1], **NAMES)
+  for path in figures.save_overlays(tmp_path, slices, masks[1], rows, title="four", info=four):
+    picture = np.array(Image.open(path).convert("RGB"))
+    assert (picture[:, [0, -1]] == 255).all()  # what is cut off reaches an edge
 
 
 def test_two_runs_are_compared_by_the_mean_over_classes(run, tmp_path, capsys):

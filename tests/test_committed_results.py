@@ -19,7 +19,6 @@ COLUMNS = (("pooled", "dice"), ("patient", "dice_mean"), ("patient", "dice_media
 # Rows of the table that are not of the network itself, by what they are called there and in the records.
 BASELINES = {
   "FLAIR in all channels": "flair_only",
-  "the same, FLAIR in all channels": "flair_only",
   "copy of the nearest training slice": "copy_nearest",
   "threshold and morphology": "morphological",
   "k-means": "kmeans",

@@ -154,7 +154,9 @@ def save_overlays(
       for name, styles in _styles(info)
       for kind, style in zip(("truth", "prediction"), styles, strict=True)
     }
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2 * min(len(info.classes), 3))
+    # A column holds truth and prediction of a class, so that three fit in the width of the figure.
+    columns = 2 if len(info.classes) == 1 else min(len(info.classes), 3)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)
     figure.suptitle(f"{title}\ntest slices {'with' if name == 'tumor' else 'without'} a tumour, {info.reference_title}")
     paths.append(_save(folder / f"overlays_{name}.png", figure))
   return paths

@@ -131,7 +131,7 @@ def test_cascade_of_two_runs_of_one_split(classifier, run, tiny_cls, tmp_path):
   other = tmp_path / "other"
   shutil.copytree(run[0], other)
   split = json.loads((other / "split.json").read_text())
-  parts = (tuple(split[part]) for part in splits.PARTS)
+  parts = (tuple(split[subset]) for subset in splits.SUBSETS)
   files.write_json(other / "split.json", splits.Split("patient_fold_07", False, *parts).to_json(split["data"]))
   status, _, err = launch([*flags, f"--segmenter={other}"])
   assert status == 1 and "not of the same split" in err and "patient_fold_07" in err and len(err.splitlines()) == 1

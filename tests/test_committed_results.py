@@ -72,7 +72,7 @@ def test_the_table_of_results_is_that_of_the_records(run, what, line):
     assert f" {len(with_tumour)} volumes with a tumour" in what
     rows = [row for row in rows if row["patient"] in with_tumour]
   expected = list(cells(TASKS[summary["task"]].summarize(rows, intervals=True)))
-  if len(line) > len(expected):  # the validation part of the whole record, of which no rows are kept
+  if len(line) > len(expected):  # the validation set of the whole record, of which no rows are kept
     whole = rows is tables.slices
     expected += [f"{summary['validation'][name]:.3f}" if whole else "-" for name in ("pooled_dice", "dice_mean")]
   assert line == expected

@@ -73,7 +73,7 @@ def test_rows_are_the_splits_slices_and_the_summary_follows_from_them(run):
   assert summary["test"]["slices"] == len(rows)
   for rule in ("dice_empty_is_one", "dice_nonempty_truth"):
     assert 0 <= summary["test"]["slice"][rule] <= 1
-  assert summary["threshold_from"] == "chosen on the validation part"
+  assert summary["threshold_from"] == "chosen on the validation set"
 
 
 @pytest.fixture

@@ -165,16 +165,13 @@ def test_what_libraries_find_in_a_file_is_reported_while_it_is_built(tmp_path, c
   )
 
 
-def test_a_volume_that_shows_nothing_is_not_built(tmp_path, capfd):
+def test_a_volume_that_shows_nothing_is_not_built(tmp_path):
   tree = phantom.write_tree(tmp_path / "tree", patients=3, slices=3)
   folder = sorted(tree.glob("*/"))[1]
   for path in folder.glob("*.tif"):
     Image.new("L" if "mask" in path.name else "RGB", (256, 256)).save(path)
-  capfd.readouterr()
   with pytest.raises(UserError, match=f"the volume in .*{folder.name} is constant in FLAIR"):
     store.open_or_build("phantom", root=str(tmp_path / "tree"), data_dir=str(tmp_path / "data"))
-  bar = capfd.readouterr().err
-  assert "building lgg_mri/phantom" in bar and bar.endswith("\n")  # what is printed next has a line of its own
 
 
 @pytest.mark.slow

@@ -30,8 +30,8 @@ def patients(index, ids):
   return {of[name] for name in ids}
 
 
-def parts(split):
-  return [getattr(split, part) for part in splits.PARTS]
+def subsets(split):
+  return [getattr(split, subset) for subset in splits.SUBSETS]
 
 
 @pytest.mark.parametrize("fold", [0, 7, 21])
@@ -40,7 +40,7 @@ def test_fold(fold):
   assert split.name == f"patient_fold_{fold:02d}" and not split.leaky
   assert patients(INDEX, split.test) == {f"patient_{5 * fold + member}" for member in range(5)}
   assert patients(INDEX, split.validation) == {f"patient_{5 * ((fold + 1) % 22) + member}" for member in range(5)}
-  assert sorted(sum(parts(split), ())) == sorted(entry.id for entry in INDEX)  # each slice in one part
+  assert sorted(sum(subsets(split), ())) == sorted(entry.id for entry in INDEX)  # each slice in one subset
   assert not patients(INDEX, split.train) & patients(INDEX, split.test + split.validation)
 
 
@@ -54,9 +54,9 @@ def test_folds_test_every_slice_once():
 def test_random_split_is_the_papers_590_slices_and_says_that_it_leaks():
   assert len(INDEX) == 3929 - 0
   split = splits.make_split(INDEX, kind="random", fold=0, seed=0, count=22)
-  assert [len(part) for part in parts(split)] == [3929 - 2 * 590, 590, 590]
+  assert [len(subset) for subset in subsets(split)] == [3929 - 2 * 590, 590, 590]
   assert split.name == "random_slices_leaky" and split.leaky
-  assert sorted(sum(parts(split), ())) == sorted(entry.id for entry in INDEX)
+  assert sorted(sum(subsets(split), ())) == sorted(entry.id for entry in INDEX)
   assert patients(INDEX, split.train) & patients(INDEX, split.test)
   assert split == splits.make_split(INDEX, kind="random", fold=0, seed=0, count=22)
   assert split.hash != splits.make_split(INDEX, kind="random", fold=0, seed=1, count=22).hash
@@ -70,7 +70,7 @@ def test_buda10_is_the_draw_of_the_public_implementation():
   assert {name.split("/")[0] for name in split.test} == set(theirs)
   assert len(patients(INDEX, split.validation)) == 5 and len(patients(INDEX, split.train)) == 95
   assert split.name == "patients_buda10" and not split.leaky
-  assert sorted(sum(parts(split), ())) == sorted(entry.id for entry in INDEX)
+  assert sorted(sum(subsets(split), ())) == sorted(entry.id for entry in INDEX)
   assert split == splits.make_split(INDEX, kind="buda10", fold=3, seed=0, count=22)
   with pytest.raises(UserError, match="takes 10 cases to test and 5 to validate, but this data set has 15 in all"):
     splits.make_split([entry for entry in INDEX if entry.fold < 3], kind="buda10", fold=0, seed=0, count=22)
@@ -80,14 +80,14 @@ def test_hash_and_json():
   split = splits.make_split(INDEX, kind="fold", fold=3, seed=0, count=22)
   written = json.loads(json.dumps(split.to_json("made up")))
   assert written["data"] == "made up" and written["hash"] == split.hash and len(written["hash"]) == 64
-  assert [tuple(written[part]) for part in splits.PARTS] == parts(split)
+  assert [tuple(written[subset]) for subset in splits.SUBSETS] == subsets(split)
   moved = dataclasses.replace(split, train=split.train[1:], validation=(*split.validation, split.train[0]))
   assert moved.hash != split.hash
 
 
 def test_shared_patient_is_refused():
   wrong = [*INDEX, SliceId(3, "s", 0, "patient_0", "case_0", "case_0/99", 0)]
-  with pytest.raises(UserError, match="patient_0 is in the train and the test part of patient_fold_03: that leaks"):
+  with pytest.raises(UserError, match="patient_0 is in the train and the test set of patient_fold_03: that leaks"):
     splits.make_split(wrong, kind="fold", fold=3, seed=0, count=22)
 
 
@@ -105,7 +105,7 @@ def test_no_such_split(kind, fold, message):
 
 
 def test_empty_part_of_a_partial_data_set():
-  with pytest.raises(UserError, match=r"validation part of patient_fold_04 is empty.*\[0, 1, 2, 3, 4\]"):
+  with pytest.raises(UserError, match=r"validation set of patient_fold_04 is empty.*\[0, 1, 2, 3, 4\]"):
     splits.make_split([entry for entry in INDEX if entry.fold < 5], kind="fold", fold=4, seed=0, count=22)
 
 
@@ -116,8 +116,8 @@ def test_a_group_tests_its_folds_and_the_two_after_them_validate(folds, validati
   split = splits.make_split(INDEX, kind="group", fold=0, folds=folds, seed=0, count=22)
   test = set(splits.parse_folds("split.folds", folds, 22))
   fold_of = {entry.id: entry.fold for entry in INDEX}
-  for part, expected in (("test", test), ("validation", validation), ("train", set(range(22)) - test - validation)):
-    assert {fold_of[name] for name in getattr(split, part)} == expected
+  for subset, expected in (("test", test), ("validation", validation), ("train", set(range(22)) - test - validation)):
+    assert {fold_of[name] for name in getattr(split, subset)} == expected
   assert sorted((*split.train, *split.validation, *split.test)) == sorted(fold_of)
   assert not split.leaky
 

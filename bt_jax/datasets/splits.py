@@ -19,7 +19,7 @@ from bt_jax.errors import UserError, choose
 
 Folds = tuple[int, ...]
 KINDS = ("fold", "group", "random", "buda10")
-PARTS = ("train", "validation", "test")
+SUBSETS = ("train", "validation", "test")
 RANDOM_NAME = "random_slices_leaky"
 RANDOM_TEST_SHARE = 0.15  # of 3,929 slices: the 590 of the paper
 BUDA_NAME = "patients_buda10"
@@ -29,11 +29,11 @@ BUDA_SEED, BUDA_TEST, BUDA_VALIDATION = 42, 10, 5  # cases
 
 @dataclasses.dataclass(frozen=True)
 class Split:
-  """The slice ids of each part; ids are `case/number`, ordered.
+  """The slice ids of each subset; ids are `case/number`, ordered.
 
   Attributes:
     name: what every output calls the split, e.g. `patient_fold_07` or `random_slices_leaky`.
-    leaky: slices of one patient are in more than one part.
+    leaky: slices of one patient are in more than one subset.
   """
 
   name: str
@@ -44,8 +44,8 @@ class Split:
 
   @property
   def hash(self) -> str:
-    """SHA-256 of the name and the ids of each part, in hexadecimal."""
-    content = json.dumps([self.name, *(getattr(self, part) for part in PARTS)])
+    """SHA-256 of the name and the ids of each subset, in hexadecimal."""
+    content = json.dumps([self.name, *(getattr(self, subset) for subset in SUBSETS)])
     return hashlib.sha256(content.encode()).hexdigest()
 
   def to_json(self, data: str) -> dict:
@@ -70,7 +70,7 @@ def read(folder: pathlib.Path) -> Record:
   path = folder / "split.json"
   remedy = "start the run's command again where it is of this data, or train it again"
   record = files.read_json(path, Record, remedy)
-  split = Split(record["name"], record["leaky"], *(tuple(record[part]) for part in PARTS))
+  split = Split(record["name"], record["leaky"], *(tuple(record[subset]) for subset in SUBSETS))
   if split.hash != record["hash"]:
     raise files.damaged(path, "its slices do not match its hash", remedy)
   return record
@@ -92,7 +92,7 @@ def make_split(index: Sequence[SliceId], *, kind: str, fold: int, seed: int, cou
     folds: numbers and ranges, e.g. `0-4`; read by `group` only.
 
   Raises:
-    UserError: no such kind or fold, an empty part, or a patient in two parts of a patient split.
+    UserError: no such kind or fold, an empty set, or a patient in two sets of a patient split.
   """
   check_choice(kind=kind, fold=fold, count=count, folds=folds)
   split = {
@@ -201,8 +201,8 @@ def _group(folds: str, count: int) -> tuple[Folds, Folds]:
 
 
 def _fold_split(index: Sequence[SliceId], test: Sequence[int], validation: Sequence[int]) -> Split:
-  part_of = dict.fromkeys(test, "test") | dict.fromkeys(validation, "validation")
-  return _by_part(folds_name(test), index, lambda entry: part_of.get(entry.fold, "train"))
+  subset_of = dict.fromkeys(test, "test") | dict.fromkeys(validation, "validation")
+  return _by_part(folds_name(test), index, lambda entry: subset_of.get(entry.fold, "train"))
 
 
 def _random_split(index: Sequence[SliceId], seed: int) -> Split:
@@ -212,7 +212,7 @@ def _random_split(index: Sequence[SliceId], seed: int) -> Split:
   return Split(
     RANDOM_NAME,
     True,
-    **{part: tuple(index[number].id for number in sorted(numbers)) for part, numbers in chosen.items()},
+    **{subset: tuple(index[number].id for number in sorted(numbers)) for subset, numbers in chosen.items()},
   )
 
 
@@ -227,31 +227,31 @@ def _buda_split(index: Sequence[SliceId]) -> Split:
   generator = random.Random(BUDA_SEED)
   test = generator.sample(cases, BUDA_TEST)
   validation = generator.sample([case for case in cases if case not in test], BUDA_VALIDATION)
-  part_of = dict.fromkeys(test, "test") | dict.fromkeys(validation, "validation")
-  return _by_part(BUDA_NAME, index, lambda entry: part_of.get(entry.case, "train"))
+  subset_of = dict.fromkeys(test, "test") | dict.fromkeys(validation, "validation")
+  return _by_part(BUDA_NAME, index, lambda entry: subset_of.get(entry.case, "train"))
 
 
-def _by_part(name: str, index: Sequence[SliceId], part_of: Callable[[SliceId], str]) -> Split:
-  parts: dict[str, list[str]] = {part: [] for part in PARTS}
+def _by_part(name: str, index: Sequence[SliceId], subset_of: Callable[[SliceId], str]) -> Split:
+  subsets: dict[str, list[str]] = {subset: [] for subset in SUBSETS}
   for entry in index:
-    parts[part_of(entry)].append(entry.id)
-  return Split(name, False, **{part: tuple(ids) for part, ids in parts.items()})
+    subsets[subset_of(entry)].append(entry.id)
+  return Split(name, False, **{subset: tuple(ids) for subset, ids in subsets.items()})
 
 
 def _check(split: Split, index: Sequence[SliceId]) -> None:
-  for part in PARTS:
-    if not getattr(split, part):
+  for subset in SUBSETS:
+    if not getattr(split, subset):
       folds = sorted({entry.fold for entry in index})
       raise UserError(
-        f"the {part} part of {split.name} is empty: this data set has patients in the folds {folds}, choose by split.fold or split.folds",
+        f"the {subset} set of {split.name} is empty: this data set has patients in the folds {folds}, choose by split.fold or split.folds",
         "split.fold",
         "split.folds",
       )
   patient = {entry.id: entry.patient for entry in index}
   seen: dict[str, str] = {}
-  for part in PARTS:
-    for name in getattr(split, part):
-      if seen.setdefault(patient[name], part) != part and not split.leaky:
+  for subset in SUBSETS:
+    for name in getattr(split, subset):
+      if seen.setdefault(patient[name], subset) != subset and not split.leaky:
         raise UserError(
-          f"{patient[name]} is in the {seen[patient[name]]} and the {part} part of {split.name}: that leaks"
+          f"{patient[name]} is in the {seen[patient[name]]} and the {subset} set of {split.name}: that leaks"
         )

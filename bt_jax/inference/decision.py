@@ -1,4 +1,4 @@
-"""How networks decide, as chosen on their validation parts, and how outputs describe them."""
+"""How networks decide, as chosen on their validation sets, and how outputs describe them."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -48,7 +48,7 @@ def decide(
   threshold: float | None,
   sensitivity: float,
 ) -> Decision:
-  """Combines what was chosen on the networks' validation parts; see `loading.load` for the options.
+  """Combines what was chosen on the networks' validation sets; see `loading.load` for the options.
 
   Raises:
     UserError: the networks' data sets have different channels or classes, or an option is out of range.

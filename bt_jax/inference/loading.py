@@ -30,7 +30,7 @@ def load(
     checkpoints: runs of segmenters, their checkpoints, a cross-validation, or patterns of these; or one exported file.
     classifier: a run of a classifier, or several as above, which leaves slices empty that it takes for healthy.
     tta: whether to average over each slice as it is, mirrored, and turned a little either way.
-    threshold: threshold of a pixel's probability; None for the mean of those chosen on the validation parts.
+    threshold: threshold of a pixel's probability; None for the mean of those chosen on the validation sets.
     sensitivity: share of the validation slices with a tumour that the classifier lets through.
 
   Raises:

@@ -54,7 +54,7 @@ class Network:
     view: what it sees of every slice: the grid, the name of the contrast and the neighbours' channels.
     drops_sequences: whether it was trained with FLAIR in place of other sequences.
     slice_head: whether it has a head for slices.
-    decision: what was chosen on its validation part: `threshold`, `temperature` and `tumor_probabilities`.
+    decision: what was chosen on its validation set: `threshold`, `temperature` and `tumor_probabilities`.
     profile: the range of each feature of `ood.features` over volumes it was trained on.
     largest_component: whether its masks keep only the largest 3-D part.
     about: its origin, for outputs.

@@ -33,7 +33,7 @@ _ROLES = {"classifier": "classification", "segmenter": "segmentation"}
 
 
 def cascade(*, classifier: str | None, segmenter: str | None, sensitivity: float, workdir: pathlib.Path | None) -> None:
-  """Writes tables and figures of both as one system; everything is chosen and fitted on the validation part.
+  """Writes tables and figures of both as one system; everything is chosen and fitted on the validation set.
 
   Args:
     classifier: folder of the classifier's run.
@@ -80,7 +80,7 @@ def _find(role: str, name: str | None) -> pathlib.Path:
 
 
 class _Predicted(NamedTuple):
-  """The records of one run for the validation and test parts, and what they were made with."""
+  """The records of one run for the validation and test sets, and what they were made with."""
 
   config: ConfigDict
   data: Data
@@ -100,7 +100,7 @@ def _config(folder: pathlib.Path) -> ConfigDict:
 
 
 def _predict(folder: pathlib.Path, config: ConfigDict) -> _Predicted:
-  """Records of the validation and test parts by a run's best checkpoint, at its configured or its validation part's threshold."""
+  """Records of the validation and test sets by a run's best checkpoint, at its configured or its validation set's threshold."""
   best = Checkpoints(folder / "checkpoints" / "best", read_only=True)
   known = best.restore()
   best.close()
@@ -116,13 +116,13 @@ def _predict(folder: pathlib.Path, config: ConfigDict) -> _Predicted:
   variables, record = restoring.restore_best(config, folder, components)
   task, threshold, largest = components.task, config.eval.threshold, config.eval.largest_component
   rows = {}
-  for part in ("validation", "test"):
-    slices = data.read(part)
+  for subset in ("validation", "test"):
+    slices = data.read(subset)
     probabilities = prediction.probabilities(components, prediction.predict(config, components, variables, slices))
     if threshold is None:  # validation comes first
       threshold = task.choose_threshold(probabilities, slices, largest)
     predictions = task.predict(probabilities, slices, threshold, largest)
-    rows[part] = task.slice_records(slices, probabilities, predictions, data=data.title, split=data.split.name)
+    rows[subset] = task.slice_records(slices, probabilities, predictions, data=data.title, split=data.split.name)
   return _Predicted(config, data, record, threshold, rows)
 
 
@@ -131,15 +131,17 @@ def _report(workdir: pathlib.Path, about: dict[str, Any], runs_of: dict[str, _Pr
   infos = [info_of(run.record) for run in (segmenter, classifier)]
   infos[0].check_same(infos[1], about["segmenter"], about["classifier"])
   # With several classes a slice has a record for each: gating and the classification of slices use all of them together.
-  parts = {part: (of_any_class(segmenter.rows[part]), classifier.rows[part]) for part in ("validation", "test")}
-  probability = {part: gating.column(rows[1], "probability") for part, rows in parts.items()}
-  label = gating.column(parts["validation"][0], "label")
+  subsets = {
+    subset: (of_any_class(segmenter.rows[subset]), classifier.rows[subset]) for subset in ("validation", "test")
+  }
+  probability = {subset: gating.column(rows[1], "probability") for subset, rows in subsets.items()}
+  label = gating.column(subsets["validation"][0], "label")
   threshold = gating.gate_threshold(probability["validation"], label, about["sensitivity"])
-  passes = {part: values >= threshold for part, values in probability.items()}
-  segmented, classified = parts["test"]
+  passes = {subset: values >= threshold for subset, values in probability.items()}
+  segmented, classified = subsets["test"]
   by_class = segmenter.rows["test"]
   gated = gating.gate(by_class, np.repeat(passes["test"], len(infos[0].classes)))
-  ways = gating.tell_apart(parts["validation"], parts["test"], classifier.threshold)
+  ways = gating.tell_apart(subsets["validation"], subsets["test"], classifier.threshold)
   classified_by = {
     way: [
       row | {"probability": float(p), "prediction": int(p >= at)} for row, p in zip(classified, chance, strict=True)
@@ -162,8 +164,8 @@ def _report(workdir: pathlib.Path, about: dict[str, Any], runs_of: dict[str, _Pr
     "gate": {
       "sensitivity_asked": about["sensitivity"],
       "threshold": threshold,
-      "threshold_from": "chosen on the validation part",
-      "validation": gating.gate_effect(parts["validation"][0], passes["validation"]),
+      "threshold_from": "chosen on the validation set",
+      "validation": gating.gate_effect(subsets["validation"][0], passes["validation"]),
     },
     "thresholds": {way: at for way, (_, at) in ways.items()},
     **provenance(),

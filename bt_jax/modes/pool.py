@@ -185,7 +185,7 @@ def check(
     if split["name"] != splits.folds_name(fold):
       raise UserError(f"{folder} is of the split {split['name']}, expected {splits.folds_name(fold)}: leave it out")
     _check_rows(folder, split, rows)
-    seen = {patient(name) for part in ("train", "validation") for name in split[part]}
+    seen = {patient(name) for subset in ("train", "validation") for name in split[subset]}
     for tester in dict.fromkeys(map(patient, split["test"])):
       if tester in seen:
         raise UserError(f"{folder}: its network saw {tester}, which it is evaluated on: that leaks; train it again")
@@ -193,7 +193,7 @@ def check(
         both = " and ".join(map(splits.format_folds, (tested[tester], fold)))
         raise UserError(f"{tester} is in the folds {both}: expected once; leave one of them out")
       tested[tester] = fold
-    everything[fold] = {name for part in splits.PARTS for name in split[part]}
+    everything[fold] = {name for subset in splits.SUBSETS for name in split[subset]}
     first = next(iter(everything))
     if everything[fold] != everything[first]:
       differ = len(everything[fold] ^ everything[first])

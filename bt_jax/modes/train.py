@@ -16,7 +16,7 @@ from bt_jax.training.checkpoints import Checkpoints
 
 
 def train(config: ConfigDict, workdir: pathlib.Path | None) -> None:
-  """Trains a configuration in `workdir`, or resumes it where it stopped, then evaluates it on the test part.
+  """Trains a configuration in `workdir`, or resumes it where it stopped, then evaluates it on the test set.
 
   Raises:
     UserError: a field is invalid, something is wrong with the data, the folder holds another run, or the loss is not

@@ -28,7 +28,7 @@ _PREDICTION = {"colors": "#e69f00", "linestyles": "dashed"}
 _COLUMNS = 3
 
 
-PARTS = {"training": "train", "validation": "validation"}  # from label to prefix of columns in metrics.csv
+SUBSETS = {"training": "train", "validation": "validation"}  # from label to prefix of columns in metrics.csv
 ABOUT_PARTS = "training: augmented, mean over batches; validation: as one batch"
 _LINES = (("#0072b2", "-"), ("#d55e00", "--"))
 
@@ -36,7 +36,7 @@ _LINES = (("#0072b2", "-"), ("#d55e00", "--"))
 def curves_of(history: Sequence[dict[str, Any]], score: str) -> dict[str, dict[str, np.ndarray]]:
   """The curves of loss, accuracy and the score that selects the checkpoint over epochs, by name."""
   column = lambda name: np.array([row[name] for row in history], float)
-  pair = lambda name: {words: column(f"{part}_{name}") for words, part in PARTS.items()}
+  pair = lambda name: {words: column(f"{subset}_{name}") for words, subset in SUBSETS.items()}
   words = "minus validation loss" if score == "loss" else f"validation {score.replace('.', ' ').replace('_', ' ')}"
   return {
     "loss": pair("loss"),

@@ -237,7 +237,7 @@ def _compared(rows: dict[str, dict[str, Any]], prefix: str = "") -> list[str]:
 _WAYS = {
   "classifier": "the classifier alone",
   "mask": "the mask alone: its area and highest probability",
-  "both": "both, fitted on the validation part",
+  "both": "both, fitted on the validation set",
   "paper_rule": "the classifier, unless the mask is empty",
 }
 

@@ -45,14 +45,14 @@ class Data:
     """The fields that every output has."""
     return {"data": self.title, "split": self.split.name, "leaky": self.split.leaky}
 
-  def read(self, part: str) -> Slices:
+  def read(self, subset: str) -> Slices:
     """The slices of `train`, `validation` or `test`."""
-    return self.reader.read(getattr(self.split, part), progress=True)
+    return self.reader.read(getattr(self.split, subset), progress=True)
 
-  def labels(self, part: str) -> np.ndarray:
-    """int32 labels of the slices of `part`, 1 if a slice has a tumour; no image is read."""
+  def labels(self, subset: str) -> np.ndarray:
+    """int32 labels of the slices of `subset`, 1 if a slice has a tumour; no image is read."""
     label = {entry.id: entry.label for entry in self.index}
-    return np.array([label[name] for name in getattr(self.split, part)], np.int32)
+    return np.array([label[name] for name in getattr(self.split, subset)], np.int32)
 
   def write_split(self, workdir: pathlib.Path) -> None:
     """Writes `split.json`; raises UserError if the folder holds a different one."""

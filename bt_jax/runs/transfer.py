@@ -220,7 +220,7 @@ def _plain(name: str) -> str:
 def patients_of(split: splits.Split, index: Collection[SliceId]) -> dict[str, list[str]]:
   """The sorted patients of the training and the validation set, which checkpoints record."""
   patient = {entry.id: entry.patient for entry in index}
-  return {part: sorted({patient[name] for name in getattr(split, part)}) for part in ("train", "validation")}
+  return {subset: sorted({patient[name] for name in getattr(split, subset)}) for subset in ("train", "validation")}
 
 
 def check_no_leak(split: splits.Split, index: Collection[SliceId], run: TrainedRun) -> None:
@@ -228,16 +228,17 @@ def check_no_leak(split: splits.Split, index: Collection[SliceId], run: TrainedR
 
   Patients are compared by name, so the same patient under another name is not recognised.
   """
-  ours = {part: set(map(_person, patients)) for part, patients in patients_of(split, index).items()}
+  ours = {subset: set(map(_person, patients)) for subset, patients in patients_of(split, index).items()}
   patient = {entry.id: entry.patient for entry in index}
   tested = {_person(patient[name]) for name in split.test}
   theirs = run.patients
   if theirs is None:  # older checkpoints do not record patients
     there = splits.read(pathlib.Path(run.origin))
     theirs = {
-      part: [patient.get(name, name.rpartition("/")[0]) for name in there[part]] for part in ("train", "validation")
+      subset: [patient.get(name, name.rpartition("/")[0]) for name in there[subset]]
+      for subset in ("train", "validation")
     }
-  learned, chosen = (set(map(_person, theirs[part])) for part in ("train", "validation"))
+  learned, chosen = (set(map(_person, theirs[subset])) for subset in ("train", "validation"))
   if seen := (learned & ours["validation"]) | ((learned | chosen) & tested):
     raise UserError(
       f"model.pretrained: the run in {run.origin} learned from {len(seen)} patients that this one ({split.name}) validates or "

@@ -55,12 +55,22 @@ def claim(
       raise UserError("the hosts were started with different configurations: start the same command on all of them")
     release = _claim(workdir, config, new=new, may_differ=may_differ) if hosts.is_first() else lambda: None
   try:
-    with hosts.watch(workdir / ".hosts", timeout=host_timeout):
+    with hosts.watch(workdir / ".hosts", timeout=host_timeout), _removed_is_said(workdir):
       yield
     if new:
       check_there(workdir)
   finally:
     release()
+
+
+@contextlib.contextmanager
+def _removed_is_said(workdir: pathlib.Path) -> Iterator[None]:
+  try:
+    yield
+  except FileNotFoundError as error:  # between two steps of writing a file, which makes the folder that it needs
+    if error.filename and workdir in pathlib.Path(error.filename).parents:
+      check_there(workdir)
+    raise
 
 
 def _claim(workdir: pathlib.Path, config: dict[str, Any], *, new: bool, may_differ: str | None) -> Callable[[], None]:

@@ -175,7 +175,9 @@ def training_curves(history: Sequence[dict[str, Any]], score: str, figure: str) 
 
 def tversky_index(history: Sequence[dict[str, Any]], exponent: float) -> Chart:
   """The Tversky index over epochs, 1 - loss ** (1 / exponent) of an epoch's mean focal Tversky loss."""
-  losses = {words: np.array([row[f"{part}_loss"] for row in history], float) for words, part in figures.PARTS.items()}
+  losses = {
+    words: np.array([row[f"{subset}_loss"] for row in history], float) for words, subset in figures.SUBSETS.items()
+  }
   index = {words: 1 - loss ** (1 / exponent) for words, loss in losses.items()}
   how = f"derived from the mean loss of an epoch as 1 {MINUS} loss^(1/{exponent:g})"
   return _over_epochs("Tversky index", history, index, how, "Fig. 9")

@@ -116,6 +116,9 @@ def classifier(once, tiny_cls) -> tuple[pathlib.Path, str]:
   return once("classifier", lambda folder: unbroken(tiny_cls, folder)[1])
 
 
+_WHOLE_RUNS = {"run", "classifier"}
+
+
 def pytest_addoption(parser):
   parser.addoption(
     "--all", action="store_true", help="the slow tests too: hosts, whole runs, other libraries, a browser"
@@ -129,8 +132,8 @@ def pytest_xdist_auto_num_workers(config):
 
 
 def pytest_collection_modifyitems(config, items):
-  """Leaves out what is marked slow, unless asked for all."""
+  """Leaves out what is marked slow, or needs a whole run, unless asked for all."""
   if not config.getoption("--all"):
-    slow = [item for item in items if item.get_closest_marker("slow")]
+    slow = [item for item in items if item.get_closest_marker("slow") or _WHOLE_RUNS & {*item.fixturenames}]
     config.hook.pytest_deselected(items=slow)
     items[:] = [item for item in items if item not in slow]

@@ -109,6 +109,7 @@ runpy.run_path("launch.py", run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_six_functions_lead_from_the_command_to_the_step(tiny, tmp_path):
   command = [sys.executable, "-c", _TO_THE_STEP, *tiny, f"--workdir={tmp_path / 'run'}"]
   variables = environment() | {"GLIBC_TUNABLES": ""}  # or it would start itself once more

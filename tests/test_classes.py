@@ -123,6 +123,17 @@ def test_a_class_without_a_value_does_not_count_in_the_mean():
   assert summary["classes"]["rim"]["detection"]["sensitivity"] is None
 
 
+def test_a_class_may_have_a_dot_in_its_name():
+  info = dataclasses.replace(THREE, classes=("grade 1.5", "grade 2.", "."))
+  truth = np.zeros((2, 4, 4, 3), bool)
+  truth[:, :2, :, 0] = True
+  _, table = rows_of(truth, truth, "AB", info)
+  summary = aggregation.summarize(table, intervals=True)
+  assert set(summary["classes"]) == set(info.classes)
+  assert summary["classes"]["grade 1.5"]["detection"]["sensitivity"] == 1
+  assert set(summary["classes"]["."]) == set(summary["classes"]["grade 2."]) == set(summary["classes"]["grade 1.5"])
+
+
 def test_rows_of_classes_come_together_by_slice_and_by_patient():
   truth = np.zeros((2, 4, 4, 3), bool)
   truth[0, 0, :, 1] = truth[0, 1, :2, 2] = True

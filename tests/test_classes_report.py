@@ -14,7 +14,7 @@ from bt_jax.evaluation.record_tables import Tables
 from bt_jax.evaluation.volumes import volume_columns
 from bt_jax.inference import overlays
 from bt_jax.modes.compare import compare
-from bt_jax.report import figures, run_summary
+from bt_jax.report import figures, run_summary, text_tables
 from bt_jax.report.page import run_files, sprites, viewer
 from bt_jax.schema import Slices, Tumor
 from bt_jax.tasks import TASKS
@@ -68,13 +68,13 @@ def write_run(folder, shift: int) -> tuple[Slices, np.ndarray]:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def made_up(tmp_path_factory):
   folder = tmp_path_factory.mktemp("classes")
   return folder, *write_run(folder, 2)
 
 
-def test_the_printed_table_has_a_line_for_each_class(run):
-  folder, slices, predicted = run
+def test_the_printed_table_has_a_line_for_each_class(made_up):
+  folder, slices, predicted = made_up
   truth = slices.mask == 1
   dice = 2 * (truth & predicted).sum((0, 1, 2)) / (truth.sum((0, 1, 2)) + predicted.sum((0, 1, 2)))
   assert dice[0] == 1 > dice[1]
@@ -83,16 +83,16 @@ def test_the_printed_table_has_a_line_for_each_class(run):
     assert re.search(rf"^{name} +([\d.]+) ", table, re.MULTILINE)[1] == f"{value:.4f}"
 
 
-def test_volumes_of_the_page_keep_each_class(run):
-  folder, slices, predicted = run
+def test_volumes_of_the_page_keep_each_class(made_up):
+  folder, slices, predicted = made_up
   volume = sprites.read_volume(folder / "volumes", "B", SLICES, 2)
   np.testing.assert_array_equal(volume.truth, slices.mask[SLICES : 2 * SLICES] == 1)
   np.testing.assert_array_equal(volume.prediction, predicted[SLICES : 2 * SLICES])
   assert sprites.read_volume(folder / "volumes", "B", SLICES, 1) is None
 
 
-def test_the_page_outlines_each_class_in_its_colour_and_says_how_good_it_is(run):
-  folder, *_ = run
+def test_the_page_outlines_each_class_in_its_colour_and_says_how_good_it_is(made_up):
+  folder, *_ = made_up
   page = (folder / "report.html").read_text()
   colours = overlays.colours(TWO)
   assert len(set(colours)) == 2
@@ -114,16 +114,16 @@ def test_the_page_outlines_each_class_in_its_colour_and_says_how_good_it_is(run)
   assert "core: Dice 1.000; oedema: Dice" in shown[0].captions[5]
 
 
-def test_figures_tell_classes_apart(run):
-  folder, *_ = run
+def test_figures_tell_classes_apart(made_up):
+  folder, *_ = made_up
   picture = np.array(Image.open(folder / "figures/overlays_tumor.png").convert("RGB")).reshape(-1, 3)
   for colour in overlays.colours(TWO):
     wanted = np.array([int(colour[at : at + 2], 16) for at in (1, 3, 5)])
     assert (abs(picture.astype(int) - wanted).max(1) < 8).any()
 
 
-def test_the_legend_of_many_classes_lies_within_the_figure(run, tmp_path):
-  _, slices, predicted = run
+def test_the_legend_of_many_classes_lies_within_the_figure(made_up, tmp_path):
+  _, slices, predicted = made_up
   four = dataclasses.replace(
     TWO, classes=("whole tumour", "tumour core", "enhancing tumour", "necrosis"), ids=(1, 2, 3, 4)
   )
@@ -136,14 +136,14 @@ def test_the_legend_of_many_classes_lies_within_the_figure(run, tmp_path):
     assert (picture[:, [0, -1]] == 255).all()  # what is cut off reaches an edge
 
 
-def test_two_runs_are_compared_by_the_mean_over_classes(run, tmp_path, capsys):
+def test_two_runs_are_compared_by_the_mean_over_classes(made_up, tmp_path, capsys):
   write_run(tmp_path / "other", 4)
-  compare([str(run[0]), str(tmp_path / "other")], tmp_path / "comparison")
+  compare([str(made_up[0]), str(tmp_path / "other")], tmp_path / "comparison")
   out = capsys.readouterr().out
   assert re.search(r"^dice .*\s0\s+0\s+3\s", out, re.MULTILINE)  # lower in all three patients
   comparison = files.read_json(tmp_path / "comparison/comparison.json", dict, "")
   first, second = (
-    files.read_json(folder / "summary.json", dict, "")["test"] for folder in (run[0], tmp_path / "other")
+    files.read_json(folder / "summary.json", dict, "")["test"] for folder in (made_up[0], tmp_path / "other")
   )
   for name, headline in comparison["classes"].items():
     for path, row in headline.items():
@@ -153,3 +153,15 @@ def test_two_runs_are_compared_by_the_mean_over_classes(run, tmp_path, capsys):
         assert (row["first"], row["second"]) == (before[group][key], after[group][key])
         assert row["difference"] == pytest.approx(after[group][key] - before[group][key])
   assert re.search(r"^oedema, dice mean", out, re.MULTILINE)
+
+
+def test_the_columns_of_a_comparison_stand_under_each_other_whatever_a_class_is_called(made_up, tmp_path, capsys):
+  write_run(tmp_path / "other", 4)
+  compare([str(made_up[0]), str(tmp_path / "other")], tmp_path / "comparison")
+  comparison = files.read_json(tmp_path / "comparison/comparison.json", dict, "")
+  long = "oedema around the enhancing part, 1.5 T"
+  comparison["classes"][long] = comparison["classes"].pop("oedema")
+  lines = text_tables.compare_table(comparison).splitlines()
+  start = next(number for number, line in enumerate(lines) if line.endswith("second - first"))
+  rows = lines[start : lines.index("", start)]
+  assert {len(row) for row in rows} == {len(rows[0])} and any(row.startswith(f"{long}, dice mean") for row in rows)

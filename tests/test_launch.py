@@ -90,21 +90,24 @@ def test_finished_run_trains_nothing_and_says_so(workdir, tiny):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_stopped_run_goes_on_to_the_same_bits(run, tiny, tmp_path, how):
+def test_stopped_run_goes_on_to_the_same_bits(run, tiny, tmp_path):
+  """Stopped three times, each after another epoch."""
   whole, _ = run
   workdir = tmp_path / "broken"
   flags = [*tiny, f"--workdir={workdir}"]
-  process = start(flags)
-  while not (workdir / "metrics.csv").exists():  # written after the first epoch
-    assert process.poll() is None, process.communicate()
-    time.sleep(0.002)
-  process.send_signal(how)
-  out, _ = process.communicate(timeout=120)
-  assert process.returncode == (-how if how == signal.SIGKILL else 128 + how)
-  if how != signal.SIGKILL:
-    assert "saved; the same command resumes from there" in out
-  assert not (workdir / "summary.json").exists()
+  for epochs, how in enumerate((signal.SIGKILL, signal.SIGTERM, signal.SIGINT), 1):
+    process = start(flags)
+    while not (workdir / "metrics.csv").exists() or len(table_of(workdir / "metrics.csv")) < epochs:
+      assert process.poll() is None, process.communicate()
+      time.sleep(0.002)
+    process.send_signal(how)
+    out, _ = process.communicate(timeout=120)
+    assert process.returncode == (-how if how == signal.SIGKILL else 128 + how)
+    if how != signal.SIGKILL:
+      assert "saved; the same command resumes from there" in out
+    if epochs > 1:
+      assert "resuming from step" in out
+    assert not (workdir / "summary.json").exists()
   status, out, err = launch(flags)
   assert status == 0 and "resuming from step" in out, err
   assert last_state(workdir) == last_state(whole)

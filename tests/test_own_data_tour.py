@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from bt_jax.datasets.own_data import synthetic
-from tests.helpers.launching import ROOT, environment
+from tests.helpers.launching import ROOT, environment, launch
 
 pytestmark = pytest.mark.slow
 
@@ -26,23 +26,33 @@ def commands(text):
   """Each line of a block, its flags behind those of a small network, which they override."""
   for line in text.strip().splitlines():
     words = shlex.split(line)
-    assert words[0] == "python"
+    assert words[0] == "python" and words[1] in ("launch.py", "-m")
     config = next((index for index, word in enumerate(words) if word.startswith("--config=")), None)
     if config is not None:
       words[config + 1 : config + 1] = FAST
-    yield [sys.executable, *words[1:]]
+    yield words[1:]
 
 
-def test_the_tour_runs_and_leaves_what_it_says(tmp_path):
+def done(words):
+  """What a command printed; launch.py runs in a process forked from one that has the libraries."""
+  if words[0] == "launch.py":
+    status, out, err = launch(words[1:])
+  else:
+    process = subprocess.run(
+      [sys.executable, *words], cwd=ROOT, env=environment(), capture_output=True, text=True, check=False
+    )
+    status, out, err = process.returncode, process.stdout, process.stderr
+  assert status == 0, (words, err)
+  return out
+
+
+def test_the_tour_runs_and_leaves_what_it_says(tmp_path, monkeypatch):
   place = tmp_path / "own"
-  data_dir = {"TFDS_DATA_DIR": str(tmp_path / "tfds")}
+  monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
   printed = []
   for language, block in BLOCKS:
     text = block.replace("/tmp/bt_jax/own", str(place))
-    for command in [[sys.executable, "-c", text]] if language == "python" else commands(text):
-      done = subprocess.run(command, cwd=ROOT, env=environment() | data_dir, capture_output=True, text=True)
-      assert done.returncode == 0, (command, done.stderr)
-      printed.append(done.stdout)
+    printed += [done(words) for words in ([["-c", text]] if language == "python" else commands(text))]
   text = "".join(printed)
   assert "cases: 12 of 12 patients" in text and "numbers: whole (1, 2, 3), core (2, 3), enhancing (3)" in text
   assert "120 (120, 120, 4) uint16 (120, 120, 3) b'case_000'" in text

@@ -6,7 +6,10 @@ import pytest
 import safetensors.numpy
 
 from bt_jax.pretrained.conversion import load_weights
+from bt_jax.runs import restoring, warm_start
+from bt_jax.runs.components import make_components
 from bt_jax.training.checkpoints import AS_SAVED, Checkpoints
+from configs import seg
 from tests.golden import weights
 from tests.helpers.launching import launch
 
@@ -39,23 +42,27 @@ def test_weights_are_converted_once_and_a_run_starts_from_them_and_another_from_
   status, out, err = launch(first, devices=1)  # compiles several times faster than for more
   assert status == 0 and "encoder from" in out and "beyond the encoder is left out" in out, err
   assert json.loads((tmp_path / "classifier/summary.json").read_text())["normalize"] == "imagenet"
-  second = [
-    "--config=configs/seg.py:phantom", *common, "--config.model.name=resunet",
-    f"--config.model.pretrained={tmp_path / 'classifier'}", f"--workdir={tmp_path / 'segmenter'}",
-  ]  # fmt: skip
-  status, out, err = launch(second, devices=1)
-  assert status == 0, err
-  # All stages are frozen, so both encoders are what the file holds, bit for bit: parameters and statistics.
+  # All stages are frozen, so the encoder is what the file holds, bit for bit, in parameters and statistics; and a
+  # segmenter that starts from the classifier has it too.
+  config = seg.get_config("phantom")
+  config.update_from_flattened_dict({"data.size": 32, "model.name": "resunet"})
+  weights_of_run = warm_start.load(str(tmp_path / "classifier"))
+  segmenter = make_components(config, weights_of_run.normalize)
+  warm_start.check_fits(segmenter, weights_of_run)
+  started, _ = warm_start.fill(
+    segmenter, restoring.first_state(config, segmenter, abstract=False).variables, weights_of_run
+  )
+  classifier, record = Checkpoints(tmp_path / "classifier/checkpoints/best").restore(AS_SAVED)
+  assert record["normalize"] == segmenter.normalize == "imagenet"
   expected = load_weights(str(converted)).variables
-  for name in ("classifier", "segmenter"):
-    variables, record = Checkpoints(tmp_path / name / "checkpoints/best").restore(AS_SAVED)
-    assert record["normalize"] == "imagenet"
+  for variables in (classifier, started):
     for collection in ("params", "batch_stats"):
       jax.tree.map(np.testing.assert_array_equal, variables[collection]["encoder"], expected[collection]["encoder"])
 
+  second = ["--config=configs/seg.py:phantom", *common, "--config.model.name=resunet"]
   for flags, said in (
-    ([*second[:-2], f"--config.model.pretrained={tmp_path / 'segmenter'}", "--config.split.fold=1"], "that leaks"),
-    ([*second[:-2], "--config.model.pretrained=missing.pth"], "there is no file missing.pth"),
+    ([*second, f"--config.model.pretrained={tmp_path / 'classifier'}", "--config.split.fold=1"], "that leaks"),
+    ([*second, "--config.model.pretrained=missing.pth"], "there is no file missing.pth"),
     ([*tiny, f"--config.model.pretrained={converted}"], "this network has no published encoder"),
     ([*first[:-1], "--config.model.variant=keras"], "(--config.model.variant=torchvision, --config.model.name)"),
     (["--mode=convert", "--config=configs/cls.py:phantom"], "nothing to convert"),

@@ -73,7 +73,9 @@ def mean_of_classes(numbers_of_class: dict[str | None, Numbers]) -> Numbers:
     stacked = {key: np.stack([of[key] for of in of_class.values()]) for key in next(iter(of_class.values()))}
     valued = {key: np.isfinite(values) for key, values in stacked.items()}
     mean = {key: share(np.where(valued[key], values, 0).sum(0), valued[key].sum(0)) for key, values in stacked.items()}
-    return mean | {f"classes.{name}.{key}": value for name, of in of_class.items() for key, value in of.items()}
+    return mean | {
+      f"{bootstrap.dotted('classes', name)}.{key}": value for name, of in of_class.items() for key, value in of.items()
+    }
 
   return numbers
 

@@ -12,6 +12,7 @@ from bt_jax.evaluation.records import Record
 
 LEVEL = 0.95
 RESAMPLES = 2000
+_DOT = "\0"  # stands for a dot within the name of a group
 FEW = 10  # patients; with fewer, an interval is not reliable
 # Maps the patients of each sample, with repeats, to the statistics of the samples; nan where one has no value.
 Numbers = Callable[[Int[np.ndarray, "samples patients"]], dict[str, Float[np.ndarray, "samples"]]]
@@ -21,7 +22,7 @@ def estimate(numbers: Numbers, patients: int, *, intervals: bool = True) -> dict
   """Every statistic over all patients and, as `<name>_ci95`, its percentile bootstrap interval over patients.
 
   Args:
-    numbers: see `Numbers`; dotted names, such as `pooled.dice`, become nested dictionaries.
+    numbers: see `Numbers`; names of `dotted`, such as `pooled.dice`, become nested dictionaries.
     patients: number of patients.
     intervals: whether to compute intervals.
 
@@ -93,10 +94,15 @@ def _interval(drawn: Float[np.ndarray, "resamples"] | None) -> list[float] | Non
   return [float(edge) for edge in np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])]
 
 
+def dotted(*keys: str) -> str:
+  """The name of a statistic in groups: their names and its own; a group's name may have dots, as `grade 1.5`."""
+  return ".".join(key.replace(".", _DOT) for key in keys)
+
+
 def _nested(flat: dict[str, Any]) -> dict[str, Any]:
   nested: dict[str, Any] = {}
   for name, value in flat.items():
-    *groups, last = name.split(".")
+    *groups, last = (key.replace(_DOT, ".") for key in name.split("."))
     group_of = nested
     for group in groups:
       group_of = group_of.setdefault(group, {})

@@ -203,18 +203,24 @@ def compare_table(summary: dict[str, Any]) -> str:
   """The table of a `comparison.json` as text."""
   first, second = summary["first"], summary["second"]
   intervals = summary["intervals"]
+  statistics = {name.replace("_", " "): row for name, row in summary["headline"].items()}
+  for name, rows in summary.get("classes", {}).items():
+    statistics |= {f"{name}, {statistic.replace('_', ' ')}": row for statistic, row in rows.items()}
+  width = max(24, *(len(name) + 2 for name in (*statistics, *summary["patients"])))
   lines = [
     f"Two runs on the same test set: {heading(summary)}; {_patients(intervals)}, {summary['slices']} slices",
     f"first:  {first['run']} ({first['model']})",
     f"second: {second['run']} ({second['model']})",
     "",
-    f"{'':24}{'first':>10}{'second':>10}{'second - first':>28}",
-    *_compared(summary["headline"]),
-    *(line for name, rows in summary.get("classes", {}).items() for line in _compared(rows, f"{name}, ")),
-    "",
-    f"{'by patient':24}{'mean of difference':>28}{'median':>28}{'higher':>8}{'equal':>8}{'lower':>8}   Wilcoxon p",
+    f"{'':{width}}{'first':>10}{'second':>10}{'second - first':>28}",
     *(
-      f"{name:24}{cell(row, 'mean'):>28}{cell(row, 'median'):>28}{row['higher']:>8}{row['equal']:>8}{row['lower']:>8}   "
+      f"{name:{width}}{_show(row['first']):>10}{_show(row['second']):>10}{cell(row, 'difference'):>28}"
+      for name, row in statistics.items()
+    ),
+    "",
+    f"{'by patient':{width}}{'mean of difference':>28}{'median':>28}{'higher':>8}{'equal':>8}{'lower':>8}   Wilcoxon p",
+    *(
+      f"{name:{width}}{cell(row, 'mean'):>28}{cell(row, 'median'):>28}{row['higher']:>8}{row['equal']:>8}{row['lower']:>8}   "
       + (f"- ({row['why']})" if row["p"] is None else f"{row['p']:.4f}")
       for name, row in summary["patients"].items()
     ),
@@ -224,14 +230,6 @@ def compare_table(summary: dict[str, Any]) -> str:
     f"2 / 2^n, which is {2 / 2 ** intervals['patients']:.2g} here. {NOTICE}",
   ]
   return "\n".join(lines)
-
-
-def _compared(rows: dict[str, dict[str, Any]], prefix: str = "") -> list[str]:
-  """One line for each statistic of two runs."""
-  return [
-    f"{prefix + name.replace('_', ' '):24}{_show(row['first']):>10}{_show(row['second']):>10}{cell(row, 'difference'):>28}"
-    for name, row in rows.items()
-  ]
 
 
 _WAYS = {

@@ -71,7 +71,7 @@ def evaluate_best(
   history = _history(workdir, record)
   predict = functools.partial(_probabilities, config, components, variables)
   validation, test = ((slices, predict(slices)) for slices in (data.read("validation"), data.read("test")))
-  flair_only = predict(test[0], flair_only=True) if config.eval.flair_only else None
+  reference_only = predict(test[0], reference_only=True) if config.eval.flair_only else None
   if test[0].ids != list(data.split.test):
     raise RuntimeError("the slices read are not those of the split")
   if not hosts.is_first():
@@ -87,9 +87,9 @@ def evaluate_best(
   predictions, temperatures = decide(*test), _temperatures(*validation)
   segments = config.task == "segmentation"
   others = {name: _as_predicted(masks, segments) for name, masks in baselines(test[0]).items()}
-  if flair_only is not None:
-    flair_only = prediction.gated(flair_only, gate)
-    others[f"{components.info.reference}_only"] = flair_only, decide(test[0], flair_only)
+  if reference_only is not None:
+    reference_only = prediction.gated(reference_only, gate)
+    others[f"{components.info.reference}_only"] = reference_only, decide(test[0], reference_only)
   about = {
     **data.names,
     "synthetic": data.builder.builder_config.synthetic,
@@ -132,12 +132,12 @@ def _history(workdir: pathlib.Path, record: dict[str, Any]) -> list[Record]:
 
 
 def _probabilities(
-  config: ConfigDict, components: Components, variables: PyTree, slices: Slices, *, flair_only: bool = False
+  config: ConfigDict, components: Components, variables: PyTree, slices: Slices, *, reference_only: bool = False
 ) -> Tumor:
-  """Probabilities of tumour, with `flair_only` from the reference only; averaged over mirrored slices if configured."""
+  """Probabilities of tumour, with `reference_only` from the reference only; averaged over mirrored slices if configured."""
   context = context_of(components.channels, components.info)
   alone = functools.partial(missing_sequences.reference_alone, context=context, info=components.info)
-  stand_in = alone if flair_only else lambda batch: batch
+  stand_in = alone if reference_only else lambda batch: batch
   of = functools.partial(prediction.predict, config, components, variables, slices)
   probabilities = prediction.probabilities(components, of(change=stand_in))
   if not config.eval.mirror:

@@ -365,6 +365,22 @@ def test_what_a_killed_build_left_is_removed(tmp_path):
   assert not leftover.exists() and sorted(path.name for path in folder.iterdir()) == [".lock", "1.0.0"]
 
 
+def test_a_large_set_is_written_as_it_comes_in_few_files(tmp_path, monkeypatch):
+  """More than TFDS sorts in memory, beyond which it would want TensorFlow."""
+  monkeypatch.setattr("tensorflow_datasets.core.shuffle.MAX_MEM_BUFFER_SIZE", 1000)
+  for number in range(300):
+    values = np.full((8, 8), number // 8, np.uint8)
+    values[number % 8] = 250
+    picture(tmp_path / f"set/images/c{number:03d}/s_1.png", values)
+    picture(tmp_path / f"set/masks/c{number:03d}/s_1_mask.png", (values == 250).astype(np.uint8) * 255)
+  source, cases = built(tmp_path / "set", tmp_path / "data")
+  assert list(cases) == [f"c{number:03d}_s" for number in range(300)]
+  for number, case in enumerate(cases.values()):
+    assert case["mask"][0, number % 8].all() and case["mask"].sum() == 8
+    assert (case["image"][0, (number + 1) % 8] == 257 * (number // 8)).all()
+  assert len(list(pathlib.Path(source.open_or_build().data_path).glob("*.array_record-*"))) < 300
+
+
 _ELSEWHERE = """
 import sys, numpy
 from bt_jax.datasets.own_data.source import OwnSource

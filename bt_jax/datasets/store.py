@@ -25,7 +25,7 @@ from bt_jax.datasets.lgg_mri import kaggle_tree, phantom
 from bt_jax.errors import UserError, check_local, one_line
 from bt_jax.schema import Slices, slice_id
 
-Builder = tfds.core.GeneratorBasedBuilder  # with a `builder_config` that has a title and says what is synthetic
+Builder = tfds.core.DatasetBuilder  # with a `builder_config` that has a title and says what is synthetic
 
 
 _UNDECODED = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}

@@ -3,7 +3,9 @@
 import collections
 import concurrent.futures
 import dataclasses
-from collections.abc import Iterator
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,7 @@ from bt_jax.schema import slice_id
 
 SPLIT = "cases"  # the only split of TFDS: patients are divided into folds when it is read
 _AHEAD = 2  # cases read while one is written
+_FILES = 256  # at most
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)
@@ -39,7 +42,7 @@ class OwnConfig(tfds.core.BuilderConfig):
   synthetic: bool = False
 
 
-class Builder(tfds.core.GeneratorBasedBuilder):
+class Builder(tfds.core.ShardBasedBuilder):
   """Axial slices of a user's own cases, 16 bits, on one square grid, with a mask for each class."""
 
   VERSION = tfds.core.Version("1.0.0")
@@ -71,11 +74,15 @@ class Builder(tfds.core.GeneratorBasedBuilder):
       metadata=tfds.core.MetadataDict(),
     )
 
-  def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Iterator]:
-    return {SPLIT: self._generate_examples()}
+  def _shard_iterators_per_split(self, dl_manager: tfds.download.DownloadManager) -> dict[str, list[Callable]]:
+    """A file for every few cases, in their order; each is written as it comes, so a case is all that memory holds."""
+    count = len(self.builder_config.collection.cases)
+    volumes, cases_in_file = self._volumes(), -(-count // _FILES)
+    lengths = [*[cases_in_file] * (-(-count // cases_in_file) - 1), None]  # the last one takes what is left
+    return {SPLIT: [functools.partial(_examples, itertools.islice(volumes, length)) for length in lengths]}
 
-  def _generate_examples(self) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Slices in the order of cases; raises UserError for the first case that cannot be read."""
+  def _volumes(self) -> Iterator[tuple[Case, dict[str, Any]]]:
+    """Cases as they are stored, in order; raises UserError for the first one that cannot be read."""
     config, cases = self.builder_config, []
     collection = config.collection
     self.progress = tqdm(total=len(collection.cases), desc=f"building {self.info.full_name}", unit="case", disable=None)
@@ -85,7 +92,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
       other = case_of.setdefault(volume["digest"], case)
       if other.patient != case.patient:
         raise case_volumes.same_image(case, other)
-      yield from _examples(case, volume)
+      yield case, volume
       self.progress.update()
     seen = np.any([about["classes"] for about in cases], axis=0)
     if not seen.all():
@@ -135,11 +142,12 @@ def _about(case: Case, volume: dict[str, Any]) -> dict[str, Any]:
   }
 
 
-def _examples(case: Case, volume: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-  mean, std = volume["statistics"]
-  shared = {"patient": case.patient, "case": case.name, "volume_mean": mean, "volume_std": std}
-  for number, (pixels, mask) in enumerate(zip(volume["image"], volume["mask"], strict=True), 1):
-    yield (
-      slice_id(case.name, number),
-      {"image": pixels, "mask": mask, "label": int(mask.any()), "slice": number, **shared},
-    )
+def _examples(volumes: Iterable[tuple[Case, dict[str, Any]]]) -> Iterator[tuple[str, dict[str, Any]]]:
+  for case, volume in volumes:
+    mean, std = volume["statistics"]
+    shared = {"patient": case.patient, "case": case.name, "volume_mean": mean, "volume_std": std}
+    for number, (pixels, mask) in enumerate(zip(volume["image"], volume["mask"], strict=True), 1):
+      yield (
+        slice_id(case.name, number),
+        {"image": pixels, "mask": mask, "label": int(mask.any()), "slice": number, **shared},
+      )

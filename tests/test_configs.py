@@ -40,6 +40,17 @@ def test_every_preset_makes_its_parts(file, preset, tmp_path):
   components.make_components(config)
 
 
+def test_three_folds_are_enough_to_test_one(tmp_path):
+  synthetic.write_pictures(tmp_path, cases=3)
+  config = seg.get_config("own")
+  config.data.update(root=str(tmp_path), dir=str(tmp_path / "built"), folds=3)
+  common.suit_own_data(config)
+  components.make_components(config)
+  config.crossval.group = 2
+  with pytest.raises(UserError, match="crossval.group is 2, expected 1 to 1"):
+    components.make_components(config)
+
+
 # Every network, loss and option that a configuration can name, each once, on the small side.
 STEPS = {
   "seg, default": ("seg", "", {}),

@@ -90,7 +90,7 @@ def make_components(config: ConfigDict, normalize: str = "unit") -> Components:
   source = source_of(config)
   info = source.info
   splits.check_choice(kind=config.split.kind, fold=config.split.fold, count=info.folds, folds=config.split.folds)
-  most = info.folds - splits.GROUP_VALIDATION - 1
+  most = max(info.folds - splits.GROUP_VALIDATION - 1, 1)  # a single fold is validated by one
   if not 1 <= config.crossval.group <= most:
     raise UserError(f"crossval.group is {config.crossval.group}, expected 1 to {most}")
   subgroups.parse(config.report.subgroups, info)

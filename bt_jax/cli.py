@@ -18,7 +18,6 @@ For research only, never clinical use.
 """
 
 import contextlib
-import difflib
 import functools
 import importlib
 import itertools
@@ -34,7 +33,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from bt_jax.distributed import allocator
-from bt_jax.errors import Stopped, UserError, check_local
+from bt_jax.errors import Stopped, UserError, check_local, nearest
 from bt_jax.evaluation import SENSITIVITY
 from configs import common
 
@@ -194,6 +193,8 @@ def _run() -> None:
 def parse(argv: list[str]) -> list[str]:
   """Parses the flags, as `app.run` requires; exits with status 1 if they are wrong."""
   try:
+    if argv[1:] and argv[1] in MODES:  # `bt-jax build` is `bt-jax --mode=build`
+      argv[1] = f"--mode={argv[1]}"
     _find_config(argv)
     argv, unset = _without_none(argv)
     rest = _parse_flags(argv)
@@ -322,8 +323,7 @@ def _misspelt(argv: list[str]) -> str | None:
   wrong = [name for name in asked if name not in known]
   if not wrong:
     return None
-  near = difflib.get_close_matches(wrong[0], known, n=1)
-  remedy = f"did you mean {near[0]}?" if near else "all of them are in configs/common.py"
+  remedy = nearest(wrong[0], known, "all of them are in configs/common.py")
   return f"there is no field {wrong[0]!r} in the configuration: {remedy}"
 
 

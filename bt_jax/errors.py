@@ -1,10 +1,11 @@
 """The exceptions that end a run with one line: a user's mistake, or a user's request to stop."""
 
 import contextlib
+import difflib
 import errno
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -68,6 +69,13 @@ def needs(extra: str, what: str) -> Iterator[None]:
     raise UserError(
       f'{what} needs {error.name}, which is not installed: pip install "bt_jax[{extra}]", or -r requirements.txt'
     ) from error
+
+
+def nearest(name: str, options: Iterable[str], otherwise: str = "") -> str:
+  """The remedy for a misspelt field: the name that it is nearest to, or where none is near, `otherwise` or all names."""
+  options = list(options)
+  near = difflib.get_close_matches(name, options, n=1)
+  return f"did you mean {near[0]}?" if near else otherwise or f"expected one of {', '.join(options)}"
 
 
 def choose(field: str, name: str, options: Mapping[str, T]) -> T:

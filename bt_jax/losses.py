@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, Float
 
 from bt_jax.distributed import global_batch
-from bt_jax.errors import choose
+from bt_jax.errors import UserError, choose, nearest
 
 Logits = Float[Array, "batch height width classes"]
 Masks = Float[Array, "batch height width classes"]
@@ -194,12 +194,12 @@ def make_loss(*, name: str, **fields: float | bool) -> Loss:
       `label_smoothing`: share of the target that is spread over all classes.
 
   Raises:
-    UserError: there is no such loss.
-    TypeError: no loss takes one of the fields.
+    UserError: there is no such loss, or no loss takes one of the fields.
   """
   losses = SEGMENTATION_LOSSES | CLASSIFICATION_LOSSES
   choose("loss.name", name, losses)
   takes = {other: inspect.signature(loss).parameters.keys() for other, loss in losses.items()}
-  if unknown := fields.keys() - set().union(*takes.values()):
-    raise TypeError(f"no loss takes {', '.join(sorted(unknown))}")
+  known = set().union(*takes.values()) - {"logits", "masks", "targets"}
+  for field in sorted(fields.keys() - known):
+    raise UserError(f"no loss takes {field}: {nearest(field, sorted(known))}")
   return functools.partial(losses[name], **{field: value for field, value in fields.items() if field in takes[name]})

@@ -9,6 +9,8 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from bt_jax import cli
 from configs import common
 from tests.helpers.launching import ROOT, environment

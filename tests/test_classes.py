@@ -21,7 +21,7 @@ from bt_jax.datasets.info import DatasetInfo
 from bt_jax.datasets.lgg_mri.constants import INFO
 from bt_jax.errors import UserError
 from bt_jax.evaluation import aggregation, postprocess, records
-from bt_jax.inference import jax_export, loading, overlays
+from bt_jax.inference import jax_export, loading, overlays, predictor
 from bt_jax.inference.description import describe
 from bt_jax.models import SEGMENTERS
 from bt_jax.schema import Tumor
@@ -309,6 +309,14 @@ def test_masks_of_images_hold_labels(tmp_path):
   np.testing.assert_array_equal(written, found.labels)
 
 
+def test_a_file_of_one_class_names_it_unless_it_is_that_of_lgg():
+  masks = np.ones((1, 2, 2, 1), bool)
+  assert predictor.segments_of(masks, INFO)[1] is None
+  other = dataclasses.replace(INFO, channels=("ct",), reference="ct", classes=("kidney",), ids=(255,))
+  mask, names = predictor.segments_of(masks, other)
+  assert mask.shape == (1, 2, 2) and mask.max() == 1 and names == {1: "kidney"}
+
+
 def test_a_dicom_segmentation_has_a_segment_for_each_class(tmp_path):
   def write_scan(folder):
     rng = np.random.default_rng(0)
@@ -318,5 +326,6 @@ def test_a_dicom_segmentation_has_a_segment_for_each_class(tmp_path):
   found, out = segmented(tmp_path, write_scan)
   written = highdicom.seg.segread(out / "mask.dcm")
   assert [written.get_segment_description(number).segment_label for number in (1, 2)] == ["core", "oedema"]
+  assert written.SeriesDescription.startswith("Segmentation. ") and "FLAIR" not in written.ContentDescription
   array = written.get_volume(combine_segments=True).array
   assert [(array == number).sum() for number in (1, 2)] == [(found.labels == label).sum() for label in TWO.ids]

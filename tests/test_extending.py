@@ -10,6 +10,7 @@ import pytest
 
 from bt_jax import losses, metrics, models
 from bt_jax.datasets import registry, store
+from bt_jax.errors import UserError
 from bt_jax.evaluation import aggregation, records
 from bt_jax.runs import components, restoring
 from bt_jax.training.step import make_predict_step, make_train_step
@@ -60,7 +61,7 @@ def test_the_network_and_the_loss_train_and_predict_by_their_names(shown):
 
 def test_the_loss_by_hand(shown):
   logits, masks = jnp.zeros((1, 2, 2, 1)), jnp.ones((1, 2, 2, 1)).at[0, 0, 0, 0].set(0.0)
-  with pytest.raises(TypeError, match="no loss takes smoth"):
+  with pytest.raises(UserError, match=r"no loss takes smoth: did you mean smooth\?"):
     losses.make_loss(name="squared", smoth=1.0)
   loss = losses.make_loss(name="squared", smooth=1.0, pooled=True, overlapping=False)
   np.testing.assert_allclose(loss(logits, masks), 0.25)

@@ -340,6 +340,7 @@ def test_build_mode_and_help(tiny, data_dir):
     (["--mode=report"], "needs the folder of a finished run"),
     (["--mode=report", "--workdir=/nowhere/at/all"], "holds no finished run"),
     (["--mode=compare", "--runs=/nowhere"], "takes two runs, not 1"),
+    (["compare", "--runs=/nowhere"], "takes two runs, not 1"),  # a first word is the mode
     (["--mode=compare", "--runs=/nowhere,/neither"], "/nowhere holds no finished run"),
     (["--config=configs/seg.py:phantom", "--hosts=2", "--host=0"], "coordinator must be given too ... (--coordinator)"),
   ],

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import runpy
 import subprocess
 import sys
 
@@ -365,6 +366,77 @@ def test_what_a_killed_build_left_is_removed(tmp_path):
   assert not leftover.exists() and sorted(path.name for path in folder.iterdir()) == [".lock", "1.0.0"]
 
 
+@pytest.mark.parametrize(
+  ("names", "patients"),
+  [
+    (
+      ["p0/base", "p0/mid", "p1/base", "p1/mid", "p2/base"],
+      ["p0", "p0", "p1", "p1", "p2"],
+    ),  # several names in a folder
+    (["p0/v1/1", "p0/v1/2", "p0/v2/1", "p1/v1/1", "p2/v1/1"], ["p0", "p0", "p1", "p2"]),  # several examinations
+    (["train/p0/1", "train/p1/1", "test/p2/1"], ["p0", "p1", "p2"]),  # subsets are no patients
+    (["all/a", "all/b", "all/c"], ["all_a", "all_b", "all_c"]),  # one folder around all
+    (
+      ["site1/sub-01/1", "site1/sub-02/1", "site2/sub-03/1"],
+      ["sub-01", "sub-02", "sub-03"],
+    ),  # names that number patients
+  ],
+)
+def test_cases_in_one_folder_are_of_one_patient(tmp_path, names, patients):
+  for number, name in enumerate(names):
+    picture(tmp_path / f"images/{name}.png", noise(number, (8, 8), 256).astype(np.uint8))
+    picture(tmp_path / f"masks/{name}.png", np.eye(8, dtype=np.uint8) * 255)
+  collection = layouts.find(tmp_path)
+  assert sorted(case.patient for case in collection.cases) == patients
+
+
+def test_a_patient_may_be_called_subject_and_a_table_in_capitals_is_not_passed_over(tmp_path):
+  root = pictures(tmp_path / "set")
+  names = [case.name for case in layouts.find(root).cases]
+  rows = [f"{name},{number // 2}" for number, name in enumerate(names)]
+  (root / "cases.csv").write_text("\n".join(["Case ID,Subject", *rows]))
+  assert [case.patient for case in layouts.find(root).cases] == [str(number // 2) for number in range(len(names))]
+  (root / "cases.csv").rename(root / "Cases.csv")
+  (problem,) = layouts.find(root).problems
+  assert "Cases.csv is not read: rename it to cases.csv" in str(problem)
+
+
+def test_an_image_whose_name_ends_as_masks_do_has_the_mask_of_its_name(tmp_path):
+  for number, name in enumerate("abc"):
+    picture(tmp_path / f"images/{name}_seg.png", noise(number, (8, 8), 256).astype(np.uint8))
+    picture(tmp_path / f"masks/{name}_seg.png", np.eye(8, dtype=np.uint8) * 255)
+  collection = layouts.find(tmp_path)
+  assert collection.problems == [] and len(collection.cases) == 3
+
+
+def test_no_pixel_has_two_classes_that_exclude_each_other(tmp_path):
+  for number, (name, side) in enumerate(zip("abc", (16, 24, 24), strict=True)):
+    mask = np.ones((side, side), np.uint8)
+    mask[:, side // 2 - 1 :] = 2  # resampled from 16 to 24, a pixel on the border has a half of each
+    picture(tmp_path / f"set/images/{name}.png", noise(number, (side, side), 256).astype(np.uint8))
+    picture(tmp_path / f"set/masks/{name}.png", mask)
+  _, cases = built(tmp_path / "set", tmp_path / "data", folds=3)
+  assert (cases["a"]["mask"].sum(-1) == 1).all()
+
+
+def test_slices_of_8_and_16_bits_are_not_one_case(tmp_path):
+  root = pictures(tmp_path / "set")
+  picture(root / "images/p1/s_2.png", noise(1, (12, 12)).astype(np.uint16))
+  problems = " ".join(map(str, inspect(layouts.find(root), "").collection.problems))
+  assert "s_2.png has 16 bits" in problems and "save the slices of a case alike" in problems
+
+
+def test_cases_that_are_scaled_and_others_that_are_not_are_reported(tmp_path, capsys):
+  root = nnunet(tmp_path / "set")
+  for channel in range(2):
+    nifti(root / f"imagesTr/c1_{channel:04d}.nii.gz", noise(channel, high=250))
+  note = "intensities of c1 lie in 0 to 255 and stay as they are, those of c0, c2, c3 and 2 more are scaled"
+  assert note in "\n".join(inspect(layouts.find(root), "").lines)
+  assert note not in "\n".join(inspect(layouts.find(root), "0,3000").lines)
+  built(root, tmp_path / "data")
+  assert f"warning: {note}" in capsys.readouterr().out
+
+
 def test_a_large_set_is_written_as_it_comes_in_few_files(tmp_path, monkeypatch):
   """More than TFDS sorts in memory, beyond which it would want TensorFlow."""
   monkeypatch.setattr("tensorflow_datasets.core.shuffle.MAX_MEM_BUFFER_SIZE", 1000)
@@ -417,6 +489,14 @@ def test_a_check_says_what_the_synthetic_set_is(tmp_path):
   assert found.picture.mode == "RGB" and all(
     (pixels == colour).all(-1).any() for colour in ((230, 159, 0), (0, 158, 115))
   )
+
+
+def test_samples_are_not_written_to_an_address(monkeypatch, tmp_path):
+  monkeypatch.chdir(tmp_path)
+  monkeypatch.setattr(sys, "argv", ["samples", "gs://bucket/set"])
+  with pytest.raises(SystemExit, match="error: gs:/bucket/set is an address"):
+    runpy.run_module("bt_jax.datasets.samples", run_name="__main__")
+  assert not list(tmp_path.iterdir())
 
 
 def test_ten_thousand_files_are_listed_without_opening_them(tmp_path):

@@ -334,7 +334,9 @@ def test_what_systems_leave_is_no_case(tmp_path):
   _, cases = built(root, tmp_path / "data")
   assert len(cases) == 6
   notes = layouts.find(root).notes
-  assert notes == ["5 files are left out, as they belong to no case: 4 hidden, as systems leave them, 1 of .db"]
+  assert notes == [
+    "5 files are left out, as they belong to no case: 4 hidden, as systems leave them, 1 of .db (images/Thumbs.db)"
+  ]
 
 
 DESCRIPTIONS = {

@@ -25,7 +25,7 @@ from PIL import Image
 from bt_jax import files
 from bt_jax.datasets.lgg_mri import phantom
 from bt_jax.datasets.own_data import synthetic
-from bt_jax.errors import UserError, needs
+from bt_jax.errors import UserError, check_local, needs
 from bt_jax.schema import CHANNELS
 
 _SEED = 2_000_000  # differs from those of the data set
@@ -131,6 +131,7 @@ def _main(arguments: list[str]) -> None:
   if len(folders) != 1 or len(chosen) > 1 or not {*chosen} <= layouts.keys():
     sys.exit(__doc__)
   try:
+    check_local(folders[0], "DIR")
     written = [_write_layout(folders[0], layouts[chosen[0]])] if chosen else write(folders[0])
   except UserError as error:
     sys.exit(f"error: {error}")

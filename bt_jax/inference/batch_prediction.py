@@ -112,9 +112,7 @@ class _Work:
 
   def options(self, study: Study) -> dict[str, Any]:
     """What a prediction depends on besides the study's bytes and the networks."""
-    names = {
-      role: value if study.format == "dicom" else pathlib.Path(value).name for role, value in study.given.items()
-    }
+    names = {role: value if study.of_series else pathlib.Path(value).name for role, value in study.given.items()}
     return {"probabilities": self.probabilities, "given": names}
 
   def finished(self, study: Study) -> writer.Done | None:

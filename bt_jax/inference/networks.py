@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import glob
-import json
 import os
 import pathlib
 import re
@@ -125,10 +124,9 @@ def load(folder: pathlib.Path, task: str, argument: str, dtype: str | None = Non
     raise UserError(f"{argument}: {folder} is of {config['task']}, expected {task}: name it as {other}", other)
   # Everything that the function depends on, the same for all runs of a cross-validation.
   model = config["model"] | {"pretrained": ""} | ({"dtype": dtype} if dtype else {})
-  key = json.dumps([task, model, config["data"], record["normalize"], info.to_json()], sort_keys=True)
-  module, logits = _functions(key)
-  contrast, size = config["data"]["contrast"], config["data"]["size"]
-  context = context_of(parse_channels(config["data"]["channels"], info), info)
+  contrast, size, channels = (config["data"][name] for name in ("contrast", "size", "channels"))
+  module, logits = _functions(task, tuple(sorted(model.items())), size, channels, record["normalize"], info)
+  context = context_of(parse_channels(channels, info), info)
   return Network(
     info=info,
     variables=variables,
@@ -173,12 +171,12 @@ def _restore(folder: pathlib.Path, argument: str) -> tuple[PyTree, dict[str, Any
 
 
 @functools.cache
-def _functions(key: str) -> tuple[nn.Module, Callable]:
-  """The module and `predict_step(variables, batch)` of a task, model, data section, normalisation and data set, as JSON."""
-  name, model, data, normalize, described = json.loads(key)
-  info = DatasetInfo.from_json(described)
-  task = TASKS[name](info)
-  fields = {**model, "classes": task.outputs, "dtype": DTYPES[model["dtype"]]}
+def _functions(
+  name: str, model: tuple[tuple[str, Any], ...], size: int, channels: str, normalize: str, info: DatasetInfo
+) -> tuple[nn.Module, Callable]:
+  """The module and `predict_step(variables, batch)` of a task; `model` has the fields of a configuration's section."""
+  task, fields = TASKS[name](info), dict(model)
+  fields |= {"classes": task.outputs, "dtype": DTYPES[fields["dtype"]]}
   module = make_model(task.models, **taken(task.models, fields))
-  preprocess = make_preprocess(size=data["size"], normalize=normalize, channels=data["channels"], info=info)
+  preprocess = make_preprocess(size=size, normalize=normalize, channels=channels, info=info)
   return module, make_predict_step(model=module, task=task, preprocess=preprocess)

@@ -24,7 +24,7 @@ from bt_jax.inference.networks import Network, View
 from bt_jax.pipeline.contrast import make_contrast
 from bt_jax.scans import resampling
 from bt_jax.scans.scan import Scan, fill_roles
-from bt_jax.schema import Tumor
+from bt_jax.schema import CHANNELS, Tumor
 from bt_jax.training.train_state import PyTree
 
 _BATCHES = (32, 8, 1)  # slices; few sizes, as each is compiled, and small ones, so that one slice does not wait for 32
@@ -104,6 +104,15 @@ def labels_of(
   for number, label in enumerate(info.ids):
     labels[masks[..., number]] = label
   return labels
+
+
+def segments_of(
+  masks: Bool[np.ndarray, "slices height width classes"], info: DatasetInfo
+) -> tuple[Shaped[np.ndarray, "slices height width"], dict[int, str] | None]:
+  """What a mask's file holds, and the name of each label in it: ids of several classes, 1 for one; no name for LGG's."""
+  if len(info.classes) > 1:
+    return labels_of(masks, info), dict(zip(info.ids, info.classes, strict=True))
+  return masks.squeeze(-1), None if info.channels == CHANNELS else {1: info.classes[0]}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -59,7 +59,7 @@ def read(study: Study, info: DatasetInfo) -> Scan:
   """
   if info.channels == CHANNELS:
     return reader.read(study)
-  if study.format == "dicom":
+  if study.of_series:
     return _from_dicom(reader.read(study), info)
   if study.refusal:
     raise UserError(f"{study.name} {study.refusal}")

@@ -11,7 +11,7 @@ from bt_jax import files
 from bt_jax.errors import UserError, check_local
 from bt_jax.inference import overlays
 from bt_jax.inference.description import describe
-from bt_jax.inference.predictor import Prediction, Predictor
+from bt_jax.inference.predictor import Prediction, Predictor, segments_of
 from bt_jax.scans import reader
 from bt_jax.version import __version__
 
@@ -57,12 +57,11 @@ def save(
   temporary.mkdir(parents=True)
   try:
     write = reader.FORMATS[scan.format].write
-    several = len(prediction.info.classes) > 1
-    classes = dict(zip(prediction.info.ids, prediction.info.classes, strict=True)) if several else None
+    mask, classes = segments_of(prediction.masks, prediction.info)
     write(
       scan,
       temporary,
-      prediction.labels if several else prediction.mask,
+      mask,
       prediction.probability if probabilities else None,
       software=SOFTWARE,
       classes=classes,

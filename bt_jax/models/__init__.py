@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 from flax import linen as nn
 
-from bt_jax.errors import UserError, choose
+from bt_jax.errors import UserError, choose, nearest
 from bt_jax.models.cnn import CNN
 from bt_jax.models.efficientnet_lite import EfficientNetLite, LiteClassifier
 from bt_jax.models.lite_unet import LiteUNet
@@ -41,7 +41,7 @@ def make_model(options: dict[str, Callable[..., nn.Module]], name: str, **fields
   8
   >>> bt_jax.models.make_model(bt_jax.models.SEGMENTERS, "unet", pool="max")
   Traceback (most recent call last):
-  bt_jax.errors.UserError: unet takes no pool: it takes classes, depth, dtype, width
+  bt_jax.errors.UserError: unet takes no pool: expected one of classes, depth, dtype, width
 
   Args:
     options: the networks to choose from, by name.
@@ -53,7 +53,7 @@ def make_model(options: dict[str, Callable[..., nn.Module]], name: str, **fields
   """
   network = choose("model.name", name, options)
   for field in fields.keys() - fields_of(network):
-    raise UserError(f"{name} takes no {field}: it takes {', '.join(sorted(fields_of(network)))}")
+    raise UserError(f"{name} takes no {field}: {nearest(field, sorted(fields_of(network)))}")
   return network(**fields)
 
 

@@ -61,6 +61,8 @@ def cascade(*, classifier: str | None, segmenter: str | None, sensitivity: float
   setup.prepare(*configs.values())
   with claim(workdir, about, new=True, may_differ="sensitivity"):
     rows = {role: _predict(folder, configs[role]) for role, folder in found.items()}
+    info, other = (info_of(rows[role].record) for role in ("segmenter", "classifier"))
+    info.check_same(other, about["segmenter"], about["classifier"])
     begin(workdir, about)
     _report(workdir, about, rows)
 
@@ -128,8 +130,6 @@ def _predict(folder: pathlib.Path, config: ConfigDict) -> _Predicted:
 
 def _report(workdir: pathlib.Path, about: dict[str, Any], runs_of: dict[str, _Predicted]) -> None:
   segmenter, classifier = runs_of["segmenter"], runs_of["classifier"]
-  infos = [info_of(run.record) for run in (segmenter, classifier)]
-  infos[0].check_same(infos[1], about["segmenter"], about["classifier"])
   # With several classes a slice has a record for each: gating and the classification of slices use all of them together.
   subsets = {
     subset: (of_any_class(segmenter.rows[subset]), classifier.rows[subset]) for subset in ("validation", "test")
@@ -140,7 +140,7 @@ def _report(workdir: pathlib.Path, about: dict[str, Any], runs_of: dict[str, _Pr
   passes = {subset: values >= threshold for subset, values in probability.items()}
   segmented, classified = subsets["test"]
   by_class = segmenter.rows["test"]
-  gated = gating.gate(by_class, np.repeat(passes["test"], len(infos[0].classes)))
+  gated = gating.gate(by_class, np.repeat(passes["test"], len(info_of(segmenter.record).classes)))
   ways = gating.tell_apart(subsets["validation"], subsets["test"], classifier.threshold)
   classified_by = {
     way: [

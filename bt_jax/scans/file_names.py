@@ -19,7 +19,7 @@ class Study(NamedTuple):
 
   Attributes:
     name: the path of its outputs below the output folder; empty where the input itself is the study.
-    format: a name of `FORMATS`; `dicom` for a zip, until it is read and its scan has the real format.
+    format: a name of `FORMATS`, or `zip`: what is in it shows when it is read.
     files: in the order of slices; only FLAIR where `given` has other roles; or a zip.
     given: a path (images, NIfTI) or a SeriesInstanceUID (DICOM) for each role.
     left_out: files beside it that are not a sequence for the networks, in words.
@@ -34,6 +34,11 @@ class Study(NamedTuple):
   left_out: tuple[str, ...] = ()
   refusal: str = ""
   arguments: tuple[str, ...] = ()
+
+  @property
+  def of_series(self) -> bool:
+    """Whether `given` names series of DICOM, rather than files."""
+    return self.format in ("dicom", "zip")
 
 
 class _Volume(NamedTuple):

@@ -59,7 +59,7 @@ def find(path: pathlib.Path | None, given: Mapping[str, str]) -> list[Study]:
     raise UserError(
       f"{path} holds {len(studies)} studies, and {next(iter(given))} picks a series of one: name its folder", "input"
     )
-  if studies[0].format != "dicom":
+  if not studies[0].of_series:
     raise UserError(
       f"{path} is not DICOM, and beside a path {next(iter(given))} is the UID of a series of DICOM: name the files of flair, "
       "pre and post alone",
@@ -89,7 +89,7 @@ def read(study: Study) -> Scan:
 
 def sha256(study: Study) -> str:
   """SHA-256 of the bytes of all its files in order, then of those given by role; file names do not count."""
-  others = [] if study.format == "dicom" else study.given.values()
+  others = [] if study.of_series else study.given.values()
   return sha256_of([*study.files, *others])
 
 
@@ -115,7 +115,7 @@ def _of_file(path: pathlib.Path) -> Study:
   kind = kind_of(path)
   if kind is None:
     raise UserError(f"{path} is not of a kind that is read, {EXPECTED}: convert it")
-  return Study("", "dicom" if kind == "zip" else kind, (path,), {})
+  return Study("", kind, (path,), {})
 
 
 def _of_roles(given: Mapping[str, str]) -> Study:

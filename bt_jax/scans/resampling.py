@@ -41,8 +41,13 @@ def window(volume: Image, numpy=np, fixed: Sequence[float] = ()) -> tuple[Channe
   low, highest = extremes(volume)
   high = numpy.percentile(volume, _BRIGHTEST, axis=(0, 1, 2))
   high = numpy.where(high > low, high, highest)  # all but a few voxels have one value
-  as_it_is = (low.min() >= 0) & (highest.max() >= _DIMMEST) & (highest.max() <= 255)
+  as_it_is = stays_as_it_is(low, highest)
   return numpy.where(as_it_is, 0.0, low), numpy.where(as_it_is, 255.0, high)
+
+
+def stays_as_it_is(low: Channels, high: Channels) -> Any:  # a Boolean of NumPy or JAX
+  """Whether a volume with these lowest and highest intensities of its channels is not scaled, see `window`."""
+  return (low.min() >= 0) & (high.max() >= _DIMMEST) & (high.max() <= 255)
 
 
 def scale(image: Image, low: Channels, high: Channels) -> Image:

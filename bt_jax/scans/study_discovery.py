@@ -35,7 +35,7 @@ def find_in(root: pathlib.Path) -> list[Study]:
     label = "" if folder == root else folder.name
     here = of_names("images", _volumes(by_kind.get("images", [])), label)
     here += of_names("nifti", [(stem(file), (file,)) for file in by_kind.get("nifti", [])], label)
-    here += [Study(stem(file), "dicom", (file,), {}) for file in by_kind.get("zip", [])]
+    here += [Study(stem(file), "zip", (file,), {}) for file in by_kind.get("zip", [])]
     alone = len(here) == 1 and folder != root  # then the folder's name says more than those of slices
     studies += [study._replace(name="" if alone else study.name) for study in here]
     dicom_files.append(by_kind.get("dicom", []))

@@ -23,7 +23,7 @@ from bt_jax.datasets.info import DatasetInfo
 from bt_jax.errors import OF_MACHINE, MachineError, UserError
 from bt_jax.inference import studies, writer
 from bt_jax.inference.description import describe
-from bt_jax.inference.predictor import labels_of
+from bt_jax.inference.predictor import segments_of
 from bt_jax.scans import reader
 from bt_jax.scans.scan import Scan
 from bt_jax.serving import guard, transport, uploads
@@ -162,9 +162,7 @@ def _written(info: DatasetInfo, folder: pathlib.Path, upload: uploads.Upload) ->
   """A file's name, and its content: a mask, or, with several classes, a label map."""
   scan = studies.read(_study(folder, upload, info), info)
   masks = transport.unpack_masks(upload.mask.read_bytes(), scan.image.shape[:3], len(info.classes))
-  several = len(info.classes) > 1
-  mask = labels_of(masks, info) if several else masks[..., 0]
-  classes = dict(zip(info.ids, info.classes, strict=True)) if several else None
+  mask, classes = segments_of(masks, info)
   out = folder / "out"
   out.mkdir()
   paths = reader.FORMATS[scan.format].write(scan, out, mask, None, software=writer.SOFTWARE, classes=classes)

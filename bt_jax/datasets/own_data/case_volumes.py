@@ -133,6 +133,13 @@ def _read_all(paths: Sequence[pathlib.Path], report: Report, *, mask: bool) -> V
         )
       )
       return None
+    if not mask and volume.values.dtype != first.values.dtype:
+      report(
+        UserError(
+          f"{volume.path} has {8 * volume.values.itemsize} bits, and {first.path} {8 * first.values.itemsize}: save the slices of a case alike"
+        )
+      )
+      return None
   if len(volumes) == 1:
     return first
   return first._replace(

@@ -4,6 +4,7 @@ import csv
 import dataclasses
 import io
 import pathlib
+import re
 
 from bt_jax.datasets.own_data.collection import Collection, plain, shown
 from bt_jax.errors import UserError, one_line
@@ -32,6 +33,8 @@ def apply(collection: Collection) -> None:
   """Gives the cases of a collection the patients, folds and fields of the table, where there is one."""
   path = collection.root / "cases.csv"
   if not path.is_file():
+    for other in collection.root.glob("[cC][aA][sS][eE][sS].[cC][sS][vV]"):
+      collection.problem(f"{other} is not read: rename it to {path.name}, or move it away")
     return
   collection.described.append(path)
   try:
@@ -62,7 +65,7 @@ def _read(path: pathlib.Path) -> tuple[list[str], list[tuple[int, Row | None]]]:
     lines = [(reader.line_num, list(map(plain, line))) for line in reader if any(map(str.strip, line))]
   except (OSError, UnicodeDecodeError, csv.Error) as error:
     raise UserError(f"{path} cannot be read as a table ({one_line(error)}): save it as CSV in UTF-8") from error
-  header = [name.lower() if name.lower() in _OURS else name for name in (lines[0][1] if lines else [])]
+  header = [_column(name) for name in (lines[0][1] if lines else [])]
   if "case" not in header:
     raise UserError(f"{path} has the columns {shown(header) or 'none'}, expected one called case: add it")
   if twice := [name for name in header if name and header.count(name) > 1]:
@@ -71,6 +74,14 @@ def _read(path: pathlib.Path) -> tuple[list[str], list[tuple[int, Row | None]]]:
     (number, dict(zip(header, line, strict=True)) if len(line) == len(header) else None) for number, line in lines[1:]
   ]
   return [name for name in header if name], rows
+
+
+def _column(name: str) -> str:
+  """The name of a column, that of ours for what means the same, such as `Patient ID`."""
+  letters = re.sub("[^a-z]", "", name.lower())
+  if letters in ("patientid", "patientname", "subject", "subjectid", "participant", "participantid"):
+    return "patient"
+  return {"caseid": "case"}.get(letters, letters if letters in _OURS else name)
 
 
 def _by_case(collection: Collection, path: pathlib.Path, rows: list[tuple[int, Row | None]]) -> dict[str, Row]:
@@ -82,12 +93,13 @@ def _by_case(collection: Collection, path: pathlib.Path, rows: list[tuple[int, R
       collection.problem(f"{path}, line {number}: {row['case']} is there twice: leave one of them out")
     else:
       row_of[row["case"]] = row
+  names = collection.names
   for name in row_of:
-    if name not in collection.names:
+    if name not in names:
       collection.problem(
         f"{path} names the case {name}, which is not in {collection.root}: leave it out, or add its files"
       )
-  for name in sorted(collection.names - row_of.keys()):
+  for name in sorted(names - row_of.keys()):
     collection.problem(f"{path} has no row for the case {name}: add one")
   return row_of
 

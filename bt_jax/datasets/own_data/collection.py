@@ -5,7 +5,7 @@ import json
 import pathlib
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bt_jax.errors import UserError, one_line
@@ -17,8 +17,9 @@ READ = (".nii.gz", ".nii", ".png", ".tif", ".tiff", ".jpg", ".jpeg")
 _NOT_READ = (".bmp", ".gif", ".webp", ".nrrd", ".mha", ".mhd", ".mgz", ".npy", ".npz", ".dcm", ".jp2")
 # Names that contain the patient: of BraTS since 2023 (patient and visit) and of TCGA, anywhere in a name, and of BIDS.
 _PATIENT = re.compile(
-  r"(?:.*_)?(BraTS-[A-Z-]+-\d+)-\d{3}|(?:.*_)?(TCGA[-_]\w{2}[-_]\w{4})(?![A-Za-z0-9]).*|(sub-[A-Za-z0-9]+)_.*"
+  r"(?:.*_)?(BraTS-[A-Z-]+-\d+)-\d{3}|(?:.*_)?(TCGA[-_]\w{2}[-_]\w{4})(?![A-Za-z0-9]).*|(?:.*_)?(sub-[A-Za-z0-9]+)(?:_.*)?"
 )
+_SUBSET = re.compile(r"(train|val|valid|validation|test)(ing)?", re.IGNORECASE)
 Spacing = tuple[float, float, float]
 
 
@@ -161,6 +162,26 @@ def patient_of(case: str) -> str:
   """
   match = _PATIENT.fullmatch(case)
   return next(filter(None, match.groups())) if match else case
+
+
+def patients_of(folder_of: Mapping[str, Sequence[str]]) -> dict[str, str]:
+  """The patient of each case, by its name if that numbers patients, or else by the outermost folder that divides cases.
+
+  A folder may hold several examinations of one patient, which must not be divided. Folders of subsets, such as `train`,
+  do not count.
+
+  >>> patients_of({"p0_base": ["p0"], "p0_top": ["p0"], "p1_base": ["p1"]})
+  {'p0_base': 'p0', 'p0_top': 'p0', 'p1_base': 'p1'}
+
+  Args:
+    folder_of: by the name of a case, the names of the folders around it, the outermost first.
+  """
+  folders = {case: [name for name in names if not _SUBSET.fullmatch(name)] for case, names in folder_of.items()}
+  while len({names[0] if names else "" for names in folders.values()}) == 1 and all(folders.values()):
+    folders = {case: names[1:] for case, names in folders.items()}  # one folder around all of them
+  return {
+    case: patient_of(names[0] if names and not _PATIENT.fullmatch(case) else case) for case, names in folders.items()
+  }
 
 
 def read_json(path: pathlib.Path) -> Any:

@@ -1,6 +1,7 @@
 """Describes a user's data set by its files: channels, classes, the size of a slice, and the window of intensities."""
 
 import pathlib
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from tqdm import tqdm
@@ -117,9 +118,26 @@ def labels_of(where: dict[int, pathlib.Path], collection: Collection) -> Labels:
     )
   if len(values) == 1:
     return Labels({_FOREGROUND: tuple(values)}, (1,))
-  if collection.layout == "BraTS" and (set(values) <= {1, 2, 3} or set(values) <= {1, 2, 4}):
+  pediatric = any("-PED-" in case.name for case in collection.cases)  # numbered in another way
+  if collection.layout == "BraTS" and not pediatric and (set(values) <= {1, 2, 3} or set(values) <= {1, 2, 4}):
     return folders.brats_labels(values)
   return Labels({f"label_{value}": (value,) for value in values}, tuple(values))
+
+
+def note_scales(as_they_are: Mapping[str, bool], window: Sequence[float]) -> list[str]:
+  """A sentence where some cases keep their intensities and others are scaled, see `resampling.window`; none where all are alike.
+
+  Args:
+    as_they_are: whether the intensities of a case stay as they are, by its name.
+    window: the intensities that become black and white in every case; empty where each has its own.
+  """
+  kept, scaled = ([name for name, as_it_is in as_they_are.items() if as_it_is == one] for one in (True, False))
+  if window or not kept or not scaled:
+    return []
+  return [
+    f"intensities of {shown(kept)} lie in 0 to 255 and stay as they are, those of {shown(scaled)} are scaled to their own range: if all have "
+    "one scale, name the intensities that become black and white as data.window"
+  ]
 
 
 def absent(collection: Collection, names: list[str]) -> UserError:

@@ -7,7 +7,7 @@ import pathlib
 import re
 
 from bt_jax.datasets.own_data.cases_table import case_names
-from bt_jax.datasets.own_data.collection import Case, Collection, Labels, is_image, patient_of, plain, shown, stem
+from bt_jax.datasets.own_data.collection import Case, Collection, Labels, is_image, patients_of, plain, shown, stem
 from bt_jax.datasets.own_data.nnunet import distinct
 from bt_jax.errors import UserError
 from bt_jax.scans import discovery, raster, sequences
@@ -41,8 +41,10 @@ def read_images_and_masks(root: pathlib.Path, listed: Listed) -> Collection | No
     raise UserError(f"{root} has {shown([folder.name for folder in masks])} for masks, expected one: move others away")
   collection = Collection(root, f"{images[0].name}/ and {masks[0].name}/" if masks else f"{images[0].name}/")
   of_images = collection.by_name(_below(images[0], listed), lambda file: (_folder(file, images[0]), stem(file)))
+  # A mask has the name of its image, which may itself end in `_seg`, or that name and `_mask`.
+  named = lambda folder, name: (folder, name if (folder, name) in of_images else _without_mask(name))
   of_masks = collection.by_name(
-    _below(masks[0], listed) if masks else [], lambda file: (_folder(file, masks[0]), _without_mask(stem(file)))
+    _below(masks[0], listed) if masks else [], lambda file: named(_folder(file, masks[0]), stem(file))
   )
   return _paired(collection, of_images, of_masks)
 
@@ -77,8 +79,12 @@ def read_case_folders(root: pathlib.Path, listed: Listed) -> Collection | None:
   counted = collections.Counter(word for named in of_case.values() for word in named if word != "mask")
   common = sorted(word for word, count in counted.items() if 2 * count > len(of_case))
   collection.channels = distinct(common)
+  name_of = {folder: plain("_".join(folder.relative_to(root).parts)) for folder in of_case}
+  patient_of_case = patients_of(
+    {name: list(map(plain, folder.relative_to(root).parts)) for folder, name in name_of.items()}
+  )
   for folder, named in of_case.items():
-    name = plain("_".join(folder.relative_to(root).parts))
+    name = name_of[folder]
     if lacking := [word for word in common if word not in named]:
       collection.refused.add(name)
       collection.problem(
@@ -86,7 +92,7 @@ def read_case_folders(root: pathlib.Path, listed: Listed) -> Collection | None:
       )
     else:
       masks = (named["mask"],) if "mask" in named else ()
-      collection.cases.append(Case(name, patient_of(name), tuple((named[word],) for word in common), masks))
+      collection.cases.append(Case(name, patient_of_case[name], tuple((named[word],) for word in common), masks))
   for word in counted.keys() - common:
     collection.notes.append(f"{word} is left out, as only {counted[word]} of {len(of_case)} cases have it")
   if set(collection.channels) == _BRATS:
@@ -138,14 +144,18 @@ def _without_mask(name: str) -> str:
 def _paired(collection: Collection, images: dict[Key, pathlib.Path], masks: dict[Key, pathlib.Path]) -> Collection:
   """Adds the cases of images and their masks to the collection."""
   in_small = {tuple(map(str.casefold, key)): file for key, file in images.items()}
-  for key in masks.keys() - images.keys():
+  for key in sorted(masks.keys() - images.keys()):
     near = in_small.get(tuple(map(str.casefold, key)))
     remedy = (
       f"its name differs from {near.name} in capitals: rename one of them" if near else "add it, or move the mask away"
     )
     collection.problem(f"{masks[key]} has no image of its name: {remedy}")
   named = case_names(collection.root)
-  for name, keys in grouped(images, named).items():
+  groups = grouped(images, named)
+  patient_of_case = patients_of(
+    {name: [*filter(None, keys[0][0].strip(".").split("/"))] for name, keys in groups.items()}
+  )
+  for name, keys in groups.items():
     lacking = [key for key in keys if key not in masks] if masks else []
     for key in lacking:
       collection.problem(f"{images[key]} has no mask of its name: add one, or move the image away")
@@ -154,7 +164,7 @@ def _paired(collection: Collection, images: dict[Key, pathlib.Path], masks: dict
       continue
     _check_gaps(collection, [images[key] for key in keys])
     paired = tuple(masks[key] for key in keys if key in masks)
-    collection.cases.append(Case(name, patient_of(name), (tuple(images[key] for key in keys),), paired))
+    collection.cases.append(Case(name, patient_of_case[name], (tuple(images[key] for key in keys),), paired))
   return collection
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from bt_jax.datasets.own_data.collection import Collection, plain, read_json, shown
 from bt_jax.errors import UserError
 
-_FEWEST = 3  # to test, to validate and to train on
+FEWEST = 3  # to test, to validate and to train on
 
 
 def count_of(collection: Collection, asked: int) -> int:
@@ -26,10 +26,10 @@ def divide(collection: Collection, asked: int) -> dict[str, int]:
     UserError: there are fewer than three folds, or fewer patients than folds.
   """
   count = count_of(collection, asked)
-  if count < _FEWEST:
+  if count < FEWEST:
     where, argument = ("", ("data.folds",)) if collection.folds is None else (f" in the files of {collection.root}", ())
     raise UserError(
-      f"there are {count} folds{where}, expected {_FEWEST} or more: to test, to validate, to train", *argument
+      f"there are {count} folds{where}, expected {FEWEST} or more: to test, to validate, to train", *argument
     )
   if collection.folds is not None:
     return {case.name: collection.folds.get(case.name, -1) for case in collection.cases}
@@ -98,9 +98,9 @@ def _lists(content: object) -> list:
 
 
 def _folds(collection: Collection, path: pathlib.Path, folds: Sequence[dict[str, list[str]]]) -> dict[str, int]:
-  fold_of, trained = {}, {name for fold in folds for name in fold["train"]}
+  fold_of, trained, names = {}, {name for fold in folds for name in fold["train"]}, collection.names
   for name in dict.fromkeys(name for fold in folds for part in fold.values() for name in part):
-    if name not in collection.names:
+    if name not in names:
       collection.problem(f"{path} names {name}, which is not a case of {collection.root}: remove it there, or add it")
   for number, fold in enumerate(folds):
     for name in fold["val"]:
@@ -112,11 +112,11 @@ def _folds(collection: Collection, path: pathlib.Path, folds: Sequence[dict[str,
         fold_of[name] = number
     if not fold["val"]:
       collection.problem(f"{path} has no case in val of fold {number}: add some, or remove the fold")
-  for name in sorted(collection.names - fold_of.keys() - trained):
+  for name in sorted(names - fold_of.keys() - trained):
     collection.problem(f"{path} has {name} in no fold: add it to one of them, or move the case away")
   if untested := [case.name for case in collection.cases if case.name in trained and case.name not in fold_of]:
     collection.notes.append(f"{len(untested)} cases are in no val of {path.name}, and always train: {shown(untested)}")
-  return {name: fold_of.get(name, -1) for name in collection.names}
+  return {name: fold_of.get(name, -1) for name in names}
 
 
 def check_patients(collection: Collection) -> None:

@@ -14,6 +14,7 @@ from bt_jax.datasets.info import DatasetInfo
 from bt_jax.datasets.own_data import case_volumes, contact_sheet, data_description, folds, slice_sizes
 from bt_jax.datasets.own_data.collection import Case, Collection, Labels, Spacing, shown
 from bt_jax.errors import UserError
+from bt_jax.scans import resampling
 from bt_jax.scans.scan import extremes
 
 _SHOWN = 24  # cases in the image
@@ -72,7 +73,8 @@ def inspect(collection: Collection, window: str, asked_folds: int = 5) -> Inspec
   fixed = _attempt(collection, lambda: data_description.parse_window(window)) or ()
   summaries, excerpts, where = _read_all(collection, fixed)
   info, labels = _described(collection, summaries, where, window)
-  fold_of = _attempt(collection, lambda: folds.divide(collection, asked_folds))
+  complete = not collection.refused and len(collection.patients) >= folds.FEWEST  # otherwise there is a problem already
+  fold_of = _attempt(collection, lambda: folds.divide(collection, asked_folds)) if complete else None
   lines = _about(collection, info, labels, fold_of)
   lines += _numbers(summaries, info, labels) if info is not None else []
   lines += [f"note: {note}" for note in [*collection.notes, *_remarks(summaries, info)]]
@@ -202,6 +204,8 @@ def _remarks(summaries: Sequence[Summary], info: DatasetInfo | None) -> list[str
   notes = []
   if empty := [of.case.name for of in summaries if not of.marked]:
     notes.append(f"{len(empty)} cases have no label in any slice: {shown(empty)}")
+  as_they_are = {of.case.name: bool(resampling.stays_as_it_is(of.low, of.high)) for of in summaries}
+  notes += data_description.note_scales(as_they_are, info.window if info is not None else ())
   unknown = [of.case.name for of in summaries if of.spacing_mm is None]
   if 0 < len(unknown) < len(summaries):
     notes.append(f"sizes in mm are not known of {shown(unknown)}: distances of all cases will be in pixels")

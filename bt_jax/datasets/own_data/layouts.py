@@ -123,7 +123,7 @@ def _check_masks(collection: Collection) -> None:
   elif len(collection.patients) < 3 and collection.cases:
     collection.problem(
       f"{collection.root} holds {len(collection.patients)} patients ({shown(collection.patients)}): expected three or more, "
-      "to train, to validate and to test"
+      "to train, to validate and to test; cases in one folder count as one patient's unless cases.csv says otherwise"
     )
 
 
@@ -133,12 +133,16 @@ def _note_left_out(collection: Collection, listed: Listed) -> None:
   top = lambda file: file.relative_to(collection.root).parts[0]
   read_from = {top(file) for file in used if file.is_relative_to(collection.root)}
   reasons: collections.Counter[str] = collections.Counter()
+  first: dict[str, str] = {}
   for folder, files in listed.items():
     for file in files:
       if file not in used and file.name not in _OURS:
         below = file.parent != collection.root and top(file) not in read_from
-        reasons[f"in {top(file)}/" if below else f"of {file.suffix.lower() or 'no suffix'}"] += 1
+        reason = f"in {top(file)}/" if below else f"of {file.suffix.lower() or 'no suffix'}"
+        reasons[reason] += 1
+        if not below:
+          first.setdefault(reason, f" ({file.relative_to(collection.root)})")
     reasons["hidden, as systems leave them"] += sum(map(discovery.is_hidden, os.listdir(folder)))
   if total := sum(reasons.values()):
-    counts = [f"{count} {reason}" for reason, count in reasons.most_common() if count]
+    counts = [f"{count} {reason}{first.get(reason, '')}" for reason, count in reasons.most_common() if count]
     collection.notes.append(f"{total} files are left out, as they belong to no case: {shown(counts, 6)}")

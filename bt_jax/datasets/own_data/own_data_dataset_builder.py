@@ -16,6 +16,8 @@ from bt_jax.datasets.info import DatasetInfo
 from bt_jax.datasets.own_data import case_volumes, data_description, storing
 from bt_jax.datasets.own_data.collection import Case, Collection, Labels, check_hint
 from bt_jax.errors import UserError
+from bt_jax.scans import resampling
+from bt_jax.scans.scan import extremes
 from bt_jax.schema import slice_id
 
 SPLIT = "cases"  # the only split of TFDS: patients are divided into folds when it is read
@@ -87,7 +89,9 @@ class Builder(tfds.core.ShardBasedBuilder):
     collection = config.collection
     self.progress = tqdm(total=len(collection.cases), desc=f"building {self.info.full_name}", unit="case", disable=None)
     case_of: dict[str, Case] = {}
+    as_they_are: dict[str, bool] = {}
     for case, volume in _in_order(config):
+      as_they_are[case.name] = volume["as_it_is"]
       cases.append(_about(case, volume))
       other = case_of.setdefault(volume["digest"], case)
       if other.patient != case.patient:
@@ -99,6 +103,8 @@ class Builder(tfds.core.ShardBasedBuilder):
       raise data_description.absent(collection, [config.info.classes[number] for number in np.flatnonzero(~seen)])
     self.info.metadata.update(info=config.info.to_json(), cases=cases)
     self.progress.close()
+    for note in data_description.note_scales(as_they_are, config.info.window):
+      print(f"warning: {note}")
 
 
 def _in_order(config: OwnConfig) -> Iterator[tuple[Case, dict[str, Any]]]:
@@ -128,6 +134,7 @@ def _read(case: Case, config: OwnConfig) -> dict[str, Any]:
     "spacing_mm": spacing,
     "statistics": storing.statistics(image),
     "digest": case_volumes.digest(volume),
+    "as_it_is": bool(resampling.stays_as_it_is(*extremes(volume.values))),
   }
 
 

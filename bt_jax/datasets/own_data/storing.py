@@ -28,6 +28,8 @@ def to_stored(
   if volume.values.shape[1:3] != (info.size, info.size) or abs(rows / columns - 1) > _SQUARE:
     image = to_square(image, info.size, rows / columns)
     masks = to_square(masks.astype(np.float32), info.size, rows / columns) >= 0.5
+    if not info.overlapping:  # of two classes with a half each, the first
+      masks &= np.cumsum(masks, axis=-1) == 1
   image *= 65535 / 255
   return np.rint(image, out=image).astype(np.uint16), masks.astype(np.uint8)
 

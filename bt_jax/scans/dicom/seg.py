@@ -17,7 +17,7 @@ from bt_jax.scans.scan import NOTICE, Mask, Scan, from_axial
 
 _SEGMENT = "Tumor (FLAIR abnormality)"
 _SERIES_NUMBER = 9001  # higher than scanners use
-_DESCRIPTION = f"FLAIR abnormality. {NOTICE}"  # DICOM allows 64 characters
+_DESCRIPTIONS = {False: f"FLAIR abnormality. {NOTICE}", True: f"Segmentation. {NOTICE}"}  # DICOM allows 64 characters
 _COPIED = ("PatientID", "PatientName", "StudyID", "AccessionNumber", "ReferringPhysicianName")
 _FORMATTED = {
   "PatientBirthDate": r"\d{8}",
@@ -45,21 +45,37 @@ def write(
     mask: mask on the grid of `scan.image`.
     probability: probabilities in 0..1; stored in steps of 1/255.
     software: name and version of the software; DICOM allows 64 characters.
-    classes: the name of each label, where `mask` is a label map; each label is a segment, in this order.
+    classes: the name of each label in `mask`, each of which is a segment, in this order; None for a FLAIR abnormality.
   """
   import highdicom
 
   segments = mask  # numbered from 1, whatever the labels are
   if classes:
     segments = sum(((mask == label) * np.uint8(number) for number, label in enumerate(classes, start=1)), np.uint8(0))
-  parts = [("mask.dcm", "BINARY", segments, [*(classes or {1: _SEGMENT}).values()])]
+  names = [*(classes or {1: _SEGMENT}).values()]
+  parts = [("mask.dcm", "BINARY", segments, names)]
   if probability is not None:
-    parts.append(("probability.dcm", "FRACTIONAL", probability.clip(0, 1), [_SEGMENT]))
+    parts.append(
+      (
+        "probability.dcm",
+        "FRACTIONAL",
+        probability.clip(0, 1),
+        ["any class" if classes and len(classes) > 1 else names[0]],
+      )
+    )
   with findings.kept():
     source, series_uid = _enhanced(scan.source), highdicom.UID()
     contents = {
       name: _encode(
-        scan.source, source, kind, array, names, software=software[:64], series_uid=series_uid, number=number
+        scan.source,
+        source,
+        kind,
+        array,
+        names,
+        software=software[:64],
+        description=_DESCRIPTIONS[bool(classes)],
+        series_uid=series_uid,
+        number=number,
       )
       for number, (name, kind, array, names) in enumerate(parts, start=1)
     }
@@ -74,6 +90,7 @@ def _encode(
   names: Sequence[str],
   *,
   software: str,
+  description: str,
   series_uid: str,
   number: int,
 ) -> bytes:
@@ -94,8 +111,8 @@ def _encode(
     software_versions=software,
     device_serial_number="0",
     content_label="TUMOR",
-    content_description=_DESCRIPTION,
-    series_description=_DESCRIPTION,
+    content_description=description,
+    series_description=description,
     content_qualification="RESEARCH",
     omit_empty_frames=False,  # an empty mask says that there is no tumour
     specific_character_set="ISO_IR 192",

@@ -153,7 +153,7 @@ def test_a_field_that_its_network_does_not_take_is_refused(fields, error, tmp_pa
   config.model.update(fields)
   with pytest.raises(UserError, match=error):
     train.train(config, tmp_path / "run")
-  with pytest.raises(UserError, match="resunet takes no pool: it takes classes, dtype, features, variant"):
+  with pytest.raises(UserError, match="resunet takes no pool: expected one of classes, dtype, features, variant"):
     make_model(SEGMENTERS, "resunet", pool="banana")
 
 

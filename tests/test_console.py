@@ -17,6 +17,7 @@ def printed(out):
   return lines[start], lines[start + 2 : lines.index("written:") - 1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fixture", ["run", "classifier"])
 def test_a_run_prints_its_verdict_and_a_table_that_fits_a_terminal(fixture, request):
   workdir, out = request.getfixturevalue(fixture)

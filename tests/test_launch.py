@@ -352,6 +352,7 @@ def test_wrong_flags_are_told_in_one_line(flags, said):
   assert all(words in lines[0] for words in said.split(" ... ")), err
 
 
+@pytest.mark.slow
 def test_a_full_disk_and_a_reader_that_goes_are_two_things(tmp_path):
   folder = segmentation(tmp_path / "run")
   (folder / ".report.html.incomplete").symlink_to("/dev/full")

@@ -209,6 +209,7 @@ def test_usable_elsewhere_without_tensorflow(data_dir, builder, tmp_path):
   assert out.stdout.split("\n")[-2] == f"{expected} (256, 256, 3) False {target / 'bt_jax' / '__init__.py'}"
 
 
+@pytest.mark.slow
 def test_no_part_imports_tensorflow():
   modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in sorted((ROOT / "bt_jax").rglob("*.py"))]
   program = f"import importlib, sys; [importlib.import_module(name) for name in {modules!r}]; assert 'tensorflow' not in sys.modules"

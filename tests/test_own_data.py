@@ -1,8 +1,8 @@
 """A user's own folder: each layout gives its cases, and what is stored is what the files hold."""
 
 import json
+import os
 import pathlib
-import runpy
 import subprocess
 import sys
 
@@ -461,6 +461,7 @@ print(len(data), data[1]["image"].dtype, data[1]["image"].shape, data[1]["mask"]
 """
 
 
+@pytest.mark.slow
 def test_it_is_read_elsewhere_without_tensorflow(tmp_path):
   built(pictures(tmp_path / "set"), tmp_path / "data")
   command = [sys.executable, "-c", _ELSEWHERE, tmp_path / "set", tmp_path / "data"]
@@ -491,11 +492,12 @@ def test_a_check_says_what_the_synthetic_set_is(tmp_path):
   )
 
 
-def test_samples_are_not_written_to_an_address(monkeypatch, tmp_path):
-  monkeypatch.chdir(tmp_path)
-  monkeypatch.setattr(sys, "argv", ["samples", "gs://bucket/set"])
-  with pytest.raises(SystemExit, match="error: gs:/bucket/set is an address"):
-    runpy.run_module("bt_jax.datasets.samples", run_name="__main__")
+@pytest.mark.slow
+def test_samples_are_not_written_to_an_address(tmp_path):
+  command = [sys.executable, "-m", "bt_jax.datasets.samples", "gs://bucket/set"]
+  environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+  done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+  assert done.returncode == 1 and "error: gs:/bucket/set is an address" in done.stderr, done.stderr
   assert not list(tmp_path.iterdir())
 
 

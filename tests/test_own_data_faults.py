@@ -308,6 +308,7 @@ def test_all_faults_together_are_listed(tmp_path, base):
   assert nothing_built(tmp_path / "data")
 
 
+@pytest.mark.slow
 def test_the_command_lists_all_and_leaves_with_status_1(tmp_path):
   root = nnunet(tmp_path / "set", 6)
   mask_of_another_shape(root, 1)

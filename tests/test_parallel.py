@@ -25,6 +25,8 @@ from bt_jax.training.train_state import init_state
 from tests.helpers.slices import make_slices
 from tests.helpers.steps import AUGMENT, LOSS, PREPROCESS, components, options
 
+pytestmark = pytest.mark.slow  # what eight devices run compiles for long
+
 STEPS, BATCH, SLICES = 4, 16, 21  # an epoch ends inside a batch
 
 

@@ -107,6 +107,11 @@ def names_that_differ_in_capitals(root, case):
   nifti(root / "labelsTr" / f"C{case}.nii.gz", blobs(99))
 
 
+@fault(VOLUMES, "C{case}.nii.gz has no image", "differs from c{case}_0000.nii.gz in capitals")
+def volume_mask_in_capitals(root, case):
+  _mask(root, case).rename(root / "labelsTr" / f"C{case}.nii.gz")
+
+
 @fault(VOLUMES, "c{case}.nii.gz and c{case}.nii have one name")
 def two_files_of_one_name(root, case):
   nifti(root / "labelsTr" / f"c{case}.nii", blobs(12))
@@ -319,6 +324,13 @@ def test_the_command_lists_all_and_leaves_with_status_1(tmp_path):
   assert "problem 1: " in out and "problem 2: " in out and "problem 3: " not in out
   assert err.strip().splitlines()[-1] == f"error: 2 problems in {root}, listed above: correct them, and check again"
   assert Image.open(tmp_path / "sheet.png").format == "PNG"
+
+
+def test_a_folder_in_capitals_is_named(tmp_path):
+  root = nnunet(tmp_path / "set")
+  (root / "labelsTr").rename(root / "LabelsTr")
+  with pytest.raises(UserError, match="LabelsTr is called labelsTr in nnU-Net: rename it"):
+    layouts.find(root)
 
 
 def test_what_systems_leave_is_no_case(tmp_path):

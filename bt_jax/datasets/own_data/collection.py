@@ -139,6 +139,18 @@ def check_hint(error: UserError) -> UserError:
   return UserError(f"{error} (a check lists all that is wrong)", *error.arguments, CHECK)
 
 
+def in_capitals(name: str, in_small: Mapping[str, pathlib.Path], otherwise: str) -> str:
+  """The remedy for a name that no file has: that for one whose name differs in capitals, or `otherwise`.
+
+  Args:
+    name: the name.
+    in_small: the files, by their names in small letters (`str.casefold`).
+    otherwise: the remedy where there is no such file.
+  """
+  near = in_small.get(name.casefold())
+  return otherwise if near is None else f"its name differs from {near.name} in capitals: rename one of them"
+
+
 def is_image(file: pathlib.Path) -> bool:
   """Whether a file has the suffix of an image, also of a kind that is not read."""
   return file.name.lower().endswith((*READ, *_NOT_READ))

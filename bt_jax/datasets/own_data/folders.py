@@ -7,7 +7,17 @@ import pathlib
 import re
 
 from bt_jax.datasets.own_data.cases_table import case_names
-from bt_jax.datasets.own_data.collection import Case, Collection, Labels, is_image, patients_of, plain, shown, stem
+from bt_jax.datasets.own_data.collection import (
+  Case,
+  Collection,
+  Labels,
+  in_capitals,
+  is_image,
+  patients_of,
+  plain,
+  shown,
+  stem,
+)
 from bt_jax.datasets.own_data.nnunet import distinct
 from bt_jax.errors import UserError
 from bt_jax.scans import discovery, raster, sequences
@@ -143,12 +153,9 @@ def _without_mask(name: str) -> str:
 
 def _paired(collection: Collection, images: dict[Key, pathlib.Path], masks: dict[Key, pathlib.Path]) -> Collection:
   """Adds the cases of images and their masks to the collection."""
-  in_small = {tuple(map(str.casefold, key)): file for key, file in images.items()}
+  in_small = {"/".join(key).casefold(): file for key, file in images.items()}
   for key in sorted(masks.keys() - images.keys()):
-    near = in_small.get(tuple(map(str.casefold, key)))
-    remedy = (
-      f"its name differs from {near.name} in capitals: rename one of them" if near else "add it, or move the mask away"
-    )
+    remedy = in_capitals("/".join(key), in_small, "add it, or move the mask away")
     collection.problem(f"{masks[key]} has no image of its name: {remedy}")
   named = case_names(collection.root)
   groups = grouped(images, named)

@@ -9,6 +9,7 @@ from bt_jax.datasets.own_data.collection import (
   Collection,
   Labels,
   Spacing,
+  in_capitals,
   is_image,
   patient_of,
   plain,
@@ -18,6 +19,7 @@ from bt_jax.datasets.own_data.collection import (
 )  # fmt: skip
 from bt_jax.errors import UserError
 
+_FOLDERS = ("imagesTr", "labelsTr", "imagesTs", "labelsTs")
 _NUMBERED = re.compile(r"(.+)_(\d{4})")
 Groups = dict[str, tuple[tuple[pathlib.Path, ...], ...]]
 
@@ -26,8 +28,12 @@ def read(root: pathlib.Path, listed: dict[pathlib.Path, list[pathlib.Path]]) -> 
   """The cases of `imagesTr` and `labelsTr`, or of a folder that itself holds scans, such as `imagesTs`.
 
   Raises:
-    UserError: `dataset.json` is missing beside `imagesTr`, or is not a JSON object.
+    UserError: `dataset.json` is missing beside `imagesTr`, or is not a JSON object, or a folder differs in capitals.
   """
+  for folder in listed:
+    right = next((name for name in _FOLDERS if name.casefold() == folder.name.casefold()), folder.name)
+    if folder.parent == root and folder.name != right:
+      raise UserError(f"{folder} is called {right} in nnU-Net: rename it")
   training = root / "imagesTr"
   beside = [root] if training in listed or root / "imagesTs" in listed else [root.parent] if listed[root] else []
   path = next((folder / "dataset.json" for folder in beside if (folder / "dataset.json").is_file()), None)
@@ -75,8 +81,10 @@ def _pairs(
 ) -> list[tuple[pathlib.Path, pathlib.Path]]:
   """Pairs images and masks by name."""
   of_image, of_mask = collection.by_name(images, stem), collection.by_name(masks, stem)
+  in_small = {name.casefold(): file for name, file in of_image.items()}
   for name in sorted(of_mask.keys() - of_image.keys()):
-    collection.problem(f"{of_mask[name]} has no image of its name: add it, or move the mask away")
+    remedy = in_capitals(name, in_small, "add it, or move the mask away")
+    collection.problem(f"{of_mask[name]} has no image of its name: {remedy}")
   return [(file, of_mask.get(name, file.parent)) for name, file in of_image.items()]
 
 
@@ -94,8 +102,10 @@ def _read_numbered(
   collection: Collection, images: list[pathlib.Path], masks: list[pathlib.Path], training: pathlib.Path
 ) -> None:
   groups, of_mask = _groups(images, collection), collection.by_name(masks, stem)
+  in_small = {name.casefold(): files[0][0] for name, files in groups.items()}
   for name in sorted(of_mask.keys() - groups.keys() - collection.refused):
-    collection.problem(f"{of_mask[name]} has no image in {training}: add {name}_0000, or move the mask away")
+    remedy = in_capitals(name, in_small, f"add {name}_0000, or move the mask away")
+    collection.problem(f"{of_mask[name]} has no image in {training}: {remedy}")
   for name, files in groups.items():
     mask = (of_mask[name],) if name in of_mask else ()
     collection.cases.append(Case(name, patient_of(name), files, mask, _spacing(files[0][0], name, collection)))

@@ -182,13 +182,13 @@ def test_bids_refuses_pictures_and_names_that_differ_in_signs_alone(tmp_path):
     "model": {"title": "t"},
   }
   with pytest.raises(UserError, match="BIDS has no masks of other formats"):
-    dataset_layouts.place("bids", tmp_path, tmp_path / "x", done, INFO)
+    dataset_layouts.arrange("bids", tmp_path, tmp_path / "x", done, INFO)
   write(tmp_path / "bt_jax/a-1/mask.nii.gz", volume())
   write(tmp_path / "bt_jax/a1/mask.nii.gz", volume())
   of = lambda name: {**done, "study": name, "files": {"mask.nii.gz": 1}}
-  dataset_layouts.place("bids", tmp_path, tmp_path / "bt_jax/a-1", of("a-1"), INFO)
+  dataset_layouts.arrange("bids", tmp_path, tmp_path / "bt_jax/a-1", of("a-1"), INFO)
   with pytest.raises(UserError, match=re.escape("name differs only in characters")):
-    dataset_layouts.place("bids", tmp_path, tmp_path / "bt_jax/a1", of("a1"), INFO)
+    dataset_layouts.arrange("bids", tmp_path, tmp_path / "bt_jax/a1", of("a1"), INFO)
 
 
 def test_a_fixed_window_is_that_of_every_volume():

@@ -87,8 +87,8 @@ def watch(folder: pathlib.Path, *, timeout: int) -> Iterator[None]:
       beats += 1
       with contextlib.suppress(OSError):
         beat(me).write_text(f"{os.getpid()} {beats}")
-      for host, (said, when) in last.items():
-        if (says := heard(host)) != said:
+      for host, (last_beat, when) in last.items():
+        if (says := heard(host)) != last_beat:
           last[host] = says, time.monotonic()
         elif time.monotonic() - when > timeout:
           leave(f"host {host} of {count} was not heard of for {timeout} s")

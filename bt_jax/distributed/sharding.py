@@ -124,8 +124,8 @@ def compile_step(
 
 def local_rows(mesh: Mesh, count: int) -> np.ndarray:
   """The indices of those of `count` examples, sharded over all devices, that are on this host: int, in order."""
-  places = _cut(mesh).addressable_devices_indices_map((count,))
-  return np.sort(np.concatenate([np.arange(count)[where] for where in places.values()]))
+  indices_of = _cut(mesh).addressable_devices_indices_map((count,))
+  return np.sort(np.concatenate([np.arange(count)[where] for where in indices_of.values()]))
 
 
 def lay_out(mesh: Mesh, batch: dict[str, np.ndarray], count: int) -> dict[str, jax.Array]:
@@ -135,8 +135,8 @@ def lay_out(mesh: Mesh, batch: dict[str, np.ndarray], count: int) -> dict[str, j
   def global_array(local: np.ndarray) -> jax.Array:
     def part(index: tuple[slice, ...]) -> np.ndarray:
       start, stop, _ = index[0].indices(count)
-      at = np.searchsorted(rows, start)
-      return local[at : at + stop - start]
+      first = np.searchsorted(rows, start)
+      return local[first : first + stop - start]
 
     return jax.make_array_from_callback((count, *local.shape[1:]), cut, part)
 

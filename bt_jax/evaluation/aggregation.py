@@ -103,23 +103,23 @@ def _numbers_of_class(rows: list[Record]) -> Numbers:
   def numbers(index: np.ndarray) -> dict[str, np.ndarray]:
     total = {name: column[index].sum(-1) for name, column in sums.items()}
     pixels = metrics.Counts(*(total[name] for name in metrics.Counts._fields))
-    found = {}
+    statistics = {}
     for name, metric in metrics.METRICS.items():
-      found[f"pooled.{name}"] = metric(pixels, empty=1.0)
-      found |= {f"patient.{name}_{ending}": value for ending, value in spread(by_volume[name][index]).items()}
-      found[f"slice.{name}_empty_is_one"] = share(total[f"{name}_empty_is_one"], total["slices"])
-      found[f"slice.{name}_nonempty_truth"] = share(total[f"{name}_nonempty_truth"], total["tumor"])
-    found["detection.sensitivity"] = share(total["found"], total["tumor"])
-    found["detection.false_positive_rate"] = share(total["false_alarms"], total["healthy"])
+      statistics[f"pooled.{name}"] = metric(pixels, empty=1.0)
+      statistics |= {f"patient.{name}_{ending}": value for ending, value in spread(by_volume[name][index]).items()}
+      statistics[f"slice.{name}_empty_is_one"] = share(total[f"{name}_empty_is_one"], total["slices"])
+      statistics[f"slice.{name}_nonempty_truth"] = share(total[f"{name}_nonempty_truth"], total["tumor"])
+    statistics["detection.sensitivity"] = share(total["found"], total["tumor"])
+    statistics["detection.false_positive_rate"] = share(total["false_alarms"], total["healthy"])
     right = total["found"] + total["healthy"] - total["false_alarms"]
-    found["detection.accuracy"] = share(right, total["slices"])
+    statistics["detection.accuracy"] = share(right, total["slices"])
     mean, deviation = error[index].mean(-1), deviation_of(error[index])
-    found["volume.error_mean"] = mean
-    found["volume.limits_low"], found["volume.limits_high"] = mean - 1.96 * deviation, mean + 1.96 * deviation
-    found["volume.absolute_error_mean"] = np.abs(error[index]).mean(-1)
-    found["volume.absolute_error_median"] = np.median(np.abs(error[index]), -1)
-    found["volume.absolute_error_of_total"] = share(np.abs(error[index]).sum(-1), truth[index].sum(-1))
-    return found
+    statistics["volume.error_mean"] = mean
+    statistics["volume.limits_low"], statistics["volume.limits_high"] = mean - 1.96 * deviation, mean + 1.96 * deviation
+    statistics["volume.absolute_error_mean"] = np.abs(error[index]).mean(-1)
+    statistics["volume.absolute_error_median"] = np.median(np.abs(error[index]), -1)
+    statistics["volume.absolute_error_of_total"] = share(np.abs(error[index]).sum(-1), truth[index].sum(-1))
+    return statistics
 
   return numbers
 

@@ -72,7 +72,7 @@ def predict(
     table = output / ("studies.csv" if shard is None else f"studies_{shard.replace('/', '_of_')}.csv")
   with _writable(output, table):
     work = _Work(
-      output, predictor, probabilities, functools.partial(dataset_layouts.place, layout, top) if layout else None
+      output, predictor, probabilities, functools.partial(dataset_layouts.arrange, layout, top) if layout else None
     )
     for study in chosen:  # files that must not be overwritten are reported before any work
       work.finished(study)
@@ -107,7 +107,7 @@ class _Work:
   output: pathlib.Path
   predictor: Predictor
   probabilities: bool
-  place: Callable[..., None] | None = None  # takes a finished study's folder, its `prediction.json` and the data set
+  arrange: Callable[..., None] | None = None  # takes a finished study's folder, its `prediction.json` and the data set
   claimed: dict[str, Callable[[], None]] = dataclasses.field(default_factory=dict)
 
   def options(self, study: Study) -> dict[str, Any]:
@@ -177,8 +177,8 @@ class _Work:
     if prediction is not None:
       writer.save(prediction, folder, probabilities=self.probabilities, options=self.options(study))
     done = writer.finished(folder)
-    if self.place is not None:
-      self.place(folder, done, self.predictor.info)
+    if self.arrange is not None:
+      self.arrange(folder, done, self.predictor.info)
     columns = {name: done[name] for name in _REPORTED} | {"warnings": "; ".join(done["warnings"])}
     return {"study": study.name, "status": "predicted" if prediction else "was there", **columns, "error": None}
 

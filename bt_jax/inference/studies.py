@@ -33,19 +33,19 @@ def find(path: pathlib.Path | None, given: Mapping[str, str], info: DatasetInfo)
   if path.exists() and (kind_of(path) in ("dicom", "zip") if path.is_file() else _holds_dicom(path)):
     _roles(info)
     return reader.find(path, {})
-  found = unlabelled.find(path, info.channels)
-  alone = len(found) == 1 and path.is_file()
-  return [_study(one, "" if alone else one.case.name) for one in found]
+  matches = unlabelled.find(path, info.channels)
+  alone = len(matches) == 1 and path.is_file()
+  return [_study(one, "" if alone else one.case.name) for one in matches]
 
 
 def find_one(path: pathlib.Path, info: DatasetInfo) -> Study:
   """The one study in a file or folder, or the one whose file paths begin so; raises UserError unless there is exactly one."""
   by_start = not path.exists() and path.parent.is_dir()
-  found = find(path.parent if by_start else path, {}, info)
-  matches = [study for study in found if study.name == path.name] if by_start else found
+  candidates = find(path.parent if by_start else path, {}, info)
+  matches = [study for study in candidates if study.name == path.name] if by_start else candidates
   if len(matches) != 1:
     raise UserError(
-      f"{path} holds {len(matches)} studies, expected one: name it ({', '.join(study.name for study in found[:3])} ...)"
+      f"{path} holds {len(matches)} studies, expected one: name it ({', '.join(study.name for study in candidates[:3])} ...)"
     )
   return matches[0]
 
@@ -96,11 +96,11 @@ class _ByChannel(dict):
   """Paths of the channels after the first."""
 
 
-def _study(found: unlabelled.Found, name: str) -> Study:
-  first, *others = found.case.images or ((),)
+def _study(match: unlabelled.Found, name: str) -> Study:
+  first, *others = match.case.images or ((),)
   given = _ByChannel({str(number): str(paths[0]) for number, paths in enumerate(others, 1)})
   kind = kind_of(first[0]) or "images"
-  return Study(name, kind, first, given if others else {}, (), found.refusal)
+  return Study(name, kind, first, given if others else {}, (), match.refusal)
 
 
 def _holds_dicom(folder: pathlib.Path) -> bool:

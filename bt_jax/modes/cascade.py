@@ -47,20 +47,20 @@ def cascade(*, classifier: str | None, segmenter: str | None, sensitivity: float
   if not 0 < sensitivity <= 1:
     raise UserError(f"--sensitivity is {sensitivity}, expected more than 0 and at most 1")
   folders = {"classifier": classifier, "segmenter": segmenter}
-  found = {role: _find(role, name) for role, name in folders.items()}
-  split_of = {role: splits.read(folder) for role, folder in found.items()}
+  folder_of = {role: _find(role, name) for role, name in folders.items()}
+  split_of = {role: splits.read(folder) for role, folder in folder_of.items()}
   if split_of["classifier"]["hash"] != split_of["segmenter"]["hash"]:
-    named = ", ".join(f"{found[role]}: {split['data']}, {split['name']}" for role, split in split_of.items())
+    named = ", ".join(f"{folder_of[role]}: {split['data']}, {split['name']}" for role, split in split_of.items())
     raise UserError(
       f"the two runs are not of the same split ({named}): train both on one, with the same --config.split"
     )
-  configs = {role: _config(folder) for role, folder in found.items()}
+  configs = {role: _config(folder) for role, folder in folder_of.items()}
   models = [config.model.name for config in configs.values()]
   workdir = workdir or pathlib.Path("runs") / "_".join(["cascade", *models, split_of["segmenter"]["name"]])
-  about = {**{role: str(folder.resolve()) for role, folder in found.items()}, "sensitivity": sensitivity}
+  about = {**{role: str(folder.resolve()) for role, folder in folder_of.items()}, "sensitivity": sensitivity}
   setup.prepare(*configs.values())
   with claim(workdir, about, new=True, may_differ="sensitivity"):
-    rows = {role: _predict(folder, configs[role]) for role, folder in found.items()}
+    rows = {role: _predict(folder, configs[role]) for role, folder in folder_of.items()}
     info, other = (info_of(rows[role].record) for role in ("segmenter", "classifier"))
     info.check_same(other, about["segmenter"], about["classifier"])
     begin(workdir, about)
@@ -144,9 +144,10 @@ def _report(workdir: pathlib.Path, about: dict[str, Any], runs_of: dict[str, _Pr
   ways = gating.tell_apart(subsets["validation"], subsets["test"], classifier.threshold)
   classified_by = {
     way: [
-      row | {"probability": float(p), "prediction": int(p >= at)} for row, p in zip(classified, chance, strict=True)
+      row | {"probability": float(p), "prediction": int(p >= cut_off)}
+      for row, p in zip(classified, chance, strict=True)
     ]
-    for way, (chance, at) in ways.items()
+    for way, (chance, cut_off) in ways.items()
   }
   summary = {
     **segmenter.data.names,
@@ -167,7 +168,7 @@ def _report(workdir: pathlib.Path, about: dict[str, Any], runs_of: dict[str, _Pr
       "threshold_from": "chosen on the validation set",
       "validation": gating.gate_effect(subsets["validation"][0], passes["validation"]),
     },
-    "thresholds": {way: at for way, (_, at) in ways.items()},
+    "thresholds": {way: cut_off for way, (_, cut_off) in ways.items()},
     **provenance(),
     "intervals": bootstrap.about(len({row["patient"] for row in segmented})),
     "test": {
@@ -179,12 +180,12 @@ def _report(workdir: pathlib.Path, about: dict[str, Any], runs_of: dict[str, _Pr
   rows = [
     {
       **row,
-      "classifier_probability": float(probability["test"][at]),
-      "gate_passes": int(passes["test"][at]),
-      **{f"{way}_probability": classified_by[way][at]["probability"] for way in gating.FEATURES},
-      **{f"{way}_prediction": classified_by[way][at]["prediction"] for way in gating.WAYS},
+      "classifier_probability": float(probability["test"][index]),
+      "gate_passes": int(passes["test"][index]),
+      **{f"{way}_probability": classified_by[way][index]["probability"] for way in gating.FEATURES},
+      **{f"{way}_prediction": classified_by[way][index]["prediction"] for way in gating.WAYS},
     }
-    for at, row in enumerate(segmented)
+    for index, row in enumerate(segmented)
   ]
   table, title = cascade_table(summary), heading(summary)
   written = [

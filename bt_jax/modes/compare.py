@@ -43,8 +43,8 @@ def compare(runs: Sequence[str], workdir: pathlib.Path | None) -> None:
   summary = {
     **{name: about[name] for name in ("data", "split", "leaky", "synthetic", "split_hash", "task")},
     **{
-      place: {"run": str(folder.resolve()), "model": of["model"], "commit": of["commit"]}
-      for place, folder, (of, _) in zip(("first", "second"), folders, (first, second), strict=True)
+      side: {"run": str(folder.resolve()), "model": of["model"], "commit": of["commit"]}
+      for side, folder, (of, _) in zip(("first", "second"), folders, (first, second), strict=True)
     },
     "slices": len(of_any_class(before.slices)),
     "intervals": bootstrap.about(patients),
@@ -59,7 +59,7 @@ def compare(runs: Sequence[str], workdir: pathlib.Path | None) -> None:
   names = "_".join(folder.resolve().name for folder in folders)
   workdir = workdir or pathlib.Path("runs") / f"compare_{names}"
   rows = [
-    {"patient": one["patient"], **{f"{name}_{place}": of[name] for name in columns for place, of in (("first", one), ("second", two))}}
+    {"patient": one["patient"], **{f"{name}_{side}": of[name] for name in columns for side, of in (("first", one), ("second", two))}}
     for one, two in zip(of_first, of_second, strict=True)
   ]  # fmt: skip
   written = [

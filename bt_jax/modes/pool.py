@@ -103,7 +103,7 @@ def pool(
   for fold, (summary, tables) in runs.items():
     if summary["task"] == "segmentation" and not tables.reliability:
       raise UserError(f"{folders[fold]}/reliability.csv is missing: evaluate the run again, with --mode=evaluate")
-  summaries, tables_of = ({fold: run[at] for fold, run in runs.items()} for at in (0, 1))
+  summaries, tables_of = ({fold: run[item] for fold, run in runs.items()} for item in (0, 1))
   first = next(iter(summaries.values()))
   every, count, group = info_of(first).folds, sum(map(len, folders)), max(map(len, folders))
   check(folders, split_of, tables_of, complete=count == every)

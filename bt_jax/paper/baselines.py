@@ -100,7 +100,7 @@ def sample_ids(ids: Sequence[str], label: Int[np.ndarray, "n"], *, seed: int, si
   """Samples at most `size` slices to fit on, in the order of `ids`: half with label 1, or as many as there are."""
   rng = np.random.default_rng(seed)
   tumor, healthy = (rng.permutation(np.flatnonzero(label == kind)) for kind in (1, 0))
-  return [ids[at] for at in sorted((*tumor[: size // 2], *healthy[: size - size // 2]))]
+  return [ids[index] for index in sorted((*tumor[: size // 2], *healthy[: size - size // 2]))]
 
 
 def nearest_ids(train_ids: Sequence[str], test_ids: Sequence[str]) -> list[str | None]:
@@ -122,11 +122,11 @@ def nearest_ids(train_ids: Sequence[str], test_ids: Sequence[str]) -> list[str |
 
 def copy_nearest(nearest: Sequence[str | None], training: Slices) -> Bool[np.ndarray, "n height width"]:
   """The masks in `training` of the slices from `nearest_ids`; an empty mask where that is None."""
-  place = {name: at for at, name in enumerate(training.ids)}
+  position = {name: index for index, name in enumerate(training.ids)}
   masks = np.zeros((len(nearest), *training.mask.shape[1:3]), bool)
-  for at, name in enumerate(nearest):
+  for index, name in enumerate(nearest):
     if name is not None:
-      masks[at] = training.mask[place[name], ..., 0] == 1
+      masks[index] = training.mask[position[name], ..., 0] == 1
   return masks
 
 
@@ -228,8 +228,8 @@ def _morphological(slices: Slices, parameters: Parameters, seed: int) -> Masks:
   """Thresholds relative to the volume's mean and standard deviation, opens, fills holes, keeps the largest component."""
   level = slices.volume_mean[:, FLAIR] + parameters["threshold"] * slices.volume_std[:, FLAIR]
   masks = _opened(slices.image[..., FLAIR] > level[:, None, None], parameters["radius"])
-  for at in np.flatnonzero(masks.any((1, 2))):
-    masks[at] = largest_part(ndimage.binary_fill_holes(masks[at])[None])[0]
+  for index in np.flatnonzero(masks.any((1, 2))):
+    masks[index] = largest_part(ndimage.binary_fill_holes(masks[index])[None])[0]
   return masks
 
 

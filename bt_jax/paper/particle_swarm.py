@@ -19,7 +19,7 @@ SWARMS, FIRST_SWARMS = 4, 2  # at most, and at the start
 PARTICLES, FIRST_PARTICLES, LEAST_PARTICLES = 15, 10, 4  # of one swarm: at most, at the start, and to live on
 PATIENCE = 5  # rounds without improvement until a swarm first loses a particle
 
-Places = Float[np.ndarray, "n *particles levels"]
+Positions = Float[np.ndarray, "n *particles levels"]
 Levels = Int[np.ndarray, "n *particles levels"]
 Values = Float[np.ndarray, "n *particles"]
 
@@ -48,17 +48,17 @@ def make_criterion(histograms: Int[np.ndarray, "n bins"]) -> Callable[[Levels], 
   return criterion
 
 
-def _problem(histograms: Int[np.ndarray, "n bins"]) -> tuple[Callable[[Places], Values], Callable[[Places], Levels]]:
+def _problem(histograms: Int[np.ndarray, "n bins"]) -> tuple[Callable[[Positions], Values], Callable[[Positions], Levels]]:
   """The criterion as a function of positions, and the function from positions to levels."""
   darkest = np.argmax(histograms > 0, axis=1)
   span = histograms.shape[1] - 1 - np.argmax(histograms[:, ::-1] > 0, axis=1) - darkest
   criterion = make_criterion(histograms)
 
-  def levels_of(places: Places) -> Levels:
-    shape = (-1, *[1] * (places.ndim - 1))
-    return np.sort(darkest.reshape(shape) + np.rint(places * span.reshape(shape)).astype(int), axis=-1)
+  def levels_of(positions: Positions) -> Levels:
+    shape = (-1, *[1] * (positions.ndim - 1))
+    return np.sort(darkest.reshape(shape) + np.rint(positions * span.reshape(shape)).astype(int), axis=-1)
 
-  return lambda places: criterion(levels_of(places)), levels_of
+  return lambda positions: criterion(levels_of(positions)), levels_of
 
 
 def random_order(histograms: Int[np.ndarray, "n bins"], classes: int, *, seed: int) -> Int[np.ndarray, "n {classes}-1"]:
@@ -69,36 +69,36 @@ def random_order(histograms: Int[np.ndarray, "n bins"], classes: int, *, seed: i
   rng = np.random.default_rng(seed)
   criterion, levels_of = _problem(histograms)
   shape = (len(histograms), RANDOM_ORDER_PARTICLES, classes - 1)
-  place = np.broadcast_to(rng.random(shape[1:]), shape).copy()
+  position = np.broadcast_to(rng.random(shape[1:]), shape).copy()
   velocity = np.zeros(shape)
-  own, own_value = place.copy(), criterion(place)
+  own, own_value = position.copy(), criterion(position)
   rows = np.arange(len(histograms))
   for _ in range(ROUNDS):
     for one in rng.permutation(RANDOM_ORDER_PARTICLES):
       leader = own[rows, own_value.argmax(1)]
-      velocity[:, one] = _steer(velocity[:, one], place[:, one], own[:, one], leader, rng.random((2, classes - 1)))
-      place[:, one] = np.clip(place[:, one] + velocity[:, one], 0, 1)
-      value = criterion(place[:, one])
+      velocity[:, one] = _steer(velocity[:, one], position[:, one], own[:, one], leader, rng.random((2, classes - 1)))
+      position[:, one] = np.clip(position[:, one] + velocity[:, one], 0, 1)
+      value = criterion(position[:, one])
       better = value > own_value[:, one]
-      own[better, one], own_value[better, one] = place[better, one], value[better]
+      own[better, one], own_value[better, one] = position[better, one], value[better]
   return levels_of(own[rows, own_value.argmax(1)])
 
 
 def _steer(
-  velocity: Places,
-  place: Places,
-  own: Places,
+  velocity: Positions,
+  position: Positions,
+  own: Positions,
   leader: Float[np.ndarray, "n *#particles levels"],
   chance: Float[np.ndarray, "2 ..."],
-) -> Places:
-  return INERTIA * velocity + PULL * (chance[0] * (own - place) + chance[1] * (leader - place))
+) -> Positions:
+  return INERTIA * velocity + PULL * (chance[0] * (own - position) + chance[1] * (leader - position))
 
 
 @dataclasses.dataclass
 class _Swarms:
   """The swarms of each histogram; a swarm without a living particle is an empty slot."""
 
-  place: Float[np.ndarray, "n swarms particles levels"]
+  position: Float[np.ndarray, "n swarms particles levels"]
   velocity: Float[np.ndarray, "n swarms particles levels"]
   own: Float[np.ndarray, "n swarms particles levels"]  # the best position of each particle
   own_value: Float[np.ndarray, "n swarms particles"]  # -inf: dead, or not yet moved
@@ -127,11 +127,11 @@ def darwinian(histograms: Int[np.ndarray, "n bins"], classes: int, *, seed: int)
   rng = np.random.default_rng(seed)
   criterion, levels_of = _problem(histograms)
   shape = (len(histograms), SWARMS, PARTICLES)
-  place = np.broadcast_to(rng.random((SWARMS, PARTICLES, classes - 1)), (*shape, classes - 1)).copy()
+  position = np.broadcast_to(rng.random((SWARMS, PARTICLES, classes - 1)), (*shape, classes - 1)).copy()
   alive = np.zeros(shape, bool)
   alive[:, :FIRST_SWARMS, :FIRST_PARTICLES] = True
   swarms = _Swarms(
-    place, np.zeros(place.shape), place.copy(), np.where(alive, criterion(place), -np.inf), alive, np.zeros(shape[:2]),
+    position, np.zeros(position.shape), position.copy(), np.where(alive, criterion(position), -np.inf), alive, np.zeros(shape[:2]),
     np.zeros(shape[:2], int),
   )  # fmt: skip
   for _ in range(ROUNDS):
@@ -144,26 +144,26 @@ def darwinian(histograms: Int[np.ndarray, "n bins"], classes: int, *, seed: int)
 
 
 def _move(
-  swarms: _Swarms, criterion: Callable[[Places], Values], rng: np.random.Generator
+  swarms: _Swarms, criterion: Callable[[Positions], Values], rng: np.random.Generator
 ) -> Bool[np.ndarray, "n swarms"]:
   """Moves every particle; returns which swarms improved."""
   before = swarms.value
-  chance = rng.random((2, *swarms.place.shape[1:]))
-  swarms.velocity = _steer(swarms.velocity, swarms.place, swarms.own, swarms.leader, chance)
-  swarms.place = np.clip(swarms.place + swarms.velocity, 0, 1)
-  value = criterion(swarms.place)
+  chance = rng.random((2, *swarms.position.shape[1:]))
+  swarms.velocity = _steer(swarms.velocity, swarms.position, swarms.own, swarms.leader, chance)
+  swarms.position = np.clip(swarms.position + swarms.velocity, 0, 1)
+  value = criterion(swarms.position)
   better = swarms.alive & (value > swarms.own_value)
-  swarms.own[better], swarms.own_value[better] = swarms.place[better], value[better]
+  swarms.own[better], swarms.own_value[better] = swarms.position[better], value[better]
   return swarms.value > before
 
 
 def _reward(swarms: _Swarms, improved: Bool[np.ndarray, "n swarms"], rng: np.random.Generator) -> None:
   """Adds a random particle to each swarm that improved and has room."""
   swarms.stagnation[improved], swarms.losses[improved] = 0, 0
-  born = rng.random((SWARMS, swarms.place.shape[-1]))
+  born = rng.random((SWARMS, swarms.position.shape[-1]))
   row, swarm = np.nonzero(improved & ~swarms.alive.all(-1))
   slot = np.argmin(swarms.alive[row, swarm], axis=-1)
-  swarms.place[row, swarm, slot] = swarms.own[row, swarm, slot] = born[swarm]
+  swarms.position[row, swarm, slot] = swarms.own[row, swarm, slot] = born[swarm]
   swarms.velocity[row, swarm, slot] = 0
   swarms.alive[row, swarm, slot] = True
 
@@ -190,7 +190,7 @@ def _breed(swarms: _Swarms, improved: Bool[np.ndarray, "n swarms"], rng: np.rand
   parent, slot = willing[row].argmax(1), living[row].argmin(1)
   mate = np.where(living[row], rng.random(SWARMS), -1).argmax(1)
   of_parent = rng.permutation(PARTICLES) < PARTICLES // 2
-  for name in ("place", "velocity", "own", "own_value", "alive"):
+  for name in ("position", "velocity", "own", "own_value", "alive"):
     values = getattr(swarms, name)
     choice = of_parent.reshape(-1, *[1] * (values.ndim - 3))
     values[row, slot] = np.where(choice, values[row, parent], values[row, mate])

@@ -51,10 +51,10 @@ def train_indices(*, seed: int, step: int, batch_size: int, groups: Groups) -> I
   a resumed run sees the same batches as an uninterrupted one.
   """
   indices = np.empty(batch_size, np.int32)
-  for at in range(batch_size):
-    place, group = divmod(step * batch_size + at, len(groups))
-    epoch, within = divmod(place, len(groups[group]))
-    indices[at] = groups[group][_permutation(seed, epoch, group, len(groups[group]))[within]]
+  for offset in range(batch_size):
+    position, group = divmod(step * batch_size + offset, len(groups))
+    epoch, within = divmod(position, len(groups[group]))
+    indices[offset] = groups[group][_permutation(seed, epoch, group, len(groups[group]))[within]]
   return indices
 
 
@@ -125,7 +125,7 @@ class Batches:
 
   def __call__(self, step: int) -> dict[str, np.ndarray]:
     indices = self.order(step=step)[self.rows]
-    return arrays(self.read([self.ids[at] for at in indices]), self.weights[indices])
+    return arrays(self.read([self.ids[index] for index in indices]), self.weights[indices])
 
 
 def stream(batches: Batches, *, start: int, stop: int, workers: int, ahead: int = 2) -> "grain.DatasetIterator":

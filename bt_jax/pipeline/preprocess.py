@@ -36,36 +36,36 @@ _TORCH_MEAN, _TORCH_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _CAFFE_MEAN = (123.68, 116.779, 103.939)
 
 
-def _volume(image: Image, batch: Batch, places: Sequence[int]) -> Image:
-  mean, std = (batch[name][:, None, None, np.array(places)] / 255 for name in ("volume_mean", "volume_std"))
+def _volume(image: Image, batch: Batch, positions: Sequence[int]) -> Image:
+  mean, std = (batch[name][:, None, None, np.array(positions)] / 255 for name in ("volume_mean", "volume_std"))
   return (image - mean) / jnp.maximum(std, 1 / 255)  # the standard deviation of a constant volume is 0
 
 
-def _image(image: Image, batch: Batch, places: Sequence[int]) -> Image:
+def _image(image: Image, batch: Batch, positions: Sequence[int]) -> Image:
   axes = (1, 2, 3)
   return (image - image.mean(axes, keepdims=True)) / jnp.maximum(image.std(axes, keepdims=True), 1 / 255)
 
 
-def _unit(image: Image, batch: Batch, places: Sequence[int]) -> Image:
+def _unit(image: Image, batch: Batch, positions: Sequence[int]) -> Image:
   return image
 
 
-def _symmetric(image: Image, batch: Batch, places: Sequence[int]) -> Image:
+def _symmetric(image: Image, batch: Batch, positions: Sequence[int]) -> Image:
   return 2 * image - 1
 
 
 def _in_turn(colours: Sequence[float], channels: int) -> Float[np.ndarray, "channels"]:
   """A value for each channel: those of red, green and blue, repeated if there are more channels."""
-  return np.array([colours[at % len(colours)] for at in range(channels)], np.float32)
+  return np.array([colours[channel % len(colours)] for channel in range(channels)], np.float32)
 
 
-def _imagenet(image: Image, batch: Batch, places: Sequence[int]) -> Image:
-  return (image - _in_turn(_TORCH_MEAN, len(places))) / _in_turn(_TORCH_STD, len(places))
+def _imagenet(image: Image, batch: Batch, positions: Sequence[int]) -> Image:
+  return (image - _in_turn(_TORCH_MEAN, len(positions))) / _in_turn(_TORCH_STD, len(positions))
 
 
-def _caffe(image: Image, batch: Batch, places: Sequence[int]) -> Image:
+def _caffe(image: Image, batch: Batch, positions: Sequence[int]) -> Image:
   """Blue, green, red in 0..255, minus their means."""
-  return 255 * image[..., ::-1] - _in_turn(_CAFFE_MEAN[::-1], len(places))
+  return 255 * image[..., ::-1] - _in_turn(_CAFFE_MEAN[::-1], len(positions))
 
 
 # The normalisation schemes; checkpoints and published weights record theirs.
@@ -121,7 +121,7 @@ def make_preprocess(*, size: int, normalize: str, channels: str, info: DatasetIn
   scheme = choose("data.normalize", normalize, SCHEMES)
   shown = parse_channels(channels, info)
   stored = (*own_channels(info), *context_of(shown, info))
-  places = np.array([stored.index(channel) for channel in shown])
+  positions = np.array([stored.index(channel) for channel in shown])
   sequences = [channel.sequence for channel in shown]
 
   def preprocess(
@@ -137,7 +137,7 @@ def make_preprocess(*, size: int, normalize: str, channels: str, info: DatasetIn
     mask = resize(batch["mask"].astype(jnp.float32), size) if "mask" in batch else None
     if augment is not None:
       image, mask = augment.pixels(pixels_key, image, mask)
-    image = scheme(image[..., places], batch, sequences)
+    image = scheme(image[..., positions], batch, sequences)
     return image, None if mask is None else (mask >= 0.5).astype(jnp.float32)
 
   return preprocess

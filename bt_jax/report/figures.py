@@ -129,13 +129,13 @@ def save_overlays(
   wrong = np.array([row["fp"] for row in of_any_class(list(rows))])
   tumor = np.array([row["label"] for row in of_any_class(list(rows))]) == 1
   paths = []
-  for name, places, order, caption in (
-    ("tumor", np.flatnonzero(tumor), -dice, lambda at: f"Dice {dice[at]:.3f}"),
-    ("no_tumor", np.flatnonzero(~tumor), wrong, lambda at: f"{wrong[at]} pixels wrong"),
+  for name, indices, order, caption in (
+    ("tumor", np.flatnonzero(tumor), -dice, lambda index: f"Dice {dice[index]:.3f}"),
+    ("no_tumor", np.flatnonzero(~tumor), wrong, lambda index: f"{wrong[index]} pixels wrong"),
   ):
-    if not len(places):
+    if not len(indices):
       continue
-    ranked = places[np.argsort(order[places], kind="stable")]
+    ranked = indices[np.argsort(order[indices], kind="stable")]
     middle = max(0, len(ranked) // 2 - _COLUMNS // 2)
     chosen = {
       "best": ranked[:_COLUMNS],
@@ -146,9 +146,9 @@ def save_overlays(
     for axis in axes.flat:
       axis.axis("off")
     for line, (rank, members) in zip(axes, chosen.items(), strict=True):
-      for axis, at in zip(line, members, strict=False):
-        _draw(axis, slices, masks, int(at), info)
-        axis.set_title(f"{rank}: {slices.case[at]}\nslice {slices.number[at]}, {caption(at)}", fontsize=8)
+      for axis, index in zip(line, members, strict=False):
+        _draw(axis, slices, masks, int(index), info)
+        axis.set_title(f"{rank}: {slices.case[index]}\nslice {slices.number[index]}, {caption(index)}", fontsize=8)
     handles = {
       f"{name}{kind}": plt.Line2D([], [], color=style["colors"], linestyle=style["linestyles"])
       for name, styles in _styles(info)

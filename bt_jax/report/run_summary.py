@@ -86,15 +86,15 @@ def _associations(tables: Tables, everyone: list[Record]) -> dict[str, Any]:
   """Tests of shape against genes, for true and for predicted masks; `why` if there are too few patients for one."""
   if any("class" in row for row in tables.patients):
     return {"why": "the masks have several classes: shape is compared with genes of one"}
-  found = {}
+  tested = {}
   for kind, patients in (("truth", everyone), ("predicted", tables.patients if tables.reliability else [])):
     if len(patients) >= _ENOUGH:
-      found[kind] = genes.associations(patients, f"{kind}_")
+      tested[kind] = genes.associations(patients, f"{kind}_")
     elif patients:
-      found["why"] = (
+      tested["why"] = (
         f"{kind} masks of {len(patients)} patients: expected {_ENOUGH} or more to look for associations with genes"
       )
-  return found
+  return tested
 
 
 def write(

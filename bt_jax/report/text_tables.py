@@ -129,10 +129,10 @@ def _class_lines(test: dict[str, Any]) -> list[str]:
 
 
 def _detection_lines(test: dict[str, Any]) -> list[str]:
-  found = test["detection"]
+  detection = test["detection"]
   return [
-    f"slices with any pixel predicted: {cell(found, 'sensitivity')} of those with a tumour, "
-    f"{cell(found, 'false_positive_rate')} of those without",
+    f"slices with any pixel predicted: {cell(detection, 'sensitivity')} of those with a tumour, "
+    f"{cell(detection, 'false_positive_rate')} of those without",
   ]
 
 
@@ -158,11 +158,11 @@ def _volume_lines(test: dict[str, Any]) -> list[str]:
 
 def _calibration_lines(calibration: dict[str, Any]) -> list[str]:
   lines = []
-  for name, found in calibration.items():
-    at = "of each fold" if found["temperature"] is None else f"{found['temperature']:.2f}"
+  for name, fit in calibration.items():
+    temperature = "of each fold" if fit["temperature"] is None else f"{fit['temperature']:.2f}"
     lines.append(
-      f"calibration error of {name}: {cell(found, 'ece')}, at the temperature {at} (from validation) {cell(found, 'ece_calibrated')}"
-      + (f"; {found['why']}" if found["why"] else "")
+      f"calibration error of {name}: {cell(fit, 'ece')}, at the temperature {temperature} (from validation) {cell(fit, 'ece_calibrated')}"
+      + (f"; {fit['why']}" if fit["why"] else "")
     )
   return lines
 

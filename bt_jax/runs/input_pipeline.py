@@ -62,7 +62,9 @@ def make_input_pipeline(
   else:  # a CPU's memory is the host's
     examples = feed.arrays(data.read("train"), weights)
     chosen = (order(step=step) for step in itertools.count(start))
-    ready = (sharding.lay_out(mesh, {name: array[at] for name, array in examples.items()}, batch_size) for at in chosen)
+    ready = (
+      sharding.lay_out(mesh, {name: array[index] for name, array in examples.items()}, batch_size) for index in chosen
+    )
   compiled = sharding.compile_step(
     config.parallel, make_train_step(components, config.train), mesh, cut=(False, True, False), train=True
   )
@@ -114,7 +116,7 @@ def _on_each_device(mesh: jax.sharding.Mesh, data: Data, weights: np.ndarray) ->
   size = -(-len(data.index) // mesh.size) * mesh.size
   ids, rows = data.split.train, sharding.local_rows(mesh, size)
   mine = rows[rows < len(ids)]
-  read = feed.arrays(data.reader.read([ids[at] for at in mine], progress=True), weights[mine])
+  read = feed.arrays(data.reader.read([ids[index] for index in mine], progress=True), weights[mine])
   padded = {
     name: np.concatenate([array, np.zeros((len(rows) - len(mine), *array.shape[1:]), array.dtype)])
     for name, array in read.items()

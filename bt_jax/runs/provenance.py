@@ -53,6 +53,6 @@ def _commit() -> str | None:
 
 def devices() -> str:
   """The devices of a run, as text."""
-  found = jax.devices()
+  every = jax.devices()
   hosts = f" of {jax.process_count()} hosts" if jax.process_count() > 1 else ""
-  return f"{len(found)} x {found[0].device_kind}{hosts}"
+  return f"{len(every)} x {every[0].device_kind}{hosts}"

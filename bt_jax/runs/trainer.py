@@ -85,7 +85,7 @@ def fit(
     decide = functools.partial(_decide, config, components, validation, logits)
     return loop.Validation(_validation(config, components, data, validation, logits), decide)
 
-  with _told_if_memory_ends(), contextlib.ExitStack() as stack:
+  with _report_exhausted_memory(), contextlib.ExitStack() as stack:
     start = int(state.step)
     pipeline = make_input_pipeline(config, components, data, groups=groups, rates=rates, start=start, stack=stack)
     loop.train(
@@ -114,7 +114,7 @@ def fit(
 
 
 @contextlib.contextmanager
-def _told_if_memory_ends() -> Iterator[None]:
+def _report_exhausted_memory() -> Iterator[None]:
   try:
     yield
   except jax.errors.JaxRuntimeError as error:
@@ -193,7 +193,7 @@ def _profile(data: Data) -> dict[str, list[float]]:
   volumes = list(cases.values())
   chosen = np.unique(np.linspace(0, len(volumes) - 1, _PROFILED).astype(int))
   reader = dataclasses.replace(data.reader, change=np.asarray)  # without contrast enhancement, as for external scans
-  return ood.profile(reader.read(volumes[at]).image[..., reader.info.reference_index] for at in chosen)
+  return ood.profile(reader.read(volumes[index]).image[..., reader.info.reference_index] for index in chosen)
 
 
 class _Report:

@@ -51,11 +51,11 @@ def claim(
       false.
   """
   with hosts.together():
-    if len({json.dumps(_what(said)) for said in hosts.gather(config)}) > 1:
+    if len({json.dumps(_what(given)) for given in hosts.gather(config)}) > 1:
       raise UserError("the hosts were started with different configurations: start the same command on all of them")
     release = _claim(workdir, config, new=new, may_differ=may_differ) if hosts.is_first() else lambda: None
   try:
-    with hosts.watch(workdir / ".hosts", timeout=host_timeout), _removed_is_said(workdir):
+    with hosts.watch(workdir / ".hosts", timeout=host_timeout), _report_removed(workdir):
       yield
     if new:
       check_there(workdir)
@@ -64,7 +64,7 @@ def claim(
 
 
 @contextlib.contextmanager
-def _removed_is_said(workdir: pathlib.Path) -> Iterator[None]:
+def _report_removed(workdir: pathlib.Path) -> Iterator[None]:
   try:
     yield
   except FileNotFoundError as error:  # between two steps of writing a file, which makes the folder that it needs

@@ -142,8 +142,8 @@ def _channels(format: str, volumes: Sequence[_Volume]) -> tuple[list[Study], lis
     if numbers != (*range(len(group)),) or not 1 < len(group) <= _MOST_CHANNELS:
       continue
     taken.update(members)
-    said = _dataset_names(members[0].files[0].parent)
-    if any(number not in said for number in numbers):
+    stated = _dataset_names(members[0].files[0].parent)
+    if any(number not in stated for number in numbers):
       refusal = (
         f"has {len(group)} files that differ in _0000, _0001, ... alone, as sequences of nnU-Net do, and no dataset.json "
         "beside them says which one is FLAIR: copy nnU-Net's there, with its channel_names; or name the file of FLAIR "
@@ -151,7 +151,7 @@ def _channels(format: str, volumes: Sequence[_Volume]) -> tuple[list[Study], lis
       )
       studies.append(Study(name, format, members[0].files, {}, (), refusal, ("flair",)))
       continue
-    renamed = [one._replace(role=sequences.in_name(said[number])[0], name=name) for number, one in sorted(group)]
+    renamed = [one._replace(role=sequences.in_name(stated[number])[0], name=name) for number, one in sorted(group)]
     if any(one.role == "flair" for one in renamed):
       studies.append(_around_flair(format, name, renamed))
     else:

@@ -103,13 +103,13 @@ def _sizes(source: Source) -> tuple[tuple[float, float, float] | None, list[str]
 def warnings(source: Source, spacing_mm: tuple[float, float, float] | None, path: pathlib.Path) -> list[str]:
   """Warnings about the position of a volume, a sentence each; raises UserError where no gantry tilt explains its shear."""
   header, spacing_mm = source.header, spacing_mm or axial_spacing(source.affine)
-  said = []
+  sentences = []
   if not (header["qform_code"] or header["sform_code"]):
-    said.append("the file does not say how the head lies: its axes are taken as left, front and head")
+    sentences.append("the file does not say how the head lies: its axes are taken as left, front and head")
   if max(spacing_mm) > _COARSE * min(spacing_mm) and spacing_mm[0] < max(spacing_mm):
     plane = "coronally" if spacing_mm[1] == max(spacing_mm) else "sagittally"
-    said.append(f"the slices were taken {plane}: the axial plane, which the networks know, is coarse")
-  said += check_shear(source.affine, path)
+    sentences.append(f"the slices were taken {plane}: the axial plane, which the networks know, is coarse")
+  sentences += check_shear(source.affine, path)
   if header["qform_code"] and header["sform_code"]:
     try:
       apart = apart_mm(in_mm(header.get_qform(), header), source.affine, (*source.shape, 1)[:3])
@@ -118,10 +118,12 @@ def warnings(source: Source, spacing_mm: tuple[float, float, float] | None, path
     else:
       reason = f"qform and sform place the volume up to {apart:.3g} mm apart"
     if not apart <= max(_sides(source.affine)):  # NaN too
-      said.append(f"{reason}: sform is used")
+      sentences.append(f"{reason}: sform is used")
   if (distance := np.abs(source.affine[:3, 3]).max()) > FARTHEST_MM:
-    said.append(f"the header puts the volume {distance:.3g} mm from the scanner's centre: its position is not known")
-  return said
+    sentences.append(
+      f"the header puts the volume {distance:.3g} mm from the scanner's centre: its position is not known"
+    )
+  return sentences
 
 
 def _sides(affine: np.ndarray) -> np.ndarray:

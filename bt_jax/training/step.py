@@ -177,9 +177,9 @@ def make_resident_step(train_step: TrainStep) -> Callable:
   def steps(
     state: TrainState, indices: jax.Array, data: Batch, learning_rates: jax.Array, count: jax.Array
   ) -> tuple[TrainState, jax.Array]:
-    def one(at: jax.Array, carry: tuple[TrainState, jax.Array]) -> tuple[TrainState, jax.Array]:
-      batch = {name: array[indices[:, at]] for name, array in data.items()}
-      return train_step(carry[0], batch, learning_rates[at])
+    def one(index: jax.Array, carry: tuple[TrainState, jax.Array]) -> tuple[TrainState, jax.Array]:
+      batch = {name: array[indices[:, index]] for name, array in data.items()}
+      return train_step(carry[0], batch, learning_rates[index])
 
     return lax.fori_loop(0, count, one, (state, jnp.float32(0)))
 

@@ -41,14 +41,14 @@ def find(path: pathlib.Path, channels: Sequence[str]) -> list[Found]:
   root = path / "imagesTs" if (path / "imagesTs").is_dir() else path
   listed = {folder: files for folder, files in _walk(root) if files}
   find_by: tuple[Callable[[pathlib.Path, Files, Sequence[str]], list[Found]], ...] = (_numbered, _named, _whole)
-  found = next((cases for find in find_by if (cases := find(root, listed, channels))), [])
-  if not found:
+  matches = next((cases for find in find_by if (cases := find(root, listed, channels))), [])
+  if not matches:
     raise UserError(
       f"{root} holds no case of {', '.join(channels)}, {EXPECTED}: name files as nnU-Net does, CASE_0000 and so on in this order, or by "
       "their channels",
       "input",
     )
-  return sorted(found, key=lambda one: discovery.natural(one.case.name))
+  return sorted(matches, key=lambda one: discovery.natural(one.case.name))
 
 
 def _walk(root: pathlib.Path) -> Iterator[tuple[pathlib.Path, list[pathlib.Path]]]:
@@ -69,7 +69,7 @@ def _numbered(root: pathlib.Path, listed: Files, channels: Sequence[str]) -> lis
     for file, match in zip(files, matches, strict=True):
       name = "_".join([*folder.relative_to(root).parts, match[1]])
       _put(groups.setdefault(name, {}), int(match[2]), file, twice, name)
-  found = []
+  matched = []
   for name, files in groups.items():
     lacking = [channel for number, channel in enumerate(channels) if number not in files]
     whole = sorted(files) == [0] and not _is_volume(files[0])  # colours in one file
@@ -81,8 +81,8 @@ def _numbered(root: pathlib.Path, listed: Files, channels: Sequence[str]) -> lis
     )
     if len(files) > len(channels):
       refusal = f"has {len(files)} channels, and the network takes {len(channels)} ({', '.join(channels)}): leave the others out"
-    found.append(Found(Case(name, name, groups_of_case), twice.get(name) or refusal))
-  return found
+    matched.append(Found(Case(name, name, groups_of_case), twice.get(name) or refusal))
+  return matched
 
 
 def _named(root: pathlib.Path, listed: Files, channels: Sequence[str]) -> list[Found]:
@@ -101,13 +101,13 @@ def _named(root: pathlib.Path, listed: Files, channels: Sequence[str]) -> list[F
       _put(cases.setdefault(name, {}), wanted[folders.sequence_of(_plain(word))], file, twice, name)
   if not any(len(files) == len(channels) for files in cases.values()) or len(channels) == 1:
     return []
-  found = []
+  matched = []
   for name, files in cases.items():
     lacking = [channel for channel in channels if channel not in files]
     refusal = f"lacks {shown(lacking)} out of {', '.join(channels)}: add it, or leave the case out" if lacking else ""
     groups = tuple((files[channel],) for channel in channels if channel in files)
-    found.append(Found(Case(name, name, groups), twice.get(name) or refusal))
-  return found
+    matched.append(Found(Case(name, name, groups), twice.get(name) or refusal))
+  return matched
 
 
 def _put(files: dict[Any, pathlib.Path], channel: Any, file: pathlib.Path, twice: dict[str, str], name: str) -> None:

@@ -73,9 +73,9 @@ def slice_reliability(rows: Sequence[dict[str, Any]]) -> Chart:
   for name, column in kinds.items():
     if rows[0].get(column) is not None:
       probability = np.array([row[column] for row in rows], float)
-      at = bin_of(probability)
+      bins = bin_of(probability)
       curves[name] = tuple(
-        np.bincount(at, weights=weights, minlength=BINS) for weights in (np.ones(len(at)), probability, label)
+        np.bincount(bins, weights=weights, minlength=BINS) for weights in (np.ones(len(bins)), probability, label)
       )
   return _reliability("Reliability, slices", "slices", curves)
 
@@ -83,10 +83,10 @@ def slice_reliability(rows: Sequence[dict[str, Any]]) -> Chart:
 def pixel_reliability(rows: Sequence[dict[str, Any]]) -> Chart:
   """The same for pixels, from the rows of `reliability.csv`."""
   column = lambda name: np.array([row[name] for row in rows], float)
-  at, curves = column("bin").astype(int), {}
+  bins, curves = column("bin").astype(int), {}
   for name, kind in (("as predicted", 0), ("after scaling", 1)):
     kept = column("calibrated") == kind
-    count = lambda weights, kept=kept: np.bincount(at[kept], weights=column(weights)[kept], minlength=BINS)
+    count = lambda weights, kept=kept: np.bincount(bins[kept], weights=column(weights)[kept], minlength=BINS)
     curves[name] = tuple(count(weights) for weights in ("pixels", "probability_sum", "tumor_pixels"))
   return _reliability("Reliability, pixels", "pixels", curves)
 
@@ -100,7 +100,9 @@ def _reliability(title: str, unit: str, curves: dict[str, tuple[np.ndarray, ...]
       full = count > 0
       x, y = chance[full] / count[full], tumor[full] / count[full]
       axis.plot(x, y, look[1], color=look[0], label=name, markersize=4)
-      descriptions.append(f"{name}: " + ", ".join(f"{number(of)} at {number(at)}" for at, of in zip(x, y, strict=True)))
+      descriptions.append(
+        f"{name}: " + ", ".join(f"{number(of)} at {number(position)}" for position, of in zip(x, y, strict=True))
+      )
     axis.set(
       xlabel="mean predicted probability", ylabel=f"share of {unit} with tumour", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02)
     )

@@ -209,7 +209,7 @@ def calibration(groups: Group) -> Table:
 
 def subgroups(groups: dict[str, list[Group]]) -> list[Table]:
   """One table for each way to group the patients."""
-  found = []
+  tables = []
   for name, members in groups.items():
     if not isinstance(members, list) or not members:
       continue
@@ -225,20 +225,20 @@ def subgroups(groups: dict[str, list[Group]]) -> list[Table]:
     ]
     few = any(1 < group["patients"] < FEW for group in members)
     notes = [f"Intervals of fewer than {FEW} patients are too narrow to rely on."] if few else []
-    found.append(table(f"By {title(name)}", (title(name), "patients", "slices", *map(title, names)), rows, notes))
-  return found
+    tables.append(table(f"By {title(name)}", (title(name), "patients", "slices", *map(title, names)), rows, notes))
+  return tables
 
 
-def associations(found: dict[str, list[Group]]) -> Table:
-  """Shape of the tumour against molecular clusters, for each kind of mask in `found`."""
+def associations(tested: dict[str, list[Group]]) -> Table:
+  """Shape of the tumour against molecular clusters, for each kind of mask in `tested`."""
   kinds = {"truth": "true masks", "predicted": "predicted masks"}
   sides = {
-    words: {(row["feature"], row["grouping"]): row for row in found[kind]}
+    words: {(row["feature"], row["grouping"]): row for row in tested[kind]}
     for kind, words in kinds.items()
-    if kind in found
+    if kind in tested
   }
   rows = []
-  for feature, grouping in dict.fromkeys(place for side in sides.values() for place in side):
+  for feature, grouping in dict.fromkeys(pair for side in sides.values() for pair in side):
     row = [text(title(feature)), text(grouping.removesuffix("Cluster"))]
     for side in sides.values():
       test = side[feature, grouping]

@@ -106,10 +106,10 @@ def _with(group: dict[str, Any], name: str, kind: str = "share", level: str = ""
 def sentences(summary: dict[str, Any]) -> list[str]:
   """The result in three sentences: the score, the result by slice, and the protocol."""
   test = summary["test"]
-  tell = (
+  describe = (
     _cascade if "gate" in test else {"segmentation": _segmentation, "classification": _classification}[summary["task"]]
   )
-  first, second = tell(test, _level(summary))
+  first, second = describe(test, _level(summary))
   return [first, second, _protocol(summary)]
 
 
@@ -120,12 +120,12 @@ def _segmentation(test: dict[str, Any], level: str) -> tuple[str, str]:
     f"{_with(test['pooled'], 'dice', level=level)} over all pixels and {_with(test['patient'], 'dice_mean')} as the mean "
     f"over patient volumes, whose median is {number(test['patient']['dice_median'])}."
   )
-  found = test["detection"]
-  if found["sensitivity"] is None or found["false_positive_rate"] is None:
+  detection = test["detection"]
+  if detection["sensitivity"] is None or detection["false_positive_rate"] is None:
     return first, f"{test['tumor_slices']:,} of the slices have a tumour."
   second = (
-    f"Of the {test['tumor_slices']:,} slices with a tumour, {_with(found, 'sensitivity', 'percent')} have some of it segmented; "
-    f"of the {test['slices'] - test['tumor_slices']:,} without, {_with(found, 'false_positive_rate', 'percent')} have false positives."
+    f"Of the {test['tumor_slices']:,} slices with a tumour, {_with(detection, 'sensitivity', 'percent')} have some of it segmented; "
+    f"of the {test['slices'] - test['tumor_slices']:,} without, {_with(detection, 'false_positive_rate', 'percent')} have false positives."
   )
   return first, second
 
@@ -179,21 +179,21 @@ def _protocol(summary: dict[str, Any]) -> str:
 
 def notices(summary: dict[str, Any]) -> list[tuple[str, str, str]]:
   """The notices at the top: (kind, heading, text)."""
-  found = []
+  listed = []
   if summary["leaky"]:
     text = (
       "Slices were drawn one by one, so slices of the same patient stand in training and in test. The numbers below are higher "
       "than they would be for new patients: a copy of the nearest training slice, without a look at the image, already reaches "
       f"{_copied(summary)}. Use a patient split to evaluate a model."
     )
-    found.append(("leak", "This split leaks", text))
+    listed.append(("leak", "This split leaks", text))
   if summary["synthetic"]:
     text = (
       "The slices are drawn by a program, not taken from patients. The numbers say nothing about accuracy on patients."
     )
-    found.append(("synthetic", "Synthetic data", text))
+    listed.append(("synthetic", "Synthetic data", text))
   text = "Not a medical device, not validated for care. Do not use for diagnosis or treatment."
-  return [*found, ("research", NOTICE.rstrip("."), text)]
+  return [*listed, ("research", NOTICE.rstrip("."), text)]
 
 
 def _copied(summary: dict[str, Any]) -> str:

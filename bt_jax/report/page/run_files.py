@@ -85,11 +85,11 @@ def read(folder: pathlib.Path) -> RunFiles:
 
 
 def _by_slice(rows: list[Record]) -> dict[tuple[str, int], dict[str, Record]]:
-  found: dict[tuple[str, int], dict[str, Record]] = {}
+  record_of: dict[tuple[str, int], dict[str, Record]] = {}
   for row in rows:
     if "class" in row:
-      found.setdefault((row["case"], row["slice"]), {})[row["class"]] = row
-  return found
+      record_of.setdefault((row["case"], row["slice"]), {})[row["class"]] = row
+  return record_of
 
 
 def _config(folder: pathlib.Path) -> dict[str, Any]:

@@ -117,7 +117,7 @@ def detection(record: RunFiles, show_slices: bool) -> Section | None:
   test = record.summary["test"]
   if record.task != "segmentation":
     return None
-  found = [
+  tables = [
     html_tables.listed("Slices with any pixel predicted", test["detection"], "share"),
     html_tables.confusion(_marked(record)["confusion"]),
   ]
@@ -132,10 +132,10 @@ def detection(record: RunFiles, show_slices: bool) -> Section | None:
       continue
     notes = [phrases.sentence(group["empty"])] if name == "surface" else []
     notes += [phrases.STEP] if name == "surface" and group["unit"] == "pixels" else []
-    found.append(html_tables.listed(f"{caption}, in {group['unit']}", group, kind, notes))
+    tables.append(html_tables.listed(f"{caption}, in {group['unit']}", group, kind, notes))
   if "why" not in test["volume"]:
     drawn.append(charts.volume_agreement(record.patients, test["volume"]))
-  return Section("detection", "Detection, volume and surface", lead, found, drawn)
+  return Section("detection", "Detection, volume and surface", lead, tables, drawn)
 
 
 def _marked(record: RunFiles) -> dict[str, Any]:
@@ -155,15 +155,15 @@ def calibration(record: RunFiles, show_slices: bool) -> Section | None:
 
 def subgroups(record: RunFiles, show_slices: bool) -> Section | None:
   """Statistics of subgroups of patients."""
-  found = html_tables.subgroups(record.summary["test"].get("subgroups") or {})
-  if not found:
+  tables = html_tables.subgroups(record.summary["test"].get("subgroups") or {})
+  if not tables:
     return None
   lead = [
     "The groups were fixed before any result was seen; their intervals are not corrected for how many there are. Differences between small "
     "groups are questions, not answers."
   ]
-  molecular = [table for table in found if table.caption.endswith("Cluster")]
-  return Section("subgroups", "Subgroups of patients", lead, [table for table in found if table not in molecular],
+  molecular = [table for table in tables if table.caption.endswith("Cluster")]
+  return Section("subgroups", "Subgroups of patients", lead, [table for table in tables if table not in molecular],
                  folded=molecular)  # fmt: skip
 
 
@@ -171,20 +171,20 @@ def associations(record: RunFiles, show_slices: bool) -> Section | None:
   """Shape against molecular clusters."""
   if record.task == "cascade" or not phrases.is_lgg(record.summary):
     return None
-  found = record.summary["test"]["associations"]
+  associations = record.summary["test"]["associations"]
   words_of = {"truth": "the radiologists' masks", "predicted": "the predicted masks"}
   lead = []
-  for kind in filter(found.get, words_of):
-    tests = [row for row in found[kind] if row["p_holm"] is not None]
+  for kind in filter(associations.get, words_of):
+    tests = [row for row in associations[kind] if row["p_holm"] is not None]
     clear = [f"{html_tables.title(row['feature'])} and {row['grouping']}" for row in tests if row["p_holm"] < 0.05]
     named = f": {', '.join(clear)}" if clear else ""
     lead.append(
-      f"From {words_of[kind]} of {max(row['patients'] for row in found[kind])} patients, {len(clear)} of {len(tests)} tests are below "
+      f"From {words_of[kind]} of {max(row['patients'] for row in associations[kind])} patients, {len(clear)} of {len(tests)} tests are below "
       f".05 after Holm's correction{named}."
     )
-  if found.get("why"):
-    lead.append(phrases.sentence(f"Not tested: {found['why']}"))
-  tested = [html_tables.associations(found)] if lead[0].startswith("From") else []
+  if associations.get("why"):
+    lead.append(phrases.sentence(f"Not tested: {associations['why']}"))
+  tested = [html_tables.associations(associations)] if lead[0].startswith("From") else []
   return Section("associations", "Shape and molecular clusters", lead, folded=tested)
 
 
@@ -209,22 +209,22 @@ def training(record: RunFiles, show_slices: bool) -> Section | None:
 
 def published(record: RunFiles, others: Sequence[Section]) -> Section:
   """The paper's tables, where to find its figures, and results of others."""
-  summary, test, found = record.summary, record.summary["test"], []
+  summary, test, tables = record.summary, record.summary["test"], []
   if record.task == "classification":
-    found.append(paper_tables.table2(test["per_class"], phrases.model(summary)))
+    tables.append(paper_tables.table2(test["per_class"], phrases.model(summary)))
     if summary["baselines"]:
-      found.append(paper_tables.baselines(summary))
+      tables.append(paper_tables.baselines(summary))
   elif record.task == "segmentation":
-    found.append(
+    tables.append(
       paper_tables.table2(_marked(record)["per_class"], f"any pixel predicted by the {phrases.model(summary)}")
     )
-    found.append(paper_tables.table3(summary))
+    tables.append(paper_tables.table3(summary))
   lead = [
     "The paper is Aish et al. 2024, Brain Tumor Segmentation and Classification Using ResNet50 and U-Net. What it prints for its own "
     "networks is for slices drawn at random, which leaks."
   ]
   return Section(
-    "published", "Beside the paper and others", lead, [*found, paper_tables.anchors(), _figures(record, others)]
+    "published", "Beside the paper and others", lead, [*tables, paper_tables.anchors(), _figures(record, others)]
   )
 
 
@@ -306,13 +306,13 @@ def _fitted(baseline: dict[str, Any]) -> str:
 
 
 def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
-  found = {}
+  flat = {}
   for name, content in config.items():
     if isinstance(content, dict):
-      found |= _flat(content, f"{prefix}{name}.")
+      flat |= _flat(content, f"{prefix}{name}.")
     else:
-      found[f"{prefix}{name}"] = "none" if content is None or content == "" else str(content)
-  return found
+      flat[f"{prefix}{name}"] = "none" if content is None or content == "" else str(content)
+  return flat
 
 
 def patients(record: RunFiles, shown: dict[str, str]) -> Section | None:

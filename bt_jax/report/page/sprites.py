@@ -45,11 +45,11 @@ def save_volumes(
   layers = {"flair": image, "truth": slices.mask == 1, "prediction": masks}
   written = []
   for case in dict.fromkeys(map(str, slices.case)):
-    places = np.flatnonzero(slices.case == case)
-    places = places[np.argsort(slices.number[places])]
+    indices = np.flatnonzero(slices.case == case)
+    indices = indices[np.argsort(slices.number[indices])]
     for name, layer in layers.items():
       if layer is not None:
-        content = files.png(Image.fromarray(_sprite(np.concatenate(np.moveaxis(layer[places], -1, 0)))), optimize=True)
+        content = files.png(Image.fromarray(_sprite(np.concatenate(np.moveaxis(layer[indices], -1, 0)))), optimize=True)
         written.append(files.write_bytes(folder / case / f"{name}.png", content))
   return written
 
@@ -64,17 +64,17 @@ def read_volume(folder: pathlib.Path, case: str, count: int, classes: int = 1) -
   if not paths["flair"].is_file() or not paths["truth"].is_file():
     return None
   try:
-    found = {name: np.array(Image.open(path)) for name, path in paths.items() if path.is_file()}
+    images = {name: np.array(Image.open(path)) for name, path in paths.items() if path.is_file()}
   except (OSError, SyntaxError, ValueError) as error:  # raised by Pillow for a broken image
     raise files.damaged(folder / case, f"an image: {one_line(error)}", files.EVALUATE) from error
-  size = found["flair"].shape[1] // COLUMNS
-  pictures = {name: count * (1 if name == "flair" else classes) for name in found}
-  if any(sprite.shape != (-(-pictures[name] // COLUMNS) * size, COLUMNS * size) for name, sprite in found.items()):
+  size = images["flair"].shape[1] // COLUMNS
+  pictures = {name: count * (1 if name == "flair" else classes) for name in images}
+  if any(sprite.shape != (-(-pictures[name] // COLUMNS) * size, COLUMNS * size) for name, sprite in images.items()):
     return None
   masks = {
-    name: np.moveaxis(_slices(found[name])[: count * classes].reshape(classes, count, size, size) > 0, 0, -1)
+    name: np.moveaxis(_slices(images[name])[: count * classes].reshape(classes, count, size, size) > 0, 0, -1)
     for name in ("truth", "prediction")
-    if name in found
+    if name in images
   }
   return Volume(case, paths["flair"].read_bytes(), masks["truth"], masks.get("prediction"))
 
@@ -87,8 +87,8 @@ def flair_slices(volume: Volume) -> UInt8[np.ndarray, "n size size"]:
 def outlines(masks: Bool[np.ndarray, "n size size"]) -> str:
   """The outlines of all slices as the data of one SVG path, in pixels of the sprite, accurate to 0.3 pixels."""
   pieces = []
-  for at, mask in enumerate(masks):
-    line, column = divmod(at, COLUMNS)
+  for number, mask in enumerate(masks):
+    line, column = divmod(number, COLUMNS)
     # Zero padding closes the outline of a mask that touches the border; pixel centres are at half-integers.
     for contour in measure.find_contours(np.pad(mask, 1).astype(np.uint8), 0.5):
       points = measure.approximate_polygon(contour, _TOLERANCE)[:-1, ::-1] - 0.5

@@ -56,10 +56,10 @@ def ranks(record: RunFiles) -> dict[str, str]:
   if not known:
     return {}
   ordered = sorted(known, key=lambda row: row[score(record)])
-  found: dict[str, list[str]] = {}
-  for rank, at in (("best", -1), ("median", (len(ordered) - 1) // 2), ("worst", 0)):
-    found.setdefault(ordered[at]["patient"], []).append(rank)
-  return {patient: " and ".join(names) for patient, names in found.items()}
+  ranks_of: dict[str, list[str]] = {}
+  for rank, position in (("best", -1), ("median", (len(ordered) - 1) // 2), ("worst", 0)):
+    ranks_of.setdefault(ordered[position]["patient"], []).append(rank)
+  return {patient: " and ".join(names) for patient, names in ranks_of.items()}
 
 
 def choose(record: RunFiles, *, room: int, enough: int) -> list[Shown]:
@@ -76,9 +76,9 @@ def choose(record: RunFiles, *, room: int, enough: int) -> list[Shown]:
   for row in record.rows:
     cases.setdefault(row["case"], []).append(row)
   order = [*ranked, *(patient for patient in scores if patient not in ranked)]
-  place = {patient: at for at, patient in enumerate(order)}
+  rank_of = {patient: rank for rank, patient in enumerate(order)}
   shown, used = [], 0
-  for case, rows in sorted(cases.items(), key=lambda item: (place.get(item[1][0]["patient"], len(place)), item[0])):
+  for case, rows in sorted(cases.items(), key=lambda item: (rank_of.get(item[1][0]["patient"], len(rank_of)), item[0])):
     rows = sorted(rows, key=lambda row: row["slice"])
     patient, folder = rows[0]["patient"], _folder(record, case)
     limit = room if patient in ranked else min(room, enough)
@@ -151,7 +151,9 @@ def _show(volume: sprites.Volume, rows: list[Row], heading: str) -> Shown:
       for name, masks in layers.items()
       if masks is not None
     },
-    captions=[f"Slice {row['slice']} ({at} of {len(rows)}): {_caption(row)}" for at, row in enumerate(rows, start=1)],
+    captions=[
+      f"Slice {row['slice']} ({position} of {len(rows)}): {_caption(row)}" for position, row in enumerate(rows, start=1)
+    ],
     bars=bars,
     start=int(area.argmax()) if area.any() else len(rows) // 2,
   )
@@ -192,6 +194,6 @@ def _samples(record: RunFiles) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     folder = _folder(record, case)
     volume = sprites.read_volume(folder, case, len(members), len(record.info.classes)) if folder else None
     if volume is not None and volume.truth.any():
-      at = int(volume.truth.any(-1).sum((1, 2)).argmax())
-      number = sorted(row["slice"] for row in members)[at]
-      yield f"{case}\nslice {number}", sprites.flair_slices(volume)[at], volume.truth[at]
+      index = int(volume.truth.any(-1).sum((1, 2)).argmax())
+      number = sorted(row["slice"] for row in members)[index]
+      yield f"{case}\nslice {number}", sprites.flair_slices(volume)[index], volume.truth[index]

@@ -175,9 +175,9 @@ def _said_otherwise(stack: Stack) -> list[str]:
     known = ", ".join(f"{keyword} {value:g}" for keyword, value in values.items() if value is not None)
     why = f"has {known} mm, which no head has" if known else "lacks SliceThickness"
     return [] if _thickness(frame) else [f"{series.label} {why}: its volume in mm is unknown"]
-  said = frame.numbers["SpacingBetweenSlices"]
-  if not said or stack.distance < 1.5 * said:
+  stated = frame.numbers["SpacingBetweenSlices"]
+  if not stated or stack.distance < 1.5 * stated:
     return []
   return [
-    f"{series.label} says {said:.3g} mm from slice to slice, but they lie {stack.distance:.3g} mm apart: are some missing?"
+    f"{series.label} says {stated:.3g} mm from slice to slice, but they lie {stack.distance:.3g} mm apart: are some missing?"
   ]

@@ -129,9 +129,9 @@ def _time(series: Series, keyword: str) -> float:
 
 
 def _has_contrast(series: Series, texts: list[str]) -> bool:
-  said = next((said for text in texts if (said := contrast_in(text)) is not None), None)
-  if said is not None:
-    return said
+  contrast = next((contrast for text in texts if (contrast := contrast_in(text)) is not None), None)
+  if contrast is not None:
+    return contrast
   agent = series.says("ContrastBolusAgent").lower()
   return bool(agent) and not _words(r"no|none|n|without").search(agent)
 

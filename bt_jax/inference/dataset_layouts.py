@@ -23,7 +23,9 @@ _BIDS = "1.10.0"
 _ENTITIES = re.compile(r"(sub-[A-Za-z0-9]+)(?:_(ses-[A-Za-z0-9]+))?")
 
 
-def arrange(layout: str, output: pathlib.Path, folder: pathlib.Path, done: Mapping[str, Any], info: DatasetInfo) -> None:
+def arrange(
+  layout: str, output: pathlib.Path, folder: pathlib.Path, done: Mapping[str, Any], info: DatasetInfo
+) -> None:
   """Writes the mask of a finished prediction a second time, in a layout.
 
   Args:

@@ -48,7 +48,9 @@ def make_criterion(histograms: Int[np.ndarray, "n bins"]) -> Callable[[Levels], 
   return criterion
 
 
-def _problem(histograms: Int[np.ndarray, "n bins"]) -> tuple[Callable[[Positions], Values], Callable[[Positions], Levels]]:
+def _problem(
+  histograms: Int[np.ndarray, "n bins"],
+) -> tuple[Callable[[Positions], Values], Callable[[Positions], Levels]]:
   """The criterion as a function of positions, and the function from positions to levels."""
   darkest = np.argmax(histograms > 0, axis=1)
   span = histograms.shape[1] - 1 - np.argmax(histograms[:, ::-1] > 0, axis=1) - darkest

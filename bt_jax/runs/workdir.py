@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import filelock
+from flax.traverse_util import flatten_dict
 from ml_collections import ConfigDict
 
 from bt_jax import files
@@ -136,7 +137,9 @@ def check_there(workdir: pathlib.Path) -> None:
 
 
 def _what(config: dict[str, Any]) -> dict[str, Any]:
-  return {name: value for name, value in _flat(config).items() if not {name, name.split(".")[0]} & {*_HOW}}
+  return {
+    name: value for name, value in flatten_dict(config, sep=".").items() if not {name, name.split(".")[0]} & {*_HOW}
+  }
 
 
 def differences(there: dict[str, Any], here: dict[str, Any], may_differ: str | None = None) -> dict[str, str]:
@@ -169,10 +172,3 @@ def _check_same(workdir: pathlib.Path, there: dict[str, Any], here: dict[str, An
     raise UserError(
       f"{workdir} holds the run of another configuration, which differs in {listed(differ)}: {remedy}", argument
     )
-
-
-def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-  flat = {}
-  for name, value in nested.items():
-    flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-  return flat

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from flax.traverse_util import flatten_dict
 
 from bt_jax import metrics
 from bt_jax.evaluation.class_statistics import summarize_classes
@@ -286,7 +287,10 @@ def about(record: RunFiles) -> Section:
     "machine": summary.get("machine"),
   }
   rows = [[html_tables.text(name), html_tables.text(fact)] for name, fact in facts.items() if fact]
-  fields = [[html_tables.text(name), html_tables.text(content)] for name, content in _flat(record.config).items()]
+  fields = [
+    [html_tables.text(name), html_tables.text("none" if content is None or content == "" else str(content))]
+    for name, content in flatten_dict(record.config, sep=".").items()
+  ]
   return Section(
     "run", "What was run",
     tables=[html_tables.table("This run", ("", ""), rows)],
@@ -303,16 +307,6 @@ def _threshold(summary: dict[str, Any]) -> str | None:
 def _fitted(baseline: dict[str, Any]) -> str:
   parameters = ", ".join(f"{name} {content}" for name, content in (baseline.get("parameters") or {}).items())
   return f"{baseline['title']} ({parameters or 'no parameters here'})"
-
-
-def _flat(config: dict[str, Any], prefix: str = "") -> dict[str, str]:
-  flat = {}
-  for name, content in config.items():
-    if isinstance(content, dict):
-      flat |= _flat(content, f"{prefix}{name}.")
-    else:
-      flat[f"{prefix}{name}"] = "none" if content is None or content == "" else str(content)
-  return flat
 
 
 def patients(record: RunFiles, shown: dict[str, str]) -> Section | None:

@@ -241,9 +241,9 @@ def steps(
   mixed = torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16")
   x = torch.from_numpy(images).to(device).permute(0, 3, 1, 2)  # which is channels last
   if targets.ndim == 1:
-    y, loss, judge = torch.from_numpy(targets).to(device, torch.int64), nn.functional.cross_entropy, nn.Softmax(1)
+    y, loss, activation = torch.from_numpy(targets).to(device, torch.int64), nn.functional.cross_entropy, nn.Softmax(1)
   else:
-    y, loss, judge = torch.from_numpy(targets).to(device).permute(0, 3, 1, 2), bce_dice, torch.sigmoid
+    y, loss, activation = torch.from_numpy(targets).to(device).permute(0, 3, 1, 2), bce_dice, torch.sigmoid
   net = UNet(width) if name == "unet" else PEERS[name]()
   net.to(device, memory_format=torch.channels_last)
   if cuda:  # as XLA does: TF32 for float32, autotuned convolutions, fused kernels
@@ -268,7 +268,7 @@ def steps(
       net.eval()
     with mixed:
       logits = net(x)
-    judge(logits.float())
+    activation(logits.float())
     wait()
 
   def memory() -> int:

@@ -85,8 +85,8 @@ def ours(name: str, width: int, images: np.ndarray, targets: np.ndarray, *, dtyp
   )
   options = types.SimpleNamespace(ema_decay=0.0, mixup=0.0, accumulate=1, remat=False, seed=0)
   train_step = make_train_step(components, options)
-  judge = jax.nn.softmax if name in CLASSIFIERS else jax.nn.sigmoid
-  predict_step = lambda variables, images: judge(model.apply(variables, images))
+  activation = jax.nn.softmax if name in CLASSIFIERS else jax.nn.sigmoid
+  predict_step = lambda variables, images: activation(model.apply(variables, images))
   train = sharding.compile_step("jit", train_step, mesh, cut=(False, True, False), train=True)
   predict = sharding.compile_step("jit", predict_step, mesh, cut=(False, True), cut_out=True)
   variables = jax.tree.map(jnp.copy, state.variables)

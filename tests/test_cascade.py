@@ -67,8 +67,8 @@ def made_up(rng, count, informative):
   area = 50 * (label if "mask" in informative else noise)
   sure = label if "classifier" in informative else noise
   segmented = [row("A", int(y), tp=int(a), probability=0.9 if a else 0.1) for y, a in zip(label, area, strict=True)]
-  chance = np.clip(0.5 + 0.3 * (2 * sure - 1) + 0.05 * rng.standard_normal(count), 0, 1)
-  classified = [{"label": int(y), "probability": float(p)} for y, p in zip(label, chance, strict=True)]
+  probability = np.clip(0.5 + 0.3 * (2 * sure - 1) + 0.05 * rng.standard_normal(count), 0, 1)
+  classified = [{"label": int(y), "probability": float(p)} for y, p in zip(label, probability, strict=True)]
   return segmented, classified
 
 
@@ -77,7 +77,7 @@ def test_each_way_knows_what_its_source_knows(informative, right):
   rng = np.random.default_rng(0)
   validation, test = made_up(rng, 60, informative), made_up(rng, 200, informative)
   label = classifier_gate.column(test[0], "label")
-  ways = classifier_gate.tell_apart(validation, test, 0.5)
+  ways = classifier_gate.classify_slices(validation, test, 0.5)
   assert tuple(ways) == ("classifier", "mask", "both", "paper_rule")
   accuracy = {name: np.mean((probability >= threshold) == label) for name, (probability, threshold) in ways.items()}
   assert {name for name in ("classifier", "mask", "both") if accuracy[name] > 0.95} == right
@@ -86,17 +86,17 @@ def test_each_way_knows_what_its_source_knows(informative, right):
 def test_an_empty_mask_turns_the_papers_rule_to_no_tumour_and_nothing_of_test_is_fitted():
   rng = np.random.default_rng(1)
   validation, test = made_up(rng, 60, "classifier"), made_up(rng, 50, "classifier")
-  ways = classifier_gate.tell_apart(validation, test, 0.5)
+  ways = classifier_gate.classify_slices(validation, test, 0.5)
   empty = classifier_gate.area(test[0]) == 0
   assert (ways["paper_rule"][0][empty] == 0).all()
   np.testing.assert_array_equal(ways["paper_rule"][0][~empty], ways["classifier"][0][~empty])
   flipped = tuple([{**r, "label": 1 - r["label"]} for r in rows] for rows in test)
-  for name, (probability, threshold) in classifier_gate.tell_apart(validation, flipped, 0.5).items():
+  for name, (probability, threshold) in classifier_gate.classify_slices(validation, flipped, 0.5).items():
     np.testing.assert_array_equal(probability, ways[name][0])
     assert threshold == ways[name][1]
   one_class = tuple([r for r in rows if r["label"]] for rows in validation)
   with pytest.raises(UserError, match="slices of one class only"):
-    classifier_gate.tell_apart(one_class, test, 0.5)
+    classifier_gate.classify_slices(one_class, test, 0.5)
 
 
 def test_cascade_of_two_runs_of_one_split(classifier, run, tiny_cls, tmp_path):

@@ -81,23 +81,23 @@ def test_an_ensemble_averages_probabilities_and_keeps_each_mask():
   third = sigmoid(0.1 * image[..., 1].mean(dtype=np.float64) / image[..., 1].std(dtype=np.float64))
   np.testing.assert_allclose(found.probability, (chances[0.05] + chances[-0.02] + third) / 3, atol=1e-6)
   assert found.threshold == pytest.approx(0.6)  # the mean of theirs
-  for member, chance in zip(found.members, (*chances.values(), np.full(image.shape[:3], third)), strict=True):
-    sure = abs(chance - 0.6) > 1e-6
-    np.testing.assert_array_equal(member[sure], (chance >= 0.6)[sure])
+  for member, probability in zip(found.members, (*chances.values(), np.full(image.shape[:3], third)), strict=True):
+    sure = abs(probability - 0.6) > 1e-6
+    np.testing.assert_array_equal(member[sure], (probability >= 0.6)[sure])
 
 
 def test_the_classifier_leaves_healthy_slices_empty():
   image = volume(4) * np.array([0.2, 0.9, 0.5, 1], np.float32)[:, None, None, None]
-  chance = sigmoid((image[..., 1].mean((1, 2)) - 127.5) * 0.05)
+  probability = sigmoid((image[..., 1].mean((1, 2)) - 127.5) * 0.05)
   # Of the ten tumours of validation, a sensitivity of 0.7 lets the seven highest through.
-  tumors = [0.01, 0.02, 0.03, chance[2] + 1e-3, *np.linspace(0.7, 0.9, 6)]
+  tumors = [0.01, 0.02, 0.03, probability[2] + 1e-3, *np.linspace(0.7, 0.9, 6)]
   gate = network(mean_flair_logits, tumors=tumors, temperature=2.0)
   found = loading.of_networks([network()], [gate], sensitivity=0.7).predict(image)
-  np.testing.assert_array_equal(found.gated, chance < chance[2] + 1e-3)
+  np.testing.assert_array_equal(found.gated, probability < probability[2] + 1e-3)
   assert found.gated.any() and not found.gated.all()
   assert not found.probability[found.gated].any() and not found.members[:, found.gated].any()
   np.testing.assert_allclose(found.probability[~found.gated], chance_of(image)[~found.gated], atol=1e-6)
-  np.testing.assert_allclose(found.slice_probability, calibrate(chance, 2.0), atol=1e-5)
+  np.testing.assert_allclose(found.slice_probability, calibrate(probability, 2.0), atol=1e-5)
 
 
 def test_augmentation_averages_what_is_seen_from_each_side():

@@ -77,22 +77,22 @@ def headed(variables, batch):
 
 def test_a_segmenter_with_a_head_leaves_healthy_slices_empty_by_itself():
   image = volume(4) * np.array([0.2, 0.9, 0.5, 1], np.float32)[:, None, None, None]
-  chance = sigmoid((image[..., 1].mean((1, 2)) - 127.5) * 0.05)
-  tumors = [0.01, 0.02, 0.03, chance[2] + 1e-3, *np.linspace(0.7, 0.9, 6)]
+  probability = sigmoid((image[..., 1].mean((1, 2)) - 127.5) * 0.05)
+  tumors = [0.01, 0.02, 0.03, probability[2] + 1e-3, *np.linspace(0.7, 0.9, 6)]
   alone = network(headed, slice_head=True, tumors=tumors)
   found = loading.of_networks([alone], [], sensitivity=0.7).predict(image)
-  np.testing.assert_array_equal(found.gated, chance < chance[2] + 1e-3)
+  np.testing.assert_array_equal(found.gated, probability < probability[2] + 1e-3)
   assert found.gated.any() and not found.gated.all()
   assert not found.probability[found.gated].any()
   np.testing.assert_allclose(found.probability[~found.gated], chance_of(image)[~found.gated], atol=1e-6)
-  np.testing.assert_allclose(found.slice_probability, chance, atol=1e-5)
+  np.testing.assert_allclose(found.slice_probability, probability, atol=1e-5)
   # Beside a network without a head nothing is stopped; a classifier's probabilities go before a head's.
   assert not loading.of_networks([alone, network()], []).predict(image).gated.any()
   other = lambda variables, batch: -mean_flair_logits(variables, batch)
-  gate = network(other, tumors=[1 - chance[2] - 5e-4])
+  gate = network(other, tumors=[1 - probability[2] - 5e-4])
   behind = loading.of_networks([alone], [gate]).predict(image)
   np.testing.assert_array_equal(behind.gated, ~found.gated)
-  np.testing.assert_allclose(behind.slice_probability, 1 - chance, atol=1e-5)
+  np.testing.assert_allclose(behind.slice_probability, 1 - probability, atol=1e-5)
 
 
 @pytest.mark.parametrize("tta", [False, True])

@@ -33,7 +33,7 @@ def fit_temperature(probability: Float[np.ndarray, "n"], label: np.ndarray) -> f
   return float(np.exp(minimize_scalar(cost, bounds=(low, high), method="bounded", options={"xatol": 1e-3}).x))
 
 
-def doubt(temperature: float | None) -> str | None:
+def warning_of(temperature: float | None) -> str | None:
   """A warning if a temperature is at one of its limits, where no temperature fits; None otherwise."""
   if temperature is None or all(abs(np.log(temperature / limit)) > 0.05 for limit in _LIMITS):
     return None

@@ -100,7 +100,7 @@ def _features(
   return np.stack([columns[name] for name in names], axis=-1)
 
 
-def tell_apart(
+def classify_slices(
   validation: tuple[list[Record], list[Record]], test: tuple[list[Record], list[Record]], classifier_threshold: float
 ) -> dict[str, tuple[Float[np.ndarray, "n"], float]]:
   """Classifies the test slices in each of `WAYS`: the probability of tumour of each slice, and the threshold for it.

@@ -141,13 +141,13 @@ def _report(workdir: pathlib.Path, about: dict[str, Any], runs_of: dict[str, _Pr
   segmented, classified = subsets["test"]
   by_class = segmenter.rows["test"]
   gated = gating.gate(by_class, np.repeat(passes["test"], len(info_of(segmenter.record).classes)))
-  ways = gating.tell_apart(subsets["validation"], subsets["test"], classifier.threshold)
+  ways = gating.classify_slices(subsets["validation"], subsets["test"], classifier.threshold)
   classified_by = {
     way: [
       row | {"probability": float(p), "prediction": int(p >= cut_off)}
-      for row, p in zip(classified, chance, strict=True)
+      for row, p in zip(classified, probabilities, strict=True)
     ]
-    for way, (chance, cut_off) in ways.items()
+    for way, (probabilities, cut_off) in ways.items()
   }
   summary = {
     **segmenter.data.names,

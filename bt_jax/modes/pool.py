@@ -107,7 +107,7 @@ def pool(
   first = next(iter(summaries.values()))
   every, count, group = info_of(first).folds, sum(map(len, folders)), max(map(len, folders))
   check(folders, split_of, tables_of, complete=count == every)
-  _check_judged_alike(folders, summaries)
+  _check_evaluated_alike(folders, summaries)
   tables = Tables.joined(list(tables_of.values()))
   title = (
     f"{'' if count == every else f'{count} of '}{every} patient folds{f', {group} to a training' if group > 1 else ''}"
@@ -139,7 +139,7 @@ def pool(
   return run_summary.summarize(tables, TASKS[first["task"]], about, groupings=groupings, everyone=everyone), tables
 
 
-def _check_judged_alike(folders: dict[Folds, pathlib.Path], summaries: dict[Folds, dict[str, Any]]) -> None:
+def _check_evaluated_alike(folders: dict[Folds, pathlib.Path], summaries: dict[Folds, dict[str, Any]]) -> None:
   """Raises UserError where folds were evaluated in different ways, as `--mode=evaluate` may have done."""
   first = next(iter(summaries))
   for fold, summary in summaries.items():

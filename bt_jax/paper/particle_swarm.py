@@ -91,9 +91,9 @@ def _steer(
   position: Positions,
   own: Positions,
   leader: Float[np.ndarray, "n *#particles levels"],
-  chance: Float[np.ndarray, "2 ..."],
+  draws: Float[np.ndarray, "2 ..."],
 ) -> Positions:
-  return INERTIA * velocity + PULL * (chance[0] * (own - position) + chance[1] * (leader - position))
+  return INERTIA * velocity + PULL * (draws[0] * (own - position) + draws[1] * (leader - position))
 
 
 @dataclasses.dataclass
@@ -150,8 +150,8 @@ def _move(
 ) -> Bool[np.ndarray, "n swarms"]:
   """Moves every particle; returns which swarms improved."""
   before = swarms.value
-  chance = rng.random((2, *swarms.position.shape[1:]))
-  swarms.velocity = _steer(swarms.velocity, swarms.position, swarms.own, swarms.leader, chance)
+  draws = rng.random((2, *swarms.position.shape[1:]))
+  swarms.velocity = _steer(swarms.velocity, swarms.position, swarms.own, swarms.leader, draws)
   swarms.position = np.clip(swarms.position + swarms.velocity, 0, 1)
   value = criterion(swarms.position)
   better = swarms.alive & (value > swarms.own_value)

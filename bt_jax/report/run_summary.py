@@ -75,7 +75,7 @@ def _calibration(tables: Tables, temperatures: dict[str, float | None]) -> dict[
   return {
     name: {
       "temperature": temperatures[name],
-      "why": calibration.doubt(temperatures[name]),
+      "why": calibration.warning_of(temperatures[name]),
       **bootstrap.estimate(of, patients),
     }
     for name, of in numbers.items()

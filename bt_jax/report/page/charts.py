@@ -96,9 +96,11 @@ def _reliability(title: str, unit: str, curves: dict[str, tuple[np.ndarray, ...]
   with plt.rc_context(_STYLE):
     figure, axis = _figure((4.4, 4.0))
     axis.plot([0, 1], [0, 1], color=_GREY, linewidth=0.8, linestyle=":")
-    for (name, (count, chance, tumor)), look in zip(curves.items(), ((_ORANGE, "s--"), (_BLUE, "o-")), strict=False):
+    for (name, (count, probability, tumor)), look in zip(
+      curves.items(), ((_ORANGE, "s--"), (_BLUE, "o-")), strict=False
+    ):
       full = count > 0
-      x, y = chance[full] / count[full], tumor[full] / count[full]
+      x, y = probability[full] / count[full], tumor[full] / count[full]
       axis.plot(x, y, look[1], color=look[0], label=name, markersize=4)
       descriptions.append(
         f"{name}: " + ", ".join(f"{number(of)} at {number(position)}" for position, of in zip(x, y, strict=True))

@@ -359,11 +359,11 @@ def test_what_a_killed_build_left_is_removed(tmp_path):
   root = pictures(tmp_path / "set")
   source = OwnSource(str(root), str(tmp_path / "data"))
   folder = tmp_path / "data" / "own_data" / source._variant
-  leftover = folder / "incomplete.ABC_1.0.0"
+  leftover = folder / "incomplete.ABC_1.1.0"
   leftover.mkdir(parents=True)
   (leftover / "half.array_record").write_bytes(b"half")
   assert source.open_or_build().info.splits.total_num_examples == 18
-  assert not leftover.exists() and sorted(path.name for path in folder.iterdir()) == [".lock", "1.0.0"]
+  assert not leftover.exists() and sorted(path.name for path in folder.iterdir()) == [".lock", "1.1.0"]
 
 
 @pytest.mark.parametrize(

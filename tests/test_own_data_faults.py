@@ -276,7 +276,7 @@ def lines_of(root, window=""):
 
 
 def nothing_built(data_dir):
-  return all(path.name == ".lock" for path in data_dir.rglob("*") if path.is_file()) and not [*data_dir.rglob("1.0.0*")]
+  return all(path.name == ".lock" for path in data_dir.rglob("*") if path.is_file()) and not [*data_dir.rglob("1.1.0*")]
 
 
 @pytest.mark.parametrize("base", BASES)
@@ -550,7 +550,7 @@ def test_a_killed_build_starts_clean(tmp_path):
     time.sleep(0.01)
   process.send_signal(signal.SIGKILL)
   process.wait()
-  assert not list((tmp_path / "data").rglob("1.0.0"))
+  assert not list((tmp_path / "data").rglob("1.1.0"))
   _, cases = built(root, tmp_path / "data")
   assert len(cases) == 60 and not list((tmp_path / "data").rglob("incomplete.*"))
 

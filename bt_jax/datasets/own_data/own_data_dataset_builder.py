@@ -47,8 +47,11 @@ class OwnConfig(tfds.core.BuilderConfig):
 class Builder(tfds.core.ShardBasedBuilder):
   """Axial slices of a user's own cases, 16 bits, on one square grid, with a mask for each class."""
 
-  VERSION = tfds.core.Version("1.0.0")
-  RELEASE_NOTES = {"1.0.0": "First release."}
+  VERSION = tfds.core.Version("1.1.0")
+  RELEASE_NOTES = {
+    "1.1.0": "Cases in one folder are of one patient; of two classes that exclude each other a pixel has one.",
+    "1.0.0": "First release.",
+  }
   BUILDER_CONFIGS = []
   progress: tqdm | None = None  # of the current build
 

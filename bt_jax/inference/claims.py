@@ -4,6 +4,8 @@ import contextlib
 import hashlib
 import os
 import pathlib
+import random
+import time
 from collections.abc import Callable
 
 import filelock
@@ -39,6 +41,7 @@ def claim(output: pathlib.Path, name: str) -> Callable[[], None] | None:
     except (FileExistsError, FileNotFoundError):  # the process that released the last claim has just removed the folder
       if attempt + 1 == _ATTEMPTS:
         raise
+      time.sleep(random.uniform(0, 0.005))  # two processes in step would go on removing each other's
 
   def release() -> None:
     path.unlink(missing_ok=True)  # before the release: a process that has opened it meanwhile notices, see filelock

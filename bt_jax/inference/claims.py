@@ -36,9 +36,10 @@ def claim(output: pathlib.Path, name: str) -> Callable[[], None] | None:
       path.parent.mkdir(parents=True, exist_ok=True)
       lock.acquire()
       break
-    except filelock.Timeout:
-      return None
-    except (FileExistsError, FileNotFoundError):  # the process that released the last claim has just removed the folder
+    except (filelock.Timeout, FileExistsError, FileNotFoundError) as error:
+      if isinstance(error, filelock.Timeout) and path.exists():
+        return None
+      # Otherwise the process that released the last claim has just removed the folder; filelock may call that a timeout.
       if attempt + 1 == _ATTEMPTS:
         raise
       time.sleep(random.uniform(0, 0.005))  # two processes in step would go on removing each other's

@@ -29,7 +29,8 @@ def get_config() -> ConfigDict:
   # symmetric: -1..1; imagenet, caffe: as weights of PyTorch and Keras expect; auto: that of model.pretrained, or volume
 
   config.split = ConfigDict()
-  config.split.kind = "fold"  # fold: by patient; group: several folds; random: by slice, leaks; buda10: ten cases
+  config.split.kind = "fold"  # fold: by patient; group: several folds; random: by slice, leaks; buda10: ten cases;
+  # all: every slice trains, none is tested
   config.split.fold = 0  # test fold, from 0; the next fold is for validation
   config.split.folds = "0-4"  # kind=group: test folds; the two folds after them are for validation
   config.split.seed = 0  # of the random split

@@ -18,11 +18,12 @@ from bt_jax.datasets.store import SliceId
 from bt_jax.errors import UserError, choose
 
 Folds = tuple[int, ...]
-KINDS = ("fold", "group", "random", "buda10")
+KINDS = ("fold", "group", "random", "buda10", "all")
 SUBSETS = ("train", "validation", "test")
 RANDOM_NAME = "random_slices_leaky"
 RANDOM_TEST_SHARE = 0.15  # of 3,929 slices: the 590 of the paper
 BUDA_NAME = "patients_buda10"
+ALL_NAME = "all_patients"
 GROUP_VALIDATION = 2  # folds, those after the last that is tested
 BUDA_SEED, BUDA_TEST, BUDA_VALIDATION = 42, 10, 5  # cases
 
@@ -85,7 +86,8 @@ def make_split(index: Sequence[SliceId], *, kind: str, fold: int, seed: int, cou
       validation the two folds after the last of them, which wrap around to 0. `random`: 15 % of the slices
       (rounded up) test and as many validate, regardless of patient. `buda10`: test are the ten cases that
       github.com/mateuszbuda/brain-segmentation-pytorch validates on, `random.sample(sorted(cases), 10)` seeded with 42;
-      five others validate, drawn next by the same generator, and the rest train.
+      five others validate, drawn next by the same generator, and the rest train. `all`: every slice trains, for a
+      network to hand out, whose quality is that of the cross-validation of its configuration.
     fold: 0 to `count` - 1; read by `fold` only.
     seed: read by `random` only.
     count: number of folds of the data set.
@@ -100,8 +102,9 @@ def make_split(index: Sequence[SliceId], *, kind: str, fold: int, seed: int, cou
     "group": lambda: _fold_split(index, *_group(folds, count)),
     "random": lambda: _random_split(index, seed),
     "buda10": lambda: _buda_split(index),
+    "all": lambda: _by_part(ALL_NAME, index, lambda entry: "train"),
   }[kind]()
-  _check(split, index)
+  _check(split, index, ("train",) if kind == "all" else SUBSETS)
   return split
 
 
@@ -238,8 +241,8 @@ def _by_part(name: str, index: Sequence[SliceId], subset_of: Callable[[SliceId],
   return Split(name, False, **{subset: tuple(ids) for subset, ids in subsets.items()})
 
 
-def _check(split: Split, index: Sequence[SliceId]) -> None:
-  for subset in SUBSETS:
+def _check(split: Split, index: Sequence[SliceId], needed: Sequence[str]) -> None:
+  for subset in needed:
     if not getattr(split, subset):
       folds = sorted({entry.fold for entry in index})
       raise UserError(

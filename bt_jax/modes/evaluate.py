@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from bt_jax.datasets.info import DatasetInfo
 from bt_jax.distributed import hosts, setup
+from bt_jax.errors import UserError
 from bt_jax.evaluation import subgroups
 from bt_jax.paper import baselines
 from bt_jax.report import figures, run_summary
@@ -36,6 +37,11 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path | None) -> None:
     with hosts.together():
       data = open_data(config, components)
       data.write_split(workdir)
+    if not data.split.test:
+      raise UserError(
+        f"{workdir} was trained on all slices, and none is left to test: cross-validate its configuration instead",
+        "mode=crossval",
+      )
     report_best(config, workdir, components, data)
 
 

@@ -16,7 +16,7 @@ from bt_jax.training.checkpoints import Checkpoints
 
 
 def train(config: ConfigDict, workdir: pathlib.Path | None) -> None:
-  """Trains a configuration in `workdir`, or resumes it where it stopped, then evaluates it on the test set.
+  """Trains a configuration in `workdir`, or resumes it where it stopped, then evaluates it on the test set, if it has one.
 
   Raises:
     UserError: a field is invalid, something is wrong with the data, the folder holds another run, or the loss is not
@@ -44,4 +44,10 @@ def train(config: ConfigDict, workdir: pathlib.Path | None) -> None:
       begin(workdir, plain(config))
       data.write_split(workdir)
     fit(config, workdir, components, data, weights)
-    report_best(config, workdir, components, data)
+    if data.split.test:
+      report_best(config, workdir, components, data)
+    else:
+      print(
+        f"trained on all {len(data.split.train)} slices, and tested on none: write it as one file with --mode=export "
+        f"--checkpoint={workdir} --runs=FOLDER --output=FILE.safetensors, where FOLDER holds the cross-validation"
+      )

@@ -201,6 +201,12 @@ def _check_together(config: ConfigDict, task: Task, normalize: str) -> None:
     )
   if config.task == "classification" and config.eval.largest_component:
     raise UserError("eval.largest_component is for segmentation: leave it out")
+  if config.train.patience and config.split.kind == "all":
+    raise UserError(
+      "train.patience needs a validation set, and split.kind=all has none: leave it out, and set train.epochs as "
+      "cross-validation chose it",
+      "train.epochs",
+    )
   if config.eval.largest_component and config.split.kind == "random":
     raise UserError(
       "eval.largest_component needs whole volumes, and split.kind=random divides them: leave one of them out"

@@ -77,10 +77,12 @@ def fit(
     print(f"resuming from step {int(state.step)} of {plan.steps}")
 
   print(f"training on {size} slices an epoch of {data.title}, {data.split.name}; devices: {devices()}")
-  validation = data.read("validation")
+  validation = data.read("validation") if data.split.validation else None
 
   def validate(state: TrainState) -> loop.Validation:
     check_there(workdir)  # before anything is saved there
+    if validation is None:
+      return loop.Validation({}, functools.partial(_undecided, config))
     logits = prediction.predict(config, components, state.eval_variables, validation)
     decide = functools.partial(_decide, config, components, validation, logits)
     return loop.Validation(_validation(config, components, data, validation, logits), decide)
@@ -182,6 +184,12 @@ def _decide(config: ConfigDict, components: Components, slices: Slices, logits: 
     "temperature": calibration.fit_temperature(probabilities.slices, slices.label),
     "tumor_probabilities": np.sort(probabilities.slices[slices.label == 1]).tolist(),
   }
+
+
+def _undecided(config: ConfigDict) -> dict[str, Any]:
+  """The same without a validation set, until records of a cross-validation choose it, see `evaluation.choices`."""
+  threshold = 0.5 if config.eval.threshold is None else config.eval.threshold
+  return {"threshold": threshold, "temperature": 1.0, "tumor_probabilities": []}
 
 
 def _profile(data: Data) -> dict[str, list[float]]:

@@ -116,7 +116,7 @@ def plain(config: ConfigDict) -> dict[str, Any]:
 
 def default_workdir(config: ConfigDict, part: str = "") -> pathlib.Path:
   """The default folder, `runs/<model>_<preset>_<split>`; `part`, if given, replaces the name of the split."""
-  named = {"random": splits.RANDOM_NAME, "buda10": splits.BUDA_NAME}
+  named = {"random": splits.RANDOM_NAME, "buda10": splits.BUDA_NAME, "all": splits.ALL_NAME}
   part = part or named.get(config.split.kind) or splits.folder_name(splits.tested_folds(config.split))
   return pathlib.Path("runs") / "_".join(filter(None, (config.model.name, config.preset, part)))
 

@@ -23,7 +23,7 @@ class Validation(NamedTuple):
   """The result of one validation.
 
   Attributes:
-    numbers: `loss`, `accuracy` and `score`.
+    numbers: `loss`, `accuracy` and `score`; empty where no slices validate.
     decide: computes what prediction needs beside the parameters, such as its threshold, from the same predictions; it
       is called only for the best checkpoint.
   """
@@ -74,8 +74,8 @@ class Plan:
 
 
 def best_row(history: list[Row]) -> Row | None:
-  """The first row with the highest validation score."""
-  return max(history, key=lambda row: row["validation_score"], default=None)
+  """The first row with the highest validation score; where no slices validate, the last row."""
+  return max(history, key=lambda row: row.get("validation_score", row["step"]), default=None)
 
 
 def is_finished(plan: Plan, history: list[Row]) -> bool:
@@ -150,8 +150,7 @@ def train(
       progress.set_description(f"epoch {-(-done // plan.steps_per_epoch)} of {epochs}", refresh=False)
       if look or stop:
         _check_finite(state, latest)
-        score = f"{history[-1]['validation_score']:.3f}" if history else "-"
-        progress.set_postfix_str(f"loss {float(loss):.4f}, validation score {score}")
+        progress.set_postfix_str(f"loss {float(loss):.4f}{_score(history[-1]) if history else ''}")
       if end_of_epoch:
         seconds = time.perf_counter() - started
         validation = validate(state)
@@ -182,10 +181,12 @@ def train(
 
 
 def _epoch_line(row: Row, epochs: int, *, best: bool) -> str:
-  return (
-    f"epoch {row['epoch']} of {epochs}: loss {row['train_loss']:.4f}, validation score {row['validation_score']:.3f}"
-    f"{' (the best so far)' if best else ''}, {row['slices_per_second']:.1f} slices/s"
-  )
+  score = f"{_score(row)}{' (the best so far)' if best else ''}" if "validation_score" in row else ""
+  return f"epoch {row['epoch']} of {epochs}: loss {row['train_loss']:.4f}{score}, {row['slices_per_second']:.1f} slices/s"
+
+
+def _score(row: Row) -> str:
+  return f", validation score {row['validation_score']:.3f}" if "validation_score" in row else ""
 
 
 def _check_finite(state: TrainState, latest: Checkpoints) -> None:

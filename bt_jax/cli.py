@@ -52,7 +52,7 @@ MODES = {
   "compare": ("runs", "workdir"),
   "report": ("workdir", "show_slices"),
   "predict": (*_NETWORKS, "input", "pre", "flair", "post", "output", "probabilities", "shard", "layout"),
-  "export": (*_NETWORKS, "output"),
+  "export": (*_NETWORKS, "output", "runs"),
   "serve": (*_NETWORKS, "bind", "port", "limit_mb", "keep"),
   "check": ("config", "output"),
 }
@@ -76,7 +76,10 @@ MODE = flags.DEFINE_enum(
   "predict scans without ground truth; export: write networks to one file; serve: a web page to predict and view scans.",
 )
 flags.DEFINE_list(
-  "runs", [], "compare: folders of two runs. crossval: folders of finished folds to pool, or glob patterns."
+  "runs",
+  [],
+  "compare: folders of two runs. crossval: folders of finished folds to pool, or glob patterns. export, to .safetensors: "
+  "folders of finished folds that choose the threshold of a network trained on all patients.",
 )
 flags.DEFINE_string(
   "classifier",
@@ -108,7 +111,9 @@ flags.DEFINE_string("pre", None, "predict: file of the pre-contrast sequence, or
 flags.DEFINE_string("flair", None, "predict: file of the FLAIR sequence, or its SeriesInstanceUID in --input.")
 flags.DEFINE_string("post", None, "predict: file of the post-contrast sequence, or its SeriesInstanceUID in --input.")
 flags.DEFINE_string(
-  "output", None, "predict: output folder. export: output file (.onnx: ONNX). check: file for an image of some cases."
+  "output",
+  None,
+  "predict: output folder. export: output file (.onnx: ONNX, .safetensors: weights). check: file for an image of some cases.",
 )
 flags.DEFINE_bool("probabilities", False, "predict: write probabilities beside masks.")
 flags.DEFINE_string("shard", None, "predict: i/n, every n-th study from the i-th on, to share work among n machines.")

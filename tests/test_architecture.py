@@ -19,7 +19,7 @@ PACKAGE = ROOT / "bt_jax"
 # Each room, and each module that stands alone, imports from those before it only.
 ORDER = (
   "version", "errors", "files", "schema", "metrics", "distributed", "losses", "scans", "datasets", "pipeline", "models",
-  "pretrained", "evaluation", "tasks", "training", "weights", "inference", "runs", "serving", "paper", "report", "modes", "cli",
+  "pretrained", "evaluation", "tasks", "training", "zoo", "weights", "inference", "runs", "serving", "paper", "report", "modes", "cli",
 )  # fmt: skip
 
 

@@ -76,6 +76,14 @@ def test_buda10_is_the_draw_of_the_public_implementation():
     splits.make_split([entry for entry in INDEX if entry.fold < 3], kind="buda10", fold=0, seed=0, count=22)
 
 
+def test_all_trains_on_every_slice():
+  split = splits.make_split(INDEX, kind="all", fold=0, seed=0, count=22)
+  assert split.train == tuple(entry.id for entry in INDEX)
+  assert (split.validation, split.test, split.leaky) == ((), (), False)
+  with pytest.raises(UserError, match="train set of all_patients is empty"):
+    splits.make_split([], kind="all", fold=0, seed=0, count=22)
+
+
 def test_hash_and_json():
   split = splits.make_split(INDEX, kind="fold", fold=3, seed=0, count=22)
   written = json.loads(json.dumps(split.to_json("made up")))

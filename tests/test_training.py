@@ -408,6 +408,8 @@ def test_when_training_is_finished():
   assert not loop.is_finished(patient, history(0.5, 0.4, 0.3, 0.2))
   assert loop.is_finished(patient, history(0.5, 0.4, 0.3, 0.2, 0.1))
   assert loop.best_row(history(0.5, 0.7, 0.7))["epoch"] == 2
+  unscored = [{"epoch": row["epoch"], "step": row["step"]} for row in history(0.5, 0.7, 0.7)]
+  assert loop.best_row(unscored)["epoch"] == 3  # nothing validates: the last
 
 
 def test_loop_stops_at_a_loss_that_is_not_finite_and_keeps_the_good_checkpoint(tmp_path):

@@ -14,6 +14,7 @@ from bt_jax.inference.decision import decide, describe
 from bt_jax.inference.ensemble import make_ensemble
 from bt_jax.inference.networks import Network
 from bt_jax.inference.predictor import Predictor, segment
+from bt_jax.training import network_file
 
 
 def load(
@@ -37,7 +38,7 @@ def load(
     UserError: there is no such network, it is of another task, or an option does not apply to it.
   """
   paths = networks.find(checkpoints, "checkpoint")
-  if exported := [path for path in paths if path.is_file()]:
+  if exported := [path for path in paths if path.is_file() and path.suffix != network_file.SUFFIX]:
     if len(paths) > 1 or classifier is not None or tta:
       raise UserError(
         f"{exported[0]} is an exported file, which stands alone: other networks, the classifier and tta are named when it "

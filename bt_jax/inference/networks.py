@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from flax import linen as nn
 
-from bt_jax import files
+from bt_jax import files, zoo
 from bt_jax.datasets.channels import Channel, context_of, parse_channels
 from bt_jax.datasets.info import DatasetInfo
 from bt_jax.datasets.recorded import info_of
@@ -20,6 +20,7 @@ from bt_jax.models import DTYPES, make_model, taken
 from bt_jax.pipeline.preprocess import make_preprocess
 from bt_jax.tasks import TASKS
 from bt_jax.training import checkpoint_record as records
+from bt_jax.training import network_file
 from bt_jax.training.checkpoints import AS_SAVED, Checkpoints, PyTree, no_best
 from bt_jax.training.step import make_predict_step
 
@@ -77,7 +78,8 @@ def find(names: Sequence[str | os.PathLike[str]], argument: str) -> list[pathlib
   """The files and folders that hold one network each.
 
   Args:
-    names: paths or patterns of runs, of their checkpoints, of cross-validations with runs in them, or of exports.
+    names: names of weights that ship, see `zoo`; or paths or patterns of runs, of their checkpoints, of
+      cross-validations with runs in them, or of exports.
     argument: name of the argument that they were given as.
 
   Raises:
@@ -86,10 +88,11 @@ def find(names: Sequence[str | os.PathLike[str]], argument: str) -> list[pathlib
   networks: list[pathlib.Path] = []
   for name in names:
     check_local(name, argument)
-    path = pathlib.Path(name).expanduser()
+    path = zoo.path_of(str(name)) or pathlib.Path(name).expanduser()
     paths = [path] if path.exists() else sorted(map(pathlib.Path, glob.glob(str(path))))
     if not paths:
-      raise UserError(f"there is no {name}: name the folder of a run, or an exported file", argument)
+      ship = "".join(f"{one}, " for one in zoo.names())
+      raise UserError(f"there is no {name}: name {ship}the folder of a run, or an exported file", argument)
     for path in paths:
       folds = sorted(fold for fold in path.glob("fold*_*") if (fold / _BEST.parent).is_dir()) if path.is_dir() else []
       networks += folds if not (path / _BEST).is_dir() and folds else [path]
@@ -102,10 +105,10 @@ def find(names: Sequence[str | os.PathLike[str]], argument: str) -> list[pathlib
 
 
 def load(folder: pathlib.Path, task: str, argument: str, dtype: str | None = None) -> Network:
-  """The network of a run, or of one of its checkpoints.
+  """The network of a run, of one of its checkpoints, or of a file of weights.
 
   Args:
-    folder: the run, `checkpoints/best` in it, or one step in that.
+    folder: the run, `checkpoints/best` in it, or one step in that; or a file of `network_file.write`.
     task: the task that it must have been trained for.
     argument: name of the argument that it was given as.
     dtype: dtype to compute in, a name of `models.DTYPES`; None for that of the training.
@@ -113,7 +116,7 @@ def load(folder: pathlib.Path, task: str, argument: str, dtype: str | None = Non
   Raises:
     UserError: there is no checkpoint, it cannot be read, is corrupt, of another version, or of another task.
   """
-  variables, record = _restore(folder, argument)
+  variables, record = restore(folder, argument)
   config, decision = records.check(record, folder)["config"], record["decision"]
   try:
     info = info_of(record)
@@ -151,7 +154,10 @@ def load(folder: pathlib.Path, task: str, argument: str, dtype: str | None = Non
   )
 
 
-def _restore(folder: pathlib.Path, argument: str) -> tuple[PyTree, dict[str, Any]]:
+def restore(folder: pathlib.Path, argument: str) -> tuple[PyTree, dict[str, Any]]:
+  """The variables of a network and the record of its checkpoint; see `load`."""
+  if folder.is_file():
+    return network_file.read(folder)
   step, run = None, folder
   if (folder / _BEST).is_dir():
     folder = folder / _BEST

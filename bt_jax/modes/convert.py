@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 from bt_jax.errors import UserError
 from bt_jax.pretrained.conversion import save_converted
 from bt_jax.pretrained.sources import READERS, suffix_of
-from bt_jax.runs import warm_start
+from bt_jax.runs import transfer, warm_start
 
 
 def convert(config: ConfigDict, workdir: pathlib.Path | None) -> None:
@@ -20,13 +20,14 @@ def convert(config: ConfigDict, workdir: pathlib.Path | None) -> None:
   Raises:
     UserError: no weights are named, they are not of a network that we have, or the folder holds other weights.
   """
-  weights = None if warm_start.is_run(config.model.pretrained) else warm_start.load(config.model.pretrained)
+  name = config.model.pretrained
+  weights = warm_start.load(name) if name and transfer.find(name) is None else None
   if weights is None:
     raise UserError(
       "nothing to convert: name a weight file or a hub name with --config.model.pretrained; a run's folder can be named there "
       "as it is"
     )
-  workdir = workdir or pathlib.Path("runs") / f"weights_{_stem(config.model.pretrained)}"
+  workdir = workdir or pathlib.Path("runs") / f"weights_{_stem(name)}"
   written = save_converted(weights, workdir)
   print(f"{weights.origin}: {weights.title}, inputs normalised as {weights.normalize}")
   print("written:\n" + "\n".join(f"  {path}" for path in written))

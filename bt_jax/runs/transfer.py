@@ -13,6 +13,7 @@ import numpy as np
 from flax import linen as nn
 from jaxtyping import Float
 
+from bt_jax import zoo
 from bt_jax.datasets import splits
 from bt_jax.datasets.channels import Channel, parse_channels
 from bt_jax.datasets.info import DatasetInfo
@@ -23,6 +24,7 @@ from bt_jax.models import MODELS, encoder_of, make_model, taken
 from bt_jax.pretrained.conversion import check_finite
 from bt_jax.runs.components import Components
 from bt_jax.training import checkpoint_record as records
+from bt_jax.training import network_file
 from bt_jax.training.checkpoints import AS_SAVED, Checkpoints, no_best
 from bt_jax.training.train_state import PyTree
 
@@ -40,7 +42,7 @@ class TrainedRun:
     channels: channels of its input.
     info: description of the data set that it was trained on.
     normalize: how its inputs were normalised, a name of `SCHEMES`.
-    origin: folder of the run.
+    origin: folder of the run, or file of its network.
     sha256: SHA-256 of its arrays.
     patients: the patients of `train`, and those of `validation`, on which its best epoch was chosen; None for older
       runs.
@@ -66,14 +68,15 @@ class TrainedRun:
     return {name: getattr(self, name) for name in ("variant", "normalize", "origin", "sha256")}
 
 
+def find(name: str) -> pathlib.Path | None:
+  """The folder of a run, or the file of a network, that `model.pretrained` names; None if it names published weights."""
+  path = zoo.path_of(name) or pathlib.Path(name).expanduser()
+  return path if network_file.is_network(path) or (name and (path / "config.json").is_file()) else None
+
+
 def load(folder: pathlib.Path) -> TrainedRun:
-  """Loads the best network of the run in a folder; raises UserError if there is none."""
-  best = Checkpoints(folder / "checkpoints" / "best", read_only=True)
-  restored = best.restore(AS_SAVED)
-  best.close()
-  if restored is None:
-    raise no_best(folder, UserError(f"model.pretrained: the run in {folder} holds no checkpoint yet: train it first"))
-  variables, record = restored
+  """Loads the best network of the run in a folder, or that in a file; raises UserError if there is none."""
+  variables, record = network_file.read(folder) if folder.is_file() else _restore(folder)
   config, info = records.check(record, folder)["config"], info_of(record)
   check_finite(variables, str(folder))
   return TrainedRun(
@@ -86,6 +89,15 @@ def load(folder: pathlib.Path) -> TrainedRun:
     record["arrays_sha256"],
     record.get("patients"),
   )
+
+
+def _restore(folder: pathlib.Path) -> tuple[PyTree, dict[str, Any]]:
+  best = Checkpoints(folder / "checkpoints" / "best", read_only=True)
+  restored = best.restore(AS_SAVED)
+  best.close()
+  if restored is None:
+    raise no_best(folder, UserError(f"model.pretrained: the run in {folder} holds no checkpoint yet: train it first"))
+  return restored
 
 
 def check_fits(components: Components, run: TrainedRun) -> None:

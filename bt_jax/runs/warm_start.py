@@ -32,12 +32,8 @@ def load(name: str) -> Weights | TrainedRun | None:
   """
   if not name:
     return None
-  return transfer.load(pathlib.Path(name).expanduser()) if is_run(name) else conversion.load_weights(name)
-
-
-def is_run(name: str) -> bool:
-  """Whether `model.pretrained` names the folder of a run."""
-  return bool(name) and (pathlib.Path(name).expanduser() / "config.json").is_file()
+  run = transfer.find(name)
+  return conversion.load_weights(name) if run is None else transfer.load(run)
 
 
 def check_fits(components: Components, weights: Weights | TrainedRun) -> None:

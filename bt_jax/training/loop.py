@@ -182,7 +182,9 @@ def train(
 
 def _epoch_line(row: Row, epochs: int, *, best: bool) -> str:
   score = f"{_score(row)}{' (the best so far)' if best else ''}" if "validation_score" in row else ""
-  return f"epoch {row['epoch']} of {epochs}: loss {row['train_loss']:.4f}{score}, {row['slices_per_second']:.1f} slices/s"
+  return (
+    f"epoch {row['epoch']} of {epochs}: loss {row['train_loss']:.4f}{score}, {row['slices_per_second']:.1f} slices/s"
+  )
 
 
 def _score(row: Row) -> str:

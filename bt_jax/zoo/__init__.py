@@ -1,0 +1,17 @@
+"""Trained weights that ship with bt_jax; each is one file, with a card of the same name beside it."""
+
+import pathlib
+
+from bt_jax.training.network_file import SUFFIX
+
+_FOLDER = pathlib.Path(__file__).parent
+
+
+def names() -> list[str]:
+  """The names of the weights."""
+  return sorted(path.stem for path in _FOLDER.glob(f"*{SUFFIX}"))
+
+
+def path_of(name: str) -> pathlib.Path | None:
+  """The file of the weights of this name; None if there are none."""
+  return _FOLDER / f"{name}{SUFFIX}" if name in names() else None

@@ -8,9 +8,9 @@
   python launch.py --mode=report --workdir=RUN                            a run's report again, from its tables
   python launch.py --mode=cascade --classifier=RUN --segmenter=RUN        two runs of one split as one system
   python launch.py --mode=convert --config=configs/cls.py --config.model.pretrained=FILE --workdir=DIR
-  python launch.py --mode=predict --checkpoint=RUN --input=SCAN --output=DIR     a mask for a scan of any kind
+  python launch.py --mode=predict --checkpoint=lgg --input=SCAN --output=DIR     a mask for a scan of any kind; or a run
   python launch.py --mode=export --checkpoint=RUN --output=FILE           one file that runs with jax alone
-  python launch.py --mode=serve --checkpoint=RUN                          a web page to drop scans on
+  python launch.py --mode=serve                                           a web page to drop scans on
 
 The fields and their meaning are in configs/common.py, the presets at the top of each configuration file. Exit status: 0 done, 1 bad
 input or a full disk, 2 some studies could not be predicted, 130 Ctrl-C, 143 SIGTERM.
@@ -58,8 +58,8 @@ MODES = {
 }
 _CONFIGS = ("seg.py", "cls.py")
 # Flags that are required by every mode that takes them, except by those in `_CHOICE`, where they are optional.
-_NEEDED = {"checkpoint": "the folder of a trained run", "output": "where to write"}
-_CHOICE = {"check": ("output",)}
+_NEEDED = {"checkpoint": "lgg, the weights that ship, or the folder of a run", "output": "where to write"}
+_CHOICE = {"check": ("output",), "serve": ("checkpoint",)}
 _PATHS = ("workdir", "input", "output", "keep")
 _MORE_PATHS = (*_PATHS, "pre", "flair", "post", "checkpoint", "classifier", "segmenter", "runs")  # or UIDs or patterns
 _FLAGS = {"mode", *(name for takes in MODES.values() for name in takes)}
@@ -94,7 +94,10 @@ flags.DEFINE_float(
 )
 flags.DEFINE_bool("show_slices", None, "report: whether the report shows slices; by default as in the configuration.")
 flags.DEFINE_list(
-  "checkpoint", [], "predict, export, serve: folders of segmenters' runs, glob patterns, or one exported file."
+  "checkpoint",
+  [],
+  "predict, export, serve: lgg, the weights that ship (serve: by default); folders of segmenters' runs, glob patterns, or "
+  "one exported file.",
 )
 flags.DEFINE_bool(
   "tta", False, "predict, export, serve: average predictions over mirrored and slightly rotated copies of each slice."

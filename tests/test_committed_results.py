@@ -1,4 +1,4 @@
-"""The records under docs/results: sound, of one split each, and the source of every number in the table of docs/results.md."""
+"""The records under docs/results: sound, of one split each, and the source of every number in the tables of documents."""
 
 import re
 
@@ -36,12 +36,18 @@ def cells(numbers):
     yield f"{numbers[group][name]:.3f} ({low:.3f} to {high:.3f})"
 
 
-def documented():
-  """From the first cell of each line of the table that names a run to its other cells."""
-  lines = re.findall(
-    r"^\| \[`([\w./-]+)`\]\(results/[\w./-]+\)(.*?) \| (.*) \|$", (ROOT / "docs/results.md").read_text(), re.M
-  )
+def documented(*documents):
+  """From the first cell of each line of the tables that names a run to its other cells."""
+  lines = [
+    line
+    for path in documents
+    for line in re.findall(r"^\| \[`([\w./-]+)`\]\(.*?results/[\w./-]+\)(.*?) \| (.*) \|$", path.read_text(), re.M)
+  ]
   return [(run, what, line.split(" | ")) for run, what, line in lines]
+
+
+PAGE = ROOT / "docs/results.md"
+CARDS = sorted((ROOT / "bt_jax/zoo").glob("*.md"))
 
 
 @pytest.mark.parametrize("run", RUNS)
@@ -60,7 +66,7 @@ def test_a_record_is_whole_and_its_numbers_come_out_of_its_rows(run):
     assert found[group][name] == pytest.approx(summary["test"][group][name])
 
 
-@pytest.mark.parametrize(("run", "what", "line"), documented())
+@pytest.mark.parametrize(("run", "what", "line"), documented(PAGE, *CARDS))
 def test_the_table_of_results_is_that_of_the_records(run, what, line):
   summary, tables = read_run(RESULTS / run)
   rows = tables.slices
@@ -79,4 +85,4 @@ def test_the_table_of_results_is_that_of_the_records(run, what, line):
 
 
 def test_every_record_is_in_the_table():
-  assert {run for run, *_ in documented()} == set(RUNS)
+  assert {run for run, *_ in documented(PAGE)} == set(RUNS)

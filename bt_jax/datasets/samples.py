@@ -1,20 +1,22 @@
 """Writes synthetic scans of four people, as scanners and archives write them, to try prediction on; or a set to train on.
 
   python -m bt_jax.datasets.samples DIR
+  python -m bt_jax.datasets.samples --head DIR
   python -m bt_jax.datasets.samples --layout=nnunet DIR
 
-With a layout (nnunet, decathlon, brats or pictures) it writes twelve cases with masks, as `data.name=own` reads them.
-Without one it writes four scans without masks: TIFF slices of three channels, a NIfTI volume for each sequence, a NIfTI
+With --head it writes one scan, of a whole head, as the weights that ship were trained on. With a layout (nnunet, decathlon, brats or pictures) it writes twelve cases with masks, as `data.name=own` reads them.
+Without either it writes four scans of brains without masks: TIFF slices of three channels, a NIfTI volume for each sequence, a NIfTI
 volume of FLAIR alone, and three DICOM series in a zip. None of them is in the synthetic data set.
 """
 
 import contextlib
+import functools
 import gzip
 import io
 import pathlib
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import nibabel
@@ -29,6 +31,7 @@ from bt_jax.errors import UserError, check_local, needs
 from bt_jax.schema import CHANNELS
 
 _SEED = 2_000_000  # differs from those of the data set
+HEAD_SEED, HEAD_SLICES = 2_000_102, 24
 _SPACING_MM = (5.0, 0.9, 0.9)  # between slices, rows and columns
 _DESCRIPTIONS = {"pre": "AX T1", "flair": "AX T2 FLAIR", "post": "AX T1 +GD"}
 Volume = UInt8[np.ndarray, "slices 256 256 3"]
@@ -46,15 +49,25 @@ def write(folder: pathlib.Path) -> list[pathlib.Path]:
     files.write_bytes(folder / "dicom.zip", _dicom(volumes[3]))  # first: without pydicom nothing is written
     for number, pixels in enumerate(volumes[0], start=1):
       files.write_bytes(folder / "slices" / f"slice_{number}.tif", _tiff(pixels))
-    for name, volume, roles in (("volume", volumes[1], CHANNELS), ("flair_alone", volumes[2], ("flair",))):
-      for role in roles:
-        files.write_bytes(folder / name / f"{role}.nii.gz", _nifti(volume[..., CHANNELS.index(role)]))
+    _write_sequences(folder / "volume", volumes[1], CHANNELS)
+    _write_sequences(folder / "flair_alone", volumes[2], ("flair",))
   return [folder / name for name in ("slices", "volume", "flair_alone", "dicom.zip")]
 
 
-def _write_layout(folder: pathlib.Path, layout: str) -> pathlib.Path:
+def write_head(folder: pathlib.Path) -> list[pathlib.Path]:
+  """Writes a NIfTI volume of a whole head for each sequence into a folder; returns and raises as `write` does."""
   with _empty(folder):
-    return synthetic.write(folder, layout)
+    volume, _ = phantom.make_volume(np.random.default_rng(HEAD_SEED), HEAD_SLICES, has_skull=True)
+    return _write_sequences(folder, volume, CHANNELS)
+
+
+def _write_sequences(folder: pathlib.Path, volume: Volume, roles: Sequence[str]) -> list[pathlib.Path]:
+  return [files.write_bytes(folder / f"{role}.nii.gz", _nifti(volume[..., CHANNELS.index(role)])) for role in roles]
+
+
+def _write_layout(folder: pathlib.Path, layout: str) -> list[pathlib.Path]:
+  with _empty(folder):
+    return [synthetic.write(folder, layout)]
 
 
 @contextlib.contextmanager
@@ -125,14 +138,15 @@ def _slice(pixels: UInt8[np.ndarray, "256 256"], role: str, number: int, study: 
 
 
 def _main(arguments: list[str]) -> None:
-  layouts = {f"--layout={name}": name for name in synthetic.LAYOUTS}
+  writers = {f"--layout={name}": functools.partial(_write_layout, layout=name) for name in synthetic.LAYOUTS}
+  writers["--head"] = write_head
   chosen = [argument for argument in arguments if argument.startswith("--")]
   folders = [pathlib.Path(argument).expanduser() for argument in arguments if argument not in chosen]
-  if len(folders) != 1 or len(chosen) > 1 or not {*chosen} <= layouts.keys():
+  if len(folders) != 1 or len(chosen) > 1 or not {*chosen} <= writers.keys():
     sys.exit(__doc__)
   try:
     check_local(folders[0], "DIR")
-    written = [_write_layout(folders[0], layouts[chosen[0]])] if chosen else write(folders[0])
+    written = (writers[chosen[0]] if chosen else write)(folders[0])
   except UserError as error:
     sys.exit(f"error: {error}")
   print("written:", *(f"  {path}" for path in written), sep="\n")

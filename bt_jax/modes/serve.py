@@ -11,10 +11,14 @@ from bt_jax.inference import loading
 def serve(
   *, bind: str, port: int, limit_mb: int, keep: pathlib.Path | None, checkpoint: list[str], **options: Any
 ) -> None:
-  """Opens the viewer's page; see `server.serve`, and `loading.load` for the options."""
+  """Opens the viewer's page; see `server.serve`, and `loading.load` for the options. Without a checkpoint, `lgg`."""
   from bt_jax.serving import server
 
   setup.prepare()
   server.serve(
-    functools.partial(loading.load, checkpoint, **options), host=bind, port=port, limit_mb=limit_mb, keep=keep
+    functools.partial(loading.load, checkpoint or ["lgg"], **options),
+    host=bind,
+    port=port,
+    limit_mb=limit_mb,
+    keep=keep,
   )

@@ -33,6 +33,11 @@ _INTENSITY = {
 }
 
 
+# With a skull: the brain's size as a share of that without, and where bone and scalp end, in radii of the brain.
+_IN_SKULL, _SKULL_ENDS, _SCALP_ENDS = 0.78, 1.16, 1.27
+_SCALP = {"pre": 0.8, "flair": 0.6, "post": 0.8}
+
+
 def patient_name(index: int) -> str:
   """The name of patient `index`, counted from 0: `PHANTOM_A_0000`."""
   return f"PHANTOM_{SITES[index % len(SITES)]}_{index:04d}"
@@ -117,9 +122,9 @@ def _clinical(rng: np.random.Generator) -> list[int | str]:
 
 
 def make_volume(
-  rng: np.random.Generator, slices: int, *, has_pre: bool = True, has_post: bool = True
+  rng: np.random.Generator, slices: int, *, has_pre: bool = True, has_post: bool = True, has_skull: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-  """One synthetic volume.
+  """One synthetic volume: a brain alone, as in the synthetic data set, or in skull and scalp, as in the real one.
 
   Returns:
     Images, uint8 [slices, 256, 256, 3], a missing sequence replaced by FLAIR as in the real set, and masks, uint8
@@ -130,8 +135,11 @@ def make_volume(
   # The brain: an ellipsoid with a wavy surface. Slices past its poles stay small discs, as at a skull's top.
   radius_x, radius_y = rng.uniform(0.55, 0.7), rng.uniform(0.7, 0.85)
   profile = np.sqrt(np.clip(1.05 - 0.7 * z**2, 0.05, None))
+  if has_skull:
+    radius_x, radius_y = _IN_SKULL * radius_x, _IN_SKULL * radius_y
   wave = _smooth_noise(rng, shape, 18)
-  distance = np.hypot(x / radius_x, y / radius_y) / profile + 0.05 * wave
+  ellipse = np.hypot(x / radius_x, y / radius_y) / profile
+  distance = ellipse + 0.05 * wave
   brain = distance < 1
   # Tissue: grey matter at the rim and in folds, ventricles of CSF near the middle, white matter elsewhere.
   folds = _smooth_noise(rng, shape, 5)
@@ -153,8 +161,10 @@ def make_volume(
   # The scanner: a smooth gain over the volume, blur, Rician noise and a gain of its own.
   channels = []
   noise_level = rng.uniform(0.02, 0.04)
-  for intensity in _INTENSITY.values():
+  for name, intensity in _INTENSITY.items():
     signal = np.where(brain, intensity[tissue], 0).astype(np.float32)
+    if has_skull:
+      signal += _SCALP[name] * ((ellipse > _SKULL_ENDS) & (ellipse < _SCALP_ENDS) & ~brain)
     signal = ndimage.gaussian_filter(signal, (0, 0.7, 0.7))
     bias = np.exp(0.12 * _smooth_noise(rng, shape, 60))
     real, imaginary = (noise_level * rng.standard_normal(shape, dtype=np.float32) for _ in range(2))

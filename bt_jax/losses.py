@@ -1,7 +1,6 @@
 """Losses, one value per example; each is a function of logits and targets."""
 
 import functools
-import inspect
 from collections.abc import Callable
 
 import jax
@@ -11,6 +10,7 @@ from jaxtyping import Array, Float
 
 from bt_jax.distributed import global_batch
 from bt_jax.errors import UserError, choose, nearest
+from bt_jax.options import fields_of, taken
 
 Logits = Float[Array, "batch height width classes"]
 Masks = Float[Array, "batch height width classes"]
@@ -169,7 +169,7 @@ def cross_entropy(
   return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, label_smoothing))
 
 
-# By name. Each takes those fields of a configuration's section `loss` that its signature names, and `overlapping`.
+# By name. The keyword arguments of each are fields of a configuration's section `loss`, and `overlapping`.
 SEGMENTATION_LOSSES = {"bce": bce, "dice": dice, "bce_dice": bce_dice, "focal_tversky": focal_tversky}
 CLASSIFICATION_LOSSES = {"cross_entropy": cross_entropy}
 
@@ -198,8 +198,7 @@ def make_loss(*, name: str, **fields: float | bool) -> Loss:
   """
   losses = SEGMENTATION_LOSSES | CLASSIFICATION_LOSSES
   choose("loss.name", name, losses)
-  takes = {other: inspect.signature(loss).parameters.keys() for other, loss in losses.items()}
-  known = set().union(*takes.values()) - {"logits", "masks", "targets"}
+  known = set().union(*map(fields_of, losses.values()))
   for field in sorted(fields.keys() - known):
     raise UserError(f"no loss takes {field}: {nearest(field, sorted(known))}")
-  return functools.partial(losses[name], **{field: value for field, value in fields.items() if field in takes[name]})
+  return functools.partial(losses[name], **taken(losses[name], fields))

@@ -18,7 +18,7 @@ from tests.helpers.launching import ROOT, environment
 PACKAGE = ROOT / "bt_jax"
 # Each room, and each module that stands alone, imports from those before it only.
 ORDER = (
-  "version", "errors", "files", "schema", "metrics", "distributed", "losses", "scans", "datasets", "pipeline", "models",
+  "version", "errors", "options", "files", "schema", "metrics", "distributed", "losses", "scans", "datasets", "pipeline", "models",
   "pretrained", "evaluation", "tasks", "training", "weights", "inference", "runs", "serving", "paper", "report", "modes", "cli",
 )  # fmt: skip
 

@@ -1,6 +1,7 @@
 """The data sets, by the names that configurations give them."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -11,6 +12,7 @@ from bt_jax.datasets.lgg_mri.constants import INFO
 from bt_jax.datasets.own_data.source import OwnSource
 from bt_jax.datasets.store import Source
 from bt_jax.errors import choose
+from bt_jax.options import fields_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,16 +37,15 @@ class LggSource(Source):
     return {}  # the published slices are TIFFs, which have none
 
 
-# Functions from a configuration to its source.
-DATASETS = {
-  "lgg": lambda config: LggSource("full" if config.data.expect_full else "partial", config.data.root, config.data.dir),
-  "phantom": lambda config: LggSource("phantom", config.data.root, config.data.dir),
-  "own": lambda config: OwnSource(
-    config.data.root, config.data.dir, folds=config.data.folds, window=config.data.window
-  ),
+# The sources by name. The keyword arguments of each are fields of a configuration's section `data`.
+DATASETS: dict[str, Callable[..., Source]] = {
+  "lgg": lambda *, root, dir, expect_full: LggSource("full" if expect_full else "partial", root, dir),
+  "phantom": lambda *, root, dir: LggSource("phantom", root, dir),
+  "own": lambda *, root, dir, folds, window: OwnSource(root, dir, folds=folds, window=window),
 }
 
 
 def source_of(config: ConfigDict) -> Source:
   """The data set that a configuration names; raises UserError where there is none."""
-  return choose("data.name", config.data.name, DATASETS)(config)
+  source = choose("data.name", config.data.name, DATASETS)
+  return source(**{field: config.data[field] for field in fields_of(source)})

@@ -44,6 +44,23 @@ def test_every_import_goes_one_way():
   assert wrong == []
 
 
+# The registry of data sets, what belongs to the paper, and a program that writes synthetic scans.
+KNOW_LGG = ("datasets/lgg_mri", "datasets/__init__.py", "datasets/registry.py", "datasets/samples.py", "paper")
+
+
+def test_only_the_registry_and_the_paper_know_the_published_data_set():
+  name = "bt_jax.datasets.lgg_mri"
+  wrong = []
+  for path in PACKAGE.rglob("*.py"):
+    within = path.relative_to(PACKAGE)
+    if not any(within.is_relative_to(known) for known in KNOW_LGG):
+      imports = [
+        node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)
+      ]
+      wrong += [str(within) for node in imports if name in ast.unparse(node) or "import lgg_mri" in ast.unparse(node)]
+  assert wrong == []
+
+
 def test_no_two_modules_share_a_name():
   names = collections.Counter(path.stem for path in PACKAGE.rglob("*.py") if path.stem != "__init__")
   assert [name for name, count in names.items() if count > 1] == []

@@ -16,7 +16,7 @@ import safetensors.numpy
 
 import bt_jax
 from bt_jax.cli import with_flags
-from bt_jax.datasets import store
+from bt_jax.datasets.lgg_mri import lgg_source
 from bt_jax.errors import UserError
 from bt_jax.inference import loading
 from bt_jax.inference.predictor import Prediction
@@ -49,7 +49,9 @@ def test_an_address_is_no_folder_here(kind, tmp_path, monkeypatch):
   for option in ("root", "data_dir"):
     options = {"root": None, "data_dir": None} | {option: str(address)}
     if kind is str:
-      refused(lambda options=options: store.open_or_build("phantom", **options), "is an address", "(--config.data.")
+      refused(
+        lambda options=options: lgg_source.open_or_build("phantom", **options), "is an address", "(--config.data."
+      )
   assert not list(tmp_path.iterdir())
 
 

@@ -14,7 +14,7 @@ from flax import linen as nn
 from bt_jax import files
 from bt_jax.datasets.channels import Channel, context_of, parse_channels
 from bt_jax.datasets.info import DatasetInfo
-from bt_jax.datasets.recorded import info_of
+from bt_jax.datasets.registry import info_of
 from bt_jax.errors import UserError, check_local
 from bt_jax.models import DTYPES, configured_model
 from bt_jax.pipeline.preprocess import make_preprocess

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from bt_jax.datasets import splits
 from bt_jax.datasets.channels import Channel, parse_channels
 from bt_jax.datasets.info import DatasetInfo
-from bt_jax.datasets.recorded import info_of
+from bt_jax.datasets.registry import info_of
 from bt_jax.datasets.store import SliceId
 from bt_jax.errors import UserError
 from bt_jax.models import MODELS, configured_model, encoder_of

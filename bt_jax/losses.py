@@ -12,6 +12,10 @@ from bt_jax.distributed import global_batch
 from bt_jax.errors import UserError, choose, nearest
 from bt_jax.options import fields_of, taken
 
+__all__ = [
+  "CLASSIFICATION_LOSSES", "SEGMENTATION_LOSSES", "bce", "bce_dice", "class_probabilities", "cross_entropy", "dice",
+  "focal_tversky", "make_loss",
+]  # fmt: skip
 Logits = Float[Array, "batch height width classes"]
 Masks = Float[Array, "batch height width classes"]
 Loss = Callable[[Float[Array, "batch *_"], Float[Array, "batch *_"]], Float[Array, "batch"]]
@@ -19,6 +23,10 @@ Loss = Callable[[Float[Array, "batch *_"], Float[Array, "batch *_"]], Float[Arra
 _SPACE = (1, 2)
 _LEAST = 1e-6  # pixels, of a denominator; its square, which gradients divide by, is still a number in float32
 _FLOOR = 1e-6  # of 1 - TI
+
+
+def __dir__() -> list[str]:
+  return __all__
 
 
 def class_probabilities(

@@ -2,6 +2,7 @@
 
 import ast
 import collections
+import graphlib
 import json
 import pathlib
 import pydoc
@@ -42,6 +43,37 @@ def test_every_import_goes_one_way():
       allowed = set(ORDER[: ORDER.index(room) + 1])
       wrong += [f"{path.relative_to(ROOT)} imports {other}" for other in rooms(path) - allowed]
   assert wrong == []
+
+
+def imported_at_once(path: pathlib.Path) -> set[str]:
+  """The modules of bt_jax and configs that a module imports when it is imported itself, not within its functions."""
+  names, nodes = set(), list(ast.parse(path.read_text()).body)
+  while nodes:
+    node = nodes.pop()
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or (
+      isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+    ):
+      continue
+    nodes += list(ast.iter_child_nodes(node))
+    if isinstance(node, ast.Import):
+      names |= {alias.name for alias in node.names}
+    if isinstance(node, ast.ImportFrom):
+      names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+  return names
+
+
+def test_no_module_imports_one_that_is_being_imported():
+  """`bt_jax` reads saved configurations by `configs`, which raises its errors: no module of either needs itself."""
+  paths = [*PACKAGE.rglob("*.py"), *(ROOT / "configs").glob("*.py")]
+  named = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
+  # A module is within its packages, which are imported before it, and which it may name.
+  within = lambda name, other: name == other or name.startswith(f"{other}.")
+  graph = {
+    name: {other for other in imported_at_once(path) & named.keys() if not within(name, other)}
+    for name, path in named.items()
+  }
+  assert "configs.common" in graph["bt_jax.cli"] and "bt_jax.errors" in graph["configs.common"]
+  graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
 
 
 # The registry of data sets, what belongs to the paper, and a program that writes synthetic scans.

@@ -1,6 +1,7 @@
 """What `import bt_jax` offers, and published weights as modules."""
 
 import dataclasses
+import inspect
 import pathlib
 import pickle
 import subprocess
@@ -34,6 +35,15 @@ def test_the_public_names_are_there_and_none_needs_jax_before_it_is_used():
     bt_jax.lod  # noqa: B018
   code = "import sys, bt_jax; print('jax' in sys.modules)"
   assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "False\n"
+
+
+@pytest.mark.parametrize("name", ["datasets", "losses", "metrics", "models", "weights"])
+def test_a_public_module_lists_its_own_public_names_alone(name):
+  module = getattr(bt_jax, name)
+  values = [getattr(module, one) for one in dir(module)]
+  assert values and sorted(module.__all__) == dir(module)
+  assert not any(one.startswith("_") for one in dir(module)) and not any(map(inspect.ismodule, values))
+  assert all(getattr(value, "__module__", "bt_jax").startswith("bt_jax") for value in values)
 
 
 @pytest.mark.parametrize("kind", [str, pathlib.Path])

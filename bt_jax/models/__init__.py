@@ -16,7 +16,17 @@ from bt_jax.models.unet import UNet
 from bt_jax.options import fields_of, taken
 
 __all__ = [
-  "CNN", "EfficientNetLite", "LiteClassifier", "LiteUNet", "ResNet50", "ResNet50Classifier", "ResUNet", "ResUNetScratch", "UNet",
+  "CLASSIFIERS",
+  "CNN",
+  "SEGMENTERS",
+  "EfficientNetLite",
+  "LiteClassifier",
+  "LiteUNet",
+  "ResNet50",
+  "ResNet50Classifier",
+  "ResUNet",
+  "ResUNetScratch",
+  "UNet",
   "make_model",
 ]  # fmt: skip
 CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
@@ -32,6 +42,10 @@ SEGMENTERS: dict[str, Callable[..., nn.Module]] = {
 }
 MODELS = CLASSIFIERS | SEGMENTERS
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+
+
+def __dir__() -> list[str]:
+  return __all__
 
 
 def make_model(options: dict[str, Callable[..., nn.Module]], name: str, **fields: Any) -> nn.Module:

@@ -34,7 +34,7 @@ FILES = {"seg": seg, "cls": cls}
 
 
 @pytest.mark.parametrize(("file", "preset"), [(name, preset) for name in FILES for preset in FILES[name].PRESETS])
-def test_every_preset_makes_its_parts(file, preset, tmp_path):
+def test_every_preset_makes_its_components(file, preset, tmp_path):
   config = FILES[file].get_config(preset)
   if config.data.name == "own":
     synthetic.write_pictures(tmp_path, cases=5)
@@ -307,7 +307,7 @@ def test_no_such_preset():
     ("augment.gamma", -2.0, "augment.gamma is -2.0, expected 0 or more"),
   ],
 )
-def test_a_field_that_cannot_be_is_told_before_any_data_is_touched(field, value, said, tmp_path):
+def test_an_invalid_field_is_refused_before_any_data_is_touched(field, value, said, tmp_path):
   config = seg.get_config()
   config.data.dir = str(tmp_path / "data")
   if (field, value) == ("data.contrast", "stretch"):
@@ -353,7 +353,7 @@ def test_largest_component_needs_whole_volumes(tmp_path):
     ({"train.score": "pooled.dice"}, "expected one of accuracy, roc_auc, average_precision"),
   ],
 )
-def test_what_cannot_be_for_a_classifier(fields, said):
+def test_invalid_fields_of_a_classifier_are_refused(fields, said):
   config = cls.get_config("phantom")
   config.update_from_flattened_dict(fields)
   with pytest.raises(UserError) as error:

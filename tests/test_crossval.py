@@ -187,7 +187,7 @@ def test_folds_by_name():
   assert splits.folds_name((7,)) == "patient_fold_07" and splits.folds_name((0, 1, 2)) == "patient_folds_00-02"
 
 
-def test_all_22_folds_have_each_of_110_patients_once_or_it_is_told():
+def test_all_22_folds_have_each_of_110_patients_once_or_are_refused():
   index = [
     SliceId(fold, "s", number, f"TCGA_XX_{fold}{member}", f"TCGA_XX_{fold}{member}_20000101", f"TCGA_XX_{fold}{member}_20000101/{number}", 1)
     for fold in range(22) for member in range(5) for number in (1, 2)

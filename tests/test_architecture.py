@@ -98,6 +98,27 @@ def test_no_two_modules_share_a_name():
   assert [name for name, count in names.items() if count > 1] == []
 
 
+def test_tests_use_public_names_alone():
+  private = re.compile(r"_[a-z]\w*", re.IGNORECASE)
+  wrong = []
+  for path in (ROOT / "tests").rglob("*.py"):
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    ours = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "bt_jax"]
+    modules = {alias.asname or alias.name for node in ours for alias in node.names}
+    names = [alias.name for node in ours for alias in node.names]
+    names += [
+      node.attr
+      for node in nodes
+      if isinstance(node, ast.Attribute) and ast.unparse(node.value).split(".")[0] in modules
+    ]
+    wrong += [
+      f"{path.name} uses {name}"
+      for name in names
+      if private.fullmatch(name) and name not in ("_fields", "_asdict", "_replace")
+    ]
+  assert wrong == []
+
+
 def below_the_command_line() -> list[pathlib.Path]:
   """Without `samples`, which is a program of its own with a flag of its own."""
   above = ("cli.py", "modes")

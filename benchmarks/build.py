@@ -56,12 +56,12 @@ def write_cases(root: str, cases: int) -> None:
 
 def build(root: str, variant: str, data_dir: str) -> int:
   """Builds the data set; returns the number of slices."""
-  from bt_jax.datasets import store
+  from bt_jax.datasets.lgg_mri import lgg_source
   from bt_jax.datasets.own_data.source import OwnSource
 
   if variant == OWN:
     return OwnSource(root, data_dir).open_or_build().info.splits.total_num_examples
-  return store.open_or_build(variant, root=root, data_dir=data_dir).info.splits.total_num_examples
+  return lgg_source.open_or_build(variant, root=root, data_dir=data_dir).info.splits.total_num_examples
 
 
 def read(root: str, variant: str, data_dir: str) -> int:

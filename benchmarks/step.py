@@ -41,7 +41,7 @@ import numpy as np
 
 from bt_jax.distributed import sharding
 from bt_jax.losses import make_loss
-from bt_jax.models import CLASSIFIERS, MODELS, make_model, taken
+from bt_jax.models import CLASSIFIERS, MODELS, configured_model
 from bt_jax.pipeline.preprocess import UNCHANGED
 from bt_jax.tasks import TASKS
 from bt_jax.training.optimizer import make_optimizer
@@ -64,7 +64,7 @@ def examples(name: str, size: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
 def ours(name: str, width: int, images: np.ndarray, targets: np.ndarray, *, dtype: str) -> dict[str, Any]:
   """Functions that run one step and wait for it, and the costs of the compiled programs."""
   task = TASKS["classification" if name in CLASSIFIERS else "segmentation"](INFO)
-  model = make_model(MODELS, **taken(MODELS, {"name": name, "width": width, "dtype": DTYPES[dtype]}))
+  model = configured_model(MODELS, {"name": name, "width": width, "dtype": DTYPES[dtype]})
   optimizer = make_optimizer(name="adamw", momentum=0.9, epsilon=1e-8, weight_decay=1e-4)
   mesh, batch = sharding.make_mesh(), len(images)
   masks, labels = (targets, np.ones(batch, np.int32)) if targets.ndim > 1 else (images[..., :1], targets)

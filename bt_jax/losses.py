@@ -1,7 +1,6 @@
 """Losses, one value per example; each is a function of logits and targets."""
 
 import functools
-import inspect
 from collections.abc import Callable
 
 import jax
@@ -11,7 +10,12 @@ from jaxtyping import Array, Float
 
 from bt_jax.distributed import global_batch
 from bt_jax.errors import UserError, choose, nearest
+from bt_jax.options import fields_of, taken
 
+__all__ = [
+  "CLASSIFICATION_LOSSES", "SEGMENTATION_LOSSES", "bce", "bce_dice", "class_probabilities", "cross_entropy", "dice",
+  "focal_tversky", "make_loss",
+]  # fmt: skip
 Logits = Float[Array, "batch height width classes"]
 Masks = Float[Array, "batch height width classes"]
 Loss = Callable[[Float[Array, "batch *_"], Float[Array, "batch *_"]], Float[Array, "batch"]]
@@ -19,6 +23,10 @@ Loss = Callable[[Float[Array, "batch *_"], Float[Array, "batch *_"]], Float[Arra
 _SPACE = (1, 2)
 _LEAST = 1e-6  # pixels, of a denominator; its square, which gradients divide by, is still a number in float32
 _FLOOR = 1e-6  # of 1 - TI
+
+
+def __dir__() -> list[str]:
+  return __all__
 
 
 def class_probabilities(
@@ -169,7 +177,7 @@ def cross_entropy(
   return optax.softmax_cross_entropy(logits, optax.smooth_labels(targets, label_smoothing))
 
 
-# By name. Each takes those fields of a configuration's section `loss` that its signature names, and `overlapping`.
+# By name. The keyword arguments of each are fields of a configuration's section `loss`, and `overlapping`.
 SEGMENTATION_LOSSES = {"bce": bce, "dice": dice, "bce_dice": bce_dice, "focal_tversky": focal_tversky}
 CLASSIFICATION_LOSSES = {"cross_entropy": cross_entropy}
 
@@ -198,8 +206,7 @@ def make_loss(*, name: str, **fields: float | bool) -> Loss:
   """
   losses = SEGMENTATION_LOSSES | CLASSIFICATION_LOSSES
   choose("loss.name", name, losses)
-  takes = {other: inspect.signature(loss).parameters.keys() for other, loss in losses.items()}
-  known = set().union(*takes.values()) - {"logits", "masks", "targets"}
+  known = set().union(*map(fields_of, losses.values()))
   for field in sorted(fields.keys() - known):
     raise UserError(f"no loss takes {field}: {nearest(field, sorted(known))}")
-  return functools.partial(losses[name], **{field: value for field, value in fields.items() if field in takes[name]})
+  return functools.partial(losses[name], **taken(losses[name], fields))

@@ -9,6 +9,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+__all__ = ["METRICS", "Counts", "accuracy", "count", "dice", "iou", "pool", "precision", "recall"]
+
+
+def __dir__() -> list[str]:
+  return __all__
+
 
 class Counts(NamedTuple):
   """Pixels by truth and prediction; arrays of one shape, one entry per slice, volume or pool, and class."""

@@ -9,6 +9,12 @@ from bt_jax.models.efficientnet_lite import ENCODERS
 from bt_jax.pretrained import conversion
 from bt_jax.training.train_state import PyTree
 
+__all__ = ["Pretrained", "load"]
+
+
+def __dir__() -> list[str]:
+  return __all__
+
 
 class Pretrained(NamedTuple):
   """A network with its weights.

@@ -56,9 +56,9 @@ def phantom_root(once) -> pathlib.Path:
 
 
 def _build(root: pathlib.Path, data_dir: pathlib.Path):
-  from bt_jax.datasets import store
+  from bt_jax.datasets.lgg_mri import lgg_source
 
-  return store.open_or_build("phantom", root=str(root), data_dir=str(data_dir))
+  return lgg_source.open_or_build("phantom", root=str(root), data_dir=str(data_dir))
 
 
 @pytest.fixture(scope="session")

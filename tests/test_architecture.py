@@ -2,6 +2,7 @@
 
 import ast
 import collections
+import graphlib
 import json
 import pathlib
 import pydoc
@@ -18,7 +19,7 @@ from tests.helpers.launching import ROOT, environment
 PACKAGE = ROOT / "bt_jax"
 # Each room, and each module that stands alone, imports from those before it only.
 ORDER = (
-  "version", "errors", "files", "schema", "metrics", "distributed", "losses", "scans", "datasets", "pipeline", "models",
+  "version", "errors", "options", "files", "schema", "metrics", "distributed", "losses", "scans", "datasets", "pipeline", "models",
   "pretrained", "evaluation", "tasks", "training", "zoo", "weights", "inference", "runs", "serving", "paper", "report", "modes", "cli",
 )  # fmt: skip
 
@@ -44,9 +45,78 @@ def test_every_import_goes_one_way():
   assert wrong == []
 
 
+def imported_at_once(path: pathlib.Path) -> set[str]:
+  """The modules of bt_jax and configs that a module imports when it is imported itself, not within its functions."""
+  names, nodes = set(), list(ast.parse(path.read_text()).body)
+  while nodes:
+    node = nodes.pop()
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or (
+      isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+    ):
+      continue
+    nodes += list(ast.iter_child_nodes(node))
+    if isinstance(node, ast.Import):
+      names |= {alias.name for alias in node.names}
+    if isinstance(node, ast.ImportFrom):
+      names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+  return names
+
+
+def test_no_module_imports_one_that_is_being_imported():
+  """`bt_jax` reads saved configurations by `configs`, which raises its errors: no module of either needs itself."""
+  paths = [*PACKAGE.rglob("*.py"), *(ROOT / "configs").glob("*.py")]
+  named = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
+  # A module is within its packages, which are imported before it, and which it may name.
+  within = lambda name, other: name == other or name.startswith(f"{other}.")
+  graph = {
+    name: {other for other in imported_at_once(path) & named.keys() if not within(name, other)}
+    for name, path in named.items()
+  }
+  assert "configs.common" in graph["bt_jax.cli"] and "bt_jax.errors" in graph["configs.common"]
+  graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the circle
+
+
+# The registry of data sets, what belongs to the paper, and a program that writes synthetic scans.
+KNOW_LGG = ("datasets/lgg_mri", "datasets/__init__.py", "datasets/registry.py", "datasets/samples.py", "paper")
+
+
+def test_only_the_registry_and_the_paper_know_the_published_data_set():
+  name = "bt_jax.datasets.lgg_mri"
+  wrong = []
+  for path in PACKAGE.rglob("*.py"):
+    within = path.relative_to(PACKAGE)
+    if not any(within.is_relative_to(known) for known in KNOW_LGG):
+      imports = [
+        node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Import | ast.ImportFrom)
+      ]
+      wrong += [str(within) for node in imports if name in ast.unparse(node) or "import lgg_mri" in ast.unparse(node)]
+  assert wrong == []
+
+
 def test_no_two_modules_share_a_name():
   names = collections.Counter(path.stem for path in PACKAGE.rglob("*.py") if path.stem != "__init__")
   assert [name for name, count in names.items() if count > 1] == []
+
+
+def test_tests_use_public_names_alone():
+  private = re.compile(r"_[a-z]\w*", re.IGNORECASE)
+  wrong = []
+  for path in (ROOT / "tests").rglob("*.py"):
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    ours = [node for node in nodes if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "bt_jax"]
+    modules = {alias.asname or alias.name for node in ours for alias in node.names}
+    names = [alias.name for node in ours for alias in node.names]
+    names += [
+      node.attr
+      for node in nodes
+      if isinstance(node, ast.Attribute) and ast.unparse(node.value).split(".")[0] in modules
+    ]
+    wrong += [
+      f"{path.name} uses {name}"
+      for name in names
+      if private.fullmatch(name) and name not in ("_fields", "_asdict", "_replace")
+    ]
+  assert wrong == []
 
 
 def below_the_command_line() -> list[pathlib.Path]:

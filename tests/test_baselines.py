@@ -89,7 +89,7 @@ def test_clean_up_by_hand():
   slices = make_slices(flair, np.zeros_like(flair))
   slices = dataclasses.replace(slices, volume_mean=np.full((2, 3), 10.0), volume_std=np.full((2, 3), 10.0))
   masks = flair > 0
-  labels, parts = baselines._parts_of(masks, slices)
+  labels, parts = baselines.parts_of(masks, slices)
   assert sorted(zip(parts.area, parts.contrast, strict=True)) == [(100, 10.0), (400, 4.0), (400, 10.0), (400, 10.0)]
   kept = lambda **rule: parts.area[parts.kept(**rule)].sum()
   assert kept(least_area=400, brightness=0.0) == 1200 and kept(least_area=401, brightness=0.0) == 0
@@ -164,7 +164,7 @@ def test_swarms_reach_the_best_of_all_splits(search, seed):
 def test_kmeans_is_the_seeds():
   """On flat noise, where many clusterings are as good."""
   histograms = np.random.default_rng(0).integers(90, 110, (4, 256))
-  first, second, other = (baselines._kmeans(histograms, 9, seed=seed) for seed in (0, 0, 1))
+  first, second, other = (baselines.kmeans(histograms, 9, seed=seed) for seed in (0, 0, 1))
   np.testing.assert_array_equal(first, second)
   assert (first != other).any()
 
@@ -183,29 +183,29 @@ def test_swarms_grow_shrink_breed_and_die():
   alive[0, 0, :6], alive[0, 1, : particle_swarm.LEAST_PARTICLES] = True, True
   value = np.where(alive, np.arange(particle_swarm.PARTICLES) + np.array([10, 0, 0, 0])[:, None], -np.inf)
   place = rng.random((*shape, 2))
-  swarms = particle_swarm._Swarms(
+  swarms = particle_swarm.Swarms(
     place, np.ones_like(place), place.copy(), value, alive, np.zeros(shape[:2]), np.zeros(shape[:2], int)
   )
   size = lambda: swarms.alive.sum(-1)[0].tolist()
-  particle_swarm._reward(swarms, np.array([[True, False, False, False]]), rng)
+  particle_swarm.reward(swarms, np.array([[True, False, False, False]]), rng)
   assert size() == [7, 4, 0, 0] and swarms.alive[0, 0, 6] and not swarms.velocity[0, 0, 6].any()
   swarms.own_value[0, 0, 6] = 20
   none = np.zeros((1, particle_swarm.SWARMS), bool)
   for _ in range(particle_swarm.PATIENCE - 1):
-    particle_swarm._punish(swarms, none)
+    particle_swarm.punish(swarms, none)
   assert size() == [7, 4, 0, 0]
-  particle_swarm._punish(swarms, none)  # the first loses its worst, the second is too small to lose one
+  particle_swarm.punish(swarms, none)  # the first loses its worst, the second is too small to lose one
   assert size() == [6, 0, 0, 0] and not swarms.alive[0, 0, 0] and swarms.stagnation[0, 0] == particle_swarm.PATIENCE / 2
   for _ in range(20 * particle_swarm.PATIENCE):
-    particle_swarm._punish(swarms, none)
+    particle_swarm.punish(swarms, none)
   assert size() == [particle_swarm.LEAST_PARTICLES, 0, 0, 0] and swarms.value[0, 0] == 20  # the best of all stays
   for _ in range(20):  # each with an even chance
     if not size()[1]:
-      particle_swarm._breed(swarms, np.array([[True, False, False, False]]), rng)
+      particle_swarm.breed(swarms, np.array([[True, False, False, False]]), rng)
   assert size()[0] == particle_swarm.LEAST_PARTICLES and size()[2:] == [0, 0]
   assert size()[1] > 0  # of one swarm alone, both halves are its own
   np.testing.assert_array_equal(swarms.own[0, 1][swarms.alive[0, 1]], swarms.own[0, 0][swarms.alive[0, 1]])
-  particle_swarm._move(swarms, lambda places: np.full(places.shape[:-1], 99.0), rng)
+  particle_swarm.move(swarms, lambda places: np.full(places.shape[:-1], 99.0), rng)
   np.testing.assert_array_equal(swarms.own_value == 99, swarms.alive)  # the dead find nothing
 
 

@@ -25,7 +25,7 @@ def test_interval_of_a_mean_is_that_of_the_normal_distribution():
   assert found == bootstrap.estimate(mean_of(values), 400)  # seeded
 
 
-def test_one_patient_has_no_interval_and_few_are_told():
+def test_one_patient_has_no_interval_and_few_give_a_warning():
   found = bootstrap.estimate(mean_of(np.array([3.0])), 1)
   assert found["mean"] == 3 and found["mean_ci95"] is None
   assert "no interval" in bootstrap.about(1)["why"] and "5 patients only" in bootstrap.about(5)["why"]

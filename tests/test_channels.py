@@ -10,6 +10,7 @@ import pytest
 import bt_jax
 from bt_jax.datasets import channels, store
 from bt_jax.datasets.channels import Channel
+from bt_jax.datasets.lgg_mri import lgg_source
 from bt_jax.datasets.lgg_mri.constants import INFO
 from bt_jax.errors import UserError
 from bt_jax.pipeline import feed, missing_sequences, preprocess
@@ -44,7 +45,7 @@ def test_neighbours_by_hand():
 
 
 def test_slices_bring_their_neighbours_with_them(builder):
-  index = store.read_index(builder)
+  index = lgg_source.read_index(builder)
   context = channels.context_of(channels.parse_channels("flair-1,post+1", INFO), INFO)
   plain, reader = store.Reader.of(builder, INFO, index), store.Reader.of(builder, INFO, index, context=context)
   case = index[0].case

@@ -97,7 +97,7 @@ def test_what_the_paper_prints_and_what_cannot_hold():
   assert set(published_values.CANNOT_HOLD) == {"accuracy", "dsc", "iou", "si"}
 
 
-def test_classifier_writes_rows_table_and_pictures(classifier):
+def test_classifier_writes_records_table_and_figures(classifier):
   workdir, _ = classifier
   split = json.loads((workdir / "split.json").read_text())
   rows = table_of(workdir / "slices.csv")

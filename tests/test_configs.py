@@ -1,6 +1,7 @@
 import ast
 import dataclasses
 import functools
+import json
 import re
 
 import jax
@@ -8,15 +9,18 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from bt_jax.datasets.lgg_mri.constants import INFO
 from bt_jax.datasets.own_data import synthetic
+from bt_jax.datasets.registry import DATASETS
 from bt_jax.distributed import sharding
 from bt_jax.errors import UserError
 from bt_jax.models import SEGMENTERS, make_model
-from bt_jax.modes import train
+from bt_jax.modes import crossval, train
+from bt_jax.options import fields_of
 from bt_jax.pipeline import feed
-from bt_jax.runs import components, prediction, restoring
+from bt_jax.runs import components, prediction, restoring, unused_fields
 from bt_jax.training.step import make_train_step
-from configs import cls, common, seg
+from configs import cls, common, saved, seg
 from tests.helpers.launching import ROOT
 from tests.helpers.slices import make_slices
 
@@ -30,7 +34,7 @@ FILES = {"seg": seg, "cls": cls}
 
 
 @pytest.mark.parametrize(("file", "preset"), [(name, preset) for name in FILES for preset in FILES[name].PRESETS])
-def test_every_preset_makes_its_parts(file, preset, tmp_path):
+def test_every_preset_makes_its_components(file, preset, tmp_path):
   config = FILES[file].get_config(preset)
   if config.data.name == "own":
     synthetic.write_pictures(tmp_path, cases=5)
@@ -141,18 +145,88 @@ def chains(path):
 
 
 @pytest.mark.parametrize(
-  ("fields", "error"),
+  ("fields", "chosen", "takers"),
   [
-    ({"slice_head": True}, "model.slice_head is True, and unet takes no slice_head: leave it out, or take lite_unet"),
-    ({"name": "resunet", "width": 999}, "model.width is 999, and resunet takes no width: leave it out, or take unet"),
-    ({"pool": "min"}, "model.pool is 'min', and unet takes no pool: leave it out"),
+    ({"model.slice_head": True}, "model.name=unet", "model.name=lite_unet"),
+    ({"model.name": "resunet", "model.width": 999}, "model.name=resunet", "model.name=cnn or unet or resunet_scratch"),
+    ({"model.pool": "min"}, "model.name=unet", "model.name=cnn"),
+    ({"loss.exponent": 0.9}, "loss.name=bce_dice", "loss.name=focal_tversky"),
+    ({"loss.name": "bce", "loss.smooth": 0.0}, "loss.name=bce", "loss.name=dice or bce_dice or focal_tversky"),
+    ({"loss.label_smoothing": 0.1}, "loss.name=bce_dice", "loss.name=cross_entropy"),
+    ({"train.momentum": 0.5}, "train.optimizer=adamw", "train.optimizer=sgd"),
+    # A value of another preset's is set all the same.
+    ({"train.optimizer": "sgd", "train.weight_decay": 1e-2}, "train.optimizer=sgd", "train.optimizer=adamw"),
+    ({"train.optimizer": "sgd", "train.epsilon": 0.1}, "train.optimizer=sgd", "train.optimizer=adam or adamw"),
+    ({"split.seed": 1}, "split.kind=fold", "split.kind=random"),
+    ({"split.folds": "3"}, "split.kind=fold", "split.kind=group"),
+    ({"split.kind": "group", "split.fold": 7}, "split.kind=group", "split.kind=fold"),
+    ({"data.folds": 7}, "data.name=phantom", "data.name=own"),
+    ({"data.window": "-160,240"}, "data.name=phantom", "data.name=own"),
+    ({"data.expect_full": False}, "data.name=phantom", "data.name=lgg"),
+    ({"feed": "resident", "data.workers": 2}, "feed=resident", "feed=auto or stream"),
+    ({"feed": "stream", "train.steps_per_dispatch": 5}, "feed=stream", "feed=auto or resident"),
+    (
+      {"data.channels": "flair-1,flair", "eval.flair_only": True},
+      "data.channels=flair-1,flair",
+      "other channels by flair",
+    ),
   ],
 )
-def test_a_field_that_its_network_does_not_take_is_refused(fields, error, tmp_path):
+def test_a_field_that_was_set_and_has_no_effect_is_refused(fields, chosen, takers, tmp_path):
   config = seg.get_config("phantom")
-  config.model.update(fields)
-  with pytest.raises(UserError, match=error):
+  config.update_from_flattened_dict(fields)
+  with pytest.raises(UserError) as error:
     train.train(config, tmp_path / "run")
+  *_, (field, value) = fields.items()
+  assert str(error.value).startswith(f"{field} is {value!r}, and has no effect with {chosen}")
+  assert "leave it out" in str(error.value) and str(error.value).endswith(takers) and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+  "fields",
+  [
+    {"model.name": "resunet"},  # which has no width, and the preset sets one
+    {"split.kind": "random", "split.seed": 3},
+    {"loss.name": "focal_tversky", "loss.exponent": 1.0, "loss.smooth": 0.0, "loss.fn_weight": 0.5},
+    {"train.optimizer": "sgd", "train.momentum": 0.5},
+    {"feed": "auto", "data.workers": 2, "train.steps_per_dispatch": 5},
+  ],
+)
+def test_a_field_with_an_effect_is_accepted(fields, tmp_path):
+  config = seg.get_config("phantom")
+  config.update_from_flattened_dict(fields)
+  unused_fields.check(config, tmp_path / "run", INFO)
+
+
+@pytest.mark.parametrize(("file", "preset"), [(name, preset) for name in FILES for preset in FILES[name].PRESETS])
+def test_no_preset_sets_a_field_that_is_refused(file, preset, tmp_path):
+  config = FILES[file].get_config(preset)
+  unused_fields.check(config, tmp_path / "run", INFO)
+  common.suit_own_data(config)
+  unused_fields.check(config, tmp_path / "run", INFO)
+
+
+def test_a_run_that_was_begun_keeps_the_fields_it_was_begun_with(tmp_path):
+  """As an earlier version did not refuse them, and without them it would be another configuration."""
+  config = seg.get_config("phantom")
+  config.loss.exponent = 0.9
+  (tmp_path / "config.json").write_text(json.dumps(config.to_dict()))
+  assert saved.read(tmp_path)["loss"]["exponent"] == 0.9
+  for workdir in (tmp_path, tmp_path / "fold_03"):
+    unused_fields.check(config, workdir, INFO)
+  with pytest.raises(UserError, match="loss.exponent"):
+    unused_fields.check(config, tmp_path / "fold_03" / "other", INFO)
+
+
+def test_cross_validation_takes_no_fold_to_test(tmp_path):
+  config = seg.get_config("phantom")
+  config.split.fold = 7
+  with pytest.raises(UserError, match="split.fold is 7, and cross-validation tests every fold: leave it out"):
+    crossval.crossval(config, tmp_path / "run")
+  assert not list(tmp_path.iterdir())
+
+
+def test_a_network_made_by_name_refuses_fields_that_it_does_not_take():
   with pytest.raises(UserError, match="resunet takes no pool: expected one of classes, dtype, features, variant"):
     make_model(SEGMENTERS, "resunet", pool="banana")
 
@@ -162,6 +236,8 @@ def test_every_field_is_read():
   read = {chain for path in [ROOT / "launch.py", *(ROOT / "bt_jax").rglob("*.py")] for chain in chains(path)}
   # The training step is handed its section as its options.
   read |= {chain.replace("options.", "config.train.", 1) for chain in read if chain.startswith("options.")}
+  # A data set is handed the fields that its arguments name.
+  read |= {f"config.data.{field}" for source in DATASETS.values() for field in fields_of(source)}
   unread = [
     name
     for name in fields(common.get_config())
@@ -231,7 +307,7 @@ def test_no_such_preset():
     ("augment.gamma", -2.0, "augment.gamma is -2.0, expected 0 or more"),
   ],
 )
-def test_a_field_that_cannot_be_is_told_before_any_data_is_touched(field, value, said, tmp_path):
+def test_an_invalid_field_is_refused_before_any_data_is_touched(field, value, said, tmp_path):
   config = seg.get_config()
   config.data.dir = str(tmp_path / "data")
   if (field, value) == ("data.contrast", "stretch"):
@@ -277,7 +353,7 @@ def test_largest_component_needs_whole_volumes(tmp_path):
     ({"train.score": "pooled.dice"}, "expected one of accuracy, roc_auc, average_precision"),
   ],
 )
-def test_what_cannot_be_for_a_classifier(fields, said):
+def test_invalid_fields_of_a_classifier_are_refused(fields, said):
   config = cls.get_config("phantom")
   config.update_from_flattened_dict(fields)
   with pytest.raises(UserError) as error:

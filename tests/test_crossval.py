@@ -187,7 +187,7 @@ def test_folds_by_name():
   assert splits.folds_name((7,)) == "patient_fold_07" and splits.folds_name((0, 1, 2)) == "patient_folds_00-02"
 
 
-def test_all_22_folds_have_each_of_110_patients_once_or_it_is_told():
+def test_all_22_folds_have_each_of_110_patients_once_or_are_refused():
   index = [
     SliceId(fold, "s", number, f"TCGA_XX_{fold}{member}", f"TCGA_XX_{fold}{member}_20000101", f"TCGA_XX_{fold}{member}_20000101/{number}", 1)
     for fold in range(22) for member in range(5) for number in (1, 2)
@@ -217,10 +217,7 @@ def test_what_cannot_be_pooled(pooled, tmp_path):
   workdir, _ = pooled
   folders = {(fold,): workdir / f"fold_{fold:02d}" for fold in FOLDS}
   split_of = {(fold,): splits.read(folder) for (fold,), folder in folders.items()}
-  tables = {
-    (fold,): Tables.read(folder, "segmentation", leaky=False, patient_fields=INFO.patient_fields)
-    for (fold,), folder in folders.items()
-  }
+  tables = {(fold,): Tables.read(folder, "segmentation", leaky=False, info=INFO) for (fold,), folder in folders.items()}
   pool.check(folders, split_of, tables, complete=False)
 
   def refused(message, *, split=None, rows=None):
@@ -245,4 +242,4 @@ def test_what_cannot_be_pooled(pooled, tmp_path):
   shutil.copytree(folders[0,], empty)
   (empty / "slices.csv").write_text((empty / "slices.csv").read_text().splitlines()[0] + "\n")
   with pytest.raises(UserError, match="slices.csv is missing or has no rows"):
-    Tables.read(empty, "segmentation", leaky=False, patient_fields=INFO.patient_fields)
+    Tables.read(empty, "segmentation", leaky=False, info=INFO)

@@ -115,7 +115,7 @@ def damaged_copy(folder, to, seed, *, sealed):
 
 
 @pytest.mark.parametrize("sealed", [True, False])
-def test_a_picture_of_a_page_is_the_same_or_refused(whole, sealed, tmp_path):
+def test_an_image_of_a_page_is_the_same_or_refused(whole, sealed, tmp_path):
   folder = shutil.copytree(whole["segmentation"][0], tmp_path / "run")
   page = lambda: html.write_report(folder, show_slices=True).read_bytes()
   pictures, rng = sorted([*folder.glob("volumes/*/*.png"), *folder.glob("figures/*.png")]), random.Random(3)

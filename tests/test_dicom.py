@@ -87,7 +87,7 @@ def test_real_slices_of_a_folder_with_a_scout_are_sorted_by_height(tmp_path):
   assert any("this is CT" in odd for odd in scan.ood_warnings)
 
 
-def test_three_roles_of_a_folder_are_guessed_and_told_or_given_by_uid(tmp_path):
+def test_three_roles_of_a_folder_are_guessed_and_reported_or_given_by_uid(tmp_path):
   series_of = {"flair": (FLAIR, "AX T2 FLAIR"), "pre": (PRE, "AX T1"), "post": (POST, "AX T1 +C")}
   volumes = {role: distinct(AXIAL.shape, seed) for seed, role in enumerate(series_of)}
   for role, (series, description) in series_of.items():
@@ -175,7 +175,7 @@ def test_another_frame_of_reference_is_left_out_but_for_the_same_grid(tmp_path, 
   assert any("another frame of reference" in warning for warning in scan.warnings)
 
 
-def test_slices_without_a_place_follow_their_numbers(tmp_path):
+def test_slices_without_a_position_follow_their_numbers(tmp_path):
   order = [3, 0, 4, 1, 2]
 
   def strip(data, index):

@@ -108,7 +108,7 @@ def test_uids_that_are_not_unique_are_read_by_positions_and_silently(tmp_path, s
 
 
 @pytest.mark.parametrize("uid", ["", "anonymized"])
-def test_series_without_a_uid_of_their_own_are_told_apart_by_what_they_have_in_common(tmp_path, uid, lenient_writing):
+def test_series_without_a_uid_of_their_own_are_separated_by_what_they_have_in_common(tmp_path, uid, lenient_writing):
   paths = []
   for number, (description, plane) in enumerate([("AX FLAIR", "axial"), ("AX T1", "axial"), ("AX FLAIR", "sagittal")]):
 

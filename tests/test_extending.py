@@ -1,5 +1,6 @@
 """What docs/extending.md shows is run as it stands there."""
 
+import pathlib
 import re
 
 import jax
@@ -12,7 +13,7 @@ from bt_jax import losses, metrics, models
 from bt_jax.datasets import registry, store
 from bt_jax.errors import UserError
 from bt_jax.evaluation import aggregation, records
-from bt_jax.runs import components, restoring
+from bt_jax.runs import components, restoring, unused_fields
 from bt_jax.training.step import make_predict_step, make_train_step
 from configs import seg
 from tests.helpers.launching import ROOT
@@ -40,7 +41,7 @@ def test_the_network_and_the_loss_train_and_predict_by_their_names(shown):
   config.data.size, config.model.name, config.model.width, config.model.depth = 32, "dilated", 4, 2
   config.model.pretrained, config.loss.name = "", "squared"
   made = components.make_components(config)
-  components.check_model_fields(config)
+  unused_fields.check(config, pathlib.Path("no run yet"), made.info)
   assert isinstance(made.model, shown["Dilated"]) and made.model.classes == 1
   rng = np.random.default_rng(0)
   mask = np.zeros((8, 32, 32, 1), np.uint8)

@@ -25,7 +25,7 @@ PARAMS = {
 }
 
 
-def test_rates_are_read_and_wrong_ones_told():
+def test_rates_are_read_and_wrong_ones_refused():
   assert finetune.parse_rates("", PARAMS) == {}
   assert finetune.parse_rates("stem=0, stage1=0.1", PARAMS) == {"stem": 0.0, "stage1": 0.1}
   for text, said in (

@@ -1,5 +1,6 @@
 """The way to a network's grid and back, against geometry done by hand."""
 
+import jax
 import numpy as np
 import pytest
 
@@ -27,7 +28,7 @@ def test_slices_of_the_training_size_stay_as_they_are():
   np.testing.assert_array_equal(resampling.to_own(image, 256, 256), image)
 
 
-def test_a_picture_whose_longer_side_fits_is_padded_alone():
+def test_an_image_whose_longer_side_fits_is_padded_alone():
   image = random((2, 200, 256))
   there = np.asarray(resampling.to_network(image, 256))
   np.testing.assert_array_equal(there[:, 28:228], image)
@@ -36,7 +37,7 @@ def test_a_picture_whose_longer_side_fits_is_padded_alone():
 
 
 @pytest.mark.parametrize("shape, aspect", [((128, 128), 1), ((320, 512), 1), ((240, 120), 0.5), ((100, 300), 2.4)])
-def test_places_keep_their_millimetres(shape, aspect):
+def test_positions_keep_their_millimetres(shape, aspect):
   height, width = shape
   factor = 256 / max(height * aspect, width)  # training pixels to a mm, where a column is one
   rows, columns = np.meshgrid(np.arange(height) + 0.5, np.arange(width) + 0.5, indexing="ij")
@@ -60,7 +61,7 @@ def test_a_mask_comes_back_to_where_it_was(shape, aspect):
   np.testing.assert_allclose(np.argwhere(back).mean(0), np.argwhere(truth).mean(0), atol=0.1)
 
 
-def test_pictures_keep_their_scale_and_others_are_brought_to_it():
+def test_images_of_8_bits_keep_their_scale_and_others_are_scaled_to_it():
   picture = random((4, 20, 20)) * 0.5  # dark, yet a picture
   low, high = resampling.window(picture)
   np.testing.assert_array_equal(resampling.scale(picture, low, high), picture)
@@ -92,10 +93,8 @@ def test_a_volume_of_few_bright_voxels_keeps_them():
 
 
 def test_window_is_the_same_where_it_is_traced():
-  import jax.numpy as jnp
-
   for volume in (random((3, 9, 11)), random((3, 9, 11)) * 9 - 100):
-    np.testing.assert_allclose(resampling.window(volume, jnp), resampling.window(volume), rtol=1e-5, atol=1e-4)
+    np.testing.assert_allclose(jax.jit(resampling.window)(volume), resampling.window(volume), rtol=1e-5, atol=1e-4)
 
 
 def test_statistics_of_a_large_volume_keep_their_digits():

@@ -106,7 +106,7 @@ def test_what_eight_devices_saved_goes_on_with_one_and_by_pmap(tiny, alone, tmp_
     assert_same_run(alone, tmp_path / name)
 
 
-def test_hosts_that_disagree_are_told_on_both(tiny, tmp_path):
+def test_hosts_that_disagree_are_refused_on_both(tiny, tmp_path):
   port, flags = free_port(), [*tiny, f"--workdir={tmp_path / 'run'}"]
   processes = [start_host([*flags, f"--config.train.seed={host}"], host, port) for host in (0, 1)]
   for process in processes:

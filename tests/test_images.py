@@ -142,7 +142,7 @@ def test_masks_come_in_the_format_of_their_slices(tmp_path, suffix, out):
     np.testing.assert_array_equal(tifffile.imread(path), probability[number])
 
 
-def test_pictures_by_role(tmp_path):
+def test_images_by_role(tmp_path):
   values = {role: random((HEIGHT, WIDTH)) for role in CHANNELS}
   paths = {role: save(tmp_path / f"{role}.png", values[role]) for role in CHANNELS}
   given = {"post": str(paths["post"]), "pre": str(paths["pre"])}
@@ -255,7 +255,7 @@ def shown(path):
 
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("suffix", [".tif", ".png", ".jpg"])
-def test_pictures_are_read_as_they_are_shown_and_masks_are_stored_and_shown_like_them(tmp_path, suffix, orientation):
+def test_images_are_read_as_they_are_shown_and_masks_are_stored_and_shown_like_them(tmp_path, suffix, orientation):
   stored = random((HEIGHT, WIDTH))
   path = tagged(tmp_path / f"a{suffix}", stored, orientation)
   scan = raster.read([path], name="study")
@@ -271,7 +271,7 @@ def test_pictures_are_read_as_they_are_shown_and_masks_are_stored_and_shown_like
   np.testing.assert_array_equal(shown(probability), scan.image[0, ..., 1])
 
 
-def test_orientation_of_stacks_of_deep_pictures_and_of_what_is_none(tmp_path):
+def test_orientation_of_stacks_of_deep_images_and_of_invalid_ones(tmp_path):
   values = random((3, HEIGHT, WIDTH), "u2")
   tifffile.imwrite(tmp_path / "v.tif", values, photometric="minisblack", extratags=[(274, "H", 1, 6, False)])
   scan = raster.read([tmp_path / "v.tif"], name="study")
@@ -388,7 +388,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked(tmp_path):
 
 
 @pytest.mark.parametrize("suffix", [".png", ".jpg"])
-def test_no_truncated_picture_is_read(tmp_path, suffix):
+def test_no_truncated_image_is_read(tmp_path, suffix):
   path = save(tmp_path / f"a{suffix}", random((HEIGHT, WIDTH)))
   whole = path.read_bytes()
   for length in range(len(whole)):
@@ -402,7 +402,7 @@ def test_no_truncated_picture_is_read(tmp_path, suffix):
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".tif"])
-def test_a_compressed_picture_whose_end_was_never_written_is_refused(tmp_path, suffix):
+def test_a_compressed_image_whose_end_was_never_written_is_refused(tmp_path, suffix):
   path, values = tmp_path / f"a{suffix}", random((3 if suffix == ".tif" else 1, 64, 64))
   if suffix == ".tif":
     tifffile.imwrite(path, values, photometric="minisblack", compression="jpeg2000", metadata=None)

@@ -170,7 +170,7 @@ def test_evaluate_again_with_other_evaluation_fields(workdir, tiny):
 
 
 @pytest.mark.slow
-def test_no_picture_of_a_slice_where_none_may_be_shown(run, workdir, tiny, tmp_path):
+def test_no_image_of_a_slice_where_none_may_be_shown(run, workdir, tiny, tmp_path):
   flags = [*tiny, f"--workdir={workdir}", "--mode=evaluate"]
   assert list(workdir.glob("volumes/*/flair.png")) and "data:image/png" in (workdir / "report.html").read_text()
   assert launch([*flags, "--config.report.show_slices=False"])[0] == 0
@@ -345,7 +345,7 @@ def test_build_mode_and_help(tiny, data_dir):
     (["--config=configs/seg.py:phantom", "--hosts=2", "--host=0"], "coordinator must be given too ... (--coordinator)"),
   ],
 )
-def test_wrong_flags_are_told_in_one_line(flags, said):
+def test_wrong_flags_are_refused_in_one_line(flags, said):
   status, out, err = launch(flags)
   lines = [line for line in err.splitlines() if line]
   assert status == 1 and len(lines) == 1 and lines[0].startswith("error: "), (out, err)

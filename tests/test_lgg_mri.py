@@ -19,7 +19,7 @@ from PIL import Image
 
 from bt_jax.cli import with_flags
 from bt_jax.datasets import store
-from bt_jax.datasets.lgg_mri import kaggle_tree, phantom
+from bt_jax.datasets.lgg_mri import kaggle_tree, lgg_source, phantom
 from bt_jax.datasets.lgg_mri import lgg_mri_dataset_builder as lgg_mri
 from bt_jax.datasets.lgg_mri.constants import CLINICAL_FIELDS, INFO
 from bt_jax.errors import UserError
@@ -63,7 +63,7 @@ def test_folds_are_five_patients_each_and_as_drawn():
 
 
 def test_index_and_slices_by_id(builder):
-  index = store.read_index(builder)
+  index = lgg_source.read_index(builder)
   assert len(index) == builder.info.splits.total_num_examples
   places = [(entry.id.split("/")[0], int(entry.id.split("/")[1])) for entry in index]
   assert places == sorted(places)
@@ -82,7 +82,7 @@ def test_index_and_slices_by_id(builder):
 def test_data_set_of_other_files_is_refused(builder, data_dir, tmp_path):
   phantom.write_tree(tmp_path, patients=22, slices=3, seed=2)
   with pytest.raises(UserError, match="was built from other files than"):
-    store.open_or_build("phantom", root=str(tmp_path), data_dir=str(data_dir))
+    lgg_source.open_or_build("phantom", root=str(tmp_path), data_dir=str(data_dir))
 
 
 def test_broken_tree_leaves_nothing_behind(tmp_path):
@@ -90,12 +90,12 @@ def test_broken_tree_leaves_nothing_behind(tmp_path):
   victim = sorted(tree.glob("*/*_2.tif"))[-1]
   victim.write_bytes(victim.read_bytes()[:1000])
   with pytest.raises(UserError, match=f"{victim.name} cannot be read"):
-    store.open_or_build("phantom", root=str(tmp_path / "tree"), data_dir=str(tmp_path / "data"))
+    lgg_source.open_or_build("phantom", root=str(tmp_path / "tree"), data_dir=str(tmp_path / "data"))
   assert [path.name for path in (tmp_path / "data" / "lgg_mri" / "phantom").iterdir()] == [".lock"]
 
 
 def _build(root, data_dir):
-  return store.open_or_build("phantom", root=root, data_dir=data_dir).info.splits.total_num_examples
+  return lgg_source.open_or_build("phantom", root=root, data_dir=data_dir).info.splits.total_num_examples
 
 
 @pytest.mark.slow
@@ -105,7 +105,7 @@ def test_two_processes_build_at_once(phantom_root, builder, tmp_path):
   assert counts == [builder.info.splits.total_num_examples] * 2
 
 
-_BUILD = "import sys; from bt_jax.datasets import store; store.open_or_build('phantom', root=sys.argv[1], data_dir=sys.argv[2])"
+_BUILD = "import sys; from bt_jax.datasets.lgg_mri import lgg_source; lgg_source.open_or_build('phantom', root=sys.argv[1], data_dir=sys.argv[2])"
 
 
 @pytest.mark.slow
@@ -129,7 +129,7 @@ def _build_on_full_disk(root, data_dir, limit, queue):
   signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
   resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
   try:
-    store.open_or_build("phantom", root=root, data_dir=data_dir)
+    lgg_source.open_or_build("phantom", root=root, data_dir=data_dir)
   except UserError as error:
     queue.put(with_flags(error))
 
@@ -157,7 +157,7 @@ def test_what_libraries_find_in_a_file_is_reported_while_it_is_built(tmp_path, c
   twice = [(274, "H", 2, (1, 1), False)]  # an orientation of two values
   tifffile.imwrite(path, np.asarray(Image.open(path)), photometric="rgb", metadata=None, extratags=twice)
   capfd.readouterr()
-  store.open_or_build("phantom", root=str(tmp_path / "tree"), data_dir=str(tmp_path / "data"))
+  lgg_source.open_or_build("phantom", root=str(tmp_path / "tree"), data_dir=str(tmp_path / "data"))
   printed = "".join(capfd.readouterr())
   assert printed.count("warning:") == 1
   assert (
@@ -171,7 +171,7 @@ def test_a_volume_that_shows_nothing_is_not_built(tmp_path):
   for path in folder.glob("*.tif"):
     Image.new("L" if "mask" in path.name else "RGB", (256, 256)).save(path)
   with pytest.raises(UserError, match=f"the volume in .*{folder.name} is constant in FLAIR"):
-    store.open_or_build("phantom", root=str(tmp_path / "tree"), data_dir=str(tmp_path / "data"))
+    lgg_source.open_or_build("phantom", root=str(tmp_path / "tree"), data_dir=str(tmp_path / "data"))
 
 
 @pytest.mark.slow
@@ -221,7 +221,7 @@ def test_no_part_imports_tensorflow():
 @needs_real_data
 def test_real_data_has_the_published_counts(tmp_path_factory):
   data_dir = tmp_path_factory.mktemp("real")
-  built = store.open_or_build("full", root=KAGGLE_ROOT, data_dir=str(data_dir))
+  built = lgg_source.open_or_build("full", root=KAGGLE_ROOT, data_dir=str(data_dir))
   program = (
     "import bt_jax.datasets, tensorflow_datasets as tfds;"
     "print(len(tfds.data_source('lgg_mri', split='fold_00+fold_01')), len(tfds.data_source('lgg_mri', split='all')))"
@@ -264,10 +264,10 @@ def test_real_data_reads_back_as_the_files_are(tmp_path_factory):
     (root / "kaggle_3m" / case.name).symlink_to(tree.path / case.name)
   (root / "kaggle_3m" / "data.csv").symlink_to(tree.path / "data.csv")
   with pytest.raises(UserError, match="5 patients"):
-    store.open_or_build("full", root=str(root), data_dir=str(root))
-  built = store.open_or_build("partial", root=str(root), data_dir=str(root))
+    lgg_source.open_or_build("full", root=str(root), data_dir=str(root))
+  built = lgg_source.open_or_build("partial", root=str(root), data_dir=str(root))
   assert list(built.info.splits) == ["fold_03"]
-  index = store.read_index(built)
+  index = lgg_source.read_index(built)
   slices = store.Reader.of(built, INFO, index).read([entry.id for entry in index])
   images, masks = (np.concatenate(parts) for parts in zip(*map(kaggle_tree.read_case, part), strict=True))
   np.testing.assert_array_equal(slices.image, images)

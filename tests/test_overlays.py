@@ -49,7 +49,7 @@ def test_the_tumour_is_filled_outlined_and_all_else_grey(tmp_path):
     ((64, 64), (1.0, 0.5, 1.0), (128, 256)),
   ],
 )
-def test_pictures_of_any_shape_keep_proportions(tmp_path, shape, spacing, shown):
+def test_images_of_any_shape_keep_proportions(tmp_path, shape, spacing, shown):
   prediction = make_prediction(~empty(2, *shape), spacing=spacing)
   paths = overlays.save(tmp_path, prediction)
   assert [path.relative_to(tmp_path).as_posix() for path in paths] == [
@@ -63,7 +63,7 @@ def test_pictures_of_any_shape_keep_proportions(tmp_path, shape, spacing, shown)
   assert (filled.any(1).sum(), filled.any(0).sum()) == shown
 
 
-def test_one_voxel_is_seen_however_small_the_picture(tmp_path):
+def test_one_voxel_is_seen_however_small_the_image(tmp_path):
   mask = empty(1, 4096, 4096)
   mask[0, 1003, 2001] = True
   image = np.broadcast_to(np.arange(4096, dtype=np.float32), mask.shape)

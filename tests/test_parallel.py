@@ -157,7 +157,7 @@ class Plain(nn.Module):
 
 
 @pytest.mark.parametrize("devices", [1, 8])
-def test_gradients_of_pieces_add_up_to_that_of_the_batch(examples, devices):
+def test_gradients_of_microbatches_add_up_to_that_of_the_batch(examples, devices):
   """Where nothing looks at the batch as a whole: no batch norm, a loss by slice, nothing random."""
   plain = {
       "model": Plain(), "augment": UNCHANGED, "loss": make_loss(**LOSS | {"pooled": False}),
@@ -173,7 +173,7 @@ def test_gradients_of_pieces_add_up_to_that_of_the_batch(examples, devices):
   assert_same(*results)
 
 
-def test_batch_norm_in_pieces_moves_its_statistics_by_each_in_turn(examples):
+def test_batch_norm_of_microbatches_moves_its_statistics_by_each_in_turn(examples):
   batch = {name: array[:BATCH] for name, array in examples.items()}
   plain = {"augment": UNCHANGED}
   whole_step, step = (jax.jit(made(**plain, accumulate=pieces)) for pieces in (2, 1))
@@ -220,6 +220,6 @@ def test_batch_that_does_not_divide_over_the_devices(batch_size, said):
   sharding.check_batch_size(mesh_of(8), "train.batch_size", 16)
 
 
-def test_pieces_need_batches_that_divide_by_them_too():
+def test_microbatches_need_batches_that_divide_by_them_too():
   with pytest.raises(UserError, match=r"number of devices \(8\) times train.accumulate \(2\): take 16 or 32"):
     sharding.check_batch_size(mesh_of(8), "train.batch_size", 24, 2)

@@ -8,6 +8,7 @@ import pytest
 from scipy import ndimage
 
 from bt_jax.datasets import store
+from bt_jax.datasets.lgg_mri import lgg_source
 from bt_jax.datasets.lgg_mri.constants import INFO
 from bt_jax.errors import UserError
 from bt_jax.pipeline import augment, contrast, feed, preprocess
@@ -234,7 +235,7 @@ def test_contrast_raises_the_spread_and_leaves_black():
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_stream_gives_the_batches_of_memory_from_any_step_on(builder, workers):
-  index = store.read_index(builder)
+  index = lgg_source.read_index(builder)
   reader, ids = store.Reader.of(builder, INFO, index), [entry.id for entry in index][:30]
   slices = reader.read(ids)
   weights = feed.slice_weights("balanced", slices.label)

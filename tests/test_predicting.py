@@ -119,7 +119,7 @@ def test_a_volume_in_its_own_geometry_with_all_outputs(run, classifier, tmp_path
   assert NOTICE in said and "warning: no pre and no post" in said and str(tmp_path / "out" / "overlays") in said
 
 
-def test_a_bad_study_is_told_and_the_others_are_done_once(run, tmp_path, capsys):
+def test_a_bad_study_is_reported_and_the_others_are_done_once(run, tmp_path, capsys):
   root, output = write_studies(tmp_path / "in"), tmp_path / "out"
   broken = root / "b" / "slice_2.tif"
   whole = broken.read_bytes()

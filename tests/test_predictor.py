@@ -191,7 +191,7 @@ def test_members_are_cleaned_as_the_mask_is():
   assert found.mask.sum() == 200 and [member.sum() for member in found.members] == [200, 200]
 
 
-def test_a_scan_unlike_training_is_told():
+def test_a_scan_unlike_training_is_reported():
   odd = loading.of_networks([network()], []).predict(volume(6) * 8 - 1024)
   assert odd.looks_wrong and any("CT" in warning for warning in odd.warnings)
   scan = dataclasses.replace(of_array(volume(6), INFO), ood_warnings=["this is a knee"])

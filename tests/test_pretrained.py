@@ -189,7 +189,7 @@ def test_missing_extra_and_misshapen_arrays_are_named(arrays, tmp_path):
   assert "it is a larger one" in said and "layer3.10.conv1.weight" in said and "and 14 more" in said
 
 
-def test_damaged_files_are_told_in_one_line(file, tmp_path):
+def test_damaged_files_are_refused_in_one_line(file, tmp_path):
   whole = pathlib.Path(file).read_bytes()
   for suffix in (".safetensors", ".h5", ".keras"):
     path = tmp_path / f"cut{suffix}"
@@ -322,7 +322,7 @@ def stem_of(tree, x):
     ("efficientnet-lite1", LiteClassifier("lite1")),
   ],
 )
-def test_one_channel_gives_what_the_grey_picture_gave_in_three(title, model):
+def test_one_channel_gives_what_the_grey_image_gave_in_three(title, model):
   naming = weights.naming(title)
   variables = conversion.convert(weights.random_arrays(naming), naming, pathlib.Path("made up"))
   read = conversion.Weights(variables, naming.variant, naming.normalize, "made up", "0" * 64)
@@ -333,7 +333,7 @@ def test_one_channel_gives_what_the_grey_picture_gave_in_three(title, model):
   assert any("adapted to 1: their sum" in line for line in adapted)
 
 
-def test_networks_and_variants_that_do_not_fit_are_told(loaded):
+def test_networks_and_variants_that_do_not_fit_are_refused(loaded):
   read = dataclasses.replace(loaded, variables=jax.tree.map(lambda leaf: leaf, loaded.variables))
   with pytest.raises(UserError, match="is ResNet-50 .torchvision., and this network has no published encoder"):
     filled(UNet(width=2, depth=2), read)

@@ -1,6 +1,7 @@
 """What `import bt_jax` offers, and published weights as modules."""
 
 import dataclasses
+import inspect
 import pathlib
 import pickle
 import subprocess
@@ -16,7 +17,7 @@ import safetensors.numpy
 
 import bt_jax
 from bt_jax.cli import with_flags
-from bt_jax.datasets import store
+from bt_jax.datasets.lgg_mri import lgg_source
 from bt_jax.errors import UserError
 from bt_jax.inference import loading
 from bt_jax.inference.predictor import Prediction
@@ -36,6 +37,15 @@ def test_the_public_names_are_there_and_none_needs_jax_before_it_is_used():
   assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout == "False\n"
 
 
+@pytest.mark.parametrize("name", ["datasets", "losses", "metrics", "models", "weights"])
+def test_a_public_module_lists_its_own_public_names_alone(name):
+  module = getattr(bt_jax, name)
+  values = [getattr(module, one) for one in dir(module)]
+  assert values and sorted(module.__all__) == dir(module)
+  assert not any(one.startswith("_") for one in dir(module)) and not any(map(inspect.ismodule, values))
+  assert all(getattr(value, "__module__", "bt_jax").startswith("bt_jax") for value in values)
+
+
 @pytest.mark.parametrize("kind", [str, pathlib.Path])
 def test_an_address_is_no_folder_here(kind, tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
@@ -49,7 +59,9 @@ def test_an_address_is_no_folder_here(kind, tmp_path, monkeypatch):
   for option in ("root", "data_dir"):
     options = {"root": None, "data_dir": None} | {option: str(address)}
     if kind is str:
-      refused(lambda options=options: store.open_or_build("phantom", **options), "is an address", "(--config.data.")
+      refused(
+        lambda options=options: lgg_source.open_or_build("phantom", **options), "is an address", "(--config.data."
+      )
   assert not list(tmp_path.iterdir())
 
 

@@ -79,7 +79,7 @@ def test_every_frame_lies_on_the_source_it_refers_to_and_agrees_with_it(tmp_path
 
 # That reader makes a volume at right angles of a segmentation, and refuses what is sheared.
 @pytest.mark.parametrize("plane", [plane for plane, grid in PLANES.items() if not grid.tilt])
-def test_another_reader_finds_the_tumour_at_the_same_places_of_the_world(tmp_path, plane):
+def test_another_reader_finds_the_tumour_at_the_same_world_coordinates(tmp_path, plane):
   grid = PLANES[plane]
   values = distinct(grid.shape)
   write_series(tmp_path / "in", values, grid)
@@ -163,14 +163,14 @@ def test_a_poor_header_still_yields_a_mask_without_noise(tmp_path, edit):
 def test_where_one_file_fails_none_is_written(tmp_path, monkeypatch):
   write_series(tmp_path / "in", distinct(AXIAL.shape))
   scan = read(tmp_path / "in")
-  encode = seg._encode
+  encode = seg.encode
 
   def fail_second(*arguments, number, **options):
     if number == 2:
       raise MemoryError
     return encode(*arguments, number=number, **options)
 
-  monkeypatch.setattr(seg, "_encode", fail_second)
+  monkeypatch.setattr(seg, "encode", fail_second)
   with pytest.raises(MemoryError):
     dicom.write(scan, tmp_path / "out", paint(scan), scan.image[..., 1] / 1000, software="bt_jax 9")
   assert not (tmp_path / "out").exists()

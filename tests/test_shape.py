@@ -58,7 +58,7 @@ def test_angular_std_is_within_bins():
 @pytest.mark.parametrize("seed", [0, 1])
 def test_angular_std_of_an_outline(seed):
   # Over again, from the unordered pixels that erosion takes and the eigenvector of the largest spread.
-  part = shape._largest_outline(blob(seed))
+  part = shape.largest_outline(blob(seed))
   rays = np.argwhere(part & ~ndimage.binary_erosion(part)) - ndimage.center_of_mass(part)
   radii = np.linalg.norm(rays, axis=1)
   rows, columns = np.linalg.eigh(np.cov(np.argwhere(part).T))[1][:, -1]
@@ -87,8 +87,8 @@ def test_window_is_the_odd_number_nearest_to_a_tenth(points, window):
 
 
 def test_boundary_is_closed_and_complete():
-  part = shape._largest_outline(blob())
-  pixels = shape._boundary(part)
+  part = shape.largest_outline(blob())
+  pixels = shape.boundary(part)
   steps = np.abs(pixels - np.roll(pixels, 1, axis=0)).max(1)
   assert (steps == 1).all()  # from each pixel to one of the eight around it
   found = np.zeros_like(part)
@@ -97,7 +97,7 @@ def test_boundary_is_closed_and_complete():
 
 
 def test_boundary_at_the_edge_of_the_image():
-  pixels = shape._boundary(np.ones((12, 15), bool))
+  pixels = shape.boundary(np.ones((12, 15), bool))
   assert len(pixels) == 2 * (12 + 15) - 4
   assert pixels.min() == 0 and tuple(pixels.max(0)) == (11, 14)
 
@@ -163,7 +163,7 @@ MOTIONS = {
 
 @pytest.mark.parametrize("motion", MOTIONS)
 @pytest.mark.parametrize("seed", [0, 1])
-def test_nothing_changes_with_the_place(motion, seed):
+def test_nothing_changes_with_the_position(motion, seed):
   volume = blob(seed)
   moved = np.ascontiguousarray(MOTIONS[motion](volume))
   assert shape_features(moved) == pytest.approx(shape_features(volume), rel=1e-9)

@@ -170,7 +170,7 @@ def test_two_files_of_one_sequence_are_not_chosen_from(tmp_path):
   refused(lambda: reader.read(study), "several files of FLAIR", "a_flair.nii.gz", "a_t2f.nii.gz", "--flair")
 
 
-def test_pictures_that_are_called_something_else_are_no_flair(tmp_path):
+def test_images_that_are_called_something_else_are_no_flair(tmp_path):
   for name, values in (("p1/flair", 3), ("p1/t1", 3), ("p2/t2", 3)):
     for number in range(values):
       picture(tmp_path / f"{name}_{number}.png")

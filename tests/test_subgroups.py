@@ -1,5 +1,6 @@
 import pytest
 
+from bt_jax.datasets.info import DatasetInfo
 from bt_jax.datasets.lgg_mri.constants import INFO
 from bt_jax.errors import UserError
 from bt_jax.evaluation import subgroups
@@ -35,6 +36,21 @@ def test_groups_and_counts_by_hand():
   }
   assert [members for _, _, members in groups("size").values()] == [["a"], ["b"], ["c"], ["d"]]
   assert groups("RNASeqCluster") == {"RNASeq 1": (3, 7, ["a", "b", "d"]), "not known": (1, 3, ["c"])}
+
+
+def test_what_is_known_of_other_patients_groups_them_as_it_stands():
+  """Also where a field has the name of one of the published data set, where it is a code."""
+  info = DatasetInfo("own", ("t1", "t2"), ("core",), (1,), "t2", 64, patient_fields=("gender", "has_t1", "has_pets"))
+  assert list(subgroups.groupings_of(info)) == ["gender", "has_pets", "sequences", "size"]
+  rows = [
+    {"patient": name, "gender": gender, "has_t1": known, "has_pets": "two", "truth_voxels": size}
+    for size, (name, gender, known) in enumerate([("a", "F", True), ("b", None, False)])
+  ]
+  of = lambda name: {
+    group["group"]: group["patients"] for group in subgroups.summarize(rows, rows, (name,), lambda rows: {}, info)[name]
+  }
+  assert of("gender") == {"F": 1, "not known": 1} and of("has_pets") == {"two": 2}
+  assert of("sequences") == {"no t1": 1, "none missing": 1}
 
 
 def test_names():

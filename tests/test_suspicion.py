@@ -115,7 +115,7 @@ def hounsfield(head):
   ],
   ids=["CT", "inverted", "noise", "inside the brain", "photograph", "mask", "labels", "empty"],
 )
-def test_what_is_no_head_in_mr_is_told_once_with_the_reason(change, reason, slices, trained):
+def test_what_is_no_head_in_mr_is_reported_once_with_the_reason(change, reason, slices, trained):
   (warning,) = ood.warnings(change(make_head(skull=True, slices=slices)), PROFILES[trained])
   assert reason in warning
 
@@ -136,7 +136,7 @@ def test_a_head_of_another_size_in_the_frame():
 
 
 @pytest.mark.parametrize("skull", [True, False])
-def test_hot_pixels_and_a_dim_background_are_not_odd(skull):
+def test_hot_pixels_and_a_dim_background_are_not_out_of_distribution(skull):
   head = make_head(skull=skull)
   head[:, 64, 64] = 100
   head += 0.1 * np.random.default_rng(2).random(head.shape, dtype=np.float32)

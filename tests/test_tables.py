@@ -56,7 +56,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_broken_tables_are_told_in_one_line(name, tmp_path):
+def test_broken_tables_are_refused_in_one_line(name, tmp_path):
   folder = segmentation(tmp_path)
   read_run(folder)
   damage, message = BROKEN[name]

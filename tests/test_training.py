@@ -237,7 +237,7 @@ def saved(folder, *steps):
 
 @pytest.mark.parametrize("how", ["flip", "cut", "empty"])
 @pytest.mark.parametrize("like", [{"a": jnp.zeros(10_000)}, AS_SAVED])
-def test_corrupt_checkpoint_that_is_to_be_used_is_refused_and_none_takes_its_place(tmp_path, how, like):
+def test_corrupt_checkpoint_that_is_to_be_used_is_refused_and_none_replaces_it(tmp_path, how, like):
   saved(tmp_path, 3, 5)
   damage(tmp_path / "5", how)
   before = sorted(tmp_path.rglob("*"))
@@ -387,7 +387,7 @@ def test_a_fold_that_lost_its_best_checkpoint_is_not_left_out_of_the_ensemble(tm
     networks.load(lost, "segmentation", "checkpoint")
 
 
-def test_tree_hash_sees_bits_and_places():
+def test_tree_hash_sees_bits_and_names():
   assert tree_hash(tree(1)) == tree_hash(tree(1))
   nudged = tree(1) | {"a": jnp.full((3,), np.nextafter(np.float32(1), np.float32(2)))}
   assert len({tree_hash(tree(1)), tree_hash(nudged), tree_hash({"b": tree(1)["a"], "a": tree(1)["b"]})}) == 3

@@ -40,7 +40,7 @@ def test_folder_of_something_else_is_left_alone(tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
 
-def test_places_may_differ_and_one_section_where_allowed(tmp_path):
+def test_folders_may_differ_and_one_section_where_allowed(tmp_path):
   begin(tmp_path, CONFIG)
   with claim(tmp_path, changed("data", root="/elsewhere", dir="/there"), new=True):
     pass

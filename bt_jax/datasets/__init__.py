@@ -6,6 +6,12 @@ from typing import Any
 
 from bt_jax.datasets.lgg_mri import lgg_mri_dataset_builder as lgg_mri_dataset_builder
 
+__all__ = ["own"]
+
+
+def __dir__() -> list[str]:
+  return __all__
+
 
 def own(
   root: str | os.PathLike, *, data_dir: str | os.PathLike | None = None, window: str = ""

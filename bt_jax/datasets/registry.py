@@ -1,50 +1,44 @@
-"""The data sets, by the names that configurations give them."""
+"""The data sets: sources by the names that configurations give them, and descriptions as files of ours recorded them."""
 
-import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from bt_jax.datasets import store
 from bt_jax.datasets.info import DatasetInfo
+from bt_jax.datasets.lgg_mri import clinical_groups
 from bt_jax.datasets.lgg_mri.constants import INFO
+from bt_jax.datasets.lgg_mri.lgg_source import LggSource
 from bt_jax.datasets.own_data.source import OwnSource
+from bt_jax.datasets.patient_groups import PatientGroups, default_groups
 from bt_jax.datasets.store import Source
 from bt_jax.errors import choose
+from bt_jax.options import fields_of
 
-
-@dataclasses.dataclass(frozen=True)
-class LggSource(Source):
-  """The published slices, or the phantom that imitates them; see `store.open_or_build`."""
-
-  variant: str
-  root: str | None
-  data_dir: str | None
-  info: DatasetInfo = INFO
-
-  def open_or_build(self) -> store.Builder:
-    return store.open_or_build(self.variant, root=self.root, data_dir=self.data_dir)
-
-  def read_index(self, builder: store.Builder) -> list[store.SliceId]:
-    return store.read_index(builder)
-
-  def read_patients(self, builder: store.Builder, patients: set[str]) -> dict[str, dict[str, Any]]:
-    return store.read_patients(builder, self.info, patients)
-
-  def read_spacings(self, builder: store.Builder) -> dict[str, tuple[float, float, float]]:
-    return {}  # the published slices are TIFFs, which have none
-
-
-# Functions from a configuration to its source.
-DATASETS = {
-  "lgg": lambda config: LggSource("full" if config.data.expect_full else "partial", config.data.root, config.data.dir),
-  "phantom": lambda config: LggSource("phantom", config.data.root, config.data.dir),
-  "own": lambda config: OwnSource(
-    config.data.root, config.data.dir, folds=config.data.folds, window=config.data.window
-  ),
+# The sources by name. The keyword arguments of each are fields of a configuration's section `data`.
+DATASETS: dict[str, Callable[..., Source]] = {
+  "lgg": lambda *, root, dir, expect_full: LggSource("full" if expect_full else "partial", root, dir),
+  "phantom": lambda *, root, dir: LggSource("phantom", root, dir),
+  "own": lambda *, root, dir, folds, window: OwnSource(root, dir, folds=folds, window=window),
 }
 
 
 def source_of(config: ConfigDict) -> Source:
   """The data set that a configuration names; raises UserError where there is none."""
-  return choose("data.name", config.data.name, DATASETS)(config)
+  source = choose("data.name", config.data.name, DATASETS)
+  return source(**{field: config.data[field] for field in fields_of(source)})
+
+
+def info_of(content: Mapping[str, Any]) -> DatasetInfo:
+  """The data set that a summary or a checkpoint's record names; files that name none are from before, when there was only LGG."""
+  if not content.get("info"):
+    return INFO
+  # Fields that early descriptions of LGG lack.
+  since = {"folds": INFO.folds, "patient_fields": list(INFO.patient_fields)}
+  return DatasetInfo.from_json({**since, **content["info"]})
+
+
+def groups_of(info: DatasetInfo) -> PatientGroups:
+  """How the fields of a data set's patients are typed and grouped."""
+  published = (info.name, info.patient_fields) == (INFO.name, INFO.patient_fields)
+  return clinical_groups.GROUPS if published else default_groups(info)

@@ -16,9 +16,9 @@ from typing_extensions import TypedDict
 from bt_jax import files
 from bt_jax.datasets.store import SliceId
 from bt_jax.errors import UserError, choose
+from bt_jax.options import taken
 
 Folds = tuple[int, ...]
-KINDS = ("fold", "group", "random", "buda10", "all")
 SUBSETS = ("train", "validation", "test")
 RANDOM_NAME = "random_slices_leaky"
 RANDOM_TEST_SHARE = 0.15  # of 3,929 slices: the 590 of the paper
@@ -97,20 +97,15 @@ def make_split(index: Sequence[SliceId], *, kind: str, fold: int, seed: int, cou
     UserError: no such kind or fold, an empty set, or a patient in two sets of a patient split.
   """
   check_choice(kind=kind, fold=fold, count=count, folds=folds)
-  split = {
-    "fold": lambda: _fold_split(index, (fold,), ((fold + 1) % count,)),
-    "group": lambda: _fold_split(index, *_group(folds, count)),
-    "random": lambda: _random_split(index, seed),
-    "buda10": lambda: _buda_split(index),
-    "all": lambda: _by_part(ALL_NAME, index, lambda entry: "train"),
-  }[kind]()
+  draw = KINDS[kind]
+  split = draw(index, **taken(draw, {"fold": fold, "folds": folds, "seed": seed, "count": count}))
   _check(split, index, ("train",) if kind == "all" else SUBSETS)
   return split
 
 
 def check_choice(*, kind: str, fold: int, count: int, folds: str = "") -> None:
   """Raises UserError where there is no such kind of split, no such fold, or no fold is left to train or validate."""
-  choose("split.kind", kind, dict.fromkeys(KINDS))
+  choose("split.kind", kind, KINDS)
   if kind == "fold" and not 0 <= fold < count:
     raise UserError(f"split.fold is {fold}, expected 0 to {count - 1}")
   if kind == "group":
@@ -208,7 +203,7 @@ def _fold_split(index: Sequence[SliceId], test: Sequence[int], validation: Seque
   return _by_part(folds_name(test), index, lambda entry: subset_of.get(entry.fold, "train"))
 
 
-def _random_split(index: Sequence[SliceId], seed: int) -> Split:
+def _random_split(index: Sequence[SliceId], *, seed: int) -> Split:
   share = math.ceil(RANDOM_TEST_SHARE * len(index))
   order = np.random.default_rng(seed).permutation(len(index))
   chosen = {"test": order[:share], "validation": order[share : 2 * share], "train": order[2 * share :]}
@@ -232,6 +227,16 @@ def _buda_split(index: Sequence[SliceId]) -> Split:
   validation = generator.sample([case for case in cases if case not in test], BUDA_VALIDATION)
   subset_of = dict.fromkeys(test, "test") | dict.fromkeys(validation, "validation")
   return _by_part(BUDA_NAME, index, lambda entry: subset_of.get(entry.case, "train"))
+
+
+# The kinds of splits by name. The keyword arguments of each are `count` and fields of a configuration's section `split`.
+KINDS: dict[str, Callable[..., Split]] = {
+  "fold": lambda index, *, fold, count: _fold_split(index, (fold,), ((fold + 1) % count,)),
+  "group": lambda index, *, folds, count: _fold_split(index, *_group(folds, count)),
+  "random": _random_split,
+  "buda10": _buda_split,
+  "all": lambda index: _by_part(ALL_NAME, index, lambda entry: "train"),
+}
 
 
 def _by_part(name: str, index: Sequence[SliceId], subset_of: Callable[[SliceId], str]) -> Split:

@@ -1,4 +1,4 @@
-"""Builds the TFDS data set once, under a lock, and reads it back as arrays."""
+"""Builds a TFDS data set once, under a lock, and reads it back as arrays."""
 
 import abc
 import concurrent.futures
@@ -21,14 +21,10 @@ from tqdm import tqdm
 
 from bt_jax.datasets.channels import Channel, check_reach
 from bt_jax.datasets.info import DatasetInfo
-from bt_jax.datasets.lgg_mri import kaggle_tree, phantom
 from bt_jax.errors import UserError, check_local, one_line
-from bt_jax.schema import Slices, slice_id
+from bt_jax.schema import Slices
 
 Builder = tfds.core.DatasetBuilder  # with a `builder_config` that has a title and says what is synthetic
-
-
-_UNDECODED = {"image": tfds.decode.SkipDecoding(), "mask": tfds.decode.SkipDecoding()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,38 +60,6 @@ class Source(abc.ABC):
   @abc.abstractmethod
   def read_spacings(self, builder: Builder) -> dict[str, tuple[float, float, float]]:
     """Distances in mm between slices, rows and columns of each stored case; empty unless they are known for all."""
-
-
-def open_or_build(variant: str, *, root: str | None, data_dir: str | None) -> Builder:
-  """The built data set; builds it first where it is missing.
-
-  Only one process builds at a time, others wait for it; what a killed build left behind is removed.
-
-  Args:
-    variant: `full`, `partial` or `phantom`.
-    root: folder with the published tree; may be None once the data set is built. For `phantom`, the folder to write
-      the synthetic tree in, by default beside the built data set.
-    data_dir: where built data sets live; None is TFDS's own folder.
-
-  Raises:
-    UserError: there is no tree, something is wrong with it, the data set was built from another tree, or the disk is
-      full or not writable.
-  """
-  check_folders(root, data_dir)
-  open_builder = lambda: tfds.builder(f"lgg_mri/{variant}", data_dir=data_dir, file_format="array_record")
-  folder = pathlib.Path(open_builder().data_path).parent
-  synthetic = variant == "phantom"
-  root = root or (str(folder / "tree") if synthetic else None)
-
-  def build(builder: Builder) -> None:
-    prepare(builder, kaggle_tree.find_tree(root))
-
-  return build_once(
-    open_builder,
-    build,
-    before=(lambda: phantom.write_tree(root)) if synthetic else (lambda: None),
-    check=lambda builder: _check_source(builder, root),
-  )
 
 
 def check_folders(root: str | None, data_dir: str | None) -> None:
@@ -163,48 +127,6 @@ def prepare(builder: Builder, source: pathlib.Path) -> None:
     tfds.enable_progress_bar()
     if builder.progress is not None:  # so that an error has a line of its own
       builder.progress.close()
-
-
-def _check_source(builder: Builder, root: str | None) -> None:
-  if root is None:
-    return
-  tree = kaggle_tree.read_tree(root, expect_full=builder.builder_config.expect_full)
-  if builder.info.metadata["source"] != tree.fingerprint:
-    raise UserError(
-      f"{builder.data_path} was built from other files than {tree.path} holds now (by name, size and data.csv): remove the former to build it again, "
-      "or build elsewhere, in another data.dir",
-      "data.dir",
-    )
-
-
-def read_index(builder: Builder) -> list[SliceId]:
-  """Every slice's id and position, in the order of cases and slices, without decoding an image."""
-  index = []
-  for name in builder.info.splits:
-    fold = int(name.removeprefix("fold_"))
-    for position, example in enumerate(builder.as_data_source(name, decoders=_UNDECODED)):
-      case, patient, number = example["case"].decode(), example["patient"].decode(), int(example["slice"])
-      of_slice = SliceId(fold, name, position, patient, case, slice_id(case, number), int(example["label"]))
-      index.append((case, number, of_slice))
-  return [entry for *_, entry in sorted(index, key=lambda item: item[:2])]
-
-
-def read_patients(builder: Builder, info: DatasetInfo, patients: set[str]) -> dict[str, dict[str, Any]]:
-  """What is known of patients besides their images, `info.patient_fields`, by patient."""
-  known: dict[str, dict[str, Any]] = {}
-  for name in builder.info.splits:
-    if len(known) == len(patients):
-      break
-    for example in builder.as_data_source(name, decoders=_UNDECODED):
-      patient = example["patient"].decode()
-      if patient in patients and patient not in known:
-        known[patient] = {field: _plain(example[field]) for field in info.patient_fields}
-  return known
-
-
-def _plain(value: Any) -> Any:
-  """A field of an example as a plain value, for JSON and tables."""
-  return value.decode() if isinstance(value, bytes) else np.asarray(value).item()
 
 
 @dataclasses.dataclass(frozen=True)

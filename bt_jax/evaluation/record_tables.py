@@ -3,7 +3,6 @@
 import dataclasses
 import pathlib
 from collections import Counter
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -11,8 +10,9 @@ from flax.traverse_util import flatten_dict
 from pydantic import Field
 
 from bt_jax import files, metrics
-from bt_jax.datasets.lgg_mri.constants import CLINICAL_FIELDS
-from bt_jax.datasets.recorded import info_of
+from bt_jax.datasets.info import DatasetInfo
+from bt_jax.datasets.patient_groups import flags_of
+from bt_jax.datasets.registry import groups_of, info_of
 from bt_jax.errors import UserError
 from bt_jax.evaluation import aggregation, calibration, class_statistics
 from bt_jax.evaluation.records import Record, of_any_class, patient_records
@@ -27,13 +27,11 @@ _KINDS = {
   **dict.fromkeys(("slice", "slices", "tumor_slices", *metrics.Counts._fields, "truth_voxels", "pixels", "tumor_pixels"), Count),
   **dict.fromkeys(("epoch", "step"), Count),
   **dict.fromkeys(("label", "prediction", "calibrated"), Flag),
-  **dict.fromkeys(("data", "split", "case", "patient", "baseline", "site", "unit", "class"), Text),
+  **dict.fromkeys(("data", "split", "case", "patient", "baseline", "unit", "class"), Text),
   **dict.fromkeys(("probability", calibration.CALIBRATED, *metrics.METRICS, "train_accuracy", "validation_accuracy"), Share),
   **dict.fromkeys(("train_loss", "validation_loss", "validation_score"), Real),
   **dict.fromkeys(("learning_rate", "slices_per_second", "probability_sum"), Amount),
   "bin": Annotated[int, Field(ge=0, lt=calibration.BINS)],
-  **dict.fromkeys(("has_pre", "has_post"), bool),
-  **dict.fromkeys(CLINICAL_FIELDS, Code),
   **dict.fromkeys((*_SHAPES["truth"], *_SHAPES["predicted"]), Real | None),
   **dict.fromkeys(aggregation.DISTANCES, Amount | None),
 }  # fmt: skip
@@ -44,8 +42,15 @@ _OF_PATIENTS = {"segmentation": patient_records, "classification": class_statist
 
 
 def kind_of(column: str) -> Any:
-  """The type of a column, see `files.read_csv`."""
+  """The type of a column, see `files.read_csv`; that of a field of patients depends on the data set."""
   return _KINDS.get(column, Text | None)
+
+
+def _patient_kinds(info: DatasetInfo) -> dict[str, Any]:
+  """The type of each field of a data set's patients."""
+  codes = groups_of(info).codes
+  kinds = {name: Code if name in codes else Text | None for name in info.patient_fields}
+  return kinds | dict.fromkeys(flags_of(info), bool)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,14 +81,14 @@ class Tables:
     return written
 
   @classmethod
-  def read(cls, folder: pathlib.Path, task: str, *, leaky: bool, patient_fields: Sequence[str] = ()) -> "Tables":
+  def read(cls, folder: pathlib.Path, task: str, *, leaky: bool, info: DatasetInfo) -> "Tables":
     """Reads the tables in a folder.
 
     Args:
       folder: folder of the run.
       task: task of the run, which determines the columns.
       leaky: whether its split divides volumes; volume measurements are then absent.
-      patient_fields: patient fields of its data set.
+      info: its data set, with the fields of its patients.
 
     Raises:
       UserError: the table of slices or of patients has no rows, or a table is damaged.
@@ -94,13 +99,18 @@ class Tables:
     of_patient = ("slices", "tumor_slices", *metrics.Counts._fields, *_SCORES[task])
     columns = {
       "slices": (*_SLICE, *_PREDICTED[task], calibration.CALIBRATED),
-      "patients": (*_NAMES, "patient", *of_patient, *patient_fields, *measured),
+      "patients": (*_NAMES, "patient", *of_patient, *info.patient_fields, *measured),
       "reliability": (*_NAMES, "patient", "calibrated", "bin", "pixels", "probability_sum", "tumor_pixels"),
       "baselines": ("baseline", *_SLICE, *_PREDICTED[task]),
     }
     path = {name: folder / f"{name}.csv" for name in columns}
+    of_patients = _patient_kinds(info)
+    kind = {"patients": lambda column: of_patients.get(column, kind_of(column))}
     tables = cls(
-      **{name: files.read_csv(path[name], kind_of, columns[name]) if path[name].is_file() else [] for name in columns}
+      **{
+        name: files.read_csv(path[name], kind.get(name, kind_of), columns[name]) if path[name].is_file() else []
+        for name in columns
+      }
     )
     for name in ("slices", "patients"):
       if not getattr(tables, name):
@@ -124,8 +134,7 @@ def read_run(folder: pathlib.Path) -> tuple[dict[str, Any], Tables]:
   summary, path = read_summary(folder), folder / "summary.json"
   if "segmenter" in summary:
     raise UserError(f"{folder} is a cascade, expected the run of one network: name another")
-  fields = info_of(summary).patient_fields
-  tables = Tables.read(folder, summary["task"], leaky=summary["leaky"], patient_fields=fields)
+  tables = Tables.read(folder, summary["task"], leaky=summary["leaky"], info=info_of(summary))
   _check(folder, tables, summary["task"])
   check_files(folder, summary)
   test, slices = summary["test"], of_any_class(tables.slices)

@@ -27,11 +27,11 @@ def shape_features(mask: Bool[np.ndarray, "depth height width"]) -> dict[str, fl
   first of ties). The ellipsoid encloses the whole mask. All features are dimensionless, non-negative, and invariant
   under in-plane shifts, mirroring and rotations by 90 degrees.
   """
-  part = _largest_outline(mask)
+  part = largest_outline(mask)
   if part.sum() < MIN_PIXELS:
     return dict.fromkeys(FEATURES)
   (region,) = measure.regionprops(part.astype(np.uint8))
-  rays = _boundary(part) - np.array(region.centroid)
+  rays = boundary(part) - np.array(region.centroid)
   radii = np.linalg.norm(rays, axis=1)
   radii /= radii.mean()
   angles = np.arctan2(rays[:, 1], rays[:, 0]) - region.orientation
@@ -42,13 +42,13 @@ def shape_features(mask: Bool[np.ndarray, "depth height width"]) -> dict[str, fl
   }
 
 
-def _largest_outline(mask: Bool[np.ndarray, "depth height width"]) -> Bool[np.ndarray, "height width"]:
+def largest_outline(mask: Bool[np.ndarray, "depth height width"]) -> Bool[np.ndarray, "height width"]:
   """The largest component of the slice with the largest area, with holes filled."""
   index = int(np.argmax(mask.sum((1, 2))))
   return ndimage.binary_fill_holes(largest_part(mask[index : index + 1])[0])
 
 
-def _boundary(part: Bool[np.ndarray, "height width"]) -> Int[np.ndarray, "boundary 2"]:
+def boundary(part: Bool[np.ndarray, "height width"]) -> Int[np.ndarray, "boundary 2"]:
   """The pixels with one of their four neighbours outside, as (row, column) in order along the outline.
 
   Where the component is one pixel wide, the outline passes each pixel twice.

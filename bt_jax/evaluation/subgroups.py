@@ -1,4 +1,4 @@
-"""Subgroups of patients: by hospital, grade, missing sequences, tumour size and molecular cluster."""
+"""Subgroups of patients: by what is known of them, missing sequences, and the size of their masks."""
 
 from collections.abc import Callable
 from typing import Any
@@ -6,45 +6,15 @@ from typing import Any
 import numpy as np
 
 from bt_jax.datasets.info import DatasetInfo
-from bt_jax.datasets.lgg_mri import constants
+from bt_jax.datasets.patient_groups import NOT_KNOWN, GroupOf
+from bt_jax.datasets.registry import groups_of
 from bt_jax.errors import UserError
 from bt_jax.evaluation.records import Record, of_any_class
 
-_GRADES = {1: "II", 2: "III"}  # of the World Health Organization, as data.csv codes them
-UNKNOWN = "not known"
 
-
-def missing_sequences(row: Record) -> str:
-  """The sequences that a patient lacks, as text, from a row of `patients.csv`."""
-  absent = [name for name in ("pre", "post") if not row[f"has_{name}"]]
-  return f"no {' nor '.join(absent)}" if absent else "none missing"
-
-
-# For each grouping, the column that it needs, if any, and a function from a row of `patients.csv`, with `quartile`, to a
-# group.
-_GROUPINGS: dict[str, tuple[str | None, Callable[[Record], str]]] = {
-  "site": ("site", lambda row: row["site"]),
-  "grade": ("neoplasm_histologic_grade", lambda row: _GRADES.get(row["neoplasm_histologic_grade"], UNKNOWN)),
-  "sequences": ("has_pre", missing_sequences),
-  "size": (None, lambda row: row["quartile"]),
-  **{
-    name: (
-      name,
-      lambda row, name=name: (
-        UNKNOWN if row[name] == constants.UNKNOWN else f"{name.removesuffix('Cluster')} {row[name]}"
-      ),
-    )
-    for name in constants.GENOMIC_CLUSTERS
-  },
-}
-_NOT_GROUPED = {"has_pre", "has_post", *constants.CLINICAL_FIELDS}
-
-
-def groupings_of(info: DatasetInfo) -> dict[str, Callable[[Record], str]]:
-  """The groupings of a data set's patients, by name: by known patient fields, and by the size of their masks."""
-  known = {name: group for name, (column, group) in _GROUPINGS.items() if column in (None, *info.patient_fields)}
-  others = [name for name in info.patient_fields if name not in known and name not in _NOT_GROUPED]
-  return known | {name: lambda row, name=name: row[name] or UNKNOWN for name in others}
+def groupings_of(info: DatasetInfo) -> dict[str, GroupOf]:
+  """The groupings of a data set's patients, by name: by what is known of them, and by the size of their masks."""
+  return dict(groups_of(info).groupings)
 
 
 def parse(names: str, info: DatasetInfo) -> tuple[str, ...]:
@@ -89,7 +59,7 @@ def summarize(
       continue
     group_of = {row["patient"]: groupings[name](row) for row in known}
     groups[name] = []
-    for group in sorted(set(group_of.values()), key=lambda group: (group == UNKNOWN, group)):
+    for group in sorted(set(group_of.values()), key=lambda group: (group == NOT_KNOWN, group)):
       members = [row for row in rows if group_of[row["patient"]] == group]
       count = sum(of == group for of in group_of.values())
       groups[name].append({"group": group, "patients": count, "slices": len(of_any_class(members)), **numbers(members)})

@@ -226,7 +226,7 @@ def make_function(
     volume: Float[Array, "slices height width channels"], aspect: resampling.Aspect = 1.0
   ) -> dict[str, Array]:
     slices, height, width, _ = volume.shape
-    scaled = resampling.scale(volume, *resampling.window(volume, jnp, info.window))
+    scaled = resampling.scale(volume, *resampling.window(volume, info.window))
     statistics = dict(zip(("volume_mean", "volume_std"), resampling.statistics(scaled, aspect), strict=True))
     repeated = {name: jnp.tile(values, (_GROUP, 1)) for name, values in statistics.items()}
 

@@ -14,9 +14,9 @@ from flax import linen as nn
 from bt_jax import files, zoo
 from bt_jax.datasets.channels import Channel, context_of, parse_channels
 from bt_jax.datasets.info import DatasetInfo
-from bt_jax.datasets.recorded import info_of
+from bt_jax.datasets.registry import info_of
 from bt_jax.errors import UserError, check_local
-from bt_jax.models import DTYPES, make_model, taken
+from bt_jax.models import DTYPES, configured_model
 from bt_jax.pipeline.preprocess import make_preprocess
 from bt_jax.tasks import TASKS
 from bt_jax.training import checkpoint_record as records
@@ -183,6 +183,6 @@ def _functions(
   """The module and `predict_step(variables, batch)` of a task; `model` has the fields of a configuration's section."""
   task, fields = TASKS[name](info), dict(model)
   fields |= {"classes": task.outputs, "dtype": DTYPES[fields["dtype"]]}
-  module = make_model(task.models, **taken(task.models, fields))
+  module = configured_model(task.models, fields)
   preprocess = make_preprocess(size=size, normalize=normalize, channels=channels, info=info)
   return module, make_predict_step(model=module, task=task, preprocess=preprocess)

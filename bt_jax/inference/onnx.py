@@ -5,7 +5,6 @@ import hashlib
 import json
 import logging
 import pathlib
-import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -119,8 +118,7 @@ def make_function(
 
   def function(volume: Volume) -> tuple[Array, ...]:
     _, height, width, _ = volume.shape
-    own = types.SimpleNamespace(percentile=percentile, where=jnp.where)
-    scaled = resampling.scale(volume, *resampling.window(volume, own, info.window))
+    scaled = resampling.scale(volume, *resampling.window(volume, info.window, percentile))
     mean, std = resampling.statistics(scaled)
     by_size = {size: resampling.to_network(scaled, size) for size in {view.size for view in views}}
 

@@ -1,6 +1,5 @@
 """Networks, by name."""
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,9 +13,20 @@ from bt_jax.models.lite_unet import LiteUNet
 from bt_jax.models.resnet import ResNet50, ResNet50Classifier
 from bt_jax.models.resunet import ResUNet, ResUNetScratch
 from bt_jax.models.unet import UNet
+from bt_jax.options import fields_of, taken
 
 __all__ = [
-  "CNN", "EfficientNetLite", "LiteClassifier", "LiteUNet", "ResNet50", "ResNet50Classifier", "ResUNet", "ResUNetScratch", "UNet",
+  "CLASSIFIERS",
+  "CNN",
+  "SEGMENTERS",
+  "EfficientNetLite",
+  "LiteClassifier",
+  "LiteUNet",
+  "ResNet50",
+  "ResNet50Classifier",
+  "ResUNet",
+  "ResUNetScratch",
+  "UNet",
   "make_model",
 ]  # fmt: skip
 CLASSIFIERS: dict[str, Callable[..., nn.Module]] = {
@@ -34,6 +44,10 @@ MODELS = CLASSIFIERS | SEGMENTERS
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
+def __dir__() -> list[str]:
+  return __all__
+
+
 def make_model(options: dict[str, Callable[..., nn.Module]], name: str, **fields: Any) -> nn.Module:
   """The network with this name.
 
@@ -46,7 +60,7 @@ def make_model(options: dict[str, Callable[..., nn.Module]], name: str, **fields
   Args:
     options: the networks to choose from, by name.
     name: a name among them.
-    fields: of the network, see `fields_of`.
+    fields: of the network, see `options.fields_of`.
 
   Raises:
     UserError: there is no such network, or it does not take one of the fields.
@@ -57,15 +71,10 @@ def make_model(options: dict[str, Callable[..., nn.Module]], name: str, **fields
   return network(**fields)
 
 
-def fields_of(network: Callable[..., nn.Module]) -> set[str]:
-  """The names of the fields that a network takes."""
-  return {field.name for field in dataclasses.fields(network)} - {"name", "parent"}
-
-
-def taken(options: dict[str, Callable[..., nn.Module]], fields: Mapping[str, Any]) -> dict[str, Any]:
-  """Of a configuration's section `model`, the name and those fields that the network with this name takes."""
-  network = choose("model.name", fields["name"], options)
-  return {field: value for field, value in fields.items() if field in {"name", *fields_of(network)}}
+def configured_model(options: dict[str, Callable[..., nn.Module]], section: Mapping[str, Any]) -> nn.Module:
+  """The network that the section `model` of a configuration names, with those of the section's fields that it takes."""
+  network = choose("model.name", section["name"], options)
+  return network(**taken(network, {field: value for field, value in section.items() if field != "name"}))
 
 
 def encoder_of(model: nn.Module) -> str:

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from bt_jax import files
 from bt_jax.datasets import splits
-from bt_jax.datasets.recorded import info_of
+from bt_jax.datasets.registry import info_of
 from bt_jax.distributed import setup
 from bt_jax.errors import UserError
 from bt_jax.evaluation import bootstrap

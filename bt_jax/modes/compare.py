@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bt_jax import files
-from bt_jax.datasets.recorded import info_of
+from bt_jax.datasets.registry import info_of
 from bt_jax.errors import UserError
 from bt_jax.evaluation import bootstrap, comparison
 from bt_jax.evaluation.aggregation import score_of

@@ -19,7 +19,8 @@ from bt_jax.evaluation.volumes import volume_columns
 from bt_jax.modes import pool, train
 from bt_jax.report import run_summary
 from bt_jax.report.page.phrases import duration
-from bt_jax.runs.components import check_model_fields, make_components
+from bt_jax.runs import unused_fields
+from bt_jax.runs.components import make_components
 from bt_jax.runs.workdir import begin, claim, default_workdir, plain
 from bt_jax.tasks import TASKS
 
@@ -30,7 +31,7 @@ def crossval(config: ConfigDict, workdir: pathlib.Path | None, runs: Sequence[st
   Every patient of these folds is then predicted once, by a network that never saw it.
 
   Args:
-    config: the configuration of every training; its `split.fold` and `split.folds` are ignored.
+    config: the configuration of every training; it names no fold to test.
     workdir: where the pooled tables go; None: `runs/<model>_<preset>_crossval`.
     runs: folders of finished folds, or patterns of them; if given, they are pooled and nothing is trained.
 
@@ -41,12 +42,13 @@ def crossval(config: ConfigDict, workdir: pathlib.Path | None, runs: Sequence[st
   workdir = workdir or default_workdir(config, "crossval")
   setup.prepare(config)
   components = make_components(config)  # a wrong field is reported before the first training
-  check_model_fields(config)
+  unused_fields.check(config, workdir, components.info)
   info = components.info
   folds = splits.parse_folds("crossval.folds", config.crossval.folds, info.folds)
   groups = splits.groups_of(folds, config.crossval.group, info.folds)
   if config.split.kind != "fold":
     raise UserError(f"--mode=crossval goes over patient folds, and split.kind is {config.split.kind!r}: leave it out")
+  unused_fields.check_crossval(config)
   groupings = subgroups.parse(config.report.subgroups, info)
   about = plain(config)
   about["split"] |= {"fold": None, "folds": None}

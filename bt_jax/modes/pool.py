@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bt_jax.datasets import splits
-from bt_jax.datasets.recorded import info_of
+from bt_jax.datasets.registry import info_of
 from bt_jax.datasets.splits import Folds
 from bt_jax.errors import UserError
 from bt_jax.evaluation.aggregation import chosen

@@ -6,8 +6,8 @@ from ml_collections import ConfigDict
 
 from bt_jax.distributed import hosts, setup, sharding
 from bt_jax.modes.evaluate import report_best
-from bt_jax.runs import warm_start
-from bt_jax.runs.components import check_model_fields, make_components
+from bt_jax.runs import unused_fields, warm_start
+from bt_jax.runs.components import make_components
 from bt_jax.runs.run_data import open_data
 from bt_jax.runs.trainer import fit
 from bt_jax.runs.transfer import TrainedRun, check_no_leak
@@ -26,7 +26,7 @@ def train(config: ConfigDict, workdir: pathlib.Path | None) -> None:
   workdir = workdir or default_workdir(config)
   setup.prepare(config)
   components = make_components(config)  # a wrong field is reported before any weights are fetched
-  check_model_fields(config)
+  unused_fields.check(config, workdir, components.info)
   sharding.check_batch_size(components.mesh, "train.batch_size", config.train.batch_size, config.train.accumulate)
   with hosts.together():
     # A run that has a checkpoint no longer needs its first weights.

@@ -72,7 +72,7 @@ def fit(name: str, sample: Slices, *, seed: int) -> Parameters:
   truth = sample.mask[..., 0] == 1
   best, chosen = -1.0, {}
   for parameters in _combinations({key: values for key, values in method.grid.items() if key not in CLEAN_UP}):
-    _, parts = _parts_of(method.function(sample, parameters, seed), sample)
+    _, parts = parts_of(method.function(sample, parameters, seed), sample)
     for rule in _combinations(CLEAN_UP):
       kept = parts.kept(**rule)
       dice = 2 * parts.overlap[kept].sum() / max(parts.area[kept].sum() + truth.sum(), 1)
@@ -91,7 +91,7 @@ def predict(name: str, slices: Slices, parameters: Parameters, *, seed: int) -> 
   masks = method.function(slices, parameters, seed)
   if not method.grid:
     return masks
-  labels, parts = _parts_of(masks, slices)
+  labels, parts = parts_of(masks, slices)
   kept = parts.kept(**{key: parameters[key] for key in CLEAN_UP})
   return np.concatenate([[False], kept])[labels]
 
@@ -144,7 +144,7 @@ def _combinations(grid: Mapping[str, tuple]) -> Iterator[Parameters]:
   return (dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values()))
 
 
-class _Parts(NamedTuple):
+class Parts(NamedTuple):
   """The connected components of masks.
 
   Attributes:
@@ -161,7 +161,7 @@ class _Parts(NamedTuple):
     return (self.area >= least_area) & (self.contrast >= brightness)
 
 
-def _parts_of(masks: Masks, slices: Slices) -> tuple[Int[np.ndarray, "n height width"], _Parts]:
+def parts_of(masks: Masks, slices: Slices) -> tuple[Int[np.ndarray, "n height width"], Parts]:
   """The label of each pixel's component, from 1, and the components."""
   labels, _ = ndimage.label(masks, structure=_IN_SLICE)
   inside = np.nonzero(masks)
@@ -169,7 +169,7 @@ def _parts_of(masks: Masks, slices: Slices) -> tuple[Int[np.ndarray, "n height w
   above = slices.image[..., FLAIR][inside] - slices.volume_mean[inside[0], FLAIR]
   contrast = above / np.maximum(slices.volume_std[inside[0], FLAIR], 1)  # 1: the resolution of intensities
   area = np.bincount(part)
-  return labels, _Parts(
+  return labels, Parts(
     area, np.bincount(part[slices.mask[..., 0][inside] == 1], minlength=len(area)), np.bincount(part, contrast) / area
   )
 
@@ -203,7 +203,7 @@ def _otsu(histograms: Histograms, classes: int, *, seed: int) -> Float[np.ndarra
   return np.array([threshold_multiotsu(classes=classes, hist=(counts, values))[-1] for counts in histograms], float)
 
 
-def _kmeans(histograms: Histograms, classes: int, *, seed: int) -> Float[np.ndarray, "n"]:
+def kmeans(histograms: Histograms, classes: int, *, seed: int) -> Float[np.ndarray, "n"]:
   """Midpoint of the two brightest centres of k-means on intensities, weighted by the number of their pixels."""
   from sklearn.cluster import KMeans  # a slow import (half a second), so not at the start of every run
 
@@ -240,7 +240,7 @@ def _by_class(title: str, find: Callable[..., Float[np.ndarray, "n"]]) -> Method
 METHODS: dict[str, Method] = {
   "nothing": Method("Empty mask", {}, _nothing),
   "otsu": _by_class("Multi-level threshold (Otsu)", _otsu),
-  "kmeans": _by_class("K-means", _kmeans),
+  "kmeans": _by_class("K-means", kmeans),
   # The paper names "Random Darwinian" and "Particle Swarm Optimization" without further details.
   "darwinian_pso": _by_class("Darwinian particle swarm", _darwinian),
   "random_order_pso": _by_class("Particle swarm in random order", _random_order),

@@ -97,7 +97,7 @@ def _steer(
 
 
 @dataclasses.dataclass
-class _Swarms:
+class Swarms:
   """The swarms of each histogram; a swarm without a living particle is an empty slot."""
 
   position: Float[np.ndarray, "n swarms particles levels"]
@@ -132,21 +132,21 @@ def darwinian(histograms: Int[np.ndarray, "n bins"], classes: int, *, seed: int)
   position = np.broadcast_to(rng.random((SWARMS, PARTICLES, classes - 1)), (*shape, classes - 1)).copy()
   alive = np.zeros(shape, bool)
   alive[:, :FIRST_SWARMS, :FIRST_PARTICLES] = True
-  swarms = _Swarms(
+  swarms = Swarms(
     position, np.zeros(position.shape), position.copy(), np.where(alive, criterion(position), -np.inf), alive, np.zeros(shape[:2]),
     np.zeros(shape[:2], int),
   )  # fmt: skip
   for _ in range(ROUNDS):
-    improved = _move(swarms, criterion, rng)
-    _reward(swarms, improved, rng)
-    _punish(swarms, improved)
-    _breed(swarms, improved, rng)
+    improved = move(swarms, criterion, rng)
+    reward(swarms, improved, rng)
+    punish(swarms, improved)
+    breed(swarms, improved, rng)
   best = swarms.value.argmax(1)
   return levels_of(swarms.leader[np.arange(len(best)), best, 0])
 
 
-def _move(
-  swarms: _Swarms, criterion: Callable[[Positions], Values], rng: np.random.Generator
+def move(
+  swarms: Swarms, criterion: Callable[[Positions], Values], rng: np.random.Generator
 ) -> Bool[np.ndarray, "n swarms"]:
   """Moves every particle; returns which swarms improved."""
   before = swarms.value
@@ -159,7 +159,7 @@ def _move(
   return swarms.value > before
 
 
-def _reward(swarms: _Swarms, improved: Bool[np.ndarray, "n swarms"], rng: np.random.Generator) -> None:
+def reward(swarms: Swarms, improved: Bool[np.ndarray, "n swarms"], rng: np.random.Generator) -> None:
   """Adds a random particle to each swarm that improved and has room."""
   swarms.stagnation[improved], swarms.losses[improved] = 0, 0
   born = rng.random((SWARMS, swarms.position.shape[-1]))
@@ -170,7 +170,7 @@ def _reward(swarms: _Swarms, improved: Bool[np.ndarray, "n swarms"], rng: np.ran
   swarms.alive[row, swarm, slot] = True
 
 
-def _punish(swarms: _Swarms, improved: Bool[np.ndarray, "n swarms"]) -> None:
+def punish(swarms: Swarms, improved: Bool[np.ndarray, "n swarms"]) -> None:
   """Removes the worst particle of each swarm that stagnates, and the whole swarm if it becomes too small."""
   swarms.stagnation[~improved] += 1
   size = swarms.alive.sum(-1)
@@ -184,7 +184,7 @@ def _punish(swarms: _Swarms, improved: Bool[np.ndarray, "n swarms"]) -> None:
   swarms.stagnation[row, swarm] = PATIENCE * (1 - 1 / (swarms.losses[row, swarm] + 1))
 
 
-def _breed(swarms: _Swarms, improved: Bool[np.ndarray, "n swarms"], rng: np.random.Generator) -> None:
+def breed(swarms: Swarms, improved: Bool[np.ndarray, "n swarms"], rng: np.random.Generator) -> None:
   """Founds at most one new swarm per round and histogram, from a swarm that improved and any living one."""
   living = swarms.alive.any(-1)
   willing = improved & living & (rng.random(SWARMS) / living.sum(1, keepdims=True) > rng.random(SWARMS))

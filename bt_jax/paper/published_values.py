@@ -2,6 +2,9 @@
 
 from typing import Any, NamedTuple
 
+from bt_jax.datasets.lgg_mri.constants import INFO
+
+DATASET = INFO.name  # that the paper is about; the phantom, which imitates it, has the same name
 # Table 2 of the paper (CNN) and the text of its section 4.2 (ResNet50): no tumour, tumour.
 PRINTED = {
   "support": (("371", "219"), ("371", "219")),

@@ -86,7 +86,12 @@ def arrays(slices: Slices, weights: Float[np.ndarray, "n"] | None = None) -> dic
   return {"image": image} | {name: getattr(slices, name) for name in names} | {"weight": weights}
 
 
-FEEDS = ("auto", "resident", "stream")
+# The feeds by name, with the fields of a configuration that each takes.
+FEEDS = {
+  "auto": {"data.workers", "train.steps_per_dispatch"},
+  "resident": {"train.steps_per_dispatch"},
+  "stream": {"data.workers"},
+}
 _RESIDENT_SHARE = 0.25  # of the memory; the rest is left for the network
 
 
@@ -96,7 +101,7 @@ def choose_feed(feed: str, slices: int, slice_bytes: int, memory: int) -> tuple[
   Raises:
     UserError: there is no such feed.
   """
-  choose("feed", feed, dict.fromkeys(FEEDS))
+  choose("feed", feed, FEEDS)
   size = slices * slice_bytes
   sizes = f"{slices} slices take {size / 1e9:.2f} GB of {memory / 1e9:.0f} GB"
   if feed == "auto":

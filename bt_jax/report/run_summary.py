@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bt_jax import files
-from bt_jax.datasets.recorded import info_of
+from bt_jax.datasets.registry import info_of
 from bt_jax.evaluation import bootstrap, calibration, subgroups, surface
 from bt_jax.evaluation.aggregation import chosen, summarize_distances
 from bt_jax.evaluation.record_tables import Tables

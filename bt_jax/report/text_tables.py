@@ -4,8 +4,7 @@ import functools
 from typing import Any
 
 from bt_jax import metrics
-from bt_jax.datasets.lgg_mri.constants import INFO
-from bt_jax.datasets.recorded import info_of
+from bt_jax.datasets.registry import info_of
 from bt_jax.evaluation.aggregation import EMPTY_RULES
 from bt_jax.paper import published_values
 from bt_jax.scans.scan import NOTICE
@@ -69,7 +68,7 @@ def class_table(summary: dict[str, Any]) -> str:
     f"{'tumour':24}{confusion['fn']:>16}{confusion['tp']:>18}",
     "",
     *_baseline_lines(summary, _CLASSIFIED),
-    *(_paper_lines(summary) if info_of(summary).name == INFO.name else []),
+    *(_paper_lines(summary) if info_of(summary).name == published_values.DATASET else []),
     *_intervals_lines(summary),
     f"A class never predicted has precision 0; one that is neither present nor predicted has none. {NOTICE}",
   ]
@@ -93,7 +92,7 @@ _CLASSIFIED = {
 
 def _baseline_lines(summary: dict[str, Any], columns: dict[str, tuple[str | None, ...]]) -> list[str]:
   """This network and the baselines on the same slices; empty for other data than the paper's, without baselines."""
-  if not summary["baselines"] and info_of(summary).name != INFO.name:
+  if not summary["baselines"] and info_of(summary).name != published_values.DATASET:
     return []
   named = [(f"this {summary['model']}", summary["test"], None)]
   named += [(baseline["title"], baseline["test"], baseline["name"]) for baseline in summary["baselines"]]

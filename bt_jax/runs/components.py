@@ -21,7 +21,7 @@ from bt_jax.distributed import sharding
 from bt_jax.errors import UserError, choose
 from bt_jax.evaluation import subgroups
 from bt_jax.losses import Loss, make_loss
-from bt_jax.models import DTYPES, fields_of, make_model, taken
+from bt_jax.models import DTYPES, configured_model
 from bt_jax.pipeline.augment import make_augment
 from bt_jax.pipeline.contrast import make_contrast
 from bt_jax.pipeline.feed import FEEDS, SAMPLINGS
@@ -33,7 +33,6 @@ from bt_jax.training import finetune
 from bt_jax.training.optimizer import make_optimizer, make_schedule
 from bt_jax.training.step import make_predict_step
 from bt_jax.training.train_state import PyTree
-from configs import cls, common, seg
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,7 +83,7 @@ def make_components(config: ConfigDict, normalize: str = "unit") -> Components:
     config: configuration of the run.
     normalize: the scheme for `data.normalize=auto`; any scheme will do if only the fields are to be checked.
   """
-  choose("feed", config.feed, dict.fromkeys(FEEDS))
+  choose("feed", config.feed, FEEDS)
   mesh = sharding.make_mesh()
   _check_numbers(config, mesh)
   source = source_of(config)
@@ -99,7 +98,7 @@ def make_components(config: ConfigDict, normalize: str = "unit") -> Components:
   choose("loss.name", config.loss.name, task.losses)
   choose("train.sampling", config.train.sampling, SAMPLINGS)
   fields = {**config.model, "classes": task.outputs, "dtype": choose("model.dtype", config.model.dtype, DTYPES)}
-  model = make_model(task.models, **taken(task.models, fields))
+  model = configured_model(task.models, fields)
   if config.data.normalize != "auto":
     normalize = config.data.normalize
   preprocess = make_preprocess(size=config.data.size, normalize=normalize, channels=config.data.channels, info=info)
@@ -165,22 +164,6 @@ def make_components(config: ConfigDict, normalize: str = "unit") -> Components:
       cut_out=True,
     ),
   )
-
-
-def check_model_fields(config: ConfigDict) -> None:
-  """Raises UserError if a field of `model` was changed that its network does not take, as it would have no effect."""
-  models = choose("task", config.task, TASKS).models
-  network = choose("model.name", config.model.name, models)
-  files = {"segmentation": seg, "classification": cls}
-  presets = [common.get_config(), *(files[config.task].get_config(name) for name in files[config.task].PRESETS)]
-  for field, value in config.model.items():
-    ignored = field not in {"name", "pretrained", *fields_of(network)}
-    if ignored and all(value != preset.model[field] for preset in presets):
-      others = [name for name, other in models.items() if field in fields_of(other)]
-      raise UserError(
-        f"model.{field} is {value!r}, and {config.model.name} takes no {field}: leave it out"
-        + (f", or take {' or '.join(others)}" if others else "")
-      )
 
 
 def _check_together(config: ConfigDict, task: Task, normalize: str) -> None:

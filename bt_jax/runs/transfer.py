@@ -17,10 +17,10 @@ from bt_jax import zoo
 from bt_jax.datasets import splits
 from bt_jax.datasets.channels import Channel, parse_channels
 from bt_jax.datasets.info import DatasetInfo
-from bt_jax.datasets.recorded import info_of
+from bt_jax.datasets.registry import info_of
 from bt_jax.datasets.store import SliceId
 from bt_jax.errors import UserError
-from bt_jax.models import MODELS, encoder_of, make_model, taken
+from bt_jax.models import MODELS, configured_model, encoder_of
 from bt_jax.pretrained.conversion import check_finite
 from bt_jax.runs.components import Components
 from bt_jax.training import checkpoint_record as records
@@ -110,7 +110,7 @@ def check_fits(components: Components, run: TrainedRun) -> None:
   ours, theirs = flat(components.shapes), flat(run.variables)
   name = _name_of(components.model)
   if run.model["name"] != name:
-    other = make_model(MODELS, **taken(MODELS, run.model))
+    other = configured_model(MODELS, run.model)
     if not encoder_of(other) or encoder_of(other) != encoder_of(components.model):
       raise UserError(
         f"model.pretrained: the run in {run.origin} is of {run.model['name']}, and this network is {name}, with a different encoder: "

@@ -77,7 +77,7 @@ def _report_removed(workdir: pathlib.Path) -> Iterator[None]:
 def _claim(workdir: pathlib.Path, config: dict[str, Any], *, new: bool, may_differ: str | None) -> Callable[[], None]:
   """Locks the folder; returns a function that releases it."""
   path = workdir / _CONFIG
-  if not new and not path.is_file():
+  if not new and not is_begun(workdir):
     raise UserError(f"{workdir} holds no run: train one, or name its folder as workdir", "mode=train", "workdir")
   lock = filelock.FileLock(workdir / ".lock", timeout=0)
   was_there = workdir.exists()
@@ -127,9 +127,14 @@ def begin(workdir: pathlib.Path, config: dict[str, Any]) -> None:
     files.write_json(workdir / _CONFIG, config)
 
 
+def is_begun(workdir: pathlib.Path) -> bool:
+  """Whether a run was begun in this folder."""
+  return (workdir / _CONFIG).is_file()
+
+
 def check_there(workdir: pathlib.Path) -> None:
   """Raises UserError if the folder of a run was removed or moved since the run began."""
-  if hosts.is_first() and not (workdir / _CONFIG).is_file():
+  if hosts.is_first() and not is_begun(workdir):
     raise UserError(
       f"{workdir} was removed or moved while this run worked in it, and what was written since is incomplete: remove it and "
       "start the run again, in a folder that stays"

@@ -3,7 +3,7 @@
 Pure JAX, so that an export includes it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -22,7 +22,9 @@ Channels = Float[Array | np.ndarray, "channels"]
 Moments = Float[Array | np.ndarray, "slices channels"]
 
 
-def window(volume: Image, numpy=np, fixed: Sequence[float] = ()) -> tuple[Channels, Channels]:
+def window(
+  volume: Image, fixed: Sequence[float] = (), percentile: Callable[..., Channels] | None = None
+) -> tuple[Channels, Channels]:
   """The intensities of each channel that become 0 and 255, [channels] each.
 
   A volume whose values lie in 0..255, as those of 8-bit images do, is used as it is: the networks were trained on such
@@ -31,18 +33,19 @@ def window(volume: Image, numpy=np, fixed: Sequence[float] = ()) -> tuple[Channe
 
   Args:
     volume: the whole volume, as one scale serves all its slices.
-    numpy: `numpy`, or `jax.numpy` where the volume is traced.
     fixed: the two intensities, where they are the same for every volume of the data set, as in CT; see
       `DatasetInfo.window`.
+    percentile: `percentile(volume, q, axis)`; None for that of the volume's own library, NumPy or JAX.
   """
   if fixed:
     low, high = fixed
     return np.full(volume.shape[-1], low, np.float32), np.full(volume.shape[-1], high, np.float32)
   low, highest = extremes(volume)
-  high = numpy.percentile(volume, _BRIGHTEST, axis=(0, 1, 2))
-  high = numpy.where(high > low, high, highest)  # all but a few voxels have one value
+  library = volume.__array_namespace__()
+  high = (percentile or library.percentile)(volume, _BRIGHTEST, axis=(0, 1, 2))
+  high = library.where(high > low, high, highest)  # all but a few voxels have one value
   as_it_is = stays_as_it_is(low, highest)
-  return numpy.where(as_it_is, 0.0, low), numpy.where(as_it_is, 255.0, high)
+  return library.where(as_it_is, 0.0, low), library.where(as_it_is, 255.0, high)
 
 
 def stays_as_it_is(low: Channels, high: Channels) -> Any:  # a Boolean of NumPy or JAX

@@ -215,7 +215,7 @@ def samples(
     for (name, flair, mask), (above, below) in zip(pictures, axes.T, strict=True):
       above.imshow(flair, cmap="gray", vmin=0, vmax=255)
       if len(info.classes) == 1:
-        below.imshow(mask[..., 0], cmap="gray", vmin=0, vmax=1)
+        below.imshow(mask.any(-1), cmap="gray", vmin=0, vmax=1)
       else:
         below.imshow(overlays.colour_map(mask))
       above.set_title(name, fontsize=8)

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from bt_jax.datasets.info import DatasetInfo
+from bt_jax.datasets.patient_groups import missing_sequences
 from bt_jax.evaluation.aggregation import EMPTY_RULES
 from bt_jax.evaluation.bootstrap import FEW
-from bt_jax.evaluation.subgroups import missing_sequences
 from bt_jax.report.page.phrases import MISSING, STEP, interval, number, sentence
 
 Group = dict[str, Any]

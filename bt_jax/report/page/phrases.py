@@ -3,8 +3,7 @@
 import re
 from typing import Any
 
-from bt_jax.datasets.lgg_mri.constants import INFO
-from bt_jax.datasets.recorded import info_of
+from bt_jax.datasets.registry import info_of
 from bt_jax.paper import published_values
 from bt_jax.paper.baselines import COPY
 from bt_jax.scans.scan import NOTICE
@@ -67,7 +66,7 @@ def model(summary: dict[str, Any]) -> str:
 
 def is_lgg(summary: dict[str, Any]) -> bool:
   """Whether a run uses the paper's data set, or the phantom that imitates it."""
-  return info_of(summary).name == INFO.name
+  return info_of(summary).name == published_values.DATASET
 
 
 def split(summary: dict[str, Any]) -> str:

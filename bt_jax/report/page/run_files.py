@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 from bt_jax import files
 from bt_jax.datasets.info import DatasetInfo
-from bt_jax.datasets.recorded import info_of
+from bt_jax.datasets.registry import info_of
 from bt_jax.evaluation.record_tables import Tables, kind_of, read_run
 from bt_jax.evaluation.records import Record, of_any_class
 from bt_jax.evaluation.summary_schema import check_files, read_summary

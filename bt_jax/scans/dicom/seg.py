@@ -66,7 +66,7 @@ def write(
   with findings.kept():
     source, series_uid = _enhanced(scan.source), highdicom.UID()
     contents = {
-      name: _encode(
+      name: encode(
         scan.source,
         source,
         kind,
@@ -82,7 +82,7 @@ def write(
   return [write_bytes(pathlib.Path(folder) / name, content) for name, content in contents.items()]
 
 
-def _encode(
+def encode(
   stack: Stack,
   source: Any,
   kind: str,

@@ -1,0 +1,24 @@
+"""Groups of the LGG data set's patients: by hospital, grade, missing sequences, tumour size and molecular cluster."""
+
+from bt_jax.datasets.lgg_mri.constants import CLINICAL_FIELDS, GENOMIC_CLUSTERS, UNKNOWN
+from bt_jax.datasets.patient_groups import NOT_KNOWN, GroupOf, PatientGroups, by_field, by_size, missing_sequences
+
+_GRADE = "neoplasm_histologic_grade"
+_GRADES = {1: "II", 2: "III"}  # of the World Health Organization, as data.csv codes them
+
+
+def _by_cluster(name: str) -> GroupOf:
+  title = name.removesuffix("Cluster")
+  return lambda row: NOT_KNOWN if row[name] == UNKNOWN else f"{title} {row[name]}"
+
+
+GROUPS = PatientGroups(
+  codes=frozenset(CLINICAL_FIELDS),
+  groupings={
+    "site": by_field("site"),
+    "grade": lambda row: _GRADES.get(row[_GRADE], NOT_KNOWN),
+    "sequences": missing_sequences,
+    "size": by_size,
+    **{name: _by_cluster(name) for name in GENOMIC_CLUSTERS},
+  },
+)

@@ -116,7 +116,7 @@ def test_every_number_of_a_segmentation_is_there_with_its_interval(reports):
     assert shown in text, shown
   dice = test["pooled"]["dice"]
   assert f"Dice coefficient is {dice:.3f} (95 % interval {dice - 0.0611:.3f} to {dice + 0.0622:.3f})" in text
-  assert "2,000 resamples of 3 patients (3 patients only)." in text
+  assert "2,000 resamples of 7 patients (7 patients only)." in text
   for fact in (
     "a1b2c3",
     "d4e5f6",
@@ -201,7 +201,7 @@ def test_a_cascade_tells_what_its_gate_does(tmp_path):
           "sensitivity": 19 / 21, "false_positive_rate": 9 / 40, "false_positive_rate_gated": 4 / 40}  # fmt: skip
   alone = {"slices": 61, "patients": 3, "pooled": estimates("dice"), "patient": estimates("dice_mean")}
   runs = {"classifier": {"run": "/secret/a", "model": "cnn"}, "segmenter": {"run": "/secret/b", "model": "unet"}}
-  summary = {**NAMES, "leaky": False, "synthetic": True, **runs, "intervals": {"level": 0.95, "method": "m", "resamples": 9, "patients": 3, "why": None},
+  summary = {**NAMES, "leaky": False, "synthetic": True, **runs, "intervals": {"level": 0.95, "method": "m", "resamples": 9, "patients": 9, "why": None},
              "versions": {"bt_jax": "0.1.0"}, "gate": {"threshold": 0.1234, "threshold_from": "chosen"},
              "test": {"gate": gate, "segmentation": {"alone": alone, "gated": alone}, "classification": {}}}  # fmt: skip
   files.write_json(folder / "summary.json", summary)

@@ -21,6 +21,8 @@ _CLASS_METRICS = {
   "iou": metrics.iou,
 }
 
+_SHARES = ("accuracy", "precision", "recall", "specificity")  # of slices
+
 
 def class_rows(
   slices: Slices, probabilities: Float[np.ndarray, "n"], predictions: Bool[np.ndarray, "n"], *, data: str, split: str
@@ -97,7 +99,9 @@ def summarize_classes(rows: list[Record], *, intervals: bool = False) -> dict[st
   tumor = _confusion_of(rows)
   patients = len({row["patient"] for row in rows})
   label = [row["label"] for row in rows]
-  statistics = bootstrap.estimate(numbers_of(rows), patients, intervals=intervals)
+  statistics = bootstrap.estimate(
+    numbers_of(rows), patients, intervals=intervals, is_share=lambda name: name.rpartition(".")[2] in _SHARES
+  )
   for name, support in (("no_tumor", len(rows) - sum(label)), ("tumor", sum(label))):
     statistics["per_class"][name] = {"support": support, **statistics["per_class"][name]}
   return {

@@ -7,6 +7,7 @@ from bt_jax import metrics
 from bt_jax.datasets.lgg_mri.constants import INFO
 from bt_jax.datasets.recorded import info_of
 from bt_jax.evaluation.aggregation import EMPTY_RULES
+from bt_jax.evaluation.bootstrap import FEWEST
 from bt_jax.paper import published_values
 from bt_jax.scans.scan import NOTICE
 
@@ -141,9 +142,10 @@ def _volume_lines(test: dict[str, Any]) -> list[str]:
   if why := volume.get("why") or surface.get("why"):
     return [f"volumes and surfaces: - ({why})"]
   show = lambda name, of=volume: cell(of, name, "{:.0f}")
+  limits = f"; 95 % limits of agreement {show('limits_low')} to {show('limits_high')}"
   return [
-    f"volume, predicted minus true, {volume['unit']}: mean {show('error_mean')}; 95 % limits of agreement {show('limits_low')} to "
-    f"{show('limits_high')}; absolute, mean {show('absolute_error_mean')}",
+    f"volume, predicted minus true, {volume['unit']}: mean {show('error_mean')}{limits if volume['limits_low'] is not None else ''}; "
+    f"absolute, mean {show('absolute_error_mean')}",
     *(
       f"{title}, {surface['unit']}: mean {cell(surface, f'{name}_mean', '{:.2f}')}, median {cell(surface, f'{name}_median', '{:.2f}')}"
       for name, title in (
@@ -169,9 +171,12 @@ def _calibration_lines(calibration: dict[str, Any]) -> list[str]:
 
 def _intervals_lines(summary: dict[str, Any]) -> list[str]:
   intervals = summary["intervals"]
-  legend = f"[ ]: 95 % interval, {intervals['method']} ({intervals['resamples']} samples of {intervals['patients']})"
-  if intervals["patients"] == 1:
+  if intervals["patients"] < FEWEST:
     return [intervals["why"]]
+  exact = f"; {intervals['exact']}" if "exact" in intervals else ""
+  legend = (
+    f"[ ]: 95 % interval, {intervals['method']} ({intervals['resamples']} samples of {intervals['patients']}){exact}"
+  )
   return [legend, *([intervals["why"]] if intervals["why"] else [])]
 
 

@@ -5,13 +5,14 @@ from typing import Any, NamedTuple
 
 from bt_jax.datasets.info import DatasetInfo
 from bt_jax.evaluation.aggregation import EMPTY_RULES
-from bt_jax.evaluation.bootstrap import FEW
+from bt_jax.evaluation.bootstrap import FEW, FEWEST
 from bt_jax.evaluation.subgroups import missing_sequences
 from bt_jax.report.page.phrases import MISSING, STEP, interval, number, sentence
 
 Group = dict[str, Any]
 _NO_VALUE = "no value, as there is nothing here to measure it on"
-_NO_INTERVAL = "Without an interval: too few patients, or too few of them with a value, to draw from."
+_NO_LIMITS = f"no limits of agreement, as there are fewer than {FEWEST} patients"
+_NO_INTERVAL = f"Without an interval: fewer than {FEWEST} patients, or too few of them with a value."
 # Titles of statistics whose names do not read well.
 TITLES = {
   "pooled_dice": "Dice, pixels pooled", "dice_mean": "Dice, volume mean", "dice_median": "Dice, volume median", "roc_auc": "ROC AUC", "ece": "calibration error",
@@ -157,7 +158,8 @@ def listed(caption: str, group: Group, kind: str, notes: Sequence[str] = ()) -> 
   """Every statistic of a flat group on a line of its own; shares are recognised by name."""
   shares = ("_of_total", "_rate")
   kind_of = lambda name: "share" if name.endswith(shares) else kind
-  rows = [[text(title(name)), measured(group, name, kind_of(name))] for name in numbers_of(group)]
+  why_of = lambda name: _NO_LIMITS if name in ("limits_low", "limits_high") else _NO_VALUE
+  rows = [[text(title(name)), measured(group, name, kind_of(name), why=why_of(name))] for name in numbers_of(group)]
   return table(caption, ("", "test set"), rows, notes)
 
 
@@ -223,7 +225,7 @@ def subgroups(groups: dict[str, list[Group]]) -> list[Table]:
       ]
       for group in members
     ]
-    few = any(1 < group["patients"] < FEW for group in members)
+    few = any(FEWEST <= group["patients"] < FEW for group in members)
     notes = [f"Intervals of fewer than {FEW} patients are too narrow to rely on."] if few else []
     tables.append(table(f"By {title(name)}", (title(name), "patients", "slices", *map(title, names)), rows, notes))
   return tables

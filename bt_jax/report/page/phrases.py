@@ -5,6 +5,7 @@ from typing import Any
 
 from bt_jax.datasets.lgg_mri.constants import INFO
 from bt_jax.datasets.recorded import info_of
+from bt_jax.evaluation.bootstrap import FEWEST
 from bt_jax.paper import published_values
 from bt_jax.paper.baselines import COPY
 from bt_jax.scans.scan import NOTICE
@@ -82,9 +83,12 @@ def split(summary: dict[str, Any]) -> str:
 
 
 def intervals(summary: dict[str, Any]) -> str:
-  """How the intervals were made, with the warning about them, if any."""
+  """How the intervals were made, with the warning about them, if any; why there are none of too few patients."""
   about = summary["intervals"]
+  if about["patients"] < FEWEST:
+    return about["why"]
   made = f"{_level(summary)} intervals by {about['method']}, {about['resamples']:,} resamples of {about['patients']} patients"
+  made += f"; {about['exact']}" if "exact" in about else ""
   return f"{made} ({about['why']})" if about["why"] else made
 
 

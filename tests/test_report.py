@@ -8,10 +8,14 @@ import pytest
 from PIL import Image
 
 from bt_jax import files
+from bt_jax.datasets.lgg_mri.constants import INFO as LGG
+from bt_jax.datasets.registry import source_of
 from bt_jax.errors import UserError
+from bt_jax.evaluation import subgroups
 from bt_jax.evaluation.summary_schema import write_summary
-from bt_jax.report.page import charts, html, phrases, sprites
+from bt_jax.report.page import charts, html, html_tables, phrases, sprites
 from bt_jax.schema import Slices
+from configs.common import get_config
 from tests.helpers.made_up_runs import KINDS, NAMES, classification, estimates, make_slices, segmentation, shifted
 
 
@@ -178,6 +182,30 @@ def test_notices_say_what_leaks_and_what_is_synthetic(tmp_path):
     "This split leaks." in text and "slices of one patient in training and test" in text and "Synthetic data." in text
   )
   assert text.index("This split leaks.") < text.index("classified correctly")  # before any number
+
+
+@pytest.mark.parametrize(
+  ("data", "called"),
+  [("lgg", "the radiologists' masks"), ("phantom", "synthetic slices were drawn with"), (None, "the true masks")],
+)
+def test_masks_are_called_what_their_data_set_calls_them(tmp_path, data, called):
+  config = get_config()
+  config.data.name = data or "lgg"
+  info = {"info": source_of(config).info.to_json()} if data else {}  # early summaries have none
+  page = markup.unescape(html.write_report(segmentation(tmp_path, **info), show_slices=True).read_text())
+  assert f"From {called}" in page or f"From the masks that the {called}" in page
+  assert re.search(rf"slices above, (the masks that the )?{called} below", page)
+  assert ("radiologist" in page) == (data == "lgg")
+
+
+def test_groups_of_patients_have_headings_in_words():
+  names = subgroups.groupings_of(LGG)
+  tables = html_tables.subgroups(
+    {name: [{"group": "a", "patients": 9, "slices": 99, **estimates("dice_mean")}] for name in names}
+  )
+  assert tables.keys() == names.keys() and tables["site"].caption == "By hospital"
+  headings = [heading for table in tables.values() for heading in (table.caption, *table.columns)]
+  assert not [heading for heading in headings if re.search("_|Cluster|[a-z][A-Z]", heading.replace("OncoSign", ""))]
 
 
 def test_classification_and_pooled_runs_show_their_own(reports):

@@ -7,7 +7,7 @@ from ml_collections import ConfigDict
 
 from bt_jax.datasets import store
 from bt_jax.datasets.info import DatasetInfo
-from bt_jax.datasets.lgg_mri.constants import INFO
+from bt_jax.datasets.lgg_mri.constants import INFO, PHANTOM
 from bt_jax.datasets.own_data.source import OwnSource
 from bt_jax.datasets.store import Source
 from bt_jax.errors import choose
@@ -38,7 +38,7 @@ class LggSource(Source):
 # Functions from a configuration to its source.
 DATASETS = {
   "lgg": lambda config: LggSource("full" if config.data.expect_full else "partial", config.data.root, config.data.dir),
-  "phantom": lambda config: LggSource("phantom", config.data.root, config.data.dir),
+  "phantom": lambda config: LggSource("phantom", config.data.root, config.data.dir, PHANTOM),
   "own": lambda config: OwnSource(
     config.data.root, config.data.dir, folds=config.data.folds, window=config.data.window
   ),

@@ -228,5 +228,5 @@ def samples(
     marked = "; ".join(
       f"{' '.join(name.split())}: {int(mask.any(-1).sum()):,} pixels of tumour" for name, _, mask in pictures
     )
-    alt = f"{info.reference_title} slices above, the radiologist's masks below. {marked}."
+    alt = f"{info.reference_title} slices above, {info.masks} below. {marked}."
     return Chart("Sample slices with their masks", source(content, "png"), alt, paper="Fig. 1")

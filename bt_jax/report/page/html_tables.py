@@ -25,7 +25,11 @@ TITLES = {
   "assd_q25": "mean surface distance, lower quartile", "assd_q75": "mean surface distance, upper quartile",
   "false_positive_rate": "healthy slices with false positives", "sensitivity": "slices with a tumour found",
   "average_precision": "average precision", "f1": "F1", "iou": "IoU", "tumor_slices": "with tumour",
-  "sequences": "missing sequences", "size": "size of the tumour",
+  "sequences": "missing sequences", "size": "size of the tumour", "site": "hospital", "grade": "WHO grade",
+  "RNASeqCluster": "cluster of RNA expression", "MethylationCluster": "cluster of DNA methylation",
+  "miRNACluster": "cluster of micro-RNA", "CNCluster": "cluster of copy numbers", "RPPACluster": "cluster of proteins",
+  "OncosignCluster": "OncoSign cluster", "COCCluster": "cluster of clusters",
+  "angular_std": "angular standard deviation",
 }  # fmt: skip
 
 
@@ -209,9 +213,9 @@ def calibration(groups: Group) -> Table:
   )
 
 
-def subgroups(groups: dict[str, list[Group]]) -> list[Table]:
-  """One table for each way to group the patients."""
-  tables = []
+def subgroups(groups: dict[str, list[Group]]) -> dict[str, Table]:
+  """One table for each way to group the patients, by its name."""
+  tables = {}
   for name, members in groups.items():
     if not isinstance(members, list) or not members:
       continue
@@ -227,7 +231,7 @@ def subgroups(groups: dict[str, list[Group]]) -> list[Table]:
     ]
     few = any(FEWEST <= group["patients"] < FEW for group in members)
     notes = [f"Intervals of fewer than {FEW} patients are too narrow to rely on."] if few else []
-    tables.append(table(f"By {title(name)}", (title(name), "patients", "slices", *map(title, names)), rows, notes))
+    tables[name] = table(f"By {title(name)}", (title(name), "patients", "slices", *map(title, names)), rows, notes)
   return tables
 
 
@@ -241,14 +245,14 @@ def associations(tested: dict[str, list[Group]]) -> Table:
   }
   rows = []
   for feature, grouping in dict.fromkeys(pair for side in sides.values() for pair in side):
-    row = [text(title(feature)), text(grouping.removesuffix("Cluster"))]
+    row = [text(title(feature)), text(title(grouping))]
     for side in sides.values():
       test = side[feature, grouping]
       above = zip(test["clusters"], test["above"], test["not_above"], strict=True)
       row.append(text(", ".join(f"{cluster}: {high} of {high + low}" for cluster, high, low in above)))
       row += [value(test[name], "p", why=f"no test: {test['why']}") for name in ("p", "p_holm")]
     rows.append(row)
-  heads = ["shape", "clusters by"]
+  heads = ["shape", "clusters"]
   for words in sides:
     heads += [f"above the median by cluster, {words}", "p", "p, Holm"]
   notes = [

@@ -8,6 +8,7 @@ import numpy as np
 from flax.traverse_util import flatten_dict
 
 from bt_jax import metrics
+from bt_jax.datasets.lgg_mri.constants import GENOMIC_CLUSTERS
 from bt_jax.evaluation.class_statistics import summarize_classes
 from bt_jax.evaluation.records import counts_of
 from bt_jax.paper import published_values
@@ -156,16 +157,18 @@ def calibration(record: RunFiles, show_slices: bool) -> Section | None:
 
 def subgroups(record: RunFiles, show_slices: bool) -> Section | None:
   """Statistics of subgroups of patients."""
-  tables = html_tables.subgroups(record.summary["test"].get("subgroups") or {})
-  if not tables:
+  table_of = html_tables.subgroups(record.summary["test"].get("subgroups") or {})
+  if not table_of:
     return None
   lead = [
     "The groups were fixed before any result was seen; their intervals are not corrected for how many there are. Differences between small "
     "groups are questions, not answers."
   ]
-  molecular = [table for table in tables if table.caption.endswith("Cluster")]
-  return Section("subgroups", "Subgroups of patients", lead, [table for table in tables if table not in molecular],
-                 folded=molecular)  # fmt: skip
+  shown, folded = (
+    [table for name, table in table_of.items() if (name in GENOMIC_CLUSTERS) == molecular]
+    for molecular in (False, True)
+  )
+  return Section("subgroups", "Subgroups of patients", lead, shown, folded=folded)
 
 
 def associations(record: RunFiles, show_slices: bool) -> Section | None:
@@ -173,7 +176,7 @@ def associations(record: RunFiles, show_slices: bool) -> Section | None:
   if record.task == "cascade" or not phrases.is_lgg(record.summary):
     return None
   associations = record.summary["test"]["associations"]
-  words_of = {"truth": "the radiologists' masks", "predicted": "the predicted masks"}
+  words_of = {"truth": record.info.masks, "predicted": "the predicted masks"}
   lead = []
   for kind in filter(associations.get, words_of):
     tests = [row for row in associations[kind] if row["p_holm"] is not None]

@@ -191,16 +191,11 @@ def _check_together(config: ConfigDict, task: Task, normalize: str) -> None:
       "set data.normalize=image",
       "data.normalize=image",
     )
-  if config.task == "segmentation" and (config.train.mixup or config.train.class_weights != "none"):
-    raise UserError("train.mixup and train.class_weights are for classification: leave them out, or try train.sampling")
-  if config.task == "classification" and config.train.sampling == "tumor":
-    raise UserError("train.sampling=tumor leaves a classifier one class only: take balanced or all")
+  task.check(config)
   if config.train.sampling == "balanced" and config.train.class_weights == "balanced":
     raise UserError(
       "train.sampling=balanced and train.class_weights=balanced correct for the same twice: leave one out"
     )
-  if config.task == "classification" and config.eval.largest_component:
-    raise UserError("eval.largest_component is for segmentation: leave it out")
   if config.eval.largest_component and config.split.kind == "random":
     raise UserError(
       "eval.largest_component needs whole volumes, and split.kind=random divides them: leave one of them out"

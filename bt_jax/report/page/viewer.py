@@ -11,6 +11,7 @@ from bt_jax.report.page import sprites
 from bt_jax.report.page.charts import Chart, samples, source
 from bt_jax.report.page.phrases import number
 from bt_jax.report.page.run_files import RunFiles
+from bt_jax.tasks import TASKS
 
 Row = dict[str, Any]
 _WHITE = 0.999  # quantile of a volume's intensities that is shown as white
@@ -47,7 +48,7 @@ class Shown(NamedTuple):
 
 def score(record: RunFiles) -> str:
   """The column of `patients.csv` that ranks patients."""
-  return "dice" if record.task == "segmentation" else "accuracy"
+  return TASKS[record.task].by_patient[0]
 
 
 def ranks(record: RunFiles) -> dict[str, str]:
@@ -180,10 +181,10 @@ def _outcome(row: Row) -> str:
   return f"{marked:,} false-positive pixels (Dice 0)" if marked else "nothing segmented, correct"
 
 
-def sample_chart(record: RunFiles) -> Chart | None:
-  """Sample slices with their masks: of each volume the slice with the largest tumour."""
+def sample_charts(record: RunFiles) -> list[Chart]:
+  """Sample slices with their masks, if there are any: of each volume the slice with the largest tumour."""
   pictures = list(itertools.islice(_samples(record), _SAMPLES))
-  return samples(pictures, record.info) if pictures else None
+  return [samples(pictures, record.info)] if pictures else []
 
 
 def _samples(record: RunFiles) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:

@@ -12,6 +12,8 @@ from bt_jax.datasets.lgg_mri.constants import INFO as LGG
 from bt_jax.datasets.registry import source_of
 from bt_jax.errors import UserError
 from bt_jax.evaluation import subgroups
+from bt_jax.evaluation.classifier_gate import WAYS
+from bt_jax.evaluation.record_tables import kind_of
 from bt_jax.evaluation.summary_schema import write_summary
 from bt_jax.report.page import charts, html, html_tables, phrases, sprites
 from bt_jax.schema import Slices
@@ -221,25 +223,64 @@ def test_classification_and_pooled_runs_show_their_own(reports):
   assert "22 patient folds" in text and "0.654" in text and "0.35" in text and "3 of 3 volumes" in text
 
 
-def test_a_cascade_tells_what_its_gate_does(tmp_path):
-  folder = segmentation(tmp_path)
-  shutil.rmtree(folder / "volumes")
-  (folder / "patients.csv").unlink()
+@pytest.fixture
+def cascade(tmp_path):
+  """A made-up cascade beside its segmenter's run, whose gate stops the slices of odd number; the classifier's is elsewhere."""
+  segmenter = segmentation(tmp_path / "segmenter")
+  html.write_report(segmenter, show_slices=True)
+  folder = tmp_path / "cascade"
+  rows = files.read_csv(segmenter / "slices.csv", kind_of)
+  gated = [row | {"classifier_probability": 0.25, "gate_passes": 1 - row["slice"] % 2} for row in rows]
+  files.write_csv(folder / "slices.csv", gated)
   gate = {"healthy_slices": 40, "false_positives": 9, "false_positives_gated": 4, "tumor_slices": 21, "tumor_slices_missed_by_gate": 2,
-          "sensitivity": 19 / 21, "false_positive_rate": 9 / 40, "false_positive_rate_gated": 4 / 40}  # fmt: skip
-  alone = {"slices": 61, "patients": 3, "pooled": estimates("dice"), "patient": estimates("dice_mean")}
-  runs = {"classifier": {"run": "/secret/a", "model": "cnn"}, "segmenter": {"run": "/secret/b", "model": "unet"}}
+          "sensitivity": 19 / 21, "false_positive_rate": 9 / 40, "false_positive_rate_gated": 4 / 40, "patients_missed_by_gate": ["patient P"]}  # fmt: skip
+  alone, with_gate = (
+    {"slices": 61, "patients": 3, "pooled": estimates("dice"), "patient": estimates("dice_mean")} for _ in range(2)
+  )
+  runs = {
+    "classifier": {"run": "/secret/a", "model": "cnn"},
+    "segmenter": {"run": "/moved/since/segmenter", "model": "unet"},
+  }
+  classified = {way: estimates("accuracy", "ece") | {"per_class": {"tumor": estimates("recall")}} for way in WAYS}
   summary = {**NAMES, "leaky": False, "synthetic": True, **runs, "intervals": {"level": 0.95, "method": "m", "resamples": 9, "patients": 9, "why": None},
              "versions": {"bt_jax": "0.1.0"}, "gate": {"threshold": 0.1234, "threshold_from": "chosen"},
-             "test": {"gate": gate, "segmentation": {"alone": alone, "gated": alone}, "classification": {}}}  # fmt: skip
+             "test": {"gate": gate, "segmentation": {"alone": alone, "gated": with_gate}, "classification": classified}}  # fmt: skip
   files.write_json(folder / "summary.json", summary)
-  files.write_bytes(folder / "table.txt", b"the table < as it is")
+  (folder / "figures").mkdir()
   Image.new("L", (20, 10)).save(folder / "figures/gate.png")
-  page = html.write_report(folder, show_slices=False)
+  return folder, summary["test"]
+
+
+def test_a_cascade_shows_what_its_gate_does(cascade):
+  folder, test = cascade
+  page = html.write_report(folder, show_slices=True)
   text = text_of(page)
-  assert "CNN and U-Net" in text and "the table < as it is" in text and "gate at 0.123, chosen" in text
+  assert "CNN and U-Net" in text and "gate at 0.123, chosen" in text and "<pre" not in page.read_text()
   assert "9 have false positives without it and 4 with it; of 21 slices with a tumour it stops 2." in text
   assert "0.905 of the slices with a tumour are let through" in page.read_text() and "/secret" not in page.read_text()
+  assert "Patients all of whose tumour slices are stopped: patient P." in text
+  numbers = [f"{value:.3f}" for value in floats_of([test["segmentation"], test["classification"]])]
+  assert len(numbers) > 30 and not [value for value in numbers if value not in text]
+  tiles = re.findall(r"<dt>(.*?)</dt><dd><b>(.*?)</b>", page.read_text())
+  assert ("Tumour slices let through", "0.905") in tiles and len(tiles) == 4
+
+
+def test_a_cascade_shows_the_volumes_of_its_segmenter_and_links_to_what_is_beside_it(cascade):
+  folder, _ = cascade
+  page = html.write_report(folder, show_slices=True).read_text()
+  assert 'href="../segmenter/report.html">segmenter</a>' in page and "/moved" not in page
+  assert 'class="outline prediction"' in page and "3 of 3 volumes" in page
+  assert "the gate stops it, so that the mask is empty, at the classifier" in page
+  # The first slice of a case is healthy, the second has its tumour found shifted by one pixel of 8: both as the gate leaves them.
+  rows = files.read_csv(folder / "slices.csv", kind_of)
+  members = [row for row in rows if row["case"] == "case C"]
+  tp, missed = (sum(row["tp"] for row in members if row["gate_passes"] == passes) for passes in (1, 0))
+  fp = sum(row["fp"] for row in members if row["gate_passes"])
+  fn = sum(row["fn"] for row in members) + missed
+  assert re.search(rf"patient case C.*?{2 * tp / (2 * tp + fp + fn):.3f}", text_of(folder / "report.html"))
+  shutil.rmtree(folder.parent / "segmenter")
+  page = html.write_report(folder, show_slices=True).read_text()
+  assert "is not here or holds none" in page and '<a href="../' not in page
 
 
 def test_without_slices_there_is_no_picture_of_one(tmp_path):

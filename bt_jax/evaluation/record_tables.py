@@ -27,9 +27,9 @@ _SHAPES = {kind: tuple(f"{kind}_{feature}" for feature in FEATURES) for kind in 
 _KINDS = {
   **dict.fromkeys(("slice", "slices", "tumor_slices", *metrics.Counts._fields, "truth_voxels", "pixels", "tumor_pixels"), Count),
   **dict.fromkeys(("epoch", "step"), Count),
-  **dict.fromkeys(("label", "prediction", "calibrated"), Flag),
+  **dict.fromkeys(("label", "prediction", "calibrated", "gate_passes"), Flag),
   **dict.fromkeys(("data", "split", "case", "patient", "baseline", "site", "unit", "class"), Text),
-  **dict.fromkeys(("probability", calibration.CALIBRATED, *metrics.METRICS, "train_accuracy", "validation_accuracy"), Share),
+  **dict.fromkeys(("probability", "classifier_probability", calibration.CALIBRATED, *metrics.METRICS, "train_accuracy", "validation_accuracy"), Share),
   **dict.fromkeys(("train_loss", "validation_loss", "validation_score"), Real),
   **dict.fromkeys(("learning_rate", "slices_per_second", "probability_sum"), Amount),
   "bin": Annotated[int, Field(ge=0, lt=calibration.BINS)],

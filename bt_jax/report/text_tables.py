@@ -237,7 +237,7 @@ def compare_table(summary: dict[str, Any]) -> str:
   return "\n".join(lines)
 
 
-_WAYS = {
+WAYS = {
   "classifier": "the classifier alone",
   "mask": "the mask alone: its area and highest probability",
   "both": "both, fitted on the validation set",
@@ -281,7 +281,7 @@ def cascade_table(summary: dict[str, Any]) -> str:
   ]
   for way, values in test["classification"].items():
     numbers = {**values["per_class"]["tumor"], **values}
-    lines.append(f"{_WAYS[way]:52}" + "".join(f"{_show(numbers[name]):>12}" for name in names))
+    lines.append(f"{WAYS[way]:52}" + "".join(f"{_show(numbers[name]):>12}" for name in names))
   lines += [
     "",
     f"(1) {EMPTY_RULES['empty_is_one']}. (2) {EMPTY_RULES['nonempty_truth']}. Pooled and per volume, an all-empty pair counts 1.",

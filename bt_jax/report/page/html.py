@@ -46,7 +46,7 @@ def _page(record: RunFiles, results: list[sections.Section], show_slices: bool, 
   kind = PAGES[record.task]
   in_viewer = {patient_of[volume.case]: volume.case for volume in shown}
   beside = [kind.published(record, results)] if phrases.is_lgg(record.summary) else []
-  parts = [sections.patients(record, in_viewer), *results, *beside, sections.about(record)]
+  parts = [sections.patients(record, in_viewer, kind.patients), *results, *beside, sections.about(record)]
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader("bt_jax.report.page", "."),
     autoescape=True,
@@ -77,8 +77,6 @@ def _page(record: RunFiles, results: list[sections.Section], show_slices: bool, 
 
 
 def _no_volumes(show_slices: bool, record: RunFiles) -> str:
-  if never := PAGES[record.task].no_volumes:
-    return never
   if not show_slices:
     return "Images of slices are switched off for this report, so there are none here."
-  return "This run's folder holds no volumes to show."
+  return PAGES[record.task].no_volumes

@@ -44,6 +44,7 @@ class Cell(NamedTuple):
     why: the reason for a missing value, shown once under the table.
     case: the case that a click shows in the viewer, if any.
     shade: shade of the background, 0..1; None for no shade.
+    link: relative address of another report, if any.
   """
 
   text: str
@@ -53,6 +54,7 @@ class Cell(NamedTuple):
   why: str = ""
   case: str = ""
   shade: float | None = None
+  link: str = ""
 
 
 class Table(NamedTuple):
@@ -306,10 +308,16 @@ def _patient(row: Group, segmented: bool) -> Group:
   return seen
 
 
-def folds(runs: list[Group]) -> Table:
-  """The results of each run of a cross-validation."""
+def folds(runs: list[Group], links: dict[str, str]) -> Table:
+  """The results of each run of a cross-validation; `links` maps folds to the addresses of their reports."""
   kinds = {"patients": "count", "slices": "count", "tumor_slices": "count", "threshold": "factor"}
   names = [name for name in numbers_of(runs[0], counts=()) if name not in ("fold", "seconds")]  # see `sections.about`
   label = lambda fold: value(fold) if isinstance(fold, int) else text(fold)  # groups of folds are text
-  rows = [[label(run["fold"]), *(measured(run, name, kinds.get(name, "share")) for name in names)] for run in runs]
+  rows = [
+    [
+      label(run["fold"])._replace(link=links.get(str(run["fold"]), "")),
+      *(measured(run, name, kinds.get(name, "share")) for name in names),
+    ]
+    for run in runs
+  ]
   return table("Runs by test fold", ("fold", *map(title, names)), rows, sortable=True)

@@ -57,10 +57,13 @@ def duration(seconds: float | int) -> str:
 def model(summary: dict[str, Any]) -> str:
   """The title of the model or models that were evaluated."""
   if "segmenter" in summary:
-    return " and ".join(
-      MODELS.get(summary[role]["model"], summary[role]["model"]) for role in ("classifier", "segmenter")
-    )
-  return MODELS.get(summary["model"], summary["model"])
+    return " and ".join(title(summary[role]["model"]) for role in ("classifier", "segmenter"))
+  return title(summary["model"])
+
+
+def title(name: str) -> str:
+  """The title of a network, by its name."""
+  return MODELS.get(name, name)
 
 
 def is_lgg(summary: dict[str, Any]) -> bool:

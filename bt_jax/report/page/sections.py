@@ -1,5 +1,8 @@
 """The sections of the report, made from the files of a run; empty sections are left out."""
 
+import os
+import pathlib
+import urllib.parse
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -22,7 +25,6 @@ class Section(NamedTuple):
     lead: paragraphs before the rest.
     tables: tables, in order.
     charts: charts, shown after the tables.
-    listing: preformatted text.
     folded: tables that open on a click.
   """
 
@@ -31,7 +33,6 @@ class Section(NamedTuple):
   lead: Sequence[str] = ()
   tables: Sequence[Table] = ()
   charts: Sequence[Chart] = ()
-  listing: str = ""
   folded: Sequence[Table] = ()
 
 
@@ -46,7 +47,8 @@ class Page(NamedTuple):
     slices: the section with images of slices, where they may be shown.
     training: the section about training.
     published: the section beside the paper, for its data set.
-    no_volumes: why there is no viewer, if never.
+    patients: the heading of the table of patients.
+    no_volumes: why there is no viewer, if there are no images.
   """
 
   about: str
@@ -56,12 +58,28 @@ class Page(NamedTuple):
   published: Callable[[RunFiles, Sequence[Section]], Section]
   slices: Callable[[RunFiles], Section | None] = lambda record: None
   training: Callable[[RunFiles], Section | None] = lambda record: None
-  no_volumes: str = ""
+  patients: str = "Patients"
+  no_volumes: str = "This run's folder holds no volumes to show."
 
   def sections(self, record: RunFiles, show_slices: bool) -> list[Section]:
     """The sections of a run that depend on its results, in the order of the page."""
     makers = (*self.results, *((self.slices,) if show_slices else ()), self.training)
     return [section for make in makers if (section := make(record))]
+
+
+def links(record: RunFiles) -> dict[str, str]:
+  """The relative addresses of the reports of the runs that this one consists of, by name.
+
+  Only of those in this folder or beside it: the names of other folders are private.
+  """
+  return {name: address for name, run in record.runs.items() if (address := link(record.folder, run))}
+
+
+def link(folder: pathlib.Path, run: pathlib.Path) -> str:
+  """The address of the report of a run, relative to a folder; empty if it is neither in the folder nor beside it."""
+  page = (run / "report.html").resolve()
+  near = page.parent.parent in (folder.resolve(), folder.resolve().parent)
+  return urllib.parse.quote(os.path.relpath(page, folder.resolve())) if near and page.is_file() else ""
 
 
 def patient_chart(record: RunFiles, name: str, title: str) -> list[Chart]:
@@ -130,7 +148,7 @@ def training(record: RunFiles) -> Section | None:
   """Training curves or, for pooled runs, the results of each run."""
   if record.summary.get("folds"):
     return Section("training", "The runs that are pooled", ["Curves are in the report of each run."],
-                   [html_tables.folds(record.summary["folds"])])  # fmt: skip
+                   [html_tables.folds(record.summary["folds"], links(record))])  # fmt: skip
   if not record.history or not record.config:
     return None
   figure = {"cnn": "Fig. 4", "resnet50": "Fig. 6"}.get(record.summary["model"], "")
@@ -234,8 +252,8 @@ def _fitted(baseline: dict[str, Any]) -> str:
   return f"{baseline['title']} ({parameters or 'no parameters here'})"
 
 
-def patients(record: RunFiles, shown: dict[str, str]) -> Section | None:
-  """The sortable table of patients; `shown` maps patients to their case in the viewer."""
+def patients(record: RunFiles, shown: dict[str, str], title: str) -> Section | None:
+  """The sortable table of patients under a title; `shown` maps patients to their case in the viewer."""
   if not record.patients:
     return None
   ranked = viewer.ranks(record)
@@ -246,5 +264,5 @@ def patients(record: RunFiles, shown: dict[str, str]) -> Section | None:
     [f"By {'Dice' if name == 'dice' else name}, {ranking}. A click on a heading sorts the table."] if ranking else []
   )
   return Section(
-    "patients", "Patients", lead, [html_tables.patients(record.patients, shown, record.summary["test"], record.info)]
+    "patients", title, lead, [html_tables.patients(record.patients, shown, record.summary["test"], record.info)]
   )

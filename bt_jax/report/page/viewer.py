@@ -48,7 +48,7 @@ class Shown(NamedTuple):
 
 def score(record: RunFiles) -> str:
   """The column of `patients.csv` that ranks patients."""
-  return TASKS[record.task].by_patient[0]
+  return TASKS[record.summary.get("task", "segmentation")].by_patient[0]  # masks of a cascade are its segmenter's
 
 
 def ranks(record: RunFiles) -> dict[str, str]:
@@ -111,14 +111,8 @@ def note(record: RunFiles, shown: list[Shown]) -> str:
 
 
 def _folder(record: RunFiles, case: str) -> pathlib.Path | None:
-  """The folder with the volume of a case: in the run's folder or, for pooled runs, in that of one of them."""
-  folders = [fold["run"] for fold in record.summary.get("folds") or [] if fold.get("run")]
-  folds = [
-    *sorted(record.folder.glob("fold*_*")),
-    *(record.folder / run for run in folders),
-    *map(pathlib.Path, folders),
-  ]
-  for run in (record.folder, *folds):
+  """The folder with the volume of a case: in the run's folder, or in that of one of the runs that it consists of."""
+  for run in (record.folder, *record.runs.values()):
     if (run / "volumes" / case / "flair.png").is_file():
       return run / "volumes"
   return None
@@ -169,7 +163,15 @@ def _caption(row: Row) -> str:
     outcome = "; ".join(f"{name}: {_outcome(of_class)}" for name, of_class in row["classes"].items())
   else:
     outcome = _outcome(row)
-  return f"{truth}; {outcome}; highest probability {number(row['probability'])}"
+  return f"{truth}; {outcome}; highest probability {number(row['probability'])}{_gate(row)}"
+
+
+def _gate(row: Row) -> str:
+  """What the gate of a cascade does with a slice, as text; the outlines and scores of slices are those without it."""
+  if "gate_passes" not in row:
+    return ""
+  decision = "lets it through" if row["gate_passes"] else "stops it, so that the mask is empty"
+  return f"; the gate {decision}, at the classifier's probability of {number(row['classifier_probability'])}"
 
 
 def _outcome(row: Row) -> str:

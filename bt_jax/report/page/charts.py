@@ -113,6 +113,27 @@ def _reliability(title: str, unit: str, curves: dict[str, tuple[np.ndarray, ...]
     return Chart(title, _svg(figure), alt)
 
 
+def curve(title: str, axes: tuple[str, str], points: dict[str, Any], level: str) -> Chart:
+  """A curve of `class_statistics.curves` with its band of intervals; `axes` are the names of both."""
+  known = [(x, *pair) for x, pair in zip(points["grid"], points["intervals"], strict=True) if pair]
+  with plt.rc_context(_STYLE):
+    figure, axis = _figure((4.4, 4.0))
+    axis.plot(points["x"], points["y"], color=_BLUE, linewidth=1.6, label="test set")
+    if known:
+      axis.fill_between(
+        *np.array(known).T, color=_BLUE, alpha=0.18, linewidth=0, label=f"{level} intervals over patients"
+      )
+    axis.set(xlabel=axes[0], ylabel=axes[1], xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    axis.legend(frameon=False, loc="lower right" if points["x"][0] == 0 else "lower left")
+    steps = list(zip(points["grid"], points["on_grid"], points["intervals"], strict=True))[4::8]
+    values = [
+      f"{number(y)} at {number(x)}" + (f" ({number(pair[0])} to {number(pair[1])})" if pair else "")
+      for x, y, pair in steps
+    ]
+    alt = f"{axes[1]} over {axes[0]}: {', '.join(values)}."
+    return Chart(title, _svg(figure), alt[0].upper() + alt[1:])
+
+
 def volume_agreement(rows: Sequence[dict[str, Any]], volume: dict[str, Any]) -> Chart:
   """Difference of predicted and true volume over their mean, by patient (Bland and Altman 1986)."""
   unit = volume["unit"]
@@ -206,8 +227,10 @@ def _over_epochs(
 def samples(
   pictures: Sequence[tuple[str, UInt8[np.ndarray, "size size"], Bool[np.ndarray, "size size classes"]]],
   info: DatasetInfo,
+  title: str = "Sample slices with their masks",
+  paper: str = "Fig. 1",
 ) -> Chart:
-  """Slices of the reference channel above their true masks, as in the paper's Fig. 1, each with a title."""
+  """Slices of the reference channel above their true masks, as in the paper's Fig. 1, each with a name."""
   with plt.rc_context(_STYLE):
     figure, axes = plt.subplots(
       2, len(pictures), figsize=(2.2 * len(pictures), 4.8), layout="constrained", squeeze=False
@@ -229,4 +252,4 @@ def samples(
       f"{' '.join(name.split())}: {int(mask.any(-1).sum()):,} pixels of tumour" for name, _, mask in pictures
     )
     alt = f"{info.reference_title} slices above, {info.masks} below. {marked}."
-    return Chart("Sample slices with their masks", source(content, "png"), alt, paper="Fig. 1")
+    return Chart(title, source(content, "png"), alt, paper)

@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 from typing import Any
 
-from bt_jax.report.page import html_tables, paper_tables, phrases, sections, viewer
+from bt_jax.evaluation import bootstrap, class_statistics
+from bt_jax.report.page import charts, html_tables, paper_tables, phrases, sections, viewer
 from bt_jax.report.page.run_files import RunFiles
 from bt_jax.report.page.sections import Page, Section
+
+_ERRORS, _PICTURED = 12, 4  # slices in the table of errors, and how many of them are shown
 
 
 def _result(test: dict[str, Any], level: str) -> tuple[str, str]:
@@ -46,7 +49,36 @@ def _scores(record: RunFiles) -> Section:
 
 
 def _slices(record: RunFiles) -> Section | None:
-  return sections.samples(viewer.sample_charts(record))
+  return sections.samples([*viewer.error_charts(record, _errors(record)[:_PICTURED]), *viewer.sample_charts(record)])
+
+
+def _curves(record: RunFiles) -> Section | None:
+  found = class_statistics.curves(record.rows)
+  if not found:
+    return None
+  axes = {
+    "roc": ("ROC curve", ("share of healthy slices called a tumour", "share of tumour slices found")),
+    "precision_recall": ("Precision-recall curve", ("recall", "precision")),
+  }
+  level = f"{record.summary['intervals']['level']:.0%}"
+  lead = "Each curve goes over all thresholds; the band is of patients drawn anew, at each place of the first axis by itself."
+  if not any(found["roc"]["intervals"]):
+    lead = phrases.sentence(
+      f"Each curve goes over all thresholds; without intervals, as {bootstrap.about(len(record.patients))['why']}"
+    )
+  drawn = [charts.curve(title, names, found[name], level) for name, (title, names) in axes.items()]
+  return Section("curves", "All thresholds", [lead], charts=drawn)
+
+
+def _errors(record: RunFiles) -> list[dict[str, Any]]:
+  return class_statistics.confident_errors(record.rows, _ERRORS)
+
+
+def _error_table(record: RunFiles) -> Section:
+  total = sum(row["prediction"] != row["label"] for row in record.rows)
+  if not total:
+    return Section("errors", "Most confident errors", ["Every test slice is classified correctly."])
+  return Section("errors", "Most confident errors", tables=[html_tables.errors(_errors(record), total)])
 
 
 def _published(record: RunFiles, others: Sequence[Section]) -> Section:
@@ -62,7 +94,7 @@ PAGE = Page(
   about="classification of slices, tumour or none",
   result=_result,
   headline=_headline,
-  results=(_scores, sections.calibration, sections.subgroups, sections.associations),
+  results=(_scores, _curves, _error_table, sections.calibration, sections.subgroups, sections.associations),
   slices=_slices,
   training=sections.training,
   published=_published,

@@ -179,6 +179,22 @@ def classes(test: Group) -> Table:
   return table("Slices classified", ("", "test set"), rows)
 
 
+def errors(rows: list[Group], total: int) -> Table:
+  """Wrongly classified slices; `total` is how many there are."""
+  words = ("no tumour", "tumour")
+  lines = [
+    [
+      text(f"{row['case']}, slice {row['slice']}"),
+      text(words[row["label"]]),
+      text(words[row["prediction"]]),
+      value(row["probability"], "share"),
+    ]
+    for row in rows
+  ]
+  heads = ("slice", "truth", "predicted", "probability of tumour")
+  return table(f"The most confident of {total} wrongly classified slices", heads, lines)
+
+
 def confusion(counts: Group) -> Table:
   """Slices by truth and prediction, with their share of the true class."""
   rows = []

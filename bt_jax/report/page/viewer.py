@@ -2,7 +2,7 @@
 
 import itertools
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -181,6 +181,20 @@ def _outcome(row: Row) -> str:
     dice = 2 * row["tp"] / (2 * row["tp"] + row["fp"] + missed)
     return f"Dice {number(dice)}" if marked else "nothing segmented (Dice 0)"
   return f"{marked:,} false-positive pixels (Dice 0)" if marked else "nothing segmented, correct"
+
+
+def error_charts(record: RunFiles, errors: Sequence[Row]) -> list[Chart]:
+  """The slices of these records above their true masks, where the run's folder has their images."""
+  pictures = []
+  for row in errors:
+    members = sorted(other["slice"] for other in record.rows if other["case"] == row["case"])
+    folder = _folder(record, row["case"])
+    volume = sprites.read_volume(folder, row["case"], len(members), len(record.info.classes)) if folder else None
+    if volume is not None:
+      index = members.index(row["slice"])
+      name = f"{row['case']}\nslice {row['slice']}, probability {number(row['probability'])}"
+      pictures.append((name, sprites.flair_slices(volume)[index], volume.truth[index]))
+  return [samples(pictures, record.info, "The most confident errors and their masks", "")] if pictures else []
 
 
 def sample_charts(record: RunFiles) -> list[Chart]:

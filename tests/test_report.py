@@ -18,7 +18,16 @@ from bt_jax.evaluation.summary_schema import write_summary
 from bt_jax.report.page import charts, html, html_tables, phrases, sprites
 from bt_jax.schema import Slices
 from configs.common import get_config
-from tests.helpers.made_up_runs import KINDS, NAMES, classification, estimates, make_slices, segmentation, shifted
+from tests.helpers.made_up_runs import (
+  KINDS,
+  NAMES,
+  classification,
+  estimates,
+  make_slices,
+  pooled,
+  segmentation,
+  shifted,
+)
 
 
 @pytest.fixture(scope="module")
@@ -221,6 +230,19 @@ def test_classification_and_pooled_runs_show_their_own(reports):
   assert "Overlap" not in text and "predicted no tumour, probability of tumour" in reports["classification"].read_text()
   text = text_of(reports["pooled"])
   assert "22 patient folds" in text and "0.654" in text and "0.35" in text and "3 of 3 volumes" in text
+
+
+def test_a_cross_validation_shows_the_curves_of_its_folds_and_links_to_them(tmp_path):
+  folder = pooled(tmp_path)
+  page = html.write_report(folder, show_slices=True).read_text()
+  assert "the folders of 1 of 1 runs are not here" in page and "Loss of every fold" not in page
+  shutil.copy(segmentation(tmp_path / "other") / "metrics.csv", folder / "fold_07/metrics.csv")
+  shutil.copy(folder / "summary.json", folder / "fold_07/summary.json")
+  (folder / "fold_07/report.html").touch()
+  page = html.write_report(folder, show_slices=True).read_text()
+  assert 'href="fold_07/report.html">7</a>' in page and "are not here" not in page
+  assert "Loss of every fold over epochs; after the last, fold 7: training 0.250, validation 0.500." in page
+  assert "fold 7: validation 0.200." in page
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ _STYLE = {
   "axes.edgecolor": _GREY, "xtick.color": "#374151", "ytick.color": "#374151", "axes.labelcolor": "#374151",
   "font.family": "sans-serif", "font.sans-serif": ["Helvetica", "Arial", "DejaVu Sans"],
 }  # fmt: skip
+_PANELS = 4  # small panels in a line
 _SIZE = (4.4, 3.3)  # inches, so that the text stays legible on a phone
 
 
@@ -41,12 +42,14 @@ class Chart(NamedTuple):
     source: the image as a `data:` URL.
     alt: the text alternative, with the main values.
     paper: the figure of the paper that it corresponds to; empty if there is none.
+    wide: whether it takes the whole width of the page.
   """
 
   title: str
   source: str
   alt: str
   paper: str = ""
+  wide: bool = False
 
 
 def source(content: bytes, kind: str) -> str:
@@ -196,6 +199,41 @@ def training_curves(history: Sequence[dict[str, Any]], score: str, figure: str) 
     *(_over_epochs(name, history, curves, figures.ABOUT_PARTS, figure) for name, curves in both),
     _over_epochs(picked, history, best, "the highest is kept"),
   ]
+
+
+def fold_curves(history_of: dict[str, Sequence[dict[str, Any]]]) -> list[Chart]:
+  """Loss and validation score over epochs of every fold, a small panel for each, all with the same axes."""
+  charts_of = {
+    "Loss of every fold": {words: f"{subset}_loss" for words, subset in figures.SUBSETS.items()},
+    "Validation score of every fold": {"validation": "validation_score"},
+  }
+  return [_small_multiples(title, history_of, columns) for title, columns in charts_of.items()]
+
+
+def _small_multiples(title: str, history_of: dict[str, Sequence[dict[str, Any]]], columns: dict[str, str]) -> Chart:
+  lines = -(-len(history_of) // _PANELS)
+  with plt.rc_context(_STYLE):
+    figure, axes = plt.subplots(
+      lines, _PANELS, figsize=(9.2, 1.7 * lines + 0.6), sharex=True, sharey=True, layout="constrained", squeeze=False
+    )
+    for axis in axes.flat[len(history_of) :]:
+      axis.axis("off")
+    for axis, (fold, history) in zip(axes.flat, history_of.items(), strict=False):
+      epochs = [row["epoch"] for row in history]
+      for (name, column), (color, style) in zip(columns.items(), ((_BLUE, "-"), (_ORANGE, "--")), strict=False):
+        axis.plot(epochs, [row[column] for row in history], style, color=color, label=name)
+      axis.set_title(f"fold {fold}", fontsize=8)
+      axis.xaxis.get_major_locator().set_params(integer=True)
+    if len(columns) > 1:
+      figure.legend(
+        *axes.flat[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False, fontsize=8
+      )
+    figure.supxlabel("epoch", fontsize=9)
+    last = "; ".join(
+      f"fold {fold}: {', '.join(f'{name} {number(history[-1][column])}' for name, column in columns.items())}"
+      for fold, history in history_of.items()
+    )
+    return Chart(title, _svg(figure), f"{title} over epochs; after the last, {last}.", wide=True)
 
 
 def tversky_index(history: Sequence[dict[str, Any]], exponent: float) -> Chart:

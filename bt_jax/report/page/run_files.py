@@ -52,6 +52,11 @@ class RunFiles(NamedTuple):
     """Segmentation, classification or cascade."""
     return "cascade" if "segmenter" in self.summary else self.summary["task"]
 
+  def history_of_folds(self) -> dict[str, list[Record]]:
+    """The rows of `metrics.csv` of each pooled run whose folder is there, by fold."""
+    paths = {name: run / "metrics.csv" for name, run in self.runs.items()} if self.summary.get("folds") else {}
+    return {name: _table(path, _HISTORY) for name, path in paths.items() if path.is_file()}
+
   @property
   def runs(self) -> dict[str, pathlib.Path]:
     """The folders of the runs that this one consists of, by fold or role; in this folder or beside it, if moved together."""

@@ -146,9 +146,14 @@ def associations(record: RunFiles) -> Section | None:
 
 def training(record: RunFiles) -> Section | None:
   """Training curves or, for pooled runs, the results of each run."""
-  if record.summary.get("folds"):
-    return Section("training", "The runs that are pooled", ["Curves are in the report of each run."],
-                   [html_tables.folds(record.summary["folds"], links(record))])  # fmt: skip
+  if folds := record.summary.get("folds"):
+    history_of = record.history_of_folds()
+    lead = "Each run has a report of its own"
+    if missing := [str(fold["fold"]) for fold in folds if str(fold["fold"]) not in history_of]:
+      lead += f"; the folders of {len(missing)} of {len(folds)} runs are not here, so their curves are missing"
+    table = html_tables.folds(folds, links(record))
+    return Section("training", "The runs that are pooled", [f"{lead}."], [table],
+                   charts.fold_curves(history_of) if history_of else [])  # fmt: skip
   if not record.history or not record.config:
     return None
   figure = {"cnn": "Fig. 4", "resnet50": "Fig. 6"}.get(record.summary["model"], "")

@@ -94,15 +94,15 @@ def rows_of(truth, predicted, cases, info=THREE):
 
 def test_statistics_are_the_mean_of_those_of_each_class():
   rng = np.random.default_rng(0)
-  truth, predicted = (rng.random((6, 8, 8, 3)) < 0.3 for _ in range(2))
-  _, table = rows_of(truth, predicted, "AABBCC")
-  assert len(table) == 18 and [row["class"] for row in table[:3]] == list(THREE.classes)
+  truth, predicted = (rng.random((12, 8, 8, 3)) < 0.3 for _ in range(2))
+  _, table = rows_of(truth, predicted, "AABBCCDDEEFF")
+  assert len(table) == 36 and [row["class"] for row in table[:3]] == list(THREE.classes)
   summary = aggregation.summarize(table, intervals=True)
-  assert summary["slices"] == 6 and summary["patients"] == 3
+  assert summary["slices"] == 12 and summary["patients"] == 6
   alone = {}
   for number, name in enumerate(THREE.classes):
     one = dataclasses.replace(INFO, classes=(name,))
-    _, of_one = rows_of(truth[..., number : number + 1], predicted[..., number : number + 1], "AABBCC", one)
+    _, of_one = rows_of(truth[..., number : number + 1], predicted[..., number : number + 1], "AABBCCDDEEFF", one)
     alone[name] = aggregation.summarize(of_one)
     for path in ("pooled.dice", "patient.dice_median", "slice.iou_nonempty_truth", "detection.sensitivity"):
       assert aggregation.score_of(summary["classes"][name], path) == pytest.approx(

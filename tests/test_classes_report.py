@@ -60,8 +60,8 @@ def write_run(folder, shift: int) -> tuple[Slices, np.ndarray]:
   )
   files.write_json(folder / "config.json", get_config().to_dict())
   sprites.save_volumes(folder / "volumes", slices, predicted, reference=TWO.reference_index)
-  drawn = figures.draw(
-    "segmentation", folder / "figures", slices, predicted, rows, title="two", show_slices=True, info=TWO
+  drawn = figures.draw_masks(
+    folder / "figures", figures.Evaluated(slices, predicted, rows, TWO), title="two", show_slices=True
   )
   run_summary.write(folder, tables, summary, show_slices=True, drawn=drawn)
   return slices, predicted

@@ -112,3 +112,72 @@ def test_classifier_writes_records_table_and_figures(classifier):
     with Image.open(workdir / "figures" / f"{name}.png") as picture:
       assert min(picture.size) > 300
   assert {"train_accuracy", "validation_accuracy"} <= table_of(workdir / "metrics.csv")[0].keys()
+
+
+def many_rows():
+  """Eight patients of nine slices, probabilities with ties."""
+  rng = np.random.default_rng(0)
+  label = rng.integers(0, 2, 72)
+  score = np.round(np.clip(0.4 * label + 0.7 * rng.random(72), 0, 1), 1)
+  names = np.repeat(list("ABCDEFGH"), 9)
+  return [
+    {
+      "patient": name,
+      "case": name,
+      "slice": at,
+      "label": int(truth),
+      "probability": float(value),
+      "prediction": int(value >= 0.5),
+    }
+    for at, (name, truth, value) in enumerate(zip(names, label, score, strict=True))
+  ]
+
+
+def test_curves_are_scikit_learns_and_their_bands_are_of_drawn_patients():
+  rows = many_rows()
+  label, score = ([row[name] for row in rows] for name in ("label", "probability"))
+  curves = class_statistics.curves(rows)
+  fpr, tpr, _ = peer.roc_curve(label, score, drop_intermediate=False)
+  np.testing.assert_allclose((curves["roc"]["x"], curves["roc"]["y"]), (fpr, tpr))
+  precision, recall, _ = peer.precision_recall_curve(label, score)
+  np.testing.assert_allclose(curves["precision_recall"]["x"], recall[-2::-1])
+  np.testing.assert_allclose(curves["precision_recall"]["y"], precision[-2::-1])
+  for curve, expected in (
+    (curves["roc"], lambda drawn, x: np.interp(x, *peer.roc_curve(*drawn)[:2])),
+    (curves["precision_recall"], lambda drawn, x: precision_at(*peer.precision_recall_curve(*drawn)[:2], x)),
+  ):
+    rng, x = np.random.default_rng(1), curve["grid"][20]
+    assert curve["on_grid"][20] == pytest.approx(expected((label, score), x))
+    samples = []
+    for _ in range(2000):
+      members = [row for name in rng.choice(list("ABCDEFGH"), 8) for row in rows if row["patient"] == name]
+      samples.append(expected(([row["label"] for row in members], [row["probability"] for row in members]), x))
+    np.testing.assert_allclose(curve["intervals"][20], np.quantile(samples, [0.025, 0.975]), atol=0.05)
+
+
+def precision_at(precision, recall, least):
+  """That of the highest threshold whose recall is at least this; scikit-learn goes from the lowest on."""
+  return precision[np.flatnonzero(recall >= least - 1e-12)[-1]]
+
+
+def test_curves_need_both_classes_and_their_bands_five_patients():
+  rows = many_rows()
+  assert class_statistics.curves([row for row in rows if row["label"]]) == {}
+  few = class_statistics.curves([row for row in rows if row["patient"] in "ABCD"])
+  assert set(few["roc"]["intervals"]) == {None} and few["roc"]["y"][-1] == 1
+
+
+def test_the_most_confident_errors_come_first():
+  rows = [
+    {"label": label, "prediction": prediction, "probability": probability}
+    for label, prediction, probability in (
+      (1, 0, 0.3),
+      (0, 1, 0.9),
+      (1, 1, 0.99),
+      (1, 0, 0.05),
+      (0, 1, 0.6),
+      (0, 0, 0.01),
+    )
+  ]
+  found = class_statistics.confident_errors(rows, 3)
+  assert [row["probability"] for row in found] == [0.05, 0.9, 0.3]

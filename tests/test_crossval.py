@@ -62,10 +62,10 @@ def test_summary_is_that_of_one_run_and_more(pooled):
       if isinstance(value, dict):
         check(value)
       elif name.rpartition("_")[2] in ("mean", "median"):
-        low, high = group[f"{name}_ci95"]
-        assert low <= value <= high
+        assert group[f"{name}_ci95"] is None and value is not None
 
   check(summary["test"])
+  assert summary["intervals"]["why"] == "4 patients only: intervals are given from 5 patients on"
   # Counted anew from the rows, as a reader would.
   rows = table_of(workdir / "slices.csv")
   tp, fp, fn = (sum(int(row[name]) for row in rows) for name in ("tp", "fp", "fn"))

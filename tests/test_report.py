@@ -8,11 +8,26 @@ import pytest
 from PIL import Image
 
 from bt_jax import files
+from bt_jax.datasets.lgg_mri.constants import INFO as LGG
+from bt_jax.datasets.registry import source_of
 from bt_jax.errors import UserError
+from bt_jax.evaluation import subgroups
+from bt_jax.evaluation.classifier_gate import WAYS
+from bt_jax.evaluation.record_tables import kind_of
 from bt_jax.evaluation.summary_schema import write_summary
-from bt_jax.report.page import charts, html, phrases, sprites
+from bt_jax.report.page import charts, html, html_tables, phrases, sprites
 from bt_jax.schema import Slices
-from tests.helpers.made_up_runs import KINDS, NAMES, classification, estimates, make_slices, segmentation, shifted
+from configs.common import get_config
+from tests.helpers.made_up_runs import (
+  KINDS,
+  NAMES,
+  classification,
+  estimates,
+  make_slices,
+  pooled,
+  segmentation,
+  shifted,
+)
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +131,7 @@ def test_every_number_of_a_segmentation_is_there_with_its_interval(reports):
     assert shown in text, shown
   dice = test["pooled"]["dice"]
   assert f"Dice coefficient is {dice:.3f} (95 % interval {dice - 0.0611:.3f} to {dice + 0.0622:.3f})" in text
-  assert "2,000 resamples of 3 patients (3 patients only)." in text
+  assert "2,000 resamples of 7 patients (7 patients only)." in text
   for fact in (
     "a1b2c3",
     "d4e5f6",
@@ -180,6 +195,30 @@ def test_notices_say_what_leaks_and_what_is_synthetic(tmp_path):
   assert text.index("This split leaks.") < text.index("classified correctly")  # before any number
 
 
+@pytest.mark.parametrize(
+  ("data", "called"),
+  [("lgg", "the radiologists' masks"), ("phantom", "synthetic slices were drawn with"), (None, "the true masks")],
+)
+def test_masks_are_called_what_their_data_set_calls_them(tmp_path, data, called):
+  config = get_config()
+  config.data.name = data or "lgg"
+  info = {"info": source_of(config).info.to_json()} if data else {}  # early summaries have none
+  page = markup.unescape(html.write_report(segmentation(tmp_path, **info), show_slices=True).read_text())
+  assert f"From {called}" in page or f"From the masks that the {called}" in page
+  assert re.search(rf"slices above, (the masks that the )?{called} below", page)
+  assert ("radiologist" in page) == (data == "lgg")
+
+
+def test_groups_of_patients_have_headings_in_words():
+  names = subgroups.groupings_of(LGG)
+  tables = html_tables.subgroups(
+    {name: [{"group": "a", "patients": 9, "slices": 99, **estimates("dice_mean")}] for name in names}
+  )
+  assert tables.keys() == names.keys() and tables["site"].caption == "By hospital"
+  headings = [heading for table in tables.values() for heading in (table.caption, *table.columns)]
+  assert not [heading for heading in headings if re.search("_|Cluster|[a-z][A-Z]", heading.replace("OncoSign", ""))]
+
+
 def test_classification_and_pooled_runs_show_their_own(reports):
   text = text_of(reports["classification"])
   test = json.loads((reports["classification"].parent / "summary.json").read_text())["test"]
@@ -193,25 +232,77 @@ def test_classification_and_pooled_runs_show_their_own(reports):
   assert "22 patient folds" in text and "0.654" in text and "0.35" in text and "3 of 3 volumes" in text
 
 
-def test_a_cascade_tells_what_its_gate_does(tmp_path):
-  folder = segmentation(tmp_path)
-  shutil.rmtree(folder / "volumes")
-  (folder / "patients.csv").unlink()
+def test_a_cross_validation_shows_the_curves_of_its_folds_and_links_to_them(tmp_path):
+  folder = pooled(tmp_path)
+  page = html.write_report(folder, show_slices=True).read_text()
+  assert "the folders of 1 of 1 runs are not here" in page and "Loss of every fold" not in page
+  shutil.copy(segmentation(tmp_path / "other") / "metrics.csv", folder / "fold_07/metrics.csv")
+  shutil.copy(folder / "summary.json", folder / "fold_07/summary.json")
+  (folder / "fold_07/report.html").touch()
+  page = html.write_report(folder, show_slices=True).read_text()
+  assert 'href="fold_07/report.html">7</a>' in page and "are not here" not in page
+  assert "Loss of every fold over epochs; after the last, fold 7: training 0.250, validation 0.500." in page
+  assert "fold 7: validation 0.200." in page
+
+
+@pytest.fixture
+def cascade(tmp_path):
+  """A made-up cascade beside its segmenter's run, whose gate stops the slices of odd number; the classifier's is elsewhere."""
+  segmenter = segmentation(tmp_path / "segmenter")
+  html.write_report(segmenter, show_slices=True)
+  folder = tmp_path / "cascade"
+  rows = files.read_csv(segmenter / "slices.csv", kind_of)
+  gated = [row | {"classifier_probability": 0.25, "gate_passes": 1 - row["slice"] % 2} for row in rows]
+  files.write_csv(folder / "slices.csv", gated)
   gate = {"healthy_slices": 40, "false_positives": 9, "false_positives_gated": 4, "tumor_slices": 21, "tumor_slices_missed_by_gate": 2,
-          "sensitivity": 19 / 21, "false_positive_rate": 9 / 40, "false_positive_rate_gated": 4 / 40}  # fmt: skip
-  alone = {"slices": 61, "patients": 3, "pooled": estimates("dice"), "patient": estimates("dice_mean")}
-  runs = {"classifier": {"run": "/secret/a", "model": "cnn"}, "segmenter": {"run": "/secret/b", "model": "unet"}}
-  summary = {**NAMES, "leaky": False, "synthetic": True, **runs, "intervals": {"level": 0.95, "method": "m", "resamples": 9, "patients": 3, "why": None},
+          "sensitivity": 19 / 21, "false_positive_rate": 9 / 40, "false_positive_rate_gated": 4 / 40, "patients_missed_by_gate": ["patient P"]}  # fmt: skip
+  alone, with_gate = (
+    {"slices": 61, "patients": 3, "pooled": estimates("dice"), "patient": estimates("dice_mean")} for _ in range(2)
+  )
+  runs = {
+    "classifier": {"run": "/secret/a", "model": "cnn"},
+    "segmenter": {"run": "/moved/since/segmenter", "model": "unet"},
+  }
+  classified = {way: estimates("accuracy", "ece") | {"per_class": {"tumor": estimates("recall")}} for way in WAYS}
+  summary = {**NAMES, "leaky": False, "synthetic": True, **runs, "intervals": {"level": 0.95, "method": "m", "resamples": 9, "patients": 9, "why": None},
              "versions": {"bt_jax": "0.1.0"}, "gate": {"threshold": 0.1234, "threshold_from": "chosen"},
-             "test": {"gate": gate, "segmentation": {"alone": alone, "gated": alone}, "classification": {}}}  # fmt: skip
+             "test": {"gate": gate, "segmentation": {"alone": alone, "gated": with_gate}, "classification": classified}}  # fmt: skip
   files.write_json(folder / "summary.json", summary)
-  files.write_bytes(folder / "table.txt", b"the table < as it is")
+  (folder / "figures").mkdir()
   Image.new("L", (20, 10)).save(folder / "figures/gate.png")
-  page = html.write_report(folder, show_slices=False)
+  return folder, summary["test"]
+
+
+def test_a_cascade_shows_what_its_gate_does(cascade):
+  folder, test = cascade
+  page = html.write_report(folder, show_slices=True)
   text = text_of(page)
-  assert "CNN and U-Net" in text and "the table < as it is" in text and "gate at 0.123, chosen" in text
+  assert "CNN and U-Net" in text and "gate at 0.123, chosen" in text and "<pre" not in page.read_text()
   assert "9 have false positives without it and 4 with it; of 21 slices with a tumour it stops 2." in text
   assert "0.905 of the slices with a tumour are let through" in page.read_text() and "/secret" not in page.read_text()
+  assert "Patients all of whose tumour slices are stopped: patient P." in text
+  numbers = [f"{value:.3f}" for value in floats_of([test["segmentation"], test["classification"]])]
+  assert len(numbers) > 30 and not [value for value in numbers if value not in text]
+  tiles = re.findall(r"<dt>(.*?)</dt><dd><b>(.*?)</b>", page.read_text())
+  assert ("Tumour slices let through", "0.905") in tiles and len(tiles) == 4
+
+
+def test_a_cascade_shows_the_volumes_of_its_segmenter_and_links_to_what_is_beside_it(cascade):
+  folder, _ = cascade
+  page = html.write_report(folder, show_slices=True).read_text()
+  assert 'href="../segmenter/report.html">segmenter</a>' in page and "/moved" not in page
+  assert 'class="outline prediction"' in page and "3 of 3 volumes" in page
+  assert "the gate stops it, so that the mask is empty, at the classifier" in page
+  # The first slice of a case is healthy, the second has its tumour found shifted by one pixel of 8: both as the gate leaves them.
+  rows = files.read_csv(folder / "slices.csv", kind_of)
+  members = [row for row in rows if row["case"] == "case C"]
+  tp, missed = (sum(row["tp"] for row in members if row["gate_passes"] == passes) for passes in (1, 0))
+  fp = sum(row["fp"] for row in members if row["gate_passes"])
+  fn = sum(row["fn"] for row in members) + missed
+  assert re.search(rf"patient case C.*?{2 * tp / (2 * tp + fp + fn):.3f}", text_of(folder / "report.html"))
+  shutil.rmtree(folder.parent / "segmenter")
+  page = html.write_report(folder, show_slices=True).read_text()
+  assert "is not here or holds none" in page and '<a href="../' not in page
 
 
 def test_without_slices_there_is_no_picture_of_one(tmp_path):

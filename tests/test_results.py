@@ -62,16 +62,17 @@ TRUTH = np.zeros((9, 16, 16), int)
 TRUTH[[1, 2, 4, 7], 4:10, 4:10] = 1
 RIGHT = TRUTH == 1
 CASES = "AAABBBCCC"
+SIX = "AABBBCDEF"  # enough patients for intervals
 
 
 def test_perfect_masks():
-  summary, table = segmented(TRUTH, RIGHT, CASES)
+  summary, table = segmented(TRUTH, RIGHT, SIX)
   test = summary["test"]
   assert test["pooled"]["dice"] == 1 and test["pooled"]["dice_ci95"] == [1, 1]
   assert test["surface"]["hd95_mean"] == 0 and test["volume"]["error_mean"] == 0
   assert test["detection"]["sensitivity"] == 1 and test["detection"]["false_positive_rate"] == 0
-  assert test["subgroups"]["site"][0]["group"] == "CS" and test["subgroups"]["site"][0]["patients"] == 3
-  assert "of 3 patients: expected 20" in test["associations"]["why"]
+  assert test["subgroups"]["site"][0]["group"] == "CS" and test["subgroups"]["site"][0]["patients"] == 6
+  assert "of 6 patients: expected 20" in test["associations"]["why"]
   assert test["calibration"]["pixels"]["ece"] == pytest.approx(0.1)  # .9 where 1 is right, .1 where 0 is
   assert "1.0000 [1.000, 1.000]" in table and "Empty mask" in table and "pixels" in table
 
@@ -80,9 +81,9 @@ def test_volume_error_and_limits_by_hand():
   masks = RIGHT.copy()
   masks[1, 0, :5] = True  # A: 5 voxels too many
   masks[4, 4, 4:7] = False  # B: 3 too few
-  volume = segmented(TRUTH, masks, CASES)[0]["test"]["volume"]
-  errors = np.array([5, -3, 0])
-  assert volume["error_mean"] == pytest.approx(errors.mean()) and volume["absolute_error_mean"] == pytest.approx(8 / 3)
+  volume = segmented(TRUTH, masks, SIX)[0]["test"]["volume"]
+  errors = np.array([5, -3, 0, 0, 0, 0])
+  assert volume["error_mean"] == pytest.approx(errors.mean()) and volume["absolute_error_mean"] == pytest.approx(8 / 6)
   assert volume["limits_low"] == pytest.approx(errors.mean() - 1.96 * errors.std(ddof=1))
   assert volume["limits_high"] == pytest.approx(errors.mean() + 1.96 * errors.std(ddof=1))
   assert volume["absolute_error_of_total"] == pytest.approx(8 / RIGHT.sum())
@@ -102,8 +103,9 @@ def test_no_number_is_nan_and_the_table_has_none(truth, masks, cases):
   summary, table = segmented(truth, masks, cases)
   assert np.isfinite(list(numbers_in(summary))).all()
   assert not re.search(r"\b(nan|NaN|None)\b", table), table
-  if len(set(cases)) == 1:
-    assert "one patient only: there is no interval over patients" in table and "[" not in table.replace("[ ]", "")
+  counted = "one patient" if len(set(cases)) == 1 else "3 patients"
+  assert f"{counted} only: intervals are given from 5 patients on" in table and "[" not in table
+  assert "95 %" not in table  # neither intervals nor limits of agreement
   if not masks.any() and truth.any():
     assert summary["test"]["surface"]["hd95_mean"] == pytest.approx(np.linalg.norm([3, 16, 16]))
 

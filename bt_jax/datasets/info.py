@@ -30,6 +30,7 @@ class Info(TypedDict):
   patient_fields: NotRequired[list[str]]
   window: NotRequired[list[float]]
   deep: NotRequired[bool]
+  masks: NotRequired[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +51,7 @@ class DatasetInfo:
     patient_fields: names of what is known of each patient besides images; they become columns of `patients.csv`.
     deep: whether images are stored in 16 bits rather than 8.
     window: the intensities that become black and white, e.g. for CT; empty where each volume has its own.
+    masks: what reports call the masks that predictions are compared with, by who or what drew them.
   """
 
   name: str
@@ -65,6 +67,7 @@ class DatasetInfo:
   patient_fields: tuple[str, ...] = ()
   window: tuple[float, ...] = ()
   deep: bool = False
+  masks: str = "the true masks"
 
   def __post_init__(self):
     if len(self.ids) != len(self.classes):

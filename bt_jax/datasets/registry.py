@@ -1,5 +1,6 @@
 """The data sets: sources by the names that configurations give them, and descriptions as files of ours recorded them."""
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -7,7 +8,7 @@ from ml_collections import ConfigDict
 
 from bt_jax.datasets.info import DatasetInfo
 from bt_jax.datasets.lgg_mri import clinical_groups
-from bt_jax.datasets.lgg_mri.constants import INFO
+from bt_jax.datasets.lgg_mri.constants import INFO, PHANTOM
 from bt_jax.datasets.lgg_mri.lgg_source import LggSource
 from bt_jax.datasets.own_data.source import OwnSource
 from bt_jax.datasets.patient_groups import PatientGroups, default_groups
@@ -18,7 +19,7 @@ from bt_jax.options import fields_of
 # The sources by name. The keyword arguments of each are fields of a configuration's section `data`.
 DATASETS: dict[str, Callable[..., Source]] = {
   "lgg": lambda *, root, dir, expect_full: LggSource("full" if expect_full else "partial", root, dir),
-  "phantom": lambda *, root, dir: LggSource("phantom", root, dir),
+  "phantom": lambda *, root, dir: LggSource("phantom", root, dir, PHANTOM),
   "own": lambda *, root, dir, folds, window: OwnSource(root, dir, folds=folds, window=window),
 }
 
@@ -32,7 +33,8 @@ def source_of(config: ConfigDict) -> Source:
 def info_of(content: Mapping[str, Any]) -> DatasetInfo:
   """The data set that a summary or a checkpoint's record names; files that name none are from before, when there was only LGG."""
   if not content.get("info"):
-    return INFO
+    # Nor was it recorded then whether the slices were synthetic.
+    return dataclasses.replace(INFO, masks=DatasetInfo.masks)
   # Fields that early descriptions of LGG lack.
   since = {"folds": INFO.folds, "patient_fields": list(INFO.patient_fields)}
   return DatasetInfo.from_json({**since, **content["info"]})

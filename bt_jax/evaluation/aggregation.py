@@ -42,7 +42,7 @@ def summarize(rows: list[Record], *, intervals: bool = False) -> dict[str, Any]:
     the mean over slices by the rules of `EMPTY_RULES`. In `pooled` and `patient`, a pair of empty masks counts 1.
     `detection`: slices with any predicted pixel, as `sensitivity` among those with a tumour, `false_positive_rate`
     among those without, and `accuracy`. `volume`: predicted minus true volume in voxels, with the 95 % limits of
-    agreement of Bland and Altman (1986) as `limits_low` and `limits_high`. A statistic without a value is None. With
+    agreement of Bland and Altman (1986) as `limits_low` and `limits_high`, from `bootstrap.FEWEST` patients on. A statistic without a value is None. With
     several classes, each statistic is the mean over them, and `classes.<class>` has those of each class.
   """
   slices = of_any_class(rows)
@@ -51,8 +51,12 @@ def summarize(rows: list[Record], *, intervals: bool = False) -> dict[str, Any]:
     "slices": len(slices),
     "tumor_slices": sum(row["label"] for row in slices),
     "patients": patients,
-    **bootstrap.estimate(numbers_of(rows), patients, intervals=intervals),
+    **bootstrap.estimate(numbers_of(rows), patients, intervals=intervals, is_share=_is_share_of_slices),
   }
+
+
+def _is_share_of_slices(name: str) -> bool:
+  return "detection" in name.split(".")[:-1]
 
 
 def numbers_of(rows: list[Record]) -> Numbers:
@@ -115,7 +119,8 @@ def _numbers_of_class(rows: list[Record]) -> Numbers:
     statistics["detection.accuracy"] = share(right, total["slices"])
     mean, deviation = error[index].mean(-1), deviation_of(error[index])
     statistics["volume.error_mean"] = mean
-    statistics["volume.limits_low"], statistics["volume.limits_high"] = mean - 1.96 * deviation, mean + 1.96 * deviation
+    half = np.where(index.shape[-1] >= bootstrap.FEWEST, 1.96 * deviation, np.nan)
+    statistics["volume.limits_low"], statistics["volume.limits_high"] = mean - half, mean + half
     statistics["volume.absolute_error_mean"] = np.abs(error[index]).mean(-1)
     statistics["volume.absolute_error_median"] = np.median(np.abs(error[index]), -1)
     statistics["volume.absolute_error_of_total"] = share(np.abs(error[index]).sum(-1), truth[index].sum(-1))

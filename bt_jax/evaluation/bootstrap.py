@@ -1,4 +1,4 @@
-"""Statistics with bootstrap intervals: slices of one patient are correlated, so patients are resampled."""
+"""Statistics with intervals over patients, as slices of one patient are correlated: bootstrap, or exact for 0 and n of n."""
 
 import warnings
 from collections.abc import Callable
@@ -13,43 +13,74 @@ from bt_jax.evaluation.records import Record
 LEVEL = 0.95
 RESAMPLES = 2000
 _DOT = "\0"  # stands for a dot within the name of a group
+FEWEST = 5  # patients; with fewer, there is no interval
 FEW = 10  # patients; with fewer, an interval is not reliable
 # Maps the patients of each sample, with repeats, to the statistics of the samples; nan where one has no value.
 Numbers = Callable[[Int[np.ndarray, "samples patients"]], dict[str, Float[np.ndarray, "samples"]]]
 
 
-def estimate(numbers: Numbers, patients: int, *, intervals: bool = True) -> dict[str, Any]:
-  """Every statistic over all patients and, as `<name>_ci95`, its percentile bootstrap interval over patients.
+def estimate(
+  numbers: Numbers, patients: int, *, intervals: bool = True, is_share: Callable[[str], bool] = lambda name: False
+) -> dict[str, Any]:
+  """Every statistic over all patients and, as `<name>_ci95`, its interval over patients.
 
   Args:
     numbers: see `Numbers`; names of `dotted`, such as `pooled.dice`, become nested dictionaries.
     patients: number of patients.
     intervals: whether to compute intervals.
+    is_share: whether a statistic, by its dotted name, is a share of counted things such as slices; one that is 0 or 1 has
+      the exact interval of `exact_interval` for as many patients as have any of these things.
 
   Returns:
-    Floats, or None for a statistic without a value. An interval is [low, high]; it is None if there is only one
-    patient, or if more than one sample in twenty has no value. All statistics share the same seeded samples.
+    Floats, or None for a statistic without a value. An interval is [low, high], from a percentile bootstrap unless
+    exact; it is None below `FEWEST` patients, and if more than one sample in twenty has no value. All statistics share
+    the same seeded samples.
   """
   flat: dict[str, Any] = {}
-  drawn = _drawn(numbers, patients) if intervals and patients > 1 else {}
+  enough = intervals and patients >= FEWEST
+  drawn = _drawn(numbers, patients) if enough else {}
+  alone = numbers(np.arange(patients)[:, None]) if enough else {}
   for name, (value,) in numbers(np.arange(patients)[None]).items():
     flat[name] = None if np.isnan(value) else float(value)
-    if intervals:
+    if not intervals:
+      continue
+    if enough and is_share(name) and value in (0, 1):
+      flat[f"{name}_ci95"] = exact_interval(bool(value), int(np.isfinite(alone[name]).sum()))
+    else:
       flat[f"{name}_ci95"] = None if flat[name] is None else _interval(drawn.get(name))
   return _nested(flat)
 
 
+def exact_interval(all_of_them: bool, patients: int) -> list[float] | None:
+  """The Clopper-Pearson interval of 0 of n or n of n patients (Clopper and Pearson 1934), where a bootstrap has no width.
+
+  It holds for the mean of any n independent values in 0..1 that are all 0 or all 1. None below `FEWEST` patients.
+
+  >>> low, high = exact_interval(True, 10)
+  >>> round(low, 4), high  # the tenth root of .025, and 1
+  (0.6915, 1.0)
+  """
+  if patients < FEWEST:
+    return None
+  exact = stats.binomtest(patients * all_of_them, patients).proportion_ci(LEVEL, method="exact")
+  return [float(exact.low), float(exact.high)]
+
+
 def about(patients: int) -> dict[str, Any]:
-  """How the intervals over so many patients were made, for `summary.json`; `why` is a warning about them, or None."""
-  why = f"{patients} patients only: these intervals are too narrow to rely on"
-  if patients == 1:
-    why = "one patient only: there is no interval over patients"
+  """How the intervals over so many patients were made, for `summary.json`; `why` says why there are none, or warns, or is None."""
+  why = None
+  if patients < FEWEST:
+    counted = "one patient" if patients == 1 else f"{patients} patients"
+    why = f"{counted} only: intervals are given from {FEWEST} patients on"
+  elif patients < FEW:
+    why = f"{patients} patients only: these intervals are too narrow to rely on"
   return {
     "level": LEVEL,
     "method": "percentile bootstrap over patients",
+    "exact": "a share of 0 or 1: Clopper-Pearson over the patients that count in it",
     "resamples": RESAMPLES,
     "patients": patients,
-    "why": why if patients < FEW else None,
+    "why": why,
   }
 
 

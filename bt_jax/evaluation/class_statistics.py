@@ -1,5 +1,6 @@
 """Classification of slices, tumour or none: records, the threshold, and statistics from the records."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ _CLASS_METRICS = {
   "f1": metrics.dice,
   "iou": metrics.iou,
 }
+
+_SHARES = ("accuracy", "precision", "recall", "specificity")  # of slices
 
 
 def class_rows(
@@ -97,7 +100,9 @@ def summarize_classes(rows: list[Record], *, intervals: bool = False) -> dict[st
   tumor = _confusion_of(rows)
   patients = len({row["patient"] for row in rows})
   label = [row["label"] for row in rows]
-  statistics = bootstrap.estimate(numbers_of(rows), patients, intervals=intervals)
+  statistics = bootstrap.estimate(
+    numbers_of(rows), patients, intervals=intervals, is_share=lambda name: name.rpartition(".")[2] in _SHARES
+  )
   for name, support in (("no_tumor", len(rows) - sum(label)), ("tumor", sum(label))):
     statistics["per_class"][name] = {"support": support, **statistics["per_class"][name]}
   return {
@@ -140,21 +145,12 @@ def numbers_of(rows: list[Record]) -> Numbers:
 def ranking(rows: list[Record]) -> Numbers:
   """Area under the ROC curve and average precision of a sample of patients, as scikit-learn defines them.
 
-  All samples share one sort: a patient drawn k times has weight k. nan if a sample has slices of one class only.
+  nan if a sample has slices of one class only.
   """
-  score, label = (np.array([row[name] for row in rows]) for name in ("probability", "label"))
-  order = np.argsort(-score, kind="stable")
-  label = label[order]
-  starts = np.flatnonzero(np.diff(score[order], prepend=np.inf))  # slices with the same score form one step
-  names = [row["patient"] for row in rows]
-  index_of = {name: index for index, name in enumerate(dict.fromkeys(names))}
-  patient = np.array([index_of[names[index]] for index in order])
+  ranked = _ranked(rows)
 
   def numbers(index: np.ndarray) -> dict[str, np.ndarray]:
-    drawn = (index[..., None] == np.arange(len(index_of))).sum(-2)
-    weight = drawn[..., patient]
-    rise = lambda of: np.add.reduceat(weight * of, starts, axis=-1)
-    new_tp, new_fp = rise(label), rise(1 - label)
+    new_tp, new_fp = ranked(index)
     tp, fp = new_tp.cumsum(-1), new_fp.cumsum(-1)
     tumor, healthy = tp[..., -1], fp[..., -1]
     area = (new_fp * (tp - new_tp / 2)).sum(-1)
@@ -166,6 +162,82 @@ def ranking(rows: list[Record]) -> Numbers:
     }
 
   return numbers
+
+
+def curves(rows: list[Record]) -> dict[str, dict[str, Any]]:
+  """The ROC curve and the precision-recall curve, each with its pointwise intervals over patients.
+
+  Args:
+    rows: the records of `class_rows`.
+
+  Returns:
+    `roc` and `precision_recall`, each with `x` and `y`, a point for every distinct probability from the highest on; and
+    `grid`, positions on the first axis, with the second at each as `on_grid` and its `intervals`, None where
+    `bootstrap.estimate` gives none. The first axes are the false-positive rate and recall; sensitivity between two points is
+    interpolated (Fawcett 2006), precision is that of the first threshold to reach a recall (Davis and Goadrich 2006).
+    Empty if all slices are of one class.
+  """
+  patients = len({row["patient"] for row in rows})
+  if len({row["label"] for row in rows}) < 2:
+    return {}
+  ranked, grid = _ranked(rows), np.linspace(0, 1, 41)
+
+  def points(index: np.ndarray) -> tuple[np.ndarray, ...]:
+    tp, fp = (new.cumsum(-1) for new in ranked(index))
+    return share(tp, tp[..., -1:]), share(fp, fp[..., -1:]), share(tp, tp + fp)
+
+  def numbers(index: np.ndarray) -> dict[str, np.ndarray]:
+    at_grid = np.array([_at(grid, *of_sample) for of_sample in zip(*points(index), strict=True)])
+    names = [f"{name}.{number}" for name in ("roc", "precision_recall") for number in range(len(grid))]
+    return dict(zip(names, at_grid.reshape(len(index), -1).T, strict=True))
+
+  recall, false_alarms, precision = (values[0] for values in points(np.arange(patients)[None]))
+  estimated = bootstrap.estimate(numbers, patients)
+  on_grid = lambda name: {
+    "grid": grid,
+    "on_grid": [estimated[name][f"{number}"] for number in range(len(grid))],
+    "intervals": [estimated[name][f"{number}_ci95"] for number in range(len(grid))],
+  }
+  return {
+    "roc": {"x": np.append(0, false_alarms), "y": np.append(0, recall), **on_grid("roc")},
+    "precision_recall": {"x": recall, "y": precision, **on_grid("precision_recall")},
+  }
+
+
+def _at(grid: np.ndarray, recall: np.ndarray, false_alarms: np.ndarray, precision: np.ndarray) -> np.ndarray:
+  """Sensitivity at each false-positive rate of a grid, and precision at each recall; nan for slices of one class."""
+  if np.isnan(recall).any() or np.isnan(false_alarms).any():
+    return np.full((2, len(grid)), np.nan)
+  # Among points of the same false-positive rate, `interp` takes the last, which has the highest sensitivity.
+  sensitivity = np.interp(grid, np.append(0, false_alarms), np.append(0, recall))
+  reached = np.minimum(np.searchsorted(recall, grid - 1e-12), len(recall) - 1)
+  return np.stack([sensitivity, precision[reached]])
+
+
+def _ranked(rows: list[Record]) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+  """Maps samples of patients to their slices with a tumour and those without, by distinct probability from the highest on.
+
+  All samples share one sort: a patient drawn k times has weight k.
+  """
+  score, label = (np.array([row[name] for row in rows]) for name in ("probability", "label"))
+  order = np.argsort(-score, kind="stable")
+  label = label[order]
+  starts = np.flatnonzero(np.diff(score[order], prepend=np.inf))  # slices with the same score form one step
+  names = [row["patient"] for row in rows]
+  index_of = {name: index for index, name in enumerate(dict.fromkeys(names))}
+  patient = np.array([index_of[names[index]] for index in order])
+
+  def counts(index: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    weight = (index[..., None] == np.arange(len(index_of))).sum(-2)[..., patient]
+    return tuple(np.add.reduceat(weight * of, starts, axis=-1) for of in (label, 1 - label))
+
+  return counts
+
+
+def confident_errors(rows: list[Record], count: int) -> list[Record]:
+  """The wrongly classified slices whose wrong class had the highest probability, from the highest on; at most `count`."""
+  wrong = [row for row in rows if row["prediction"] != row["label"]]
+  return sorted(wrong, key=lambda row: row["probability"] if row["label"] else 1 - row["probability"])[:count]
 
 
 # The statistics of a summary that can select the best checkpoint.

@@ -3,7 +3,8 @@
 import dataclasses
 import pathlib
 from collections import Counter
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 from flax.traverse_util import flatten_dict
@@ -15,6 +16,7 @@ from bt_jax.datasets.patient_groups import flags_of
 from bt_jax.datasets.registry import groups_of, info_of
 from bt_jax.errors import UserError
 from bt_jax.evaluation import aggregation, calibration, class_statistics
+from bt_jax.evaluation.bootstrap import Numbers
 from bt_jax.evaluation.records import Record, of_any_class, patient_records
 from bt_jax.evaluation.shape import FEATURES
 from bt_jax.evaluation.summary_schema import check_files, need, read_summary
@@ -26,19 +28,15 @@ _SHAPES = {kind: tuple(f"{kind}_{feature}" for feature in FEATURES) for kind in 
 _KINDS = {
   **dict.fromkeys(("slice", "slices", "tumor_slices", *metrics.Counts._fields, "truth_voxels", "pixels", "tumor_pixels"), Count),
   **dict.fromkeys(("epoch", "step"), Count),
-  **dict.fromkeys(("label", "prediction", "calibrated"), Flag),
+  **dict.fromkeys(("label", "prediction", "calibrated", "gate_passes"), Flag),
   **dict.fromkeys(("data", "split", "case", "patient", "baseline", "unit", "class"), Text),
-  **dict.fromkeys(("probability", calibration.CALIBRATED, *metrics.METRICS, "train_accuracy", "validation_accuracy"), Share),
+  **dict.fromkeys(("probability", "classifier_probability", calibration.CALIBRATED, *metrics.METRICS, "train_accuracy", "validation_accuracy"), Share),
   **dict.fromkeys(("train_loss", "validation_loss", "validation_score"), Real),
   **dict.fromkeys(("learning_rate", "slices_per_second", "probability_sum"), Amount),
   "bin": Annotated[int, Field(ge=0, lt=calibration.BINS)],
   **dict.fromkeys((*_SHAPES["truth"], *_SHAPES["predicted"]), Real | None),
   **dict.fromkeys(aggregation.DISTANCES, Amount | None),
 }  # fmt: skip
-_PREDICTED = {"segmentation": metrics.Counts._fields, "classification": ("prediction",)}
-_SCORES = {"segmentation": tuple(metrics.METRICS), "classification": ("accuracy",)}
-_NUMBERS = {"segmentation": aggregation.numbers_of, "classification": class_statistics.numbers_of}
-_OF_PATIENTS = {"segmentation": patient_records, "classification": class_statistics.patient_class_rows}
 
 
 def kind_of(column: str) -> Any:
@@ -93,15 +91,14 @@ class Tables:
     Raises:
       UserError: the table of slices or of patients has no rows, or a table is damaged.
     """
-    measured = (*_SHAPES["truth"], "truth_voxels") if not leaky else ()
-    if task == "segmentation" and not leaky:
-      measured += (*_SHAPES["predicted"], "unit", *aggregation.DISTANCES)
-    of_patient = ("slices", "tumor_slices", *metrics.Counts._fields, *_SCORES[task])
+    form = _OF_TASK[task]
+    measured = (*_SHAPES["truth"], "truth_voxels", *form.measured) if not leaky else ()
+    of_patient = ("slices", "tumor_slices", *metrics.Counts._fields, *form.scores)
     columns = {
-      "slices": (*_SLICE, *_PREDICTED[task], calibration.CALIBRATED),
+      "slices": (*_SLICE, *form.predicted, calibration.CALIBRATED),
       "patients": (*_NAMES, "patient", *of_patient, *info.patient_fields, *measured),
       "reliability": (*_NAMES, "patient", "calibrated", "bin", "pixels", "probability_sum", "tumor_pixels"),
-      "baselines": ("baseline", *_SLICE, *_PREDICTED[task]),
+      "baselines": ("baseline", *_SLICE, *form.predicted),
     }
     path = {name: folder / f"{name}.csv" for name in columns}
     of_patients = _patient_kinds(info)
@@ -152,35 +149,85 @@ def read_run(folder: pathlib.Path) -> tuple[dict[str, Any], Tables]:
 
 def _check_summary(path: pathlib.Path, summary: dict[str, Any], tables: Tables) -> None:
   """Raises UserError if the summary lacks a statistic that its tables give, or has other baselines."""
-  task, test = summary["task"], summary["test"]
-  names = list(_NUMBERS[task](tables.slices)(np.arange(summary["test"]["patients"])[None]))
+  form, test = _OF_TASK[summary["task"]], summary["test"]
+  names = list(form.numbers(tables.slices)(np.arange(test["patients"])[None]))
   for baseline in summary["baselines"]:
     need(path, baseline["test"], names, f"the baseline {baseline['name']}")
   if [baseline["name"] for baseline in summary["baselines"]] != list(
     dict.fromkeys(row["baseline"] for row in tables.baselines)
   ):
     raise files.damaged(path, "its baselines are not those of baselines.csv", EVALUATE)
-  kinds = ["slices"]
-  if task == "segmentation":
-    kinds.append("pixels")
-    for group, texts in (("volume", ("unit",)), ("surface", ("unit", "empty"))):
-      texts = ("why",) if summary["leaky"] else texts
-      if not isinstance(test.get(group), dict) or any(not isinstance(test[group].get(text), str) for text in texts):
-        raise files.damaged(path, f"test.{group} lacks {' or '.join(texts)}", EVALUATE)
-    if summary["leaky"]:
-      names = [name for name in names if not name.startswith("volume.")]
-    else:
-      distances = aggregation.summarize_distances(tables.patients, intervals=False)
-      names += [f"surface.{name}" for name in flatten_dict(distances, sep=".") if name != "unit"]
-  else:
-    cells = {"confusion": ("tn", "fp", "fn", "tp"), "per_class": class_statistics.CLASSES}
-    if any(not isinstance(test.get(group), dict) for group in cells):
-      raise files.damaged(path, "test lacks confusion or per_class", EVALUATE)
-    if any(not isinstance(test["confusion"].get(name), int) for name in cells["confusion"]):
-      raise files.damaged(path, "test.confusion lacks a count", EVALUATE)
-  need(path, test, names, "test")
+  need(path, test, form.check(path, summary, tables, names), "test")
+  kinds = form.calibrated
   if missing := [kind for kind in kinds if kind not in test["calibration"] or kind not in summary["temperatures"]]:
     raise files.damaged(path, f"test.calibration or temperatures lack {missing[0]}", EVALUATE)
+
+
+def _check_masks(path: pathlib.Path, summary: dict[str, Any], tables: Tables, names: list[str]) -> list[str]:
+  """The statistics that the summary of a segmenter must have; raises UserError where volumes or surfaces lack their texts."""
+  test, leaky = summary["test"], summary["leaky"]
+  for group, texts in (("volume", ("unit",)), ("surface", ("unit", "empty"))):
+    texts = ("why",) if leaky else texts
+    if not isinstance(test.get(group), dict) or any(not isinstance(test[group].get(text), str) for text in texts):
+      raise files.damaged(path, f"test.{group} lacks {' or '.join(texts)}", EVALUATE)
+  if leaky:
+    return [name for name in names if not name.startswith("volume.")]
+  distances = aggregation.summarize_distances(tables.patients, intervals=False)
+  return names + [f"surface.{name}" for name in flatten_dict(distances, sep=".") if name != "unit"]
+
+
+def _check_labels(path: pathlib.Path, summary: dict[str, Any], tables: Tables, names: list[str]) -> list[str]:
+  """The statistics that the summary of a classifier must have; raises UserError where it lacks a count."""
+  test, cells = summary["test"], {"confusion": ("tn", "fp", "fn", "tp"), "per_class": class_statistics.CLASSES}
+  if any(not isinstance(test.get(group), dict) for group in cells):
+    raise files.damaged(path, "test lacks confusion or per_class", EVALUATE)
+  if any(not isinstance(test["confusion"].get(name), int) for name in cells["confusion"]):
+    raise files.damaged(path, "test.confusion lacks a count", EVALUATE)
+  return names
+
+
+class _Form(NamedTuple):
+  """What the tables and the summary of a task hold.
+
+  Attributes:
+    predicted: columns of `slices.csv` with the predictions.
+    scores: columns of `patients.csv` with the scores.
+    measured: columns of `patients.csv` that are measured on whole volumes, besides the shape of the truth.
+    calibrated: what there is a temperature for.
+    numbers: see `Task.numbers`.
+    of_patients: see `Task.patient_records`.
+    check: checks the summary, and returns the names of the statistics that it must have.
+  """
+
+  predicted: tuple[str, ...]
+  scores: tuple[str, ...]
+  measured: tuple[str, ...]
+  calibrated: tuple[str, ...]
+  numbers: Callable[[list[Record]], Numbers]
+  of_patients: Callable[[list[Record]], list[Record]]
+  check: Callable[[pathlib.Path, dict[str, Any], Tables, list[str]], list[str]]
+
+
+_OF_TASK = {
+  "segmentation": _Form(
+    predicted=metrics.Counts._fields,
+    scores=tuple(metrics.METRICS),
+    measured=(*_SHAPES["predicted"], "unit", *aggregation.DISTANCES),
+    calibrated=("slices", "pixels"),
+    numbers=aggregation.numbers_of,
+    of_patients=patient_records,
+    check=_check_masks,
+  ),
+  "classification": _Form(
+    predicted=("prediction",),
+    scores=("accuracy",),
+    measured=(),
+    calibrated=("slices",),
+    numbers=class_statistics.numbers_of,
+    of_patients=class_statistics.patient_class_rows,
+    check=_check_labels,
+  ),
+}
 
 
 def _check(folder: pathlib.Path, tables: Tables, task: str) -> None:
@@ -190,7 +237,7 @@ def _check(folder: pathlib.Path, tables: Tables, task: str) -> None:
   if wrong := sorted({name for name, times in patients.items() if times > 1} | (expected ^ patients.keys())):
     once = f"{wrong[0][0]} once" + (f" with the class {wrong[0][1]}" if wrong[0][1] else "")
     raise UserError(f"{folder}/patients.csv does not have {once}, and slices.csv does: {EVALUATE}", *EVALUATE.arguments)
-  counted = {of_patient(row): row for row in _OF_PATIENTS[task](tables.slices)}
+  counted = {of_patient(row): row for row in _OF_TASK[task].of_patients(tables.slices)}
   for row in tables.patients:
     for name, value in counted[of_patient(row)].items():
       if not (row[name] == value or (isinstance(value, float) and np.isclose(row[name], value))):

@@ -128,6 +128,7 @@ class Intervals(TypedDict):
 
   level: Share
   method: str
+  exact: NotRequired[str]
   resamples: Count
   patients: Count
   why: str | None

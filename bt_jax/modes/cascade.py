@@ -193,6 +193,6 @@ def _report(workdir: pathlib.Path, about: dict[str, Any], runs_of: dict[str, _Pr
     write_summary(workdir, summary),
     files.write_bytes(workdir / "table.txt", f"{table}\n".encode()),
     figures.save_gate(workdir / "figures/gate.png", segmented, probability["test"], threshold, title=title),
-    html.write_report(workdir, show_slices=False),
+    html.write_report(workdir, show_slices=segmenter.config.report.show_slices),
   ]
   print(f"\n{table}\n\nwritten:\n" + "\n".join(f"  {path}" for path in written))

@@ -96,7 +96,7 @@ def _headline(folder: pathlib.Path) -> str:
 
 
 def true_shapes(config: ConfigDict) -> list[Record]:
-  """Shapes in the radiologists' masks of all patients of the data set, including folds that are not trained."""
+  """Shapes in the true masks of all patients of the data set, including folds that are not trained."""
   source = source_of(config)
   builder = source.open_or_build()
   index = source.read_index(builder)

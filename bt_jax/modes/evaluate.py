@@ -22,6 +22,7 @@ from bt_jax.runs.evaluator import Evaluation, evaluate_best
 from bt_jax.runs.run_data import Data, open_data
 from bt_jax.runs.workdir import claim, default_workdir, plain
 from bt_jax.schema import Slices
+from bt_jax.tasks import TASKS
 
 
 def evaluate(config: ConfigDict, workdir: pathlib.Path | None) -> None:
@@ -88,11 +89,10 @@ def _draw(
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
   slices, predictions = evaluation.slices, evaluation.predictions
   if show:
-    masks = predictions if config.task == "segmentation" else None
+    masks = predictions if TASKS[config.task].predicts_masks else None
     sprites.save_volumes(workdir / "volumes", slices, masks, reference=info.reference_index)
+  evaluated = figures.Evaluated(slices, predictions, evaluation.tables.slices, info)
   return [
     figures.save_curves(folder / "curves.png", evaluation.history, title=title, score=config.train.score),
-    *figures.draw(
-      config.task, folder, slices, predictions, evaluation.tables.slices, title=title, show_slices=show, info=info
-    ),
+    *figures.OF_TASK[config.task](folder, evaluated, title=title, show_slices=show),
   ]

@@ -101,7 +101,7 @@ def pool(
   split_of = {fold: splits.read(folder) for fold, folder in folders.items()}
   runs = {fold: read_run(folder) for fold, folder in folders.items()}
   for fold, (summary, tables) in runs.items():
-    if summary["task"] == "segmentation" and not tables.reliability:
+    if TASKS[summary["task"]].predicts_masks and not tables.reliability:
       raise UserError(f"{folders[fold]}/reliability.csv is missing: evaluate the run again, with --mode=evaluate")
   summaries, tables_of = ({fold: run[item] for fold, run in runs.items()} for item in (0, 1))
   first = next(iter(summaries.values()))

@@ -3,7 +3,8 @@
 import functools
 import pathlib
 import textwrap
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from bt_jax.report.text_tables import cell, counts, heading, threshold
 
@@ -31,23 +32,33 @@ _CLASSIFIER = {
 def verdict(summary: dict[str, Any], report: pathlib.Path) -> str:
   """One line: the network, on whom it was tested, how good it is with its interval, and where the report is."""
   test = summary["test"]
-  if summary["task"] == "segmentation":
-    score = f"Dice {cell(test['pooled'], 'dice')} over all pixels, {cell(test['patient'], 'dice_mean')} mean of volumes"
-  else:
-    score = f"accuracy {cell(test, 'accuracy')}, ROC-AUC {cell(test, 'roc_auc')}"
+  score = _OF_TASK[summary["task"]].score(test)
   return f"{summary['model']} on {heading(summary)}, {counts(test)}: {score}; report: {report}"
 
 
 def short_table(summary: dict[str, Any]) -> str:
   """The statistics of a run in at most `WIDTH` columns; `table.txt` has all of them, and the baselines."""
-  test = summary["test"]
-  lines = _segmentation(test) if summary["task"] == "segmentation" else _classification(test)
-  notes = [f"threshold {threshold(summary)}"]
-  if summary["task"] == "segmentation":
-    notes[0] += f"; largest 3-D component only: {summary['largest_component']}"
+  shown = _OF_TASK[summary["task"]]
+  notes = [f"threshold {threshold(summary)}{shown.note(summary)}"]
   if why := summary["intervals"]["why"]:
     notes.append(why)
-  return "\n".join([*lines, *(line for note in notes for line in textwrap.wrap(note, WIDTH))])
+  return "\n".join([*shown.lines(summary["test"]), *(line for note in notes for line in textwrap.wrap(note, WIDTH))])
+
+
+class _Shown(NamedTuple):
+  """What the console shows of a task: the score of a test set in words, its table, and a note about its summary."""
+
+  score: Callable[[dict[str, Any]], str]
+  lines: Callable[[dict[str, Any]], list[str]]
+  note: Callable[[dict[str, Any]], str]
+
+
+def _dice(test: dict[str, Any]) -> str:
+  return f"Dice {cell(test['pooled'], 'dice')} over all pixels, {cell(test['patient'], 'dice_mean')} mean of volumes"
+
+
+def _accuracy(test: dict[str, Any]) -> str:
+  return f"accuracy {cell(test, 'accuracy')}, ROC-AUC {cell(test, 'roc_auc')}"
 
 
 def _segmentation(test: dict[str, Any]) -> list[str]:
@@ -79,3 +90,11 @@ def _classification(test: dict[str, Any]) -> list[str]:
 def _short(title: str, width: int) -> str:
   """A title in a column, with the end of a long one left out."""
   return (title if len(title) < width else f"{title[: width - 4]}...").ljust(width)
+
+
+_OF_TASK = {
+  "segmentation": _Shown(
+    _dice, _segmentation, lambda summary: f"; largest 3-D component only: {summary['largest_component']}"
+  ),
+  "classification": _Shown(_accuracy, _classification, lambda summary: ""),
+}

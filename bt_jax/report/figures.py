@@ -3,7 +3,7 @@
 import io
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -31,6 +31,15 @@ _COLUMNS = 3
 SUBSETS = {"training": "train", "validation": "validation"}  # from label to prefix of columns in metrics.csv
 ABOUT_PARTS = "training: augmented, mean over batches; validation: as one batch"
 _LINES = (("#0072b2", "-"), ("#d55e00", "--"))
+
+
+class Evaluated(NamedTuple):
+  """Test slices, the predictions for them, their records, and their data set."""
+
+  slices: Slices
+  predictions: np.ndarray
+  rows: Sequence[Record]
+  info: DatasetInfo
 
 
 def curves_of(history: Sequence[dict[str, Any]], score: str) -> dict[str, dict[str, np.ndarray]]:
@@ -193,18 +202,18 @@ def to_png(figure: Any) -> bytes:
   return content.getvalue()
 
 
-def draw(
-  task: str,
-  folder: pathlib.Path,
-  slices: Slices,
-  predictions: np.ndarray,
-  rows: Sequence[Record],
-  *,
-  title: str,
-  show_slices: bool,
-  info: DatasetInfo,
-) -> list[pathlib.Path]:
-  """Draws a task's figures: overlays of masks (if slices may be shown) or a confusion matrix; returns their paths."""
-  if task == "segmentation":
-    return save_overlays(folder, slices, predictions, rows, title=title, info=info) if show_slices else []
-  return [save_confusion(folder / "confusion.png", summarize_classes(list(rows))["confusion"], title=title)]
+def draw_masks(folder: pathlib.Path, evaluated: Evaluated, *, title: str, show_slices: bool) -> list[pathlib.Path]:
+  """The figures of a segmenter, if slices may be shown; returns their paths."""
+  if not show_slices:
+    return []
+  slices, masks, rows, info = evaluated
+  return save_overlays(folder, slices, masks, rows, title=title, info=info)
+
+
+def draw_labels(folder: pathlib.Path, evaluated: Evaluated, *, title: str, show_slices: bool) -> list[pathlib.Path]:
+  """The figure of a classifier, which shows no slices; returns its path."""
+  counts = summarize_classes(list(evaluated.rows))["confusion"]
+  return [save_confusion(folder / "confusion.png", counts, title=title)]
+
+
+OF_TASK = {"segmentation": draw_masks, "classification": draw_labels}

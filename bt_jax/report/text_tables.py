@@ -6,6 +6,7 @@ from typing import Any
 from bt_jax import metrics
 from bt_jax.datasets.registry import info_of
 from bt_jax.evaluation.aggregation import EMPTY_RULES
+from bt_jax.evaluation.bootstrap import FEWEST
 from bt_jax.paper import published_values
 from bt_jax.scans.scan import NOTICE
 
@@ -140,9 +141,10 @@ def _volume_lines(test: dict[str, Any]) -> list[str]:
   if why := volume.get("why") or surface.get("why"):
     return [f"volumes and surfaces: - ({why})"]
   show = lambda name, of=volume: cell(of, name, "{:.0f}")
+  limits = f"; 95 % limits of agreement {show('limits_low')} to {show('limits_high')}"
   return [
-    f"volume, predicted minus true, {volume['unit']}: mean {show('error_mean')}; 95 % limits of agreement {show('limits_low')} to "
-    f"{show('limits_high')}; absolute, mean {show('absolute_error_mean')}",
+    f"volume, predicted minus true, {volume['unit']}: mean {show('error_mean')}{limits if volume['limits_low'] is not None else ''}; "
+    f"absolute, mean {show('absolute_error_mean')}",
     *(
       f"{title}, {surface['unit']}: mean {cell(surface, f'{name}_mean', '{:.2f}')}, median {cell(surface, f'{name}_median', '{:.2f}')}"
       for name, title in (
@@ -168,9 +170,12 @@ def _calibration_lines(calibration: dict[str, Any]) -> list[str]:
 
 def _intervals_lines(summary: dict[str, Any]) -> list[str]:
   intervals = summary["intervals"]
-  legend = f"[ ]: 95 % interval, {intervals['method']} ({intervals['resamples']} samples of {intervals['patients']})"
-  if intervals["patients"] == 1:
+  if intervals["patients"] < FEWEST:
     return [intervals["why"]]
+  exact = f"; {intervals['exact']}" if "exact" in intervals else ""
+  legend = (
+    f"[ ]: 95 % interval, {intervals['method']} ({intervals['resamples']} samples of {intervals['patients']}){exact}"
+  )
   return [legend, *([intervals["why"]] if intervals["why"] else [])]
 
 
@@ -231,7 +236,7 @@ def compare_table(summary: dict[str, Any]) -> str:
   return "\n".join(lines)
 
 
-_WAYS = {
+WAYS = {
   "classifier": "the classifier alone",
   "mask": "the mask alone: its area and highest probability",
   "both": "both, fitted on the validation set",
@@ -275,7 +280,7 @@ def cascade_table(summary: dict[str, Any]) -> str:
   ]
   for way, values in test["classification"].items():
     numbers = {**values["per_class"]["tumor"], **values}
-    lines.append(f"{_WAYS[way]:52}" + "".join(f"{_show(numbers[name]):>12}" for name in names))
+    lines.append(f"{WAYS[way]:52}" + "".join(f"{_show(numbers[name]):>12}" for name in names))
   lines += [
     "",
     f"(1) {EMPTY_RULES['empty_is_one']}. (2) {EMPTY_RULES['nonempty_truth']}. Pooled and per volume, an all-empty pair counts 1.",

@@ -174,16 +174,11 @@ def _check_together(config: ConfigDict, task: Task, normalize: str) -> None:
       "set data.normalize=image",
       "data.normalize=image",
     )
-  if config.task == "segmentation" and (config.train.mixup or config.train.class_weights != "none"):
-    raise UserError("train.mixup and train.class_weights are for classification: leave them out, or try train.sampling")
-  if config.task == "classification" and config.train.sampling == "tumor":
-    raise UserError("train.sampling=tumor leaves a classifier one class only: take balanced or all")
+  task.check(config)
   if config.train.sampling == "balanced" and config.train.class_weights == "balanced":
     raise UserError(
       "train.sampling=balanced and train.class_weights=balanced correct for the same twice: leave one out"
     )
-  if config.task == "classification" and config.eval.largest_component:
-    raise UserError("eval.largest_component is for segmentation: leave it out")
   if config.train.patience and config.split.kind == "all":
     raise UserError(
       "train.patience needs a validation set, and split.kind=all has none: leave it out, and set train.epochs as "

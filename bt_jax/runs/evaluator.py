@@ -85,8 +85,7 @@ def evaluate_best(
   decide = lambda slices, tumor: task.predict(tumor, slices, threshold, largest)
   validation_records = task.slice_records(*validation, decide(*validation), **_names(data))
   predictions, temperatures = decide(*test), _temperatures(*validation)
-  segments = config.task == "segmentation"
-  others = {name: _as_predicted(masks, segments) for name, masks in baselines(test[0]).items()}
+  others = {name: task.as_predicted(masks) for name, masks in baselines(test[0]).items()}
   if reference_only is not None:
     reference_only = prediction.gated(reference_only, gate)
     others[f"{components.info.reference}_only"] = reference_only, decide(test[0], reference_only)
@@ -167,7 +166,6 @@ def _tables(
 ) -> Tables:
   slices, probabilities = test
   task, names = components.task, _names(data)
-  segments = config.task == "segmentation"
   rows = task.slice_records(slices, probabilities, predictions, **names)
   calibrated = calibration.calibrate(np.array([row["probability"] for row in rows]), temperatures["slices"])
   rows = [row | {calibration.CALIBRATED: value.item()} for row, value in zip(rows, calibrated, strict=True)]
@@ -176,14 +174,19 @@ def _tables(
   if not data.split.leaky:
     classes = components.info.classes
     whole = volume_columns(
-      slices, predictions if segments else None, spacing_mm=data.source.read_spacings(data.builder), classes=classes
+      slices,
+      predictions if task.predicts_masks else None,
+      spacing_mm=data.source.read_spacings(data.builder),
+      classes=classes,
     )
   return Tables(
     slices=rows,
     patients=[
       row | whole.get((row["patient"], row.get("class")), {}) | known[row["patient"]] for row in task.patient_records(rows)
     ],
-    reliability=calibration.pixel_rows(slices, probabilities.pixels, temperatures["pixels"], **names) if segments else [],
+    reliability=(
+      calibration.pixel_rows(slices, probabilities.pixels, temperatures["pixels"], **names) if "pixels" in temperatures else []
+    ),
     baselines=[
       {"baseline": name, **row}
       for name, predicted in others.items()
@@ -194,12 +197,6 @@ def _tables(
 
 def _names(data: Data) -> dict[str, str]:
   return {"data": data.title, "split": data.split.name}
-
-
-def _as_predicted(masks: np.ndarray, segments: bool) -> tuple[Tumor, np.ndarray]:
-  """A baseline's masks as probabilities and predictions of a segmenter, or of a classifier: tumour if any pixel is set."""
-  masks, slices = masks[..., None], masks.any((1, 2))
-  return Tumor(masks.astype(np.float32), slices.astype(np.float32)), masks if segments else slices
 
 
 def _seconds(config: ConfigDict, history: list[Record]) -> float:

@@ -5,8 +5,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
+from ml_collections import ConfigDict
 
+from bt_jax.errors import UserError
 from bt_jax.evaluation import class_statistics
 from bt_jax.evaluation.bootstrap import Numbers
 from bt_jax.evaluation.records import Record
@@ -31,6 +33,14 @@ class Classification(Task):
     "specificity": "specificity",
   }
   by_patient = ("accuracy",)
+  predicts_masks = False
+
+  @staticmethod
+  def check(config: ConfigDict) -> None:
+    if config.train.sampling == "tumor":
+      raise UserError("train.sampling=tumor leaves a classifier one class only: take balanced or all")
+    if config.eval.largest_component:
+      raise UserError("eval.largest_component is for segmentation: leave it out")
 
   @property
   def outputs(self) -> int:
@@ -54,6 +64,10 @@ class Classification(Task):
 
   def predict(self, probabilities: Tumor, slices: Slices, threshold: float, largest_component: bool) -> np.ndarray:
     return probabilities.slices >= threshold
+
+  def as_predicted(self, masks: Bool[np.ndarray, "n height width"]) -> tuple[Tumor, np.ndarray]:
+    labels = masks.any((1, 2))
+    return Tumor(None, labels.astype(np.float32)), labels
 
   def slice_records(
     self, slices: Slices, probabilities: Tumor, predictions: np.ndarray, *, data: str, split: str

@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
+from ml_collections import ConfigDict
 
+from bt_jax.errors import UserError
 from bt_jax.evaluation import aggregation, postprocess, records
 from bt_jax.evaluation.bootstrap import Numbers
 from bt_jax.evaluation.records import Record
@@ -36,6 +38,14 @@ class Segmentation(Task):
     "false_positive_rate": "detection.false_positive_rate",
   }
   by_patient = ("dice", "iou", "precision", "recall", "hd95", "assd")
+  predicts_masks = True
+
+  @staticmethod
+  def check(config: ConfigDict) -> None:
+    if config.train.mixup or config.train.class_weights != "none":
+      raise UserError(
+        "train.mixup and train.class_weights are for classification: leave them out, or try train.sampling"
+      )
 
   @property
   def outputs(self) -> int:
@@ -83,6 +93,9 @@ class Segmentation(Task):
       largest_component=largest_component,
       overlapping=self.info.overlapping,
     )
+
+  def as_predicted(self, masks: Bool[np.ndarray, "n height width"]) -> tuple[Tumor, np.ndarray]:
+    return Tumor(masks[..., None].astype(np.float32), masks.any((1, 2)).astype(np.float32)), masks[..., None]
 
   def slice_records(
     self, slices: Slices, probabilities: Tumor, predictions: np.ndarray, *, data: str, split: str

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
+from ml_collections import ConfigDict
 
 from bt_jax.datasets.info import DatasetInfo
 from bt_jax.evaluation.bootstrap import Numbers
@@ -30,7 +31,8 @@ class Task(abc.ABC):
     scores: dotted names of the statistics of a summary that may choose the best checkpoint; every task also allows
       `loss`.
     headline: the main statistics, shown for subgroups and for validation, from short to dotted name.
-    by_patient: the columns of `patients.csv` in which two runs are compared.
+    by_patient: the columns of `patients.csv` in which two runs are compared; the first ranks patients.
+    predicts_masks: whether a prediction is a mask of each class, rather than a label.
   """
 
   info: DatasetInfo
@@ -39,6 +41,12 @@ class Task(abc.ABC):
   scores: ClassVar[tuple[str, ...]]
   headline: ClassVar[dict[str, str]]
   by_patient: ClassVar[tuple[str, ...]]
+  predicts_masks: ClassVar[bool]
+
+  @staticmethod
+  @abc.abstractmethod
+  def check(config: ConfigDict) -> None:
+    """Raises UserError if a field of the configuration is for another task."""
 
   @property
   @abc.abstractmethod
@@ -70,6 +78,10 @@ class Task(abc.ABC):
   @abc.abstractmethod
   def predict(self, probabilities: Tumor, slices: Slices, threshold: float, largest_component: bool) -> np.ndarray:
     """The predicted mask or label of each slice, bool."""
+
+  @abc.abstractmethod
+  def as_predicted(self, masks: Bool[np.ndarray, "n height width"]) -> tuple[Tumor, np.ndarray]:
+    """Masks of a single class, such as a baseline's, as probabilities and predictions of this task."""
 
   @abc.abstractmethod
   def slice_records(

@@ -82,7 +82,7 @@ def common(slices, **changes):
     "checkpoint": {"step": 3101, "arrays_sha256": "d4e5f6"}, "epochs": {"trained": 2, "planned": 60},
     "versions": {"bt_jax": "0.1.0", "jax": "0.9.1"}, "devices": "1 x cpu", "commit": "c0ffee", "finished": "2025-01-02T03:04:05+00:00",
     "seconds": 3723.4, "machine": "8 cores of a made-up machine", "temperatures": {"slices": 1.5, "pixels": 1.75}, "baselines": [],
-    "intervals": {"level": 0.95, "method": "percentile bootstrap over patients", "resamples": 2000, "patients": 3, "why": "3 patients only"},
+    "intervals": {"level": 0.95, "method": "percentile bootstrap over patients", "resamples": 2000, "patients": 7, "why": "7 patients only"},
   } | changes  # fmt: skip
 
 

@@ -1,5 +1,7 @@
 """Constants of the LGG MRI segmentation data set, as it was published."""
 
+import dataclasses
+
 from bt_jax.datasets.info import DatasetInfo
 
 FOLDS = 22
@@ -24,4 +26,6 @@ INFO = DatasetInfo(
   citation="Buda, Saha, Mazurowski (2019), Computers in Biology and Medicine 109; Mazurowski et al. (2017), Journal of Neuro-Oncology 133",
   folds=FOLDS,
   patient_fields=("site", "has_pre", "has_post", *CLINICAL_FIELDS),
+  masks="the radiologists' masks",
 )
+PHANTOM = dataclasses.replace(INFO, masks="the masks that the synthetic slices were drawn with")

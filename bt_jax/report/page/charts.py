@@ -30,6 +30,7 @@ _STYLE = {
   "axes.edgecolor": _GREY, "xtick.color": "#374151", "ytick.color": "#374151", "axes.labelcolor": "#374151",
   "font.family": "sans-serif", "font.sans-serif": ["Helvetica", "Arial", "DejaVu Sans"],
 }  # fmt: skip
+_PANELS = 4  # small panels in a line
 _SIZE = (4.4, 3.3)  # inches, so that the text stays legible on a phone
 
 
@@ -41,12 +42,14 @@ class Chart(NamedTuple):
     source: the image as a `data:` URL.
     alt: the text alternative, with the main values.
     paper: the figure of the paper that it corresponds to; empty if there is none.
+    wide: whether it takes the whole width of the page.
   """
 
   title: str
   source: str
   alt: str
   paper: str = ""
+  wide: bool = False
 
 
 def source(content: bytes, kind: str) -> str:
@@ -113,6 +116,27 @@ def _reliability(title: str, unit: str, curves: dict[str, tuple[np.ndarray, ...]
     return Chart(title, _svg(figure), alt)
 
 
+def curve(title: str, axes: tuple[str, str], points: dict[str, Any], level: str) -> Chart:
+  """A curve of `class_statistics.curves` with its band of intervals; `axes` are the names of both."""
+  known = [(x, *pair) for x, pair in zip(points["grid"], points["intervals"], strict=True) if pair]
+  with plt.rc_context(_STYLE):
+    figure, axis = _figure((4.4, 4.0))
+    axis.plot(points["x"], points["y"], color=_BLUE, linewidth=1.6, label="test set")
+    if known:
+      axis.fill_between(
+        *np.array(known).T, color=_BLUE, alpha=0.18, linewidth=0, label=f"{level} intervals over patients"
+      )
+    axis.set(xlabel=axes[0], ylabel=axes[1], xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    axis.legend(frameon=False, loc="lower right" if points["x"][0] == 0 else "lower left")
+    steps = list(zip(points["grid"], points["on_grid"], points["intervals"], strict=True))[4::8]
+    values = [
+      f"{number(y)} at {number(x)}" + (f" ({number(pair[0])} to {number(pair[1])})" if pair else "")
+      for x, y, pair in steps
+    ]
+    alt = f"{axes[1]} over {axes[0]}: {', '.join(values)}."
+    return Chart(title, _svg(figure), alt[0].upper() + alt[1:])
+
+
 def volume_agreement(rows: Sequence[dict[str, Any]], volume: dict[str, Any]) -> Chart:
   """Difference of predicted and true volume over their mean, by patient (Bland and Altman 1986)."""
   unit = volume["unit"]
@@ -177,6 +201,41 @@ def training_curves(history: Sequence[dict[str, Any]], score: str, figure: str) 
   ]
 
 
+def fold_curves(history_of: dict[str, Sequence[dict[str, Any]]]) -> list[Chart]:
+  """Loss and validation score over epochs of every fold, a small panel for each, all with the same axes."""
+  charts_of = {
+    "Loss of every fold": {words: f"{subset}_loss" for words, subset in figures.SUBSETS.items()},
+    "Validation score of every fold": {"validation": "validation_score"},
+  }
+  return [_small_multiples(title, history_of, columns) for title, columns in charts_of.items()]
+
+
+def _small_multiples(title: str, history_of: dict[str, Sequence[dict[str, Any]]], columns: dict[str, str]) -> Chart:
+  lines = -(-len(history_of) // _PANELS)
+  with plt.rc_context(_STYLE):
+    figure, axes = plt.subplots(
+      lines, _PANELS, figsize=(9.2, 1.7 * lines + 0.6), sharex=True, sharey=True, layout="constrained", squeeze=False
+    )
+    for axis in axes.flat[len(history_of) :]:
+      axis.axis("off")
+    for axis, (fold, history) in zip(axes.flat, history_of.items(), strict=False):
+      epochs = [row["epoch"] for row in history]
+      for (name, column), (color, style) in zip(columns.items(), ((_BLUE, "-"), (_ORANGE, "--")), strict=False):
+        axis.plot(epochs, [row[column] for row in history], style, color=color, label=name)
+      axis.set_title(f"fold {fold}", fontsize=8)
+      axis.xaxis.get_major_locator().set_params(integer=True)
+    if len(columns) > 1:
+      figure.legend(
+        *axes.flat[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False, fontsize=8
+      )
+    figure.supxlabel("epoch", fontsize=9)
+    last = "; ".join(
+      f"fold {fold}: {', '.join(f'{name} {number(history[-1][column])}' for name, column in columns.items())}"
+      for fold, history in history_of.items()
+    )
+    return Chart(title, _svg(figure), f"{title} over epochs; after the last, {last}.", wide=True)
+
+
 def tversky_index(history: Sequence[dict[str, Any]], exponent: float) -> Chart:
   """The Tversky index over epochs, 1 - loss ** (1 / exponent) of an epoch's mean focal Tversky loss."""
   losses = {
@@ -206,8 +265,10 @@ def _over_epochs(
 def samples(
   pictures: Sequence[tuple[str, UInt8[np.ndarray, "size size"], Bool[np.ndarray, "size size classes"]]],
   info: DatasetInfo,
+  title: str = "Sample slices with their masks",
+  paper: str = "Fig. 1",
 ) -> Chart:
-  """Slices of the reference channel above their true masks, as in the paper's Fig. 1, each with a title."""
+  """Slices of the reference channel above their true masks, as in the paper's Fig. 1, each with a name."""
   with plt.rc_context(_STYLE):
     figure, axes = plt.subplots(
       2, len(pictures), figsize=(2.2 * len(pictures), 4.8), layout="constrained", squeeze=False
@@ -228,5 +289,5 @@ def samples(
     marked = "; ".join(
       f"{' '.join(name.split())}: {int(mask.any(-1).sum()):,} pixels of tumour" for name, _, mask in pictures
     )
-    alt = f"{info.reference_title} slices above, the radiologist's masks below. {marked}."
-    return Chart("Sample slices with their masks", source(content, "png"), alt, paper="Fig. 1")
+    alt = f"{info.reference_title} slices above, {info.masks} below. {marked}."
+    return Chart(title, source(content, "png"), alt, paper)

@@ -5,7 +5,7 @@ import pathlib
 from bt_jax import files
 from bt_jax.errors import needs
 from bt_jax.inference import overlays
-from bt_jax.report.page import phrases, sections, viewer
+from bt_jax.report.page import cascade_page, classification_page, phrases, sections, segmentation_page, viewer
 from bt_jax.report.page.run_files import RunFiles, read
 from bt_jax.version import __version__
 
@@ -13,6 +13,11 @@ with needs("report", "the report of a run"):
   import jinja2
   from markupsafe import Markup
 
+PAGES = {
+  "segmentation": segmentation_page.PAGE,
+  "classification": classification_page.PAGE,
+  "cascade": cascade_page.PAGE,
+}
 NAME = "report.html"
 _PAGE_BYTES = 9_500_000  # largest size of the file
 _ENOUGH_BYTES = 5_000_000  # size of volumes above which only the best, median and worst patients are still added
@@ -29,7 +34,7 @@ def write_report(workdir: pathlib.Path, *, show_slices: bool) -> pathlib.Path:
     UserError: the folder holds no finished run, or one without any slice.
   """
   record = read(workdir)
-  results = [section for make in sections.RESULTS if (section := make(record, show_slices))]
+  results = PAGES[record.task].sections(record, show_slices)
   page = _page(record, results, show_slices, [])
   if show_slices and (shown := viewer.choose(record, room=_PAGE_BYTES - len(page), enough=_ENOUGH_BYTES)):
     page = _page(record, results, show_slices, shown)
@@ -38,9 +43,10 @@ def write_report(workdir: pathlib.Path, *, show_slices: bool) -> pathlib.Path:
 
 def _page(record: RunFiles, results: list[sections.Section], show_slices: bool, shown: list[viewer.Shown]) -> bytes:
   patient_of = {row["case"]: row["patient"] for row in record.rows}
+  kind = PAGES[record.task]
   in_viewer = {patient_of[volume.case]: volume.case for volume in shown}
-  beside = [sections.published(record, results)] if phrases.is_lgg(record.summary) else []
-  parts = [sections.patients(record, in_viewer), *results, *beside, sections.about(record)]
+  beside = [kind.published(record, results)] if phrases.is_lgg(record.summary) else []
+  parts = [sections.patients(record, in_viewer, kind.patients), *results, *beside, sections.about(record)]
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader("bt_jax.report.page", "."),
     autoescape=True,
@@ -53,12 +59,12 @@ def _page(record: RunFiles, results: list[sections.Section], show_slices: bool, 
     style=inline("style.css"),
     script=inline("viewer.js"),
     title=phrases.model(record.summary),
-    task=phrases.TASKS[record.task],
+    task=kind.about,
     split=phrases.split(record.summary),
     data=record.summary["data"],
     notices=phrases.notices(record.summary),
-    sentences=phrases.sentences(record.summary),
-    headline=phrases.headline(record.summary),
+    sentences=phrases.sentences(record.summary, kind.result),
+    headline=phrases.headline(kind.headline(record.summary["test"])),
     sections=[part for part in parts if part],
     volumes=shown,
     reference=record.info.reference_title,
@@ -71,8 +77,6 @@ def _page(record: RunFiles, results: list[sections.Section], show_slices: bool, 
 
 
 def _no_volumes(show_slices: bool, record: RunFiles) -> str:
-  if record.task == "cascade":
-    return "A cascade keeps no images; they are in the report of the segmenter's run."
   if not show_slices:
     return "Images of slices are switched off for this report, so there are none here."
-  return "This run's folder holds no volumes to show."
+  return PAGES[record.task].no_volumes

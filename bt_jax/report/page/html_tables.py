@@ -6,12 +6,13 @@ from typing import Any, NamedTuple
 from bt_jax.datasets.info import DatasetInfo
 from bt_jax.datasets.patient_groups import missing_sequences
 from bt_jax.evaluation.aggregation import EMPTY_RULES
-from bt_jax.evaluation.bootstrap import FEW
+from bt_jax.evaluation.bootstrap import FEW, FEWEST
 from bt_jax.report.page.phrases import MISSING, STEP, interval, number, sentence
 
 Group = dict[str, Any]
 _NO_VALUE = "no value, as there is nothing here to measure it on"
-_NO_INTERVAL = "Without an interval: too few patients, or too few of them with a value, to draw from."
+_NO_LIMITS = f"no limits of agreement, as there are fewer than {FEWEST} patients"
+_NO_INTERVAL = f"Without an interval: fewer than {FEWEST} patients, or too few of them with a value."
 # Titles of statistics whose names do not read well.
 TITLES = {
   "pooled_dice": "Dice, pixels pooled", "dice_mean": "Dice, volume mean", "dice_median": "Dice, volume median", "roc_auc": "ROC AUC", "ece": "calibration error",
@@ -24,7 +25,11 @@ TITLES = {
   "assd_q25": "mean surface distance, lower quartile", "assd_q75": "mean surface distance, upper quartile",
   "false_positive_rate": "healthy slices with false positives", "sensitivity": "slices with a tumour found",
   "average_precision": "average precision", "f1": "F1", "iou": "IoU", "tumor_slices": "with tumour",
-  "sequences": "missing sequences", "size": "size of the tumour",
+  "sequences": "missing sequences", "size": "size of the tumour", "site": "hospital", "grade": "WHO grade",
+  "RNASeqCluster": "cluster of RNA expression", "MethylationCluster": "cluster of DNA methylation",
+  "miRNACluster": "cluster of micro-RNA", "CNCluster": "cluster of copy numbers", "RPPACluster": "cluster of proteins",
+  "OncosignCluster": "OncoSign cluster", "COCCluster": "cluster of clusters",
+  "angular_std": "angular standard deviation",
 }  # fmt: skip
 
 
@@ -39,6 +44,7 @@ class Cell(NamedTuple):
     why: the reason for a missing value, shown once under the table.
     case: the case that a click shows in the viewer, if any.
     shade: shade of the background, 0..1; None for no shade.
+    link: relative address of another report, if any.
   """
 
   text: str
@@ -48,6 +54,7 @@ class Cell(NamedTuple):
   why: str = ""
   case: str = ""
   shade: float | None = None
+  link: str = ""
 
 
 class Table(NamedTuple):
@@ -157,7 +164,8 @@ def listed(caption: str, group: Group, kind: str, notes: Sequence[str] = ()) -> 
   """Every statistic of a flat group on a line of its own; shares are recognised by name."""
   shares = ("_of_total", "_rate")
   kind_of = lambda name: "share" if name.endswith(shares) else kind
-  rows = [[text(title(name)), measured(group, name, kind_of(name))] for name in numbers_of(group)]
+  why_of = lambda name: _NO_LIMITS if name in ("limits_low", "limits_high") else _NO_VALUE
+  rows = [[text(title(name)), measured(group, name, kind_of(name), why=why_of(name))] for name in numbers_of(group)]
   return table(caption, ("", "test set"), rows, notes)
 
 
@@ -169,6 +177,22 @@ def classes(test: Group) -> Table:
   macro = test["macro"]
   rows += [[text(f"{title(name)}, mean of both classes"), measured(macro, name, why=why)] for name in numbers_of(macro)]
   return table("Slices classified", ("", "test set"), rows)
+
+
+def errors(rows: list[Group], total: int) -> Table:
+  """Wrongly classified slices; `total` is how many there are."""
+  words = ("no tumour", "tumour")
+  lines = [
+    [
+      text(f"{row['case']}, slice {row['slice']}"),
+      text(words[row["label"]]),
+      text(words[row["prediction"]]),
+      value(row["probability"], "share"),
+    ]
+    for row in rows
+  ]
+  heads = ("slice", "truth", "predicted", "probability of tumour")
+  return table(f"The most confident of {total} wrongly classified slices", heads, lines)
 
 
 def confusion(counts: Group) -> Table:
@@ -207,9 +231,9 @@ def calibration(groups: Group) -> Table:
   )
 
 
-def subgroups(groups: dict[str, list[Group]]) -> list[Table]:
-  """One table for each way to group the patients."""
-  tables = []
+def subgroups(groups: dict[str, list[Group]]) -> dict[str, Table]:
+  """One table for each way to group the patients, by its name."""
+  tables = {}
   for name, members in groups.items():
     if not isinstance(members, list) or not members:
       continue
@@ -223,9 +247,9 @@ def subgroups(groups: dict[str, list[Group]]) -> list[Table]:
       ]
       for group in members
     ]
-    few = any(1 < group["patients"] < FEW for group in members)
+    few = any(FEWEST <= group["patients"] < FEW for group in members)
     notes = [f"Intervals of fewer than {FEW} patients are too narrow to rely on."] if few else []
-    tables.append(table(f"By {title(name)}", (title(name), "patients", "slices", *map(title, names)), rows, notes))
+    tables[name] = table(f"By {title(name)}", (title(name), "patients", "slices", *map(title, names)), rows, notes)
   return tables
 
 
@@ -239,14 +263,14 @@ def associations(tested: dict[str, list[Group]]) -> Table:
   }
   rows = []
   for feature, grouping in dict.fromkeys(pair for side in sides.values() for pair in side):
-    row = [text(title(feature)), text(grouping.removesuffix("Cluster"))]
+    row = [text(title(feature)), text(title(grouping))]
     for side in sides.values():
       test = side[feature, grouping]
       above = zip(test["clusters"], test["above"], test["not_above"], strict=True)
       row.append(text(", ".join(f"{cluster}: {high} of {high + low}" for cluster, high, low in above)))
       row += [value(test[name], "p", why=f"no test: {test['why']}") for name in ("p", "p_holm")]
     rows.append(row)
-  heads = ["shape", "clusters by"]
+  heads = ["shape", "clusters"]
   for words in sides:
     heads += [f"above the median by cluster, {words}", "p", "p, Holm"]
   notes = [
@@ -300,10 +324,16 @@ def _patient(row: Group, segmented: bool) -> Group:
   return seen
 
 
-def folds(runs: list[Group]) -> Table:
-  """The results of each run of a cross-validation."""
+def folds(runs: list[Group], links: dict[str, str]) -> Table:
+  """The results of each run of a cross-validation; `links` maps folds to the addresses of their reports."""
   kinds = {"patients": "count", "slices": "count", "tumor_slices": "count", "threshold": "factor"}
   names = [name for name in numbers_of(runs[0], counts=()) if name not in ("fold", "seconds")]  # see `sections.about`
   label = lambda fold: value(fold) if isinstance(fold, int) else text(fold)  # groups of folds are text
-  rows = [[label(run["fold"]), *(measured(run, name, kinds.get(name, "share")) for name in names)] for run in runs]
+  rows = [
+    [
+      label(run["fold"])._replace(link=links.get(str(run["fold"]), "")),
+      *(measured(run, name, kinds.get(name, "share")) for name in names),
+    ]
+    for run in runs
+  ]
   return table("Runs by test fold", ("fold", *map(title, names)), rows, sortable=True)

@@ -1,9 +1,11 @@
 """Numbers, intervals and sentences as they appear in the report."""
 
 import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from bt_jax.datasets.registry import info_of
+from bt_jax.evaluation.bootstrap import FEWEST
 from bt_jax.paper import published_values
 from bt_jax.paper.baselines import COPY
 from bt_jax.scans.scan import NOTICE
@@ -11,11 +13,6 @@ from bt_jax.scans.scan import NOTICE
 STEP = "The spacing is not known: distances are in pixels, and a step to the next slice, in truth several millimetres, counts as one."
 MISSING, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 _NO_BREAK = "\N{NO-BREAK SPACE}"
-TASKS = {
-  "segmentation": "segmentation of tumours",
-  "classification": "classification of slices, tumour or none",
-  "cascade": "a classifier that gates a segmenter",
-}
 MODELS = {
   "unet": "U-Net",
   "resunet": "ResUNet (U-Net with a ResNet50 encoder)",
@@ -23,6 +20,7 @@ MODELS = {
   "cnn": "CNN",
   "resnet50": "ResNet50",
 }
+Headline = tuple[str, dict[str, Any], str, str]  # title, group of the summary, name in the group, and what it means
 # The format of a number, by its kind.
 _FORMATS = {
   "share": "{:.3f}",
@@ -58,10 +56,13 @@ def duration(seconds: float | int) -> str:
 def model(summary: dict[str, Any]) -> str:
   """The title of the model or models that were evaluated."""
   if "segmenter" in summary:
-    return " and ".join(
-      MODELS.get(summary[role]["model"], summary[role]["model"]) for role in ("classifier", "segmenter")
-    )
-  return MODELS.get(summary["model"], summary["model"])
+    return " and ".join(title(summary[role]["model"]) for role in ("classifier", "segmenter"))
+  return title(summary["model"])
+
+
+def title(name: str) -> str:
+  """The title of a network, by its name."""
+  return MODELS.get(name, name)
 
 
 def is_lgg(summary: dict[str, Any]) -> bool:
@@ -81,9 +82,12 @@ def split(summary: dict[str, Any]) -> str:
 
 
 def intervals(summary: dict[str, Any]) -> str:
-  """How the intervals were made, with the warning about them, if any."""
+  """How the intervals were made, with the warning about them, if any; why there are none of too few patients."""
   about = summary["intervals"]
+  if about["patients"] < FEWEST:
+    return about["why"]
   made = f"{_level(summary)} intervals by {about['method']}, {about['resamples']:,} resamples of {about['patients']} patients"
+  made += f"; {about['exact']}" if "exact" in about else ""
   return f"{made} ({about['why']})" if about["why"] else made
 
 
@@ -96,67 +100,15 @@ def _level(summary: dict[str, Any]) -> str:
   return f"{summary['intervals']['level']:.0%}".replace("%", f"{_NO_BREAK}%")
 
 
-def _with(group: dict[str, Any], name: str, kind: str = "share", level: str = "") -> str:
+def with_interval(group: dict[str, Any], name: str, kind: str = "share", level: str = "") -> str:
   """A number and its interval; `level` at the first mention of an interval."""
   shown, pair = number(group[name], kind), group.get(f"{name}_ci95")
   return f"{shown} ({level + ' interval ' if level else ''}{interval(pair, kind)})" if pair else shown
 
 
-def sentences(summary: dict[str, Any]) -> list[str]:
-  """The result in three sentences: the score, the result by slice, and the protocol."""
-  test = summary["test"]
-  describe = (
-    _cascade if "gate" in test else {"segmentation": _segmentation, "classification": _classification}[summary["task"]]
-  )
-  first, second = describe(test, _level(summary))
-  return [first, second, _protocol(summary)]
-
-
-def _segmentation(test: dict[str, Any], level: str) -> tuple[str, str]:
-  classes = f", averaged over {', '.join(test['classes'])}," if "classes" in test else ""
-  first = (
-    f"On {test['slices']:,} test slices of {test['patients']} patients the Dice coefficient{classes} is "
-    f"{_with(test['pooled'], 'dice', level=level)} over all pixels and {_with(test['patient'], 'dice_mean')} as the mean "
-    f"over patient volumes, whose median is {number(test['patient']['dice_median'])}."
-  )
-  detection = test["detection"]
-  if detection["sensitivity"] is None or detection["false_positive_rate"] is None:
-    return first, f"{test['tumor_slices']:,} of the slices have a tumour."
-  second = (
-    f"Of the {test['tumor_slices']:,} slices with a tumour, {_with(detection, 'sensitivity', 'percent')} have some of it segmented; "
-    f"of the {test['slices'] - test['tumor_slices']:,} without, {_with(detection, 'false_positive_rate', 'percent')} have false positives."
-  )
-  return first, second
-
-
-def _classification(test: dict[str, Any], level: str) -> tuple[str, str]:
-  tumor = test["per_class"]["tumor"]
-  first = (
-    f"On {test['slices']:,} test slices of {test['patients']} patients, {_with(test, 'accuracy', 'percent', level)} are classified correctly, "
-    f"with an area under the ROC curve of {_with(test, 'roc_auc') if test['roc_auc'] is not None else MISSING}."
-  )
-  parts = []
-  if tumor["recall"] is not None:
-    parts.append(f"of the {test['tumor_slices']:,} slices with a tumour, {_with(tumor, 'recall', 'percent')} are found")
-  if test["specificity"] is not None:
-    healthy = test["slices"] - test["tumor_slices"]
-    parts.append(f"of the {healthy:,} without, {_with(test, 'specificity', 'percent')} are left alone")
-  return first, sentence("; ".join(parts))
-
-
-def _cascade(test: dict[str, Any], level: str) -> tuple[str, str]:
-  gate, alone, gated = test["gate"], test["segmentation"]["alone"], test["segmentation"]["gated"]
-  first = (
-    f"On {alone['slices']:,} test slices of {alone['patients']} patients the gate changes the Dice coefficient over all pixels "
-    f"from {_with(alone['pooled'], 'dice', level=level)} to {_with(gated['pooled'], 'dice')}, and its mean over patient volumes "
-    f"from {_with(alone['patient'], 'dice_mean')} to {_with(gated['patient'], 'dice_mean')}."
-  )
-  second = (
-    f"Of {gate['healthy_slices']:,} healthy slices, {gate['false_positives']:,} have false positives without it and "
-    f"{gate['false_positives_gated']:,} with it; of {gate['tumor_slices']:,} slices with a tumour it stops "
-    f"{gate['tumor_slices_missed_by_gate']:,}."
-  )
-  return first, second
+def sentences(summary: dict[str, Any], result: Callable[[dict[str, Any], str], tuple[str, str]]) -> list[str]:
+  """The result in three sentences: the score and the result by slice, which `result` makes, and the protocol."""
+  return [*result(summary["test"], _level(summary)), _protocol(summary)]
 
 
 def _protocol(summary: dict[str, Any]) -> str:
@@ -201,30 +153,13 @@ def _copied(summary: dict[str, Any]) -> str:
     if baseline["name"] == COPY:
       test = baseline["test"]
       if "pooled" in test:
-        return f"a Dice of {_with(test['pooled'], 'dice')} over all pixels of this test set"
-      return f"an accuracy of {_with(test, 'accuracy', 'percent')} on this test set"
+        return f"a Dice of {with_interval(test['pooled'], 'dice')} over all pixels of this test set"
+      return f"an accuracy of {with_interval(test, 'accuracy', 'percent')} on this test set"
   return published_values.ANCHORS[-1].result.removesuffix(", without a look at the image")
 
 
-def headline(summary: dict[str, Any]) -> list[tuple[str, str, str, str]]:
-  """The headline statistics at the top: (name, value, interval, rule)."""
-  test = summary["test"]
-  if "gate" in test:
-    return []
-  if summary["task"] == "segmentation":
-    wanted = (
-      ("Dice, pixels pooled", test["pooled"], "dice", "all test pixels together"),
-      ("Dice, volume mean", test["patient"], "dice_mean", "each patient counts once"),
-      ("Tumour slices found", test["detection"], "sensitivity", "any pixel predicted"),
-      ("Healthy slices with false positives", test["detection"], "false_positive_rate", "lower is better"),
-    )
-  else:
-    wanted = (
-      ("Accuracy", test, "accuracy", "slices classified correctly"),
-      ("Area under ROC", test, "roc_auc", "any threshold"),
-      ("Sensitivity", test["per_class"]["tumor"], "recall", "slices with a tumour found"),
-      ("Specificity", test, "specificity", "healthy slices left alone"),
-    )
+def headline(wanted: Sequence[Headline]) -> list[tuple[str, str, str, str]]:
+  """The headline statistics that have a value: (name, value, interval, rule)."""
   return [
     (name, number(group[key]), interval(group.get(f"{key}_ci95")), rule)
     for name, group, key, rule in wanted

@@ -3,11 +3,14 @@
 import pathlib
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from bt_jax import files
 from bt_jax.datasets.info import DatasetInfo
 from bt_jax.datasets.registry import info_of
+from bt_jax.evaluation import classifier_gate
 from bt_jax.evaluation.record_tables import Tables, kind_of, read_run
-from bt_jax.evaluation.records import Record, of_any_class
+from bt_jax.evaluation.records import Record, of_any_class, patient_records
 from bt_jax.evaluation.summary_schema import check_files, read_summary
 from configs import saved
 
@@ -26,7 +29,7 @@ class RunFiles(NamedTuple):
     config: content of `config.json`; empty if there is none.
     info: description of its data set.
     rows: records of `slices.csv`, merged over classes.
-    patients: records of `patients.csv`, merged over classes; empty for a cascade.
+    patients: records of `patients.csv`, merged over classes; of a cascade those of its gated masks, if there is one class.
     slices_by_class: records of `slices.csv` by case and slice and then by class; empty if there is one class.
     history: rows of `metrics.csv`; empty if there is none.
     reliability: rows of `reliability.csv`; empty if there is none.
@@ -49,6 +52,23 @@ class RunFiles(NamedTuple):
     """Segmentation, classification or cascade."""
     return "cascade" if "segmenter" in self.summary else self.summary["task"]
 
+  def history_of_folds(self) -> dict[str, list[Record]]:
+    """The rows of `metrics.csv` of each pooled run whose folder is there, by fold."""
+    paths = {name: run / "metrics.csv" for name, run in self.runs.items()} if self.summary.get("folds") else {}
+    return {name: _table(path, _HISTORY) for name, path in paths.items() if path.is_file()}
+
+  @property
+  def runs(self) -> dict[str, pathlib.Path]:
+    """The folders of the runs that this one consists of, by fold or role; in this folder or beside it, if moved together."""
+    named = {str(fold["fold"]): fold["run"] for fold in self.summary.get("folds") or [] if fold.get("run")}
+    named |= {role: self.summary[role]["run"] for role in ("segmenter", "classifier") if role in self.summary}
+    return {name: self._near(run) for name, run in named.items()}
+
+  def _near(self, run: str) -> pathlib.Path:
+    name = pathlib.PurePath(run).name
+    near = [path for path in (self.folder / name, self.folder.parent / name) if (path / "summary.json").is_file()]
+    return near[0] if near else self.folder / run
+
   def of_classes(self, row: Record) -> Record:
     """A record of `slices.csv`; if there are several classes, with the record of each as `classes`."""
     classes = self.slices_by_class.get((row["case"], row["slice"]))
@@ -66,7 +86,8 @@ def read(folder: pathlib.Path) -> RunFiles:
   config, history, table = _config(folder), folder / "metrics.csv", folder / "table.txt"
   rows = _table(history, _HISTORY) if history.is_file() else []
   if "segmenter" in summary:
-    tables = Tables(_table(folder / "slices.csv", ("case", "patient", "slice", "label")), [], [], [])
+    slices = _table(folder / "slices.csv", ("case", "patient", "slice", "label"))
+    tables = Tables(slices, _gated_patients(slices, info_of(summary)), [], [])
     check_files(folder, summary)
   else:
     summary, tables = read_run(folder)
@@ -82,6 +103,13 @@ def read(folder: pathlib.Path) -> RunFiles:
     tables.reliability,
     table.read_text(encoding="utf-8", errors="replace") if table.is_file() else "",
   )
+
+
+def _gated_patients(rows: list[Record], info: DatasetInfo) -> list[Record]:
+  """The patients of a cascade's slices with the gate; none where counts of several classes are merged in a slice."""
+  if len(info.classes) > 1 or "gate_passes" not in rows[0]:
+    return []
+  return patient_records(classifier_gate.gate(rows, np.array([row["gate_passes"] for row in rows])))
 
 
 def _by_slice(rows: list[Record]) -> dict[tuple[str, int], dict[str, Record]]:

@@ -1,16 +1,14 @@
 """The sections of the report, made from the files of a run; empty sections are left out."""
 
+import os
 import pathlib
+import urllib.parse
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-import numpy as np
 from flax.traverse_util import flatten_dict
 
-from bt_jax import metrics
-from bt_jax.evaluation.class_statistics import summarize_classes
-from bt_jax.evaluation.records import counts_of
-from bt_jax.paper import published_values
+from bt_jax.paper import genes, published_values
 from bt_jax.report.page import charts, html_tables, paper_tables, phrases, viewer
 from bt_jax.report.page.charts import Chart
 from bt_jax.report.page.html_tables import Table
@@ -26,7 +24,6 @@ class Section(NamedTuple):
     lead: paragraphs before the rest.
     tables: tables, in order.
     charts: charts, shown after the tables.
-    listing: preformatted text.
     folded: tables that open on a click.
   """
 
@@ -35,145 +32,102 @@ class Section(NamedTuple):
   lead: Sequence[str] = ()
   tables: Sequence[Table] = ()
   charts: Sequence[Chart] = ()
-  listing: str = ""
   folded: Sequence[Table] = ()
 
 
-def scores(record: RunFiles, show_slices: bool) -> Section:
-  """The main statistics on the test set."""
-  test = record.summary["test"]
-  about = phrases.sentence(phrases.intervals(record.summary))
-  if record.task == "cascade":
-    runs = "; ".join(f"{role}: {_name(record.summary[role]['run'])}" for role in ("classifier", "segmenter"))
-    drawn = _picture(record, "gate", "The effect of the gate at every threshold", _gate_words(test["gate"]))
-    lead = [f"Two runs as one system. Each has a report of its own: {runs}."]
-    return Section("scores", "Scores", lead, charts=drawn, listing=record.table)
-  if record.task == "classification":
-    return Section("scores", "Scores", [about], [html_tables.classes(test), html_tables.confusion(test["confusion"])],
-                   _patient_chart(record, "accuracy", "Accuracy"))  # fmt: skip
-  return Section(
-    "scores",
-    "Scores",
-    [about],
-    [html_tables.overlap(test, record.summary["leaky"]), *html_tables.by_class(test)],
-    _patient_chart(record, "dice", "Dice"),
-  )
+class Page(NamedTuple):
+  """What the page of a kind of run holds.
+
+  Attributes:
+    about: what the run does, in words.
+    result: two sentences on the results of a test set, with the level of its first interval.
+    headline: the headline statistics of a test set.
+    results: the sections of results, in order; None is left out.
+    slices: the section with images of slices, where they may be shown.
+    training: the section about training.
+    published: the section beside the paper, for its data set.
+    patients: the heading of the table of patients.
+    no_volumes: why there is no viewer, if there are no images.
+  """
+
+  about: str
+  result: Callable[[dict[str, Any], str], tuple[str, str]]
+  headline: Callable[[dict[str, Any]], list[phrases.Headline]]
+  results: tuple[Callable[[RunFiles], Section | None], ...]
+  published: Callable[[RunFiles, Sequence[Section]], Section]
+  slices: Callable[[RunFiles], Section | None] = lambda record: None
+  training: Callable[[RunFiles], Section | None] = lambda record: None
+  patients: str = "Patients"
+  no_volumes: str = "This run's folder holds no volumes to show."
+
+  def sections(self, record: RunFiles, show_slices: bool) -> list[Section]:
+    """The sections of a run that depend on its results, in the order of the page."""
+    makers = (*self.results, *((self.slices,) if show_slices else ()), self.training)
+    return [section for make in makers if (section := make(record))]
 
 
-def _name(path: str) -> str:
-  """The name of a folder, without its parents, which are private."""
-  return pathlib.PurePath(path).name
+def links(record: RunFiles) -> dict[str, str]:
+  """The relative addresses of the reports of the runs that this one consists of, by name.
+
+  Only of those in this folder or beside it: the names of other folders are private.
+  """
+  return {name: address for name, run in record.runs.items() if (address := link(record.folder, run))}
 
 
-def _gate_words(gate: dict[str, Any]) -> str:
-  rates = [phrases.number(gate[name]) for name in ("sensitivity", "false_positive_rate", "false_positive_rate_gated")]
-  return (
-    f"Shares over the gate's threshold. At the chosen one {rates[0]} of the slices with a tumour are let through, and the share of "
-    f"healthy slices with false positives goes from {rates[1]} to {rates[2]}."
-  )
+def link(folder: pathlib.Path, run: pathlib.Path) -> str:
+  """The address of the report of a run, relative to a folder; empty if it is neither in the folder nor beside it."""
+  page = (run / "report.html").resolve()
+  near = page.parent.parent in (folder.resolve(), folder.resolve().parent)
+  return urllib.parse.quote(os.path.relpath(page, folder.resolve())) if near and page.is_file() else ""
 
 
-def _patient_chart(record: RunFiles, name: str, title: str) -> list[Chart]:
+def patient_chart(record: RunFiles, name: str, title: str) -> list[Chart]:
+  """The chart of a statistic of every patient, if any has a value."""
   known = [row for row in record.patients if row.get(name) is not None]
   return [charts.by_patient(known, name, title)] if known else []
 
 
-def _picture(record: RunFiles, name: str, title: str, alt: str, figure: str = "") -> list[Chart]:
+def picture(record: RunFiles, name: str, title: str, alt: str, figure: str = "") -> list[Chart]:
+  """A figure that the run's folder holds, if it does."""
   path = record.folder / "figures" / f"{name}.png"
   return [Chart(title, charts.source(path.read_bytes(), "png"), alt, figure)] if path.is_file() else []
 
 
-def slices(record: RunFiles, show_slices: bool) -> Section | None:
-  """Images of slices."""
-  if not show_slices:
-    return None
-  sample = viewer.sample_chart(record)
-  drawn = [sample] if sample else []
-  if record.task == "segmentation":
-    for name, kind, figure in (("tumor", "with", "Fig. 7"), ("no_tumor", "without", "Fig. 8")):
-      alt = f"Outlines of truth and prediction on {record.info.reference_title}: best, median and worst slices {kind} a tumour. {_slice_words(record, name)}"
-      drawn += _picture(record, f"overlays_{name}", f"Predictions on slices {kind} a tumour", alt, figure)
+def samples(drawn: Sequence[Chart]) -> Section | None:
+  """Images of slices, if there are any."""
   return Section("samples", "Sample slices", charts=drawn) if drawn else None
 
 
-def _slice_words(record: RunFiles, name: str) -> str:
-  rows = [row for row in record.rows if row["label"] == (name == "tumor")]
-  if not rows:
-    return ""
-  if name == "tumor":
-    dice = np.array([_dice(record, row) for row in rows])
-    return f"Dice from {phrases.number(dice.min())} to {phrases.number(dice.max())}, median {phrases.number(np.median(dice))}."
-  wrong = [row["fp"] for row in rows]
-  return f"{sum(count > 0 for count in wrong)} of {len(rows)} have false-positive pixels, at most {max(wrong):,}."
-
-
-def _dice(record: RunFiles, row: dict[str, Any]) -> float:
-  """The Dice of a slice, 1 if truth and prediction are empty; the mean over several classes."""
-  of_classes = list(record.of_classes(row).get("classes", {None: row}).values())
-  return float(metrics.dice(counts_of(of_classes), empty=1.0).mean())
-
-
-def detection(record: RunFiles, show_slices: bool) -> Section | None:
-  """Detection by slice, volumes and surface distances of a segmentation."""
-  test = record.summary["test"]
-  if record.task != "segmentation":
-    return None
-  tables = [
-    html_tables.listed("Slices with any pixel predicted", test["detection"], "share"),
-    html_tables.confusion(_marked(record)["confusion"]),
-  ]
-  lead, drawn = [], []
-  for name, caption, kind in (
-    ("volume", "Tumour volume", "pixels"),
-    ("surface", "Distance of the surfaces", "distance"),
-  ):
-    group = test[name]
-    if "why" in group:
-      lead.append(f"{caption}: no value, {group['why']}.")
-      continue
-    notes = [phrases.sentence(group["empty"])] if name == "surface" else []
-    notes += [phrases.STEP] if name == "surface" and group["unit"] == "pixels" else []
-    tables.append(html_tables.listed(f"{caption}, in {group['unit']}", group, kind, notes))
-  if "why" not in test["volume"]:
-    drawn.append(charts.volume_agreement(record.patients, test["volume"]))
-  return Section("detection", "Detection, volume and surface", lead, tables, drawn)
-
-
-def _marked(record: RunFiles) -> dict[str, Any]:
-  """A segmenter evaluated as a classifier of slices: tumour if any pixel is segmented."""
-  return summarize_classes([row | {"prediction": int(row["tp"] + row["fp"] > 0)} for row in record.rows])
-
-
-def calibration(record: RunFiles, show_slices: bool) -> Section | None:
+def calibration(record: RunFiles) -> Section:
   """Calibration of the probabilities."""
-  if record.task == "cascade":
-    return None
   groups = record.summary["test"]["calibration"]
   drawn = [charts.pixel_reliability(record.reliability)] if record.reliability else []
   return Section("calibration", "Calibration", tables=[html_tables.calibration(groups)],
                  charts=[*drawn, charts.slice_reliability(record.rows)])  # fmt: skip
 
 
-def subgroups(record: RunFiles, show_slices: bool) -> Section | None:
+def subgroups(record: RunFiles) -> Section | None:
   """Statistics of subgroups of patients."""
-  tables = html_tables.subgroups(record.summary["test"].get("subgroups") or {})
-  if not tables:
+  table_of = html_tables.subgroups(record.summary["test"].get("subgroups") or {})
+  if not table_of:
     return None
   lead = [
     "The groups were fixed before any result was seen; their intervals are not corrected for how many there are. Differences between small "
     "groups are questions, not answers."
   ]
-  molecular = [table for table in tables if table.caption.endswith("Cluster")]
-  return Section("subgroups", "Subgroups of patients", lead, [table for table in tables if table not in molecular],
-                 folded=molecular)  # fmt: skip
+  shown, folded = (
+    [table for name, table in table_of.items() if (name in genes.GROUPINGS) == molecular]
+    for molecular in (False, True)
+  )
+  return Section("subgroups", "Subgroups of patients", lead, shown, folded=folded)
 
 
-def associations(record: RunFiles, show_slices: bool) -> Section | None:
+def associations(record: RunFiles) -> Section | None:
   """Shape against molecular clusters."""
-  if record.task == "cascade" or not phrases.is_lgg(record.summary):
+  if not phrases.is_lgg(record.summary):
     return None
   associations = record.summary["test"]["associations"]
-  words_of = {"truth": "the radiologists' masks", "predicted": "the predicted masks"}
+  words_of = {"truth": record.info.masks, "predicted": "the predicted masks"}
   lead = []
   for kind in filter(associations.get, words_of):
     tests = [row for row in associations[kind] if row["p_holm"] is not None]
@@ -189,12 +143,17 @@ def associations(record: RunFiles, show_slices: bool) -> Section | None:
   return Section("associations", "Shape and molecular clusters", lead, folded=tested)
 
 
-def training(record: RunFiles, show_slices: bool) -> Section | None:
+def training(record: RunFiles) -> Section | None:
   """Training curves or, for pooled runs, the results of each run."""
-  if record.summary.get("folds"):
-    return Section("training", "The runs that are pooled", ["Curves are in the report of each run."],
-                   [html_tables.folds(record.summary["folds"])])  # fmt: skip
-  if record.task == "cascade" or not record.history or not record.config:
+  if folds := record.summary.get("folds"):
+    history_of = record.history_of_folds()
+    lead = "Each run has a report of its own"
+    if missing := [str(fold["fold"]) for fold in folds if str(fold["fold"]) not in history_of]:
+      lead += f"; the folders of {len(missing)} of {len(folds)} runs are not here, so their curves are missing"
+    table = html_tables.folds(folds, links(record))
+    return Section("training", "The runs that are pooled", [f"{lead}."], [table],
+                   charts.fold_curves(history_of) if history_of else [])  # fmt: skip
+  if not record.history or not record.config:
     return None
   figure = {"cnn": "Fig. 4", "resnet50": "Fig. 6"}.get(record.summary["model"], "")
   drawn = charts.training_curves(record.history, record.config["train"]["score"], figure)
@@ -208,37 +167,25 @@ def training(record: RunFiles, show_slices: bool) -> Section | None:
   return Section("training", "Training", lead, charts=drawn)
 
 
-def published(record: RunFiles, others: Sequence[Section]) -> Section:
-  """The paper's tables, where to find its figures, and results of others."""
-  summary, test, tables = record.summary, record.summary["test"], []
-  if record.task == "classification":
-    tables.append(paper_tables.table2(test["per_class"], phrases.model(summary)))
-    if summary["baselines"]:
-      tables.append(paper_tables.baselines(summary))
-  elif record.task == "segmentation":
-    tables.append(
-      paper_tables.table2(_marked(record)["per_class"], f"any pixel predicted by the {phrases.model(summary)}")
-    )
-    tables.append(paper_tables.table3(summary))
+def published(others: Sequence[Section], tables: Sequence[Table], here: dict[str, str]) -> Section:
+  """The paper's tables, where to find its figures, and results of others.
+
+  Args:
+    others: the other sections; their charts say which figure of the paper they are.
+    tables: tables of this kind of run.
+    here: where else figures of the paper are in this report.
+  """
   lead = [
     "The paper is Aish et al. 2024, Brain Tumor Segmentation and Classification Using ResNet50 and U-Net. What it prints for its own "
     "networks is for slices drawn at random, which leaks."
   ]
   return Section(
-    "published", "Beside the paper and others", lead, [*tables, paper_tables.anchors(), _figures(record, others)]
+    "published", "Beside the paper and others", lead, [*tables, paper_tables.anchors(), _figures(others, here)]
   )
 
 
-def _figures(record: RunFiles, others: Sequence[Section]) -> Table:
-  here = {chart.paper: section.title for section in others for chart in section.charts if chart.paper}
-  model = record.summary.get("model")
-  if record.task == "segmentation":
-    here |= dict.fromkeys(
-      ("Fig. 3", "Fig. 5"), "of this network: Detection, volume and surface, slices with any pixel predicted"
-    )
-    here |= {name: "of this network: Training" for name in ("Fig. 4", "Fig. 6") if record.history}
-  elif record.task == "classification":
-    here["Fig. 3" if model == "cnn" else "Fig. 5"] = "Scores: confusion matrix"
+def _figures(others: Sequence[Section], here: dict[str, str]) -> Table:
+  here = {chart.paper: section.title for section in others for chart in section.charts if chart.paper} | here
   rows = [
     [
       html_tables.text(f"Fig. {name}"),
@@ -309,8 +256,8 @@ def _fitted(baseline: dict[str, Any]) -> str:
   return f"{baseline['title']} ({parameters or 'no parameters here'})"
 
 
-def patients(record: RunFiles, shown: dict[str, str]) -> Section | None:
-  """The sortable table of patients; `shown` maps patients to their case in the viewer."""
+def patients(record: RunFiles, shown: dict[str, str], title: str) -> Section | None:
+  """The sortable table of patients under a title; `shown` maps patients to their case in the viewer."""
   if not record.patients:
     return None
   ranked = viewer.ranks(record)
@@ -321,11 +268,5 @@ def patients(record: RunFiles, shown: dict[str, str]) -> Section | None:
     [f"By {'Dice' if name == 'dice' else name}, {ranking}. A click on a heading sorts the table."] if ranking else []
   )
   return Section(
-    "patients", "Patients", lead, [html_tables.patients(record.patients, shown, record.summary["test"], record.info)]
+    "patients", title, lead, [html_tables.patients(record.patients, shown, record.summary["test"], record.info)]
   )
-
-
-# In the order of the page; the sections on patients, the paper and the run are placed around them.
-RESULTS: tuple[Callable[[RunFiles, bool], Section | None], ...] = (
-  scores, detection, calibration, subgroups, associations, slices, training,
-)  # fmt: skip

@@ -2,7 +2,7 @@
 
 import itertools
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,6 +11,7 @@ from bt_jax.report.page import sprites
 from bt_jax.report.page.charts import Chart, samples, source
 from bt_jax.report.page.phrases import number
 from bt_jax.report.page.run_files import RunFiles
+from bt_jax.tasks import TASKS
 
 Row = dict[str, Any]
 _WHITE = 0.999  # quantile of a volume's intensities that is shown as white
@@ -47,7 +48,7 @@ class Shown(NamedTuple):
 
 def score(record: RunFiles) -> str:
   """The column of `patients.csv` that ranks patients."""
-  return "dice" if record.task == "segmentation" else "accuracy"
+  return TASKS[record.summary.get("task", "segmentation")].by_patient[0]  # masks of a cascade are its segmenter's
 
 
 def ranks(record: RunFiles) -> dict[str, str]:
@@ -110,14 +111,8 @@ def note(record: RunFiles, shown: list[Shown]) -> str:
 
 
 def _folder(record: RunFiles, case: str) -> pathlib.Path | None:
-  """The folder with the volume of a case: in the run's folder or, for pooled runs, in that of one of them."""
-  folders = [fold["run"] for fold in record.summary.get("folds") or [] if fold.get("run")]
-  folds = [
-    *sorted(record.folder.glob("fold*_*")),
-    *(record.folder / run for run in folders),
-    *map(pathlib.Path, folders),
-  ]
-  for run in (record.folder, *folds):
+  """The folder with the volume of a case: in the run's folder, or in that of one of the runs that it consists of."""
+  for run in (record.folder, *record.runs.values()):
     if (run / "volumes" / case / "flair.png").is_file():
       return run / "volumes"
   return None
@@ -168,7 +163,15 @@ def _caption(row: Row) -> str:
     outcome = "; ".join(f"{name}: {_outcome(of_class)}" for name, of_class in row["classes"].items())
   else:
     outcome = _outcome(row)
-  return f"{truth}; {outcome}; highest probability {number(row['probability'])}"
+  return f"{truth}; {outcome}; highest probability {number(row['probability'])}{_gate(row)}"
+
+
+def _gate(row: Row) -> str:
+  """What the gate of a cascade does with a slice, as text; the outlines and scores of slices are those without it."""
+  if "gate_passes" not in row:
+    return ""
+  decision = "lets it through" if row["gate_passes"] else "stops it, so that the mask is empty"
+  return f"; the gate {decision}, at the classifier's probability of {number(row['classifier_probability'])}"
 
 
 def _outcome(row: Row) -> str:
@@ -180,10 +183,24 @@ def _outcome(row: Row) -> str:
   return f"{marked:,} false-positive pixels (Dice 0)" if marked else "nothing segmented, correct"
 
 
-def sample_chart(record: RunFiles) -> Chart | None:
-  """Sample slices with their masks: of each volume the slice with the largest tumour."""
+def error_charts(record: RunFiles, errors: Sequence[Row]) -> list[Chart]:
+  """The slices of these records above their true masks, where the run's folder has their images."""
+  pictures = []
+  for row in errors:
+    members = sorted(other["slice"] for other in record.rows if other["case"] == row["case"])
+    folder = _folder(record, row["case"])
+    volume = sprites.read_volume(folder, row["case"], len(members), len(record.info.classes)) if folder else None
+    if volume is not None:
+      index = members.index(row["slice"])
+      name = f"{row['case']}\nslice {row['slice']}, probability {number(row['probability'])}"
+      pictures.append((name, sprites.flair_slices(volume)[index], volume.truth[index]))
+  return [samples(pictures, record.info, "The most confident errors and their masks", "")] if pictures else []
+
+
+def sample_charts(record: RunFiles) -> list[Chart]:
+  """Sample slices with their masks, if there are any: of each volume the slice with the largest tumour."""
   pictures = list(itertools.islice(_samples(record), _SAMPLES))
-  return samples(pictures, record.info) if pictures else None
+  return [samples(pictures, record.info)] if pictures else []
 
 
 def _samples(record: RunFiles) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from bt_jax import files, metrics
 from bt_jax.datasets.info import DatasetInfo
@@ -14,7 +14,7 @@ from bt_jax.errors import needs
 from bt_jax.evaluation.class_statistics import summarize_classes
 from bt_jax.evaluation.records import Record, by_class, counts_of, of_any_class
 from bt_jax.inference import overlays
-from bt_jax.schema import Slices, to_8_bits
+from bt_jax.report.page import sprites
 
 with needs("report", "the report of a run"):
   import matplotlib
@@ -112,22 +112,24 @@ def save_gate(
 
 
 def save_overlays(
-  folder: pathlib.Path,
-  slices: Slices,
-  masks: Bool[np.ndarray, "n height width classes"],
-  rows: Sequence[Record],
-  *,
-  title: str,
-  info: DatasetInfo,
+  folder: pathlib.Path, volumes: pathlib.Path, rows: Sequence[Record], *, title: str, info: DatasetInfo
 ) -> list[pathlib.Path]:
   """Outlines of truth and prediction on the reference channel: best, median and worst slices, with or without tumour.
 
   Slices with a tumour are ranked by Dice, the mean over several classes.
+
+  Args:
+    folder: where to write.
+    volumes: folder with the volumes that `sprites.save_volumes` wrote.
+    rows: records of slices, of all slices of these volumes.
+    title: first line of each figure.
+    info: the data set.
   """
   dice = np.mean([metrics.dice(counts_of(members), empty=1.0) for members in by_class(list(rows)).values()], axis=0)
   # Without a tumour Dice is 1 or 0, so the number of wrong pixels decides there.
-  wrong = np.array([row["fp"] for row in of_any_class(list(rows))])
-  tumor = np.array([row["label"] for row in of_any_class(list(rows))]) == 1
+  slices = of_any_class(list(rows))
+  wrong = np.array([row["fp"] for row in slices])
+  tumor = np.array([row["label"] for row in slices]) == 1
   paths = []
   for name, indices, order, caption in (
     ("tumor", np.flatnonzero(tumor), -dice, lambda index: f"Dice {dice[index]:.3f}"),
@@ -147,8 +149,9 @@ def save_overlays(
       axis.axis("off")
     for line, (rank, members) in zip(axes, chosen.items(), strict=True):
       for axis, index in zip(line, members, strict=False):
-        _draw(axis, slices, masks, int(index), info)
-        axis.set_title(f"{rank}: {slices.case[index]}\nslice {slices.number[index]}, {caption(index)}", fontsize=8)
+        case, number = slices[index]["case"], slices[index]["slice"]
+        _draw(axis, volumes, case, _numbers_of(slices, case), number, info)
+        axis.set_title(f"{rank}: {case}\nslice {number}, {caption(index)}", fontsize=8)
     handles = {
       f"{name}{kind}": plt.Line2D([], [], color=style["colors"], linestyle=style["linestyles"])
       for name, styles in _styles(info)
@@ -162,10 +165,16 @@ def save_overlays(
   return paths
 
 
-def _draw(axis: Any, slices: Slices, masks: np.ndarray, index: int, info: DatasetInfo) -> None:
-  shown = to_8_bits(slices.image[index][..., info.reference_index])
+def _numbers_of(rows: Sequence[Record], case: str) -> list[int]:
+  """The numbers of the slices of a case, in the order in which a volume has them."""
+  return sorted(row["slice"] for row in rows if row["case"] == case)
+
+
+def _draw(axis: Any, volumes: pathlib.Path, case: str, numbers: Sequence[int], number: int, info: DatasetInfo) -> None:
+  volume, index = sprites.read_volume(volumes, case, len(numbers), len(info.classes)), numbers.index(number)
+  shown = sprites.flair_slices(volume)[index]
   axis.imshow(shown, cmap="gray", vmin=0, vmax=max(np.quantile(shown, 0.999), 1))
-  for kind, of_classes in enumerate((slices.mask[index] == 1, masks[index])):
+  for kind, of_classes in enumerate((volume.truth[index], volume.prediction[index])):
     for mask, (_, styles) in zip(np.moveaxis(of_classes, -1, 0), _styles(info), strict=True):
       if mask.any():
         axis.contour(mask, levels=[0.5], linewidths=0.9, **styles[kind])
@@ -196,15 +205,22 @@ def to_png(figure: Any) -> bytes:
 def draw(
   task: str,
   folder: pathlib.Path,
-  slices: Slices,
-  predictions: np.ndarray,
+  volumes: pathlib.Path | None,
   rows: Sequence[Record],
   *,
   title: str,
-  show_slices: bool,
   info: DatasetInfo,
 ) -> list[pathlib.Path]:
-  """Draws a task's figures: overlays of masks (if slices may be shown) or a confusion matrix; returns their paths."""
+  """Draws a task's figures: overlays of masks or a confusion matrix; returns their paths.
+
+  Args:
+    task: segmentation or classification.
+    folder: where to write.
+    volumes: see `save_overlays`; None if slices may not be shown.
+    rows: records of slices.
+    title: first line of each figure.
+    info: the data set.
+  """
   if task == "segmentation":
-    return save_overlays(folder, slices, predictions, rows, title=title, info=info) if show_slices else []
+    return [] if volumes is None else save_overlays(folder, volumes, rows, title=title, info=info)
   return [save_confusion(folder / "confusion.png", summarize_classes(list(rows))["confusion"], title=title)]

@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from scipy import ndimage
 from tqdm import tqdm
 
 from bt_jax.datasets.info import DatasetInfo
@@ -15,6 +16,7 @@ from bt_jax.scans import sequences
 LARGEST = 512  # pixels of a side of a stored slice
 _FOREGROUND = "foreground"
 _WHITE, _FEW = 255, 32  # the number that marks a class in images, and that below which numbers are labels
+_EDGES = 0.9  # share of a number's pixels
 
 
 def describe(collection: Collection, window: str) -> tuple[DatasetInfo, Labels]:
@@ -83,29 +85,56 @@ def channel_names(count: int) -> tuple[str, ...]:
 
 def _read_labels(collection: Collection) -> Labels:
   """The labels in the masks, where no file says."""
-  where: dict[int, pathlib.Path] = {}
+  numbers = Numbers()
   for case in tqdm(collection.cases, desc="reading masks", unit="case", leave=False, disable=None):
-    note_labels(case_volumes.read_numbers(case), where)
-  return labels_of(where, collection)
+    numbers.add(case_volumes.read_numbers(case))
+  return labels_of(numbers, collection)
 
 
-def note_labels(numbers: case_volumes.Volume, where: dict[int, pathlib.Path]) -> None:
-  """Records the first file that has each number."""
-  for value in np.flatnonzero(np.bincount(numbers.values.ravel())).tolist():
-    if value not in where:
-      where[value] = numbers.file_of(numbers.values == value)
+class Numbers:
+  """The numbers that are in masks.
+
+  Attributes:
+    where: the first file that has each number.
+  """
+
+  def __init__(self):
+    self.where: dict[int, pathlib.Path] = {}
+    self._pixels, self._between = np.zeros(256, int), np.zeros(256, int)
+
+  def add(self, numbers: case_volumes.Volume) -> None:
+    """Records the numbers of a case."""
+    values = numbers.values[..., 0]
+    counts = np.bincount(values.ravel(), minlength=256)
+    for value in np.flatnonzero(counts).tolist():
+      if value not in self.where:
+        self.where[value] = numbers.file_of(numbers.values == value)
+    self._pixels += counts
+    if values.max() >= _FEW:
+      around = [rank(values, size=(1, 3, 3)) for rank in (ndimage.minimum_filter, ndimage.maximum_filter)]
+      self._between += np.bincount(values[(around[0] < values) & (values < around[1])], minlength=256)
+
+  def of_edges(self) -> list[int]:
+    """The numbers that nearly all lie between a lower and a higher one, as where the edges of a mask are smooth."""
+    return np.flatnonzero(self._between > _EDGES * self._pixels).tolist()
 
 
-def labels_of(where: dict[int, pathlib.Path], collection: Collection) -> Labels:
+def labels_of(numbers: Numbers, collection: Collection) -> Labels:
   """Names for the numbers in masks, where no file says; raises UserError where they make no sense.
 
   Args:
-    where: a file that has each number.
+    numbers: the numbers.
     collection: the collection of these masks.
   """
+  where = numbers.where
   values = sorted(where.keys() - {0})
   if not values:
     raise UserError(f"every mask in {collection.root} is empty: expected numbers of classes, 0 is the background")
+  if edges := numbers.of_edges():
+    raise UserError(
+      f"masks in {collection.root} have {shown(edges, 5)} only between lower and higher numbers, as smooth edges do, e.g. "
+      f"{where[edges[0]]}: threshold them, and resample masks to the nearest label; if these are classes, number them 1, 2, ..."
+    )
   if _WHITE in values and values[0] < _FEW:
     raise UserError(
       f"masks are marked by {values[0]}, as in {where[values[0]]}, and by 255, as in {where[255]}: save them all alike, and mark "

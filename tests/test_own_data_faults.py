@@ -529,6 +529,15 @@ def test_intensities_of_ct_need_a_window(tmp_path):
   assert abs(cases["c0"]["image"][..., 0] - expected).max() <= 1
 
 
+def test_units_of_ct_are_noted_where_no_channel_is_called_so(tmp_path):
+  for number in range(5):
+    nifti(tmp_path / "images" / f"{'abcde'[number]}.nii.gz", noise(number) - 1000)
+    nifti(tmp_path / "masks" / f"{'abcde'[number]}.nii.gz", blobs(number, (1,)))
+  asked = lambda window: [line for line in inspect(layouts.find(tmp_path), window).lines if "Hounsfield" in line]
+  (note,) = asked("")
+  assert "data.window, e.g. -160,240" in note and asked("-160,240") == []
+
+
 @pytest.mark.parametrize(
   ("cases", "words"), [(1, "holds one case only, c0"), (2, "holds 2 patients (c0, c1)"), (4, "there are 4 patients and 5 folds")]
 )  # fmt: skip

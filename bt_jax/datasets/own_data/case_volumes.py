@@ -6,11 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import tifffile
 from jaxtyping import Bool, Float, Shaped, UInt8
 from nibabel import orientations
-from PIL import Image
 
+from bt_jax.datasets.own_data import colours
 from bt_jax.datasets.own_data.collection import Case, Labels, Spacing, shown
 from bt_jax.errors import UserError, one_line
 from bt_jax.scans import findings, nifti, nifti_geometry, raster
@@ -199,7 +198,7 @@ def _to_numbers(volume: Volume) -> Volume:
   values, path = volume.values, volume.path
   if values.shape[-1] != 1:
     if (values != values[..., :1]).any():
-      raise _in_colours(path)
+      raise colours.error(path)
     values = values[..., :1]
   rounded = np.rint(values) if values.dtype.kind == "f" else values
   if values.dtype.kind == "f" and (broken := ~(abs(values - rounded) <= _ROUNDED)).any():
@@ -220,40 +219,6 @@ def _to_numbers(volume: Volume) -> Volume:
       f"{path} is a mask of {len(present)} different numbers ({shown(present.tolist(), 5)}), expected labels: {what}"
     )
   return volume._replace(values=rounded)
-
-
-def _in_colours(path: pathlib.Path) -> UserError:
-  """The error for a mask in colours, with the remedy for the way in which it is stored."""
-  if _has_palette(path):
-    return UserError(
-      f"{path} is a mask with a palette (an indexed PNG), which shows numbers as colours, expected the numbers alone: save it in grey, "
-      f'e.g. with Pillow, Image.fromarray(numpy.asarray(Image.open("{path.name}"))).save("{path.name}")'
-    )
-  remedy = _planes(path) or "convert it"
-  return UserError(
-    f"{path} is a mask in colours, expected the number of a class in each pixel, in one channel: {remedy}"
-  )
-
-
-def _has_palette(path: pathlib.Path) -> bool:
-  if path.suffix.lower() != ".png":
-    return False
-  with Image.open(path) as image:
-    return image.mode == "P"
-
-
-def _planes(path: pathlib.Path) -> str:
-  """The remedy for a TIFF whose slices were saved as planes of colours; empty for other files."""
-  if path.suffix.lower() not in (".tif", ".tiff"):
-    return ""
-  with tifffile.TiffFile(path) as file:
-    page = file.pages.first
-    if page.samplesperpixel == 1 or page.planarconfig != tifffile.PLANARCONFIG.SEPARATE:
-      return ""
-  return (
-    f"{path.name} has {page.samplesperpixel} planes that count as colours; if they are slices, save them as pages, e.g. "
-    'tifffile.imwrite(..., photometric="minisblack")'
-  )
 
 
 def _size(volume: Volume) -> str:
@@ -278,7 +243,7 @@ def _unlike(one: Volume, other: Volume, why: str) -> UserError | None:
   """An error where two volumes of a case have different grids; None where they have the same."""
   if one.values.shape[:3] != other.values.shape[:3]:
     sizes = " and ".join(" x ".join(map(str, volume.values.shape[:3])) for volume in (one, other))
-    why = _planes(one.path) or _planes(other.path) or why
+    why = colours.of_planes(one.path) or colours.of_planes(other.path) or why
     return UserError(f"{one.path} and {other.path} differ in size ({sizes}): {why}")
   placed = one.affine is not None and other.affine is not None
   if placed and not same_grid(one.affine, other.affine, one.values.shape[2::-1]):

@@ -1,6 +1,7 @@
 """Describes a user's data set by its files: channels, classes, the size of a slice, and the window of intensities."""
 
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -17,6 +18,8 @@ LARGEST = 512  # pixels of a side of a stored slice
 _FOREGROUND = "foreground"
 _WHITE, _FEW = 255, 32  # the number that marks a class in images, and that below which numbers are labels
 _EDGES = 0.9  # share of a number's pixels
+_CT = re.compile(r"(?<![A-Za-z])CT(?![A-Za-z])", re.IGNORECASE)
+_AIR = -900.0  # Hounsfield units are lower in air; MRI has no such values
 
 
 def describe(collection: Collection, window: str) -> tuple[DatasetInfo, Labels]:
@@ -46,7 +49,7 @@ def make_info(
   Raises:
     UserError: intensities of CT have no window, or it is not two numbers.
   """
-  if not window and any(name.upper() == "CT" for name in channels):
+  if not window and any(map(_CT.search, channels)):
     raise UserError(
       f"{collection.root} is of CT, whose intensities mean the same in every scan: name those that become black and white as "
       "data.window, e.g. -160,240 of soft tissue",
@@ -166,6 +169,22 @@ def note_scales(as_they_are: Mapping[str, bool], window: Sequence[float]) -> lis
   return [
     f"intensities of {shown(kept)} lie in 0 to 255 and stay as they are, those of {shown(scaled)} are scaled to their own range: if all have "
     "one scale, name the intensities that become black and white as data.window"
+  ]
+
+
+def note_units(name: str, lowest: float, window: Sequence[float]) -> list[str]:
+  """A sentence where the lowest intensities are those of air in CT, and no window says what they mean.
+
+  Args:
+    name: name of the channel.
+    lowest: median of the lowest intensities of cases.
+    window: the intensities that become black and white in every case; empty where each has its own.
+  """
+  if window or lowest > _AIR:
+    return []
+  return [
+    f"{name} goes down to {lowest:g}, as Hounsfield units do: if it is CT, name the intensities that become black and white as "
+    "data.window, e.g. -160,240 of soft tissue"
   ]
 
 

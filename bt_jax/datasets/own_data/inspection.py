@@ -209,6 +209,7 @@ def _remarks(summaries: Sequence[Summary], info: DatasetInfo | None) -> list[str
   if 0 < len(unknown) < len(summaries):
     notes.append(f"sizes in mm are not known of {shown(unknown)}: distances of all cases will be in pixels")
   for number, name in enumerate(info.channels if info is not None else ()):
+    notes += data_description.note_units(name, float(np.median([of.low[number] for of in summaries])), info.window)
     spans = [of.high[number] - of.low[number] for of in summaries]
     if max(spans) > _GAIN * min(spans):
       dim, bright = (summaries[int(index(spans))].case.name for index in (np.argmin, np.argmax))

@@ -60,6 +60,18 @@ class Slices:
     return [slice_id(str(case), int(number)) for case, number in zip(self.case, self.number, strict=True)]
 
 
+class Predicted(NamedTuple):
+  """Slices with what is predicted of them.
+
+  Attributes:
+    slices: the slices, with ground truth.
+    tumor: logits or probabilities, with a row for each slice.
+  """
+
+  slices: Slices
+  tumor: Tumor
+
+
 def slice_id(case: str, number: int) -> str:
   """The id of one slice in `split.json` and in tables, e.g. `TCGA_CS_4941_19960909/12`."""
   return f"{case}/{number}"

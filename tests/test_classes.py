@@ -24,7 +24,7 @@ from bt_jax.evaluation import aggregation, postprocess, records
 from bt_jax.inference import jax_export, loading, overlays, predictor
 from bt_jax.inference.description import describe
 from bt_jax.models import SEGMENTERS
-from bt_jax.schema import Tumor
+from bt_jax.schema import Predicted, Tumor
 from bt_jax.serving import transport
 from bt_jax.tasks import TASKS
 from bt_jax.training.optimizer import make_optimizer
@@ -176,7 +176,7 @@ def test_a_step_learns_classes_and_a_checkpoint_says_what_they_are(info):
   tumor = jax.tree.map(np.asarray, task.probabilities(predict(state.variables, batch)))
   assert tumor.pixels.shape == (8, 32, 32, 3)
   slices = dataclasses.replace(make_slices(masks.any(-1).astype(int), "AABBCCDD"), mask=masks.astype(np.uint8))
-  threshold = task.choose_threshold(tumor, slices, False)
+  threshold = task.choose_threshold([Predicted(slices, tumor)], False)
   table = task.slice_records(slices, tumor, task.predict(tumor, slices, threshold, False), data="d", split="s")
   for name, numbers in task.summarize(table)["classes"].items():
     assert numbers["pooled"]["dice"] > 0.8, name

@@ -60,9 +60,8 @@ def write_run(folder, shift: int) -> tuple[Slices, np.ndarray]:
   )
   files.write_json(folder / "config.json", get_config().to_dict())
   sprites.save_volumes(folder / "volumes", slices, predicted, reference=TWO.reference_index)
-  drawn = figures.draw_masks(
-    folder / "figures", figures.Evaluated(slices, predicted, rows, TWO), title="two", show_slices=True
-  )
+  evaluated = figures.Evaluated(folder / "volumes", rows, TWO)
+  drawn = figures.draw_masks(folder / "figures", evaluated, title="two")
   run_summary.write(folder, tables, summary, show_slices=True, drawn=drawn)
   return slices, predicted
 
@@ -131,7 +130,8 @@ def test_the_legend_of_many_classes_lies_within_the_figure(made_up, tmp_path):
   slices = dataclasses.replace(slices, mask=masks[0])
   tumor = Tumor(masks[1].astype(np.float32), np.ones(len(slices.mask), np.float32))
   rows = TASKS["segmentation"](four).slice_records(slices, tumor, masks[1], **NAMES)
-  for path in figures.save_overlays(tmp_path, slices, masks[1], rows, title="four", info=four):
+  sprites.save_volumes(tmp_path / "volumes", slices, masks[1], reference=four.reference_index)
+  for path in figures.save_overlays(tmp_path, tmp_path / "volumes", rows, title="four", info=four):
     picture = np.array(Image.open(path).convert("RGB"))
     assert (picture[:, [0, -1]] == 255).all()  # what is cut off reaches an edge
 

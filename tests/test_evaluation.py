@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from bt_jax.evaluation import aggregation, postprocess, records
+from bt_jax.schema import Predicted, Tumor
 from tests.helpers.slices import PROBABILITY, TRUTH, make_slices
 
 
@@ -86,12 +87,16 @@ def test_largest_component_is_three_dimensional_and_by_volume_of_the_case():
 def test_threshold_is_the_best_on_the_slices_given():
   rng = np.random.default_rng(0)
   truth = rng.random((4, 16, 16)) < 0.3
+
+  def predicted(probability):  # the volumes one after another
+    pairs = [
+      (make_slices(truth[part], case), probability[part, ..., None])
+      for part, case in ((slice(2), "AA"), (slice(2, 4), "BB"))
+    ]
+    return [Predicted(slices, Tumor(pixels, pixels.max((1, 2, 3)))) for slices, pixels in pairs]
+
   probability = np.where(truth, rng.uniform(0.62, 1, truth.shape), rng.uniform(0, 0.58, truth.shape)).astype(np.float32)
-  assert postprocess.choose_threshold(
-    probability[..., None], make_slices(truth, "AABB"), largest_component=False
-  ) == pytest.approx(0.6)
+  assert postprocess.choose_threshold(predicted(probability), largest_component=False) == pytest.approx(0.6)
   # Perfect between 0.2 and 0.8: the middle of the equals.
   probability = np.where(truth, 0.82, 0.18).astype(np.float32)
-  assert postprocess.choose_threshold(
-    probability[..., None], make_slices(truth, "AABB"), largest_component=False
-  ) == pytest.approx(0.5)
+  assert postprocess.choose_threshold(predicted(probability), largest_component=False) == pytest.approx(0.5)

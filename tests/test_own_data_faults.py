@@ -13,10 +13,13 @@ import time
 import nibabel
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
+from pydicom.data import get_testdata_file
 
 from bt_jax.datasets.own_data import layouts
 from bt_jax.datasets.own_data.inspection import inspect
+from bt_jax.datasets.own_data.problem_kinds import by_kind
 from bt_jax.datasets.own_data.source import OwnSource
 from bt_jax.errors import UserError
 from tests.helpers.launching import ROOT, environment, launch
@@ -238,7 +241,7 @@ def damaged_png(root, case):
   path.write_bytes(path.read_bytes()[:60])
 
 
-@fault(PICTURES, "p{case}/s_2_mask.png is a mask in colours")
+@fault(PICTURES, "p{case}/s_2_mask.png is a mask with a palette", 'Image.open("s_2_mask.png")')
 def palette_of_colours(root, case):
   path = root / "masks" / f"p{case}" / "s_2_mask.png"
   mask = Image.fromarray((np.asarray(Image.open(path)) > 0).astype(np.uint8), "P")
@@ -313,6 +316,100 @@ def test_all_faults_together_are_listed(tmp_path, base):
   assert nothing_built(tmp_path / "data")
 
 
+def test_all_that_users_meet_in_one_set(tmp_path):
+  """Each is one line, in one folder with all others; what systems leave behind has none."""
+  root = nnunet(tmp_path / "set", 16)
+  about(root, ("CT", "FLAIR"), {"background": 0, "edema": 1, "core": 2, "rare": 3})
+  names = [f"c{number}" for number in range(16)]
+  folds = [[*names[first::3], *(["c1"] if first == 0 else [])] for first in range(3)]  # c1 in the folds 0 and 1
+  splits = [{"train": [name for name in names if name not in fold], "val": fold} for fold in folds]
+  (root / "splits_final.json").write_text(json.dumps(splits))
+  expected = ["c1 in val of the folds 0 and 1", "no mask in", "is of CT, whose intensities mean the same in every scan"]
+  planted = (
+    "mask_of_another_shape", "mask_of_another_affine", "label_that_is_not_described", "mask_of_floats", "no_bytes", "image_without_mask",
+    "mask_without_image", "link_that_climbs_out", "volume_mask_in_capitals", "channel_missing",
+  )  # fmt: skip
+  for case, name in enumerate(planted, 2):
+    plant, words = VOLUMES[name]
+    plant(root, case)
+    expected.append([word.format(case=case) for word in words])
+  for name in (".DS_Store", "__MACOSX/imagesTr/._c0_0000.nii.gz", "labelsTr/.DS_Store"):
+    (root / name).parent.mkdir(parents=True, exist_ok=True)
+    (root / name).write_bytes(b"\0\5\x16\7")
+  lines = lines_of(root)
+  for words in expected:
+    matches = [line for line in lines if all(word in line for word in ([words] if isinstance(words, str) else words))]
+    assert len(matches) == 1, (words, lines)
+  assert not any("DS_Store" in line or "__MACOSX" in line for line in lines)
+  assert len(lines) == len(expected) + 1, lines  # a mask in capitals leaves its image without one
+
+
+def test_a_fault_of_many_files_is_one_line_with_their_number(tmp_path):
+  root = nnunet(tmp_path / "set of mine", 12)
+  for case in range(6):
+    nifti(_mask(root, case), blobs(case, (1, 7 + case % 2)))
+  for case in range(6, 9):
+    mask_of_floats(root, case)
+  channel_missing(root, 9)
+  collection = inspect(layouts.find(root), "").collection
+  kinds = by_kind(collection)
+  assert [kind.count for kind in kinds if "has the label 7" in kind.example] == [6]
+  assert [kind.count for kind in kinds if "a mask with the value" in kind.example] == [
+    1,
+    1,
+    1,
+  ]  # few enough to be listed
+  assert sum(kind.count for kind in kinds) == len(collection.problems) == 6 + 3 + 1
+  assert str(next(kind for kind in kinds if kind.count == 6)).endswith("(and 5 more like this)")
+
+
+SMOOTH = {"few": (4, Image.Resampling.BOX), "many": (3, Image.Resampling.BICUBIC)}
+
+
+@pytest.mark.parametrize("name", SMOOTH)
+def test_masks_with_smooth_edges_have_no_more_classes(tmp_path, name):
+  scale, filter = SMOOTH[name]
+  y, x = np.mgrid[: 48 * scale, : 48 * scale] / scale
+  for number in range(5):
+    disc = np.where(np.hypot(y - 24, x - 20 - number) < 9, 255, 0).astype(np.uint8)
+    picture(tmp_path / "images" / f"p{number}" / "a.png", noise(number, (48, 48), 256).astype(np.uint8))
+    (tmp_path / "masks" / f"p{number}").mkdir(parents=True)
+    Image.fromarray(disc).resize((48, 48), filter).save(tmp_path / "masks" / f"p{number}" / "a.png")
+  lines = lines_of(tmp_path)
+  assert lines and all("threshold" in line for line in lines), lines
+  refused(OwnSource(str(tmp_path), str(tmp_path / "data")).open_or_build, "threshold")
+
+
+def test_classes_in_grey_levels_are_no_smooth_edges(tmp_path):
+  y, x = np.mgrid[:48, :48]
+  for number in range(5):
+    radius = np.hypot(y - 24, x - 20 - number)
+    mask = np.select([radius < 5, radius < 10], [255, 128], 0).astype(np.uint8)
+    picture(tmp_path / "images" / f"p{number}" / "a.png", noise(number, (48, 48), 256).astype(np.uint8))
+    picture(tmp_path / "masks" / f"p{number}" / "a.png", mask)
+  inspection = inspect(layouts.find(tmp_path), "")
+  assert inspection.collection.problems == [] and inspection.info.classes == ("label_128", "label_255")
+
+
+def test_slices_that_were_saved_as_planes_of_colours_are_named(tmp_path):
+  for letter, number in zip("abcde", range(5), strict=True):
+    picture(tmp_path / "images" / f"{letter}.tif", noise(number, (3, 12, 12), 256).astype(np.uint8))
+    (tmp_path / "masks").mkdir(exist_ok=True)
+    path = tmp_path / "masks" / f"{letter}.tif"
+    tifffile.imwrite(path, blobs(number), photometric="rgb", planarconfig="separate")
+  lines = lines_of(tmp_path)
+  assert len(lines) == 5 and all("3 planes that count as colours" in line and "minisblack" in line for line in lines), (
+    lines
+  )
+
+
+def test_folders_of_dicom_are_named_as_such(tmp_path):
+  for number in range(3):
+    (tmp_path / f"c{number}" / "T2").mkdir(parents=True)
+    shutil.copy(get_testdata_file("MR_small.dcm"), tmp_path / f"c{number}" / "T2" / "0001.dcm")
+  refused(lambda: layouts.find(tmp_path), "holds DICOM", "c0/T2/0001.dcm", "convert each series to NIfTI")
+
+
 @pytest.mark.slow
 def test_the_command_lists_all_and_leaves_with_status_1(tmp_path):
   root = nnunet(tmp_path / "set", 6)
@@ -323,7 +420,16 @@ def test_the_command_lists_all_and_leaves_with_status_1(tmp_path):
   assert status == 1 and "Traceback" not in err
   assert "problem 1: " in out and "problem 2: " in out and "problem 3: " not in out
   assert err.strip().splitlines()[-1] == f"error: 2 problems in {root}, listed above: correct them, and check again"
-  assert Image.open(tmp_path / "sheet.png").format == "PNG"
+  assert Image.open(tmp_path / "sheet.png").format == "PNG" and not (tmp_path / "sheet.txt").exists()
+  for case in (0, 2, 4, 5):
+    label_that_is_not_described(root, case)
+  status, out, err = launch(["--mode=check", *flags, f"--output={tmp_path / 'sheet.png'}"])
+  listed = (tmp_path / "sheet.txt").read_text().splitlines()
+  assert status == 1 and "(and 4 more like this)" in out and "problem 3: " not in out
+  last = err.strip().splitlines()[-1]
+  assert f"6 problems in {root}, listed above, and one by one in {tmp_path / 'sheet.txt'}" in last
+  named = [line.split(" ", 1)[0] for line in listed if "has the label 7" in line]
+  assert named == [str(_mask(root, case)) for case in (0, 2, 3, 4, 5)]
 
 
 def test_a_folder_in_capitals_is_named(tmp_path):
@@ -377,6 +483,16 @@ LABELS = {
   "order of text": ({"a": [1, 2], "b": 2}, {"regions_class_order": ["1", "2"]}, "expected 2 different numbers"),
   "order with 0": ({"a": [1, 2], "b": 2}, {"regions_class_order": [0, 2]}, "expected 2 different numbers"),
   "background alone": ({"background": 0}, {}, "has no label but the background"),
+  "order": (
+    {"a": [1, 2], "b": 2},
+    {"regions_class_order": [2, 1]},
+    "gives the region b the number 1 in regions_class_order, expected 2",
+  ),
+  "smaller first": (
+    {"b": 2, "a": [1, 2]},
+    {"regions_class_order": [2, 1]},
+    "has the region b before regions that cover all of it",
+  ),
   "ignore": ({"a": 1, "b": 2, "ignore": 3}, {}, "has an ignore label, which is not supported"),
 }
 
@@ -413,6 +529,15 @@ def test_intensities_of_ct_need_a_window(tmp_path):
   assert abs(cases["c0"]["image"][..., 0] - expected).max() <= 1
 
 
+def test_units_of_ct_are_noted_where_no_channel_is_called_so(tmp_path):
+  for number in range(5):
+    nifti(tmp_path / "images" / f"{'abcde'[number]}.nii.gz", noise(number) - 1000)
+    nifti(tmp_path / "masks" / f"{'abcde'[number]}.nii.gz", blobs(number, (1,)))
+  asked = lambda window: [line for line in inspect(layouts.find(tmp_path), window).lines if "Hounsfield" in line]
+  (note,) = asked("")
+  assert "data.window, e.g. -160,240" in note and asked("-160,240") == []
+
+
 @pytest.mark.parametrize(
   ("cases", "words"), [(1, "holds one case only, c0"), (2, "holds 2 patients (c0, c1)"), (4, "there are 4 patients and 5 folds")]
 )  # fmt: skip
@@ -429,6 +554,7 @@ SPLITS = {
   "case in two": ([["c0", "c1"], ["c1", "c2"], ["c3", "c4", "c5"]], "c1 in val of the folds 0 and 1"),
   "unknown": ([["c0", "c1"], ["c9", "c2"], ["c3", "c4", "c5"]], "names c9, which is not a case"),
   "one fold": ([["c0"]], "there are 1 folds in the files of"),
+  "no bytes": (None, "splits_final.json is empty (0 bytes)"),
   "no val": ([["c0", "c1"], [], ["c2", "c3", "c4", "c5"]], "has no case in val of fold 1"),
   "train and val": ([{"train": ["c0", "c1"], "val": ["c1"]}], "has c1 in train and in val of fold 0"),
   "in none": ([{"train": ["c0"], "val": ["c1"]}, {"train": ["c0"], "val": ["c2"]}], "has c3 in no fold"),
@@ -442,12 +568,14 @@ def test_splits_that_make_no_sense(tmp_path, name):
   names = {f"c{number}" for number in range(6)}
   if isinstance(content, list) and isinstance(content[0], list):
     content = [{"train": sorted(names - set(fold)), "val": fold} for fold in content]
-  (root / "splits_final.json").write_text(json.dumps(content))
-  assert any(words in line for line in lines_of(root)), lines_of(root)
+  (root / "splits_final.json").write_text("" if content is None else json.dumps(content))
+  lines = lines_of(root)
+  assert any(words in line for line in lines) and (content is not None or len(lines) == 1), lines
 
 
 TABLES = {
-  "no header": (b"", "has the columns none, expected one called case"),
+  "no bytes": (b"", "cases.csv is empty (0 bytes)"),
+  "no header": (b"\n", "has the columns none, expected one called case"),
   "other header": (b"name,patient\nc0,A\n", "has the columns name, patient, expected one called case"),
   "two columns": (b"case,case\nc0,c0\n", "two columns called case"),
   "UTF-16": ("case,patient\nc0,A\n".encode("utf-16"), "save it as CSV in UTF-8"),

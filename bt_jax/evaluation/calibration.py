@@ -4,6 +4,8 @@ A row of `reliability.csv` counts the pixels of one patient whose probability is
 their own records, which have `probability` and `probability_calibrated`.
 """
 
+import functools
+
 import numpy as np
 from jaxtyping import Float, Int, UInt8
 from scipy.optimize import minimize_scalar
@@ -16,21 +18,56 @@ from bt_jax.schema import Slices
 BINS = 10  # of equal width
 CALIBRATED = "probability_calibrated"
 _LIMITS = (0.05, 20.0)  # of the temperature
+_FINE = 2**16  # bins of log-odds
 _EDGE = 1e-6  # probabilities are kept this far from 0 and 1, where log-odds are infinite
 
 
-def fit_temperature(probability: Float[np.ndarray, "n"], label: np.ndarray) -> float:
+def fit_temperature(
+  probability: Float[np.ndarray, "n"], label: np.ndarray, count: Int[np.ndarray, "n"] | None = None
+) -> float:
   """The temperature in `_LIMITS` with the highest likelihood of these labels (Guo et al. 2017, arXiv:1706.04599).
 
-  The labels are those of the validation set. Above 1 the probabilities were overconfident, below 1 underconfident.
+  Above 1 the probabilities were overconfident, below 1 underconfident.
+
+  Args:
+    probability: probabilities of the validation set, 0..1.
+    label: their labels, 0 or 1.
+    count: how often each probability occurs; None: once.
   """
   log_odds, sign = logit(_inside(probability)), np.where(label == 1, -1.0, 1.0)
 
   def cost(log_temperature: float) -> float:
-    return float(np.logaddexp(0, sign * log_odds / np.exp(log_temperature)).mean())
+    return float(np.average(np.logaddexp(0, sign * log_odds / np.exp(log_temperature)), weights=count))
 
   low, high = np.log(_LIMITS)
   return float(np.exp(minimize_scalar(cost, bounds=(low, high), method="bounded", options={"xatol": 1e-3}).x))
+
+
+class PixelCounts:
+  """Pixels counted by log-odds and label, to fit a temperature in memory that does not grow with the number of slices.
+
+  Log-odds are counted in `_FINE` bins of equal width, each of which stands at the mean of its pixels: the temperature is
+  that of all pixels to about six digits.
+  """
+
+  def __init__(self):
+    self._count, self._sum = np.zeros((2, _FINE), int), np.zeros((2, _FINE))
+
+  def add(self, slices: Slices, probability: Float[np.ndarray, "n height width classes"]) -> None:
+    """Counts the pixels of all classes in these slices."""
+    low, high = logit(_inside(np.array([0.0, 1.0])))
+    for values, mask in zip(probability, slices.mask, strict=True):  # one slice at a time, as 64 bits are large
+      log_odds = logit(_inside(values)).ravel()
+      bins = np.minimum(((log_odds - low) / (high - low) * _FINE).astype(int), _FINE - 1)
+      for label, members in enumerate((mask.ravel() != 1, mask.ravel() == 1)):
+        self._count[label] += np.bincount(bins[members], minlength=_FINE)
+        self._sum[label] += np.bincount(bins[members], weights=log_odds[members], minlength=_FINE)
+
+  def temperature(self) -> float:
+    """The temperature of these pixels, see `fit_temperature`."""
+    label, bins = np.nonzero(self._count)
+    count = self._count[label, bins]
+    return fit_temperature(expit(self._sum[label, bins] / count), label, count)
 
 
 def warning_of(temperature: float | None) -> str | None:
@@ -62,13 +99,14 @@ def pixel_rows(
   `BINS`. With several classes, each pixel counts once for each class.
   """
   rows = []
+  as_predicted = lambda values: values
+  scalings = (as_predicted, functools.partial(calibrate, temperature=temperature))
   for patient in dict.fromkeys(slices.patient.tolist()):
     indices = np.flatnonzero(slices.patient == patient)
-    truth = slices.mask[indices].ravel()
-    for calibrated in (0, 1):
-      values = probability[indices].ravel()
-      values = calibrate(values, temperature) if calibrated else values
-      counted = _count(values, truth)
+    for calibrated, scaled in enumerate(scalings):
+      # One slice at a time, as calibrated probabilities are large.
+      counts = [_count(scaled(probability[index]).ravel(), slices.mask[index].ravel()) for index in indices]
+      counted = {name: sum(of_slice[name] for of_slice in counts) for name in counts[0]}
       rows += [
         {"data": data, "split": split, "patient": patient, "calibrated": calibrated, "bin": number}
         | {name: column[number].item() for name, column in counted.items()}

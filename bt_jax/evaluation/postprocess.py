@@ -1,11 +1,13 @@
 """From probabilities to masks: the threshold and the largest 3-D component."""
 
+from collections.abc import Iterable
+
 import numpy as np
 from jaxtyping import Array, Bool, Float
 from scipy import ndimage
 
 from bt_jax import metrics
-from bt_jax.schema import Slices
+from bt_jax.schema import Predicted, Slices
 
 THRESHOLDS = np.arange(1, 20) / 20  # 0.05 to 0.95
 
@@ -64,23 +66,25 @@ def largest_part(volume: Bool[np.ndarray, "depth height width"]) -> Bool[np.ndar
   return labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
 
 
-def choose_threshold(
-  probabilities: Float[np.ndarray, "n height width classes"],
-  slices: Slices,
-  *,
-  largest_component: bool,
-  overlapping: bool = False,
-) -> float:
+def choose_threshold(predicted: Iterable[Predicted], *, largest_component: bool, overlapping: bool = False) -> float:
   """The threshold in `THRESHOLDS` with the highest pooled Dice on these (validation) slices; the middle one of ties.
 
   With several classes, the mean of their Dice counts.
+
+  Args:
+    predicted: slices with probabilities, in chunks of whole volumes.
+    largest_component: see `predict_masks`.
+    overlapping: see `class_masks`.
   """
-  truth = slices.mask == 1
-  scores = []
-  for threshold in THRESHOLDS:
-    masks = predict_masks(
-      probabilities, slices, threshold=threshold, largest_component=largest_component, overlapping=overlapping
-    )
-    scores.append(metrics.dice(metrics.pool(metrics.count(masks, truth)), empty=1.0).mean())
-  best = np.flatnonzero(np.array(scores) == np.max(scores))
+  counts = [None] * len(THRESHOLDS)
+  for slices, tumor in predicted:
+    truth = slices.mask == 1
+    for index, threshold in enumerate(THRESHOLDS):
+      masks = predict_masks(
+        tumor.pixels, slices, threshold=threshold, largest_component=largest_component, overlapping=overlapping
+      )
+      counted = metrics.pool(metrics.count(masks, truth))
+      counts[index] = counted if counts[index] is None else metrics.Counts(*map(np.add, counts[index], counted))
+  scores = np.array([metrics.dice(counted, empty=1.0).mean() for counted in counts])
+  best = np.flatnonzero(scores == scores.max())
   return float(THRESHOLDS[best[len(best) // 2]])

@@ -87,10 +87,11 @@ def predict(
         _write_table(table, sorted(rows, key=lambda row: order[row["study"]]))
       for release in [*work.claimed.values()]:
         release()
+    arranged = f"  {top}: masks in the layout {layout}\n" if layout else ""
     if table:
-      _print_all(rows, table)
+      _print_all(rows, table, arranged)
     else:
-      _print_one(rows[0], output)
+      _print_one(rows[0], output, arranged)
 
 
 class Elsewhere:
@@ -269,7 +270,7 @@ def _write_table(table: pathlib.Path, rows: Sequence[dict[str, Any]]) -> None:
     release()
 
 
-def _print_one(row: dict[str, Any], output: pathlib.Path) -> None:
+def _print_one(row: dict[str, Any], output: pathlib.Path, arranged: str) -> None:
   if row["error"]:
     raise row["error"]
   done = writer.finished(output)
@@ -292,10 +293,10 @@ def _print_one(row: dict[str, Any], output: pathlib.Path) -> None:
   print("written:" if row["status"] == "predicted" else "already there, for the same files and networks:")
   for path, count in collections.Counter(path.split("/")[0] for path in ("prediction.json", *done["files"])).items():
     print(f"  {output / path}{f' ({count} files)' if (output / path).is_dir() else ''}")
-  print(NOTICE)
+  print(f"{arranged}{NOTICE}")
 
 
-def _print_all(rows: Sequence[dict[str, Any]], table: pathlib.Path) -> None:
+def _print_all(rows: Sequence[dict[str, Any]], table: pathlib.Path, arranged: str) -> None:
   count = collections.Counter(row["status"] for row in rows)
   segmented = sum(bool(row["tumor"]) for row in rows)
   counts = ", ".join(f"{number} {status}" for status, number in count.items())
@@ -303,7 +304,7 @@ def _print_all(rows: Sequence[dict[str, Any]], table: pathlib.Path) -> None:
   print(
     f"\n{len(rows)} studies: {counts}; tumour segmented in {segmented}; {unlike} look unlike what the networks know"
   )
-  print(f"written:\n  {table}\n  {table.parent}/<study>/prediction.json, masks, overlays\n{NOTICE}")
+  print(f"written:\n{arranged}  {table}\n  {table.parent}/<study>/prediction.json, masks, overlays\n{NOTICE}")
   if count["failed"]:
     raise StudiesFailed(
       f"{count['failed']} of {len(rows)} studies could not be predicted: the column error of {table} says why"

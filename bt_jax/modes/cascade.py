@@ -20,7 +20,7 @@ from bt_jax.evaluation.summary_schema import is_finished, write_summary
 from bt_jax.report import figures
 from bt_jax.report.page import html
 from bt_jax.report.text_tables import cascade_table, heading
-from bt_jax.runs import prediction, restoring, run_data
+from bt_jax.runs import chunks, prediction, restoring, run_data
 from bt_jax.runs.components import make_components
 from bt_jax.runs.provenance import provenance
 from bt_jax.runs.run_data import Data
@@ -119,12 +119,20 @@ def _predict(folder: pathlib.Path, config: ConfigDict) -> _Predicted:
   task, threshold, largest = components.task, config.eval.threshold, config.eval.largest_component
   rows = {}
   for subset in ("validation", "test"):
-    slices = data.read(subset)
-    probabilities = prediction.probabilities(components, prediction.predict(config, components, variables, slices))
+    logits = prediction.predict_chunks(config, components, variables, chunks.read(data, subset))
+    predicted = logits.map(lambda chunk: chunk._replace(tumor=prediction.probabilities(components, chunk.tumor)))
     if threshold is None:  # validation comes first
-      threshold = task.choose_threshold(probabilities, slices, largest)
-    predictions = task.predict(probabilities, slices, threshold, largest)
-    rows[subset] = task.slice_records(slices, probabilities, predictions, data=data.title, split=data.split.name)
+      threshold = task.choose_threshold(predicted, largest)
+    rows[subset] = chunks.in_order(
+      [
+        row
+        for slices, tumor in predicted
+        for row in task.slice_records(
+          slices, tumor, task.predict(tumor, slices, threshold, largest), data=data.title, split=data.split.name
+        )
+      ],
+      getattr(data.split, subset),
+    )
   return _Predicted(config, data, record, threshold, rows)
 
 

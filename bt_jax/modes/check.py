@@ -7,6 +7,7 @@ from ml_collections import ConfigDict
 from bt_jax import files
 from bt_jax.datasets.own_data import layouts
 from bt_jax.datasets.own_data.inspection import inspect
+from bt_jax.datasets.own_data.problem_kinds import by_kind
 from bt_jax.errors import UserError
 
 _PICTURE = "check.png"
@@ -14,6 +15,8 @@ _PICTURE = "check.png"
 
 def check(config: ConfigDict, output: pathlib.Path | None) -> None:
   """Prints what a folder holds and every problem with it, and draws its cases.
+
+  A problem that many files share is printed once, and all of them are written to a text file beside the image.
 
   Args:
     config: a configuration with `data.name=own` and `data.root`.
@@ -29,14 +32,20 @@ def check(config: ConfigDict, output: pathlib.Path | None) -> None:
     )
   inspection = inspect(layouts.find(config.data.root), config.data.window, config.data.folds)
   print("\n".join(inspection.lines))
+  picture = output or pathlib.Path(_PICTURE)
   if inspection.picture is not None:
-    path = files.write_bytes(output or pathlib.Path(_PICTURE), files.png(inspection.picture))
+    path = files.write_bytes(picture, files.png(inspection.picture))
     print(f"the first cases, each with its classes: {path}")
-  problems = inspection.collection.problems
-  for number, problem in enumerate(problems, 1):
-    print(f"problem {number}: {problem}")
+  problems, kinds = inspection.collection.problems, by_kind(inspection.collection)
+  for number, kind in enumerate(kinds, 1):
+    print(f"problem {number}: {kind}")
   if problems:
+    listed = "listed above"
+    if len(kinds) < len(problems):
+      text = "".join(f"{problem}\n" for problem in problems)
+      path = files.write_bytes(picture.with_suffix(".txt"), text.encode(errors="backslashreplace"))
+      listed += f", and one by one in {path}"
     raise UserError(
-      f"{len(problems)} problem{'s' * (len(problems) > 1)} in {config.data.root}, listed above: correct them, and check again"
+      f"{len(problems)} problem{'s' * (len(problems) > 1)} in {config.data.root}, {listed}: correct them, and check again"
     )
   print("nothing is wrong: train on it")

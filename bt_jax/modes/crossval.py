@@ -17,6 +17,7 @@ from bt_jax.evaluation.records import Record
 from bt_jax.evaluation.summary_schema import is_finished, read_summary
 from bt_jax.evaluation.volumes import volume_columns
 from bt_jax.modes import pool, train
+from bt_jax.paper import genes
 from bt_jax.report import run_summary
 from bt_jax.report.page.phrases import duration
 from bt_jax.runs import unused_fields
@@ -60,7 +61,8 @@ def crossval(config: ConfigDict, workdir: pathlib.Path | None, runs: Sequence[st
     else:
       begin(workdir, about)
       folders = _train(config, workdir, groups)
-    everyone = None if runs or sum(map(len, groups)) == info.folds else true_shapes(config)
+    every_fold = sum(map(len, groups)) == info.folds
+    everyone = None if runs or every_fold or not genes.known(info) else true_shapes(config)
     summary, tables = pool.pool(folders, groupings=groupings, everyone=everyone)
     begin(workdir, about)
     run_summary.write(workdir, tables, summary, show_slices=config.report.show_slices)
@@ -102,8 +104,11 @@ def true_shapes(config: ConfigDict) -> list[Record]:
   index = source.read_index(builder)
   known = source.read_patients(builder, {entry.patient for entry in index})
   reader, rows = store.Reader.of(builder, source.info, index), []
-  for fold in sorted({entry.fold for entry in index}):
-    slices = reader.read([entry.id for entry in index if entry.fold == fold])
+  of_patient: dict[str, list[str]] = {}
+  for entry in index:
+    of_patient.setdefault(entry.patient, []).append(entry.id)
+  for ids in of_patient.values():  # one at a time, as images are large
+    slices = reader.read(ids)
     shapes = volume_columns(slices, None, spacing_mm={}, classes=reader.info.classes)
     rows += [{"patient": patient, **columns, **known[patient]} for (patient, _), columns in shapes.items()]
   return rows

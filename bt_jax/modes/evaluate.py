@@ -1,5 +1,6 @@
 """Evaluates the best checkpoint of a run: records by `runs.evaluator`, baselines, and the report."""
 
+import functools
 import pathlib
 import shutil
 from typing import Any
@@ -22,7 +23,8 @@ from bt_jax.runs.evaluator import Evaluation, evaluate_best
 from bt_jax.runs.run_data import Data, open_data
 from bt_jax.runs.workdir import claim, default_workdir, plain
 from bt_jax.schema import Slices
-from bt_jax.tasks import TASKS
+
+_NEW_VOLUMES = "volumes.new"  # so that an evaluation that is stopped leaves those of the one before
 
 
 def evaluate(config: ConfigDict, workdir: pathlib.Path | None) -> None:
@@ -49,31 +51,39 @@ def evaluate(config: ConfigDict, workdir: pathlib.Path | None) -> None:
 def report_best(config: ConfigDict, workdir: pathlib.Path, components: Components, data: Data) -> None:
   """Writes tables, figures and report of the best checkpoint of the run in `workdir`."""
   parameters: dict[str, Any] = {}
+  info, masks = components.info, components.task.predicts_masks
+  # The baselines know only one class of lesion, like the paper.
+  compared = config.eval.baselines and len(info.classes) == 1
+  predict_baselines = functools.partial(_baselines, data, parameters) if compared else lambda test: {}
+  volumes = workdir / _NEW_VOLUMES
+  if hosts.is_first():
+    shutil.rmtree(volumes, ignore_errors=True)  # of an evaluation that was stopped
 
-  def predict_baselines(test: Slices) -> dict[str, np.ndarray]:
-    # The baselines know only one class of lesion, like the paper.
-    one = len(components.info.classes) == 1
-    return _baselines(data, test, parameters) if config.eval.baselines and one else {}
+  def save(slices: Slices, predictions: np.ndarray) -> None:
+    if config.report.show_slices:
+      sprites.save_volumes(volumes, slices, predictions if masks else None, reference=info.reference_index)
 
-  evaluation = evaluate_best(config, workdir, components, data, baselines=predict_baselines)
+  evaluation = evaluate_best(config, workdir, components, data, baselines=predict_baselines, save=save)
   if evaluation is None:
     return
   groupings = subgroups.parse(config.report.subgroups, components.info)
   summary = run_summary.summarize(
     evaluation.tables, components.task, evaluation.about, groupings=groupings, parameters=parameters
   )
-  drawn = _draw(config, workdir, evaluation, info=components.info, title=heading(summary))
+  drawn = _draw(config, workdir, evaluation, info=info, title=heading(summary))
   run_summary.write(workdir, evaluation.tables, summary, show_slices=config.report.show_slices, drawn=drawn)
   print(f"curves while training: tensorboard --logdir={workdir / 'tensorboard'}")
 
 
-def _baselines(data: Data, test: Slices, parameters: dict[str, Any]) -> dict[str, np.ndarray]:
-  """The masks of every baseline; stores what was fitted on training slices in `parameters`."""
+def _baselines(data: Data, parameters: dict[str, Any], test: Slices) -> dict[str, np.ndarray]:
+  """The masks of every baseline; what is fitted on training slices is stored in `parameters`, for further calls."""
   masks = {}
-  sample = data.reader.read(baselines.sample_ids(data.split.train, data.labels("train"), seed=0))
-  for name in tqdm(baselines.METHODS, desc="baselines", unit="method", leave=False, disable=None):
-    parameters[name] = baselines.fit(name, sample, seed=0)
-    masks[name] = baselines.predict(name, test, parameters[name], seed=0)
+  if not parameters:
+    sample = data.reader.read(baselines.sample_ids(data.split.train, data.labels("train"), seed=0))
+    for name in tqdm(baselines.METHODS, desc="baselines", unit="method", leave=False, disable=None):
+      parameters[name] = baselines.fit(name, sample, seed=0)
+  for name, fitted in parameters.items():
+    masks[name] = baselines.predict(name, test, fitted, seed=0)
   if data.split.leaky:
     nearest = baselines.nearest_ids(data.split.train, test.ids)
     known = sorted({name for name in nearest if name is not None})
@@ -84,15 +94,13 @@ def _baselines(data: Data, test: Slices, parameters: dict[str, Any]) -> dict[str
 def _draw(
   config: ConfigDict, workdir: pathlib.Path, evaluation: Evaluation, *, info: DatasetInfo, title: str
 ) -> list[pathlib.Path]:
-  folder, show = workdir / "figures", config.report.show_slices
-  for path in (workdir / "volumes", *folder.glob("overlays_*.png")):  # of an earlier evaluation
+  folder, volumes, show = workdir / "figures", workdir / "volumes", config.report.show_slices
+  for path in (volumes, *folder.glob("overlays_*.png")):  # of an earlier evaluation
     shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
-  slices, predictions = evaluation.slices, evaluation.predictions
   if show:
-    masks = predictions if TASKS[config.task].predicts_masks else None
-    sprites.save_volumes(workdir / "volumes", slices, masks, reference=info.reference_index)
-  evaluated = figures.Evaluated(slices, predictions, evaluation.tables.slices, info)
+    (workdir / _NEW_VOLUMES).rename(volumes)
+  evaluated = figures.Evaluated(volumes if show else None, evaluation.tables.slices, info)
   return [
     figures.save_curves(folder / "curves.png", evaluation.history, title=title, score=config.train.score),
-    *figures.OF_TASK[config.task](folder, evaluated, title=title, show_slices=show),
+    *figures.OF_TASK[config.task](folder, evaluated, title=title),
   ]

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import UInt8, UInt16
 from skimage import exposure
 
 from bt_jax.errors import choose
@@ -29,7 +29,7 @@ def clahe(image: Slice) -> Slice:
   return np.round(np.stack(channels, axis=-1) * 255).astype(np.uint8)
 
 
-def _as_it_is(image: Slice) -> Slice:
+def _as_it_is(image: Slice | UInt16[np.ndarray, "height width channels"]) -> np.ndarray:
   return image
 
 

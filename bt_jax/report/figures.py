@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from bt_jax import files, metrics
 from bt_jax.datasets.info import DatasetInfo
@@ -14,7 +14,7 @@ from bt_jax.errors import needs
 from bt_jax.evaluation.class_statistics import summarize_classes
 from bt_jax.evaluation.records import Record, by_class, counts_of, of_any_class
 from bt_jax.inference import overlays
-from bt_jax.schema import Slices, to_8_bits
+from bt_jax.report.page import sprites
 
 with needs("report", "the report of a run"):
   import matplotlib
@@ -34,10 +34,15 @@ _LINES = (("#0072b2", "-"), ("#d55e00", "--"))
 
 
 class Evaluated(NamedTuple):
-  """Test slices, the predictions for them, their records, and their data set."""
+  """What figures of a test set are drawn from.
 
-  slices: Slices
-  predictions: np.ndarray
+  Attributes:
+    volumes: folder with the volumes that `sprites.save_volumes` wrote; None if slices may not be shown.
+    rows: records of slices.
+    info: the data set.
+  """
+
+  volumes: pathlib.Path | None
   rows: Sequence[Record]
   info: DatasetInfo
 
@@ -121,22 +126,24 @@ def save_gate(
 
 
 def save_overlays(
-  folder: pathlib.Path,
-  slices: Slices,
-  masks: Bool[np.ndarray, "n height width classes"],
-  rows: Sequence[Record],
-  *,
-  title: str,
-  info: DatasetInfo,
+  folder: pathlib.Path, volumes: pathlib.Path, rows: Sequence[Record], *, title: str, info: DatasetInfo
 ) -> list[pathlib.Path]:
   """Outlines of truth and prediction on the reference channel: best, median and worst slices, with or without tumour.
 
   Slices with a tumour are ranked by Dice, the mean over several classes.
+
+  Args:
+    folder: where to write.
+    volumes: folder with the volumes that `sprites.save_volumes` wrote.
+    rows: records of slices, of all slices of these volumes.
+    title: first line of each figure.
+    info: the data set.
   """
   dice = np.mean([metrics.dice(counts_of(members), empty=1.0) for members in by_class(list(rows)).values()], axis=0)
   # Without a tumour Dice is 1 or 0, so the number of wrong pixels decides there.
-  wrong = np.array([row["fp"] for row in of_any_class(list(rows))])
-  tumor = np.array([row["label"] for row in of_any_class(list(rows))]) == 1
+  slices = of_any_class(list(rows))
+  wrong = np.array([row["fp"] for row in slices])
+  tumor = np.array([row["label"] for row in slices]) == 1
   paths = []
   for name, indices, order, caption in (
     ("tumor", np.flatnonzero(tumor), -dice, lambda index: f"Dice {dice[index]:.3f}"),
@@ -156,8 +163,9 @@ def save_overlays(
       axis.axis("off")
     for line, (rank, members) in zip(axes, chosen.items(), strict=True):
       for axis, index in zip(line, members, strict=False):
-        _draw(axis, slices, masks, int(index), info)
-        axis.set_title(f"{rank}: {slices.case[index]}\nslice {slices.number[index]}, {caption(index)}", fontsize=8)
+        case, number = slices[index]["case"], slices[index]["slice"]
+        _draw(axis, volumes, case, _numbers_of(slices, case), number, info)
+        axis.set_title(f"{rank}: {case}\nslice {number}, {caption(index)}", fontsize=8)
     handles = {
       f"{name}{kind}": plt.Line2D([], [], color=style["colors"], linestyle=style["linestyles"])
       for name, styles in _styles(info)
@@ -171,10 +179,16 @@ def save_overlays(
   return paths
 
 
-def _draw(axis: Any, slices: Slices, masks: np.ndarray, index: int, info: DatasetInfo) -> None:
-  shown = to_8_bits(slices.image[index][..., info.reference_index])
+def _numbers_of(rows: Sequence[Record], case: str) -> list[int]:
+  """The numbers of the slices of a case, in the order in which a volume has them."""
+  return sorted(row["slice"] for row in rows if row["case"] == case)
+
+
+def _draw(axis: Any, volumes: pathlib.Path, case: str, numbers: Sequence[int], number: int, info: DatasetInfo) -> None:
+  volume, index = sprites.read_volume(volumes, case, len(numbers), len(info.classes)), numbers.index(number)
+  shown = sprites.flair_slices(volume)[index]
   axis.imshow(shown, cmap="gray", vmin=0, vmax=max(np.quantile(shown, 0.999), 1))
-  for kind, of_classes in enumerate((slices.mask[index] == 1, masks[index])):
+  for kind, of_classes in enumerate((volume.truth[index], volume.prediction[index])):
     for mask, (_, styles) in zip(np.moveaxis(of_classes, -1, 0), _styles(info), strict=True):
       if mask.any():
         axis.contour(mask, levels=[0.5], linewidths=0.9, **styles[kind])
@@ -202,15 +216,13 @@ def to_png(figure: Any) -> bytes:
   return content.getvalue()
 
 
-def draw_masks(folder: pathlib.Path, evaluated: Evaluated, *, title: str, show_slices: bool) -> list[pathlib.Path]:
+def draw_masks(folder: pathlib.Path, evaluated: Evaluated, *, title: str) -> list[pathlib.Path]:
   """The figures of a segmenter, if slices may be shown; returns their paths."""
-  if not show_slices:
-    return []
-  slices, masks, rows, info = evaluated
-  return save_overlays(folder, slices, masks, rows, title=title, info=info)
+  volumes, rows, info = evaluated
+  return [] if volumes is None else save_overlays(folder, volumes, rows, title=title, info=info)
 
 
-def draw_labels(folder: pathlib.Path, evaluated: Evaluated, *, title: str, show_slices: bool) -> list[pathlib.Path]:
+def draw_labels(folder: pathlib.Path, evaluated: Evaluated, *, title: str) -> list[pathlib.Path]:
   """The figure of a classifier, which shows no slices; returns its path."""
   counts = summarize_classes(list(evaluated.rows))["confusion"]
   return [save_confusion(folder / "confusion.png", counts, title=title)]

@@ -50,8 +50,7 @@ def summarize(
   test["calibration"] = _calibration(tables, about["temperatures"])
   pick = lambda rows: chosen(task.summarize(rows, intervals=True), task.headline)
   test["subgroups"] = subgroups.summarize(tables.patients, tables.slices, groupings, pick, info)
-  genes_known = set(genes.GROUPINGS) <= set(info.patient_fields)
-  associations = _associations(tables, everyone or tables.patients) if genes_known else _NO_GENES
+  associations = _associations(tables, everyone or tables.patients) if genes.known(info) else _NO_GENES
   test["associations"] = associations if whole else cut
   return {
     **about,

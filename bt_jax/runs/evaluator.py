@@ -19,11 +19,11 @@ from bt_jax.evaluation.record_tables import Tables
 from bt_jax.evaluation.records import Record
 from bt_jax.evaluation.volumes import volume_columns
 from bt_jax.pipeline import missing_sequences
-from bt_jax.runs import prediction, restoring
+from bt_jax.runs import chunks, prediction, restoring
 from bt_jax.runs.components import Components
 from bt_jax.runs.provenance import devices, provenance
 from bt_jax.runs.run_data import Data
-from bt_jax.schema import Slices, Tumor
+from bt_jax.schema import Predicted, Slices, Tumor
 from bt_jax.training import loop
 from bt_jax.training.checkpoints import Checkpoints
 from bt_jax.training.train_state import PyTree
@@ -33,15 +33,11 @@ class Evaluation(NamedTuple):
   """The results of an evaluation.
 
   Attributes:
-    slices: the test slices.
-    predictions: the predictions for them, see `Task.predict`.
     tables: the records of the predictions and of the baselines.
     about: all other facts about the run for `summary.json`.
     history: one row for each epoch of training.
   """
 
-  slices: Slices
-  predictions: np.ndarray
   tables: Tables
   about: dict[str, Any]
   history: list[Record]
@@ -54,6 +50,7 @@ def evaluate_best(
   data: Data,
   *,
   baselines: Callable[[Slices], dict[str, np.ndarray]],
+  save: Callable[[Slices, np.ndarray], object],
 ) -> Evaluation | None:
   """Evaluates the best checkpoint of the run in `workdir`; returns None on all hosts but the first.
 
@@ -63,6 +60,7 @@ def evaluate_best(
     components: components made from the configuration.
     data: data of the run.
     baselines: maps test slices to the predicted masks of each baseline, by name.
+    save: called with test slices and the predictions for them, see `Task.predict`, some patients at a time.
 
   Raises:
     UserError: there is no best checkpoint, or it is not that of the best epoch.
@@ -70,25 +68,15 @@ def evaluate_best(
   variables, record = restoring.restore_best(config, workdir, components)
   history = _history(workdir, record)
   predict = functools.partial(_probabilities, config, components, variables)
-  validation, test = ((slices, predict(slices)) for slices in (data.read("validation"), data.read("test")))
-  reference_only = predict(test[0], reference_only=True) if config.eval.flair_only else None
-  if test[0].ids != list(data.split.test):
-    raise RuntimeError("the slices read are not those of the split")
+  decision, numbers = _decide(config, components, data, predict)
+  tables = _Records(config, components, data, decision)
+  for slices in chunks.read(data, "test"):
+    tumor = predict(slices)
+    reference_only = predict(slices, reference_only=True) if config.eval.flair_only else None
+    if hosts.is_first():
+      save(slices, tables.add(slices, tumor, reference_only, baselines(slices)))
   if not hosts.is_first():
     return None
-  task, largest, threshold = components.task, config.eval.largest_component, config.eval.threshold
-  gate = prediction.choose_gate(config, validation[1], validation[0])
-  validation, test = ((slices, prediction.gated(tumor, gate)) for slices, tumor in (validation, test))
-  chosen = threshold is None
-  if chosen:
-    threshold = task.choose_threshold(validation[1], validation[0], largest)
-  decide = lambda slices, tumor: task.predict(tumor, slices, threshold, largest)
-  validation_records = task.slice_records(*validation, decide(*validation), **_names(data))
-  predictions, temperatures = decide(*test), _temperatures(*validation)
-  others = {name: task.as_predicted(masks) for name, masks in baselines(test[0]).items()}
-  if reference_only is not None:
-    reference_only = prediction.gated(reference_only, gate)
-    others[f"{components.info.reference}_only"] = reference_only, decide(test[0], reference_only)
   about = {
     **data.names,
     "synthetic": data.builder.builder_config.synthetic,
@@ -98,22 +86,21 @@ def evaluate_best(
     "info": components.info.to_json(),
     "model": config.model.name,
     "normalize": components.normalize,
-    "threshold": threshold,
-    "threshold_from": "chosen on the validation set" if chosen else "from the configuration",
-    "slice_gate": gate,
-    "largest_component": largest,
+    "threshold": decision.threshold,
+    "threshold_from": "chosen on the validation set" if config.eval.threshold is None else "from the configuration",
+    "slice_gate": decision.gate,
+    "largest_component": config.eval.largest_component,
     "mirror": config.eval.mirror,
-    "temperatures": temperatures,
+    "temperatures": decision.temperatures,
     # For choices between runs, which must not use the test set.
-    "validation": {short: score_of(task.summarize(validation_records), name) for short, name in task.headline.items()},
+    "validation": numbers,
     "checkpoint": {"step": record["step"], "arrays_sha256": record["arrays_sha256"]},
     "epochs": {"trained": history[-1]["epoch"], "planned": config.train.epochs},
     "seconds": _seconds(config, history),
     "devices": devices(),
     **provenance(),
   }
-  tables = _tables(config, components, data, test, predictions, temperatures, others)
-  return Evaluation(test[0], predictions, tables, about, history)
+  return Evaluation(tables.tables(), about, history)
 
 
 def _history(workdir: pathlib.Path, record: dict[str, Any]) -> list[Record]:
@@ -147,52 +134,110 @@ def _probabilities(
   return jax.tree.map(lambda one, other: (one + other) / 2, probabilities, others._replace(pixels=pixels))
 
 
-def _temperatures(slices: Slices, probabilities: Tumor) -> dict[str, float]:
-  """The temperatures fitted on the validation set: one for slices and, for a segmenter, one for pixels."""
-  temperatures = {"slices": calibration.fit_temperature(probabilities.slices, slices.label)}
-  if probabilities.pixels is not None:
-    temperatures["pixels"] = calibration.fit_temperature(probabilities.pixels.ravel(), slices.mask.ravel())
-  return temperatures
+class _Decision(NamedTuple):
+  """What predictions are made with, chosen and fitted on the validation set.
+
+  Attributes:
+    gate: see `prediction.choose_gate`.
+    threshold: probability from which a pixel or slice counts as tumour.
+    temperatures: one for slices and, for a segmenter, one for pixels.
+  """
+
+  gate: float | None
+  threshold: float
+  temperatures: dict[str, float]
 
 
-def _tables(
-  config: ConfigDict,
-  components: Components,
-  data: Data,
-  test: tuple[Slices, Tumor],
-  predictions: np.ndarray,
-  temperatures: dict[str, float],
-  others: dict[str, tuple[Tumor, np.ndarray]],
-) -> Tables:
-  slices, probabilities = test
-  task, names = components.task, _names(data)
-  rows = task.slice_records(slices, probabilities, predictions, **names)
-  calibrated = calibration.calibrate(np.array([row["probability"] for row in rows]), temperatures["slices"])
-  rows = [row | {calibration.CALIBRATED: value.item()} for row, value in zip(rows, calibrated, strict=True)]
-  known = data.source.read_patients(data.builder, set(slices.patient.tolist()))
-  whole = {}
-  if not data.split.leaky:
-    classes = components.info.classes
-    whole = volume_columns(
-      slices,
-      predictions if task.predicts_masks else None,
-      spacing_mm=data.source.read_spacings(data.builder),
-      classes=classes,
+def _decide(
+  config: ConfigDict, components: Components, data: Data, predict: Callable[[Slices], Tumor]
+) -> tuple[_Decision, dict[str, float | None]]:
+  """The decision, and the headline statistics of the validation set with it."""
+  task, largest, threshold = components.task, config.eval.largest_component, config.eval.threshold
+  validation = chunks.read(data, "validation").map(lambda slices: Predicted(slices, predict(slices)))
+  gate = prediction.choose_gate(config, validation)
+  gated = validation.map(lambda of: of._replace(tumor=prediction.gated(of.tumor, gate)))
+  if threshold is None:
+    threshold = task.choose_threshold(gated, largest)
+  rows, of_slices, pixels = [], [], calibration.PixelCounts()
+  for slices, tumor in gated:
+    rows += task.slice_records(slices, tumor, task.predict(tumor, slices, threshold, largest), **_names(data))
+    of_slices.append((tumor.slices, slices.label))
+    if tumor.pixels is not None:
+      pixels.add(slices, tumor.pixels)
+  temperatures = {"slices": calibration.fit_temperature(*map(np.concatenate, zip(*of_slices, strict=True)))}
+  if task.predicts_masks:
+    temperatures["pixels"] = pixels.temperature()
+  summary = task.summarize(chunks.in_order(rows, data.split.validation))
+  numbers = {short: score_of(summary, name) for short, name in task.headline.items()}
+  return _Decision(gate, threshold, temperatures), numbers
+
+
+class _Records:
+  """Collects the records of the test set, some patients at a time."""
+
+  def __init__(self, config: ConfigDict, components: Components, data: Data, decision: _Decision):
+    self._config, self._components, self._data, self._decision = config, components, data, decision
+    self._spacing_mm = {} if data.split.leaky else data.source.read_spacings(data.builder)
+    self._rows: list[Record] = []
+    self._reliability: list[Record] = []
+    self._others: dict[str, list[Record]] = {}
+    self._whole: dict[tuple[str, str | None], Record] = {}
+
+  def add(
+    self, slices: Slices, tumor: Tumor, reference_only: Tumor | None, baselines: dict[str, np.ndarray]
+  ) -> np.ndarray:
+    """Adds the records of these slices, which are all test slices of their patients; returns the predictions for them.
+
+    Args:
+      slices: the slices.
+      tumor: probabilities.
+      reference_only: probabilities by the reference channel alone; None if they are not configured.
+      baselines: predicted masks of each baseline, by name.
+    """
+    task = self._components.task
+    records = functools.partial(task.slice_records, slices, **_names(self._data))
+    tumor, predictions = self._predictions(slices, tumor)
+    self._rows += records(tumor, predictions)
+    others = {name: task.as_predicted(masks) for name, masks in baselines.items()}
+    if reference_only is not None:
+      others[f"{self._components.info.reference}_only"] = self._predictions(slices, reference_only)
+    for name, predicted in others.items():
+      self._others.setdefault(name, []).extend({"baseline": name, **row} for row in records(*predicted))
+    if task.predicts_masks:
+      temperature = self._decision.temperatures["pixels"]
+      self._reliability += calibration.pixel_rows(slices, tumor.pixels, temperature, **_names(self._data))
+    if not self._data.split.leaky:
+      self._whole |= volume_columns(
+        slices,
+        predictions if task.predicts_masks else None,
+        spacing_mm=self._spacing_mm,
+        classes=self._components.info.classes,
+      )
+    return predictions
+
+  def _predictions(self, slices: Slices, tumor: Tumor) -> tuple[Tumor, np.ndarray]:
+    """The gated probabilities, and the predictions by them."""
+    tumor = prediction.gated(tumor, self._decision.gate)
+    largest = self._config.eval.largest_component
+    return tumor, self._components.task.predict(tumor, slices, self._decision.threshold, largest)
+
+  def tables(self) -> Tables:
+    """The tables of all slices that were added."""
+    test, source = self._data.split.test, self._data.source
+    rows = chunks.in_order(self._rows, test)
+    probability = np.array([row["probability"] for row in rows])
+    calibrated = calibration.calibrate(probability, self._decision.temperatures["slices"])
+    rows = [row | {calibration.CALIBRATED: value.item()} for row, value in zip(rows, calibrated, strict=True)]
+    known = source.read_patients(self._data.builder, {row["patient"] for row in rows})
+    return Tables(
+      slices=rows,
+      patients=[
+        row | self._whole.get((row["patient"], row.get("class")), {}) | known[row["patient"]]
+        for row in self._components.task.patient_records(rows)
+      ],
+      reliability=self._reliability,
+      baselines=[row for of_one in self._others.values() for row in chunks.in_order(of_one, test)],
     )
-  return Tables(
-    slices=rows,
-    patients=[
-      row | whole.get((row["patient"], row.get("class")), {}) | known[row["patient"]] for row in task.patient_records(rows)
-    ],
-    reliability=(
-      calibration.pixel_rows(slices, probabilities.pixels, temperatures["pixels"], **names) if "pixels" in temperatures else []
-    ),
-    baselines=[
-      {"baseline": name, **row}
-      for name, predicted in others.items()
-      for row in task.slice_records(slices, *predicted, **names)
-    ],
-  )  # fmt: skip
 
 
 def _names(data: Data) -> dict[str, str]:

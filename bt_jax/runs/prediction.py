@@ -1,6 +1,6 @@
 """Predictions of a run's network on slices with ground truth."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import jax
 import numpy as np
@@ -12,9 +12,17 @@ from bt_jax.evaluation import SENSITIVITY
 from bt_jax.evaluation.classifier_gate import gate_threshold
 from bt_jax.pipeline import feed
 from bt_jax.pipeline.missing_sequences import Batch
+from bt_jax.runs.chunks import Passes
 from bt_jax.runs.components import Components
-from bt_jax.schema import Slices, Tumor
+from bt_jax.schema import Predicted, Slices, Tumor
 from bt_jax.training.train_state import PyTree
+
+
+def predict_chunks(
+  config: ConfigDict, components: Components, variables: PyTree, chunks: Passes[Slices]
+) -> Passes[Predicted]:
+  """The logits of slices in chunks; the other arguments are those of `predict`."""
+  return chunks.map(lambda slices: Predicted(slices, predict(config, components, variables, slices)))
 
 
 def predict(
@@ -53,14 +61,19 @@ def probabilities(components: Components, logits: Tumor) -> Tumor:
   return jax.tree.map(np.asarray, components.task.probabilities(logits))
 
 
-def choose_gate(config: ConfigDict, probabilities: Tumor, slices: Slices) -> float | None:
-  """The gate, a slice's probability below which it stays empty, from validation slices; None without a slice head.
+def choose_gate(config: ConfigDict, predicted: Iterable[Predicted]) -> float | None:
+  """The gate, a slice's probability below which it stays empty; None without a slice head.
 
   It lets through a share `SENSITIVITY` of the slices with a tumour, as in prediction.
+
+  Args:
+    config: configuration of the run.
+    predicted: validation slices with probabilities.
   """
   if not config.model.slice_head:
     return None
-  return gate_threshold(probabilities.slices, slices.label, SENSITIVITY)
+  pairs = [(tumor.slices, slices.label) for slices, tumor in predicted]
+  return gate_threshold(*map(np.concatenate, zip(*pairs, strict=True)), SENSITIVITY)
 
 
 def gated(probabilities: Tumor, gate: float | None) -> Tumor:

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
@@ -13,14 +13,15 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from bt_jax import files
-from bt_jax.distributed import hosts, sharding
+from bt_jax.distributed import global_batch, hosts, sharding
 from bt_jax.errors import UserError
 from bt_jax.evaluation import calibration
 from bt_jax.evaluation.aggregation import score_of
 from bt_jax.inference import ood
 from bt_jax.pipeline import feed
 from bt_jax.pretrained.conversion import Weights
-from bt_jax.runs import prediction, restoring, warm_start
+from bt_jax.runs import chunks, prediction, restoring, warm_start
+from bt_jax.runs.chunks import Passes
 from bt_jax.runs.components import Components
 from bt_jax.runs.input_pipeline import make_input_pipeline
 from bt_jax.runs.provenance import devices
@@ -28,7 +29,8 @@ from bt_jax.runs.run_data import Data
 from bt_jax.runs.tensorboard import Board
 from bt_jax.runs.transfer import TrainedRun, patients_of
 from bt_jax.runs.workdir import check_there, plain
-from bt_jax.schema import Slices, Tumor
+from bt_jax.schema import Predicted
+from bt_jax.tasks.task import Outputs
 from bt_jax.training import loop
 from bt_jax.training.checkpoints import Checkpoints
 from bt_jax.training.train_state import TrainState
@@ -77,15 +79,15 @@ def fit(
     print(f"resuming from step {int(state.step)} of {plan.steps}")
 
   print(f"training on {size} slices an epoch of {data.title}, {data.split.name}; devices: {devices()}")
-  validation = data.read("validation") if data.split.validation else None
+  validation = chunks.read(data, "validation") if data.split.validation else None
 
   def validate(state: TrainState) -> loop.Validation:
     check_there(workdir)  # before anything is saved there
     if validation is None:
       return loop.Validation({}, functools.partial(_undecided, config))
-    logits = prediction.predict(config, components, state.eval_variables, validation)
-    decide = functools.partial(_decide, config, components, validation, logits)
-    return loop.Validation(_validation(config, components, data, validation, logits), decide)
+    logits = prediction.predict_chunks(config, components, state.eval_variables, validation)
+    decide = functools.partial(_decide, config, components, logits)
+    return loop.Validation(_validation(config, components, data, logits), decide)
 
   with _report_exhausted_memory(), contextlib.ExitStack() as stack:
     start = int(state.step)
@@ -146,43 +148,60 @@ def _warm_start(
 
 
 def _validation(
-  config: ConfigDict, components: Components, data: Data, slices: Slices, logits: Tumor
+  config: ConfigDict, components: Components, data: Data, logits: Iterable[Predicted]
 ) -> dict[str, float]:
   """Loss, accuracy and score of the validation set, as one batch and at a threshold of 0.5."""
-  target = components.task.target(jnp.asarray(slices.label), jnp.asarray(slices.mask, jnp.float32))
-  outputs = components.task.as_outputs(jax.tree.map(jnp.asarray, logits), config.model.slice_head)
-  loss = float(components.loss(outputs, target).mean())
-  if config.train.score == "loss":
-    score = -loss
-  else:
-    probabilities = prediction.probabilities(components, logits)
-    predictions = components.task.predict(probabilities, slices, 0.5, False)
-    rows = components.task.slice_records(slices, probabilities, predictions, data=data.title, split=data.split.name)
-    score = score_of(components.task.summarize(rows), config.train.score)
-    if score is None:
-      raise UserError(
-        f"train.score={config.train.score} has no value on the validation set of {data.split.name}, whose slices are all "
-        "of one class: set train.score=loss",
-        "train.score=loss",
-      )
-  return {"loss": loss, "accuracy": float(components.task.accuracy(outputs, target)), "score": score}
+  task, totals = components.task, global_batch.Totals()
+  counts, losses, accuracies, rows = [], [], [], []
+  for chunk in logits:
+    outputs, target = _outputs_and_target(config, components, chunk)
+    with totals.add():
+      losses.append(float(components.loss(outputs, target).mean()))
+    counts.append(len(chunk.slices))
+    accuracies.append(float(task.accuracy(outputs, target)))
+    if config.train.score != "loss":
+      tumor = prediction.probabilities(components, chunk.tumor)
+      predictions = task.predict(tumor, chunk.slices, 0.5, False)
+      rows += task.slice_records(chunk.slices, tumor, predictions, data=data.title, split=data.split.name)
+  if totals.matter:  # a pooled loss is of the counts of all slices
+    for index, chunk in enumerate(logits):
+      with totals.use():
+        losses[index] = float(components.loss(*_outputs_and_target(config, components, chunk)).mean())
+  loss, accuracy = (float(np.average(values, weights=counts)) for values in (losses, accuracies))
+  score = -loss if config.train.score == "loss" else score_of(task.summarize(rows), config.train.score)
+  if score is None:
+    raise UserError(
+      f"train.score={config.train.score} has no value on the validation set of {data.split.name}, whose slices are all "
+      "of one class: set train.score=loss",
+      "train.score=loss",
+    )
+  return {"loss": loss, "accuracy": accuracy, "score": score}
 
 
-def _decide(config: ConfigDict, components: Components, slices: Slices, logits: Tumor) -> dict[str, Any]:
+def _outputs_and_target(config: ConfigDict, components: Components, chunk: Predicted) -> tuple[Outputs, jax.Array]:
+  slices = chunk.slices
+  outputs = components.task.as_outputs(jax.tree.map(jnp.asarray, chunk.tumor), config.model.slice_head)
+  return outputs, components.task.target(jnp.asarray(slices.label), jnp.asarray(slices.mask, jnp.float32))
+
+
+def _decide(config: ConfigDict, components: Components, logits: Passes[Predicted]) -> dict[str, Any]:
   """What prediction needs beside the parameters, all of it from the validation set.
 
   These are the threshold and the temperature, and the probabilities of the slices with a tumour, from which a gate of
   any sensitivity can be chosen.
   """
-  probabilities = prediction.probabilities(components, logits)
-  probabilities = prediction.gated(probabilities, prediction.choose_gate(config, probabilities, slices))
+  predicted = logits.map(lambda chunk: chunk._replace(tumor=prediction.probabilities(components, chunk.tumor)))
+  gate = prediction.choose_gate(config, predicted)
+  predicted = predicted.map(lambda chunk: chunk._replace(tumor=prediction.gated(chunk.tumor, gate)))
   threshold = config.eval.threshold
   if threshold is None:
-    threshold = components.task.choose_threshold(probabilities, slices, config.eval.largest_component)
+    threshold = components.task.choose_threshold(predicted, config.eval.largest_component)
+  pairs = [(tumor.slices, slices.label) for slices, tumor in predicted]
+  probability, label = map(np.concatenate, zip(*pairs, strict=True))
   return {
     "threshold": threshold,
-    "temperature": calibration.fit_temperature(probabilities.slices, slices.label),
-    "tumor_probabilities": np.sort(probabilities.slices[slices.label == 1]).tolist(),
+    "temperature": calibration.fit_temperature(probability, label),
+    "tumor_probabilities": np.sort(probability[label == 1]).tolist(),
   }
 
 

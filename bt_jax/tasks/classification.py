@@ -1,5 +1,6 @@
 """Classification: a network predicts whether a slice has any tumour."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import jax
@@ -14,7 +15,7 @@ from bt_jax.evaluation.bootstrap import Numbers
 from bt_jax.evaluation.records import Record
 from bt_jax.losses import CLASSIFICATION_LOSSES
 from bt_jax.models import CLASSIFIERS
-from bt_jax.schema import Slices, Tumor
+from bt_jax.schema import Predicted, Slices, Tumor
 from bt_jax.tasks.task import Task
 
 Classes = Float[Array, "batch classes"]
@@ -59,8 +60,9 @@ class Classification(Task):
   def as_outputs(self, logits: Tumor, slice_head: bool) -> Classes:
     return jnp.stack([jnp.zeros_like(logits.slices), logits.slices], axis=-1)
 
-  def choose_threshold(self, probabilities: Tumor, slices: Slices, largest_component: bool) -> float:
-    return class_statistics.choose_threshold(probabilities.slices, slices.label)
+  def choose_threshold(self, predicted: Iterable[Predicted], largest_component: bool) -> float:
+    pairs = [(tumor.slices, slices.label) for slices, tumor in predicted]
+    return class_statistics.choose_threshold(*map(np.concatenate, zip(*pairs, strict=True)))
 
   def predict(self, probabilities: Tumor, slices: Slices, threshold: float, largest_component: bool) -> np.ndarray:
     return probabilities.slices >= threshold

@@ -1,6 +1,6 @@
 """Segmentation: a network segments each class of tumour."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -18,7 +18,7 @@ from bt_jax.losses import SEGMENTATION_LOSSES, Loss
 from bt_jax.models import SEGMENTERS
 from bt_jax.models.lite_unet import MaskAndSlice
 from bt_jax.pipeline.preprocess import resize
-from bt_jax.schema import Slices, Tumor
+from bt_jax.schema import Predicted, Slices, Tumor
 from bt_jax.tasks.task import Task
 
 Masks = Float[Array, "batch height width classes"]
@@ -80,9 +80,9 @@ class Segmentation(Task):
   def as_outputs(self, logits: Tumor, slice_head: bool) -> Masks | MaskAndSlice:
     return MaskAndSlice(logits.pixels, logits.slices) if slice_head else logits.pixels
 
-  def choose_threshold(self, probabilities: Tumor, slices: Slices, largest_component: bool) -> float:
+  def choose_threshold(self, predicted: Iterable[Predicted], largest_component: bool) -> float:
     return postprocess.choose_threshold(
-      probabilities.pixels, slices, largest_component=largest_component, overlapping=self.info.overlapping
+      predicted, largest_component=largest_component, overlapping=self.info.overlapping
     )
 
   def predict(self, probabilities: Tumor, slices: Slices, threshold: float, largest_component: bool) -> np.ndarray:

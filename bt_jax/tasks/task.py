@@ -2,7 +2,7 @@
 
 import abc
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 import jax
@@ -15,7 +15,7 @@ from bt_jax.datasets.info import DatasetInfo
 from bt_jax.evaluation.bootstrap import Numbers
 from bt_jax.evaluation.records import Record
 from bt_jax.losses import Loss, class_probabilities
-from bt_jax.schema import Slices, Tumor
+from bt_jax.schema import Predicted, Slices, Tumor
 
 Outputs = Any  # the outputs of a network: an array, or a tuple of arrays
 
@@ -72,8 +72,8 @@ class Task(abc.ABC):
     """The inverse of `tumor`: outputs with the same probabilities; `slice_head`: the network has a slice head."""
 
   @abc.abstractmethod
-  def choose_threshold(self, probabilities: Tumor, slices: Slices, largest_component: bool) -> float:
-    """The best threshold on these validation slices."""
+  def choose_threshold(self, predicted: Iterable[Predicted], largest_component: bool) -> float:
+    """The best threshold on these validation slices with probabilities, in chunks of whole volumes."""
 
   @abc.abstractmethod
   def predict(self, probabilities: Tumor, slices: Slices, threshold: float, largest_component: bool) -> np.ndarray:

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Shaped, UInt8
 from nibabel import orientations
 
+from bt_jax.datasets.own_data import colours
 from bt_jax.datasets.own_data.collection import Case, Labels, Spacing, shown
 from bt_jax.errors import UserError, one_line
 from bt_jax.scans import findings, nifti, nifti_geometry, raster
@@ -197,9 +198,7 @@ def _to_numbers(volume: Volume) -> Volume:
   values, path = volume.values, volume.path
   if values.shape[-1] != 1:
     if (values != values[..., :1]).any():
-      raise UserError(
-        f"{path} is a mask in colours, expected the number of a class in each pixel, in one channel: convert it"
-      )
+      raise colours.error(path)
     values = values[..., :1]
   rounded = np.rint(values) if values.dtype.kind == "f" else values
   if values.dtype.kind == "f" and (broken := ~(abs(values - rounded) <= _ROUNDED)).any():
@@ -215,7 +214,7 @@ def _to_numbers(volume: Volume) -> Volume:
   present = np.flatnonzero(np.bincount(rounded.ravel(), minlength=256))
   jpeg = any(getattr(one, "format", "") == "JPEG" for one in volume.source) if volume.affine is None else False
   if len(present) > (2 if jpeg else MOST_LABELS):
-    what = "saved as JPEG, which changes numbers" if jpeg else "is it an image, or was it resampled?"
+    what = "saved as JPEG, which changes numbers" if jpeg else "is it an image, or are its edges smooth? threshold it"
     raise UserError(
       f"{path} is a mask of {len(present)} different numbers ({shown(present.tolist(), 5)}), expected labels: {what}"
     )
@@ -244,6 +243,7 @@ def _unlike(one: Volume, other: Volume, why: str) -> UserError | None:
   """An error where two volumes of a case have different grids; None where they have the same."""
   if one.values.shape[:3] != other.values.shape[:3]:
     sizes = " and ".join(" x ".join(map(str, volume.values.shape[:3])) for volume in (one, other))
+    why = colours.of_planes(one.path) or colours.of_planes(other.path) or why
     return UserError(f"{one.path} and {other.path} differ in size ({sizes}): {why}")
   placed = one.affine is not None and other.affine is not None
   if placed and not same_grid(one.affine, other.affine, one.values.shape[2::-1]):

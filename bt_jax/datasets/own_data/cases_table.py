@@ -40,7 +40,7 @@ def apply(collection: Collection) -> None:
   try:
     columns, rows = _read(path)
   except UserError as error:
-    collection.problems.append(error)
+    collection.unreadable(path, error)
     return
   fields = [name for name in columns if name not in _OURS]
   if taken := [name for name in fields if name in _TAKEN]:
@@ -58,6 +58,8 @@ def apply(collection: Collection) -> None:
 
 def _read(path: pathlib.Path) -> tuple[list[str], list[tuple[int, Row | None]]]:
   """The columns, and the number and content of each line; None for a line that has more or fewer fields than the header."""
+  if not path.stat().st_size:
+    raise UserError(f"{path} is empty (0 bytes): copy it again, or remove it")
   try:
     text = path.read_text(encoding="utf-8-sig")
     header = text.partition("\n")[0]

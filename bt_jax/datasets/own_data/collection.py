@@ -117,12 +117,19 @@ class Collection:
     """Records a problem, in one line even where the name of a file has line breaks; see `UserError`."""
     self.problems.append(UserError(re.sub(r"[\r\n]+", " ", message), *arguments))
 
+  def unreadable(self, path: pathlib.Path, error: UserError) -> None:
+    """Records the problem of a file that cannot be read, which is its only one."""
+    self.problems.append(error)
+    self.broken.add(path)
+
   def check(self) -> None:
-    """Raises the first problem, if there is one, and says how many more there are."""
+    """Raises the first problem, if there is one, and says how many more names and small files show."""
     if not self.problems:
       return
     first, others = self.problems[0], len(self.problems) - 1
-    more = f" ({others} more problem{'s' * (others > 1)} in this folder, which a check lists)" if others else ""
+    more = (
+      f" (at least {others} more problem{'s' * (others > 1)} in this folder, which a check lists)" if others else ""
+    )
     raise UserError(f"{first}{more}", *first.arguments, *((CHECK,) if others else ()))
 
   def by_name(self, files: Sequence[pathlib.Path], name_of: Callable[[pathlib.Path], Any]) -> dict[Any, pathlib.Path]:
@@ -205,6 +212,8 @@ def read_json(path: pathlib.Path) -> Any:
       raise ValueError(f"{twice[0]!r} is there twice")
     return dict(pairs)
 
+  if path.is_file() and not path.stat().st_size:
+    raise UserError(f"{path} is empty (0 bytes): copy it again, or remove it")
   try:
     return json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=once)
   except (OSError, ValueError, RecursionError) as error:

@@ -87,7 +87,8 @@ def draw(excerpts: Sequence[Excerpt], info: DatasetInfo, labels: Labels) -> Imag
   for number, one in enumerate(excerpts):
     x, y = _GAP + number % columns * width, legend.height + number // columns * height
     sheet.paste(_coloured(one, labels), (x, y))
-    name = one.name[-_LONGEST:].encode(errors="replace").decode()  # bytes of a file name may not be text
+    name = one.name if len(one.name) <= _LONGEST else f"...{one.name[3 - _LONGEST :]}"  # numbers are at the end
+    name = name.encode(errors="replace").decode()  # bytes of a file name may not be text
     text = f"{name}  {one.number}/{one.slices}"
     ImageDraw.Draw(sheet).text((x, y + _SIDE), text, _BLACK)
   return sheet

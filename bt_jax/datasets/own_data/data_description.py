@@ -1,9 +1,11 @@
 """Describes a user's data set by its files: channels, classes, the size of a slice, and the window of intensities."""
 
 import pathlib
+import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from scipy import ndimage
 from tqdm import tqdm
 
 from bt_jax.datasets.info import DatasetInfo
@@ -15,6 +17,9 @@ from bt_jax.scans import sequences
 LARGEST = 512  # pixels of a side of a stored slice
 _FOREGROUND = "foreground"
 _WHITE, _FEW = 255, 32  # the number that marks a class in images, and that below which numbers are labels
+_EDGES = 0.9  # share of a number's pixels
+_CT = re.compile(r"(?<![A-Za-z])CT(?![A-Za-z])", re.IGNORECASE)
+_AIR = -900.0  # Hounsfield units are lower in air; MRI has no such values
 
 
 def describe(collection: Collection, window: str) -> tuple[DatasetInfo, Labels]:
@@ -44,7 +49,7 @@ def make_info(
   Raises:
     UserError: intensities of CT have no window, or it is not two numbers.
   """
-  if not window and any(name.upper() == "CT" for name in channels):
+  if not window and any(map(_CT.search, channels)):
     raise UserError(
       f"{collection.root} is of CT, whose intensities mean the same in every scan: name those that become black and white as "
       "data.window, e.g. -160,240 of soft tissue",
@@ -83,29 +88,56 @@ def channel_names(count: int) -> tuple[str, ...]:
 
 def _read_labels(collection: Collection) -> Labels:
   """The labels in the masks, where no file says."""
-  where: dict[int, pathlib.Path] = {}
+  numbers = Numbers()
   for case in tqdm(collection.cases, desc="reading masks", unit="case", leave=False, disable=None):
-    note_labels(case_volumes.read_numbers(case), where)
-  return labels_of(where, collection)
+    numbers.add(case_volumes.read_numbers(case))
+  return labels_of(numbers, collection)
 
 
-def note_labels(numbers: case_volumes.Volume, where: dict[int, pathlib.Path]) -> None:
-  """Records the first file that has each number."""
-  for value in np.flatnonzero(np.bincount(numbers.values.ravel())).tolist():
-    if value not in where:
-      where[value] = numbers.file_of(numbers.values == value)
+class Numbers:
+  """The numbers that are in masks.
+
+  Attributes:
+    where: the first file that has each number.
+  """
+
+  def __init__(self):
+    self.where: dict[int, pathlib.Path] = {}
+    self._pixels, self._between = np.zeros(256, int), np.zeros(256, int)
+
+  def add(self, numbers: case_volumes.Volume) -> None:
+    """Records the numbers of a case."""
+    values = numbers.values[..., 0]
+    counts = np.bincount(values.ravel(), minlength=256)
+    for value in np.flatnonzero(counts).tolist():
+      if value not in self.where:
+        self.where[value] = numbers.file_of(numbers.values == value)
+    self._pixels += counts
+    if values.max() >= _FEW:
+      around = [rank(values, size=(1, 3, 3)) for rank in (ndimage.minimum_filter, ndimage.maximum_filter)]
+      self._between += np.bincount(values[(around[0] < values) & (values < around[1])], minlength=256)
+
+  def of_edges(self) -> list[int]:
+    """The numbers that nearly all lie between a lower and a higher one, as where the edges of a mask are smooth."""
+    return np.flatnonzero(self._between > _EDGES * self._pixels).tolist()
 
 
-def labels_of(where: dict[int, pathlib.Path], collection: Collection) -> Labels:
+def labels_of(numbers: Numbers, collection: Collection) -> Labels:
   """Names for the numbers in masks, where no file says; raises UserError where they make no sense.
 
   Args:
-    where: a file that has each number.
+    numbers: the numbers.
     collection: the collection of these masks.
   """
+  where = numbers.where
   values = sorted(where.keys() - {0})
   if not values:
     raise UserError(f"every mask in {collection.root} is empty: expected numbers of classes, 0 is the background")
+  if edges := numbers.of_edges():
+    raise UserError(
+      f"masks in {collection.root} have {shown(edges, 5)} only between lower and higher numbers, as smooth edges do, e.g. "
+      f"{where[edges[0]]}: threshold them, and resample masks to the nearest label; if these are classes, number them 1, 2, ..."
+    )
   if _WHITE in values and values[0] < _FEW:
     raise UserError(
       f"masks are marked by {values[0]}, as in {where[values[0]]}, and by 255, as in {where[255]}: save them all alike, and mark "
@@ -137,6 +169,22 @@ def note_scales(as_they_are: Mapping[str, bool], window: Sequence[float]) -> lis
   return [
     f"intensities of {shown(kept)} lie in 0 to 255 and stay as they are, those of {shown(scaled)} are scaled to their own range: if all have "
     "one scale, name the intensities that become black and white as data.window"
+  ]
+
+
+def note_units(name: str, lowest: float, window: Sequence[float]) -> list[str]:
+  """A sentence where the lowest intensities are those of air in CT, and no window says what they mean.
+
+  Args:
+    name: name of the channel.
+    lowest: median of the lowest intensities of cases.
+    window: the intensities that become black and white in every case; empty where each has its own.
+  """
+  if window or lowest > _AIR:
+    return []
+  return [
+    f"{name} goes down to {lowest:g}, as Hounsfield units do: if it is CT, name the intensities that become black and white as "
+    "data.window, e.g. -160,240 of soft tissue"
   ]
 
 

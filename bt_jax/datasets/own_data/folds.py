@@ -73,7 +73,7 @@ def read_splits(collection: Collection) -> None:
   try:
     folds = [{part: list(map(plain, fold[part])) for part in ("train", "val")} for fold in _lists(read_json(path))]
   except UserError as error:
-    collection.problems.append(error)
+    collection.unreadable(path, error)
     return
   except (TypeError, KeyError, ValueError):
     collection.problem(f'{path} is not a list of {{"train": [...], "val": [...]}}: correct it, or remove it')

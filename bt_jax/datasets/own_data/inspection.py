@@ -2,7 +2,6 @@
 
 import collections
 import dataclasses
-import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -71,8 +70,8 @@ def inspect(collection: Collection, window: str, asked_folds: int = 5) -> Inspec
     asked_folds: number of folds, where no file in the folder divides patients.
   """
   fixed = _attempt(collection, lambda: data_description.parse_window(window)) or ()
-  summaries, excerpts, where = _read_all(collection, fixed)
-  info, labels = _described(collection, summaries, where, window)
+  summaries, excerpts, seen = _read_all(collection, fixed)
+  info, labels = _described(collection, summaries, seen, window)
   complete = not collection.refused and len(collection.patients) >= folds.FEWEST  # otherwise there is a problem already
   fold_of = _attempt(collection, lambda: folds.divide(collection, asked_folds)) if complete else None
   lines = _about(collection, info, labels, fold_of)
@@ -84,10 +83,10 @@ def inspect(collection: Collection, window: str, asked_folds: int = 5) -> Inspec
 
 def _read_all(
   collection: Collection, window: tuple[float, ...]
-) -> tuple[list[Summary], list[contact_sheet.Excerpt], dict[int, pathlib.Path]]:
-  """The summary of each case that can be read, excerpts of the first few, and a file with each number that is in masks."""
+) -> tuple[list[Summary], list[contact_sheet.Excerpt], data_description.Numbers]:
+  """The summary of each case that can be read, excerpts of the first few, and the numbers that are in masks."""
   channels, report = collection.channels, collection.problems.append
-  summaries, excerpts, where, case_of = [], [], {}, {}
+  summaries, excerpts, seen, case_of = [], [], data_description.Numbers(), {}
   for case in tqdm(collection.cases, desc="checking", unit="case", leave=False, disable=None):
     if collection.broken.intersection(case.files):
       continue
@@ -98,7 +97,7 @@ def _read_all(
       if other.patient != case.patient:
         report(case_volumes.same_image(case, other))
     if numbers is not None:
-      data_description.note_labels(numbers, where)
+      seen.add(numbers)
       if collection.labels is not None:
         _attempt(collection, lambda numbers=numbers: case_volumes.check_labels(numbers, collection.labels))
     if image is None or numbers is None:
@@ -106,7 +105,7 @@ def _read_all(
     summaries.append(_summary(case, image, numbers))
     if len(excerpts) < _SHOWN:
       excerpts.append(contact_sheet.excerpt(case.name, image, numbers, collection.channels, window))
-  return summaries, excerpts, where
+  return summaries, excerpts, seen
 
 
 def _attempt(collection: Collection, call: Callable[[], Any]) -> Any:
@@ -119,14 +118,14 @@ def _attempt(collection: Collection, call: Callable[[], Any]) -> Any:
 
 
 def _described(
-  collection: Collection, summaries: Sequence[Summary], where: dict[int, pathlib.Path], window: str
+  collection: Collection, summaries: Sequence[Summary], seen: data_description.Numbers, window: str
 ) -> tuple[DatasetInfo | None, Labels | None]:
   labels = collection.labels
-  if labels is None and where:
-    labels = _attempt(collection, lambda: data_description.labels_of(where, collection))
+  if labels is None and seen.where:
+    labels = _attempt(collection, lambda: data_description.labels_of(seen, collection))
   if labels is None or not summaries:
     return None, labels
-  lacking = [name for name, values in labels.values.items() if not where.keys() & set(values)]
+  lacking = [name for name, values in labels.values.items() if not seen.where.keys() & set(values)]
   if lacking:
     collection.problems.append(data_description.absent(collection, lacking))
   longest = max(slice_sizes.side_of(*of.shape[1:], of.spacing_mm) for of in summaries)
@@ -210,6 +209,7 @@ def _remarks(summaries: Sequence[Summary], info: DatasetInfo | None) -> list[str
   if 0 < len(unknown) < len(summaries):
     notes.append(f"sizes in mm are not known of {shown(unknown)}: distances of all cases will be in pixels")
   for number, name in enumerate(info.channels if info is not None else ()):
+    notes += data_description.note_units(name, float(np.median([of.low[number] for of in summaries])), info.window)
     spans = [of.high[number] - of.low[number] for of in summaries]
     if max(spans) > _GAIN * min(spans):
       dim, bright = (summaries[int(index(spans))].case.name for index in (np.argmin, np.argmax))

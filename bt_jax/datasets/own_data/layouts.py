@@ -9,6 +9,7 @@ from bt_jax.datasets.own_data import cases_table, folders, folds, nnunet
 from bt_jax.datasets.own_data.collection import Collection, shown
 from bt_jax.errors import UserError
 from bt_jax.scans import discovery
+from bt_jax.scans.file_types import kind_of
 
 EXPECTED = (
   "dataset.json with imagesTr/ and labelsTr/ (nnU-Net, Medical Segmentation Decathlon); a folder for each case with its "
@@ -44,6 +45,13 @@ def find(root: str | pathlib.Path | None, *, masks: bool = True) -> Collection:
   listed = dict(discovery.walk(root))
   collection = next((one for read in _LAYOUTS if (one := read(root, listed)) is not None), None)
   if collection is None:
+    dicom = next((file for files in listed.values() for file in files[:1] if kind_of(file) == "dicom"), None)
+    if dicom is not None:
+      raise UserError(
+        f"{root} holds DICOM, as {dicom}, which is read for prediction and not for training: convert each series to NIfTI, e.g. "
+        f"with dcm2niix, and arrange the files as {EXPECTED}",
+        "data.root",
+      )
     raise UserError(f"{root} has no layout that is known, expected {EXPECTED}", "data.root")
   collection.cases.sort(key=lambda case: discovery.natural(case.name))
   cases_table.apply(collection)
@@ -75,6 +83,8 @@ def _check_files(collection: Collection) -> None:
   for file in [*collection.described, *(file for case in collection.cases for file in case.files)]:
     folder = real_folders.setdefault(file.parent, "") or os.path.realpath(file.parent)
     real_folders[file.parent] = folder
+    if file in collection.broken:  # which was reported when it was read
+      continue
     real = pathlib.Path(os.path.realpath(file) if file.is_symlink() else os.path.join(folder, file.name))
     if not real.is_relative_to(inside) and file.parent != collection.root.parent:
       why = f"is a link to {real}, outside of {collection.root}: copy the file here"

@@ -122,7 +122,7 @@ def _spacing(image: pathlib.Path, name: str, collection: Collection) -> Spacing 
     if len(sizes) != 3 or not all(isinstance(size, int | float) and 0 < size < 1e3 for size in sizes):
       raise ValueError
   except UserError as error:
-    collection.problems.append(error)
+    collection.unreadable(path, error)
   except (KeyError, TypeError, ValueError):
     collection.problem(f'{path} has no {{"spacing": [slices, rows, columns]}} in mm: correct it')
   else:
@@ -210,9 +210,31 @@ def _ids(about: dict[str, Any], values: dict[str, tuple[int, ...]]) -> tuple[int
         f"has regions, and regions_class_order is {ids!r}, expected {len(values)} different numbers from 1 to 255, one for each "
         "region in the order of labels: correct it"
       )
+    _check_order(ids, values)
   if len(set(ids)) < len(ids):
     raise UserError("gives two labels the same number: correct it")
   return tuple(ids)
+
+
+def _check_order(ids: list[int], values: dict[str, tuple[int, ...]]) -> None:
+  """Raises UserError where masks that are written would not be numbered as those that were read.
+
+  As in nnU-Net, regions are written one over the other: each keeps the numbers that no later one has.
+  """
+  later: set[int] = set()
+  for (name, numbers), label in reversed(list(zip(values.items(), ids, strict=True))):
+    kept = sorted(set(numbers) - later)
+    if not kept:
+      raise UserError(
+        f"has the region {name} before regions that cover all of it and are written over it: list larger regions first, in labels "
+        "and in regions_class_order"
+      )
+    if label not in kept:
+      raise UserError(
+        f"gives the region {name} the number {label} in regions_class_order, expected {' or '.join(map(str, kept))}, which it has and "
+        "no later region: correct it"
+      )
+    later.update(numbers)
 
 
 def _groups(images: list[pathlib.Path], collection: Collection) -> Groups:

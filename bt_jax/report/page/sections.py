@@ -116,8 +116,7 @@ def subgroups(record: RunFiles) -> Section | None:
     "groups are questions, not answers."
   ]
   shown, folded = (
-    [table for name, table in table_of.items() if (name in genes.GROUPINGS) == molecular]
-    for molecular in (False, True)
+    [table for name, table in table_of.items() if (name in genes.GROUPINGS) == molecular] for molecular in (False, True)
   )
   return Section("subgroups", "Subgroups of patients", lead, shown, folded=folded)
 

@@ -15,7 +15,7 @@ from bt_jax import files
 from bt_jax.datasets.info import DatasetInfo
 from bt_jax.inference.measurements import size
 from bt_jax.inference.predictor import Prediction
-from bt_jax.scans.scan import NOTICE, Scan
+from bt_jax.scans.scan import NOTICE, Scan, numbered
 
 _MARK = (230, 159, 0)  # Okabe and Ito's orange, the colour of predictions in reports
 _CLASSES = (_MARK, (86, 180, 233), (0, 158, 115), (204, 121, 167), (240, 228, 66), (213, 94, 0), (0, 114, 178))
@@ -186,7 +186,7 @@ def _file_names(names: list[str]) -> list[str]:
   cut = [name.encode()[-_LONGEST_NAME:].decode(errors="ignore") for name in harmless]
   if len({name.casefold() for name in cut}) == len(cut):
     return cut
-  return [f"{index:04d}_{name}" for index, name in enumerate(cut)]
+  return [f"{number}_{name}" for number, name in zip(numbered(len(cut)), cut, strict=True)]
 
 
 def _write(path: pathlib.Path, image: Image.Image) -> pathlib.Path:

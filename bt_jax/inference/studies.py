@@ -13,7 +13,7 @@ from bt_jax.errors import UserError
 from bt_jax.scans import reader, sequences
 from bt_jax.scans.file_types import kind_of
 from bt_jax.scans.reader import Study
-from bt_jax.scans.scan import Scan
+from bt_jax.scans.scan import Scan, numbered
 from bt_jax.schema import CHANNELS
 
 
@@ -76,7 +76,7 @@ def read(study: Study, info: DatasetInfo) -> Scan:
     channel: origins[number] if several else f"channel {number + 1} of {origins[0]}"
     for number, channel in enumerate(info.channels)
   }
-  names = [f"{index:04d}" for index in range(len(volume.values))]
+  names = numbered(len(volume.values))
   if volume.affine is None and len(volume.source) == len(names):
     names = [source.stem for source in volume.source]
   return Scan(

@@ -27,6 +27,7 @@ from bt_jax.scans.scan import (
   check_size,
   fill_roles,
   from_axial,
+  numbered,
   to_axial,
 )  # fmt: skip
 from bt_jax.schema import CHANNELS
@@ -83,7 +84,7 @@ def read(files: Sequence[pathlib.Path], *, name: str, given: Mapping[str, str]) 
   spacing, sizes = nifti_geometry.spacing(source, image.shape[:3], paths["flair"])
   warnings += alike + sizes + nifti_geometry.warnings(source, spacing, paths["flair"])
   warnings += [sentence for *_, sentences in loaded.values() for sentence in sentences]
-  names = [f"{index:04d}" for index in range(len(image))]
+  names = numbered(len(image))
   role, _ = sequences.in_name(sequences.stem(paths["flair"]))
   ood_warnings = (
     [] if role in (None, "flair") else [f"{paths['flair'].name} is taken as FLAIR, though its name speaks of {role}"]

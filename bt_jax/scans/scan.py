@@ -38,6 +38,11 @@ FARTHEST_MM = 5000.0  # from the scanner's centre, through which the table moves
 _AXIAL = orientations.axcodes2ornt(("L", "P", "S"))
 
 
+def numbered(count: int) -> list[str]:
+  """Names of slices that have none of their own: their numbers for people, `0001`, `0002`, ..."""
+  return [f"{number:04d}" for number in range(1, count + 1)]
+
+
 Mask = Bool[np.ndarray, "slices height width"] | UInt8[np.ndarray, "slices height width"]  # of one class, or of labels
 
 
@@ -52,7 +57,7 @@ class Scan:
       post-contrast) in the scale of the files; axial, where the files give their orientation.
     spacing_mm: distances between slices, rows and columns; None where the files do not say.
     roles: what each channel was read from, in words.
-    slice_names: what each slice is called in outputs, e.g. the stem of its file or `0012`.
+    slice_names: what each slice is called in outputs, e.g. the stem of its file, or its number from 1 on, `0012`.
     warnings: what to know about the files, a sentence each.
     ood_warnings: reasons why this may not be a scan for the networks, a sentence each.
     sha256: SHA-256 of the bytes of its files; empty where there are none.

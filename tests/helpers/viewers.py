@@ -18,7 +18,9 @@ import uvicorn
 from PIL import Image
 
 from bt_jax.datasets.lgg_mri.constants import INFO
-from bt_jax.inference.predictor import Prediction
+from bt_jax.inference.decision import Decision
+from bt_jax.inference.ensemble import Outputs
+from bt_jax.inference.predictor import Prediction, Predictor
 
 # Spacing of 2 mm between columns, 3 between rows, 5 between slices; the axes run as those of scans.
 AFFINE = np.array([[-2.0, 0, 0, 10], [0, -3, 0, -20], [0, 0, 5, 30], [0, 0, 0, 1]])
@@ -156,3 +158,16 @@ class Brightness:
       info=INFO,
       about=self.about,
     )
+
+
+def brightness_predictor(threshold: float = 0.5) -> Predictor:
+  """A real predictor with `Brightness` for its network; no scan looks unusual to it."""
+
+  def segment(image, aspect):
+    probability = image[..., INFO.reference_index] / np.float32(255)
+    yield Outputs(probability[None, ..., None], probability.max((1, 2)), np.zeros(len(image), bool))
+
+  decision = Decision(
+    threshold=threshold, temperature=1.0, gate=None, tta=False, largest_component=False, info=INFO, profile={}
+  )
+  return Predictor(decision, Brightness.about | {"threshold": threshold}, segment)

@@ -160,6 +160,20 @@ def test_the_picture_shows_the_mask_as_fill_and_outline(visit):
   assert orange(page) == 0 and not page.locator("#outline").is_checked() and not page.locator("#fill").is_checked()
 
 
+def sides(page):
+  return {side: page.locator(f".side.{side}").inner_text() for side in ("left", "right", "top", "bottom")}
+
+
+def test_the_patient_s_sides_are_shown_where_the_files_give_them(visit):
+  page = visit()
+  upload(page, ("scan.nii", nifti_bytes(VOLUME)))
+  assert sides(page) == {"left": "R", "right": "L", "top": "A", "bottom": "P"}
+  assert "patient's right" in text(page, "sides")
+  upload(page, ("slice.png", png_bytes(VOLUME[4])))
+  sync_api.expect(page.locator("#study")).to_have_text("slice")
+  assert set(sides(page).values()) == {""} and "Left and right are not known" in text(page, "sides")
+
+
 def test_wheel_and_keys_page_through_slices(visit):
   page = visit()
   upload(page, ("scan.nii", nifti_bytes(VOLUME)))

@@ -6,6 +6,7 @@ import numpy as np
 
 from bt_jax.inference import measurements
 from bt_jax.inference.predictor import Prediction
+from bt_jax.scans import directions
 from bt_jax.scans.scan import NOTICE
 from bt_jax.version import __version__
 
@@ -38,6 +39,7 @@ def describe(prediction: Prediction) -> dict[str, Any]:
     "warnings": list(prediction.warnings),
     "shape": list(mask.shape),
     "spacing_mm": [float(length) for length in spacing] if spacing else None,
+    "orientation": directions.letters(scan.affine),
     "roles": dict(scan.roles),
     "input": {"format": scan.format, "sha256": scan.sha256},
     "software": f"bt_jax {__version__}",

@@ -10,7 +10,7 @@ from bt_jax.datasets.info import DatasetInfo
 from bt_jax.datasets.own_data import case_volumes, unlabelled
 from bt_jax.datasets.own_data.collection import Case
 from bt_jax.errors import UserError
-from bt_jax.scans import reader, sequences
+from bt_jax.scans import nifti_geometry, reader, sequences
 from bt_jax.scans.file_types import kind_of
 from bt_jax.scans.reader import Study
 from bt_jax.scans.scan import Scan, numbered
@@ -89,6 +89,7 @@ def read(study: Study, info: DatasetInfo) -> Scan:
     list(volume.warnings),
     digest,
     source=volume.source,
+    affine=nifti_geometry.placed(volume.source) if isinstance(volume.source, nifti_geometry.Source) else None,
   )
 
 

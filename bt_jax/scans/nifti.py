@@ -89,7 +89,10 @@ def read(files: Sequence[pathlib.Path], *, name: str, given: Mapping[str, str]) 
   ood_warnings = (
     [] if role in (None, "flair") else [f"{paths['flair'].name} is taken as FLAIR, though its name speaks of {role}"]
   )
-  return Scan(name, "nifti", image, spacing, origins, names, warnings, source=source, ood_warnings=ood_warnings)
+  return Scan(
+    name, "nifti", image, spacing, origins, names, warnings, source=source, ood_warnings=ood_warnings,
+    affine=nifti_geometry.placed(source),
+  )  # fmt: skip
 
 
 def load(

@@ -35,7 +35,7 @@ FARTHEST_MM = 5000.0  # from the scanner's centre, through which the table moves
 
 # Slices run from the feet to the head, rows from front to back, columns from the patient's right to the left, as
 # in the published slices. In nibabel's order of axes: columns, rows, slices.
-_AXIAL = orientations.axcodes2ornt(("L", "P", "S"))
+AXIAL = orientations.axcodes2ornt(("L", "P", "S"))
 
 
 def numbered(count: int) -> list[str]:
@@ -62,6 +62,7 @@ class Scan:
     ood_warnings: reasons why this may not be a scan for the networks, a sentence each.
     sha256: SHA-256 of the bytes of its files; empty where there are none.
     source: what its format needs to write a mask on the same grid.
+    affine: from (column, row, slice) of `image` to mm in RAS; None where the files do not say how the head lies.
   """
 
   name: str
@@ -74,6 +75,7 @@ class Scan:
   sha256: str = ""
   source: Any = None
   ood_warnings: list[str] = dataclasses.field(default_factory=list)
+  affine: Float[np.ndarray, "4 4"] | None = None
 
   def __post_init__(self):
     check_image(self.image, self.name)
@@ -206,14 +208,14 @@ def to_axial(array: Shaped[np.ndarray, "..."], affine: Float[np.ndarray, "4 4"])
   Raises:
     UserError: the affine is singular.
   """
-  turned = orientations.apply_orientation(array, orientations.ornt_transform(orientation_of(affine), _AXIAL))
+  turned = orientations.apply_orientation(array, orientations.ornt_transform(orientation_of(affine), AXIAL))
   return np.moveaxis(turned, (0, 1, 2), (2, 1, 0))
 
 
 def from_axial(array: Shaped[np.ndarray, "..."], affine: Float[np.ndarray, "4 4"]) -> Shaped[np.ndarray, "..."]:
   """The exact inverse of `to_axial`."""
   turned = np.moveaxis(array, (2, 1, 0), (0, 1, 2))
-  return orientations.apply_orientation(turned, orientations.ornt_transform(_AXIAL, orientation_of(affine)))
+  return orientations.apply_orientation(turned, orientations.ornt_transform(AXIAL, orientation_of(affine)))
 
 
 def axial_spacing(affine: Float[np.ndarray, "4 4"]) -> tuple[float, float, float]:

@@ -15,6 +15,7 @@ from bt_jax.scans.dicom.grouping import collect
 from bt_jax.scans.dicom.pixels import decode
 from bt_jax.scans.dicom.sequence_choice import choose
 from bt_jax.scans.dicom.series import Series
+from bt_jax.scans.directions import axial_affine
 from bt_jax.scans.scan import Scan, axial_spacing, fill_roles, numbered, same_grid, to_axial
 
 _HEAD = {"HEAD", "BRAIN", "SKULL", "HEADNECK", "NECKHEAD", "WHOLEBRAIN"}
@@ -71,6 +72,7 @@ def _read(files: Sequence[pathlib.Path], name: str, given: Mapping[str, str]) ->
     warnings=warnings + missing,
     source=flair,
     ood_warnings=_ood_warnings(chosen["flair"]),
+    affine=None if flair.affine is None else axial_affine(flair.affine, arrays["flair"].shape),
   )
 
 

@@ -21,6 +21,13 @@ export class Result {
     for (let slice = 0; slice < this.slices; slice++) this.#count(slice);
   }
 
+  /** The directions of the patient at the four sides of the picture; null where they are not known. */
+  sides() {
+    const towards = this.prediction.orientation;
+    const opposite = (letters) => [...letters].map((letter) => "RLAPSI"["LRPAIS".indexOf(letter)]).join("");
+    return towards && { left: opposite(towards.columns), right: towards.columns, top: opposite(towards.rows), bottom: towards.rows };
+  }
+
   /** Whether a voxel is in the mask of a class at a threshold, the model's own mask at its own. */
   marks(voxel, at, kind) {
     return at === this.own ? (this.bits[kind][voxel >> 3] >> (7 - (voxel & 7))) & 1 : this.levels[kind][voxel] > at;

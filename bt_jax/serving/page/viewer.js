@@ -3,6 +3,7 @@ import { Result } from "./result.js";
 import { dropped, formOf, post, save } from "./sending.js";
 
 const ROLES = ["pre", "flair", "post"];
+const NAMES = { R: "right", L: "left", A: "front", P: "back", S: "head", I: "feet" };
 const NONE = "—";
 const find = (id) => document.getElementById(id);
 const [stage, slider, threshold, strip, form] = ["stage", "slice", "threshold", "strip", "drop"].map(find);
@@ -123,6 +124,9 @@ function show() {
     label.append(box, " ", key, " ", filled("small", ""));
     return label;
   }));
+  const sides = result.sides();
+  for (const [side, letters] of Object.entries(sides ?? { left: "", right: "", top: "", bottom: "" })) stage.querySelector(`.side.${side}`).textContent = letters;
+  tell("sides", sides ? `${sides.left} is the patient's ${NAMES[sides.left[0]]}, at the left of the picture.` : "Left and right are not known: the files do not say how the head lies.");
   slider.max = result.slices;
   threshold.max = result.thresholds.length - 1;
   slice = result.areas[result.own].reduce((best, area, place, all) => area > all[best] ? place : best, 0);

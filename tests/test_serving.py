@@ -59,7 +59,9 @@ def nothing_stays(temporary):
 
 
 def test_the_page_comes_with_its_headers_and_loads_nothing_from_elsewhere(port):
-  for path in ("/", "/viewer.js", "/result.js", "/picture.js", "/sending.js", "/style.css", "/about", "/nothing"):
+  files = [f"/{path.name}" for path in PAGE.iterdir()]
+  assert "/viewer.js" in files
+  for path in ("/", *files, "/about", "/nothing"):
     status, headers, content = ask(port, "GET", path)
     assert status == (404 if path == "/nothing" else 200)
     assert headers["Content-Security-Policy"].startswith("default-src 'self'; img-src 'self' data: blob:;")
@@ -72,17 +74,36 @@ def test_the_page_comes_with_its_headers_and_loads_nothing_from_elsewhere(port):
 
 def test_a_folder_of_slices_is_predicted_exactly_at_every_threshold(port):
   slices = slices_of(seed=1)
-  head, flair, levels, bits = predict(port, *[("scan", f"case/case_{at}.png", png) for at, png in slices.files.items()])
+  head, channels, levels, bits = predict(
+    port, *[("scan", f"case/case_{at}.png", png) for at, png in slices.files.items()]
+  )
   probability = slices.volume / np.float32(255)
   assert head["shape"] == [3, 20, 24] and head["thresholds"][head["own"]] == 0.5 and head["plain"]
   for at, threshold in enumerate(head["thresholds"]):
     np.testing.assert_array_equal(levels > at, probability >= np.float32(threshold))
   np.testing.assert_array_equal(np.unpackbits(bits, count=levels.size).reshape(levels.shape), probability >= 0.5)
-  low, high = np.percentile(slices.volume, (1, 99.5))
-  assert np.abs(flair - np.clip((slices.volume - low) / (high - low), 0, 1) * 255).max() <= 0.5 + 1e-3
+  (flair,) = channels  # stands for pre and post, too
+  np.testing.assert_array_equal(flair, slices.volume)
+  assert head["channels"][0]["title"] == "FLAIR" and head["channels"][0]["bytes"] == 1
+  assert head["channels"][0]["presets"]["usual"] == pytest.approx(np.percentile(slices.volume, (1, 99.5)))
   said = head["prediction"]
   assert said["voxels"] == (probability >= 0.5).sum() and said["volume_mm3"] is None and said["tumor"] is True
   assert [one["area_pixels"] for one in said["slices"]] == (probability >= 0.5).sum((1, 2)).tolist()
+
+
+@pytest.mark.parametrize("scale, offset", [(1, -30000), (37, 5), (0.001, -7), (1e6, 0)])
+def test_intensities_of_any_scale_reach_the_page(temporary, tmp_path, scale, offset):
+  volume = np.random.default_rng(3).integers(0, 1500, (3, 20, 24)).astype(np.float32) * np.float32(scale) + offset
+  nibabel.save(nibabel.Nifti1Image(volume.transpose(2, 1, 0), AFFINE), tmp_path / "a.nii")
+  with serving(app.make_app(Brightness())) as port:
+    head, (shown,), *_ = predict(port, ("scan", "a.nii", (tmp_path / "a.nii").read_bytes()))
+  (about,) = head["channels"]
+  assert about["step"] == 1 if scale in (1, 37) else np.abs(shown - volume).max() <= np.ptp(volume) / 2**16
+  if about["step"] == 1:
+    np.testing.assert_array_equal(shown, volume)
+  assert (about["lowest"], about["highest"]) == pytest.approx((volume.min(), volume.max()))
+  for low, high in about["presets"].values():
+    assert volume.min() <= low < high <= volume.max()
 
 
 def test_a_threshold_of_the_model_between_the_stops_is_one_itself(temporary):
@@ -146,8 +167,8 @@ def test_sequences_by_role_may_share_a_name(port):
   head, shown, *_ = predict(
     port, ("post", "scan.nii", nifti_bytes(post_contrast)), ("flair", "scan.nii", nifti_bytes(flair))
   )
-  low, high = np.percentile(flair, (1, 99.5))
-  assert np.abs(shown - np.clip((flair - low) / (high - low), 0, 1) * 255).max() <= 0.5 + 1e-3
+  assert [channel["title"] for channel in head["channels"]] == ["FLAIR", "post"]
+  np.testing.assert_array_equal(shown, [flair, post_contrast])
   assert "pre" in " ".join(head["prediction"]["warnings"])
 
 

@@ -34,6 +34,15 @@ class Slices(NamedTuple):
   files: dict[int, bytes]
 
 
+class Answer(NamedTuple):
+  """What the page gets of a scan: the JSON, the intensities of each sequence, and of one class levels and mask."""
+
+  head: dict
+  channels: list[np.ndarray]
+  levels: np.ndarray
+  bits: np.ndarray
+
+
 def slices_of(seed: int, shape: tuple[int, int, int] = (3, 20, 24)) -> Slices:
   volume = np.random.default_rng(seed).integers(0, 256, shape, np.uint8)
   return Slices(volume.astype(np.float32), {at: png_bytes(picture) for at, picture in enumerate(volume, start=1)})
@@ -106,10 +115,13 @@ def predict(port, *parts):
   content = gzip.decompress(content)
   (length,) = struct.unpack("<I", content[:4])
   head = json.loads(content[4 : 4 + length])
-  flair, levels, bits = np.split(
-    np.frombuffer(content[4 + length :], np.uint8), np.cumsum([np.prod(head["shape"])] * 2)
-  )
-  return head, flair.reshape(head["shape"]), levels.reshape(head["shape"]), bits
+  start, size, channels = 4 + length, int(np.prod(head["shape"])), []
+  for channel in head["channels"]:
+    stored = np.frombuffer(content, f"<u{channel['bytes']}", size, start).reshape(head["shape"])
+    channels.append(channel["lowest"] + channel["step"] * stored)
+    start += size * channel["bytes"]
+  levels = np.frombuffer(content, np.uint8, size, start).reshape(head["shape"])
+  return Answer(head, channels, levels, np.frombuffer(content, np.uint8, offset=start + size))
 
 
 def error_in(content):

@@ -12,13 +12,17 @@ import zipfile
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
 
+from bt_jax.inference import writer
 from bt_jax.scans import archives, reader
+from bt_jax.scans.algorithm import Algorithm
 from bt_jax.scans.scan import NOTICE
 from bt_jax.serving import app, guard, uploads
 from tests.helpers.launching import ROOT
+from tests.helpers.scanners import AXIAL, write_series
 from tests.helpers.viewers import (
   AFFINE,
   Brightness,
@@ -140,7 +144,7 @@ def test_a_mask_comes_back_in_the_file_s_format_and_place(port, tmp_path):
   (tmp_path / "scan.nii.gz").write_bytes(nifti_bytes(volume, compressed=True))
   (study,) = reader.find(tmp_path / "scan.nii.gz", {})
   scan = reader.read(study)
-  (path,) = reader.FORMATS["nifti"].write(scan, tmp_path, mask, None, software="bt_jax")
+  (path,) = reader.FORMATS["nifti"].write(scan, tmp_path, mask, None, algorithm=Algorithm("bt_jax"))
   np.testing.assert_array_equal(np.asarray(image.dataobj), np.asarray(nibabel.load(path).dataobj))
 
 
@@ -149,6 +153,36 @@ def test_a_scan_just_below_the_limit_gets_its_mask_too(port):
   *_, bits = predict(port, scan)
   assert len(scan[2]) < 2 * 2**20 < len(scan[2]) + len(bits)
   assert post(port, "/mask", scan, ("mask", "m", bits.tobytes()))[0] == 200
+
+
+def test_a_dicom_mask_records_the_networks_and_the_threshold_it_is_shown_at(port, tmp_path):
+  values = slices_of(seed=4).volume.astype(np.uint16)
+  paths = write_series(tmp_path, values, AXIAL._replace(shape=values.shape))
+  parts = [("scan", path.name, path.read_bytes()) for path in paths]
+  mask = ("mask", "m", np.packbits(values > 70).tobytes())
+  status, _, content = post(port, "/mask", *parts, mask, ("threshold", None, b"0.37"))
+  assert status == 200
+  (item,) = pydicom.dcmread(io.BytesIO(content)).SegmentSequence[0].SegmentationAlgorithmIdentificationSequence
+  assert item.AlgorithmName == "bt_jax <b>brightness</b>" and item.AlgorithmParameters == "threshold=0.37"
+  assert item.AlgorithmVersion == writer.SOFTWARE
+  for threshold in (b"much", b"nan", b"1.5", b""):
+    status, _, content = post(port, "/mask", *parts, mask, ("threshold", None, threshold))
+    assert status == 422 and "from 0 to 1" in error_in(content)
+
+
+@pytest.mark.parametrize("path", ["/predict", "/mask"])
+def test_the_limit_holds_for_what_a_zip_unpacks_to(port, path):
+  volume = np.zeros((30, 260, 260), np.uint8)  # 2 MB are the limit, and zeros pack to nothing
+  volume[:, 9:20, 9:20] = slices_of(seed=8, shape=(30, 11, 11)).volume
+  for shape, refused in (((30, 260, 260), False), ((32, 260, 260), True)):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+      archive.writestr("a.nii", nifti_bytes(np.resize(volume, shape)))
+    assert len(content.getvalue()) < 2**18
+    mask = ("mask", "m", bytes(30 * 260 * 260 // 8))
+    status, _, answer = post(port, path, ("scan", "a.zip", content.getvalue()), *[mask] * (path == "/mask"))
+    assert status == (422 if refused else 200)
+    assert not refused or "unpacks to over 2,097,152 bytes" in error_in(answer)
 
 
 def test_masks_of_a_folder_come_zipped(port):

@@ -10,7 +10,7 @@ from bt_jax.datasets.info import DatasetInfo
 from bt_jax.datasets.own_data import case_volumes, unlabelled
 from bt_jax.datasets.own_data.collection import Case
 from bt_jax.errors import UserError
-from bt_jax.scans import nifti_geometry, reader, sequences
+from bt_jax.scans import archives, nifti_geometry, reader, sequences
 from bt_jax.scans.file_types import kind_of
 from bt_jax.scans.reader import Study
 from bt_jax.scans.scan import Scan, numbered
@@ -50,17 +50,17 @@ def find_one(path: pathlib.Path, info: DatasetInfo) -> Study:
   return matches[0]
 
 
-def read(study: Study, info: DatasetInfo) -> Scan:
-  """Reads the files of a study as the networks' channels.
+def read(study: Study, info: DatasetInfo, limits: archives.Limits = archives.LIMITS) -> Scan:
+  """Reads the files of a study as the networks' channels; `limits` are those of what a zip may unpack to.
 
   Raises:
     UserError: they cannot be read, or lack a channel; one line that names the file.
     MachineError: see `reader.read`.
   """
   if info.channels == CHANNELS:
-    return reader.read(study)
+    return reader.read(study, limits)
   if study.of_series:
-    return _from_dicom(reader.read(study), info)
+    return _from_dicom(reader.read(study, limits), info)
   if study.refusal:
     raise UserError(f"{study.name} {study.refusal}")
   several = isinstance(study.given, _ByChannel)

@@ -192,6 +192,9 @@ document.addEventListener("keydown", (event) => {
 
 // Downloads.
 
+/** Two decimals, or up to four where they are needed. */
+const decimals = (value) => value.toFixed(4).replace(/0{1,2}$/, "");
+
 /** A file's name with its study's before it, in characters that every file system takes. */
 const named = (name) => [result.prediction.study, name].filter(Boolean).join("_").replace(/[^\p{L}\p{N}._-]+/gu, "_");
 
@@ -199,11 +202,12 @@ find("download-json").addEventListener("click", () => save(JSON.stringify(result
 find("download-mask").addEventListener("click", async (event) => {
   event.target.disabled = true;
   try {
-    const mask = formOf(sent.files, sent.roles), threshold = number(result.thresholds[at], 2);
+    const mask = formOf(sent.files, sent.roles), threshold = result.thresholds[at];
     mask.append("mask", result.pack(at), "mask");
+    mask.append("threshold", String(threshold));
     const answer = await post("/mask", mask);
     const [, name] = answer.getResponseHeader("Content-Disposition").split("''");
-    save(answer.response, named(`threshold_${threshold}_${decodeURIComponent(name)}`));
+    save(answer.response, named(`threshold_${decimals(threshold)}_${decodeURIComponent(name)}`));
   } catch (error) {
     fail(error);
   } finally {

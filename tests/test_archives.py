@@ -25,7 +25,7 @@ def pack(path, contents, compression=zipfile.ZIP_DEFLATED):
 def unpack(path, **limits):
   folder = path.parent / f"{path.stem}_out"
   folder.mkdir(exist_ok=True)
-  return archives.unpack(path, folder, **limits)
+  return archives.unpack(path, folder, archives.LIMITS._replace(**limits))
 
 
 @pytest.mark.parametrize(
@@ -47,8 +47,8 @@ def test_names_are_made_harmless(tmp_path):
 def test_bombs_are_noticed(tmp_path):
   zeros = bytes(2**20)
   path = pack(tmp_path / "a.zip", [(f"{number}.dcm", zeros) for number in range(9)])
-  refused(lambda: unpack(path, limit_bytes=2**22), "a.zip", "over 4,194,304 bytes")
-  refused(lambda: unpack(path, limit_files=5), "9 files")
+  refused(lambda: unpack(path, bytes=2**22), "a.zip", "over 4,194,304 bytes")
+  refused(lambda: unpack(path, files=5), "9 files")
   large = pack(tmp_path / "b.zip", [("b.dcm", bytes(2**27))])  # 1 : 1000, within the limit
   refused(lambda: unpack(large), "b.zip", "bomb")
   assert sum(file.stat().st_size for file in (tmp_path / "b_out").iterdir()) <= 2**26 + 2**20

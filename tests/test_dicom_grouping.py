@@ -9,6 +9,7 @@ from pydicom import config
 from pydicom.fileset import FileSet
 
 from bt_jax.scans import dicom, reader
+from bt_jax.scans.algorithm import Algorithm
 from bt_jax.schema import CHANNELS
 from tests.helpers.refusals import refused
 from tests.helpers.scanners import AXIAL, FLAIR, PLANES, POST, PRE, distinct, write_enhanced, write_series
@@ -102,7 +103,7 @@ def test_uids_that_are_not_unique_are_read_by_positions_and_silently(tmp_path, s
     np.testing.assert_array_equal(channel(scan, role), volume)
   said = " ".join(scan.warnings)
   assert "UIDs are missing or not unique" in said and "Invalid value for VR UI" in said
-  (mask,) = dicom.write(scan, tmp_path, channel(scan, "flair") > 99, None, software="x")
+  (mask,) = dicom.write(scan, tmp_path, channel(scan, "flair") > 99, None, algorithm=Algorithm("x"))
   np.testing.assert_array_equal(pydicom.dcmread(mask).pixel_array[::-1], volumes[0] > 99)  # from head to foot
   assert capfd.readouterr() == ("", "")
 

@@ -26,6 +26,7 @@ def test_numbers_of_a_box():
   assert found["largest_diameter_mm"] == pytest.approx(math.hypot(4 * 0.5, 3 * 2))
   assert found["largest_diameter_pixels"] == 5 and found["largest_diameter_slice"] == 2
   assert found["slice_range"] == [2, 4] and found["centroid"] == [3, 6.5, 11]
+  assert found["slice_number_range"] == [3, 5] and found["largest_diameter_slice_number"] == 3
   assert found["bounding_box"] == {"slices": [2, 4], "rows": [5, 8], "columns": [10, 12]}
   assert [one["area_pixels"] for one in found["slices"]] == [0, 0, 12, 12, 12, 0, 0]
   assert [one["area_mm2"] for one in found["slices"]] == [0, 0, 12, 12, 12, 0, 0]  # 0.5 x 2 mm a pixel

@@ -10,6 +10,7 @@ from nibabel import orientations
 
 from bt_jax.errors import UserError
 from bt_jax.scans import nifti
+from bt_jax.scans.algorithm import Algorithm
 from bt_jax.scans.scan import NOTICE
 from bt_jax.schema import CHANNELS
 from tests.helpers import refusals
@@ -60,7 +61,7 @@ def refused(path, *words, given=None):
 
 
 def write(scan, folder, mask, probability=None):
-  return nifti.write(scan, folder, mask, probability, software="bt_jax 9")
+  return nifti.write(scan, folder, mask, probability, algorithm=Algorithm("bt_jax 9"))
 
 
 @pytest.mark.parametrize("degrees", [0.0, 17.0])

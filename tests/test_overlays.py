@@ -53,7 +53,7 @@ def test_images_of_any_shape_keep_proportions(tmp_path, shape, spacing, shown):
   prediction = make_prediction(~empty(2, *shape), spacing=spacing)
   paths = overlays.save(tmp_path, prediction)
   assert [path.relative_to(tmp_path).as_posix() for path in paths] == [
-    "overlays/0000.png", "overlays/0001.png", "contact_sheet.png"
+    "overlays/0001.png", "overlays/0002.png", "contact_sheet.png"
   ]  # fmt: skip
   for path in paths:
     with Image.open(path) as picture:

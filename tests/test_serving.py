@@ -12,13 +12,17 @@ import zipfile
 
 import nibabel
 import numpy as np
+import pydicom
 import pytest
 from PIL import Image
 
+from bt_jax.inference import writer
 from bt_jax.scans import archives, reader
+from bt_jax.scans.algorithm import Algorithm
 from bt_jax.scans.scan import NOTICE
 from bt_jax.serving import app, guard, uploads
 from tests.helpers.launching import ROOT
+from tests.helpers.scanners import AXIAL, write_series
 from tests.helpers.viewers import (
   AFFINE,
   Brightness,
@@ -59,7 +63,9 @@ def nothing_stays(temporary):
 
 
 def test_the_page_comes_with_its_headers_and_loads_nothing_from_elsewhere(port):
-  for path in ("/", "/viewer.js", "/result.js", "/picture.js", "/sending.js", "/style.css", "/about", "/nothing"):
+  files = [f"/{path.name}" for path in PAGE.iterdir()]
+  assert "/viewer.js" in files
+  for path in ("/", *files, "/about", "/nothing"):
     status, headers, content = ask(port, "GET", path)
     assert status == (404 if path == "/nothing" else 200)
     assert headers["Content-Security-Policy"].startswith("default-src 'self'; img-src 'self' data: blob:;")
@@ -72,17 +78,36 @@ def test_the_page_comes_with_its_headers_and_loads_nothing_from_elsewhere(port):
 
 def test_a_folder_of_slices_is_predicted_exactly_at_every_threshold(port):
   slices = slices_of(seed=1)
-  head, flair, levels, bits = predict(port, *[("scan", f"case/case_{at}.png", png) for at, png in slices.files.items()])
+  head, channels, levels, bits = predict(
+    port, *[("scan", f"case/case_{at}.png", png) for at, png in slices.files.items()]
+  )
   probability = slices.volume / np.float32(255)
   assert head["shape"] == [3, 20, 24] and head["thresholds"][head["own"]] == 0.5 and head["plain"]
   for at, threshold in enumerate(head["thresholds"]):
     np.testing.assert_array_equal(levels > at, probability >= np.float32(threshold))
   np.testing.assert_array_equal(np.unpackbits(bits, count=levels.size).reshape(levels.shape), probability >= 0.5)
-  low, high = np.percentile(slices.volume, (1, 99.5))
-  assert np.abs(flair - np.clip((slices.volume - low) / (high - low), 0, 1) * 255).max() <= 0.5 + 1e-3
+  (flair,) = channels  # stands for pre and post, too
+  np.testing.assert_array_equal(flair, slices.volume)
+  assert head["channels"][0]["title"] == "FLAIR" and head["channels"][0]["bytes"] == 1
+  assert head["channels"][0]["presets"]["usual"] == pytest.approx(np.percentile(slices.volume, (1, 99.5)))
   said = head["prediction"]
   assert said["voxels"] == (probability >= 0.5).sum() and said["volume_mm3"] is None and said["tumor"] is True
   assert [one["area_pixels"] for one in said["slices"]] == (probability >= 0.5).sum((1, 2)).tolist()
+
+
+@pytest.mark.parametrize("scale, offset", [(1, -30000), (37, 5), (0.001, -7), (1e6, 0)])
+def test_intensities_of_any_scale_reach_the_page(temporary, tmp_path, scale, offset):
+  volume = np.random.default_rng(3).integers(0, 1500, (3, 20, 24)).astype(np.float32) * np.float32(scale) + offset
+  nibabel.save(nibabel.Nifti1Image(volume.transpose(2, 1, 0), AFFINE), tmp_path / "a.nii")
+  with serving(app.make_app(Brightness())) as port:
+    head, (shown,), *_ = predict(port, ("scan", "a.nii", (tmp_path / "a.nii").read_bytes()))
+  (about,) = head["channels"]
+  assert about["step"] == 1 if scale in (1, 37) else np.abs(shown - volume).max() <= np.ptp(volume) / 2**16
+  if about["step"] == 1:
+    np.testing.assert_array_equal(shown, volume)
+  assert (about["lowest"], about["highest"]) == pytest.approx((volume.min(), volume.max()))
+  for low, high in about["presets"].values():
+    assert volume.min() <= low < high <= volume.max()
 
 
 def test_a_threshold_of_the_model_between_the_stops_is_one_itself(temporary):
@@ -119,7 +144,7 @@ def test_a_mask_comes_back_in_the_file_s_format_and_place(port, tmp_path):
   (tmp_path / "scan.nii.gz").write_bytes(nifti_bytes(volume, compressed=True))
   (study,) = reader.find(tmp_path / "scan.nii.gz", {})
   scan = reader.read(study)
-  (path,) = reader.FORMATS["nifti"].write(scan, tmp_path, mask, None, software="bt_jax")
+  (path,) = reader.FORMATS["nifti"].write(scan, tmp_path, mask, None, algorithm=Algorithm("bt_jax"))
   np.testing.assert_array_equal(np.asarray(image.dataobj), np.asarray(nibabel.load(path).dataobj))
 
 
@@ -128,6 +153,36 @@ def test_a_scan_just_below_the_limit_gets_its_mask_too(port):
   *_, bits = predict(port, scan)
   assert len(scan[2]) < 2 * 2**20 < len(scan[2]) + len(bits)
   assert post(port, "/mask", scan, ("mask", "m", bits.tobytes()))[0] == 200
+
+
+def test_a_dicom_mask_records_the_networks_and_the_threshold_it_is_shown_at(port, tmp_path):
+  values = slices_of(seed=4).volume.astype(np.uint16)
+  paths = write_series(tmp_path, values, AXIAL._replace(shape=values.shape))
+  parts = [("scan", path.name, path.read_bytes()) for path in paths]
+  mask = ("mask", "m", np.packbits(values > 70).tobytes())
+  status, _, content = post(port, "/mask", *parts, mask, ("threshold", None, b"0.37"))
+  assert status == 200
+  (item,) = pydicom.dcmread(io.BytesIO(content)).SegmentSequence[0].SegmentationAlgorithmIdentificationSequence
+  assert item.AlgorithmName == "bt_jax <b>brightness</b>" and item.AlgorithmParameters == "threshold=0.37"
+  assert item.AlgorithmVersion == writer.SOFTWARE
+  for threshold in (b"much", b"nan", b"1.5", b""):
+    status, _, content = post(port, "/mask", *parts, mask, ("threshold", None, threshold))
+    assert status == 422 and "from 0 to 1" in error_in(content)
+
+
+@pytest.mark.parametrize("path", ["/predict", "/mask"])
+def test_the_limit_holds_for_what_a_zip_unpacks_to(port, path):
+  volume = np.zeros((30, 260, 260), np.uint8)  # 2 MB are the limit, and zeros pack to nothing
+  volume[:, 9:20, 9:20] = slices_of(seed=8, shape=(30, 11, 11)).volume
+  for shape, refused in (((30, 260, 260), False), ((32, 260, 260), True)):
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+      archive.writestr("a.nii", nifti_bytes(np.resize(volume, shape)))
+    assert len(content.getvalue()) < 2**18
+    mask = ("mask", "m", bytes(30 * 260 * 260 // 8))
+    status, _, answer = post(port, path, ("scan", "a.zip", content.getvalue()), *[mask] * (path == "/mask"))
+    assert status == (422 if refused else 200)
+    assert not refused or "unpacks to over 2,097,152 bytes" in error_in(answer)
 
 
 def test_masks_of_a_folder_come_zipped(port):
@@ -146,8 +201,8 @@ def test_sequences_by_role_may_share_a_name(port):
   head, shown, *_ = predict(
     port, ("post", "scan.nii", nifti_bytes(post_contrast)), ("flair", "scan.nii", nifti_bytes(flair))
   )
-  low, high = np.percentile(flair, (1, 99.5))
-  assert np.abs(shown - np.clip((flair - low) / (high - low), 0, 1) * 255).max() <= 0.5 + 1e-3
+  assert [channel["title"] for channel in head["channels"]] == ["FLAIR", "post"]
+  np.testing.assert_array_equal(shown, [flair, post_contrast])
   assert "pre" in " ".join(head["prediction"]["warnings"])
 
 

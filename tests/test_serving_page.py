@@ -4,101 +4,23 @@ import gzip
 import io
 import json
 import re
-import shutil
 import zipfile
 
 import nibabel
 import numpy as np
 import pytest
 from PIL import Image
-from scipy import ndimage
 
 from bt_jax.scans.scan import NOTICE
 from bt_jax.serving import app
-from tests.helpers.viewers import VOXEL_MM3, Brightness, nifti_bytes, png_bytes, serving, temporary_files
+from tests.helpers.pages import PROBABILITY, VOLUME, move, shown, sides, text, upload
+from tests.helpers.viewers import VOXEL_MM3, Brightness, nifti_bytes, png_bytes, serving
 
+pytest_plugins = ["tests.helpers.browsing"]
 pytestmark = pytest.mark.slow
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="drives the browser")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 EVIL = "<img src=x onerror=alert(1)>"
-
-
-def head_volume():
-  """A head that is dim, with something bright in slices 3 to 8 of 12, [12, 60, 64]; brightest in slice 5."""
-  z, y, x = np.mgrid[:12, :60, :64]
-  head = 90 * (((y - 30) / 27) ** 2 + ((x - 32) / 28) ** 2 < 1)
-  spot = 150 * np.exp(-(((z - 4.6) / 2) ** 2) - ((y - 22) / 7) ** 2 - ((x - 40) / 9) ** 2)
-  noise = np.random.default_rng(3).normal(0, 6, z.shape)
-  return ndimage.gaussian_filter(head + spot + noise, (0, 0.7, 0.7)).clip(0, 255).round().astype(np.uint8)
-
-
-VOLUME = head_volume()
-PROBABILITY = VOLUME.astype(np.float32) / np.float32(255)
-
-
-@pytest.fixture(scope="module")
-def browser():
-  if CHROMIUM is None:
-    pytest.skip("no Chromium to open the page in")
-  with sync_api.sync_playwright() as playwright:
-    options = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    browser = playwright.chromium.launch(executable_path=CHROMIUM, args=options)
-    yield browser
-    browser.close()
-
-
-@pytest.fixture(scope="module")
-def address(tmp_path_factory):
-  with temporary_files(tmp_path_factory.mktemp("temporary")) as folder:
-    with serving(app.make_app(Brightness(), limit_mb=1)) as port:
-      yield f"http://127.0.0.1:{port}"
-    assert [*folder.iterdir()] == []
-
-
-@pytest.fixture
-def visit(browser, address):
-  """Opens the page at a width; at the end there must be no error and no request but to the server."""
-  opened, asked, errors = [], [], []
-
-  def open_page(width=1280, address=address, **options):
-    page = browser.new_page(viewport={"width": width, "height": 900}, **options)
-    page.on("console", lambda message: errors.append(message.text))
-    page.on("pageerror", lambda error: errors.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("dialog", lambda dialog: errors.append(dialog.message))
-    page.goto(address)
-    sync_api.expect(page.locator("#model")).not_to_be_empty()
-    opened.append((page, address))
-    return page
-
-  yield open_page
-  assert [error for error in errors if "status of 422" not in error] == []
-  known = tuple(address for _, address in opened)
-  assert all(url.startswith(("data:", "blob:", *known)) for url in asked)
-  for page, _ in opened:
-    page.close()
-
-
-def upload(page, *files):
-  page.locator("#files").set_input_files([{"name": name, "mimeType": "", "buffer": content} for name, content in files])
-  page.wait_for_selector("#result:not([hidden]), #error:not([hidden])")
-  assert text(page, "error") == ""
-
-
-def text(page, name):
-  return page.locator(f"#{name}").inner_text()
-
-
-def move(page, threshold):
-  """Moves the slider to one of 0.01 to 0.99."""
-  page.locator("#threshold").evaluate(
-    "(slider, value) => { slider.value = value; slider.dispatchEvent(new Event('input')); }", round(threshold * 100) - 1
-  )
-
-
-def shown(page):
-  return int(text(page, "where").split()[1])
 
 
 def test_mask_and_volume_follow_the_threshold(visit):
@@ -158,6 +80,16 @@ def test_the_picture_shows_the_mask_as_fill_and_outline(visit):
   page.keyboard.press("o")
   page.keyboard.press("f")
   assert orange(page) == 0 and not page.locator("#outline").is_checked() and not page.locator("#fill").is_checked()
+
+
+def test_the_patient_s_sides_are_shown_where_the_files_give_them(visit):
+  page = visit()
+  upload(page, ("scan.nii", nifti_bytes(VOLUME)))
+  assert sides(page) == {"left": "R", "right": "L", "top": "A", "bottom": "P"}
+  assert "patient's right" in text(page, "sides")
+  upload(page, ("slice.png", png_bytes(VOLUME[4])))
+  sync_api.expect(page.locator("#study")).to_have_text("slice")
+  assert set(sides(page).values()) == {""} and "Left and right are not known" in text(page, "sides")
 
 
 def test_wheel_and_keys_page_through_slices(visit):

@@ -85,7 +85,12 @@ class DatasetInfo:
   @property
   def reference_title(self) -> str:
     """The name of the reference channel for people, with acronyms in capitals."""
-    return self.reference.upper() if self.reference in _ACRONYMS else self.reference
+    return self.titles[self.reference_index]
+
+  @property
+  def titles(self) -> tuple[str, ...]:
+    """The names of all channels for people, likewise."""
+    return tuple(name.upper() if name in _ACRONYMS else name for name in self.channels)
 
   @property
   def dtype(self) -> type[np.generic]:

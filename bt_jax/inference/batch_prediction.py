@@ -277,7 +277,7 @@ def _print_one(row: dict[str, Any], output: pathlib.Path, arranged: str) -> None
   size = f"{done['voxels']} voxel{'s' * (done['voxels'] != 1)}" + (
     "" if done["volume_ml"] is None else f", {done['volume_ml']:.2f} ml"
   )
-  first, last = done["slice_range"] or (0, 0)
+  first, last = (index + 1 for index in done["slice_range"] or (0, 0))
   where = (
     f"{size}, slices {first} to {last} of {len(done['slices'])}" if done["tumor"] else f"{len(done['slices'])} slices"
   )

@@ -6,6 +6,7 @@ import numpy as np
 
 from bt_jax.inference import measurements
 from bt_jax.inference.predictor import Prediction
+from bt_jax.scans import directions
 from bt_jax.scans.scan import NOTICE
 from bt_jax.version import __version__
 
@@ -13,7 +14,8 @@ from bt_jax.version import __version__
 def describe(prediction: Prediction) -> dict[str, Any]:
   """The content of `prediction.json`, ready to be written.
 
-  Positions count slices, rows and columns from 0, in the order of `scan.image`. Sizes in mm are None where the spacing is
+  Positions are indices: they count slices, rows and columns from 0, in the order of `scan.image`. What is called a number
+  counts from 1, as pages and consoles do. Sizes in mm are None where the spacing is
   unknown, and positions of the tumour where there is none. `probability` is the highest of all slices, 0..1.
   """
   scan, mask, spacing = prediction.scan, prediction.mask, prediction.scan.spacing_mm
@@ -28,6 +30,7 @@ def describe(prediction: Prediction) -> dict[str, Any]:
     **measurements.largest_diameter(mask, spacing),
     **_of_classes(prediction),
     "slice_range": box and box["slices"],
+    "slice_number_range": box and [index + 1 for index in box["slices"]],
     **location,
     "components": measurements.components(mask, box),
     "disagreement": measurements.disagreement(prediction.members, spacing),
@@ -36,6 +39,7 @@ def describe(prediction: Prediction) -> dict[str, Any]:
     "warnings": list(prediction.warnings),
     "shape": list(mask.shape),
     "spacing_mm": [float(length) for length in spacing] if spacing else None,
+    "orientation": directions.letters(scan.affine),
     "roles": dict(scan.roles),
     "input": {"format": scan.format, "sha256": scan.sha256},
     "software": f"bt_jax {__version__}",
@@ -65,6 +69,7 @@ def _slices(prediction: Prediction) -> list[dict[str, Any]]:
   return [
     {
       "index": index,
+      "number": index + 1,
       "name": name,
       "tumor": bool(area),
       "probability": float(probability),

@@ -28,7 +28,8 @@ def largest_diameter(mask: Mask, spacing_mm: tuple[float, float, float] | None) 
 
   Returns:
     `largest_diameter_mm`; `largest_diameter_pixels`, where a pixel is 1 x 1 whatever its spacing; and
-    `largest_diameter_slice`, the slice of the first of these two that is known. Each is None where it is not known.
+    `largest_diameter_slice`, the index of the slice of the first of these two that is known, and
+    `largest_diameter_slice_number`, the same counted from 1. Each is None where it is not known.
   """
   pixels = _longest(mask, (1.0, 1.0))
   mm = _longest(mask, spacing_mm[1:]) if spacing_mm else (None, pixels[1])
@@ -36,6 +37,7 @@ def largest_diameter(mask: Mask, spacing_mm: tuple[float, float, float] | None) 
     "largest_diameter_mm": mm[0],
     "largest_diameter_pixels": pixels[0],
     "largest_diameter_slice": mm[1],
+    "largest_diameter_slice_number": None if mm[1] is None else mm[1] + 1,
   }
 
 

@@ -15,7 +15,8 @@ from bt_jax import files
 from bt_jax.datasets.info import DatasetInfo
 from bt_jax.inference.measurements import size
 from bt_jax.inference.predictor import Prediction
-from bt_jax.scans.scan import NOTICE, Scan
+from bt_jax.scans import directions
+from bt_jax.scans.scan import NOTICE, Scan, numbered
 
 _MARK = (230, 159, 0)  # Okabe and Ito's orange, the colour of predictions in reports
 _CLASSES = (_MARK, (86, 180, 233), (0, 158, 115), (204, 121, 167), (240, 228, 66), (213, 94, 0), (0, 114, 178))
@@ -26,6 +27,7 @@ _TILE, _COLUMNS, _MOST_TILES = 128, 10, 60  # of the contact sheet
 _FONT, _LINE, _GAP = 12, 16, 4  # pixels
 _HEADING = 400  # widest name in a heading, in pixels
 _LONGEST_NAME = 200  # bytes of a file name, of the 255 that most file systems allow
+UNKNOWN = "Left and right are not known: the files do not say how the head lies."
 _SEEN = 2**22  # values, roughly, from which the range of grey is taken
 
 
@@ -39,6 +41,8 @@ class Line(NamedTuple):
 def save(folder: pathlib.Path, prediction: Prediction) -> list[pathlib.Path]:
   """Writes FOLDER/overlays/SLICE.png for each slice, and FOLDER/contact_sheet.png.
 
+  Letters at the edges say which side of the patient is there, where the files do.
+
   FLAIR is shown from its 0.5th to its 99.5th percentile over the volume, the mask in orange; of several classes, each has
   its own colour, with a legend.
   """
@@ -50,7 +54,8 @@ def save(folder: pathlib.Path, prediction: Prediction) -> list[pathlib.Path]:
     gate = ", stopped by the classifier" if prediction.gated[index] else ""
     heading = f"{_short(scan.slice_names[index])}: probability {prediction.slice_probability[index]:.3f}{gate}"
     legend = _legend(prediction, prediction.masks[index : index + 1])
-    page = _with_text(_overlay(prediction, index, window, scale), [Line(heading), *legend, Line(NOTICE)])
+    image = _lettered(_overlay(prediction, index, window, scale), scan)
+    page = _with_text(image, [Line(heading), *legend, *_unknown(scan), Line(NOTICE)])
     written.append(_write(folder / "overlays" / f"{name}.png", page))
   return [*written, _write(folder / "contact_sheet.png", _contact_sheet(prediction, window))]
 
@@ -88,7 +93,7 @@ def _contact_sheet(prediction: Prediction, window: tuple[float, float]) -> Image
   cell = (_TILE + _GAP, max(round(height * scale), 1) + _LINE + _GAP)
   area = Image.new("RGB", (columns * cell[0], -(-len(chosen) // columns) * cell[1]), _PAPER)
   for tile_number, index in enumerate(chosen):
-    tile = _overlay(prediction, index, window, scale)
+    tile = _lettered(_overlay(prediction, index, window, scale), scan)
     left, top = tile_number % columns * cell[0], tile_number // columns * cell[1]
     area.paste(tile, (left + (_TILE - tile.width) // 2, top))
     probability = f"  {prediction.slice_probability[index]:.2f}"
@@ -97,7 +102,7 @@ def _contact_sheet(prediction: Prediction, window: tuple[float, float]) -> Image
     ImageDraw.Draw(area).text((left + 2, top + cell[1] - _LINE - _GAP), label, color, _font())
   several = f"{len(scan.slice_names)} slices" + (f", one in {step} shown" if step > 1 else "")
   heading = f"{_short(scan.name)}: {_finding(prediction)}; {several}"
-  return _with_text(area, [Line(heading), *_legend(prediction, prediction.masks), Line(NOTICE)])
+  return _with_text(area, [Line(heading), *_legend(prediction, prediction.masks), *_unknown(scan), Line(NOTICE)])
 
 
 def _finding(prediction: Prediction) -> str:
@@ -146,6 +151,27 @@ def _overlay(prediction: Prediction, index: int, window: tuple[float, float], sc
   return Image.fromarray(np.round(mixed).astype(np.uint8))
 
 
+def _lettered(image: Image.Image, scan: Scan) -> Image.Image:
+  """The image with the patient's directions at its edges, where they are known."""
+  towards = directions.letters(scan.affine)
+  if towards is None:
+    return image
+  across, down, draw = towards["columns"], towards["rows"], ImageDraw.Draw(image)
+  width, height = image.size
+  for text, place, anchor in (
+    (directions.opposite(across), (_GAP, height / 2), "lm"),
+    (across, (width - _GAP, height / 2), "rm"),
+    (directions.opposite(down), (width / 2, _GAP), "mt"),
+    (down, (width / 2, height - _GAP), "mb"),
+  ):
+    draw.text(place, text, _INK, _font(), anchor, stroke_width=1, stroke_fill=(0, 0, 0))
+  return image
+
+
+def _unknown(scan: Scan) -> list[Line]:
+  return [Line(UNKNOWN)] if scan.affine is None else []
+
+
 def _legend(prediction: Prediction, masks: Bool[np.ndarray, "*shape classes"]) -> list[Line]:
   """Each class of these masks in its colour with its size, where there are several."""
   classes, spacing = prediction.info.classes, prediction.scan.spacing_mm
@@ -186,7 +212,7 @@ def _file_names(names: list[str]) -> list[str]:
   cut = [name.encode()[-_LONGEST_NAME:].decode(errors="ignore") for name in harmless]
   if len({name.casefold() for name in cut}) == len(cut):
     return cut
-  return [f"{index:04d}_{name}" for index, name in enumerate(cut)]
+  return [f"{number}_{name}" for number, name in zip(numbered(len(cut)), cut, strict=True)]
 
 
 def _write(path: pathlib.Path, image: Image.Image) -> pathlib.Path:

@@ -23,7 +23,7 @@ from bt_jax.inference.ensemble import Outputs, any_class
 from bt_jax.inference.networks import Network, View
 from bt_jax.pipeline.contrast import make_contrast
 from bt_jax.scans import resampling
-from bt_jax.scans.scan import Scan, fill_roles
+from bt_jax.scans.scan import Scan, fill_roles, numbered
 from bt_jax.schema import CHANNELS, Tumor
 from bt_jax.training.train_state import PyTree
 
@@ -269,7 +269,7 @@ def of_array(
   spacing = tuple(map(float, spacing_mm)) if spacing_mm is not None else None
   if spacing and (len(spacing) != 3 or not all(0 < length < np.inf for length in spacing)):
     raise UserError(f"spacing_mm is {spacing_mm}, expected three lengths: between slices, rows and columns")
-  return Scan(name, "array", image, spacing, roles, [f"{index:04d}" for index in range(len(image))], warnings)
+  return Scan(name, "array", image, spacing, roles, numbered(len(image)), warnings)
 
 
 def _batches(count: int, sizes: Sequence[int]) -> Iterator[tuple[int, int]]:

@@ -10,10 +10,10 @@ from bt_jax.datasets.info import DatasetInfo
 from bt_jax.datasets.own_data import case_volumes, unlabelled
 from bt_jax.datasets.own_data.collection import Case
 from bt_jax.errors import UserError
-from bt_jax.scans import reader, sequences
+from bt_jax.scans import archives, nifti_geometry, reader, sequences
 from bt_jax.scans.file_types import kind_of
 from bt_jax.scans.reader import Study
-from bt_jax.scans.scan import Scan
+from bt_jax.scans.scan import Scan, numbered
 from bt_jax.schema import CHANNELS
 
 
@@ -50,17 +50,17 @@ def find_one(path: pathlib.Path, info: DatasetInfo) -> Study:
   return matches[0]
 
 
-def read(study: Study, info: DatasetInfo) -> Scan:
-  """Reads the files of a study as the networks' channels.
+def read(study: Study, info: DatasetInfo, limits: archives.Limits = archives.LIMITS) -> Scan:
+  """Reads the files of a study as the networks' channels; `limits` are those of what a zip may unpack to.
 
   Raises:
     UserError: they cannot be read, or lack a channel; one line that names the file.
     MachineError: see `reader.read`.
   """
   if info.channels == CHANNELS:
-    return reader.read(study)
+    return reader.read(study, limits)
   if study.of_series:
-    return _from_dicom(reader.read(study), info)
+    return _from_dicom(reader.read(study, limits), info)
   if study.refusal:
     raise UserError(f"{study.name} {study.refusal}")
   several = isinstance(study.given, _ByChannel)
@@ -76,7 +76,7 @@ def read(study: Study, info: DatasetInfo) -> Scan:
     channel: origins[number] if several else f"channel {number + 1} of {origins[0]}"
     for number, channel in enumerate(info.channels)
   }
-  names = [f"{index:04d}" for index in range(len(volume.values))]
+  names = numbered(len(volume.values))
   if volume.affine is None and len(volume.source) == len(names):
     names = [source.stem for source in volume.source]
   return Scan(
@@ -89,6 +89,7 @@ def read(study: Study, info: DatasetInfo) -> Scan:
     list(volume.warnings),
     digest,
     source=volume.source,
+    affine=nifti_geometry.placed(volume.source) if isinstance(volume.source, nifti_geometry.Source) else None,
   )
 
 

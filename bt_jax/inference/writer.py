@@ -13,6 +13,7 @@ from bt_jax.inference import overlays
 from bt_jax.inference.description import describe
 from bt_jax.inference.predictor import Prediction, Predictor, segments_of
 from bt_jax.scans import reader
+from bt_jax.scans.algorithm import Algorithm
 from bt_jax.version import __version__
 
 SOFTWARE = f"bt_jax {__version__}"
@@ -63,7 +64,7 @@ def save(
       temporary,
       mask,
       prediction.probability if probabilities else None,
-      software=SOFTWARE,
+      algorithm=Algorithm(SOFTWARE, prediction.about.get("title", ""), prediction.threshold),
       classes=classes,
     )
     overlays.save(temporary, prediction)

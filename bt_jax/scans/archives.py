@@ -8,6 +8,7 @@ import stat
 import struct
 import zipfile
 import zlib
+from typing import NamedTuple
 
 from bt_jax.errors import OF_MACHINE, UserError, one_line
 from bt_jax.scans.discovery import is_hidden
@@ -19,16 +20,23 @@ _LONGEST = 60  # characters in a name, up to 4 bytes each
 _OURS = (*OF_MACHINE, errno.ENAMETOOLONG)  # errors of this machine, not of the zip
 
 
-def unpack(
-  path: pathlib.Path, folder: pathlib.Path, *, limit_bytes: int = 4 * 2**30, limit_files: int = 20_000
-) -> list[pathlib.Path]:
+class Limits(NamedTuple):
+  """How much a zip may unpack to: bytes in all, and files."""
+
+  bytes: int
+  files: int
+
+
+LIMITS = Limits(4 * 2**30, 20_000)
+
+
+def unpack(path: pathlib.Path, folder: pathlib.Path, limits: Limits = LIMITS) -> list[pathlib.Path]:
   """Unpacks the files of a zip into a folder, except hidden ones.
 
   Args:
     path: the zip file.
     folder: an empty folder; after an error it may hold some of the files.
-    limit_bytes: largest total size of the unpacked files.
-    limit_files: largest number of files.
+    limits: of the unpacked files.
 
   Returns:
     The files, in the order of the zip.
@@ -40,8 +48,8 @@ def unpack(
   try:
     with zipfile.ZipFile(path) as archive:
       members = [member for member in archive.infolist() if not member.is_dir() and not _is_hidden(member.filename)]
-      _check(path, members, limit_bytes, limit_files)
-      files, left = [], limit_bytes
+      _check(path, members, limits)
+      files, left = [], limits.bytes
       for member in members:
         file = folder / _safe(member.filename)
         left -= _extract(archive, member, file, min(left, max(_SMALL, member.compress_size * _RATIO)), path)
@@ -65,14 +73,14 @@ def unpack(
     raise UserError(f"{path} is not a zip, damaged or truncated ({one_line(error)}): copy or pack it again") from error
 
 
-def _check(path: pathlib.Path, members: list[zipfile.ZipInfo], limit_bytes: int, limit_files: int) -> None:
+def _check(path: pathlib.Path, members: list[zipfile.ZipInfo], limits: Limits) -> None:
   """Checks everything that can be checked before a byte is written."""
   if not members:
     raise UserError(f"{path} holds no file: pack the study again")
-  if len(members) > limit_files:
-    raise UserError(f"{path} holds {len(members)} files, expected {limit_files} at most: pack one study alone")
-  if sum(member.file_size for member in members) > limit_bytes:
-    raise UserError(f"{path} unpacks to over {limit_bytes:,} bytes: pack one study alone")
+  if len(members) > limits.files:
+    raise UserError(f"{path} holds {len(members)} files, expected {limits.files} at most: pack one study alone")
+  if sum(member.file_size for member in members) > limits.bytes:
+    raise UserError(f"{path} unpacks to over {limits.bytes:,} bytes: pack one study alone")
   for member in members:
     if member.flag_bits & 1:
       raise UserError(f"{path} is encrypted ({member.filename!r}): unpack it, or pack it without a password")

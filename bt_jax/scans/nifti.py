@@ -16,6 +16,7 @@ from nibabel.wrapstruct import WrapStructError
 from bt_jax import files as writing
 from bt_jax.errors import UserError, one_line
 from bt_jax.scans import findings, nifti_geometry, sequences
+from bt_jax.scans.algorithm import Algorithm
 from bt_jax.scans.nifti_geometry import Source
 from bt_jax.scans.scan import (
   NOTICE,
@@ -27,6 +28,7 @@ from bt_jax.scans.scan import (
   check_size,
   fill_roles,
   from_axial,
+  numbered,
   to_axial,
 )  # fmt: skip
 from bt_jax.schema import CHANNELS
@@ -83,12 +85,15 @@ def read(files: Sequence[pathlib.Path], *, name: str, given: Mapping[str, str]) 
   spacing, sizes = nifti_geometry.spacing(source, image.shape[:3], paths["flair"])
   warnings += alike + sizes + nifti_geometry.warnings(source, spacing, paths["flair"])
   warnings += [sentence for *_, sentences in loaded.values() for sentence in sentences]
-  names = [f"{index:04d}" for index in range(len(image))]
+  names = numbered(len(image))
   role, _ = sequences.in_name(sequences.stem(paths["flair"]))
   ood_warnings = (
     [] if role in (None, "flair") else [f"{paths['flair'].name} is taken as FLAIR, though its name speaks of {role}"]
   )
-  return Scan(name, "nifti", image, spacing, origins, names, warnings, source=source, ood_warnings=ood_warnings)
+  return Scan(
+    name, "nifti", image, spacing, origins, names, warnings, source=source, ood_warnings=ood_warnings,
+    affine=nifti_geometry.placed(source),
+  )  # fmt: skip
 
 
 def load(
@@ -252,7 +257,7 @@ def write(
   mask: Mask,
   probability: Float[np.ndarray, "slices height width"] | None,
   *,
-  software: str,
+  algorithm: Algorithm,
   classes: Mapping[int, str] | None = None,
 ) -> list[pathlib.Path]:
   """Writes `mask.nii.gz` (or `.nii`, as the input) of 0 and 1, or of labels, and, if wanted, `probability.nii.gz`, on the input's own grid.
@@ -262,7 +267,7 @@ def write(
     folder: folder for the files.
     mask: mask on the grid of `scan.image`.
     probability: probabilities in 0..1.
-    software: name and version of the software, for the headers.
+    algorithm: what made the mask, whose software stands in the headers.
     classes: the name of each label; not written, as NIfTI has no place for them.
 
   Returns:
@@ -270,7 +275,7 @@ def write(
   """
   arrays = {"mask": mask.astype(np.uint8)} | ({} if probability is None else {"probability": probability})
   return [
-    writing.write_bytes(folder / f"{name}{scan.source.suffix}", _packed(array, scan.source, software))
+    writing.write_bytes(folder / f"{name}{scan.source.suffix}", _packed(array, scan.source, algorithm.software))
     for name, array in arrays.items()
   ]
 

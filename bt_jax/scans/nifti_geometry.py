@@ -10,6 +10,7 @@ from jaxtyping import Float
 from nibabel.spatialimages import HeaderDataError
 
 from bt_jax.errors import UserError
+from bt_jax.scans import directions
 from bt_jax.scans.scan import (
   FARTHEST_MM,
   apart_mm,
@@ -43,6 +44,15 @@ def in_mm(affine: Float[np.ndarray, "4 4"], header: nibabel.Nifti1Header) -> Flo
 
 def _unit(header: nibabel.Nifti1Header) -> int:
   return int(header["xyzt_units"]) % 8
+
+
+def placed(source: Source) -> Float[np.ndarray, "4 4"] | None:
+  """The affine of the volume once it is axial, see `directions.axial_affine`; None where the file does not say how the head lies."""
+  return directions.axial_affine(source.affine, source.shape) if _says(source.header) else None
+
+
+def _says(header: nibabel.Nifti1Header) -> bool:
+  return bool(header["qform_code"] or header["sform_code"])
 
 
 def check_alike(sources: Mapping[str, Source], paths: Mapping[str, pathlib.Path]) -> None:
@@ -104,7 +114,7 @@ def warnings(source: Source, spacing_mm: tuple[float, float, float] | None, path
   """Warnings about the position of a volume, a sentence each; raises UserError where no gantry tilt explains its shear."""
   header, spacing_mm = source.header, spacing_mm or axial_spacing(source.affine)
   sentences = []
-  if not (header["qform_code"] or header["sform_code"]):
+  if not _says(header):
     sentences.append("the file does not say how the head lies: its axes are taken as left, front and head")
   if max(spacing_mm) > _COARSE * min(spacing_mm) and spacing_mm[0] < max(spacing_mm):
     plane = "coronally" if spacing_mm[1] == max(spacing_mm) else "sagittally"

@@ -14,6 +14,7 @@ from PIL import Image
 from bt_jax import files as writing
 from bt_jax.errors import UserError, one_line
 from bt_jax.scans import codestreams, findings, orientation, sequences, tiff
+from bt_jax.scans.algorithm import Algorithm
 from bt_jax.scans.scan import NOTICE, Mask, Scan, check_expansion, check_finite, check_range, fill_roles
 from bt_jax.schema import CHANNELS
 
@@ -213,7 +214,7 @@ def write(
   mask: Mask,
   probability: Float[np.ndarray, "slices height width"] | None,
   *,
-  software: str,
+  algorithm: Algorithm,
   classes: Mapping[int, str] | None = None,
 ) -> list[pathlib.Path]:
   """Writes a mask of 0 and 255, or of labels, for each file, in its format (PNG for JPEG), and probabilities as float TIFFs.
@@ -225,7 +226,7 @@ def write(
     folder: folder for `masks/<stem>_mask.tif` or `.png`, and `probabilities/<stem>_probability.tif`.
     mask: mask on the grid of `scan.image`.
     probability: probabilities in 0..1, if wanted.
-    software: name and version of the software, for the files' own descriptions.
+    algorithm: what made the mask, whose software stands in the files' own descriptions.
     classes: the name of each label; not written, as these formats have no place for them.
 
   Returns:
@@ -239,11 +240,11 @@ def write(
     stored = lambda values, turn=turn: orientation.as_stored(values[..., None], turn)[..., 0]
     values = stored(shown[own])
     write_as, suffix = (_tiff, ".tif") if source.format == "TIFF" else (_png, ".png")
-    content = write_as(values, turn, software)
+    content = write_as(values, turn, algorithm.software)
     written.append(writing.write_bytes(folder / "masks" / f"{source.stem}_mask{suffix}", content))
     if probability is not None:
       path = folder / "probabilities" / f"{source.stem}_probability.tif"
-      written.append(writing.write_bytes(path, _tiff(stored(probability[own]), turn, software)))
+      written.append(writing.write_bytes(path, _tiff(stored(probability[own]), turn, algorithm.software)))
     start += source.pages or 1
   return written
 

@@ -68,8 +68,12 @@ def find(path: pathlib.Path | None, given: Mapping[str, str]) -> list[Study]:
   return [studies[0]._replace(given=dict(given))]
 
 
-def read(study: Study) -> Scan:
+def read(study: Study, limits: archives.Limits = archives.LIMITS) -> Scan:
   """Reads the files of a study, or the contents of its zip.
+
+  Args:
+    study: the study.
+    limits: of what a zip may unpack to.
 
   Raises:
     UserError: they cannot be read, or are not a scan of a head; one line that names the file.
@@ -77,7 +81,7 @@ def read(study: Study) -> Scan:
   """
   name = study.name or _title(study)
   try:
-    scan = _read_zip(study, name) if kind_of(study.files[0]) == "zip" else _read_files(study, name)
+    scan = _read_zip(study, name, limits) if kind_of(study.files[0]) == "zip" else _read_files(study, name)
     return dataclasses.replace(scan, sha256=sha256(study))
   except MemoryError as error:
     raise UserError(f"memory does not suffice for {name}: crop it, or give it in parts") from error
@@ -154,9 +158,9 @@ def _read_files(study: Study, name: str) -> Scan:
   return dataclasses.replace(scan, warnings=scan.warnings + beside, ood_warnings=ood_warnings)
 
 
-def _read_zip(study: Study, name: str) -> Scan:
+def _read_zip(study: Study, name: str, limits: archives.Limits) -> Scan:
   (path,) = study.files
-  with _unpacked(path) as folder:
+  with _unpacked(path, limits) as folder:
     text = str(folder)
     try:
       inside = find(folder, study.given)
@@ -172,12 +176,12 @@ def _read_zip(study: Study, name: str) -> Scan:
 
 
 @contextlib.contextmanager
-def _unpacked(path: pathlib.Path) -> Iterator[pathlib.Path]:
+def _unpacked(path: pathlib.Path, limits: archives.Limits) -> Iterator[pathlib.Path]:
   """A temporary folder with the contents of a zip; errors with the folder itself are not errors of the study."""
   with contextlib.ExitStack() as stack:
     try:
       folder = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
-      archives.unpack(path, folder)
+      archives.unpack(path, folder, limits)
     except OSError as error:
       if error.filename == str(path):
         raise

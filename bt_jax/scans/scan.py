@@ -35,7 +35,12 @@ FARTHEST_MM = 5000.0  # from the scanner's centre, through which the table moves
 
 # Slices run from the feet to the head, rows from front to back, columns from the patient's right to the left, as
 # in the published slices. In nibabel's order of axes: columns, rows, slices.
-_AXIAL = orientations.axcodes2ornt(("L", "P", "S"))
+AXIAL = orientations.axcodes2ornt(("L", "P", "S"))
+
+
+def numbered(count: int) -> list[str]:
+  """Names of slices that have none of their own: their numbers for people, `0001`, `0002`, ..."""
+  return [f"{number:04d}" for number in range(1, count + 1)]
 
 
 Mask = Bool[np.ndarray, "slices height width"] | UInt8[np.ndarray, "slices height width"]  # of one class, or of labels
@@ -52,11 +57,12 @@ class Scan:
       post-contrast) in the scale of the files; axial, where the files give their orientation.
     spacing_mm: distances between slices, rows and columns; None where the files do not say.
     roles: what each channel was read from, in words.
-    slice_names: what each slice is called in outputs, e.g. the stem of its file or `0012`.
+    slice_names: what each slice is called in outputs, e.g. the stem of its file, or its number from 1 on, `0012`.
     warnings: what to know about the files, a sentence each.
     ood_warnings: reasons why this may not be a scan for the networks, a sentence each.
     sha256: SHA-256 of the bytes of its files; empty where there are none.
     source: what its format needs to write a mask on the same grid.
+    affine: from (column, row, slice) of `image` to mm in RAS; None where the files do not say how the head lies.
   """
 
   name: str
@@ -69,6 +75,7 @@ class Scan:
   sha256: str = ""
   source: Any = None
   ood_warnings: list[str] = dataclasses.field(default_factory=list)
+  affine: Float[np.ndarray, "4 4"] | None = None
 
   def __post_init__(self):
     check_image(self.image, self.name)
@@ -201,14 +208,14 @@ def to_axial(array: Shaped[np.ndarray, "..."], affine: Float[np.ndarray, "4 4"])
   Raises:
     UserError: the affine is singular.
   """
-  turned = orientations.apply_orientation(array, orientations.ornt_transform(orientation_of(affine), _AXIAL))
+  turned = orientations.apply_orientation(array, orientations.ornt_transform(orientation_of(affine), AXIAL))
   return np.moveaxis(turned, (0, 1, 2), (2, 1, 0))
 
 
 def from_axial(array: Shaped[np.ndarray, "..."], affine: Float[np.ndarray, "4 4"]) -> Shaped[np.ndarray, "..."]:
   """The exact inverse of `to_axial`."""
   turned = np.moveaxis(array, (2, 1, 0), (0, 1, 2))
-  return orientations.apply_orientation(turned, orientations.ornt_transform(_AXIAL, orientation_of(affine)))
+  return orientations.apply_orientation(turned, orientations.ornt_transform(AXIAL, orientation_of(affine)))
 
 
 def axial_spacing(affine: Float[np.ndarray, "4 4"]) -> tuple[float, float, float]:

@@ -24,7 +24,8 @@ from bt_jax.errors import OF_MACHINE, MachineError, UserError
 from bt_jax.inference import studies, writer
 from bt_jax.inference.description import describe
 from bt_jax.inference.predictor import segments_of
-from bt_jax.scans import reader
+from bt_jax.scans import archives, reader
+from bt_jax.scans.algorithm import Algorithm
 from bt_jax.scans.scan import Scan
 from bt_jax.serving import guard, transport, uploads
 
@@ -101,7 +102,7 @@ class _Service:
     async with _uploaded(request, limits) as (folder, upload):
       if upload.mask is None:
         raise HTTPException(400, "there is no mask: send it in the field 'mask'")
-      name, content = await self._in_turn(request, _written, self._info, folder, upload)
+      name, content = await self._in_turn(request, self._written, folder, upload)
     where = f"attachment; filename*=UTF-8''{urllib.parse.quote(name)}"
     return Response(content, media_type="application/octet-stream", headers={"Content-Disposition": where})
 
@@ -114,12 +115,42 @@ class _Service:
       return await anyio.to_thread.run_sync(work, *given, abandon_on_cancel=True)
 
   def _predicted(self, folder: pathlib.Path, upload: uploads.Upload) -> bytes:
-    scan = studies.read(_study(folder, upload, self._info), self._info)
+    scan = self._read(folder, upload)
     prediction = self._predictor.predict(scan)
     described = describe(prediction)
     if self._keep_in is not None:
       writer.save(prediction, _numbered(self._keep_in))
     return transport.pack(described, prediction)
+
+  def _read(self, folder: pathlib.Path, upload: uploads.Upload) -> Scan:
+    study = _study(folder, upload, self._info)
+    return studies.read(study, self._info, archives.Limits(*self._limits))
+
+  def _algorithm(self, upload: uploads.Upload) -> Algorithm:
+    text = upload.texts.get("threshold")
+    try:
+      threshold = None if text is None else float(text)
+    except ValueError as error:
+      raise UserError(f"the threshold is {text!r}, expected a number from 0 to 1") from error
+    if threshold is not None and not 0 <= threshold <= 1:
+      raise UserError(f"the threshold is {text}, expected a number from 0 to 1")
+    return Algorithm(writer.SOFTWARE, self._predictor.about["title"], threshold)
+
+  def _written(self, folder: pathlib.Path, upload: uploads.Upload) -> tuple[str, bytes]:
+    """A file's name, and its content: a mask, or, with several classes, a label map."""
+    scan, info = self._read(folder, upload), self._info
+    masks = transport.unpack_masks(upload.mask.read_bytes(), scan.image.shape[:3], len(info.classes))
+    mask, classes = segments_of(masks, info)
+    out = folder / "out"
+    out.mkdir()
+    paths = reader.FORMATS[scan.format].write(scan, out, mask, None, algorithm=self._algorithm(upload), classes=classes)
+    if len(paths) == 1:
+      return paths[0].name, paths[0].read_bytes()
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+      for path in paths:
+        archive.write(path, path.relative_to(out))
+    return "masks.zip", content.getvalue()
 
 
 def _numbered(folder: pathlib.Path) -> pathlib.Path:
@@ -156,23 +187,6 @@ def _study(folder: pathlib.Path, upload: uploads.Upload, info: DatasetInfo) -> r
   if len(sent) > 1:
     raise UserError(f"{len(sent)} scans were sent ({sent[0].name}, {sent[1].name}, ...): send one at a time")
   return sent[0]
-
-
-def _written(info: DatasetInfo, folder: pathlib.Path, upload: uploads.Upload) -> tuple[str, bytes]:
-  """A file's name, and its content: a mask, or, with several classes, a label map."""
-  scan = studies.read(_study(folder, upload, info), info)
-  masks = transport.unpack_masks(upload.mask.read_bytes(), scan.image.shape[:3], len(info.classes))
-  mask, classes = segments_of(masks, info)
-  out = folder / "out"
-  out.mkdir()
-  paths = reader.FORMATS[scan.format].write(scan, out, mask, None, software=writer.SOFTWARE, classes=classes)
-  if len(paths) == 1:
-    return paths[0].name, paths[0].read_bytes()
-  content = io.BytesIO()
-  with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
-    for path in paths:
-      archive.write(path, path.relative_to(out))
-  return "masks.zip", content.getvalue()
 
 
 async def _refuse(request: Request, error: HTTPException) -> Response:

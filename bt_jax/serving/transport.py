@@ -6,13 +6,15 @@ import struct
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, UInt8, UInt16
 
 from bt_jax.errors import UserError
 from bt_jax.inference import overlays
 from bt_jax.inference.predictor import Prediction
 
-_DARKEST, _BRIGHTEST = 1, 99.5  # percentiles of FLAIR that the page shows as black and white
+_DARKEST, _BRIGHTEST = 1, 99.5  # percentiles that the page shows as black and white at first
+Stored = UInt8[np.ndarray, "slices height width"] | UInt16[np.ndarray, "slices height width"]
+_STEPS = 2**16 - 1  # of intensities that are no whole numbers
 
 
 def thresholds(own: float) -> list[float]:
@@ -23,37 +25,82 @@ def thresholds(own: float) -> list[float]:
 def pack(described: dict[str, Any], prediction: Prediction) -> bytes:
   """The answer to a prediction: the length of the JSON (4 bytes, little-endian), the JSON, then arrays as bytes.
 
-  The arrays are the reference channel in 0..255; for each class how many of `thresholds` each voxel reaches, which gives
-  its exact mask at each of them; and for each class its mask at the predictor's own threshold, after any other steps of
-  the predictor, with 8 voxels in a byte. Everything is gzipped.
+  The arrays are each different channel of the scan, see `_stored`; for each class how many of `thresholds` each voxel reaches,
+  which gives its exact mask at each of them; and for each class its mask at the predictor's own threshold, after any other
+  steps of the predictor, with 8 voxels in a byte. Everything is gzipped.
 
   Args:
     described: the content of `prediction.json`.
     prediction: the prediction to show.
   """
   info, own = prediction.info, prediction.threshold
-  flair = prediction.scan.image[..., info.reference_index]
   probability = np.moveaxis(_of_masks(prediction), -1, 0)
   mask = np.moveaxis(prediction.masks, -1, 0)
   stops = thresholds(own)
   levels = np.searchsorted(np.array(stops, probability.dtype), probability, side="right").astype(np.uint8)
   index = stops.index(own)
+  channels = _channels(prediction)
   head = json.dumps(
     {
       "prediction": described,
-      "shape": flair.shape,
+      "shape": mask.shape[1:],
       "thresholds": stops,
       "own": index,
       "plain": bool((mask == (levels > index)).all()),
-      "reference": info.reference_title,
+      "channels": [about for about, _ in channels],
       "classes": [
         {"name": name, "colour": colour} for name, colour in zip(info.classes, overlays.colours(info), strict=True)
       ],
     },
     allow_nan=False,
   ).encode()
-  arrays = (_grey(flair).tobytes(), levels.tobytes(), np.packbits(mask.reshape(len(mask), -1), axis=1).tobytes())
-  return gzip.compress(b"".join((struct.pack("<I", len(head)), head, *arrays)), compresslevel=1)
+  arrays = (*(values for _, values in channels), levels, np.packbits(mask.reshape(len(mask), -1), axis=1))
+  parts = (struct.pack("<I", len(head)), head, *(array.tobytes() for array in arrays))
+  return gzip.compress(b"".join(parts), compresslevel=1)
+
+
+def _channels(prediction: Prediction) -> list[tuple[dict[str, Any], Stored]]:
+  """Each channel with its name and what the page needs to show it, the reference first; copies of another are left out."""
+  info, image = prediction.info, prediction.scan.image
+  others = [number for number in range(image.shape[-1]) if number != info.reference_index]
+  kept: list[int] = []
+  for number in (info.reference_index, *others):
+    if not any(np.array_equal(image[..., number], image[..., other]) for other in kept):
+      kept.append(number)
+  return [_channel(info.titles[number], image[..., number]) for number in kept]
+
+
+def _channel(title: str, values: Float[np.ndarray, "slices height width"]) -> tuple[dict[str, Any], Stored]:
+  stored, lowest, step = _stored(values)
+  return {
+    "title": title,
+    "bytes": stored.dtype.itemsize,
+    "lowest": lowest,
+    "step": step,
+    "highest": float(values.max()),
+    "presets": _presets(values),
+  }, stored
+
+
+def _stored(values: Float[np.ndarray, "slices height width"]) -> tuple[Stored, float, float]:
+  """Intensities as whole numbers, the lowest intensity, and the step between two; exact where they were whole and few."""
+  lowest, highest = float(values.min()), float(values.max())
+  whole = highest - lowest <= _STEPS and np.array_equal(values, np.rint(values))
+  step = 1.0 if whole else (highest - lowest) / _STEPS
+  kind = np.uint8 if whole and highest - lowest < 2**8 else np.uint16
+  return np.rint((values.astype(np.float64) - lowest) / step).astype(np.dtype(kind).newbyteorder("<")), lowest, step
+
+
+def _presets(values: Float[np.ndarray, "slices height width"]) -> dict[str, tuple[float, float]]:
+  """The intensities shown as black and as white, by name; the first is shown at first."""
+  lowest, highest = float(values.min()), float(values.max())
+  usual = tuple(np.percentile(values, (_DARKEST, _BRIGHTEST)).tolist())
+  tissue = values[values > values.mean()]
+  middle, most = np.percentile(tissue, (50, 99.9)).tolist() if tissue.size else (lowest, highest)
+  dark, bright = np.percentile(tissue, (2, 98)).tolist() if tissue.size else (lowest, highest)
+  ranges = {"usual": usual, "whole range": (lowest, highest), "tissue": (dark, bright), "bright parts": (middle, most)}
+  # Where all but a few voxels have one value, percentiles coincide.
+  return {name: (low, high) if low < high else (lowest, highest) for name, (low, high) in ranges.items()}
 
 
 def _of_masks(prediction: Prediction) -> Float[np.ndarray, "slices height width classes"]:
@@ -75,10 +122,3 @@ def unpack_masks(
     )
   bits = np.frombuffer(content, np.uint8).reshape(classes, -1)
   return np.moveaxis(np.unpackbits(bits, axis=1, count=size).reshape(classes, *shape).astype(bool), 0, -1)
-
-
-def _grey(flair: Float[np.ndarray, "slices height width"]) -> UInt8[np.ndarray, "slices height width"]:
-  low, high = np.percentile(flair, (_DARKEST, _BRIGHTEST))
-  if low == high:  # all but a few voxels have one value
-    low, high = flair.min(), flair.max()
-  return (np.clip((flair - low) / (high - low), 0, 1) * 255).round().astype(np.uint8)

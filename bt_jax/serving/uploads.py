@@ -17,6 +17,7 @@ from bt_jax.schema import CHANNELS
 
 SCAN = "scan"  # the field of a scan's files; the roles are three more fields
 _MASK = "mask"
+_TEXTS = ("threshold",)  # fields with a word about the mask
 _UID_BYTES = 64  # at most, says DICOM
 _NAME_BYTES = 120  # of one part of a path; file systems allow 255
 _DEEPEST = 6  # folders of a path that are kept
@@ -29,11 +30,13 @@ class Upload(NamedTuple):
     files: the scan's files, in the order they came.
     given: the path of a file or the UID of a series for each role, a name of `CHANNELS`.
     mask: the file of the page's own mask; None where there is none.
+    texts: what the page says of the mask, by field.
   """
 
   files: list[pathlib.Path]
   given: dict[str, str]
   mask: pathlib.Path | None
+  texts: dict[str, str]
 
 
 class Limits(NamedTuple):
@@ -56,7 +59,7 @@ async def receive(request: Request, folder: pathlib.Path, limits: Limits) -> Upl
   """Writes the files of a multipart request below `folder` as they come.
 
   Args:
-    request: its fields are `scan` (any number of files), `pre`, `flair`, `post` (a file or a UID) and `mask` (a file).
+    request: its fields are `scan` (any number of files), `pre`, `flair`, `post` (a file or a UID), `mask` (a file), and `threshold` (a text).
     folder: an empty folder; each field gets a folder in it.
     limits: limits of the request, which ends as soon as it exceeds them.
 
@@ -88,7 +91,7 @@ async def receive(request: Request, folder: pathlib.Path, limits: Limits) -> Upl
     raise HTTPException(400, "the upload broke off: send it again")
   if not parts.files and (parts.uids or not parts.roles):
     raise HTTPException(400, "no file was sent: choose a scan")
-  return Upload(parts.files, parts.roles | parts.uids, parts.mask)
+  return Upload(parts.files, parts.roles | parts.uids, parts.mask, parts.texts)
 
 
 def safe_path(name: str) -> pathlib.PurePosixPath:
@@ -103,7 +106,7 @@ class _Parts:
 
   def __init__(self, folder: pathlib.Path, limits: Limits):
     self.folder, self.limits = folder, limits
-    self.files, self.roles, self.uids, self.mask, self.complete = [], {}, {}, None, False
+    self.files, self.roles, self.uids, self.texts, self.mask, self.complete = [], {}, {}, {}, None, False
     self._file: IO[bytes] | None = None
     self._name = self._value = b""
     self._headers: dict[bytes, bytes] = {}
@@ -135,12 +138,12 @@ class _Parts:
     _, options = multipart.parse_options_header(self._headers.get(b"content-disposition"))
     self._role = options.get(b"name", b"").decode(errors="replace")
     if (
-      self._role not in (SCAN, _MASK, *CHANNELS)
-      or self._role in self.roles | self.uids
+      self._role not in (SCAN, _MASK, *CHANNELS, *_TEXTS)
+      or self._role in self.roles | self.uids | self.texts
       or (self._role == _MASK and self.mask)
     ):
       raise FormParserError(f"there is a field {self._role!r} too many")
-    if b"filename" in options:
+    if b"filename" in options and self._role not in _TEXTS:
       self._open(options[b"filename"].decode(errors="replace"))
 
   def _open(self, name: str) -> None:
@@ -171,6 +174,9 @@ class _Parts:
       self.close()
       return
     uid = self._text.decode(errors="replace").strip()
+    if self._role in _TEXTS:
+      self.texts[self._role] = uid
+      return
     if self._role not in CHANNELS or re.fullmatch(r"[\d.]*", uid, re.ASCII) is None:
       raise FormParserError(f"the field {self._role!r} holds no file")
     if uid:

@@ -4,17 +4,17 @@ import numpy as np
 
 from bt_jax.datasets.lgg_mri.constants import INFO
 from bt_jax.inference.predictor import Prediction
-from bt_jax.scans.scan import Scan
+from bt_jax.scans.scan import Scan, numbered
 from bt_jax.schema import CHANNELS
 
 
-def make_prediction(mask, *, image=None, spacing=None, names=None, members=None, **fields):
+def make_prediction(mask, *, image=None, spacing=None, names=None, members=None, affine=None, **fields):
   count = len(mask)
   if image is None:
     image = np.arange(mask.size, dtype=np.float32).reshape(mask.shape)
   scan = Scan(
     "study", "array", np.stack([image.astype(np.float32)] * 3, axis=-1), spacing,
-    dict.fromkeys(CHANNELS, "made up"), names or [f"{at:04d}" for at in range(count)], [], "ab12",
+    dict.fromkeys(CHANNELS, "made up"), names or numbered(count), [], "ab12", affine=affine,
   )  # fmt: skip
   values = {
     "slice_probability": np.linspace(0.1, 0.9, count, dtype=np.float32), "gated": np.zeros(count, bool),

@@ -18,7 +18,9 @@ import uvicorn
 from PIL import Image
 
 from bt_jax.datasets.lgg_mri.constants import INFO
-from bt_jax.inference.predictor import Prediction
+from bt_jax.inference.decision import Decision
+from bt_jax.inference.ensemble import Outputs
+from bt_jax.inference.predictor import Prediction, Predictor
 
 # Spacing of 2 mm between columns, 3 between rows, 5 between slices; the axes run as those of scans.
 AFFINE = np.array([[-2.0, 0, 0, 10], [0, -3, 0, -20], [0, 0, 5, 30], [0, 0, 0, 1]])
@@ -30,6 +32,15 @@ class Slices(NamedTuple):
 
   volume: np.ndarray
   files: dict[int, bytes]
+
+
+class Answer(NamedTuple):
+  """What the page gets of a scan: the JSON, the intensities of each sequence, and of one class levels and mask."""
+
+  head: dict
+  channels: list[np.ndarray]
+  levels: np.ndarray
+  bits: np.ndarray
 
 
 def slices_of(seed: int, shape: tuple[int, int, int] = (3, 20, 24)) -> Slices:
@@ -104,10 +115,13 @@ def predict(port, *parts):
   content = gzip.decompress(content)
   (length,) = struct.unpack("<I", content[:4])
   head = json.loads(content[4 : 4 + length])
-  flair, levels, bits = np.split(
-    np.frombuffer(content[4 + length :], np.uint8), np.cumsum([np.prod(head["shape"])] * 2)
-  )
-  return head, flair.reshape(head["shape"]), levels.reshape(head["shape"]), bits
+  start, size, channels = 4 + length, int(np.prod(head["shape"])), []
+  for channel in head["channels"]:
+    stored = np.frombuffer(content, f"<u{channel['bytes']}", size, start).reshape(head["shape"])
+    channels.append(channel["lowest"] + channel["step"] * stored)
+    start += size * channel["bytes"]
+  levels = np.frombuffer(content, np.uint8, size, start).reshape(head["shape"])
+  return Answer(head, channels, levels, np.frombuffer(content, np.uint8, offset=start + size))
 
 
 def error_in(content):
@@ -156,3 +170,16 @@ class Brightness:
       info=INFO,
       about=self.about,
     )
+
+
+def brightness_predictor(threshold: float = 0.5) -> Predictor:
+  """A real predictor with `Brightness` for its network; no scan looks unusual to it."""
+
+  def segment(image, aspect):
+    probability = image[..., INFO.reference_index] / np.float32(255)
+    yield Outputs(probability[None, ..., None], probability.max((1, 2)), np.zeros(len(image), bool))
+
+  decision = Decision(
+    threshold=threshold, temperature=1.0, gate=None, tta=False, largest_component=False, info=INFO, profile={}
+  )
+  return Predictor(decision, Brightness.about | {"threshold": threshold}, segment)

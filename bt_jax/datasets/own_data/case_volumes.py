@@ -7,15 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped, UInt8
-from nibabel import orientations
 
 from bt_jax.datasets.own_data import colours
 from bt_jax.datasets.own_data.collection import Case, Labels, Spacing, shown
 from bt_jax.errors import UserError, one_line
-from bt_jax.scans import findings, nifti, nifti_geometry, raster
+from bt_jax.scans import directions, findings, nifti, nifti_geometry, raster
 from bt_jax.scans.file_types import kind_of
-from bt_jax.scans.nifti_geometry import Source
-from bt_jax.scans.scan import check_finite, extremes, orientation_of, same_grid, to_axial
+from bt_jax.scans.scan import check_finite, extremes, same_grid, to_axial
 
 _MOST_CHANNELS = 64
 MOST_LABELS = 32  # different numbers in a mask; more would be intensities
@@ -182,15 +180,8 @@ def _read_nifti(path: pathlib.Path, *, mask: bool) -> Volume:
   if not mask:
     spacing, sizes = nifti_geometry.spacing(source, values.shape[:3], path)
     warnings = [*warnings, *sizes, *nifti_geometry.warnings(source, spacing, path)]
-  affine = _axial_affine(source)
+  affine = directions.axial_affine(source.affine, source.shape)
   return Volume(values, spacing, affine, (path,) * len(values), source, warnings=tuple(warnings))
-
-
-def _axial_affine(source: Source) -> Float[np.ndarray, "4 4"]:
-  """The affine of a volume once it is axial, so that volumes stored in different orders of axes can be compared."""
-  axial = orientations.axcodes2ornt(("L", "P", "S"))
-  turn = orientations.ornt_transform(orientation_of(source.affine), axial)
-  return source.affine @ orientations.inv_ornt_aff(turn, (*source.shape, 1)[:3])
 
 
 def _to_numbers(volume: Volume) -> Volume:

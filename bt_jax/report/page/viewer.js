@@ -100,9 +100,9 @@
     });
   }
   for (const figure of figures) {
-    // At either end the wheel scrolls the page.
+    // At either end the wheel scrolls the page; with Ctrl it is the browser's zoom.
     figure.querySelector(".stage").addEventListener("wheel", (event) => {
-      if (event.deltaY && go(at[chosen] + Math.sign(event.deltaY))) event.preventDefault();
+      if (event.deltaY && !event.ctrlKey && !event.metaKey && go(at[chosen] + Math.sign(event.deltaY))) event.preventDefault();
     }, { passive: false });
   }
   for (const button of document.querySelectorAll(".open")) {

@@ -104,10 +104,11 @@ def note(record: RunFiles, shown: list[Shown]) -> str:
   missing = [f"the {rank} one ({patient})" for patient, rank in ranks(record).items() if patient not in seen]
   part = ", only slices of the test set" if record.summary["leaky"] else ""
   count = f"{len(shown)} of {len(cases)} volumes{part}"
+  sides = "Left and right are not labelled: a data set does not keep how the head lay."
   if len(shown) == len(cases):
-    return f"{count}."
+    return f"{count}. {sides}"
   first = f"without {' and '.join(missing)}" if missing else "the best, median and worst first"
-  return f"{count}, {first}; the others are left out to keep this file small."
+  return f"{count}, {first}; the others are left out to keep this file small. {sides}"
 
 
 def _folder(record: RunFiles, case: str) -> pathlib.Path | None:

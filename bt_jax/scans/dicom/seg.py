@@ -11,11 +11,13 @@ from jaxtyping import Float, Shaped
 from bt_jax.errors import needs
 from bt_jax.files import write_bytes
 from bt_jax.scans import findings
+from bt_jax.scans.algorithm import Algorithm
 from bt_jax.scans.dicom.geometry import Stack
 from bt_jax.scans.dicom.series import Frame
 from bt_jax.scans.scan import NOTICE, Mask, Scan, from_axial
 
 _SEGMENT = "Tumor (FLAIR abnormality)"
+_LONGEST = 64  # characters of a text in DICOM
 _SERIES_NUMBER = 9001  # higher than scanners use
 _DESCRIPTIONS = {False: f"FLAIR abnormality. {NOTICE}", True: f"Segmentation. {NOTICE}"}  # DICOM allows 64 characters
 _COPIED = ("PatientID", "PatientName", "StudyID", "AccessionNumber", "ReferringPhysicianName")
@@ -34,7 +36,7 @@ def write(
   mask: Mask,
   probability: Float[np.ndarray, "slices height width"] | None,
   *,
-  software: str,
+  algorithm: Algorithm,
   classes: Mapping[int, str] | None = None,
 ) -> list[pathlib.Path]:
   """Writes `mask.dcm`, and `probability.dcm` if a probability is given, to the patient and study of the source.
@@ -44,7 +46,7 @@ def write(
     folder: folder to write to.
     mask: mask on the grid of `scan.image`.
     probability: probabilities in 0..1; stored in steps of 1/255.
-    software: name and version of the software; DICOM allows 64 characters.
+    algorithm: what made the mask; DICOM allows 64 characters for its software and its name.
     classes: the name of each label in `mask`, each of which is a segment, in this order; None for a FLAIR abnormality.
   """
   import highdicom
@@ -72,7 +74,7 @@ def write(
         kind,
         array,
         names,
-        software=software[:64],
+        algorithm=algorithm,
         description=_DESCRIPTIONS[bool(classes)],
         series_uid=series_uid,
         number=number,
@@ -89,7 +91,7 @@ def encode(
   array: Shaped[np.ndarray, "_ _ _"],
   names: Sequence[str],
   *,
-  software: str,
+  algorithm: Algorithm,
   description: str,
   series_uid: str,
   number: int,
@@ -101,14 +103,14 @@ def encode(
     source_images=[source],
     pixel_array=np.ascontiguousarray(array if stack.affine is None else from_axial(array, stack.affine)),
     segmentation_type=kind,
-    segment_descriptions=[_segment(number, name, software) for number, name in enumerate(names, start=1)],
+    segment_descriptions=[_segment(number, name, algorithm) for number, name in enumerate(names, start=1)],
     series_instance_uid=series_uid,
     series_number=_SERIES_NUMBER,
     sop_instance_uid=highdicom.UID(),
     instance_number=number,
     manufacturer="bt_jax",
     manufacturer_model_name="bt_jax",
-    software_versions=software,
+    software_versions=algorithm.software[:_LONGEST],
     device_serial_number="0",
     content_label="TUMOR",
     content_description=description,
@@ -123,18 +125,21 @@ def encode(
   return content.getvalue()
 
 
-def _segment(number: int, name: str, software: str) -> Any:
+def _segment(number: int, name: str, algorithm: Algorithm) -> Any:
   import highdicom
   from pydicom.sr.codedict import codes
 
   return highdicom.seg.SegmentDescription(
     segment_number=number,
-    segment_label=name[:64],
+    segment_label=name[:_LONGEST],
     segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
     segmented_property_type=codes.SCT.Neoplasm,
     algorithm_type="AUTOMATIC",
     algorithm_identification=highdicom.AlgorithmIdentificationSequence(
-      name="bt_jax", family=codes.DCM.ArtificialIntelligence, version=software
+      name=f"bt_jax {algorithm.name}".strip()[:_LONGEST],
+      family=codes.DCM.ArtificialIntelligence,
+      version=algorithm.software[:_LONGEST],
+      parameters=None if algorithm.threshold is None else {"threshold": f"{algorithm.threshold:g}"},
     ),
     anatomic_regions=[codes.SCT.Brain],
   )

@@ -15,7 +15,8 @@ from bt_jax.scans.dicom.grouping import collect
 from bt_jax.scans.dicom.pixels import decode
 from bt_jax.scans.dicom.sequence_choice import choose
 from bt_jax.scans.dicom.series import Series
-from bt_jax.scans.scan import Scan, axial_spacing, fill_roles, same_grid, to_axial
+from bt_jax.scans.directions import axial_affine
+from bt_jax.scans.scan import Scan, axial_spacing, fill_roles, numbered, same_grid, to_axial
 
 _HEAD = {"HEAD", "BRAIN", "SKULL", "HEADNECK", "NECKHEAD", "WHOLEBRAIN"}
 _PLANES = ("sagittally", "coronally", "axially")  # by the patient's axis along which slices follow each other
@@ -67,10 +68,11 @@ def _read(files: Sequence[pathlib.Path], name: str, given: Mapping[str, str]) ->
     image=np.ascontiguousarray(image),
     spacing_mm=axial_spacing(flair.affine) if flair.spacing_known else None,
     roles=roles,
-    slice_names=[f"{index:04d}" for index in range(len(image))],
+    slice_names=numbered(len(image)),
     warnings=warnings + missing,
     source=flair,
     ood_warnings=_ood_warnings(chosen["flair"]),
+    affine=None if flair.affine is None else axial_affine(flair.affine, arrays["flair"].shape),
   )
 
 

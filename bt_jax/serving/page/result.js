@@ -1,29 +1,60 @@
+import { Plane, PLANES } from "./planes.js";
+
 /** What the server answered: what it says of the scan, and how many thresholds each voxel reaches. */
 export class Result {
+  #areas = new Map();
+
   /** @param {ArrayBuffer} buffer see `pack` in serving/transport.py */
   constructor(buffer) {
     const length = new DataView(buffer).getUint32(0, true);
     const head = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
     this.prediction = head.prediction;
     this.thresholds = head.thresholds;
-    this.own = head.own;  // the place of the model's threshold among them
+    this.own = head.own;  // the index of the model's threshold among them
     this.plain = head.plain;  // whether the model's mask is all that reaches it
-    [this.slices, this.height, this.width] = head.shape;
-    this.pixels = this.height * this.width;
-    this.reference = head.reference;
+    this.shape = head.shape;
     this.classes = head.classes;  // the name and colour of each
-    const size = this.slices * this.pixels, packed = Math.ceil(size / 8), start = 4 + length + size;
-    this.flair = new Uint8Array(buffer, 4 + length, size);
-    this.levels = this.classes.map((_, kind) => new Uint8Array(buffer, start + kind * size, size));
-    this.bits = this.classes.map((_, kind) => new Uint8Array(buffer, start + this.classes.length * size + kind * packed, packed));
-    this.voxels = this.classes.map(() => new Uint32Array(this.thresholds.length));  // of each class at each threshold
-    this.areas = this.thresholds.map(() => new Uint32Array(this.slices));
-    for (let slice = 0; slice < this.slices; slice++) this.#count(slice);
+    const size = head.shape.reduce((product, side) => product * side, 1), packed = Math.ceil(size / 8);
+    let start = 4 + length;
+    const next = (count) => buffer.slice(start, start += count);
+    this.channels = head.channels.map((channel) => {  // the first is the reference
+      const content = next(channel.bytes * size);
+      return { ...channel, stored: channel.bytes === 1 ? new Uint8Array(content) : new Uint16Array(content) };
+    });
+    this.levels = this.classes.map(() => new Uint8Array(next(size)));
+    this.bits = this.classes.map(() => new Uint8Array(next(packed)));
+    const { spacing_mm: spacing, orientation } = this.prediction;
+    this.planes = Object.fromEntries(PLANES.map((name) => [name, new Plane(name, head.shape, spacing, orientation)]));
+    this.voxels = this.classes.map((_, kind) => this.#reach(this.planes.axial, (voxel) => this.levels[kind][voxel], (voxel) => this.marks(voxel, this.own, kind))
+      .reduce((sums, counts) => sums.map((sum, at) => sum + counts[at]), new Array(this.thresholds.length).fill(0)));  // of each class at each threshold
   }
 
   /** Whether a voxel is in the mask of a class at a threshold, the model's own mask at its own. */
   marks(voxel, at, kind) {
     return at === this.own ? (this.bits[kind][voxel >> 3] >> (7 - (voxel & 7))) & 1 : this.levels[kind][voxel] > at;
+  }
+
+  /** Of any class, how many thresholds a voxel reaches. */
+  level(voxel) {
+    return this.levels.reduce((most, level) => Math.max(most, level[voxel]), 0);
+  }
+
+  /** How many voxels of any class each slice of a plane has at a threshold. */
+  areas(plane, at) {
+    if (!this.#areas.has(plane)) {
+      this.#areas.set(plane, this.#reach(plane, (voxel) => this.level(voxel), (voxel) => this.classes.some((_, kind) => this.marks(voxel, this.own, kind))));
+    }
+    return this.#areas.get(plane).map((counts) => counts[at]);
+  }
+
+  /** For each slice of a plane the bar that is shown for it, 0..1: in the axial one the model's probability, else the highest of its voxels. */
+  bars(plane) {
+    if (plane.name === "axial") return this.prediction.slices.map(({ probability }) => probability);
+    return Array.from({ length: plane.count }, (_, slice) => {
+      let most = 0;
+      plane.each(slice, (voxel) => { most = Math.max(most, this.level(voxel)); });
+      return most ? this.thresholds[most - 1] : 0;
+    });
   }
 
   /** The masks of all classes at a threshold, one after another, 8 voxels a byte. */
@@ -38,31 +69,20 @@ export class Result {
     }));
   }
 
-  /** Counts the voxels of any class in a slice at each threshold, and adds those of each class to its own. */
-  #count(slice) {
-    const highest = (voxel) => this.levels.reduce((most, level) => Math.max(most, level[voxel]), 0);
-    const any = this.#reach(slice, highest, (voxel) => this.classes.some((_, kind) => this.marks(voxel, this.own, kind)));
-    any.forEach((area, at) => { this.areas[at][slice] = area; });
-    this.classes.forEach((_, kind) => {
-      const area = this.classes.length === 1 ? any
-        : this.#reach(slice, (voxel) => this.levels[kind][voxel], (voxel) => this.marks(voxel, this.own, kind));
-      area.forEach((count, at) => { this.voxels[kind][at] += count; });
+  /** For each slice of a plane, how many voxels are in the mask at each threshold. */
+  #reach(plane, level, marked) {
+    return Array.from({ length: plane.count }, (_, slice) => {
+      const reach = new Uint32Array(this.thresholds.length + 1), areas = new Uint32Array(this.thresholds.length);
+      let own = 0, higher = 0;
+      plane.each(slice, (voxel) => {
+        reach[level(voxel)]++;
+        own += Boolean(marked(voxel));
+      });
+      for (let at = this.thresholds.length - 1; at >= 0; at--) {
+        higher += reach[at + 1];
+        areas[at] = at === this.own ? own : higher;
+      }
+      return areas;
     });
-  }
-
-  #reach(slice, level, marked) {
-    const reach = new Uint32Array(this.thresholds.length + 1), areas = new Uint32Array(this.thresholds.length);
-    const [start, stop] = [slice * this.pixels, (slice + 1) * this.pixels];
-    let own = 0;
-    for (let voxel = start; voxel < stop; voxel++) {
-      reach[level(voxel)]++;
-      own += Boolean(marked(voxel));
-    }
-    let higher = 0;
-    for (let at = this.thresholds.length - 1; at >= 0; at--) {
-      higher += reach[at + 1];
-      areas[at] = at === this.own ? own : higher;
-    }
-    return areas;
   }
 }

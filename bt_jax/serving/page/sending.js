@@ -33,7 +33,7 @@ export function formOf(files, roles) {
  */
 export function post(address, form, onProgress = () => {}) {
   return new Promise((resolve, reject) => {
-    const request = new XMLHttpRequest();  // fetch does not tell how much of an upload is done
+    const request = new XMLHttpRequest();  // fetch does not report how much of an upload is done
     request.open("POST", address);
     request.responseType = "arraybuffer";
     request.upload.onprogress = (event) => onProgress(event.loaded / event.total);

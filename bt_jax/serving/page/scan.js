@@ -1,0 +1,76 @@
+import { find, number, tell } from "./dom.js";
+import { dropped, formOf, post } from "./sending.js";
+
+const ROLES = ["pre", "flair", "post"];
+const form = find("drop");
+
+/** Lets the user drop or choose a scan, and sends it to be predicted.
+ *
+ * @param {{limit_bytes: number, limit_files: number}} about the server's limits
+ * @param {() => void} onStart called when files are chosen, as what is shown belongs to the scan before
+ * @param {(answer: ArrayBuffer, sent: {files: Object[], roles: Object}) => void} onAnswer
+ */
+export function acceptScans(about, onStart, onAnswer) {
+  async function predict(files, roles) {
+    tell("error", "");
+    find("error").hidden = true;
+    find("busy").hidden = false;
+    onStart();
+    document.querySelectorAll("#drop button").forEach((button) => { button.disabled = true; });
+    try {
+      check([...files.map(({ file }) => file), ...Object.values(roles).filter((given) => given instanceof File)]);
+      const answer = await post("/predict", formOf(files, roles), (share) => {
+        if (share < 1) find("progress").value = share;
+        else find("progress").removeAttribute("value");
+        tell("doing", share < 1 ? `sending, ${number(100 * share)} %` : "predicting");
+      });
+      onAnswer(answer.response, { files, roles });
+    } catch (error) {
+      fail(error);
+    } finally {
+      find("busy").hidden = true;
+      document.querySelectorAll("#drop button").forEach((button) => { button.disabled = false; });
+    }
+  }
+
+  function check(files) {
+    const size = files.reduce((sum, file) => sum + file.size, 0);
+    if (!files.length) throw new Error("there is no file: choose a scan");
+    if (size > about.limit_bytes) throw new Error(`these files have ${number(size / 2 ** 20)} MB, the server takes ${number(about.limit_bytes / 2 ** 20)}`);
+    if (files.length > about.limit_files) throw new Error(`these are ${number(files.length)} files, the server takes ${number(about.limit_files)}`);
+  }
+
+  const typed = () => Object.fromEntries(ROLES.map((role) => [role, find(`${role}-uid`).value.trim()]).filter(([, uid]) => uid));
+  const listed = (input) => [...input.files].map((file) => ({ file, path: file.webkitRelativePath || file.name }));
+
+  for (const kind of ["files", "folder"]) {
+    const input = find(kind);
+    find(`choose-${kind}`).addEventListener("click", () => input.click());
+    input.addEventListener("change", () => {
+      const files = listed(input);
+      input.value = "";  // so that the same choice counts again
+      predict(files, typed());
+    });
+  }
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    const chosen = ROLES.map((role) => [role, find(`${role}-file`).files[0]]).filter(([, file]) => file);
+    predict([], Object.fromEntries(chosen));
+  });
+  for (const kind of ["dragover", "dragleave", "drop"]) {
+    document.addEventListener(kind, (event) => {  // a file beside the zone would replace the page
+      event.preventDefault();
+      form.classList.toggle("over", kind === "dragover");
+    });
+  }
+  document.addEventListener("drop", (event) => {
+    if (find("busy").hidden) dropped(event.dataTransfer).then((files) => predict(files, typed())).catch(fail);
+  });
+}
+
+/** Shows an error beside the form, in view. */
+export function fail(error) {
+  find("error").hidden = false;
+  tell("error", error.message);
+  find("error").scrollIntoView({ block: "center" });
+}

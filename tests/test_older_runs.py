@@ -12,7 +12,7 @@ from flax.traverse_util import flatten_dict
 import bt_jax
 from bt_jax import files
 from bt_jax.errors import UserError
-from bt_jax.evaluation.summary_schema import read_summary, write_summary
+from bt_jax.evaluation.summary_files import read_summary, write_summary
 from bt_jax.inference import jax_export, networks
 from bt_jax.training.checkpoints import Checkpoints
 from bt_jax.version import __version__

@@ -9,7 +9,7 @@ from PIL import Image
 
 from bt_jax import files
 from bt_jax.errors import UserError
-from bt_jax.evaluation.summary_schema import write_summary
+from bt_jax.evaluation.summary_files import write_summary
 from bt_jax.report.page import charts, html, phrases, sprites
 from bt_jax.schema import Slices
 from tests.helpers.made_up_runs import KINDS, NAMES, classification, estimates, make_slices, segmentation, shifted

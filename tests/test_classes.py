@@ -21,7 +21,7 @@ from bt_jax.datasets.info import DatasetInfo
 from bt_jax.datasets.lgg_mri.constants import INFO
 from bt_jax.errors import UserError
 from bt_jax.evaluation import aggregation, postprocess, records
-from bt_jax.inference import jax_export, loading, overlays, predictor
+from bt_jax.inference import exported_predictor, jax_export, loading, overlays, predictor
 from bt_jax.inference.description import describe
 from bt_jax.models import SEGMENTERS
 from bt_jax.schema import Predicted, Tumor
@@ -217,7 +217,7 @@ def test_a_prediction_has_the_masks_of_all_classes_and_so_has_its_export(overlap
 
   path = tmp_path / "two.bin"
   jax_export.write(path, networks, [], tta=False, threshold=None, sensitivity=1.0)
-  exported = jax_export.load(path, None).predict(image)
+  exported = exported_predictor.load(path, None).predict(image)
   assert exported.info == info
   np.testing.assert_allclose(exported.probabilities, found.probabilities, atol=1e-5)
   np.testing.assert_array_equal(exported.masks[sure], found.masks[sure])

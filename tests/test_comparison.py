@@ -7,7 +7,7 @@ from scipy import stats
 
 from bt_jax import files, metrics
 from bt_jax.evaluation import aggregation, comparison, records
-from bt_jax.evaluation.summary_schema import write_summary
+from bt_jax.evaluation.summary_files import write_summary
 from tests.helpers.launching import launch, table_of
 from tests.helpers.slices import make_slices
 

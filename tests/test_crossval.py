@@ -15,7 +15,7 @@ from bt_jax.datasets.splits import make_split
 from bt_jax.datasets.store import SliceId
 from bt_jax.errors import UserError
 from bt_jax.evaluation.record_tables import Tables
-from bt_jax.evaluation.summary_schema import write_summary
+from bt_jax.evaluation.summary_files import write_summary
 from bt_jax.modes import pool
 from tests.helpers.launching import launch, start, table_of, unbroken
 

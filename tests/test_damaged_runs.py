@@ -12,7 +12,7 @@ import pytest
 
 from bt_jax import files
 from bt_jax.errors import UserError
-from bt_jax.evaluation.summary_schema import write_summary
+from bt_jax.evaluation.summary_files import write_summary
 from bt_jax.inference import writer
 from bt_jax.modes import compare, pool, report
 from bt_jax.pretrained import conversion

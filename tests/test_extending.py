@@ -15,21 +15,33 @@ from bt_jax.errors import UserError
 from bt_jax.evaluation import aggregation, records
 from bt_jax.runs import components, restoring, unused_fields
 from bt_jax.training.step import make_predict_step, make_train_step
-from configs import seg
+from configs import common, saved, seg
 from tests.helpers.launching import ROOT
 from tests.helpers.slices import PROBABILITY, TRUTH, make_slices
 
-TABLES = (models.SEGMENTERS, losses.SEGMENTATION_LOSSES, metrics.METRICS, registry.DATASETS)
+TABLES = (models.SEGMENTERS, losses.SEGMENTATION_LOSSES, metrics.METRICS, registry.DATASETS, components.RANGES)
 
 
 @pytest.fixture
-def shown():
-  """The names that the page defines; what it puts into tables is taken out again."""
+def shown(monkeypatch):
+  """The names that the page defines; what it puts into tables is taken out again, and the defaults have its fields."""
   before = [dict(table) for table in TABLES]
   names = {}
   text = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
-  for block in re.findall(r"```python\n(.*?)```", text, re.DOTALL):
-    exec(compile(block, "docs/extending.md", "exec", dont_inherit=True), names)
+  blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+  fields = [block for block in blocks if block.startswith("config.")]
+  for block in blocks:
+    if block not in fields:
+      exec(compile(block, "docs/extending.md", "exec", dont_inherit=True), names)
+  defaults = common.get_config
+
+  def with_fields():
+    config = defaults()
+    for block in fields:
+      exec(compile(block, "docs/extending.md", "exec", dont_inherit=True), {"config": config})
+    return config
+
+  monkeypatch.setattr(common, "get_config", with_fields)
   yield names
   for table, own in zip(TABLES, before, strict=True):
     table.clear()
@@ -58,6 +70,34 @@ def test_the_network_and_the_loss_train_and_predict_by_their_names(shown):
   assert values[-1] < 0.5 * values[0]
   predict = make_predict_step(model=made.model, task=made.task, preprocess=made.preprocess)
   assert jax.jit(predict)(state.variables, batch).pixels.shape == (8, 32, 32, 1)
+
+
+def test_a_new_field_of_a_network_is_set_checked_and_refused_by_others(shown, tmp_path):
+  config = seg.get_config("phantom")
+  assert "spread" in config.model and "spread" not in seg.get_config("phantom").loss
+  config.model.update(name="dilated", width=4, depth=3, spread=3)
+  config.data.size = 32
+  made = components.make_components(config)
+  assert made.model.spread == 3
+  unused_fields.check(config, tmp_path / "run", made.info)
+  # A pixel reaches 1 + 3 + 9 pixels far through convolutions of 3 x 3.
+  image = jnp.zeros((1, 64, 64, 3))
+  variables = made.model.init(jax.random.key(0), image)
+  seen = jax.grad(lambda image: made.model.apply(variables, image)[0, 32, 32, 0])(
+    image + jax.random.normal(jax.random.key(1), image.shape)
+  )
+  rows = np.flatnonzero(np.abs(seen).sum((0, 2, 3)))
+  assert (rows.min(), rows.max()) == (32 - 13, 32 + 13)
+  config.model.name = "unet"
+  with pytest.raises(
+    UserError, match="model.spread is 3, and has no effect with model.name=unet: .* model.name=dilated"
+  ):
+    unused_fields.check(config, tmp_path / "run", made.info)
+  config.model.update(name="dilated", spread=0)
+  with pytest.raises(UserError, match="model.spread is 0, expected 1 or more"):
+    components.make_components(config)
+  before = {name: value for name, value in config.model.to_dict().items() if name != "spread"}
+  assert saved.over_defaults(config.to_dict() | {"model": before}, "config.json")["model"]["spread"] == 2
 
 
 def test_the_loss_by_hand(shown):

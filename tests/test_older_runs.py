@@ -1,33 +1,33 @@
 """Runs, checkpoints, summaries and exports of other versions: read, or refused in one line that says by what they are read."""
 
 import json
+import re
 import shutil
 
 import jax
 import numpy as np
 import pytest
+from flax.traverse_util import flatten_dict
 
 import bt_jax
 from bt_jax import files
 from bt_jax.errors import UserError
-from bt_jax.evaluation.summary_schema import read_summary, write_summary
+from bt_jax.evaluation.summary_files import read_summary, write_summary
 from bt_jax.inference import jax_export, networks
 from bt_jax.training.checkpoints import Checkpoints
 from bt_jax.version import __version__
 from tests.helpers.arithmetic import network, volume
-from tests.helpers.launching import launch
+from tests.helpers.launching import ROOT, launch
 from tests.helpers.made_up_runs import segmentation
 
-# What a run that was begun before these were there does not have; all had their default in the run `tiny`.
-NEWER = {"augment": ("drop_sequence",), "data": ("contrast",), "eval": ("flair_only",), "model": ("slice_head",)}
+# The preset seg.py:phantom as commit 1bc6f2b had it, written by that commit: `seg.get_config("phantom").to_dict()`.
+OLD = json.loads((ROOT / "tests/data/config_1bc6f2b.json").read_text())
 OPTIONS = {"tta": False, "threshold": None, "sensitivity": 0.9}
 
 
-def without_newer(config):
-  kept = {name: value for name, value in config.items() if name != "report"}  # nor that section
-  return kept | {
-    name: {key: config[name][key] for key in config[name] if key not in gone} for name, gone in NEWER.items()
-  }
+def without_newer(config, old=OLD):
+  """The fields of a configuration that the old commit had."""
+  return {name: without_newer(config[name], old[name]) if isinstance(old[name], dict) else config[name] for name in old}
 
 
 def rewrite_record(checkpoint, change):
@@ -38,7 +38,7 @@ def rewrite_record(checkpoint, change):
 
 @pytest.fixture(scope="module")
 def older(run, tmp_path_factory):
-  """The shared run as if it were begun by a version without these fields, and stopped before its last epoch."""
+  """The shared run as if it were begun by the old commit, and stopped before its last epoch."""
   folder = tmp_path_factory.mktemp("older") / "run"
   folder.mkdir()
   for name in ("split.json", "checkpoints"):
@@ -55,10 +55,26 @@ def older(run, tmp_path_factory):
 
 def test_a_run_of_before_a_field_was_there_is_read_as_if_it_had_its_default(older, run):
   record = Checkpoints(older / "checkpoints/best", read_only=True).restore()[1]
-  assert "slice_head" not in record["config"]["model"] and "report" not in record["config"]
+  assert "slice_head" not in record["config"]["model"] and "folds" not in record["config"]["split"]
   found, expected = (networks.load(folder, "segmentation", "checkpoint") for folder in (older, run[0]))
   assert found.logits is expected.logits and found.view == expected.view  # the very same function
   assert (found.slice_head, found.drops_sequences) == (False, False)
+
+
+def test_the_old_commit_had_the_values_of_today_but_for_the_flags_of_the_shared_run(run, tiny):
+  config = flatten_dict(files.read_json(run[0] / "config.json", dict), sep=".")
+  old = flatten_dict(OLD, sep=".")
+  differ = {name for name in old if old[name] != config[name]}
+  assert differ == {match[1] for flag in tiny if (match := re.match(r"--config\.([\w.]+)=", flag))}
+  assert len(config.keys() - old.keys()) >= 10  # fields that are newer
+
+
+@pytest.mark.slow
+def test_a_run_begun_by_the_old_commit_trains_to_the_same_end(run, tiny, tmp_path):
+  files.write_json(tmp_path / "run" / "config.json", without_newer(files.read_json(run[0] / "config.json", dict)))
+  status, _, err = launch([*tiny, f"--workdir={tmp_path / 'run'}"])
+  assert status == 0, err
+  assert (tmp_path / "run" / "slices.csv").read_bytes() == (run[0] / "slices.csv").read_bytes()
 
 
 @pytest.mark.slow

@@ -19,7 +19,7 @@ from bt_jax.evaluation import aggregation, calibration, class_statistics
 from bt_jax.evaluation.bootstrap import Numbers
 from bt_jax.evaluation.records import Record, of_any_class, patient_records
 from bt_jax.evaluation.shape import FEATURES
-from bt_jax.evaluation.summary_schema import check_files, need, read_summary
+from bt_jax.evaluation.summary_files import check_files, need, read_summary
 from bt_jax.files import EVALUATE, Amount, Code, Count, Flag, Real, Share, Text
 
 _NAMES, _SLICE = ("data", "split"), ("data", "split", "case", "patient", "slice", "label", "probability")

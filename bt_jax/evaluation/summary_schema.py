@@ -1,23 +1,15 @@
-"""The schema of a run's `summary.json`, which is checked before the summary is used."""
+"""The schema of the `summary.json` of a run and of a cascade."""
 
-import pathlib
-from collections.abc import Iterable
 from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import AfterValidator, ConfigDict, Field, with_config
 from typing_extensions import TypedDict
 
-from bt_jax import files
 from bt_jax.datasets.info import Info
-from bt_jax.errors import UserError
 from bt_jax.files import Amount, Count, Positive, Real, Share
 
-_CI = "_ci95"
-_FINISHED, _REPORT = "finished.json", "report.html"
-_FORMAT = 1  # of the files of a run
-_TABLES = ("slices.csv", "patients.csv", "reliability.csv", "baselines.csv")
-_BESIDE = ("metrics.csv", "config.json")  # optional: the report works without them
-_PICTURES = ("figures/*.png", "volumes/*/*.png")  # optional images of the report
+CI = "_ci95"
+FORMAT = 1  # of the files of a run
 _OPEN = with_config(ConfigDict(extra="allow"))  # keeps further keys, so that they are checked as well
 # Keys whose values are text, or null, among statistics.
 _TEXTS = ("why", "unit", "empty", "group", "fold", "run", "commit", "arrays_sha256")
@@ -30,7 +22,7 @@ def _check_numbers(group: dict[str, Any], path: str = "") -> dict[str, Any]:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if name in _TEXTS:
       right, expected = value is None or number or isinstance(value, str), "text"
-    elif name.endswith(_CI):
+    elif name.endswith(CI):
       right, expected = value is None or _is_interval(value), "[low, high] or null"
     else:
       right, expected = value is None or number or isinstance(value, dict), "a number or null"
@@ -173,7 +165,7 @@ class Common(TypedDict):
   leaky: bool
   synthetic: bool
   split_hash: NotRequired[str]
-  format: NotRequired[Annotated[int, Field(ge=1, le=_FORMAT)]]
+  format: NotRequired[Annotated[int, Field(ge=1, le=FORMAT)]]
   versions: dict[str, str]
   commit: NotRequired[str | None]
   machine: NotRequired[str]
@@ -278,65 +270,3 @@ class Cascade(Common):
   segmenter: Role
   gate: Gate
   test: CascadeTest
-
-
-def write_summary(folder: pathlib.Path, summary: dict[str, Any]) -> pathlib.Path:
-  """Writes `summary.json` with its own SHA-256 and those of the other files, which must be in the folder already."""
-  paths = [folder / name for name in (*_TABLES, *_BESIDE) if (folder / name).is_file()]
-  paths += [path for pattern in _PICTURES for path in sorted(folder.glob(pattern))]
-  of_files = {path.relative_to(folder).as_posix(): files.sha256_of([path]) for path in paths}
-  return files.write_json(folder / "summary.json", files.sealed({"format": _FORMAT, **summary, "files": of_files}))
-
-
-def check_files(folder: pathlib.Path, summary: dict[str, Any]) -> None:
-  """Raises UserError if a file was changed since the summary was made; older summaries do not record this."""
-  for name, expected in summary.get("files", {}).items():
-    path = folder / name
-    if path.is_file() and files.sha256_of([path]) != expected:
-      raise files.damaged(path, "it was changed since summary.json was made", files.EVALUATE)
-    if name in _TABLES and not path.is_file():
-      raise UserError(f"{path} is missing: {files.EVALUATE}", *files.EVALUATE.arguments)
-
-
-def read_summary(folder: pathlib.Path) -> dict[str, Any]:
-  """Reads the `summary.json` of a run or of a cascade.
-
-  Raises:
-    UserError: there is none, it has a newer format or wrong types, or it was changed since it was written.
-  """
-  path = folder / "summary.json"
-  if not path.is_file():
-    raise UserError(f"{folder} holds no finished run, as it has no summary.json: name the folder of one, or finish it")
-  content = files.read_json(path, dict, files.EVALUATE)
-  if {"sha256", "format"} <= content.keys() and files.is_sealed(content):  # otherwise the type check reports the fault
-    files.check_format(content, _FORMAT, path, content["versions"]["bt_jax"], files.EVALUATE)
-  files.check(Cascade if "segmenter" in content else Summary, content, path, files.EVALUATE)
-  return files.check_seal(content, path, files.EVALUATE)
-
-
-def mark_finished(folder: pathlib.Path) -> None:
-  """Marks the results of a run as complete; the last file to be written."""
-  files.write_json(folder / _FINISHED, {"format": _FORMAT})
-
-
-def unmark_finished(folder: pathlib.Path) -> None:
-  """Marks the results of a run as incomplete, before they are written."""
-  for name in (_FINISHED, _REPORT):
-    (folder / name).unlink(missing_ok=True)
-
-
-def is_finished(folder: pathlib.Path) -> bool:
-  """Whether the results of the run in a folder are complete; in older runs the report was the last file written."""
-  return (folder / _FINISHED).is_file() or (folder / _REPORT).is_file()
-
-
-def need(path: pathlib.Path, group: dict[str, Any], names: Iterable[str], where: str) -> None:
-  """Raises UserError if a group of a summary lacks one of these statistics, by dotted name, or its interval."""
-  for name in names:
-    *groups, last = name.split(".")
-    inner = group
-    for step in groups:
-      inner = inner.get(step) if isinstance(inner, dict) else None
-    for key in (last, f"{last}{_CI}"):
-      if not isinstance(inner, dict) or key not in inner:
-        raise files.damaged(path, f"{where} lacks {'.'.join((*groups, key))}", files.EVALUATE)

@@ -1,4 +1,7 @@
-"""Distances between the surfaces of two masks of one patient volume."""
+"""Distances between the surfaces of two masks of one patient volume.
+
+They are MONAI's, which needs PyTorch: it is what a test compares them with.
+"""
 
 from typing import NamedTuple
 

@@ -9,11 +9,12 @@ import jax
 from bt_jax.distributed import sharding
 from bt_jax.errors import UserError
 from bt_jax.evaluation import SENSITIVITY
-from bt_jax.inference import jax_export, networks
+from bt_jax.inference import exported_predictor, networks
 from bt_jax.inference.decision import decide, describe
 from bt_jax.inference.ensemble import make_ensemble
 from bt_jax.inference.networks import Network
-from bt_jax.inference.predictor import Predictor, segment
+from bt_jax.inference.predictor import Predictor
+from bt_jax.inference.segmenting import segment
 from bt_jax.training import network_file
 
 
@@ -45,7 +46,7 @@ def load(
         "is exported",
         "mode=export",
       )
-    return jax_export.load(exported[0], threshold)
+    return exported_predictor.load(exported[0], threshold)
   segmenters, classifiers = open_networks(checkpoints, classifier)
   return of_networks(segmenters, classifiers, tta=tta, threshold=threshold, sensitivity=sensitivity)
 

@@ -16,7 +16,7 @@ from bt_jax.evaluation import classifier_gate as gating
 from bt_jax.evaluation.aggregation import summarize
 from bt_jax.evaluation.class_statistics import summarize_classes
 from bt_jax.evaluation.records import Record, of_any_class
-from bt_jax.evaluation.summary_schema import is_finished, write_summary
+from bt_jax.evaluation.summary_files import is_finished, write_summary
 from bt_jax.report import figures
 from bt_jax.report.page import html
 from bt_jax.report.text_tables import cascade_table, heading

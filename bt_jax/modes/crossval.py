@@ -14,7 +14,7 @@ from bt_jax.errors import UserError
 from bt_jax.evaluation import subgroups
 from bt_jax.evaluation.aggregation import score_of
 from bt_jax.evaluation.records import Record
-from bt_jax.evaluation.summary_schema import is_finished, read_summary
+from bt_jax.evaluation.summary_files import is_finished, read_summary
 from bt_jax.evaluation.volumes import volume_columns
 from bt_jax.modes import pool, train
 from bt_jax.paper import genes

@@ -1,4 +1,7 @@
-"""Exact tests for an association of shape features with the genomic clusters of patients."""
+"""Exact tests for an association of shape features with the genomic clusters of patients.
+
+SciPy draws tables larger than 2 x 2 at random for its p-value; these are small enough that all of them are enumerated.
+"""
 
 import statistics
 from typing import Any

@@ -11,7 +11,7 @@ from bt_jax.evaluation import bootstrap, calibration, subgroups, surface
 from bt_jax.evaluation.aggregation import chosen, summarize_distances
 from bt_jax.evaluation.record_tables import Tables
 from bt_jax.evaluation.records import Record
-from bt_jax.evaluation.summary_schema import mark_finished, unmark_finished, write_summary
+from bt_jax.evaluation.summary_files import mark_finished, unmark_finished, write_summary
 from bt_jax.paper import baselines, genes
 from bt_jax.report import console, text_tables
 from bt_jax.report.page import html

@@ -192,7 +192,7 @@ def _check_together(config: ConfigDict, task: Task, normalize: str) -> None:
 
 
 # The range of every numeric field that has one.
-_RANGES = {
+RANGES = {
   "host_timeout": (1, math.inf),
   "split.seed": (0, math.inf),
   "model.width": (1, math.inf),
@@ -229,7 +229,7 @@ _RANGES = {
 
 
 def _check_numbers(config: ConfigDict, mesh: jax.sharding.Mesh) -> None:
-  for name, (low, high) in _RANGES.items():
+  for name, (low, high) in RANGES.items():
     value = functools.reduce(ConfigDict.__getitem__, name.split("."), config)
     if value is not None and not low <= value <= high:
       raise UserError(f"{name} is {value}, expected {low} " + ("or more" if high == math.inf else f"to {high}"))

@@ -1,4 +1,7 @@
-"""Unpacks a zip of unknown origin, never outside of the folder and never beyond a size limit."""
+"""Unpacks a zip of unknown origin, never outside of the folder and never beyond a size limit.
+
+`zipfile` alone has no limit, and renames what leads out of the folder where it should be refused.
+"""
 
 import errno
 import itertools

@@ -1,4 +1,7 @@
-"""How the stored pixels of an image are turned before they are shown: the Orientation of TIFF and EXIF."""
+"""How the stored pixels of an image are turned before they are shown: the Orientation of TIFF and EXIF.
+
+Pillow turns images of its own types only; here they are arrays of any depth, and masks are turned back.
+"""
 
 import numpy as np
 from jaxtyping import Shaped

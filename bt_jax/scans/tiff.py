@@ -1,4 +1,7 @@
-"""Reads TIFFs completely: every page of the chain, as many pages as declared, turned upright."""
+"""Reads TIFFs completely: every page of the chain, as many pages as declared, turned upright.
+
+Of a truncated file tifffile reads the pages that are left and logs the rest, so the chain of pages is followed here too.
+"""
 
 import math
 import pathlib

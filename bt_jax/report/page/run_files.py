@@ -11,7 +11,7 @@ from bt_jax.datasets.registry import info_of
 from bt_jax.evaluation import classifier_gate
 from bt_jax.evaluation.record_tables import Tables, kind_of, read_run
 from bt_jax.evaluation.records import Record, of_any_class, patient_records
-from bt_jax.evaluation.summary_schema import check_files, read_summary
+from bt_jax.evaluation.summary_files import check_files, read_summary
 from configs import saved
 
 # The required columns of `metrics.csv`.

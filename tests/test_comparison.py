@@ -1,3 +1,4 @@
+import html
 import json
 import shutil
 
@@ -8,7 +9,9 @@ from scipy import stats
 from bt_jax import files, metrics
 from bt_jax.evaluation import aggregation, comparison, records
 from bt_jax.evaluation.summary_files import write_summary
+from bt_jax.modes import compare
 from tests.helpers.launching import launch, table_of
+from tests.helpers.made_up_runs import segmentation
 from tests.helpers.slices import make_slices
 
 
@@ -79,6 +82,19 @@ def write_run(folder, table):
 INTEGERS = ("slice", "label", *metrics.Counts._fields)
 
 
+def test_a_comparison_has_a_page_of_its_own(tmp_path):
+  first, second = (segmentation(tmp_path / name) for name in ("first", "second"))
+  (first / "report.html").touch()
+  compare.compare([str(first), str(second)], tmp_path / "both")
+  found = json.loads((tmp_path / "both/comparison.json").read_text())
+  page = html.unescape((tmp_path / "both/report.html").read_text())
+  for name, row in found["headline"].items():
+    assert row["difference"] == 0 and f"{row['first']:.3f}" in page and row["difference_ci95"] is None, name
+  assert 'href="../first/report.html">first</a>' in page and ">second</th>" in page
+  assert page.count("no test: no patient differs") == 2 and "3 patients only: intervals are given from 5" in page
+  assert str(tmp_path) not in page and 'id="viewer"' not in page and "<img" in page
+
+
 def test_two_runs_of_one_split(run, classifier, tmp_path):
   first, second = run[0], tmp_path / "second"
   shutil.copytree(first, second)
@@ -93,6 +109,8 @@ def test_two_runs_of_one_split(run, classifier, tmp_path):
   tp, fp, fn = (sum(int(row[name]) for row in table) for name in ("tp", "fp", "fn"))
   before = json.loads((first / "summary.json").read_text())["test"]["pooled"]["dice"]
   assert found["differences"]["pooled"]["dice"] == pytest.approx(2 * tp / (2 * tp + fp + fn) - before)
+  page = (tmp_path / "out/report.html").read_text()
+  assert f"{found['headline']['pooled_dice']['second']:.3f}" in page and "from 5 patients on" in page
   assert found["data"] == "phantom (synthetic)" and found["split"] == "patient_fold_00"
 
   def refused(runs, message):

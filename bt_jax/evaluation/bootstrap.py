@@ -66,8 +66,13 @@ def exact_interval(all_of_them: bool, patients: int) -> list[float] | None:
   return [float(exact.low), float(exact.high)]
 
 
-def about(patients: int) -> dict[str, Any]:
-  """How the intervals over so many patients were made, for `summary.json`; `why` says why there are none, or warns, or is None."""
+def about(patients: int, *, shares: bool = True) -> dict[str, Any]:
+  """How the intervals over so many patients were made, for `summary.json`; `why` says why there are none, or warns, or is None.
+
+  Args:
+    patients: number of patients.
+    shares: whether there are shares of counted things among the statistics, see `estimate`.
+  """
   why = None
   if patients < FEWEST:
     counted = "one patient" if patients == 1 else f"{patients} patients"
@@ -77,7 +82,7 @@ def about(patients: int) -> dict[str, Any]:
   return {
     "level": LEVEL,
     "method": "percentile bootstrap over patients",
-    "exact": "a share of 0 or 1: Clopper-Pearson over the patients that count in it",
+    **({"exact": "a share of 0 or 1: Clopper-Pearson over the patients that count in it"} if shares else {}),
     "resamples": RESAMPLES,
     "patients": patients,
     "why": why,

@@ -1,4 +1,4 @@
-"""Compares two finished runs of the same split."""
+"""Compares two finished runs of the same split, on a page of its own."""
 
 import pathlib
 from collections.abc import Sequence
@@ -11,6 +11,7 @@ from bt_jax.evaluation import bootstrap, comparison
 from bt_jax.evaluation.aggregation import score_of
 from bt_jax.evaluation.record_tables import Tables, read_run
 from bt_jax.evaluation.records import of_any_class
+from bt_jax.report.page import comparison_page
 from bt_jax.report.text_tables import compare_table
 from bt_jax.tasks import TASKS
 from bt_jax.tasks.task import Task
@@ -47,7 +48,7 @@ def compare(runs: Sequence[str], workdir: pathlib.Path | None) -> None:
       for side, folder, (of, _) in zip(("first", "second"), folders, (first, second), strict=True)
     },
     "slices": len(of_any_class(before.slices)),
-    "intervals": bootstrap.about(patients),
+    "intervals": bootstrap.about(patients, shares=False),
     "headline": _headline(task, one, two, change),
     **(
       {"classes": {name: _headline(task, *of) for name, *of in _by_class(one, two, change)}} if "classes" in one else {}
@@ -66,6 +67,7 @@ def compare(runs: Sequence[str], workdir: pathlib.Path | None) -> None:
     files.write_csv(workdir / "differences.csv", rows),
     files.write_json(workdir / "comparison.json", summary),
     files.write_bytes(workdir / "comparison.txt", f"{table}\n".encode()),
+    comparison_page.write_report(workdir, summary, rows),
   ]
   print(f"\n{table}\n\nwritten:\n" + "\n".join(f"  {path}" for path in written))
 

@@ -192,6 +192,24 @@ def by_patient(rows: Sequence[dict[str, Any]], name: str, title: str) -> Chart:
     return Chart(f"{title} by patient", _svg(figure), alt)
 
 
+def both_runs(pairs: Sequence[tuple[float, float]], title: str) -> Chart:
+  """A statistic of every patient in the second run over that in the first."""
+  first, second = np.array(pairs, float).T
+  with plt.rc_context(_STYLE):
+    figure, axis = _figure((4.4, 4.0))
+    edges = [min(first.min(), second.min()), max(first.max(), second.max())]
+    axis.plot(edges, edges, color=_GREY, linewidth=0.8, linestyle=":", label="no difference")
+    axis.plot(first, second, "o", color=_BLUE, markersize=4, alpha=0.8)
+    axis.set(xlabel=f"{title}, first run", ylabel=f"{title}, second run")
+    axis.legend(frameon=False)
+    change = second - first
+    alt = (
+      f"{title} of {len(pairs)} patients in both runs: higher in the second for {int((change > 0).sum())}, lower for "
+      f"{int((change < 0).sum())}; differences from {number(change.min())} to {number(change.max())}."
+    )
+    return Chart(f"{title} of every patient", _svg(figure), alt)
+
+
 def training_curves(history: Sequence[dict[str, Any]], score: str, figure: str) -> list[Chart]:
   """Loss, accuracy and validation score over epochs; `figure` is the paper's figure that shows the first two."""
   *both, (picked, best) = figures.curves_of(history, score).items()

@@ -1,6 +1,7 @@
 """The report of a run: one self-contained HTML file, which loads nothing from anywhere."""
 
 import pathlib
+from typing import Any
 
 from bt_jax import files
 from bt_jax.errors import needs
@@ -47,17 +48,7 @@ def _page(record: RunFiles, results: list[sections.Section], show_slices: bool, 
   in_viewer = {patient_of[volume.case]: volume.case for volume in shown}
   beside = [kind.published(record, results)] if phrases.is_lgg(record.summary) else []
   parts = [sections.patients(record, in_viewer, kind.patients), *results, *beside, sections.about(record)]
-  environment = jinja2.Environment(
-    loader=jinja2.PackageLoader("bt_jax.report.page", "."),
-    autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-  )
-  inline = lambda name: Markup(environment.loader.get_source(environment, name)[0])  # our own files: no escaping
-  page = environment.get_template("report.html.j2").render(
-    style=inline("style.css"),
-    script=inline("viewer.js"),
+  return render(
     title=phrases.model(record.summary),
     task=kind.about,
     split=phrases.split(record.summary),
@@ -71,7 +62,24 @@ def _page(record: RunFiles, results: list[sections.Section], show_slices: bool, 
     classes=list(zip(record.info.classes, overlays.colours(record.info), strict=True)),
     no_volumes=_no_volumes(show_slices, record),
     volumes_note=viewer.note(record, shown),
+  )
+
+
+def render(**content: Any) -> bytes:
+  """A page of these contents, see `report.html.j2`; without `volumes` and `no_volumes` it has no viewer."""
+  environment = jinja2.Environment(
+    loader=jinja2.PackageLoader("bt_jax.report.page", "."),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
+  inline = lambda name: Markup(environment.loader.get_source(environment, name)[0])  # our own files: no escaping
+  page = environment.get_template("report.html.j2").render(
+    style=inline("style.css"),
+    script=inline("viewer.js"),
     version=__version__,
+    **{"volumes": [], "no_volumes": "", **content},
   )
   return page.encode()
 

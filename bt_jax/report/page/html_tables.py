@@ -24,7 +24,7 @@ TITLES = {
   "assd_median": "mean surface distance, median", "assd_std": "mean surface distance, standard deviation",
   "assd_q25": "mean surface distance, lower quartile", "assd_q75": "mean surface distance, upper quartile",
   "false_positive_rate": "healthy slices with false positives", "sensitivity": "slices with a tumour found",
-  "average_precision": "average precision", "f1": "F1", "iou": "IoU", "tumor_slices": "with tumour",
+  "average_precision": "average precision", "f1": "F1", "iou": "IoU", "dice": "Dice", "hd95": "HD95", "assd": "ASSD", "tumor_slices": "with tumour",
   "sequences": "missing sequences", "size": "size of the tumour", "site": "hospital", "grade": "WHO grade",
   "RNASeqCluster": "cluster of RNA expression", "MethylationCluster": "cluster of DNA methylation",
   "miRNACluster": "cluster of micro-RNA", "CNCluster": "cluster of copy numbers", "RPPACluster": "cluster of proteins",

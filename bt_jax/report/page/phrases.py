@@ -86,7 +86,9 @@ def intervals(summary: dict[str, Any]) -> str:
   about = summary["intervals"]
   if about["patients"] < FEWEST:
     return about["why"]
-  made = f"{_level(summary)} intervals by {about['method']}, {about['resamples']:,} resamples of {about['patients']} patients"
+  made = (
+    f"{level(summary)} intervals by {about['method']}, {about['resamples']:,} resamples of {about['patients']} patients"
+  )
   made += f"; {about['exact']}" if "exact" in about else ""
   return f"{made} ({about['why']})" if about["why"] else made
 
@@ -96,7 +98,8 @@ def sentence(text: str) -> str:
   return f"{text[:1].upper()}{text[1:].rstrip('.')}." if text else ""
 
 
-def _level(summary: dict[str, Any]) -> str:
+def level(summary: dict[str, Any]) -> str:
+  """The level of the intervals, e.g. `95 %`."""
   return f"{summary['intervals']['level']:.0%}".replace("%", f"{_NO_BREAK}%")
 
 
@@ -108,7 +111,7 @@ def with_interval(group: dict[str, Any], name: str, kind: str = "share", level: 
 
 def sentences(summary: dict[str, Any], result: Callable[[dict[str, Any], str], tuple[str, str]]) -> list[str]:
   """The result in three sentences: the score and the result by slice, which `result` makes, and the protocol."""
-  return [*result(summary["test"], _level(summary)), _protocol(summary)]
+  return [*result(summary["test"], level(summary)), _protocol(summary)]
 
 
 def _protocol(summary: dict[str, Any]) -> str:

@@ -91,7 +91,9 @@ flags.DEFINE_float(
 )
 flags.DEFINE_bool("show_slices", None, "report: whether the report shows slices; by default as in the configuration.")
 flags.DEFINE_list(
-  "checkpoint", [], "predict, export, serve: folders of segmenters' runs, glob patterns, or one exported file."
+  "checkpoint",
+  [],
+  "predict, export, serve: folders of segmenters' runs, glob patterns, a published U-Net's weights, or one exported file.",
 )
 flags.DEFINE_bool(
   "tta", False, "predict, export, serve: average predictions over mirrored and slightly rotated copies of each slice."

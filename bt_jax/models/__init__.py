@@ -13,7 +13,7 @@ from bt_jax.models.efficientnet_lite import EfficientNetLite, LiteClassifier
 from bt_jax.models.lite_unet import LiteUNet
 from bt_jax.models.resnet import ResNet50, ResNet50Classifier
 from bt_jax.models.resunet import ResUNet, ResUNetScratch
-from bt_jax.models.unet import UNet
+from bt_jax.models.unet import UNET, UNet
 
 __all__ = [
   "CNN", "EfficientNetLite", "LiteClassifier", "LiteUNet", "ResNet50", "ResNet50Classifier", "ResUNet", "ResUNetScratch", "UNet",
@@ -69,5 +69,10 @@ def taken(options: dict[str, Callable[..., nn.Module]], fields: Mapping[str, Any
 
 
 def encoder_of(model: nn.Module) -> str:
-  """The published network that the encoder is, as weights name it, e.g. `keras` or `lite0`; empty without an encoder."""
+  """The published network that the encoder is, or the whole of a U-Net, as weights name it, e.g. `keras` or `unet`.
+
+  Empty where none was published.
+  """
+  if isinstance(model, UNet):
+    return UNET
   return getattr(model, "encoder", getattr(model, "variant", ""))

@@ -56,8 +56,8 @@ def load(
   bt_jax.errors.UserError: there is no runs/none: name the folder of a run, or an exported file
 
   Args:
-    checkpoint: the folder of a run, several folders whose probabilities are averaged, a glob pattern, or an exported
-      file.
+    checkpoint: the folder of a run, several folders whose probabilities are averaged, a glob pattern, the weights of a
+      published U-Net (`unet.pt`), or an exported file.
     classifier: the folder of a classifier's run; slices that it takes for healthy stay empty.
     tta: test-time augmentation: whether to average predictions over mirrored and slightly rotated copies of each slice.
     threshold: threshold on a pixel's probability, 0..1; None: the one chosen on the validation set.

@@ -96,8 +96,8 @@ flags.DEFINE_bool("show_slices", None, "report: whether the report shows slices;
 flags.DEFINE_list(
   "checkpoint",
   [],
-  "predict, export, serve: lgg, the weights that ship (serve: by default); folders of segmenters' runs, glob patterns, or "
-  "one exported file.",
+  "predict, export, serve: lgg, the weights that ship (serve: by default); folders of segmenters' runs, glob patterns, a "
+  "published U-Net's weights, or one exported file.",
 )
 flags.DEFINE_bool(
   "tta", False, "predict, export, serve: average predictions over mirrored and slightly rotated copies of each slice."

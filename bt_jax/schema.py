@@ -35,6 +35,7 @@ class Slices:
     volume_mean: float32 [slices, channels], mean intensity of the slice's whole volume by channel, in 0..255.
     volume_std: float32 [slices, channels], its standard deviation.
     context: uint8 or uint16 [slices, height, width, n], channels of neighbouring slices; None if none are requested.
+    volume_percentiles: float32 [slices, channels, 4], see `pipeline.percentiles.statistics`; None if they are not needed.
   """
 
   case: np.ndarray
@@ -45,6 +46,7 @@ class Slices:
   volume_mean: np.ndarray
   volume_std: np.ndarray
   context: np.ndarray | None = None
+  volume_percentiles: np.ndarray | None = None
 
   def __len__(self) -> int:
     return len(self.case)

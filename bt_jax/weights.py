@@ -6,6 +6,7 @@ from flax import linen as nn
 
 from bt_jax.models import EfficientNetLite, LiteClassifier, ResNet50, ResNet50Classifier
 from bt_jax.models.efficientnet_lite import ENCODERS
+from bt_jax.models.unet import UNET_FIELDS, UNet
 from bt_jax.pretrained import conversion
 from bt_jax.training.train_state import PyTree
 
@@ -20,7 +21,7 @@ class Pretrained(NamedTuple):
   """A network with its weights.
 
   Attributes:
-    module: returns logits of the classes that it was trained for or, if the source has no classifier, features by
+    module: returns logits of the classes that it was trained for (of pixels, for a U-Net) or, if the source has no classifier, features by
       stage.
     variables: `params` and `batch_stats`, float32.
     normalize: how its inputs are normalised, a name of `pipeline.preprocess.SCHEMES`.
@@ -48,6 +49,9 @@ def load(name: str) -> Pretrained:
     UserError: there are no such weights, they cannot be read, or they are for a network that we do not have.
   """
   weights = conversion.load_weights(name)
+  if weights.is_whole:
+    classes = len(weights.variables["params"]["head"]["bias"])
+    return Pretrained(UNet(**UNET_FIELDS, classes=classes), weights.variables, weights.normalize)
   lite = weights.variant in ENCODERS
   head = weights.variables["params"].get("head")
   if head is None:

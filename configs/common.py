@@ -26,6 +26,7 @@ def get_config() -> ConfigDict:
   config.data.channels = "pre,flair,post"  # input channels, in order; flair-1: of the slice before; all: every channel
   config.data.contrast = "none"  # contrast enhancement by slice: stretch (1st to 99th percentile) or clahe
   config.data.normalize = "auto"  # volume: z-score by the slice's own volume; image: by its own pixels; unit: 0..1;
+  # percentiles: z-score between the 10th and 99th percentile of the volume around the head, as the published U-Net;
   # symmetric: -1..1; imagenet, caffe: as weights of PyTorch and Keras expect; auto: that of model.pretrained, or volume
 
   config.split = ConfigDict()

@@ -71,6 +71,7 @@ def test_every_naming_fills_every_target_once(naming):
     "lite0": 4_694_024,
     "lite1": 5_470_344,
     "lite2": 6_150_168,
+    "unet": 7_763_041 + 5_888 + 999 * 33,  # a thousand classes, each with 32 weights and a bias
   }
   assert sum(int(np.prod(shapes[path])) for path in targets) == counted[naming.variant]
 
@@ -286,7 +287,7 @@ def shapes(model, channels):
 def filled(model, read, channels=3):
   variables = jax.tree.map(lambda leaf: np.full(leaf.shape, -1, np.float32), shapes(model, channels))
   conversion.check_fits(variables, read, encoder=encoder_of(model))
-  return conversion.fill_encoder(variables, read)
+  return conversion.fill(variables, read)
 
 
 @pytest.mark.parametrize("channels", [2, 3, 5])

@@ -9,6 +9,7 @@ from ml_collections import ConfigDict
 from bt_jax.datasets.info import DatasetInfo
 from bt_jax.datasets.lgg_mri import clinical_groups
 from bt_jax.datasets.lgg_mri.constants import INFO, PHANTOM
+from bt_jax.datasets.lgg_mri.lgg_mri_dataset_builder import published_folds
 from bt_jax.datasets.lgg_mri.lgg_source import LggSource
 from bt_jax.datasets.own_data.source import OwnSource
 from bt_jax.datasets.patient_groups import PatientGroups, default_groups
@@ -28,6 +29,14 @@ def source_of(config: ConfigDict) -> Source:
   """The data set that a configuration names; raises UserError where there is none."""
   source = choose("data.name", config.data.name, DATASETS)
   return source(**{field: config.data[field] for field in fields_of(source)})
+
+
+PUBLISHED = INFO  # the data set that the published U-Net learned from
+
+
+def published_patients() -> list[str]:
+  """The patients of `PUBLISHED`."""
+  return list(published_folds())
 
 
 def info_of(content: Mapping[str, Any]) -> DatasetInfo:

@@ -19,6 +19,7 @@ from bt_jax.schema import Tumor
 
 PyTree = Any
 _TURN_DEGREES = 10.0
+_PERCENTILES = "volume_percentiles"
 _OUTSIDE = -20.0  # the logit of tumour outside the frame, which turning a slice brings into view
 
 
@@ -48,7 +49,8 @@ class Ensemble(NamedTuple):
   Attributes:
     variables: variables of the networks, stacked for each architecture.
     forward: maps these and a batch to logits of each architecture, [networks, looks, slices, ...]. A batch has `image`,
-      by view, [slices, size, size, channels] in 0..255, `volume_mean` and `volume_std` [slices, channels].
+      by view, [slices, size, size, channels] in 0..255, `volume_mean` and `volume_std` [slices, channels], and
+      `volume_percentiles`, by view, [slices, channels, 4], for views that need them.
     outputs: maps these logits and the height, width and aspect of the scan's own grid, see `to_own`, to `Outputs`.
   """
 
@@ -104,7 +106,9 @@ def make_ensemble(
   def forward(variables: tuple[PyTree, ...], batch: dict[str, PyTree]) -> list[Tumor]:
     tumors = []
     for (logits, view), stack in zip(groups, variables, strict=True):
-      seen = batch | {"image": batch["image"][view]}
+      seen = {name: of[view] if isinstance(of, dict) else of for name, of in batch.items() if name != _PERCENTILES}
+      if view.percentiles:
+        seen[_PERCENTILES] = batch[_PERCENTILES][view]
       tumors.append(jax.lax.map(functools.partial(logits_of, logits, batch=seen), stack))
     return tumors
 

@@ -129,6 +129,12 @@ def plan(
       "itself, or train with data.contrast=none",
       "data.contrast=none",
     )
+  if measured := [network for network in (*segmenters, *classifiers) if network.view.percentiles]:
+    raise UserError(
+      f"{measured[0].about['path']} is normalised between percentiles, which are taken on the host and which an export cannot "
+      "include: use it as it is, or train with data.normalize=volume",
+      "data.normalize=volume",
+    )
   decision = decide(segmenters, classifiers, **options)
   about = describe(segmenters, classifiers, decision)
   return decision, {

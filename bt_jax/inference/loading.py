@@ -9,13 +9,12 @@ import jax
 from bt_jax.distributed import sharding
 from bt_jax.errors import UserError
 from bt_jax.evaluation import SENSITIVITY
-from bt_jax.inference import exported_predictor, networks
+from bt_jax.inference import around_head, exported_predictor, networks, published
 from bt_jax.inference.decision import decide, describe
 from bt_jax.inference.ensemble import make_ensemble
 from bt_jax.inference.networks import Network
 from bt_jax.inference.predictor import Predictor
 from bt_jax.inference.segmenting import segment
-from bt_jax.training import network_file
 
 
 def load(
@@ -29,7 +28,8 @@ def load(
   """Loads the networks of these runs as one predictor, which averages their probabilities.
 
   Args:
-    checkpoints: runs of segmenters, their checkpoints, a cross-validation, or patterns of these; or one exported file.
+    checkpoints: runs of segmenters, their checkpoints, a cross-validation, or patterns of these; weights of the published
+      U-Net; or one exported file.
     classifier: a run of a classifier, or several as above, which leaves slices empty that it takes for healthy.
     tta: whether to average over each slice as it is, mirrored, and turned a little either way.
     threshold: threshold of a pixel's probability; None for the mean of those chosen on the validation sets.
@@ -39,7 +39,7 @@ def load(
     UserError: there is no such network, it is of another task, or an option does not apply to it.
   """
   paths = networks.find(checkpoints, "checkpoint")
-  if exported := [path for path in paths if path.is_file() and path.suffix != network_file.SUFFIX]:
+  if exported := [path for path in paths if path.is_file() and not published.is_weights(path)]:
     if len(paths) > 1 or classifier is not None or tta:
       raise UserError(
         f"{exported[0]} is an exported file, which stands alone: other networks, the classifier and tta are named when it "
@@ -72,6 +72,7 @@ def of_networks(
   sensitivity: float = SENSITIVITY,
 ) -> Predictor:
   """A predictor of loaded networks; see `load`."""
+  cropped = published.check_together(segmenters, classifiers)
   decision = decide(segmenters, classifiers, tta=tta, threshold=threshold, sensitivity=sensitivity)
   ensemble = make_ensemble(segmenters, classifiers, tta=tta, gate=decision.gate, temperature=decision.temperature)
   mesh = sharding.make_mesh(jax.local_devices())
@@ -79,9 +80,11 @@ def of_networks(
   compiled = functools.partial(sharding.compile_step("jit", ensemble.forward, mesh, cut=(False, True)), variables)
   outputs = jax.jit(ensemble.outputs, static_argnames=("height", "width"))
   views = {network.view for network in (*segmenters, *classifiers)}
+  window = around_head.WINDOW if cropped else decision.info.window
+  of_image = functools.partial(segment, compiled, outputs, views, mesh.size, window)
   return Predictor(
     decision,
     describe(segmenters, classifiers, decision),
-    functools.partial(segment, compiled, outputs, views, mesh.size, decision.info.window),
+    functools.partial(around_head.segment, of_image, decision.info) if cropped else of_image,
     (*segmenters, *classifiers),
   )

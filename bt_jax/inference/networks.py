@@ -14,9 +14,11 @@ from flax import linen as nn
 from bt_jax import files, zoo
 from bt_jax.datasets.channels import Channel, context_of, parse_channels
 from bt_jax.datasets.info import DatasetInfo
-from bt_jax.datasets.registry import info_of
+from bt_jax.datasets.registry import PUBLISHED, info_of
 from bt_jax.errors import UserError, check_local
+from bt_jax.inference import published
 from bt_jax.models import DTYPES, configured_model
+from bt_jax.pipeline import percentiles
 from bt_jax.pipeline.preprocess import make_preprocess
 from bt_jax.tasks import TASKS
 from bt_jax.training import checkpoint_record as records
@@ -32,14 +34,18 @@ class View(NamedTuple):
 
   Attributes:
     size: height and width of the grid that it is resampled to: the network's own, or that of the stored slices where
-      contrast is enhanced, as training does so before resizing.
+      contrast is enhanced or percentiles are taken, as training does so before resizing.
     contrast: how it is enhanced, a name of `pipeline.contrast.CONTRASTS`.
     context: the channels of neighbours after a slice's own, see `channels.context_of`.
+    percentiles: whether it is normalised between percentiles of the volume, see `pipeline.percentiles`.
+    cropped: whether it shows the head alone, as the published U-Net was trained.
   """
 
   size: int
   contrast: str = "none"
   context: tuple[Channel, ...] = ()
+  percentiles: bool = False
+  cropped: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,10 +111,11 @@ def find(names: Sequence[str | os.PathLike[str]], argument: str) -> list[pathlib
 
 
 def load(folder: pathlib.Path, task: str, argument: str, dtype: str | None = None) -> Network:
-  """The network of a run, of one of its checkpoints, or of a file of weights.
+  """The network of a run, of one of its checkpoints, of a file of weights, or of published weights.
 
   Args:
-    folder: the run, `checkpoints/best` in it, or one step in that; or a file of `network_file.write`.
+    folder: the run, `checkpoints/best` in it, or one step in that; a file of `network_file.write`; or a file or folder of
+      published weights.
     task: the task that it must have been trained for.
     argument: name of the argument that it was given as.
     dtype: dtype to compute in, a name of `models.DTYPES`; None for that of the training.
@@ -116,6 +123,8 @@ def load(folder: pathlib.Path, task: str, argument: str, dtype: str | None = Non
   Raises:
     UserError: there is no checkpoint, it cannot be read, is corrupt, of another version, or of another task.
   """
+  if published.is_weights(folder) and not network_file.is_network(folder):
+    return _published(folder, task, argument, dtype)
   variables, record = restore(folder, argument)
   config, decision = records.check(record, folder)["config"], record["decision"]
   try:
@@ -130,11 +139,12 @@ def load(folder: pathlib.Path, task: str, argument: str, dtype: str | None = Non
   contrast, size, channels = (config["data"][name] for name in ("contrast", "size", "channels"))
   module, logits = _functions(task, tuple(sorted(model.items())), size, channels, record["normalize"], info)
   context = context_of(parse_channels(channels, info), info)
+  by_percentiles = record["normalize"] == percentiles.NAME
   return Network(
     info=info,
     variables=variables,
     logits=logits,
-    view=View(size if contrast == "none" else info.size, contrast, context),
+    view=View(info.size if contrast != "none" or by_percentiles else size, contrast, context, by_percentiles),
     drops_sequences=config["augment"]["drop_sequence"] > 0,
     slice_head=config["model"]["slice_head"],
     decision=decision,
@@ -150,6 +160,27 @@ def load(folder: pathlib.Path, task: str, argument: str, dtype: str | None = Non
       "threshold": decision["threshold"],
       "bt_jax": record["bt_jax"],
     },
+    module=module,
+  )
+
+
+def _published(path: pathlib.Path, task: str, argument: str, dtype: str | None) -> Network:
+  if task != "segmentation":
+    raise UserError(f"{argument}: {path} is a segmenter, expected a classifier: name it as checkpoint", "checkpoint")
+  weights = published.load(path, argument)
+  model = tuple(sorted((published.MODEL | {"dtype": dtype or "float32"}).items()))
+  module, logits = _functions(task, model, PUBLISHED.size, ",".join(PUBLISHED.channels), weights.normalize, PUBLISHED)
+  return Network(
+    info=PUBLISHED,
+    variables=weights.variables,
+    logits=logits,
+    view=View(PUBLISHED.size, percentiles=True, cropped=True),
+    drops_sequences=False,
+    slice_head=False,
+    decision=published.DECISION,
+    profile={},
+    largest_component=True,
+    about=published.describe(path, weights),
     module=module,
   )
 

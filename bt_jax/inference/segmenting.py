@@ -12,6 +12,7 @@ from bt_jax.datasets.channels import with_neighbours
 from bt_jax.inference.ensemble import Outputs
 from bt_jax.inference.networks import View
 from bt_jax.inference.predictor import Image
+from bt_jax.pipeline import percentiles
 from bt_jax.pipeline.contrast import make_contrast
 from bt_jax.scans import resampling
 from bt_jax.schema import Tumor
@@ -53,13 +54,17 @@ def segment(
   count, height, width, _ = image.shape
   sizes = sorted({-(-size // devices) * devices for size in _BATCHES}, reverse=True)
   by_size, mean, std = _resample(image, window, aspect, {view.size for view in views})
+  between = {view: _percentiles(by_size[view.size], view) for view in views if view.percentiles}
   waiting: list[tuple[Outputs, int]] = []
   for start, stop in _batches(count, sizes):
     full = next(size for size in reversed(sizes) if size >= stop - start)
     filled = ((0, full - stop + start), (0, 0), (0, 0), (0, 0))
-    repeat = lambda values, full=full: np.tile(values, (full, 1))
+    repeat = lambda values, full=full: np.repeat(values[None], full, axis=0)
     images = {view: np.pad(_see(by_size[view.size], start, stop, view), filled) for view in views}
-    logits = forward({"image": images, "volume_mean": repeat(mean), "volume_std": repeat(std)})
+    batch = {"image": images, "volume_mean": repeat(mean), "volume_std": repeat(std)}
+    if between:
+      batch["volume_percentiles"] = {view: repeat(values) for view, values in between.items()}
+    logits = forward(batch)
     waiting.append((outputs(logits, height=height, width=width, aspect=aspect), stop - start))
     if len(waiting) > 1:
       yield _fetch(*waiting.pop(0))
@@ -80,6 +85,11 @@ def _resample(
   by_size = {size: np.concatenate(slices) for size, slices in zip(ordered, zip(*grids, strict=True), strict=True)}
   moments = np.concatenate(means), np.concatenate(variances)
   return by_size, *map(np.asarray, resampling.of_volume(*moments, *image.shape[1:3], aspect))
+
+
+def _percentiles(resampled: Resampled, view: View) -> Float[np.ndarray, "channels 4"]:
+  """The statistics between percentiles of the volume around the head, as in training."""
+  return percentiles.statistics(resampled if view.cropped else percentiles.crop(resampled)[0])
 
 
 @functools.partial(jax.jit, static_argnames="sizes")

@@ -12,7 +12,7 @@ from bt_jax.models.efficientnet_lite import EfficientNetLite, LiteClassifier
 from bt_jax.models.lite_unet import LiteUNet
 from bt_jax.models.resnet import ResNet50, ResNet50Classifier
 from bt_jax.models.resunet import ResUNet, ResUNetScratch
-from bt_jax.models.unet import UNet
+from bt_jax.models.unet import UNET, UNet
 from bt_jax.options import fields_of, taken
 
 __all__ = [
@@ -78,5 +78,10 @@ def configured_model(options: dict[str, Callable[..., nn.Module]], section: Mapp
 
 
 def encoder_of(model: nn.Module) -> str:
-  """The published network that the encoder is, as weights name it, e.g. `keras` or `lite0`; empty without an encoder."""
+  """The published network that the encoder is, or the whole of a U-Net, as weights name it, e.g. `keras` or `unet`.
+
+  Empty where none was published.
+  """
+  if isinstance(model, UNet):
+    return UNET
   return getattr(model, "encoder", getattr(model, "variant", ""))

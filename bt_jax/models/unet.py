@@ -9,6 +9,9 @@ from jaxtyping import Array, Float
 
 from bt_jax.models.layers import ConvBlock, UpConv2x2, check_size, max_pool_2x2
 
+# The published U-Net of mateuszbuda/brain-segmentation-pytorch: its name among published networks, and its fields.
+UNET, UNET_FIELDS = "unet", {"width": 32, "depth": 4}
+
 
 class UNet(nn.Module):
   """A contracting and an expanding path, joined at every level by a skip connection.

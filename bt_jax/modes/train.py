@@ -10,7 +10,7 @@ from bt_jax.runs import unused_fields, warm_start
 from bt_jax.runs.components import make_components
 from bt_jax.runs.run_data import open_data
 from bt_jax.runs.trainer import fit
-from bt_jax.runs.transfer import TrainedRun, check_no_leak
+from bt_jax.runs.transfer import check_no_leak
 from bt_jax.runs.workdir import begin, claim, default_workdir, plain
 from bt_jax.training.checkpoints import Checkpoints
 
@@ -39,7 +39,7 @@ def train(config: ConfigDict, workdir: pathlib.Path | None) -> None:
   with claim(workdir, plain(config), new=True, host_timeout=config.host_timeout):
     with hosts.together():
       data = open_data(config, components)
-      if isinstance(weights, TrainedRun):
+      if weights is not None:
         check_no_leak(data.split, data.index, weights)
       begin(workdir, plain(config))
       data.write_split(workdir)

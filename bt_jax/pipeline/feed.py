@@ -79,7 +79,9 @@ def slice_weights(class_weights: str, labels: Int[np.ndarray, "n"]) -> Float[np.
 
 def arrays(slices: Slices, weights: Float[np.ndarray, "n"] | None = None) -> dict[str, np.ndarray]:
   """The arrays of slices that a step takes, each with the batch as its first axis; weights default to 1."""
-  names = ("mask", "label", "volume_mean", "volume_std")
+  names = ["mask", "label", "volume_mean", "volume_std"]
+  if slices.volume_percentiles is not None:
+    names.append("volume_percentiles")
   weights = np.ones(len(slices), np.float32) if weights is None else weights
   near = slices.context
   image = slices.image if near is None else np.concatenate([slices.image, near], axis=-1)

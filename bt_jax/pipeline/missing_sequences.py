@@ -21,7 +21,7 @@ def replace(
   """Replaces the missing channels of each slice, their neighbours and their statistics by those of the reference.
 
   Args:
-    batch: batch with `image` (the slice's own channels and those of `context`), `volume_mean` and `volume_std`.
+    batch: batch with `image` (the slice's own channels and those of `context`) and the statistics of its volume.
     missing: which channels each slice lacks, in the order of the data set's channels.
     context: see `context_of`.
     info: description of the data set.
@@ -30,8 +30,10 @@ def replace(
   source = np.array([kept.index(Channel(reference, channel.offset)) for channel in kept])
   lost = missing[:, np.array([channel.sequence for channel in kept])][:, None, None]
   changed = {"image": jnp.where(lost, batch["image"][..., source], batch["image"])}
-  for name in ("volume_mean", "volume_std"):
-    changed[name] = jnp.where(missing, batch[name][:, reference : reference + 1], batch[name])
+  for name in {"volume_mean", "volume_std", "volume_percentiles"} & batch.keys():
+    statistics = batch[name]
+    of_channel = missing.reshape(*missing.shape, *[1] * (statistics.ndim - 2))
+    changed[name] = jnp.where(of_channel, statistics[:, reference : reference + 1], statistics)
   return {**batch, **changed}
 
 

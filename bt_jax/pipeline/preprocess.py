@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from bt_jax.datasets.channels import context_of, own_channels, parse_channels
 from bt_jax.datasets.info import DatasetInfo
 from bt_jax.errors import choose
+from bt_jax.pipeline import percentiles
 from bt_jax.pipeline.missing_sequences import Batch
 
 Image = Float[Array, "batch size size channels"]
@@ -39,6 +40,12 @@ _CAFFE_MEAN = (123.68, 116.779, 103.939)
 def _volume(image: Image, batch: Batch, positions: Sequence[int]) -> Image:
   mean, std = (batch[name][:, None, None, np.array(positions)] / 255 for name in ("volume_mean", "volume_std"))
   return (image - mean) / jnp.maximum(std, 1 / 255)  # the standard deviation of a constant volume is 0
+
+
+def _percentiles(image: Image, batch: Batch, positions: Sequence[int]) -> Image:
+  statistics = batch["volume_percentiles"][:, None, None, np.array(positions)] / 255
+  low, high, mean, std = jnp.moveaxis(statistics, -1, 0)
+  return (jnp.clip(image, low, high) - mean) / jnp.maximum(std, 1 / 255)
 
 
 def _image(image: Image, batch: Batch, positions: Sequence[int]) -> Image:
@@ -71,6 +78,7 @@ def _caffe(image: Image, batch: Batch, positions: Sequence[int]) -> Image:
 # The normalisation schemes; checkpoints and published weights record theirs.
 SCHEMES = {
   "volume": _volume,
+  percentiles.NAME: _percentiles,
   "image": _image,
   "unit": _unit,
   "symmetric": _symmetric,
@@ -103,7 +111,8 @@ def make_preprocess(*, size: int, normalize: str, channels: str, info: DatasetIn
   Args:
     size: pixels; slices are resized to `size` x `size`.
     normalize: a name of `SCHEMES`. `volume`: z-score with the mean and standard deviation of the slice's own volume, by
-      channel. `image`: z-score over the slice's own pixels, all channels together. `unit`: 0..1. `symmetric`: -1..1
+      channel. `percentiles`: the same between the 10th and 99th percentile of the volume around the head, see
+      `pipeline.percentiles`. `image`: z-score over the slice's own pixels, all channels together. `unit`: 0..1. `symmetric`: -1..1
       (EfficientNet-Lite and RadImageNet). `imagenet` and `caffe`: with the statistics of ImageNet's colours, as the
       weights of torchvision and of Keras expect.
     channels: see `parse_channels`; any number, in any order.
@@ -112,7 +121,8 @@ def make_preprocess(*, size: int, normalize: str, channels: str, info: DatasetIn
   Returns:
     `preprocess(batch, augment=None, key=None)` -> (inputs float32 [batch, size, size, channels], masks float32 [batch,
     size, size, classes] in {0, 1}). The batch has `image` in uint8 or uint16, with the slice's own channels and those
-    of `context_of`; `mask` in uint8; and `volume_mean` and `volume_std` in 0..255. A scan without ground truth has no
+    of `context_of`; `mask` in uint8; `volume_mean` and `volume_std` in 0..255; and for `percentiles`
+    `volume_percentiles`. A scan without ground truth has no
     `mask`, and an `image` in float32 in 0..255; the returned mask is then None.
 
   Raises:

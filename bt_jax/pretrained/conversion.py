@@ -19,12 +19,16 @@ from bt_jax import files
 from bt_jax.errors import UserError
 from bt_jax.models.efficientnet_lite import ENCODERS, LiteClassifier
 from bt_jax.models.resnet import ResNet50Classifier
+from bt_jax.models.unet import UNET, UNET_FIELDS, UNet
 from bt_jax.pretrained import sources
 from bt_jax.pretrained.names import NAMINGS, Naming, Path
 
 PyTree = Any
-_ENCODER = "encoder"
-_FIRST_KERNEL: Path = ("params", _ENCODER, "stem", "conv", "kernel")
+_ENCODER, _HEAD = "encoder", "head"
+_FIRST_KERNELS: tuple[Path, ...] = (
+  ("params", _ENCODER, "stem", "conv", "kernel"),
+  ("params", "encoder1", "conv1", "kernel"),
+)
 _TITLES = {naming.variant: naming.network for naming in NAMINGS}
 # PyTorch's counters beside each batch norm and in an average of networks, which our networks do not need.
 _COUNTERS = ("num_batches_tracked", "n_averaged")
@@ -36,8 +40,9 @@ class Weights:
   """The variables of a published network, with their description.
 
   Attributes:
-    variables: `params` and `batch_stats`, float32, each with `encoder` and, if the source has a classifier, `head`.
-    variant: variant of the network, a name of `resnet.VARIANTS` or `efficientnet_lite.ENCODERS`.
+    variables: `params` and `batch_stats`, float32, each with `encoder` and, if the source has a classifier, `head`; or
+      those of a whole U-Net.
+    variant: variant of the network, a name of `resnet.VARIANTS` or `efficientnet_lite.ENCODERS`, or `unet.UNET`.
     normalize: how inputs are normalised, a name of `SCHEMES`.
     origin: the source of the weights, as named by the user.
     sha256: SHA-256 of the source file.
@@ -60,13 +65,29 @@ class Weights:
     return f"{_TITLES[self.variant]} ({self.variant})"
 
   @property
+  def is_whole(self) -> bool:
+    """Whether they are of a whole network rather than of an encoder."""
+    return self.variant == UNET
+
+  @property
+  def patients(self) -> dict[str, list[str]]:
+    """The patients that they learned from and were chosen on: those of the LGG slices, for the published U-Net."""
+    from bt_jax.datasets.registry import published_patients  # TFDS takes seconds to import
+
+    return {"train": published_patients() if self.is_whole else [], "validation": []}
+
+  @property
   def field(self) -> str:
-    """The configuration field that gives a network this encoder."""
+    """The configuration field that gives a network this encoder, or is this network."""
+    if self.is_whole:
+      return f"model.name={UNET}"
     return f"model.{'encoder' if self.variant in ENCODERS else 'variant'}={self.variant}"
 
   @property
   def fields(self) -> str:
     """The same field, with the networks that have this encoder."""
+    if self.is_whole:
+      return self.field
     names = "lite or lite_unet" if self.variant in ENCODERS else "resnet50 or resunet"
     return f"{self.field} (and model.name={names})"
 
@@ -74,7 +95,7 @@ class Weights:
 class _About(TypedDict):
   """The content of `weights.json`."""
 
-  variant: Literal["torchvision", "keras", "lite0", "lite1", "lite2"]
+  variant: Literal["torchvision", "keras", "lite0", "lite1", "lite2", "unet"]
   normalize: str
   origin: str
   sha256: str
@@ -176,11 +197,15 @@ def check_finite(variables: PyTree, origin: str) -> None:
 @functools.cache  # tracing the network takes seconds
 def expected_shapes(variant: str, classes: int | None) -> dict[Path, tuple[int, ...]]:
   """The shapes of all arrays of the published network, for three channels; without the head if `classes` is None."""
-  network = {"encoder": variant} if variant in ENCODERS else {"variant": variant}
-  model = (LiteClassifier if variant in ENCODERS else ResNet50Classifier)(**network, classes=classes or 1)
+  if variant == UNET:
+    model = UNet(**UNET_FIELDS, classes=classes or 1)
+  elif variant in ENCODERS:
+    model = LiteClassifier(variant, classes=classes or 1)
+  else:
+    model = ResNet50Classifier(variant, classes=classes or 1)
   variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3))))
   flat = flax.traverse_util.flatten_dict(variables)
-  return {path: leaf.shape for path, leaf in flat.items() if classes or path[1] == _ENCODER}
+  return {path: leaf.shape for path, leaf in flat.items() if classes or path[1] != _HEAD}
 
 
 def save_converted(weights: Weights, folder: pathlib.Path) -> list[pathlib.Path]:
@@ -204,6 +229,11 @@ def save_converted(weights: Weights, folder: pathlib.Path) -> list[pathlib.Path]
     files.write_bytes(folder / _ARRAYS, content),
     files.write_json(about, files.sealed({**weights.about, "arrays_sha256": digest}, _SEAL)),
   ]
+
+
+def is_converted(folder: pathlib.Path) -> bool:
+  """Whether a folder holds weights that `save_converted` wrote."""
+  return (folder / _ABOUT).is_file()
 
 
 def _load_converted(folder: pathlib.Path) -> Weights:
@@ -235,7 +265,7 @@ def check_fits(shapes: PyTree, weights: Weights, *, encoder: str) -> None:
     weights: see `Weights`.
     encoder: encoder of the network, see `models.encoder_of`.
   """
-  if _ENCODER not in shapes["params"]:
+  if encoder in ("", UNET) and encoder != weights.variant:
     raise UserError(
       f"model.pretrained: {weights.origin} is {weights.title}, and this network has no published encoder: take "
       f"{weights.fields}, or leave model.pretrained empty",
@@ -250,39 +280,58 @@ def check_fits(shapes: PyTree, weights: Weights, *, encoder: str) -> None:
       weights.field,
       "model.name",
     )
-  wanted, given = _encoder_shapes(shapes), _encoder_shapes(weights.variables)
+  wanted, given = (_taken_shapes(tree, weights) for tree in (shapes, weights.variables))
   differ = [
     f"{'/'.join(path[1:])} is {given.get(path, 'missing')}, expected {wanted.get(path, 'none')}"
     for path in sorted(wanted.keys() | given.keys())
     if given.get(path) != wanted.get(path)
   ]
   if differ:
-    raise UserError(f"{weights.origin} does not hold the encoder of this network: {_some(differ)}; name another")
+    raise UserError(
+      f"{weights.origin} does not hold the {'network' if weights.is_whole else 'encoder'} of this run: {_some(differ)}; "
+      + (
+        f"set {' and '.join(map('model.{0[0]}={0[1]}'.format, UNET_FIELDS.items()))}"
+        if weights.is_whole
+        else "name another"
+      )
+    )
 
 
-def _encoder_shapes(tree: PyTree) -> dict[Path, tuple[int, ...]]:
-  """Shapes of the encoder's arrays by path; the first kernel's is without its input channels, which can be adapted."""
+def _is_taken(path: Path, weights: Weights) -> bool:
+  """Whether a network takes this array whatever its classes: all but the head of a whole network, or the encoder."""
+  return path[1] != _HEAD if weights.is_whole else path[1] == _ENCODER
+
+
+def _taken_shapes(tree: PyTree, weights: Weights) -> dict[Path, tuple[int, ...]]:
+  """Shapes of the arrays that are taken, by path; the first kernel's is without its input channels, which can be adapted."""
   flat = flax.traverse_util.flatten_dict(tree)
-  shapes = {path: tuple(leaf.shape) for path, leaf in flat.items() if path[1] == _ENCODER}
-  first = shapes.get(_FIRST_KERNEL, ())
-  return shapes | {_FIRST_KERNEL: (*first[:2], *first[3:])}
+  shapes = {path: tuple(leaf.shape) for path, leaf in flat.items() if _is_taken(path, weights)}
+  return {path: (*shape[:2], *shape[3:]) if path in _FIRST_KERNELS else shape for path, shape in shapes.items()}
 
 
-def fill_encoder(variables: PyTree, weights: Weights) -> tuple[PyTree, list[str]]:
-  """Fills `variables` with the encoder of `weights`; also returns lines on what was adapted or left out."""
+def fill(variables: PyTree, weights: Weights) -> tuple[PyTree, list[str]]:
+  """Fills `variables` from `weights`; also returns lines on what was adapted or left out.
+
+  Those of an encoder fill the encoder; those of a whole network fill all, without the head where it has other classes.
+  """
   notes = []
   flat = flax.traverse_util.flatten_dict(variables)
   source = flax.traverse_util.flatten_dict(weights.variables)
   for path in flat:
-    if path[1] == _ENCODER:
-      array = source[path]
-      if path == _FIRST_KERNEL and array.shape != flat[path].shape:
-        before, channels = array.shape[2], flat[path].shape[2]
-        array = adapt_channels(array, channels)
-        how = "their sum" if channels == 1 else f"repeated in turn, times {before}/{channels}"
-        notes.append(f"the first kernel is for {before} channels and was adapted to {channels}: {how}")
-      flat[path] = jnp.asarray(array)
-  if any(path[1] != _ENCODER for path in source):
+    same_head = weights.is_whole and path in source and source[path].shape == flat[path].shape
+    if not (_is_taken(path, weights) or same_head):
+      continue
+    array = source[path]
+    if path in _FIRST_KERNELS and array.shape != flat[path].shape:
+      before, channels = array.shape[2], flat[path].shape[2]
+      array = adapt_channels(array, channels)
+      how = "their sum" if channels == 1 else f"repeated in turn, times {before}/{channels}"
+      notes.append(f"the first kernel is for {before} channels and was adapted to {channels}: {how}")
+    flat[path] = jnp.asarray(array)
+  if weights.is_whole:
+    if any(path[1] == _HEAD and source[path].shape != flat[path].shape for path in flat):
+      notes.append("its head is for other classes and is left out: ours starts at random")
+  elif any(path[1] != _ENCODER for path in source):
     notes.append("what it has beyond the encoder is left out: ours starts at random")
   return flax.traverse_util.unflatten_dict(flat), notes
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from bt_jax.models import efficientnet_lite
 from bt_jax.models.resnet import BLOCKS
+from bt_jax.models.unet import UNET, UNET_FIELDS
 
 Path = tuple[str, ...]  # path of an array in the tree of variables, e.g. params, encoder, stem, conv, kernel
 
@@ -83,6 +84,11 @@ def _same(array: np.ndarray) -> np.ndarray:
   return array
 
 
+def _skip_first(array: np.ndarray) -> np.ndarray:
+  """A kernel [features, channels, height, width] over upsampled features and a skip, as one over the skip and those."""
+  return np.roll(array, array.shape[1] // 2, axis=1)
+
+
 _TORCH_ARRAYS = {
   "conv": {"weight": (("params", "kernel"), lambda array: array.transpose(2, 3, 1, 0))},
   "norm": {
@@ -92,6 +98,14 @@ _TORCH_ARRAYS = {
     "running_var": (("batch_stats", "var"), _same),
   },
   "dense": {"weight": (("params", "kernel"), np.transpose), "bias": (("params", "bias"), _same)},
+}
+_UNET_ARRAYS = _TORCH_ARRAYS | {
+  "joined": {"weight": (("params", "kernel"), lambda array: _skip_first(array).transpose(2, 3, 1, 0))},
+  "up": {
+    "weight": (("params", "kernel"), lambda array: array.transpose(0, 2, 3, 1)),
+    "bias": (("params", "bias"), _same),
+  },
+  "head": {**_TORCH_ARRAYS["conv"], "bias": (("params", "bias"), _same)},
 }
 _KERAS_ARRAYS = {
   "conv": {"kernel": (("params", "kernel"), _same), "bias": (("params", "bias"), _same)},
@@ -112,7 +126,7 @@ class Naming:
   Attributes:
     title: its name in messages.
     network: the name of the network in messages.
-    variant: the network's name in the configuration, of `resnet.VARIANTS` or `efficientnet_lite.ENCODERS`.
+    variant: the network's name in the configuration, of `resnet.VARIANTS` or `efficientnet_lite.ENCODERS`, or `UNET`.
     normalize: how the inputs of the published weights are normalised, a name of `pipeline.preprocess.SCHEMES`.
     layers: (kind, source name, our path) of every layer, in the order of the source; the dense layer is the last.
     arrays: maps the kind of a layer and the name of an array to its path in ours and the permutation of its axes.
@@ -144,14 +158,15 @@ class Naming:
 
   @property
   def head(self) -> set[str]:
-    """The names of the arrays of the head, which a file may lack as a whole."""
+    """The names of the arrays of the head after an encoder, which a file may lack as a whole."""
+    if self.variant == UNET:
+      return set()
     return {name for name, target in self.targets().items() if target.path[1] == "head"}
 
   @property
   def bias(self) -> str:
     """The name of the last bias, whose length is the number of classes."""
-    (name,) = (name for name, target in self.targets().items() if target.path == ("params", "head", "dense", "bias"))
-    return name
+    return [name for name, target in self.targets().items() if target.path[1] == "head"][-1]
 
 
 def _resnet(
@@ -199,10 +214,33 @@ def _lite(encoder: str) -> Naming:
   )  # fmt: skip
 
 
+def _unet() -> Naming:
+  """The scheme of mateuszbuda/brain-segmentation-pytorch, which joins upsampled features and a skip in that order."""
+  levels = range(1, UNET_FIELDS["depth"] + 1)
+  layers: list[tuple[str, str, Path]] = []
+
+  def block(source: str, prefix: str, path: str, first: str = "conv") -> None:
+    for number, kind in ((1, first), (2, "conv")):
+      layers.append((kind, f"{source}.{prefix}conv{number}", (path, f"conv{number}")))
+      layers.append(("norm", f"{source}.{prefix}norm{number}", (path, f"norm{number}")))
+
+  for level in levels:
+    block(f"encoder{level}", f"enc{level}", f"encoder{level}")
+  block("bottleneck", "bottleneck", "bottom")
+  for level in reversed(levels):
+    layers.append(("up", f"upconv{level}", (f"up{level}",)))
+    block(f"decoder{level}", f"dec{level}", f"decoder{level}", first="joined")
+  layers.append(("head", "conv", ("head",)))
+  return Naming(
+    "mateuszbuda/brain-segmentation-pytorch", "U-Net", UNET, "percentiles", tuple(layers), _UNET_ARRAYS, "."
+  )  # fmt: skip
+
+
 NAMINGS = (
   _resnet("torchvision or timm", "torchvision", "imagenet", _torchvision, "fc", _TORCH_ARRAYS, "."),
   _resnet("Hugging Face transformers", "torchvision", "imagenet", _transformers, "classifier.1", _TORCH_ARRAYS, "."),
   _resnet("RadImageNet (PyTorch)", "torchvision", "symmetric", _radimagenet, "fc", _TORCH_ARRAYS, "."),
   _resnet("Keras", "keras", "caffe", _keras, "predictions", _KERAS_ARRAYS, "/"),
   *map(_lite, efficientnet_lite.ENCODERS),
+  _unet(),
 )

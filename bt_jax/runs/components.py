@@ -22,6 +22,7 @@ from bt_jax.errors import UserError, choose
 from bt_jax.evaluation import subgroups
 from bt_jax.losses import Loss, make_loss
 from bt_jax.models import DTYPES, configured_model
+from bt_jax.pipeline import percentiles
 from bt_jax.pipeline.augment import make_augment
 from bt_jax.pipeline.contrast import make_contrast
 from bt_jax.pipeline.feed import FEEDS, SAMPLINGS
@@ -168,9 +169,9 @@ def make_components(config: ConfigDict, normalize: str = "unit") -> Components:
 
 def _check_together(config: ConfigDict, task: Task, normalize: str) -> None:
   """Raises UserError for fields that contradict one another."""
-  if config.data.contrast != "none" and normalize == "volume":
+  if config.data.contrast != "none" and normalize in ("volume", percentiles.NAME):
     raise UserError(
-      f"data.contrast={config.data.contrast} changes intensities, so the statistics of data.normalize=volume no longer hold: "
+      f"data.contrast={config.data.contrast} changes intensities, so the statistics of data.normalize={normalize} no longer hold: "
       "set data.normalize=image",
       "data.normalize=image",
     )

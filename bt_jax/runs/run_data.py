@@ -14,6 +14,7 @@ from bt_jax.datasets.registry import source_of
 from bt_jax.datasets.store import Source
 from bt_jax.distributed import hosts
 from bt_jax.errors import UserError
+from bt_jax.pipeline import percentiles
 from bt_jax.runs.components import Components
 from bt_jax.schema import Slices
 
@@ -86,4 +87,10 @@ def open_data(config: ConfigDict, components: Components) -> Data:
   )
   if context and split.leaky and hosts.is_first():
     print("this split divides volumes: neighbours of test slices are training slices, which is a further leak")
-  return Data(source, builder, index, split, store.Reader.of(builder, info, index, components.contrast, context))
+  reader = store.Reader.of(builder, info, index, components.contrast, context)
+  if components.normalize == percentiles.NAME:
+    volumes: dict[str, list[str]] = {}
+    for entry in index:
+      volumes.setdefault(entry.case, []).append(entry.id)
+    reader = dataclasses.replace(reader, percentiles=percentiles.of_cases(volumes.items(), reader.read))
+  return Data(source, builder, index, split, reader)

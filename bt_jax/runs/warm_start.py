@@ -48,7 +48,7 @@ def fill(components: Components, variables: PyTree, weights: Weights | TrainedRu
   """Fills `variables` from the weights; also returns a line for everything that was adapted or left out."""
   if isinstance(weights, TrainedRun):
     return transfer.fill(components, variables, weights)
-  return conversion.fill_encoder(variables, weights)
+  return conversion.fill(variables, weights)
 
 
 def normalization(workdir: pathlib.Path, weights: Weights | TrainedRun | None) -> str:
@@ -81,7 +81,7 @@ def record(workdir: pathlib.Path, weights: Weights | TrainedRun, adapted: list[s
   if asked != weights.normalize:
     adapted = [*adapted, f"they were trained on inputs normalised as {weights.normalize}, and this run's are {asked}"]
   files.write_json(workdir / _RECORD, files.sealed({**weights.about, "adapted": adapted}, _SEAL))
-  what = "network" if isinstance(weights, TrainedRun) else "encoder"
+  what = "network" if isinstance(weights, TrainedRun) or weights.is_whole else "encoder"
   print(f"{what} from {weights.origin} ({weights.variant}, SHA-256 {weights.sha256[:12]}...)")
   for line in adapted:
     print(f"  {line}")

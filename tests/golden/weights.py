@@ -42,13 +42,15 @@ def _random_arrays(title, seed):
       array = 0.2 + 0.4 * uniform
     else:
       array = 0.4 * uniform - 0.2
-    arrays[name] = to_source(naming, array)
+    arrays[name] = to_source(naming, array, up=target.path[1].startswith("up"))
     arrays[name].setflags(write=False)  # they are shared
   return arrays
 
 
-def to_source(naming, array):
-  """The array in the axes that the source keeps it in."""
+def to_source(naming, array, up=False):
+  """The array in the axes that the source keeps it in; `up`: of a transposed convolution."""
+  if up and array.ndim == 4:
+    return array.transpose(0, 3, 1, 2).copy()
   if naming.variant == "keras":
     return array
   return {4: lambda: array.transpose(3, 2, 0, 1), 2: lambda: array.T}.get(array.ndim, lambda: array)().copy()

@@ -27,7 +27,8 @@ def fold_split(fold: int) -> str:
 
 
 @functools.cache
-def _published_folds() -> dict[str, int]:
+def published_folds() -> dict[str, int]:
+  """The fold of each of the 110 published patients, from `folds.csv`."""
   text = pathlib.Path(__file__).with_name("folds.csv").read_text(encoding="utf-8")
   return {row["patient"]: int(row["fold"]) for row in csv.DictReader(io.StringIO(text))}
 
@@ -38,11 +39,11 @@ def published_fold(patient: str) -> int:
   Raises:
     UserError: the patient is not one of them.
   """
-  if patient not in _published_folds():
+  if patient not in published_folds():
     raise UserError(
       f"{patient} is not one of the {kaggle_tree.FULL_PATIENTS} published patients, so no fold is assigned to it: move it away"
     )
-  return _published_folds()[patient]
+  return published_folds()[patient]
 
 
 @dataclasses.dataclass(eq=False, kw_only=True)

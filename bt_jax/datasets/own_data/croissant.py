@@ -9,7 +9,7 @@ from bt_jax.datasets.own_data.collection import Collection
 from bt_jax.errors import needs
 
 NAME = "croissant.json"
-_VERSION = "http://mlcommons.org/croissant/1.1"
+VERSION = "http://mlcommons.org/croissant/1.1"
 _TYPES = {
   ".gz": "application/gzip", ".nii": "application/octet-stream", ".png": "image/png", ".jpg": "image/jpeg",
   ".jpeg": "image/jpeg", ".tif": "image/tiff", ".tiff": "image/tiff",
@@ -52,7 +52,7 @@ def write(folder: pathlib.Path, collection: Collection, info: DatasetInfo) -> pa
   described = mlc.Metadata(
     name=info.name,
     description=f"{len(collection.cases)} cases of {len(collection.patients)} patients with masks of {', '.join(info.classes)}.",
-    conforms_to=[_VERSION],
+    conforms_to=[VERSION],
     url=collection.root.resolve().as_uri(),
     license=[info.licence or "not stated"],
     cite_as=info.citation or "not stated",

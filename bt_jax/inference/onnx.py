@@ -132,7 +132,7 @@ def make_function(
     )
     masks = class_masks(probability, threshold=decision.threshold, overlapping=info.overlapping)
     if len(info.classes) == 1:
-      probability, masks = probability[..., 0], masks[..., 0]
+      probability, masks = probability.squeeze(-1), masks.squeeze(-1)
     return probability, masks, slice_probability, gated
 
   return function

@@ -12,6 +12,7 @@ def get_config() -> ConfigDict:
   config.preset = ""  # name of the preset; part of the name of the run's folder
   config.parallel = "jit"  # jit: the compiler partitions one program over all devices; pmap: each device runs it
   config.feed = "auto"  # resident: training slices stay in device memory; stream: they are read ahead from disk
+  config.log = ""  # loggers besides metrics.csv and TensorBoard: mlflow, wandb, or both with a comma between
   config.host_timeout = 60  # seconds of silence after which another host counts as lost
 
   config.data = ConfigDict()

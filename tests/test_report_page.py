@@ -138,6 +138,20 @@ def test_every_picture_is_there_at_once_and_a_section_is_where_its_link_leads(vi
   page.wait_for_function("Math.abs(document.getElementById('training').getBoundingClientRect().top) < 40")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_printed_page_ends_with_a_heading(visit, reports, kind):
+  pdfium = pytest.importorskip("pypdfium2", reason="reads what was printed")
+  page = visit(reports[kind])
+  words = lambda text: "".join(text.split())
+  openings = page.locator("h1, h2, h3, .opening > p:not(:last-child), #viewer > p").evaluate_all(
+    "(all) => all.map((one) => one.textContent)"
+  )
+  openings = [words(text) for text in openings]
+  printed = [words(sheet.get_textpage().get_text_range()) for sheet in pdfium.PdfDocument(page.pdf(format="A4"))]
+  assert len(printed) > 3 and sum(words("What was run") in text for text in printed) == 1
+  assert not [text[-80:] for text in printed for opening in openings if text.endswith(opening[-40:])]
+
+
 def test_print_shows_every_volume_at_its_largest_tumour(visit, reports):
   page = visit(reports["segmentation"])
   page.keyboard.press("ArrowLeft")

@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 from bt_jax.distributed import hosts, setup, sharding
 from bt_jax.modes.evaluate import report_best
-from bt_jax.runs import unused_fields, warm_start
+from bt_jax.runs import loggers, unused_fields, warm_start
 from bt_jax.runs.components import make_components
 from bt_jax.runs.run_data import open_data
 from bt_jax.runs.trainer import fit
@@ -27,6 +27,7 @@ def train(config: ConfigDict, workdir: pathlib.Path | None) -> None:
   setup.prepare(config)
   components = make_components(config)  # a wrong field is reported before any weights are fetched
   unused_fields.check(config, workdir, components.info)
+  loggers.parse(config.log)
   sharding.check_batch_size(components.mesh, "train.batch_size", config.train.batch_size, config.train.accumulate)
   with hosts.together():
     # A run that has a checkpoint no longer needs its first weights.

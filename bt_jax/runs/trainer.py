@@ -20,7 +20,7 @@ from bt_jax.evaluation.aggregation import score_of
 from bt_jax.inference import ood
 from bt_jax.pipeline import feed
 from bt_jax.pretrained.conversion import Weights
-from bt_jax.runs import chunks, prediction, restoring, warm_start
+from bt_jax.runs import chunks, loggers, prediction, restoring, warm_start
 from bt_jax.runs.chunks import Passes
 from bt_jax.runs.components import Components
 from bt_jax.runs.input_pipeline import make_input_pipeline
@@ -111,7 +111,7 @@ def fit(
         "profile": _profile(data),
         "bt_jax": __version__,
       },
-      report=stack.enter_context(_Report(data, workdir, start)),
+      report=stack.enter_context(_Report(config, data, workdir, start)),
     )
   for checkpoints in (latest, best):
     checkpoints.close()
@@ -224,10 +224,12 @@ def _profile(data: Data) -> dict[str, list[float]]:
 
 
 class _Report:
-  """Writes the history to `metrics.csv` and TensorBoard after every epoch, on the first host."""
+  """Writes the history to `metrics.csv`, TensorBoard and the loggers after every epoch, on the first host."""
 
-  def __init__(self, data: Data, workdir: pathlib.Path, step: int):
+  def __init__(self, config: ConfigDict, data: Data, workdir: pathlib.Path, step: int):
     self._data, self._workdir = data, workdir
+    names = loggers.parse(config.log) if hosts.is_first() else ()
+    self._loggers = loggers.open_loggers(names, workdir, f"{data.title}, {data.split.name}", plain(config))
     self._board = Board(workdir / "tensorboard", step) if hosts.is_first() else None
     if self._board:
       self._board.add({"run": f"{data.title}, {data.split.name}"}, step)
@@ -238,11 +240,16 @@ class _Report:
   def __exit__(self, *_: object) -> None:
     if self._board:
       self._board.close()
+    for logger in self._loggers:
+      logger.close()
 
   def _write(self, history: list[loop.Row]) -> None:
     _write_metrics(self._data, self._workdir, history)
     if self._board:
       self._board.add(history[-1], int(history[-1]["step"]))
+    for logger in self._loggers:
+      with loggers.reported(logger.name):
+        logger.add(history[-1], int(history[-1]["step"]))
 
 
 def _write_metrics(data: Data, workdir: pathlib.Path, history: list[loop.Row]) -> None:

@@ -111,7 +111,9 @@ def read(path: str | os.PathLike | None = None, **roles: str | os.PathLike) -> "
   return reader.read(studies[0])
 
 
-def save(prediction: "Prediction", folder: str | os.PathLike, *, probabilities: bool = False) -> list[pathlib.Path]:
+def save(
+  prediction: "Prediction", folder: str | os.PathLike, *, probabilities: bool = False, uncertainty: bool = False
+) -> list[pathlib.Path]:
   """Writes the mask, the overlays and `prediction.json`, as the mode `predict` does.
 
       bt_jax.save(bt_jax.load("runs/unet").predict(bt_jax.read("scan.nii.gz")), "out")
@@ -120,6 +122,7 @@ def save(prediction: "Prediction", folder: str | os.PathLike, *, probabilities: 
     prediction: the prediction for a scan from `read`.
     folder: the output folder.
     probabilities: whether to write the probabilities as well.
+    uncertainty: whether to write the entropy as well, and, of several passes, their disagreement.
 
   Returns:
     The paths of the files written.
@@ -129,4 +132,4 @@ def save(prediction: "Prediction", folder: str | os.PathLike, *, probabilities: 
   """
   from bt_jax.inference import writer
 
-  return writer.save(prediction, folder, probabilities=probabilities)
+  return writer.save(prediction, folder, probabilities=probabilities, uncertainty=uncertainty)

@@ -51,7 +51,7 @@ MODES = {
   "cascade": ("classifier", "segmenter", "sensitivity", "workdir"),
   "compare": ("runs", "workdir"),
   "report": ("workdir", "show_slices"),
-  "predict": (*_NETWORKS, "input", "pre", "flair", "post", "output", "probabilities", "shard", "layout"),
+  "predict": (*_NETWORKS, "input", "pre", "flair", "post", "output", "probabilities", "uncertainty", "shard", "layout"),
   "export": (*_NETWORKS, "output", "runs"),
   "serve": (*_NETWORKS, "bind", "port", "limit_mb", "keep"),
   "check": ("config", "output"),
@@ -119,6 +119,9 @@ flags.DEFINE_string(
   "predict: output folder. export: output file (.onnx: ONNX, .safetensors: weights). check: file for an image of some cases.",
 )
 flags.DEFINE_bool("probabilities", False, "predict: write probabilities beside masks.")
+flags.DEFINE_bool(
+  "uncertainty", False, "predict: write maps of entropy beside masks, and of how far several passes disagree."
+)
 flags.DEFINE_string("shard", None, "predict: i/n, every n-th study from the i-th on, to share work among n machines.")
 flags.DEFINE_enum(
   "layout", None, ["nnunet", "bids"], "predict: also write the masks under nnU-Net's names, or as BIDS derivatives."

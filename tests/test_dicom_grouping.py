@@ -103,7 +103,7 @@ def test_uids_that_are_not_unique_are_read_by_positions_and_silently(tmp_path, s
     np.testing.assert_array_equal(channel(scan, role), volume)
   said = " ".join(scan.warnings)
   assert "UIDs are missing or not unique" in said and "Invalid value for VR UI" in said
-  (mask,) = dicom.write(scan, tmp_path, channel(scan, "flair") > 99, None, algorithm=Algorithm("x"))
+  (mask,) = dicom.write(scan, tmp_path, channel(scan, "flair") > 99, {}, algorithm=Algorithm("x"))
   np.testing.assert_array_equal(pydicom.dcmread(mask).pixel_array[::-1], volumes[0] > 99)  # from head to foot
   assert capfd.readouterr() == ("", "")
 

@@ -121,7 +121,7 @@ def test_the_pages_of_a_tiff_are_slices_and_come_back_as_pages(tmp_path, imagej)
   np.testing.assert_array_equal(scan.image[..., 1], values)
   assert scan.slice_names == ["v_0001", "v_0002", "v_0003"]
   mask = values > 30000
-  (written,) = raster.write(scan, tmp_path / "out", mask, None, algorithm=Algorithm("bt_jax 9"))
+  (written,) = raster.write(scan, tmp_path / "out", mask, {}, algorithm=Algorithm("bt_jax 9"))
   assert written == tmp_path / "out" / "masks" / "v_mask.tif"
   with tifffile.TiffFile(written) as tiff:
     assert len(tiff.pages) == 3 and tiff.pages[0].description == NOTICE and tiff.pages[0].software == "bt_jax 9"
@@ -133,7 +133,7 @@ def test_masks_come_in_the_format_of_their_slices(tmp_path, suffix, out):
   paths = [save(tmp_path / f"s{number}{suffix}", random((HEIGHT, WIDTH))) for number in range(2)]
   scan = raster.read(paths, name="study")
   mask, probability = random((2, HEIGHT, WIDTH)) > 99, random((2, HEIGHT, WIDTH), "f4") / 3000
-  written = raster.write(scan, tmp_path / "out", mask, probability, algorithm=Algorithm("bt_jax 9"))
+  written = raster.write(scan, tmp_path / "out", mask, {"probability": probability}, algorithm=Algorithm("bt_jax 9"))
   assert len(written) == 4 and all(path.is_file() for path in written)
   for number in range(2):
     with Image.open(tmp_path / "out" / "masks" / f"s{number}_mask{out}") as picture:
@@ -262,7 +262,7 @@ def test_images_are_read_as_they_are_shown_and_masks_are_stored_and_shown_like_t
   scan = raster.read([path], name="study")
   np.testing.assert_array_equal(scan.image[0, ..., 1], shown(path))
   mask = scan.image[..., 1] > 99
-  raster.write(scan, tmp_path / "out", mask, scan.image[..., 1], algorithm=Algorithm("bt_jax 9"))
+  raster.write(scan, tmp_path / "out", mask, {"probability": scan.image[..., 1]}, algorithm=Algorithm("bt_jax 9"))
   (written,) = (tmp_path / "out" / "masks").iterdir()
   np.testing.assert_array_equal(shown(written), mask[0] * np.uint8(255))
   raw = tifffile.imread(written) if suffix == ".tif" else np.asarray(Image.open(written))
@@ -277,7 +277,7 @@ def test_orientation_of_stacks_of_deep_images_and_of_invalid_ones(tmp_path):
   tifffile.imwrite(tmp_path / "v.tif", values, photometric="minisblack", extratags=[(274, "H", 1, 6, False)])
   scan = raster.read([tmp_path / "v.tif"], name="study")
   np.testing.assert_array_equal(scan.image[..., 1], np.rot90(values, -1, (1, 2)))
-  raster.write(scan, tmp_path / "out", scan.image[..., 1] > 999, None, algorithm=Algorithm("bt_jax 9"))
+  raster.write(scan, tmp_path / "out", scan.image[..., 1] > 999, {}, algorithm=Algorithm("bt_jax 9"))
   np.testing.assert_array_equal(
     tifffile.imread(tmp_path / "out" / "masks" / "v_mask.tif"), (values > 999) * np.uint8(255)
   )

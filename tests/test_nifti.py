@@ -61,7 +61,9 @@ def refused(path, *words, given=None):
 
 
 def write(scan, folder, mask, probability=None):
-  return nifti.write(scan, folder, mask, probability, algorithm=Algorithm("bt_jax 9"))
+  return nifti.write(
+    scan, folder, mask, {} if probability is None else {"probability": probability}, algorithm=Algorithm("bt_jax 9")
+  )
 
 
 @pytest.mark.parametrize("degrees", [0.0, 17.0])

@@ -35,7 +35,7 @@ def test_a_network_says_of_each_slice_what_it_says_of_it_alone():
   np.testing.assert_allclose(found.probability, chance_of(image), atol=1e-6)
   np.testing.assert_array_equal(found.mask, found.probability >= 0.5)
   np.testing.assert_allclose(found.slice_probability, chance_of(image).max((1, 2)), atol=1e-6)
-  assert found.members.shape == (1, 43, 256, 256) and not found.gated.any()
+  assert found.disagreement is None and found.members.shape == (1, 43, 256, 256) and not found.gated.any()
 
 
 NEIGHBOURS = "flair,flair-1,flair+1"
@@ -80,6 +80,8 @@ def test_an_ensemble_averages_probabilities_and_keeps_each_mask():
   chances = {slope: chance_of(image, slope) for slope in (0.05, -0.02)}
   third = sigmoid(0.1 * image[..., 1].mean(dtype=np.float64) / image[..., 1].std(dtype=np.float64))
   np.testing.assert_allclose(found.probability, (chances[0.05] + chances[-0.02] + third) / 3, atol=1e-6)
+  each = np.stack([*chances.values(), np.full(image.shape[:3], third)])
+  np.testing.assert_allclose(found.disagreement, each.std(0), atol=1e-6)
   assert found.threshold == pytest.approx(0.6)  # the mean of theirs
   for member, probability in zip(found.members, (*chances.values(), np.full(image.shape[:3], third)), strict=True):
     sure = abs(probability - 0.6) > 1e-6
@@ -115,7 +117,9 @@ def test_augmentation_averages_what_is_seen_from_each_side():
     expected.append(sigmoid(turn((np.roll(seen, -9, axis=2) - 127.5) * 0.05, view.T)))
   inside = (slice(None), slice(60, 196), slice(60, 196))
   np.testing.assert_allclose(found.probability[inside], np.mean(expected, axis=0)[inside], atol=2e-3)
+  np.testing.assert_allclose(found.disagreement[inside], np.std(expected, axis=0)[inside], atol=2e-3)
   plain = loading.of_networks([network(left)], []).predict(image)
+  assert plain.disagreement is None
   assert abs(plain.probability[inside] - found.probability[inside]).max() > 0.02
 
 

@@ -25,7 +25,13 @@ def paint(scan):
 
 
 def write(scan, folder, probability=None):
-  paths = dicom.write(scan, folder, paint(scan), probability, algorithm=Algorithm("bt_jax 9"))
+  paths = dicom.write(
+    scan,
+    folder,
+    paint(scan),
+    {} if probability is None else {"probability": probability},
+    algorithm=Algorithm("bt_jax 9"),
+  )
   return [pydicom.dcmread(path) for path in paths]
 
 
@@ -123,7 +129,7 @@ def test_slices_without_tumour_have_frames_too(tmp_path, painted):
   write_series(tmp_path / "in", distinct(AXIAL.shape))
   mask = np.zeros(AXIAL.shape, bool)
   mask[:painted] = True
-  (path,) = dicom.write(read(tmp_path / "in"), tmp_path, mask, None, algorithm=Algorithm("bt_jax 9"))
+  (path,) = dicom.write(read(tmp_path / "in"), tmp_path, mask, {}, algorithm=Algorithm("bt_jax 9"))
   pixels = pydicom.dcmread(path).pixel_array
   assert pixels.shape == AXIAL.shape and pixels.sum() == mask.sum()
 
@@ -153,7 +159,7 @@ def test_a_poor_header_still_yields_a_mask_without_noise(tmp_path, edit):
     paths = write_series(tmp_path / "in", distinct(AXIAL.shape), edit=edit)
   with warnings.catch_warnings(record=True) as raised:
     warnings.simplefilter("always")
-    (path,) = dicom.write(scan := read(tmp_path / "in"), tmp_path, paint(scan), None, algorithm=Algorithm("bt_jax 9"))
+    (path,) = dicom.write(scan := read(tmp_path / "in"), tmp_path, paint(scan), {}, algorithm=Algorithm("bt_jax 9"))
   assert not raised
   values = {data.SOPInstanceUID: data.pixel_array for data in map(pydicom.dcmread, paths)}
   mask = pydicom.dcmread(path)
@@ -173,7 +179,9 @@ def test_where_one_file_fails_none_is_written(tmp_path, monkeypatch):
 
   monkeypatch.setattr(seg, "encode", fail_second)
   with pytest.raises(MemoryError):
-    dicom.write(scan, tmp_path / "out", paint(scan), scan.image[..., 1] / 1000, algorithm=Algorithm("bt_jax 9"))
+    dicom.write(
+      scan, tmp_path / "out", paint(scan), {"probability": scan.image[..., 1] / 1000}, algorithm=Algorithm("bt_jax 9")
+    )
   assert not (tmp_path / "out").exists()
 
 
@@ -192,7 +200,7 @@ def test_what_made_a_mask_is_recorded_in_it(tmp_path):
   write_series(tmp_path / "in", distinct(AXIAL.shape))
   scan = read(tmp_path / "in")
   made = Algorithm("bt_jax 9", "unet of a data set " + "with a long name " * 5, 0.437)
-  (path,) = dicom.write(scan, tmp_path, paint(scan), None, algorithm=made)
+  (path,) = dicom.write(scan, tmp_path, paint(scan), {}, algorithm=made)
   (item,) = pydicom.dcmread(path).SegmentSequence[0].SegmentationAlgorithmIdentificationSequence
   assert item.AlgorithmName == f"bt_jax {made.name}"[:64] and item.AlgorithmVersion == "bt_jax 9"
   assert item.AlgorithmParameters == "threshold=0.437"

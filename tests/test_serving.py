@@ -144,7 +144,7 @@ def test_a_mask_comes_back_in_the_file_s_format_and_place(port, tmp_path):
   (tmp_path / "scan.nii.gz").write_bytes(nifti_bytes(volume, compressed=True))
   (study,) = reader.find(tmp_path / "scan.nii.gz", {})
   scan = reader.read(study)
-  (path,) = reader.FORMATS["nifti"].write(scan, tmp_path, mask, None, algorithm=Algorithm("bt_jax"))
+  (path,) = reader.FORMATS["nifti"].write(scan, tmp_path, mask, {}, algorithm=Algorithm("bt_jax"))
   np.testing.assert_array_equal(np.asarray(image.dataobj), np.asarray(nibabel.load(path).dataobj))
 
 

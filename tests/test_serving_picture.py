@@ -4,8 +4,9 @@ import nibabel
 import numpy as np
 import pytest
 
+from bt_jax.serving import app
 from tests.helpers.pages import PROBABILITY, VOLUME, move, shown, sides, text, upload
-from tests.helpers.viewers import nifti_bytes, png_bytes
+from tests.helpers.viewers import Brightness, nifti_bytes, png_bytes, serving
 
 pytest_plugins = ["tests.helpers.browsing"]
 pytestmark = pytest.mark.slow
@@ -158,6 +159,40 @@ def test_sequences_are_switched_and_keep_their_windows(visit):
 
 def test_one_sequence_needs_no_choice(page):
   assert not page.locator("#channel").is_visible()
+
+
+VIRIDIS = np.array([[0x44, 0x01, 0x54], [0x3B, 0x52, 0x8B], [0x21, 0x91, 0x8C], [0x5E, 0xC9, 0x62], [0xFD, 0xE7, 0x25]])
+
+
+def test_layers_show_probability_entropy_and_disagreement(visit):
+  with serving(app.make_app(Brightness(passes=2))) as port:
+    page = visit(address=f"http://127.0.0.1:{port}")
+    upload(page, ("scan.nii", nifti_bytes(VOLUME)))
+    p = PROBABILITY[shown(page) - 1]
+    page.locator("#outline").uncheck()
+    page.locator("#opacity").fill("1")
+    entropy = -(p * np.log2(p, where=p > 0) + (1 - p) * np.log2(1 - p, where=p < 1))
+    for layer, share, most in (
+      ("probability", p, "1.0"),
+      ("entropy", entropy, "1.0"),
+      ("disagreement", p * (1 - p) / 0.5, "0.5"),
+    ):
+      page.locator("#layer").select_option(layer)
+      found, seen = colours(page, *p.shape), (share > 0.15) & (p > 0.05)
+      wanted = np.stack([np.interp(share * 4, range(5), part) for part in VIRIDIS.T], -1)
+      # Probabilities come in steps of a hundredth.
+      assert np.abs(found - wanted)[seen].max() <= 12 and np.abs(found - wanted)[seen].mean() <= 3 and seen.sum() > 500
+      assert text(page, "most") == most and page.locator("#scale").is_visible()
+    page.locator("#layer").select_option("")
+    assert not page.locator("#scale").is_visible()
+    page.close()
+
+
+def test_a_single_pass_offers_no_disagreement_and_the_study_has_one_number(page):
+  assert page.locator("#layer option:not([hidden])").count() == 3
+  mask = PROBABILITY >= 0.5
+  expected = 1 - 2 * PROBABILITY[mask].sum() / (PROBABILITY.sum() + mask.sum())
+  assert text(page, "uncertainty") == f"{expected:.2f}"
 
 
 def middle(page):

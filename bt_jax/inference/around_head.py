@@ -23,7 +23,7 @@ def segment(
   """Runs networks on a scan that is cropped and resized as the published U-Net was trained; outside there is no tumour.
 
   Args:
-    of_image: `predictor.segment` for images in `WINDOW`.
+    of_image: `segmenting.segment` for images in `WINDOW`.
     info: the data set of the networks, with the size that they see.
     image: image of the scan.
     aspect: height of a pixel divided by its width.
@@ -32,13 +32,15 @@ def segment(
   scaled = np.asarray(resampling.scale(image, *resampling.window(image, fixed=info.window)))
   square = _of_height(scaled, max(round(height * aspect), 1))
   cropped, box = percentiles.crop(square)
+  on_own_grid = lambda values: _of_height(_in_frame(values, box, square.shape[1:3]), height)
   done = 0
   for outputs in of_image(percentiles.resize(cropped, info.size), 1.0):
     empty = functools.partial(_empty, outputs, (height, width))
     if not done:
       yield empty(box.slices.start)
-    members = [_of_height(_in_frame(own, box, square.shape[1:3]), height) for own in outputs.members]
-    yield outputs._replace(members=np.stack(members))
+    members = np.stack([on_own_grid(own) for own in outputs.members])
+    spread = None if outputs.spread is None else on_own_grid(outputs.spread[..., None]).squeeze(-1)
+    yield outputs._replace(members=members, spread=spread)
     done += len(outputs.gated)
   yield empty(count - box.slices.stop)
 
@@ -63,6 +65,6 @@ def _in_frame(own: Image, box: percentiles.Box, frame: tuple[int, int]) -> OnAno
 def _empty(like: Outputs, frame: tuple[int, int], slices: int) -> Outputs:
   """Outputs without tumour for some slices."""
   members, *_, classes = like.members.shape
-  return Outputs(
-    np.zeros((members, slices, *frame, classes), np.float32), np.zeros(slices, np.float32), np.zeros(slices, bool)
-  )
+  zeros = lambda *shape: np.zeros(shape, np.float32)
+  spread = None if like.spread is None else zeros(slices, *frame)
+  return Outputs(zeros(members, slices, *frame, classes), zeros(slices), np.zeros(slices, bool), spread)

@@ -24,8 +24,18 @@ from bt_jax.scans.file_types import EXPECTED
 from bt_jax.scans.reader import Study
 from bt_jax.scans.scan import NOTICE, Scan
 
-_REPORTED = ("tumor", "probability", "voxels", "volume_mm3", "largest_diameter_mm", "looks_wrong", "warnings")
+_REPORTED = (
+  "uncertainty",
+  "tumor",
+  "probability",
+  "voxels",
+  "volume_mm3",
+  "largest_diameter_mm",
+  "looks_wrong",
+  "warnings",
+)
 _COLUMNS = ("study", "status", *_REPORTED, "error")
+_FIRST = 5  # studies that the console names as those to look at first
 _PAUSE = 0.5  # seconds before claimed studies are tried again
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")  # first characters of texts that a spreadsheet computes
 Item, Result = TypeVar("Item"), TypeVar("Result")
@@ -37,6 +47,7 @@ def predict(
   *,
   given: Mapping[str, str],
   probabilities: bool,
+  uncertainty: bool = False,
   shard: str | None,
   layout: str | None = None,
   load: Callable[[], Predictor],
@@ -49,6 +60,7 @@ def predict(
       processes may work on the same studies: each study is claimed, and those that another has claimed come last.
     given: paths or UIDs by role, see `studies.find`.
     probabilities: whether to write probabilities, too.
+    uncertainty: whether to write maps of uncertainty, too, see `writer.save`.
     shard: `i/n`: every n-th study from the i-th on; None for all.
     layout: a name of `dataset_layouts.LAYOUTS`, in which masks are written a second time; None for no second time.
     load: loads the networks, whose channels say what a study is.
@@ -71,12 +83,13 @@ def predict(
   if len(studies) > 1 or studies[0].name:
     table = output / ("studies.csv" if shard is None else f"studies_{shard.replace('/', '_of_')}.csv")
   with _writable(output, table):
+    outputs = {"probabilities": probabilities} | ({"uncertainty": True} if uncertainty else {})  # older ones have none
     work = _Work(
-      output, predictor, probabilities, functools.partial(dataset_layouts.arrange, layout, top) if layout else None
+      output, predictor, outputs, functools.partial(dataset_layouts.arrange, layout, top) if layout else None
     )
     for study in chosen:  # files that must not be overwritten are reported before any work
       work.finished(study)
-    rows, order = [], {study.name: position for position, study in enumerate(chosen)}
+    rows = []
     try:
       for row in _stream(work, chosen):
         rows.append(row)
@@ -84,12 +97,12 @@ def predict(
           tqdm.write(f"{row['study']}: {row['error']}", file=sys.stderr)
     finally:
       if table and rows:
-        _write_table(table, sorted(rows, key=lambda row: order[row["study"]]))
+        _write_table(table, _first_to_look_at(rows, chosen))
       for release in [*work.claimed.values()]:
         release()
     arranged = f"  {top}: masks in the layout {layout}\n" if layout else ""
     if table:
-      _print_all(rows, table, arranged)
+      _print_all(_first_to_look_at(rows, chosen), table, arranged)
     else:
       _print_one(rows[0], output, arranged)
 
@@ -107,14 +120,14 @@ class _Work:
 
   output: pathlib.Path
   predictor: Predictor
-  probabilities: bool
+  outputs: dict[str, bool]  # see `writer.save`
   arrange: Callable[..., None] | None = None  # takes a finished study's folder, its `prediction.json` and the data set
   claimed: dict[str, Callable[[], None]] = dataclasses.field(default_factory=dict)
 
   def options(self, study: Study) -> dict[str, Any]:
     """What a prediction depends on besides the study's bytes and the networks."""
     names = {role: value if study.of_series else pathlib.Path(value).name for role, value in study.given.items()}
-    return {"probabilities": self.probabilities, "given": names}
+    return {**self.outputs, "given": names}
 
   def finished(self, study: Study) -> writer.Done | None:
     """The content of an earlier `prediction.json`, None if there is none.
@@ -176,11 +189,11 @@ class _Work:
       raise prediction
     folder = self.output / study.name
     if prediction is not None:
-      writer.save(prediction, folder, probabilities=self.probabilities, options=self.options(study))
+      writer.save(prediction, folder, **self.outputs, options=self.options(study))
     done = writer.finished(folder)
     if self.arrange is not None:
       self.arrange(folder, done, self.predictor.info)
-    columns = {name: done[name] for name in _REPORTED} | {"warnings": "; ".join(done["warnings"])}
+    columns = {name: done.get(name) for name in _REPORTED} | {"warnings": "; ".join(done["warnings"])}
     return {"study": study.name, "status": "predicted" if prediction else "was there", **columns, "error": None}
 
 
@@ -250,7 +263,7 @@ def _writable(output: pathlib.Path, table: pathlib.Path | None) -> Iterator[None
     tempfile.TemporaryFile(dir=output).close()
   except OSError as error:
     raise UserError(f"cannot write to {output} ({error.strerror}): choose another output", "output") from error
-  if table and table.is_file() and not table.read_bytes().startswith(",".join(_COLUMNS).encode()):
+  if table and table.is_file() and not table.read_bytes().startswith(",".join(_COLUMNS[:2]).encode()):
     raise UserError(f"{table} is not a table of predictions: choose another output", "output")
   try:
     yield
@@ -258,6 +271,13 @@ def _writable(output: pathlib.Path, table: pathlib.Path | None) -> Iterator[None
     if not was_there:
       with contextlib.suppress(OSError):  # something is in it
         output.rmdir()
+
+
+def _first_to_look_at(rows: Sequence[dict[str, Any]], chosen: Sequence[Study]) -> list[dict[str, Any]]:
+  """The rows by falling uncertainty; those without one, which failed or are of an earlier version, come last, in the order of studies."""
+  order = {study.name: position for position, study in enumerate(chosen)}
+  unsure = lambda row: (row["uncertainty"] is None, -(row["uncertainty"] or 0), order[row["study"]])
+  return sorted(rows, key=unsure)
 
 
 def _write_table(table: pathlib.Path, rows: Sequence[dict[str, Any]]) -> None:
@@ -281,8 +301,9 @@ def _print_one(row: dict[str, Any], output: pathlib.Path, arranged: str) -> None
   where = (
     f"{size}, slices {first} to {last} of {len(done['slices'])}" if done["tumor"] else f"{len(done['slices'])} slices"
   )
+  unsure = f", uncertainty {done['uncertainty']:.2f}" if "uncertainty" in done else ""
   verdict = "tumour segmented" if done["tumor"] else "no tumour segmented"
-  print(f"\n{done['study']}: {verdict} ({where}); probability {done['probability']:.3f}")
+  print(f"\n{done['study']}: {verdict} ({where}); probability {done['probability']:.3f}{unsure}")
   for role, read in done["roles"].items():
     print(f"  {role:<5} read from {read}")
   if done["looks_wrong"]:
@@ -304,6 +325,9 @@ def _print_all(rows: Sequence[dict[str, Any]], table: pathlib.Path, arranged: st
   print(
     f"\n{len(rows)} studies: {counts}; tumour segmented in {segmented}; {unlike} look unlike what the networks know"
   )
+  named = [f"{row['study']} ({row['uncertainty']:.2f})" for row in rows if row["uncertainty"] is not None]
+  if len(named) > 1:
+    print(f"look at these first, by uncertainty: {', '.join(named[:_FIRST])}")
   print(f"written:\n{arranged}  {table}\n  {table.parent}/<study>/prediction.json, masks, overlays\n{NOTICE}")
   if count["failed"]:
     raise StudiesFailed(

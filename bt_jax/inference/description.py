@@ -34,6 +34,7 @@ def describe(prediction: Prediction) -> dict[str, Any]:
     **location,
     "components": measurements.components(mask, box),
     "disagreement": measurements.disagreement(prediction.members, spacing),
+    "uncertainty": prediction.uncertainty,
     "threshold": float(prediction.threshold),
     "looks_wrong": bool(prediction.looks_wrong),
     "warnings": list(prediction.warnings),

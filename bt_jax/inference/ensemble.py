@@ -30,11 +30,14 @@ class Outputs(NamedTuple):
     members: each network's probability of each class by pixel; 0 in slices that the gate stopped.
     slice_probability: calibrated probability of tumour anywhere in the slice.
     gated: whether the gate stopped the slice.
+    spread: standard deviation, over all passes (networks, each on all views), of the probability of any class by pixel,
+      0..0.5; 0 in slices that the gate stopped; None for a single pass.
   """
 
   members: Float[Array | np.ndarray, "members slices height width classes"]
   slice_probability: Float[Array | np.ndarray, "slices"]
   gated: Bool[Array | np.ndarray, "slices"]
+  spread: Float[Array | np.ndarray, "slices height width"] | None = None
 
 
 def views() -> Float[np.ndarray, "views 2 2"]:
@@ -115,13 +118,14 @@ def make_ensemble(
   def outputs(
     tumors: list[Tumor], height: resampling.Pixels, width: resampling.Pixels, aspect: resampling.Aspect = 1.0
   ) -> Outputs:
-    members, asked = [], []
+    members, asked, passes = [], [], []
     for networks, tumor in zip(groups.values(), tumors, strict=True):
       slices = jax.nn.sigmoid(tumor.slices)
       if tumor.pixels is not None:
         # One network after another, as a large scan takes much memory.
         own = [[_on_own_grid(look, height, width, aspect, info) for look in one] for one in tumor.pixels]
         members += [sum(of_looks) / len(looks) for of_looks in own]
+        passes += [any_class(look, info) for of_looks in own for look in of_looks]
         if not networks[0].slice_head:
           highest = [[any_class(look, info).max((1, 2)) for look in of_looks] for of_looks in own]
           slices = jnp.stack([jnp.stack(of_looks) for of_looks in highest])
@@ -130,7 +134,8 @@ def make_ensemble(
     probability = jnp.concatenate(asked).mean(0)
     gated = probability < (-1.0 if gate is None else gate)
     kept = jnp.where(gated[:, None, None, None], jnp.float32(0), jnp.stack(members))  # ONNX allows no mix of types
-    return Outputs(kept, _calibrate(probability, temperature), gated)
+    spread = None if len(passes) == 1 else jnp.where(gated[:, None, None], jnp.float32(0), _deviation(passes))
+    return Outputs(kept, _calibrate(probability, temperature), gated, spread)
 
   return Ensemble(stacked, forward, outputs)
 
@@ -151,6 +156,16 @@ def any_class(
 ) -> Float[Array | np.ndarray, "*shape"]:
   """The probability of any class: the sum over classes that exclude one another, the highest of classes that overlap."""
   return probabilities.max(-1) if info.overlapping else probabilities.sum(-1)
+
+
+def _deviation(values: Sequence[Float[Array, "*shape"]]) -> Float[Array, "*shape"]:
+  """The standard deviation over arrays, by Welford's recurrence, which gives 0 for equal ones and holds few at a time."""
+  mean, squares = values[0], jnp.zeros_like(values[0])
+  for count, value in enumerate(values[1:], start=2):
+    step = value - mean
+    mean += step / count
+    squares += step * (value - mean)
+  return jnp.sqrt(squares / len(values))
 
 
 def _calibrate(probability: Float[Array, "slices"], temperature: float) -> Float[Array, "slices"]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy import ndimage, spatial
+from scipy import ndimage, spatial, special
 
 from bt_jax import metrics
 
@@ -84,6 +84,35 @@ def components(mask: Mask, box: dict[str, list[int]] | None) -> int:
     return 0
   inside = tuple(slice(first, last + 1) for first, last in box.values())
   return int(ndimage.label(mask[inside], np.ones((3, 3, 3)))[1])
+
+
+def entropy(probability: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*shape"]:
+  """Entropy of yes or no, in bits, 0..1.
+
+  >>> entropy(np.array([0.0, 0.5, 1.0])).tolist()
+  [0.0, 1.0, 0.0]
+  """
+  bits = (special.entr(probability) + special.entr(1 - probability)) / np.log(2)
+  return bits.clip(0, 1).astype(probability.dtype)
+
+
+def uncertainty(
+  probability: Float[np.ndarray, "slices height width"], mask: Mask, slice_probability: Float[np.ndarray, "slices"]
+) -> float:
+  """How unsure a mask is as a whole, 0..1, by which studies are sorted.
+
+  Of a mask: 1 minus its soft Dice with the probabilities, 2 sum(p m) / (sum(p) + sum(m)), the soft Dice confidence of Borges
+  et al. (2024, arXiv:2402.10665), which estimates the Dice that the mask will have. Of an empty mask: the highest
+  probability of tumour in any slice. It is only as good as the probabilities: a scan unlike those of training may be
+  predicted wrongly with certainty.
+
+  >>> uncertainty(np.full((1, 1, 4), 0.5), np.ones((1, 1, 4), bool), np.array([0.5]))  # 1 - 2 * 2 / (2 + 4)
+  0.33333333333333337
+  """
+  if not mask.any():
+    return float(slice_probability.max())
+  of_mask = float(probability[mask].sum(dtype=np.float64))
+  return 1 - 2 * of_mask / float(probability.sum(dtype=np.float64) + mask.sum())
 
 
 def disagreement(

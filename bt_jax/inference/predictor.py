@@ -43,6 +43,8 @@ class Prediction:
     looks_wrong: whether it looks unlike what the networks were trained on.
     info: the data set that they were trained on, with the names of the classes.
     about: the networks, and the version that opened or exported them.
+    disagreement: standard deviation of the probability of any class over networks and views, by pixel, 0..0.5; None for a
+      single pass, and for an exported file.
   """
 
   scan: Scan
@@ -56,6 +58,7 @@ class Prediction:
   looks_wrong: bool
   info: DatasetInfo
   about: dict[str, Any]
+  disagreement: Float[np.ndarray, "slices height width"] | None = None
 
   @functools.cached_property
   def mask(self) -> Bool[np.ndarray, "slices height width"]:
@@ -66,6 +69,16 @@ class Prediction:
   def probability(self) -> Float[np.ndarray, "slices height width"]:
     """Probability of any class by pixel."""
     return any_class(self.probabilities, self.info)
+
+  @functools.cached_property
+  def entropy(self) -> Float[np.ndarray, "slices height width"]:
+    """Entropy of tumour or none by pixel in bits: 0 where the probability is 0 or 1, 1 where it is one half."""
+    return measurements.entropy(self.probability)
+
+  @property
+  def uncertainty(self) -> float:
+    """How unsure the mask as a whole is, 0..1, see `measurements.uncertainty`."""
+    return measurements.uncertainty(self.probability, self.mask, self.slice_probability)
 
   @functools.cached_property
   def labels(self) -> UInt8[np.ndarray, "slices height width"]:
@@ -206,6 +219,7 @@ class Predictor:
     aspect = scan.spacing_mm[1] / scan.spacing_mm[2] if scan.spacing_mm else 1.0
     probabilities, members = np.empty((count, height, width, len(info.classes)), np.float32), []
     slice_probability, gated, done = np.empty(count, np.float32), np.empty(count, bool), 0
+    spreads = []
     bar = tqdm(total=count, desc="predicting", unit="slice", leave=False, disable=None if progress else True)
     for outputs in self.segment(scan.image, aspect):
       stop, own = done + len(outputs.gated), outputs.members
@@ -214,6 +228,7 @@ class Predictor:
           f"the networks give values that are not finite for {scan.name}: the checkpoint or the exported file is damaged, or computes in too "
           "few bits; train or export it again"
         )
+      spreads += [] if outputs.spread is None else [outputs.spread]
       members.append(any_class(own, info) >= self.decision.threshold)
       probabilities[done:stop] = own.mean(0)
       slice_probability[done:stop], gated[done:stop], done = outputs.slice_probability, outputs.gated, stop
@@ -240,6 +255,7 @@ class Predictor:
       looks_wrong=bool(ood_warnings),
       info=info,
       about=self.about,
+      disagreement=np.concatenate(spreads) if spreads else None,
     )
 
 

@@ -117,5 +117,6 @@ def _enhance(image: Resampled, contrast: str) -> Resampled:
 
 
 def _fetch(outputs: Outputs, count: int) -> Outputs:
-  members, slice_probability, gated = jax.device_get(outputs)
-  return Outputs(members[:, :count], slice_probability[:count], gated[:count])
+  members, slice_probability, gated, spread = jax.device_get(outputs)
+  kept = None if spread is None else spread[:count]
+  return Outputs(members[:, :count], slice_probability[:count], gated[:count], kept)

@@ -3,7 +3,7 @@
 import pathlib
 import re
 import shutil
-from typing import Any
+from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -14,13 +14,14 @@ from bt_jax.inference.description import describe
 from bt_jax.inference.predictor import Prediction, Predictor, segments_of
 from bt_jax.scans import reader
 from bt_jax.scans.algorithm import Algorithm
+from bt_jax.scans.scan import Maps
 from bt_jax.version import __version__
 
 SOFTWARE = f"bt_jax {__version__}"
 _DONE = "prediction.json"  # comes last
 _UNFINISHED = ".unfinished"  # a subfolder, where files are kept until all are written
 _NAMES = re.compile(
-  r"(mask|probability)\.(nii|nii\.gz|dcm)|masks|probabilities|overlays|contact_sheet\.png|prediction\.json"
+  r"(mask|probability|entropy|disagreement)\.(nii|nii\.gz|dcm)|masks|probabilities|entropies|disagreements|overlays|contact_sheet\.png|prediction\.json"
 )
 
 
@@ -29,6 +30,7 @@ def save(
   folder: str | pathlib.Path,
   *,
   probabilities: bool = False,
+  uncertainty: bool = False,
   options: dict[str, Any] | None = None,
 ) -> list[pathlib.Path]:
   """Writes the mask in the format of the scan's files, overlays, and `prediction.json`.
@@ -38,6 +40,7 @@ def save(
     folder: a folder without files of these names, except those of an unfinished or incomplete prediction; no other
       process may write to it, see `claims`.
     probabilities: whether to write probabilities, too.
+    uncertainty: whether to write the entropy and, of several passes, their disagreement.
     options: options to record, for `differences`.
 
   Returns:
@@ -63,7 +66,7 @@ def save(
       scan,
       temporary,
       mask,
-      prediction.probability if probabilities else None,
+      _maps(prediction, probabilities, uncertainty),
       algorithm=Algorithm(SOFTWARE, prediction.about.get("title", ""), prediction.threshold),
       classes=classes,
     )
@@ -81,6 +84,15 @@ def save(
     path.replace(folder / path.name)
   temporary.rmdir()
   return [folder / path for path in (_DONE, *written)]
+
+
+def _maps(prediction: Prediction, probabilities: bool, uncertainty: bool) -> Maps:
+  maps = {"probability": prediction.probability} if probabilities else {}
+  if uncertainty:
+    maps["entropy"] = prediction.entropy
+    if prediction.disagreement is not None:
+      maps["disagreement"] = prediction.disagreement
+  return maps
 
 
 def check_folder(folder: pathlib.Path) -> None:
@@ -120,6 +132,7 @@ class Done(TypedDict):
   volume_ml: files.Amount | None
   largest_diameter_mm: files.Amount | None
   slice_range: list[files.Count] | None
+  uncertainty: NotRequired[files.Share]
   looks_wrong: bool
   warnings: list[str]
   roles: dict[str, str]

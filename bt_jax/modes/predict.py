@@ -17,6 +17,7 @@ def predict(
   post: str | None,
   output: pathlib.Path,
   probabilities: bool,
+  uncertainty: bool = False,
   shard: str | None,
   layout: str | None = None,
   checkpoint: list[str],
@@ -31,6 +32,7 @@ def predict(
     post: likewise.
     output: see `batch_prediction.predict`.
     probabilities: see there.
+    uncertainty: see there.
     shard: see there.
     layout: see there.
     checkpoint: the networks, see `loading.load`.
@@ -45,5 +47,12 @@ def predict(
   }
   load = functools.partial(loading.load, checkpoint, **options)
   batch_prediction.predict(
-    input, output, given=given, probabilities=probabilities, shard=shard, layout=layout, load=load
+    input,
+    output,
+    given=given,
+    probabilities=probabilities,
+    uncertainty=uncertainty,
+    shard=shard,
+    layout=layout,
+    load=load,
   )

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 
 import nibabel
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
@@ -20,6 +20,7 @@ from bt_jax.scans.algorithm import Algorithm
 from bt_jax.scans.nifti_geometry import Source
 from bt_jax.scans.scan import (
   NOTICE,
+  Maps,
   Mask,
   Scan,
   check_expansion,
@@ -255,25 +256,25 @@ def write(
   scan: Scan,
   folder: pathlib.Path,
   mask: Mask,
-  probability: Float[np.ndarray, "slices height width"] | None,
+  maps: Maps,
   *,
   algorithm: Algorithm,
   classes: Mapping[int, str] | None = None,
 ) -> list[pathlib.Path]:
-  """Writes `mask.nii.gz` (or `.nii`, as the input) of 0 and 1, or of labels, and, if wanted, `probability.nii.gz`, on the input's own grid.
+  """Writes `mask.nii.gz` (or `.nii`, as the input) of 0 and 1, or of labels, and each map, such as `probability.nii.gz`, on the input's own grid.
 
   Args:
     scan: a scan from `read`.
     folder: folder for the files.
     mask: mask on the grid of `scan.image`.
-    probability: probabilities in 0..1.
+    maps: further values by name, such as `probability`.
     algorithm: what made the mask, whose software stands in the headers.
     classes: the name of each label; not written, as NIfTI has no place for them.
 
   Returns:
     The files.
   """
-  arrays = {"mask": mask.astype(np.uint8)} | ({} if probability is None else {"probability": probability})
+  arrays = {"mask": mask.astype(np.uint8), **maps}
   return [
     writing.write_bytes(folder / f"{name}{scan.source.suffix}", _packed(array, scan.source, algorithm.software))
     for name, array in arrays.items()

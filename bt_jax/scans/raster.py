@@ -8,14 +8,14 @@ from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Shaped
 from PIL import Image
 
 from bt_jax import files as writing
 from bt_jax.errors import UserError, one_line
 from bt_jax.scans import codestreams, findings, orientation, sequences, tiff
 from bt_jax.scans.algorithm import Algorithm
-from bt_jax.scans.scan import NOTICE, Mask, Scan, check_expansion, check_finite, check_range, fill_roles
+from bt_jax.scans.scan import NOTICE, Maps, Mask, Scan, check_expansion, check_finite, check_range, fill_roles
 from bt_jax.schema import CHANNELS
 
 _LONGEST = 2**12  # along any axis
@@ -212,20 +212,20 @@ def write(
   scan: Scan,
   folder: pathlib.Path,
   mask: Mask,
-  probability: Float[np.ndarray, "slices height width"] | None,
+  maps: Maps,
   *,
   algorithm: Algorithm,
   classes: Mapping[int, str] | None = None,
 ) -> list[pathlib.Path]:
-  """Writes a mask of 0 and 255, or of labels, for each file, in its format (PNG for JPEG), and probabilities as float TIFFs.
+  """Writes a mask of 0 and 255, or of labels, for each file, in its format (PNG for JPEG), and maps as float TIFFs.
 
   Each is stored like its file, pixel for pixel and with the same orientation, so that viewers turn both alike.
 
   Args:
     scan: a scan from `read`.
-    folder: folder for `masks/<stem>_mask.tif` or `.png`, and `probabilities/<stem>_probability.tif`.
+    folder: folder for `masks/<stem>_mask.tif` or `.png`, and for each map e.g. `probabilities/<stem>_probability.tif`.
     mask: mask on the grid of `scan.image`.
-    probability: probabilities in 0..1, if wanted.
+    maps: further values by name, such as `probability`.
     algorithm: what made the mask, whose software stands in the files' own descriptions.
     classes: the name of each label; not written, as these formats have no place for them.
 
@@ -242,11 +242,16 @@ def write(
     write_as, suffix = (_tiff, ".tif") if source.format == "TIFF" else (_png, ".png")
     content = write_as(values, turn, algorithm.software)
     written.append(writing.write_bytes(folder / "masks" / f"{source.stem}_mask{suffix}", content))
-    if probability is not None:
-      path = folder / "probabilities" / f"{source.stem}_probability.tif"
-      written.append(writing.write_bytes(path, _tiff(stored(probability[own]), turn, algorithm.software)))
+    for name, values in maps.items():
+      path = folder / folder_of(name) / f"{source.stem}_{name}.tif"
+      written.append(writing.write_bytes(path, _tiff(stored(values[own]), turn, algorithm.software)))
     start += source.pages or 1
   return written
+
+
+def folder_of(name: str) -> str:
+  """The folder for the slices of a map: its plural."""
+  return f"{name.removesuffix('y')}ies" if name.endswith("y") else f"{name}s"
 
 
 def _tiff(values: np.ndarray, turn: int, software: str) -> bytes:

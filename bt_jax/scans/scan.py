@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,6 +44,8 @@ def numbered(count: int) -> list[str]:
 
 
 Mask = Bool[np.ndarray, "slices height width"] | UInt8[np.ndarray, "slices height width"]  # of one class, or of labels
+
+Maps = Mapping[str, Float[np.ndarray, "slices height width"]]  # values in 0..1 to be written beside a mask, by name
 
 
 @dataclasses.dataclass(frozen=True)

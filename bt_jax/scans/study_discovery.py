@@ -11,9 +11,10 @@ from bt_jax.scans.file_names import Study, of_names
 from bt_jax.scans.file_types import EXPECTED, kind_of
 from bt_jax.scans.sequences import stem
 
-_OUTPUTS = re.compile(r"(.*_)?(mask|probability|overlay)|contact_sheet", re.IGNORECASE)
+_OUTPUTS = re.compile(r"(.*_)?(mask|probability|entropy|disagreement|overlay)|contact_sheet", re.IGNORECASE)
 _NO_SCANS = re.compile(
-  r"masks?|labels?(tr|ts|val)?|segmentations?|annotations?|probabilities|overlays", re.IGNORECASE
+  r"masks?|labels?(tr|ts|val)?|segmentations?|annotations?|probabilities|entropies|disagreements|overlays",
+  re.IGNORECASE,
 )  # names of folders
 _LAST_NUMBER = re.compile(r"[-_. ]*\d+(?!.*\d)")
 

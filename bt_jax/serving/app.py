@@ -143,7 +143,7 @@ class _Service:
     mask, classes = segments_of(masks, info)
     out = folder / "out"
     out.mkdir()
-    paths = reader.FORMATS[scan.format].write(scan, out, mask, None, algorithm=self._algorithm(upload), classes=classes)
+    paths = reader.FORMATS[scan.format].write(scan, out, mask, {}, algorithm=self._algorithm(upload), classes=classes)
     if len(paths) == 1:
       return paths[0].name, paths[0].read_bytes()
     content = io.BytesIO()

@@ -14,6 +14,7 @@ from bt_jax.inference.predictor import Prediction
 
 _DARKEST, _BRIGHTEST = 1, 99.5  # percentiles that the page shows as black and white at first
 Stored = UInt8[np.ndarray, "slices height width"] | UInt16[np.ndarray, "slices height width"]
+_MOST_SPREAD = 0.5  # the largest standard deviation that probabilities can have
 _STEPS = 2**16 - 1  # of intensities that are no whole numbers
 
 
@@ -26,8 +27,9 @@ def pack(described: dict[str, Any], prediction: Prediction) -> bytes:
   """The answer to a prediction: the length of the JSON (4 bytes, little-endian), the JSON, then arrays as bytes.
 
   The arrays are each different channel of the scan, see `_stored`; for each class how many of `thresholds` each voxel reaches,
-  which gives its exact mask at each of them; and for each class its mask at the predictor's own threshold, after any other
-  steps of the predictor, with 8 voxels in a byte. Everything is gzipped.
+  which gives its exact mask at each of them; the disagreement of several passes, where there are any, in steps of
+  `_MOST_SPREAD` / 255; and for each class its mask at the predictor's own threshold, after any other steps of the
+  predictor, with 8 voxels in a byte. Everything is gzipped.
 
   Args:
     described: the content of `prediction.json`.
@@ -40,6 +42,8 @@ def pack(described: dict[str, Any], prediction: Prediction) -> bytes:
   levels = np.searchsorted(np.array(stops, probability.dtype), probability, side="right").astype(np.uint8)
   index = stops.index(own)
   channels = _channels(prediction)
+  disagreement = prediction.disagreement
+  spread = [] if disagreement is None else [np.rint(disagreement / _MOST_SPREAD * 255).astype(np.uint8)]
   head = json.dumps(
     {
       "prediction": described,
@@ -47,6 +51,7 @@ def pack(described: dict[str, Any], prediction: Prediction) -> bytes:
       "thresholds": stops,
       "own": index,
       "plain": bool((mask == (levels > index)).all()),
+      "disagreement": _MOST_SPREAD if spread else None,
       "channels": [about for about, _ in channels],
       "classes": [
         {"name": name, "colour": colour} for name, colour in zip(info.classes, overlays.colours(info), strict=True)
@@ -54,7 +59,7 @@ def pack(described: dict[str, Any], prediction: Prediction) -> bytes:
     },
     allow_nan=False,
   ).encode()
-  arrays = (*(values for _, values in channels), levels, np.packbits(mask.reshape(len(mask), -1), axis=1))
+  arrays = (*(values for _, values in channels), levels, *spread, np.packbits(mask.reshape(len(mask), -1), axis=1))
   parts = (struct.pack("<I", len(head)), head, *(array.tobytes() for array in arrays))
   return gzip.compress(b"".join(parts), compresslevel=1)
 

@@ -121,7 +121,8 @@ def predict(port, *parts):
     channels.append(channel["lowest"] + channel["step"] * stored)
     start += size * channel["bytes"]
   levels = np.frombuffer(content, np.uint8, size, start).reshape(head["shape"])
-  return Answer(head, channels, levels, np.frombuffer(content, np.uint8, offset=start + size))
+  start += size * (2 if head["disagreement"] else 1)
+  return Answer(head, channels, levels, np.frombuffer(content, np.uint8, offset=start))
 
 
 def error_in(content):
@@ -137,7 +138,8 @@ class Brightness:
   about = {"title": "<b>brightness</b>"}
   info = INFO
 
-  def __init__(self, threshold=0.5, cleans=False, fails=False, waits=None):
+  def __init__(self, threshold=0.5, cleans=False, fails=False, waits=None, passes=1):
+    self.passes = passes
     self.threshold, self.cleans, self.fails, self.waits = threshold, cleans, fails, waits
     self.started, self._count = threading.Event(), threading.Lock()
     self.calls = self.at_once = self.most_at_once = 0
@@ -169,6 +171,7 @@ class Brightness:
       looks_wrong=False,
       info=INFO,
       about=self.about,
+      disagreement=probability * (1 - probability) if self.passes > 1 else None,
     )
 
 

@@ -22,6 +22,7 @@ export class Result {
       return { ...channel, stored: channel.bytes === 1 ? new Uint8Array(content) : new Uint16Array(content) };
     });
     this.levels = this.classes.map(() => new Uint8Array(next(size)));
+    this.spread = head.disagreement && { most: head.disagreement, stored: new Uint8Array(next(size)) };
     this.bits = this.classes.map(() => new Uint8Array(next(packed)));
     const { spacing_mm: spacing, orientation } = this.prediction;
     this.planes = Object.fromEntries(PLANES.map((name) => [name, new Plane(name, head.shape, spacing, orientation)]));
@@ -37,6 +38,17 @@ export class Result {
   /** Of any class, how many thresholds a voxel reaches. */
   level(voxel) {
     return this.levels.reduce((most, level) => Math.max(most, level[voxel]), 0);
+  }
+
+  /** The values of a layer at a voxel as a share of its highest, 0..1, and that highest. */
+  layer(name) {
+    const probability = [0, ...this.thresholds];  // by how many thresholds a voxel reaches
+    if (name === "probability") return { most: 1, share: (voxel) => probability[this.level(voxel)] };
+    if (name === "entropy") {
+      const bits = probability.map((p) => p > 0 ? -(p * Math.log2(p) + (1 - p) * Math.log2(1 - p)) : 0);
+      return { most: 1, share: (voxel) => bits[this.level(voxel)] };
+    }
+    return { most: this.spread.most, share: (voxel) => this.spread.stored[voxel] / 255 };
   }
 
   /** How many voxels of any class each slice of a plane has at a threshold. */

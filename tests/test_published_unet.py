@@ -1,8 +1,8 @@
 """The weights of mateuszbuda/brain-segmentation-pytorch, against a network and arithmetic written from its code."""
 
 import collections
+import dataclasses
 import functools
-import json
 
 import jax
 import jax.numpy as jnp
@@ -17,10 +17,11 @@ from bt_jax.datasets.lgg_mri.constants import INFO
 from bt_jax.datasets.store import SliceId
 from bt_jax.errors import UserError
 from bt_jax.models import LiteUNet, ResUNet, UNet
-from bt_jax.pipeline import missing_sequences, percentiles
+from bt_jax.pipeline import feed, missing_sequences, percentiles
 from bt_jax.pipeline.preprocess import make_preprocess
 from bt_jax.pretrained import conversion
 from bt_jax.runs import transfer
+from bt_jax.schema import Slices
 from tests.golden import weights
 from tests.helpers.launching import launch
 from tests.helpers.refusals import refused
@@ -165,6 +166,32 @@ def test_volumes_are_prepared_as_its_code_does(shape):
   np.testing.assert_allclose(inputs, as_published(stored, 64), atol=2e-3)
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_stored_slices_are_normalised_by_their_own_volume(dtype):
+  """The percentiles of each case, in 0..255 whatever the type, reach the batch and the network's input."""
+  stored = {"a": volume(1, (9, 64, 64)), "b": volume(2, (9, 64, 64)) // 2}
+  whole = np.iinfo(dtype).max // 255
+
+  def read(ids):
+    case = ids[0][0]
+    image = stored[case].astype(dtype) * dtype(whole)
+    statistics = np.zeros((len(ids), 3), np.float32)
+    names = np.array([case] * len(ids))
+    return Slices(
+      names, names, np.arange(1, len(ids) + 1), image, np.zeros((*image.shape[:3], 1), np.uint8), *[statistics] * 2
+    )
+
+  ids = {case: [f"{case}/{number}" for number in range(1, 10)] for case in stored}
+  found = percentiles.of_cases(ids.items(), read)
+  preprocess = make_preprocess(size=64, normalize="percentiles", channels="pre,flair,post", info=INFO)
+  for case, original in stored.items():
+    np.testing.assert_allclose(found[case], percentiles.statistics(percentiles.crop(original)[0]), rtol=1e-5)
+    batch = feed.arrays(dataclasses.replace(read(ids[case]), volume_percentiles=np.stack([found[case]] * 9)))
+    low, high, mean, std = found[case].T
+    expected = (np.clip(original, low, high) - mean) / std
+    np.testing.assert_allclose(preprocess(jax.tree.map(jnp.asarray, batch))[0], expected, atol=1e-4)
+
+
 def test_a_crop_is_undone_by_its_box():
   stored = volume().astype(np.float32)
   cropped, box = percentiles.crop(stored)
@@ -287,19 +314,3 @@ def test_lgg_patients_that_it_learned_from_are_not_tested_on(loaded):
     else:
       refused(check, "learned from 1 patients", "TCGA_CS_4941", "that leaks")
   transfer.check_no_leak(splits.Split("a split", False, (ids[1],), (ids[1],), (ids[2],)), index, loaded)
-
-
-@pytest.mark.slow
-def test_a_run_starts_from_it_and_predicts_with_its_normalisation(file, tmp_path):
-  """On synthetic patients, whom it never saw."""
-  options = [
-    "--config=configs/seg.py:phantom", "--config.model.name=unet", "--config.model.width=32", "--config.model.depth=4",
-    f"--config.model.pretrained={file}", "--config.train.epochs=1", "--config.data.size=16", f"--workdir={tmp_path / 'run'}",
-  ]  # fmt: skip
-  code, out, err = launch(options)
-  assert code == 0, err
-  assert "network from" in out
-  assert json.loads((tmp_path / "run" / "pretrained.json").read_text())["normalize"] == "percentiles"
-  predictor = bt_jax.load(tmp_path / "run")
-  assert predictor.networks[0].view.percentiles and not predictor.networks[0].view.cropped
-  assert np.isfinite(predictor.predict(volume().astype(np.float32)).probability).all()

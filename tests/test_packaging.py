@@ -1,5 +1,6 @@
 """Wheel, source archive, constraints and images: what is handed out is whole."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -14,7 +15,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from bt_jax.version import __version__
-from tests.helpers.launching import ROOT
+from tests.helpers.launching import ROOT, environment
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 IMAGES = sorted((ROOT / "docker").glob("Dockerfile.*"))
@@ -131,5 +132,24 @@ def test_the_wheel_from_the_source_archive_holds_every_file_of_the_package(archi
   info = about.rpartition("/")[0]
   assert {f"{info}/licenses/LICENSE", f"{info}/licenses/NOTICE"} <= names
   assert not [name for name in names if not name.startswith(("bt_jax/", "configs/", f"{info}/"))]
-  assert f"Version: {__version__}\n" in metadata and "License-Expression: Apache-2.0\n" in metadata
+  assert f"Version: {__version__}\n" in metadata and "License-Expression: Apache-2.0 AND CC-BY-NC-SA-4.0\n" in metadata
   assert f"bt_jax-{__version__}.tar.gz" == archive.name
+
+
+@pytest.mark.slow
+def test_the_weights_in_the_wheel_predict_from_any_folder(archives, tmp_path):
+  """Without this checkout: the console script's function, on a sample that the wheel writes."""
+  with zipfile.ZipFile(archives[1]) as file:
+    file.extractall(tmp_path / "site")
+  here = {**environment(), "PYTHONPATH": str(tmp_path / "site")}
+  program = "import sys; from bt_jax.cli import main; sys.argv[0] = 'bt-jax'; main()"
+  for command in (
+    ["-m", "bt_jax.datasets.samples", "--head", "head"],
+    ["-c", program, "predict", "--checkpoint=lgg", "--input=head", "--output=mask"],
+  ):
+    done = subprocess.run([sys.executable, *command], cwd=tmp_path, env=here, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+  prediction = json.loads((tmp_path / "mask" / "prediction.json").read_text())
+  (network,) = prediction["model"]["segmenters"]
+  assert network["path"] == str(tmp_path / "site" / "bt_jax" / "zoo" / "lgg.safetensors")
+  assert prediction["voxels"] > 0 and (tmp_path / "mask" / "mask.nii.gz").is_file()

@@ -421,15 +421,15 @@ def test_the_command_lists_all_and_leaves_with_status_1(tmp_path):
   assert "problem 1: " in out and "problem 2: " in out and "problem 3: " not in out
   assert err.strip().splitlines()[-1] == f"error: 2 problems in {root}, listed above: correct them, and check again"
   assert Image.open(tmp_path / "sheet.png").format == "PNG" and not (tmp_path / "sheet.txt").exists()
-  for case in (0, 2, 4, 5):
+  for case in (0, 2, 4):  # one keeps the class, which would otherwise be in no case
     label_that_is_not_described(root, case)
   status, out, err = launch(["--mode=check", *flags, f"--output={tmp_path / 'sheet.png'}"])
   listed = (tmp_path / "sheet.txt").read_text().splitlines()
-  assert status == 1 and "(and 4 more like this)" in out and "problem 3: " not in out
+  assert status == 1 and "(and 3 more like this)" in out and "problem 3: " not in out
   last = err.strip().splitlines()[-1]
-  assert f"6 problems in {root}, listed above, and one by one in {tmp_path / 'sheet.txt'}" in last
+  assert f"5 problems in {root}, listed above, and one by one in {tmp_path / 'sheet.txt'}" in last
   named = [line.split(" ", 1)[0] for line in listed if "has the label 7" in line]
-  assert named == [str(_mask(root, case)) for case in (0, 2, 3, 4, 5)]
+  assert named == [str(_mask(root, case)) for case in (0, 2, 3, 4)]
 
 
 def test_a_folder_in_capitals_is_named(tmp_path):

@@ -231,17 +231,17 @@ def test_the_viewer_gets_the_masks_of_each_class_at_every_threshold(overlapping)
   content = gzip.decompress(transport.pack(describe(found), found))
   (length,) = struct.unpack("<I", content[:4])
   head, size = json.loads(content[4 : 4 + length]), 2 * 40 * 50
-  arrays = np.frombuffer(content[4 + length :], np.uint8)
-  levels = np.moveaxis(arrays[size : 3 * size].reshape(2, 2, 40, 50), 0, -1)
+  arrays = np.frombuffer(content[4 + length :], np.uint8)[size * sum(one["bytes"] for one in head["channels"]) :]
+  levels = np.moveaxis(arrays[: 2 * size].reshape(2, 2, 40, 50), 0, -1)
   assert [one["name"] for one in head["classes"]] == ["core", "oedema"] and head["plain"]
   for index in (head["own"], 20, 80):
     threshold = head["thresholds"][index]
     expected = postprocess.class_masks(found.probabilities, threshold=threshold, overlapping=overlapping)
     np.testing.assert_array_equal(levels > index, expected)
-  masks = transport.unpack_masks(arrays[3 * size :].tobytes(), (2, 40, 50), 2)
+  masks = transport.unpack_masks(arrays[2 * size :].tobytes(), (2, 40, 50), 2)
   np.testing.assert_array_equal(masks, found.masks)
   with pytest.raises(UserError, match="predict this scan again"):
-    transport.unpack_masks(arrays[3 * size :].tobytes(), (2, 40, 50), 1)
+    transport.unpack_masks(arrays[2 * size :].tobytes(), (2, 40, 50), 1)
 
 
 def test_an_overlay_has_a_colour_and_a_line_for_each_class(tmp_path):

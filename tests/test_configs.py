@@ -148,7 +148,7 @@ def chains(path):
   ("fields", "chosen", "takers"),
   [
     ({"model.slice_head": True}, "model.name=unet", "model.name=lite_unet"),
-    ({"model.name": "resunet", "model.width": 999}, "model.name=resunet", "model.name=cnn or unet or resunet_scratch"),
+    ({"model.name": "resunet", "model.width": 999}, "model.name=resunet", "model.name=unet or resunet_scratch or cnn"),
     ({"model.pool": "min"}, "model.name=unet", "model.name=cnn"),
     ({"loss.exponent": 0.9}, "loss.name=bce_dice", "loss.name=focal_tversky"),
     ({"loss.name": "bce", "loss.smooth": 0.0}, "loss.name=bce", "loss.name=dice or bce_dice or focal_tversky"),
@@ -264,7 +264,7 @@ def test_no_such_preset():
   [
     ("data.size", 100, "set data.size to 96 or 128"),
     ("data.name", "brats", "data.name is 'brats', expected one of lgg, phantom, own"),
-    ("data.normalize", "none", "expected one of volume, image, unit"),
+    ("data.normalize", "none", "expected one of volume, percentiles, image"),
     ("data.channels", "flair,t2", "data.channels names 't2'"),
     ("data.contrast", "gamma", "data.contrast is 'gamma', expected one of none, stretch, clahe"),
     ("data.contrast", "stretch", "data.contrast=stretch changes intensities"),

@@ -53,7 +53,7 @@ def load(
 
   >>> bt_jax.load("runs/none")
   Traceback (most recent call last):
-  bt_jax.errors.UserError: there is no runs/none: name the folder of a run, or an exported file
+  bt_jax.errors.UserError: there is no runs/none: name lgg, the folder of a run, or an exported file
 
   Args:
     checkpoint: the folder of a run, several folders whose probabilities are averaged, a glob pattern, the weights of a

@@ -96,7 +96,7 @@ def test_weights_are_those_of_the_module_they_come_with(naming, headless, tmp_pa
   wanted = jax.eval_shape(module.init, jax.random.key(0), images)
   assert jax.tree.map(np.shape, variables) == jax.tree.map(lambda leaf: leaf.shape, dict(wanted))
   if not headless:
-    outputs = (2, 64, 64, 1) if naming.variant == "unet" else (2, 1000)
+    outputs = (2, 64, 64, 1000) if naming.variant == "unet" else (2, 1000)
     assert jax.eval_shape(module.apply, variables, images).shape == outputs
 
 

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 
+from bt_jax.datasets.lgg_mri.constants import INFO
 from bt_jax.errors import UserError
 from bt_jax.evaluation import calibration, class_statistics, records
 from bt_jax.evaluation.record_tables import Tables
@@ -152,7 +153,7 @@ def test_table_is_laid_out_as_table_2_with_the_printed_values():
 
 
 def test_tables_come_back_from_their_files_as_they_were(tmp_path):
-  read = lambda: Tables.read(tmp_path, "classification", leaky=True)
+  read = lambda: Tables.read(tmp_path, "classification", leaky=True, info=INFO)
   row = {
     **{"data": "made up", "split": "s", "case": "TCGA_CS_4941_19960909", "patient": "1.0", "slice": 3},
     **{"label": 1, "probability": 0.1 + 0.2, "probability_calibrated": 0.5, "prediction": 0},

@@ -4,9 +4,8 @@ from typing import NamedTuple
 
 from flax import linen as nn
 
-from bt_jax.models import EfficientNetLite, LiteClassifier, ResNet50, ResNet50Classifier, UNet
+from bt_jax.models import EfficientNetLite, LiteClassifier, ResNet50, ResNet50Classifier
 from bt_jax.models.efficientnet_lite import ENCODERS
-from bt_jax.models.unet import UNET_FIELDS
 from bt_jax.models.unet import UNET_FIELDS, UNet
 from bt_jax.pretrained import conversion
 from bt_jax.training.train_state import PyTree
@@ -55,9 +54,7 @@ def load(name: str) -> Pretrained:
     return Pretrained(UNet(**UNET_FIELDS, classes=classes), weights.variables, weights.normalize)
   lite = weights.variant in ENCODERS
   head = weights.variables["params"].get("head")
-  if weights.is_whole:
-    module, variables = UNet(**UNET_FIELDS, classes=len(head["bias"])), weights.variables
-  elif head is None:
+  if head is None:
     module = EfficientNetLite(weights.variant) if lite else ResNet50(weights.variant)
     variables = {collection: arrays["encoder"] for collection, arrays in weights.variables.items()}
   else:

@@ -9,6 +9,7 @@ import pytest
 import safetensors.numpy
 
 from bt_jax import zoo
+from bt_jax.datasets.lgg_mri.lgg_mri_dataset_builder import published_folds
 from bt_jax.errors import UserError
 from bt_jax.inference import networks
 from bt_jax.runs import out_of_fold, transfer
@@ -19,6 +20,7 @@ from tests.helpers.arithmetic import PROFILE
 from tests.helpers.launching import ROOT
 from tests.helpers.refusals import refused
 
+PATIENTS = sorted(published_folds())
 FOLDS = ROOT / "docs" / "results" / "lite_unet_all"
 
 
@@ -38,7 +40,7 @@ def record(**fields):
   decision = {"threshold": 0.5, "temperature": 1.0, "tumor_probabilities": []}
   return {
     "config": config, "decision": decision, "profile": PROFILE, "normalize": "volume", "data": "TCGA-LGG", "history": [],
-    "patients": {"train": ["TCGA_CS_4941"], "validation": []}, "split": "all_patients", "step": 8, "arrays_sha256": "-",
+    "patients": {"train": PATIENTS, "validation": []}, "split": "all_patients", "step": 8, "arrays_sha256": "-",
     "bt_jax": "0.2.0", **fields,
   }  # fmt: skip
 
@@ -123,8 +125,17 @@ def test_folds_of_another_configuration_are_refused():
   refused(lambda: out_of_fold.choose(other, [str(FOLDS)]), "another configuration", "train.epochs (8 there, 9 now)")
 
 
+def test_folds_of_other_patients_or_named_twice_are_refused(tmp_path):
+  few = record(patients={"train": [name for name in PATIENTS if name != "TCGA_CS_4944"], "validation": []})
+  refused(lambda: out_of_fold.choose(few, [str(FOLDS / "folds_00-01")]), "TCGA_CS_4944", "not trained on")
+  shutil.copytree(FOLDS / "folds_00-01", tmp_path / "copy")
+  refused(
+    lambda: out_of_fold.choose(record(), [str(FOLDS / "folds_00-01"), str(tmp_path)]), "is tested in", "leave one"
+  )
+
+
 def test_folds_for_a_network_with_a_validation_set_are_refused():
-  own = record(patients={"train": ["a"], "validation": ["b"]})
+  own = record(split="patient_fold_00")
   refused(lambda: out_of_fold.choose(own, [str(FOLDS)]), "validation set of its own")
 
 

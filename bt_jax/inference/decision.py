@@ -51,13 +51,22 @@ def decide(
   """Combines what was chosen on the networks' validation sets; see `loading.load` for the options.
 
   Raises:
-    UserError: the networks' data sets have different channels or classes, or an option is out of range.
+    UserError: the networks' data sets have different channels or classes, an option is out of range, or a network was
+      trained without a validation set and no threshold is given.
   """
   first, *others = (*segmenters, *classifiers)
   for other in others:
     first.info.check_same(other.info, first.about["path"], other.about["path"])
   for name, value in {"threshold": threshold, "sensitivity": sensitivity}.items():
     check_share(name, value)
+  undecided = [network.about["path"] for network in segmenters if not network.decision.get("chosen", True)]
+  if undecided and threshold is None:
+    raise UserError(
+      f"{undecided[0]} was trained on all slices, and no threshold was chosen for it: export it as .safetensors with the folds "
+      "of its cross-validation, or name a threshold",
+      "runs",
+      "threshold",
+    )
   mean = lambda name, of: float(np.mean([network.decision[name] for network in of]))
   heads = all(network.slice_head for network in segmenters)
   gating = classifiers or (segmenters if heads else [])

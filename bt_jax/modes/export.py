@@ -5,6 +5,7 @@ from typing import Any
 
 from bt_jax.distributed import setup
 from bt_jax.errors import UserError
+from bt_jax.evaluation import SENSITIVITY
 from bt_jax.inference import loading, networks
 from bt_jax.runs import out_of_fold
 from bt_jax.scans.scan import NOTICE
@@ -41,28 +42,37 @@ def export(*, output: pathlib.Path, checkpoint: list[str], runs: list[str], **op
     setup.prepare()
     # Few of its runtimes support bfloat16.
     onnx.write(output, *loading.open_networks(checkpoint, options.pop("classifier"), "float32"), **options)
-    return
   else:
     from bt_jax.inference import jax_export
 
     setup.prepare()
     jax_export.write(output, *loading.open_networks(checkpoint, options.pop("classifier")), **options)
-  print(f"predict with it as with any run: --mode=predict --checkpoint={output} --input=SCAN --output=DIR")
+    print(f"predict with it as with any run: --mode=predict --checkpoint={output} --input=SCAN --output=DIR")
 
 
 def _write_weights(output: pathlib.Path, checkpoint: list[str], runs: list[str], options: dict[str, Any]) -> None:
   """Writes the weights of one network, of a segmenter or of a classifier."""
-  if given := [name for name in ("classifier", "tta", "threshold") if options[name] not in (None, False)]:
+  defaults = {"classifier": None, "tta": False, "threshold": None, "sensitivity": SENSITIVITY}
+  if given := [name for name, default in defaults.items() if options[name] != default]:
     raise UserError(f"{output}: weights are of one network, without {given[0]}: give it when you predict", given[0])
   paths = networks.find(checkpoint, "checkpoint")
   if len(paths) > 1:
     raise UserError(f"{output}: weights are of one network, and {len(paths)} are named: name one of them", "checkpoint")
+  (path,) = paths
+  if path.is_file() and not network_file.is_network(path):
+    raise UserError(f"{path} is not a run: only those are written as weights", "checkpoint")
   setup.prepare()
-  variables, record = networks.restore(paths[0], "checkpoint")
+  variables, record = networks.restore(path, "checkpoint")
   record |= {"research_use": NOTICE}
   if runs:
-    record |= out_of_fold.choose(checkpoint_record.check(record, paths[0]), runs)
+    record |= out_of_fold.choose(checkpoint_record.check(record, path), runs)
+  elif not record["decision"].get("chosen", True):
+    raise UserError(
+      f"{path} was trained on all slices, and no threshold was chosen for it: name the folds of its cross-validation",
+      "runs",
+    )
   network_file.write(output, variables, record)
-  print(
-    f"written: {output} ({output.stat().st_size / 1e6:.1f} MB), {record['config']['model']['name']} of {record['data']}"
-  )
+  config = record["config"]
+  print(f"written: {output} ({output.stat().st_size / 1e6:.1f} MB), {config['model']['name']} of {record['data']}")
+  flag = {"segmentation": "checkpoint", "classification": "classifier"}[config["task"]]
+  print(f"name it as that of a run: --{flag}={output}")

@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from bt_jax.datasets import splits
+from bt_jax.datasets.registry import info_of
 from bt_jax.errors import UserError
-from bt_jax.evaluation.record_tables import read_run
+from bt_jax.evaluation.record_tables import Tables, read_run
 from bt_jax.evaluation.records import of_any_class
 from bt_jax.runs.workdir import differences, listed
 from bt_jax.training.checkpoint_record import Record
@@ -29,9 +30,10 @@ def choose(record: Record, runs: Sequence[str]) -> dict[str, Any]:
     runs: folders of finished folds, of folders of folds, or patterns of either.
 
   Raises:
-    UserError: the network has a validation set of its own, there are no folds, or they are of another configuration.
+    UserError: the network has a validation set of its own, there are no folds, they are of another configuration or of
+      other data, or a patient is tested in two of them.
   """
-  if record.get("patients", {}).get("validation"):
+  if record["split"] != splits.ALL_NAME:
     raise UserError("the network was chosen on a validation set of its own: leave the folds out", "runs")
   folders = sorted({path for run in runs for match in glob.glob(run) for path in _folds(pathlib.Path(match))})
   if not folders:
@@ -43,6 +45,7 @@ def choose(record: Record, runs: Sequence[str]) -> dict[str, Any]:
         f"{folder} is of another configuration, which differs in {listed(differ)}: name folds of the network's", "runs"
       )
   summaries, tables = zip(*map(read_run, folders), strict=True)
+  _check_patients(record, folders, summaries, tables)
   rows = [row for of in tables for row in of_any_class(of.slices)]
   return {
     "decision": {
@@ -55,6 +58,22 @@ def choose(record: Record, runs: Sequence[str]) -> dict[str, Any]:
       "patients": len({row["patient"] for row in rows}),
     },
   }
+
+
+def _check_patients(
+  record: Record, folders: Sequence[pathlib.Path], summaries: Sequence[dict[str, Any]], tables: Sequence[Tables]
+) -> None:
+  """Raises UserError where folds are not of the network's data set, or test a patient twice."""
+  trained, tester = set(record["patients"]["train"]), {}
+  for folder, summary, of in zip(folders, summaries, tables, strict=True):
+    info_of(record).check_same(info_of(summary), "the network", str(folder))
+    for patient in dict.fromkeys(row["patient"] for row in of.slices):
+      if patient not in trained:
+        raise UserError(
+          f"{folder} tests {patient}, whom the network was not trained on: name folds of its data", "runs"
+        )
+      if tester.setdefault(patient, folder) != folder:
+        raise UserError(f"{patient} is tested in {tester[patient]} and in {folder}: leave one of them out", "runs")
 
 
 def _folds(folder: pathlib.Path) -> list[pathlib.Path]:

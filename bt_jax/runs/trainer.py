@@ -107,7 +107,7 @@ def fit(
         "config": plain(config),
         "normalize": components.normalize,
         "info": components.info.to_json(),
-        "patients": patients_of(data.split, data.index),
+        "patients": _learned_from(data, weights, restored and restored[1]),
         "profile": _profile(data),
         "bt_jax": __version__,
       },
@@ -205,10 +205,22 @@ def _decide(config: ConfigDict, components: Components, logits: Passes[Predicted
   }
 
 
+def _learned_from(
+  data: Data, weights: Weights | TrainedRun | None, restored: dict[str, Any] | None
+) -> dict[str, list[str]]:
+  """The patients of training and validation, and those of the weights that the run started from, for checks of leaks."""
+  if restored and restored.get("patients"):
+    return restored["patients"]
+  earlier = (weights.patients if weights is not None else None) or {}
+  ours = patients_of(data.split, data.index)
+  return {subset: sorted({*patients, *earlier.get(subset, ())}) for subset, patients in ours.items()}
+
+
 def _undecided(config: ConfigDict) -> dict[str, Any]:
-  """The same without a validation set, until records of a cross-validation choose it, see `evaluation.choices`."""
-  threshold = 0.5 if config.eval.threshold is None else config.eval.threshold
-  return {"threshold": threshold, "temperature": 1.0, "tumor_probabilities": []}
+  """The same without a validation set: placeholders, until records of a cross-validation choose, see `out_of_fold`."""
+  threshold = config.eval.threshold
+  placeholder = 0.5 if threshold is None else threshold
+  return {"threshold": placeholder, "temperature": 1.0, "tumor_probabilities": [], "chosen": threshold is not None}
 
 
 def _profile(data: Data) -> dict[str, list[float]]:

@@ -34,11 +34,12 @@ class Profile(TypedDict):
 
 
 class Decision(TypedDict):
-  """The values chosen on the validation set."""
+  """The values chosen on the validation set; without `chosen` where there was none, and they are placeholders."""
 
   threshold: Share
   temperature: Positive
   tumor_probabilities: list[Share]
+  chosen: NotRequired[bool]
 
 
 class Model(TypedDict):

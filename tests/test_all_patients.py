@@ -40,7 +40,7 @@ def test_it_predicts_with_a_threshold_that_is_named_or_chosen_by_folds(everyone,
   export = ["--mode=export", f"--checkpoint={everyone[0]}", f"--output={file}"]
   status, _, err = launch(export)
   assert status == 1 and "no threshold was chosen for it" in err and not file.exists()
-  status, out, err = launch([*export, f"--runs={run[0]}"])
+  status, _, err = launch([*export, f"--runs={run[0]}"])
   assert status == 0, err
   summary = json.loads((run[0] / "summary.json").read_text())
   _, record = network_file.read(file)

@@ -226,7 +226,7 @@ def write(
     folder: folder for `masks/<stem>_mask.tif` or `.png`, and for each map e.g. `probabilities/<stem>_probability.tif`.
     mask: mask on the grid of `scan.image`.
     maps: further values by name, such as `probability`.
-    algorithm: what made the mask, whose software stands in the files' own descriptions.
+    algorithm: what made the mask; its origin stands in the files' own descriptions.
     classes: the name of each label; not written, as these formats have no place for them.
 
   Returns:
@@ -240,11 +240,11 @@ def write(
     stored = lambda values, turn=turn: orientation.as_stored(values[..., None], turn)[..., 0]
     values = stored(shown[own])
     write_as, suffix = (_tiff, ".tif") if source.format == "TIFF" else (_png, ".png")
-    content = write_as(values, turn, algorithm.software)
+    content = write_as(values, turn, algorithm.origin)
     written.append(writing.write_bytes(folder / "masks" / f"{source.stem}_mask{suffix}", content))
     for name, values in maps.items():
       path = folder / folder_of(name) / f"{source.stem}_{name}.tif"
-      written.append(writing.write_bytes(path, _tiff(stored(values[own]), turn, algorithm.software)))
+      written.append(writing.write_bytes(path, _tiff(stored(values[own]), turn, algorithm.origin)))
     start += source.pages or 1
   return written
 

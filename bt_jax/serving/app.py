@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol, runtime_checkable
 
 import anyio
+import numpy as np
+from jaxtyping import Bool
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -100,8 +102,7 @@ class _Service:
     # The mask comes in addition to a scan that was within the limits without it.
     limits = uploads.Limits(2 * self._limits.bytes, self._limits.files)
     async with _uploaded(request, limits) as (folder, upload):
-      if upload.mask is None:
-        raise HTTPException(400, "there is no mask: send it in the field 'mask'")
+      _check_sent(upload, uploads.MASK)
       name, content = await self._in_turn(request, self._written, folder, upload)
     where = f"attachment; filename*=UTF-8''{urllib.parse.quote(name)}"
     return Response(content, media_type="application/octet-stream", headers={"Content-Disposition": where})
@@ -126,6 +127,19 @@ class _Service:
     study = _study(folder, upload, self._info)
     return studies.read(study, self._info, archives.Limits(*self._limits))
 
+  def _read_predicted(self, folder: pathlib.Path, upload: uploads.Upload) -> Scan:
+    """The scan, which must be the one that the page's mask was predicted for, where the page says which."""
+    scan = self._read(folder, upload)
+    if upload.texts.get("sha256", scan.sha256) != scan.sha256:
+      raise UserError(
+        f"the mask is of another scan than {scan.name}, or its files have changed: predict this scan again"
+      )
+    return scan
+
+  def _masks(self, upload: uploads.Upload, field: str, scan: Scan) -> Bool[np.ndarray, "slices height width classes"]:
+    content = upload.masks[field].read_bytes()
+    return transport.unpack_masks(content, scan.image.shape[:3], len(self._info.classes))
+
   def _algorithm(self, upload: uploads.Upload) -> Algorithm:
     text = upload.texts.get("threshold")
     try:
@@ -134,13 +148,13 @@ class _Service:
       raise UserError(f"the threshold is {text!r}, expected a number from 0 to 1") from error
     if threshold is not None and not 0 <= threshold <= 1:
       raise UserError(f"the threshold is {text}, expected a number from 0 to 1")
-    return Algorithm(writer.SOFTWARE, self._predictor.about["title"], threshold)
+    corrected = "corrected" in upload.texts
+    return Algorithm(writer.SOFTWARE, self._predictor.about["title"], threshold, corrected)
 
   def _written(self, folder: pathlib.Path, upload: uploads.Upload) -> tuple[str, bytes]:
     """A file's name, and its content: a mask, or, with several classes, a label map."""
-    scan, info = self._read(folder, upload), self._info
-    masks = transport.unpack_masks(upload.mask.read_bytes(), scan.image.shape[:3], len(info.classes))
-    mask, classes = segments_of(masks, info)
+    scan = self._read_predicted(folder, upload)
+    mask, classes = segments_of(self._masks(upload, uploads.MASK, scan), self._info)
     out = folder / "out"
     out.mkdir()
     paths = reader.FORMATS[scan.format].write(scan, out, mask, {}, algorithm=self._algorithm(upload), classes=classes)
@@ -179,6 +193,12 @@ async def _uploaded(request: Request, limits: uploads.Limits) -> AsyncIterator[t
         raise
       line = f"the server cannot write files ({error.strerror}): make room there, and send the scan again"
       raise HTTPException(507, line) from error
+
+
+def _check_sent(upload: uploads.Upload, *fields: str) -> None:
+  for field in fields:
+    if field not in upload.masks:
+      raise HTTPException(400, f"there is no mask: send it in the field {field!r}")
 
 
 def _study(folder: pathlib.Path, upload: uploads.Upload, info: DatasetInfo) -> reader.Study:

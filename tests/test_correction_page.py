@@ -1,13 +1,16 @@
 """A mask is corrected in a browser: brush, eraser, fill, undo, and what becomes of it."""
 
+import dataclasses
 import gzip
 
 import nibabel
 import numpy as np
 import pytest
 
+from bt_jax.datasets.own_data import layouts
+from bt_jax.serving import app
 from tests.helpers.pages import PROBABILITY, VOLUME, shown, text, upload
-from tests.helpers.viewers import VOXEL_MM3, nifti_bytes
+from tests.helpers.viewers import VOXEL_MM3, Brightness, nifti_bytes, serving
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="drives the browser")
 pytest_plugins = ["tests.helpers.browsing"]
@@ -165,3 +168,73 @@ def test_a_finger_draws_and_two_take_the_stroke_back_and_zoom(visit):
   touch("touchEnd")
   assert int(text(page, "voxels").replace(",", "")) == before + 10 and text(page, "zoom") != "100 %"
   assert page.evaluate("document.documentElement.scrollWidth") <= 400
+
+
+def test_a_correction_is_kept_and_how_to_train_from_it_is_shown(visit, tmp_path):
+  command = lambda root, patients, info: f"train <b>from</b> {root.name} with {patients}"
+  with serving(app.make_app(Brightness(), keep=tmp_path / "kept", fine_tuning=command)) as port:
+    page = visit(address=f"http://127.0.0.1:{port}")
+    upload(page, ("scan.nii", nifti_bytes(VOLUME)))
+    page.locator("#brush-size").fill("1")
+    keep = page.get_by_role("button", name="Keep the correction")
+    assert keep.is_disabled()
+    number = shown(page)
+    stroke(page, "brush", (2, 3), (2, 8))
+    keep.click()
+    sync_api.expect(page.locator("#kept-command")).to_have_text("train <b>from</b> corrections with 1")
+    assert "1 correction of 1 patient" in text(page, "kept-line") and text(page, "error") == ""
+    mask = MASK.copy()
+    mask[number - 1, 2, 3:9] = True
+    (case,) = layouts.find(tmp_path / "kept/corrections").cases
+    for path in (case.masks[0], tmp_path / "kept/0001/corrected/mask.nii"):
+      np.testing.assert_array_equal(np.asarray(nibabel.load(path).dataobj).transpose(2, 1, 0), mask)
+    # What is kept is saved: another scan is taken, and its result says nothing of this one.
+    upload(page, ("other.nii", nifti_bytes(VOLUME)))
+    sync_api.expect(page.locator("#study")).to_have_text("other")
+    assert not page.locator("#kept-correction").is_visible()
+    (tmp_path / "kept/0002/prediction.json").unlink()
+    stroke(page, "brush", (2, 3))
+    keep.click()
+    page.get_by_role("alert").wait_for()
+    assert "no kept prediction '0002'" in text(page, "error") and page.locator("#result").is_visible()
+    page.close()
+
+
+def test_a_server_that_keeps_nothing_offers_no_keeping_and_says_so(page):
+  assert not page.locator("#keep").is_visible() and "is not kept" in text(page, "keeping")
+
+
+class Two(Brightness):
+  """What is bright is the core, and what is less so the rim."""
+
+  info = dataclasses.replace(Brightness.info, classes=("rim", "core"), ids=(1, 2))
+
+  def predict(self, scan):
+    one = super().predict(scan)
+    core = (one.probability >= 0.7)[..., None]
+    rim = one.masks & ~core
+    probabilities = np.concatenate([one.probabilities * ~core, one.probabilities * core], -1)
+    return dataclasses.replace(one, masks=np.concatenate([rim, core], -1), probabilities=probabilities, info=self.info)
+
+
+def test_of_classes_that_exclude_each_other_the_brush_moves_voxels_to_its_own(visit):
+  with serving(app.make_app(Two())) as port:
+    page = visit(address=f"http://127.0.0.1:{port}")
+    upload(page, ("scan.nii.gz", nifti_bytes(VOLUME, compressed=True)))
+    number, row = shown(page) - 1, 22
+    core = PROBABILITY >= 0.7
+    rim = MASK & ~core
+    assert core[number, row].any() and rim[number, row].any()
+    page.locator("#brush-size").fill("1")
+    page.locator("#pen-class").select_option("rim")
+    stroke(page, "brush", (row, 0), (row, WIDTH - 1))
+    page.locator("#pen-class").select_option("core")
+    stroke(page, "eraser", (row, 0), (row, WIDTH - 1))  # there is none any more
+    rim[number, row], core[number, row] = True, False
+    with page.expect_download() as download:
+      page.get_by_role("button", name="Download the mask").click()
+    image = nibabel.Nifti1Image.from_bytes(gzip.decompress(download.value.path().read_bytes()))
+    np.testing.assert_array_equal(np.asarray(image.dataobj).transpose(2, 1, 0), rim + 2 * core)
+    volumes = page.locator("#classes small").all_inner_texts()
+    assert volumes == [f"{mask.sum() * VOXEL_MM3 / 1000:,.2f} ml" for mask in (rim, core)]
+    page.close()

@@ -29,7 +29,7 @@ from bt_jax.inference.predictor import segments_of
 from bt_jax.scans import archives, reader
 from bt_jax.scans.algorithm import Algorithm
 from bt_jax.scans.scan import Scan
-from bt_jax.serving import guard, transport, uploads
+from bt_jax.serving import corrections, guard, transport, uploads
 
 _PAGE = pathlib.Path(__file__).parent / "page"
 
@@ -51,8 +51,9 @@ def make_app(
   limit_mb: int = 512,
   limit_files: int = 5000,
   keep: pathlib.Path | None = None,
+  fine_tuning: corrections.FineTuning | None = None,
 ) -> Starlette:
-  """The application: `/` the page, `/about`, `/predict` and `/mask`.
+  """The application: `/` the page, `/about`, `/predict`, `/mask` and `/keep`.
 
   Args:
     predictor: predicts one scan at a time.
@@ -60,13 +61,15 @@ def make_app(
     limit_mb: largest total size of one scan's files, in MB of 2**20 bytes.
     limit_files: largest number of files of one scan.
     keep: folder in which each prediction gets a numbered folder; None to keep nothing.
+    fine_tuning: see `corrections.summary`.
   """
-  service = _Service(predictor, uploads.Limits(limit_mb * 2**20, limit_files), keep)
+  service = _Service(predictor, uploads.Limits(limit_mb * 2**20, limit_files), keep, fine_tuning)
   return Starlette(
     routes=[
       Route("/about", service.about),
       Route("/predict", service.predict, methods=["POST"]),
       Route("/mask", service.mask, methods=["POST"]),
+      Route("/keep", service.keep, methods=["POST"]),
       Mount("/", StaticFiles(directory=_PAGE, html=True)),
     ],
     middleware=guard.guards(host),
@@ -75,8 +78,14 @@ def make_app(
 
 
 class _Service:
-  def __init__(self, predictor: Predictor, limits: uploads.Limits, keep: pathlib.Path | None):
-    self._predictor, self._limits, self._keep_in = predictor, limits, keep
+  def __init__(
+    self,
+    predictor: Predictor,
+    limits: uploads.Limits,
+    keep: pathlib.Path | None,
+    fine_tuning: corrections.FineTuning | None,
+  ):
+    self._predictor, self._limits, self._keep_in, self._fine_tuning = predictor, limits, keep, fine_tuning
     self._info = predictor.info
     self._turn = anyio.Lock()
 
@@ -107,6 +116,16 @@ class _Service:
     where = f"attachment; filename*=UTF-8''{urllib.parse.quote(name)}"
     return Response(content, media_type="application/octet-stream", headers={"Content-Disposition": where})
 
+  async def keep(self, request: Request) -> Response:
+    """Takes a scan's files, the page's mask and what it was corrected from, keeps the correction, and answers how to train from it."""
+    if self._keep_in is None:
+      raise HTTPException(403, "this server keeps nothing: download the mask, or start it with a folder to keep in")
+    limits = uploads.Limits(3 * self._limits.bytes, self._limits.files)
+    async with _uploaded(request, limits) as (folder, upload):
+      _check_sent(upload, uploads.MASK, uploads.PREDICTED)
+      content = await self._in_turn(request, self._kept, folder, upload)
+    return JSONResponse(content)
+
   async def _in_turn(self, request: Request, work: Callable, *given: Any) -> Any:
     """Runs `work` in a thread, one at a time, as memory and the accelerator suffice for one."""
     async with self._turn:
@@ -118,10 +137,21 @@ class _Service:
   def _predicted(self, folder: pathlib.Path, upload: uploads.Upload) -> bytes:
     scan = self._read(folder, upload)
     prediction = self._predictor.predict(scan)
-    described = describe(prediction)
+    described, kept = describe(prediction), None
     if self._keep_in is not None:
-      writer.save(prediction, _numbered(self._keep_in))
-    return transport.pack(described, prediction)
+      kept = _numbered(self._keep_in)
+      writer.save(prediction, kept)
+    return transport.pack(described, prediction, kept and kept.name)
+
+  def _kept(self, folder: pathlib.Path, upload: uploads.Upload) -> dict[str, str]:
+    scan = self._read_predicted(folder, upload)
+    masks, predicted = (self._masks(upload, field, scan) for field in (uploads.MASK, uploads.PREDICTED))
+    algorithm = self._algorithm(upload)._replace(corrected=True)
+    correction = corrections.Correction(scan, masks, predicted, algorithm, upload.texts.get("kept", ""))
+    data = corrections.keep(self._keep_in, correction, self._info, self._predictor.about)
+    said = corrections.summary(data, self._info, self._fine_tuning)
+    print(f"kept {scan.name}: {said['line']}\n{said['command']}".rstrip(), flush=True)
+    return said
 
   def _read(self, folder: pathlib.Path, upload: uploads.Upload) -> Scan:
     study = _study(folder, upload, self._info)

@@ -100,7 +100,7 @@ export class Pen {
     const correction = this.result?.correction;
     find("undo").disabled = !correction?.canUndo;
     find("redo").disabled = !correction?.canRedo;
-    find("uncorrect").disabled = !correction?.changed;
+    find("uncorrect").disabled = find("keep").disabled = !correction?.changed;
     tell("brush-size-value", `${this.size} pixel${this.size === 1 ? "" : "s"}`);
     const slices = (correction?.differing ?? []).flatMap((count, index) => count ? [index + 1] : []);
     tell("corrected", !slices.length ? "" : `Corrected by hand in slice${slices.length > 1 ? "s" : ""} ${slices.join(", ")}: `

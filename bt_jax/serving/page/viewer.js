@@ -3,6 +3,7 @@ import { filled, find, number, tell } from "./dom.js";
 import { offerDownloads } from "./downloads.js";
 import { Frame } from "./frame.js";
 import { listen } from "./gestures.js";
+import { offerKeeping } from "./keeping.js";
 import { Pen } from "./pen.js";
 import { draw, STOPS } from "./picture.js";
 import { PLANES } from "./planes.js";
@@ -68,6 +69,7 @@ function show(answer, files) {
   threshold.max = result.thresholds.length - 1;
   at = result.own;
   slices = {};
+  find("kept-correction").hidden = true;
   pen.start(result);
   find("axial").checked = true;
   turnTo("axial");
@@ -240,11 +242,13 @@ document.addEventListener("keydown", (event) => {
   } else if (other) other();
 });
 
-offerDownloads(() => ({ result, sent, at }));
+const seen = () => ({ result, sent, at });
+offerDownloads(seen);
+offerKeeping(seen);
 
 /** Refuses to drop a correction that is not saved. */
 function checkSaved() {
-  if (result?.correction?.unsaved) throw new Error(`the correction of ${result.prediction.study} is not saved: download it, or go back to the prediction, first`);
+  if (result?.correction?.unsaved) throw new Error(`the correction of ${result.prediction.study} is not saved: download or keep it, or go back to the prediction, first`);
 }
 
 window.addEventListener("beforeunload", (event) => { if (result?.correction?.unsaved) event.preventDefault(); });
@@ -252,6 +256,10 @@ window.addEventListener("beforeunload", (event) => { if (result?.correction?.uns
 const about = await (await fetch("/about")).json();
 tell("limit", `${number(about.limit_bytes / 2 ** 20)} MB`);
 if (about.keeps) tell("keeps", "The server keeps the prediction and the mask of each scan; your files are deleted once it has answered.");
+find("keep").hidden = !about.keeps;
+tell("keeping", about.keeps
+  ? "Keeping a correction stores the scan's images and the corrected mask at the server, as data to train from."
+  : "The server was started without a folder to keep in: a corrected mask can be downloaded, and is not kept.");
 tell("model", about.model);
 acceptScans(about, () => {
   checkSaved();

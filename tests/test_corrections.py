@@ -14,6 +14,7 @@ import pytest
 import tifffile
 from nibabel import orientations
 
+from bt_jax import zoo
 from bt_jax.datasets.info import DatasetInfo
 from bt_jax.datasets.lgg_mri.constants import INFO
 from bt_jax.datasets.own_data import case_volumes, case_writer, inspection, layouts
@@ -21,6 +22,7 @@ from bt_jax.errors import UserError
 from bt_jax.modes import serve
 from bt_jax.scans.scan import Scan
 from bt_jax.serving import app
+from bt_jax.training import network_file
 from bt_jax.version import __version__
 from tests.helpers.launching import launch
 from tests.helpers.own_folders import nifti
@@ -196,7 +198,10 @@ def test_a_folder_of_corrections_is_a_data_set_and_a_scan_is_in_it_once(kept, ca
     assert status == 200, content
     lines.append(json.loads(content))
   data = folder / "corrections"
-  assert lines[2]["line"] == f"2 corrections of 2 patients in {data}; with 1 more, this fine-tunes from them"
+  assert (
+    lines[2]["line"]
+    == f"2 corrections of 2 patients in {data}; training needs 1 more patient, and then this fine-tunes from them"
+  )
   assert lines[3]["line"] == f"3 corrections of 3 patients in {data}; this fine-tunes from them"
   assert shlex.split(lines[3]["command"]) == [
     "python", "launch.py", "--config=configs/seg.py:own", f"--config.data.root={data}", "--config.model.pretrained=lgg",
@@ -266,6 +271,19 @@ def test_classes_that_exclude_each_other_and_folders_of_others_are_refused(tmp_p
   with pytest.raises(UserError, match="other channels or classes"):
     case_writer.add(tmp_path, "b", scan_of(VOLUME), masks, REGIONS, "a test")
   assert [path.name for path in (tmp_path / "imagesTr").iterdir()] == ["a_0000.tif"]
+
+
+def test_the_command_names_what_differs_from_the_preset(tmp_path):
+  variables, record = network_file.read(zoo.path_of("lgg"))
+  record["config"]["model"]["width"] = 99
+  path = network_file.write(tmp_path / "my network.safetensors", variables, record)
+  info = dataclasses.replace(INFO, window=(-160.0, 240.0))
+  assert shlex.split(serve.fine_tuning([str(path)], tmp_path / "data", 9, info))[2:] == [
+    "--config=configs/seg.py:own", f"--config.data.root={tmp_path / 'data'}", f"--config.model.pretrained={path}",
+    "--config.data.window=-160,240", "--config.model.width=99",
+  ]  # fmt: skip
+  (tmp_path / "exported.bin").write_bytes(b"")
+  assert serve.fine_tuning([str(tmp_path / "exported.bin")], tmp_path / "data", 9, INFO) is None
 
 
 @pytest.mark.slow

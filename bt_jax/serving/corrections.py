@@ -100,8 +100,8 @@ def summary(data: pathlib.Path, info: DatasetInfo, fine_tuning: FineTuning | Non
   if command is None:
     return {"line": f"{line}; these networks cannot be trained further, start from a run", "command": ""}
   lacking = folds.FEWEST - patients
-  when = f"; with {lacking} more, this fine-tunes from them" if lacking > 0 else "; this fine-tunes from them"
-  return {"line": f"{line}{when}", "command": command}
+  needed = f"; training needs {counted(lacking, 'more patient')}, and then" if lacking > 0 else ";"
+  return {"line": f"{line}{needed} this fine-tunes from them", "command": command}
 
 
 def _check_kept(folder: pathlib.Path, correction: Correction) -> pathlib.Path:

@@ -1,4 +1,4 @@
-import { find, tell } from "./dom.js";
+import { filled, find, tell } from "./dom.js";
 import { formOfMask, whileDisabled } from "./downloads.js";
 import { packed } from "./result.js";
 import { post } from "./sending.js";
@@ -18,7 +18,8 @@ export function offerKeeping(shown) {
     correction.remember(last);
     if (shown().result !== result) return;  // another scan is shown meanwhile
     tell("kept-line", `Kept: ${line}.`);
-    tell("kept-command", command);
+    // A line breaks between words only, not at the hyphens of one.
+    find("kept-command").replaceChildren(...command.split(" ").flatMap((word) => [filled("span", word), " "]));
     find("kept-correction").hidden = false;
   }));
 }

@@ -129,7 +129,11 @@ flags.DEFINE_enum(
 flags.DEFINE_string("bind", "127.0.0.1", "serve: address to listen on; any other opens the server to the network.")
 flags.DEFINE_integer("port", 8000, "serve: port; 0 picks a free one.")
 flags.DEFINE_integer("limit_mb", 512, "serve: largest total size of one scan's files, in MB.", lower_bound=1)
-flags.DEFINE_string("keep", None, "serve: folder in which every prediction is kept; by default none is kept.")
+flags.DEFINE_string(
+  "keep",
+  None,
+  "serve: folder in which every prediction is kept, and corrections of masks as data to train from; by default none is.",
+)
 flags.DEFINE_string("coordinator", None, "Several hosts: address:port of the first host; auto on a TPU pod.")
 flags.DEFINE_integer("hosts", None, "Several hosts: number of processes.")
 flags.DEFINE_integer("host", None, "Several hosts: index of this process, from 0.")

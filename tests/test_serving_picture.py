@@ -219,7 +219,7 @@ def test_zoom_by_buttons_keys_and_wheel_and_then_drag(page):
   for _ in range(3):
     page.mouse.wheel(0, -100)
   page.keyboard.up("Shift")
-  page.wait_for_function("document.getElementById('zoom').innerText === '195 %'")
+  page.wait_for_selector("#zoom:text-is('195 %')")
   x, y = middle(page)
   page.mouse.down()
   page.mouse.move(x + 10_000, y + 10_000, steps=3)

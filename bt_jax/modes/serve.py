@@ -2,10 +2,16 @@
 
 import functools
 import pathlib
+import shlex
+from collections.abc import Sequence
 from typing import Any
 
+from bt_jax import zoo
+from bt_jax.datasets.info import DatasetInfo
+from bt_jax.datasets.own_data import folds
 from bt_jax.distributed import setup
-from bt_jax.inference import loading
+from bt_jax.inference import loading, networks, published
+from bt_jax.runs import transfer
 
 
 def serve(
@@ -15,10 +21,45 @@ def serve(
   from bt_jax.serving import server
 
   setup.prepare()
+  checkpoint = checkpoint or ["lgg"]
   server.serve(
-    functools.partial(loading.load, checkpoint or ["lgg"], **options),
+    functools.partial(loading.load, checkpoint, **options),
     host=bind,
     port=port,
     limit_mb=limit_mb,
     keep=keep,
+    fine_tuning=functools.partial(fine_tuning, checkpoint),
   )
+
+
+def fine_tuning(checkpoint: Sequence[str], root: pathlib.Path, patients: int, info: DatasetInfo) -> str | None:
+  """The command that fine-tunes the first of some networks on a folder of corrections; None for an exported file.
+
+  Args:
+    checkpoint: the networks, see `loading.load`.
+    root: the folder.
+    patients: how many patients it has.
+    info: the data set of the networks.
+  """
+  from configs import seg
+
+  path, config = networks.find(checkpoint, "checkpoint")[0], seg.get_config("own")
+  if transfer.find(str(path)) is not None:
+    model = transfer.load(path).model
+  elif published.is_weights(path):
+    model = published.MODEL
+  else:
+    return None
+  name = next((name for name in zoo.names() if zoo.path_of(name) == path), str(path.absolute()))
+  fields = {"data.root": root.absolute(), "model.pretrained": name}
+  if patients < config.data.folds:
+    fields["data.folds"] = max(patients, folds.FEWEST)
+  if info.window:
+    fields["data.window"] = ",".join(map("{:g}".format, info.window))
+  fields |= {
+    f"model.{field}": value
+    for field, value in model.items()
+    if field not in ("pretrained", "dtype") and config.model.get(field, value) != value
+  }
+  settings = [shlex.quote(f"--config.{field}={value}") for field, value in fields.items()]
+  return " ".join(["python launch.py --config=configs/seg.py:own", *settings])

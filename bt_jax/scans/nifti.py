@@ -268,7 +268,7 @@ def write(
     folder: folder for the files.
     mask: mask on the grid of `scan.image`.
     maps: further values by name, such as `probability`.
-    algorithm: what made the mask, whose software stands in the headers.
+    algorithm: what made the mask; its origin stands in the headers.
     classes: the name of each label; not written, as NIfTI has no place for them.
 
   Returns:
@@ -276,12 +276,13 @@ def write(
   """
   arrays = {"mask": mask.astype(np.uint8), **maps}
   return [
-    writing.write_bytes(folder / f"{name}{scan.source.suffix}", _packed(array, scan.source, algorithm.software))
+    writing.write_bytes(folder / f"{name}{scan.source.suffix}", packed(array, scan.source, algorithm.origin))
     for name, array in arrays.items()
   ]
 
 
-def _packed(array: np.ndarray, source: Source, software: str) -> bytes:
+def packed(array: Shaped[np.ndarray, "slices height width"], source: Source, origin: str) -> bytes:
+  """The bytes of a file with an axial volume on the grid of `source`; `origin` says what made it, in its header."""
   own = from_axial(array, source.affine).reshape(source.shape)
   # Only the geometry of the header is kept: scale, intent and texts belong to the image.
   header = source.kind.header_class()
@@ -291,6 +292,6 @@ def _packed(array: np.ndarray, source: Source, software: str) -> bytes:
   header.set_data_dtype(own.dtype)
   header["pixdim"][:4] = source.header["pixdim"][:4]
   header["xyzt_units"] = source.header["xyzt_units"] % 8
-  header["descrip"] = f"{NOTICE} {software}".encode("ascii", "replace")[:79]
+  header["descrip"] = f"{NOTICE} {origin}".encode("ascii", "replace")[:79]
   content = source.kind(np.asanyarray(own), None, header).to_bytes()
   return gzip.compress(content, compresslevel=6, mtime=0) if source.suffix.endswith(".gz") else content

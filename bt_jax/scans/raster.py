@@ -226,7 +226,7 @@ def write(
     folder: folder for `masks/<stem>_mask.tif` or `.png`, and for each map e.g. `probabilities/<stem>_probability.tif`.
     mask: mask on the grid of `scan.image`.
     maps: further values by name, such as `probability`.
-    algorithm: what made the mask, whose software stands in the files' own descriptions.
+    algorithm: what made the mask; its origin stands in the files' own descriptions.
     classes: the name of each label; not written, as these formats have no place for them.
 
   Returns:
@@ -239,12 +239,12 @@ def write(
     turn = source.orientation
     stored = lambda values, turn=turn: orientation.as_stored(values[..., None], turn)[..., 0]
     values = stored(shown[own])
-    write_as, suffix = (_tiff, ".tif") if source.format == "TIFF" else (_png, ".png")
-    content = write_as(values, turn, algorithm.software)
+    write_as, suffix = (tiff_bytes, ".tif") if source.format == "TIFF" else (_png, ".png")
+    content = write_as(values, turn, algorithm.origin)
     written.append(writing.write_bytes(folder / "masks" / f"{source.stem}_mask{suffix}", content))
     for name, values in maps.items():
       path = folder / folder_of(name) / f"{source.stem}_{name}.tif"
-      written.append(writing.write_bytes(path, _tiff(stored(values[own]), turn, algorithm.software)))
+      written.append(writing.write_bytes(path, tiff_bytes(stored(values[own]), turn, algorithm.origin)))
     start += source.pages or 1
   return written
 
@@ -254,13 +254,14 @@ def folder_of(name: str) -> str:
   return f"{name.removesuffix('y')}ies" if name.endswith("y") else f"{name}s"
 
 
-def _tiff(values: np.ndarray, turn: int, software: str) -> bytes:
+def tiff_bytes(values: Shaped[np.ndarray, "..."], turn: int, origin: str) -> bytes:
+  """The bytes of a TIFF with a slice, or with one for each page, stored with an orientation, 1..8; `origin` says what made it."""
   import tifffile
 
   buffer = io.BytesIO()
   tifffile.imwrite(
     buffer, np.ascontiguousarray(values), photometric="minisblack", compression="zlib", description=NOTICE,
-    software=software, metadata=None, extratags=[(orientation.TAG, "H", 1, turn, False)],
+    software=origin, metadata=None, extratags=[(orientation.TAG, "H", 1, turn, False)],
   )  # fmt: skip
   return buffer.getvalue()
 

@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator, Callable
 from typing import Any, Protocol, runtime_checkable
 
 import anyio
+import numpy as np
+from jaxtyping import Bool
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -27,7 +29,7 @@ from bt_jax.inference.predictor import segments_of
 from bt_jax.scans import archives, reader
 from bt_jax.scans.algorithm import Algorithm
 from bt_jax.scans.scan import Scan
-from bt_jax.serving import guard, transport, uploads
+from bt_jax.serving import corrections, guard, transport, uploads
 
 _PAGE = pathlib.Path(__file__).parent / "page"
 
@@ -49,8 +51,9 @@ def make_app(
   limit_mb: int = 512,
   limit_files: int = 5000,
   keep: pathlib.Path | None = None,
+  fine_tuning: corrections.FineTuning | None = None,
 ) -> Starlette:
-  """The application: `/` the page, `/about`, `/predict` and `/mask`.
+  """The application: `/` the page, `/about`, `/predict`, `/mask` and `/keep`.
 
   Args:
     predictor: predicts one scan at a time.
@@ -58,13 +61,15 @@ def make_app(
     limit_mb: largest total size of one scan's files, in MB of 2**20 bytes.
     limit_files: largest number of files of one scan.
     keep: folder in which each prediction gets a numbered folder; None to keep nothing.
+    fine_tuning: see `corrections.summary`.
   """
-  service = _Service(predictor, uploads.Limits(limit_mb * 2**20, limit_files), keep)
+  service = _Service(predictor, uploads.Limits(limit_mb * 2**20, limit_files), keep, fine_tuning)
   return Starlette(
     routes=[
       Route("/about", service.about),
       Route("/predict", service.predict, methods=["POST"]),
       Route("/mask", service.mask, methods=["POST"]),
+      Route("/keep", service.keep, methods=["POST"]),
       Mount("/", StaticFiles(directory=_PAGE, html=True)),
     ],
     middleware=guard.guards(host),
@@ -73,8 +78,14 @@ def make_app(
 
 
 class _Service:
-  def __init__(self, predictor: Predictor, limits: uploads.Limits, keep: pathlib.Path | None):
-    self._predictor, self._limits, self._keep_in = predictor, limits, keep
+  def __init__(
+    self,
+    predictor: Predictor,
+    limits: uploads.Limits,
+    keep: pathlib.Path | None,
+    fine_tuning: corrections.FineTuning | None,
+  ):
+    self._predictor, self._limits, self._keep_in, self._fine_tuning = predictor, limits, keep, fine_tuning
     self._info = predictor.info
     self._turn = anyio.Lock()
 
@@ -100,11 +111,20 @@ class _Service:
     # The mask comes in addition to a scan that was within the limits without it.
     limits = uploads.Limits(2 * self._limits.bytes, self._limits.files)
     async with _uploaded(request, limits) as (folder, upload):
-      if upload.mask is None:
-        raise HTTPException(400, "there is no mask: send it in the field 'mask'")
+      _check_sent(upload, uploads.MASK)
       name, content = await self._in_turn(request, self._written, folder, upload)
     where = f"attachment; filename*=UTF-8''{urllib.parse.quote(name)}"
     return Response(content, media_type="application/octet-stream", headers={"Content-Disposition": where})
+
+  async def keep(self, request: Request) -> Response:
+    """Takes a scan's files, the page's mask and what it was corrected from, keeps the correction, and answers how to train from it."""
+    if self._keep_in is None:
+      raise HTTPException(403, "this server keeps nothing: download the mask, or start it with a folder to keep in")
+    limits = uploads.Limits(3 * self._limits.bytes, self._limits.files)
+    async with _uploaded(request, limits) as (folder, upload):
+      _check_sent(upload, uploads.MASK, uploads.PREDICTED)
+      content = await self._in_turn(request, self._kept, folder, upload)
+    return JSONResponse(content)
 
   async def _in_turn(self, request: Request, work: Callable, *given: Any) -> Any:
     """Runs `work` in a thread, one at a time, as memory and the accelerator suffice for one."""
@@ -117,14 +137,38 @@ class _Service:
   def _predicted(self, folder: pathlib.Path, upload: uploads.Upload) -> bytes:
     scan = self._read(folder, upload)
     prediction = self._predictor.predict(scan)
-    described = describe(prediction)
+    described, kept = describe(prediction), None
     if self._keep_in is not None:
-      writer.save(prediction, _numbered(self._keep_in))
-    return transport.pack(described, prediction)
+      kept = _numbered(self._keep_in)
+      writer.save(prediction, kept)
+    return transport.pack(described, prediction, kept and kept.name)
+
+  def _kept(self, folder: pathlib.Path, upload: uploads.Upload) -> dict[str, str]:
+    scan = self._read_predicted(folder, upload)
+    masks, predicted = (self._masks(upload, field, scan) for field in (uploads.MASK, uploads.PREDICTED))
+    algorithm = self._algorithm(upload)._replace(corrected=True)
+    correction = corrections.Correction(scan, masks, predicted, algorithm, upload.texts.get("kept", ""))
+    data = corrections.keep(self._keep_in, correction, self._info, self._predictor.about)
+    said = corrections.summary(data, self._info, self._fine_tuning)
+    print(f"kept {scan.name}: {said['line']}\n{said['command']}".rstrip(), flush=True)
+    return said
 
   def _read(self, folder: pathlib.Path, upload: uploads.Upload) -> Scan:
     study = _study(folder, upload, self._info)
     return studies.read(study, self._info, archives.Limits(*self._limits))
+
+  def _read_predicted(self, folder: pathlib.Path, upload: uploads.Upload) -> Scan:
+    """The scan, which must be the one that the page's mask was predicted for, where the page says which."""
+    scan = self._read(folder, upload)
+    if upload.texts.get("sha256", scan.sha256) != scan.sha256:
+      raise UserError(
+        f"the mask is of another scan than {scan.name}, or its files have changed: predict this scan again"
+      )
+    return scan
+
+  def _masks(self, upload: uploads.Upload, field: str, scan: Scan) -> Bool[np.ndarray, "slices height width classes"]:
+    content = upload.masks[field].read_bytes()
+    return transport.unpack_masks(content, scan.image.shape[:3], len(self._info.classes))
 
   def _algorithm(self, upload: uploads.Upload) -> Algorithm:
     text = upload.texts.get("threshold")
@@ -134,13 +178,13 @@ class _Service:
       raise UserError(f"the threshold is {text!r}, expected a number from 0 to 1") from error
     if threshold is not None and not 0 <= threshold <= 1:
       raise UserError(f"the threshold is {text}, expected a number from 0 to 1")
-    return Algorithm(writer.SOFTWARE, self._predictor.about["title"], threshold)
+    corrected = "corrected" in upload.texts
+    return Algorithm(writer.SOFTWARE, self._predictor.about["title"], threshold, corrected)
 
   def _written(self, folder: pathlib.Path, upload: uploads.Upload) -> tuple[str, bytes]:
     """A file's name, and its content: a mask, or, with several classes, a label map."""
-    scan, info = self._read(folder, upload), self._info
-    masks = transport.unpack_masks(upload.mask.read_bytes(), scan.image.shape[:3], len(info.classes))
-    mask, classes = segments_of(masks, info)
+    scan = self._read_predicted(folder, upload)
+    mask, classes = segments_of(self._masks(upload, uploads.MASK, scan), self._info)
     out = folder / "out"
     out.mkdir()
     paths = reader.FORMATS[scan.format].write(scan, out, mask, {}, algorithm=self._algorithm(upload), classes=classes)
@@ -179,6 +223,12 @@ async def _uploaded(request: Request, limits: uploads.Limits) -> AsyncIterator[t
         raise
       line = f"the server cannot write files ({error.strerror}): make room there, and send the scan again"
       raise HTTPException(507, line) from error
+
+
+def _check_sent(upload: uploads.Upload, *fields: str) -> None:
+  for field in fields:
+    if field not in upload.masks:
+      raise HTTPException(400, f"there is no mask: send it in the field {field!r}")
 
 
 def _study(folder: pathlib.Path, upload: uploads.Upload, info: DatasetInfo) -> reader.Study:

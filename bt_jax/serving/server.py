@@ -26,6 +26,7 @@ def serve(
   port: int = 8000,
   limit_mb: int = 512,
   keep: pathlib.Path | None = None,
+  fine_tuning: Callable[..., str | None] | None = None,
 ) -> None:
   """Prints the page's address and answers until Ctrl-C or SIGTERM, then ends within seconds.
 
@@ -37,6 +38,7 @@ def serve(
     port: the port to listen on; 0 picks a free one.
     limit_mb: largest total size of one scan's files, in MB of 2**20 bytes.
     keep: folder in which each prediction gets a numbered folder; None to keep nothing.
+    fine_tuning: makes the command that trains from kept corrections, see `corrections.summary`.
 
   Raises:
     UserError: the extra `serve` is not installed, or the server cannot listen on the address.
@@ -65,7 +67,9 @@ def serve(
     _terminated_as_interrupted(),
     contextlib.suppress(KeyboardInterrupt),
   ):
-    application = stopping.Stopping(app.make_app(load(), host=host, limit_mb=limit_mb, keep=keep))
+    application = stopping.Stopping(
+      app.make_app(load(), host=host, limit_mb=limit_mb, keep=keep, fine_tuning=fine_tuning)
+    )
     address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
     print(f"viewer at {address} (Ctrl-C ends it)\n{NOTICE}", flush=True)
     if not guard.is_local(host):

@@ -23,7 +23,7 @@ def thresholds(own: float) -> list[float]:
   return sorted({*(percent / 100 for percent in range(1, 100)), own})
 
 
-def pack(described: dict[str, Any], prediction: Prediction) -> bytes:
+def pack(described: dict[str, Any], prediction: Prediction, kept: str | None = None) -> bytes:
   """The answer to a prediction: the length of the JSON (4 bytes, little-endian), the JSON, then arrays as bytes.
 
   The arrays are each different channel of the scan, see `_stored`; for each class how many of `thresholds` each voxel reaches,
@@ -34,6 +34,7 @@ def pack(described: dict[str, Any], prediction: Prediction) -> bytes:
   Args:
     described: the content of `prediction.json`.
     prediction: the prediction to show.
+    kept: the name of the folder in which it is kept; None where it is not.
   """
   info, own = prediction.info, prediction.threshold
   probability = np.moveaxis(_of_masks(prediction), -1, 0)
@@ -47,6 +48,8 @@ def pack(described: dict[str, Any], prediction: Prediction) -> bytes:
   head = json.dumps(
     {
       "prediction": described,
+      "kept": kept,
+      "overlapping": info.overlapping,
       "shape": mask.shape[1:],
       "thresholds": stops,
       "own": index,
@@ -125,5 +128,9 @@ def unpack_masks(
     raise UserError(
       f"the mask has {len(content):,} bytes and the scan needs {classes * -(-size // 8):,}: predict this scan again"
     )
-  bits = np.frombuffer(content, np.uint8).reshape(classes, -1)
-  return np.moveaxis(np.unpackbits(bits, axis=1, count=size).reshape(classes, *shape).astype(bool), 0, -1)
+  bits = np.unpackbits(np.frombuffer(content, np.uint8).reshape(classes, -1), axis=1)
+  if outside := int(bits[:, size:].sum()):
+    raise UserError(
+      f"the mask has {outside:,} voxel{'s' * (outside > 1)} outside the volume of {size:,}: predict this scan again"
+    )
+  return np.moveaxis(bits[:, :size].reshape(classes, *shape).astype(bool), 0, -1)

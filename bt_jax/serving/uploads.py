@@ -16,9 +16,11 @@ from starlette.requests import Request
 from bt_jax.schema import CHANNELS
 
 SCAN = "scan"  # the field of a scan's files; the roles are three more fields
-_MASK = "mask"
-_TEXTS = ("threshold",)  # fields with a word about the mask
-_UID_BYTES = 64  # at most, says DICOM
+MASK = "mask"  # the field of the mask that the page shows
+PREDICTED = "predicted"  # and of the one that it was corrected from
+_MASKS = (MASK, PREDICTED)
+_TEXTS = ("threshold", "sha256", "kept", "corrected")  # fields with a word about the mask
+_UID_BYTES = 64  # at most, says DICOM; as many as a SHA-256 has
 _NAME_BYTES = 120  # of one part of a path; file systems allow 255
 _DEEPEST = 6  # folders of a path that are kept
 
@@ -29,13 +31,13 @@ class Upload(NamedTuple):
   Attributes:
     files: the scan's files, in the order they came.
     given: the path of a file or the UID of a series for each role, a name of `CHANNELS`.
-    mask: the file of the page's own mask; None where there is none.
+    masks: the file of each of the page's own masks, by field.
     texts: what the page says of the mask, by field.
   """
 
   files: list[pathlib.Path]
   given: dict[str, str]
-  mask: pathlib.Path | None
+  masks: dict[str, pathlib.Path]
   texts: dict[str, str]
 
 
@@ -59,7 +61,8 @@ async def receive(request: Request, folder: pathlib.Path, limits: Limits) -> Upl
   """Writes the files of a multipart request below `folder` as they come.
 
   Args:
-    request: its fields are `scan` (any number of files), `pre`, `flair`, `post` (a file or a UID), `mask` (a file), and `threshold` (a text).
+    request: its fields are `scan` (any number of files), `pre`, `flair`, `post` (a file or a UID), `mask` and `predicted` (files), and a
+      text each for `threshold`, `sha256`, `kept` and `corrected`.
     folder: an empty folder; each field gets a folder in it.
     limits: limits of the request, which ends as soon as it exceeds them.
 
@@ -91,7 +94,7 @@ async def receive(request: Request, folder: pathlib.Path, limits: Limits) -> Upl
     raise HTTPException(400, "the upload broke off: send it again")
   if not parts.files and (parts.uids or not parts.roles):
     raise HTTPException(400, "no file was sent: choose a scan")
-  return Upload(parts.files, parts.roles | parts.uids, parts.mask, parts.texts)
+  return Upload(parts.files, parts.roles | parts.uids, parts.masks, parts.texts)
 
 
 def safe_path(name: str) -> pathlib.PurePosixPath:
@@ -106,7 +109,7 @@ class _Parts:
 
   def __init__(self, folder: pathlib.Path, limits: Limits):
     self.folder, self.limits = folder, limits
-    self.files, self.roles, self.uids, self.texts, self.mask, self.complete = [], {}, {}, {}, None, False
+    self.files, self.roles, self.uids, self.texts, self.masks, self.complete = [], {}, {}, {}, {}, False
     self._file: IO[bytes] | None = None
     self._name = self._value = b""
     self._headers: dict[bytes, bytes] = {}
@@ -138,9 +141,8 @@ class _Parts:
     _, options = multipart.parse_options_header(self._headers.get(b"content-disposition"))
     self._role = options.get(b"name", b"").decode(errors="replace")
     if (
-      self._role not in (SCAN, _MASK, *CHANNELS, *_TEXTS)
-      or self._role in self.roles | self.uids | self.texts
-      or (self._role == _MASK and self.mask)
+      self._role not in (SCAN, *_MASKS, *CHANNELS, *_TEXTS)
+      or self._role in self.roles | self.uids | self.texts | self.masks
     ):
       raise FormParserError(f"there is a field {self._role!r} too many")
     if b"filename" in options and self._role not in _TEXTS:
@@ -150,8 +152,8 @@ class _Parts:
     path = self.folder / self._role / safe_path(name)
     if self._role == SCAN:
       self.files.append(path)
-    elif self._role == _MASK:
-      self.mask = path
+    elif self._role in _MASKS:
+      self.masks[self._role] = path
     else:
       self.roles[self._role] = str(path)
     self.limits.check(0, len(self.files))

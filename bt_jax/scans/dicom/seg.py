@@ -134,7 +134,7 @@ def _segment(number: int, name: str, algorithm: Algorithm) -> Any:
     segment_label=name[:_LONGEST],
     segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
     segmented_property_type=codes.SCT.Neoplasm,
-    algorithm_type="AUTOMATIC",
+    algorithm_type="SEMIAUTOMATIC" if algorithm.corrected else "AUTOMATIC",
     algorithm_identification=highdicom.AlgorithmIdentificationSequence(
       name=f"bt_jax {algorithm.name}".strip()[:_LONGEST],
       family=codes.DCM.ArtificialIntelligence,

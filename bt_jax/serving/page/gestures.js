@@ -4,9 +4,11 @@ const ZOOM = 1.25;  // by one notch of the wheel
 /** Calls back for what pointers and the wheel do on an element; positions and ways are shares of its size.
  *
  * @param {HTMLElement} element
- * @param {{tool: () => string, zoomed: () => boolean, turn: (slices: number) => boolean, enlarge: (factor: number, x: number,
- *   y: number) => void, move: (x: number, y: number) => void, brighten: (x: number, y: number) => void}} on `turn` returns whether
- *   there was another slice
+ * @param {{tool: () => string, draws: () => boolean, zoomed: () => boolean, turn: (slices: number) => boolean, enlarge: (factor:
+ *   number, x: number, y: number) => void, move: (x: number, y: number) => void, brighten: (x: number, y: number) => void, press:
+ *   (x: number, y: number) => void, draw: (x: number, y: number) => void, release: () => void, cancel: () => void, hover: (x:
+ *   number, y: number) => void}} on `turn` returns whether there was another slice; a stroke is pressed, drawn, and released or
+ *   canceled
  */
 export function listen(element, on) {
   const pointers = new Map();  // where each is that touches the element
@@ -22,14 +24,19 @@ export function listen(element, on) {
     if (event.button !== 0 && event.button !== 2) return;
     element.setPointerCapture(event.pointerId);
     pointers.set(event.pointerId, position(event));
-    action = pointers.size > 1 ? "pinch" : event.button === 2 ? "window" : on.tool();
+    const second = pointers.size > 1;
+    if (second && action === "draw") on.cancel();
+    action = second ? "pinch" : event.button === 2 ? "window" : on.draws() ? "draw" : on.tool();
+    if (action === "draw") on.press(...position(event));
     travelled = 0;
   });
   element.addEventListener("pointermove", (event) => {
+    on.hover(...position(event));
     if (!pointers.has(event.pointerId)) return;
     const before = pointers.get(event.pointerId), now = position(event);
     const way = [now[0] - before[0], now[1] - before[1]];
     if (action === "pinch") pinch(event.pointerId, now);
+    else if (action === "draw") on.draw(...now);
     else if (action === "window") on.brighten(...way);
     else if (on.zoomed()) on.move(...way);
     else {
@@ -43,7 +50,9 @@ export function listen(element, on) {
   for (const kind of ["pointerup", "pointercancel"]) {
     element.addEventListener(kind, (event) => {
       pointers.delete(event.pointerId);
-      if (!pointers.size) action = undefined;
+      if (pointers.size) return;
+      if (action === "draw") on[kind === "pointerup" ? "release" : "cancel"]();
+      action = undefined;
     });
   }
 

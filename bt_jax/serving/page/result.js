@@ -14,6 +14,9 @@ export class Result {
     this.plain = head.plain;  // whether the model's mask is all that reaches it
     this.shape = head.shape;
     this.classes = head.classes;  // the name and colour of each
+    this.overlapping = head.overlapping;  // whether a voxel may have several
+    this.kept = head.kept;  // the folder in which the server keeps the prediction
+    this.correction = null;  // by the reader, of the masks at one threshold
     const size = head.shape.reduce((product, side) => product * side, 1), packed = Math.ceil(size / 8);
     let start = 4 + length;
     const next = (count) => buffer.slice(start, start += count);
@@ -30,8 +33,9 @@ export class Result {
       .reduce((sums, counts) => sums.map((sum, at) => sum + counts[at]), new Array(this.thresholds.length).fill(0)));  // of each class at each threshold
   }
 
-  /** Whether a voxel is in the mask of a class at a threshold, the model's own mask at its own. */
+  /** Whether a voxel is in the mask of a class: as corrected, or else at a threshold, the model's own mask at its own. */
   marks(voxel, at, kind) {
+    if (this.correction) return this.correction.masks[kind][voxel];
     return at === this.own ? (this.bits[kind][voxel >> 3] >> (7 - (voxel & 7))) & 1 : this.levels[kind][voxel] > at;
   }
 
@@ -51,8 +55,14 @@ export class Result {
     return { most: this.spread.most, share: (voxel) => this.spread.stored[voxel] / 255 };
   }
 
-  /** How many voxels of any class each slice of a plane has at a threshold. */
+  /** How many voxels of a class there are, as corrected, or else at a threshold. */
+  count(kind, at) {
+    return this.correction ? this.correction.voxels[kind] : this.voxels[kind][at];
+  }
+
+  /** How many voxels of any class each slice of a plane has, as corrected, or else at a threshold. */
   areas(plane, at) {
+    if (this.correction) return this.correction.areas[plane.name];
     if (!this.#areas.has(plane)) {
       this.#areas.set(plane, this.#reach(plane, (voxel) => this.level(voxel), (voxel) => this.classes.some((_, kind) => this.marks(voxel, this.own, kind))));
     }
@@ -69,16 +79,10 @@ export class Result {
     });
   }
 
-  /** The masks of all classes at a threshold, one after another, 8 voxels a byte. */
+  /** The masks of all classes as corrected, or else at a threshold, one after another, 8 voxels a byte. */
   pack(at) {
-    if (at === this.own) return new Blob(this.bits);
-    return new Blob(this.levels.map((level) => {
-      const packed = new Uint8Array(Math.ceil(level.length / 8));
-      for (let voxel = 0; voxel < level.length; voxel++) {
-        if (level[voxel] > at) packed[voxel >> 3] |= 128 >> (voxel & 7);
-      }
-      return packed;
-    }));
+    if (this.correction) return packed(this.correction.masks, 0);
+    return at === this.own ? new Blob(this.bits) : packed(this.levels, at);
   }
 
   /** For each slice of a plane, how many voxels are in the mask at each threshold. */
@@ -97,4 +101,15 @@ export class Result {
       return areas;
     });
   }
+}
+
+/** Arrays of voxels one after another, 8 in a byte: whether each is above a value. */
+export function packed(arrays, value) {
+  return new Blob(arrays.map((array) => {
+    const bytes = new Uint8Array(Math.ceil(array.length / 8));
+    for (let voxel = 0; voxel < array.length; voxel++) {
+      if (array[voxel] > value) bytes[voxel >> 3] |= 128 >> (voxel & 7);
+    }
+    return bytes;
+  }));
 }

@@ -7,7 +7,7 @@ const form = find("drop");
 /** Lets the user drop or choose a scan, and sends it to be predicted.
  *
  * @param {{limit_bytes: number, limit_files: number}} about the server's limits
- * @param {() => void} onStart called when files are chosen, as what is shown belongs to the scan before
+ * @param {() => void} onStart called when files are chosen, as what is shown belongs to the scan before; throws where it must stay
  * @param {(answer: ArrayBuffer, sent: {files: Object[], roles: Object}) => void} onAnswer
  */
 export function acceptScans(about, onStart, onAnswer) {
@@ -15,9 +15,9 @@ export function acceptScans(about, onStart, onAnswer) {
     tell("error", "");
     find("error").hidden = true;
     find("busy").hidden = false;
-    onStart();
     document.querySelectorAll("#drop button").forEach((button) => { button.disabled = true; });
     try {
+      onStart();
       check([...files.map(({ file }) => file), ...Object.values(roles).filter((given) => given instanceof File)]);
       const answer = await post("/predict", formOf(files, roles), (share) => {
         if (share < 1) find("progress").value = share;

@@ -1,12 +1,14 @@
 import { Contrast } from "./contrast.js";
 import { filled, find, number, tell } from "./dom.js";
+import { offerDownloads } from "./downloads.js";
 import { Frame } from "./frame.js";
 import { listen } from "./gestures.js";
+import { offerKeeping } from "./keeping.js";
+import { Pen } from "./pen.js";
 import { draw, STOPS } from "./picture.js";
 import { PLANES } from "./planes.js";
 import { Result } from "./result.js";
-import { acceptScans, fail } from "./scan.js";
-import { formOf, post, save } from "./sending.js";
+import { acceptScans } from "./scan.js";
 
 const NAMES = { R: "right", L: "left", A: "front", P: "back", S: "head", I: "feet" };
 const NONE = "—";
@@ -14,6 +16,7 @@ const ZOOM = 1.5;  // by one press of a button
 const [stage, slider, threshold, strip] = ["stage", "slice", "threshold", "strip"].map(find);
 const canvas = stage.querySelector("canvas");
 const frame = new Frame(), contrast = new Contrast(() => look());
+const pen = new Pen(() => refresh(), (slice) => { slices.axial = slice; });
 
 let sent;  // what was sent of the scan that is shown: the mask is asked for with it
 let result;
@@ -66,6 +69,8 @@ function show(answer, files) {
   threshold.max = result.thresholds.length - 1;
   at = result.own;
   slices = {};
+  find("kept-correction").hidden = true;
+  pen.start(result);
   find("axial").checked = true;
   turnTo("axial");
   find("result").scrollIntoView();
@@ -88,18 +93,30 @@ function turnTo(name) {
   for (const side of ["left", "right", "top", "bottom"]) stage.querySelector(`.side.${side}`).textContent = sides?.[side] ?? "";
   tell("sides", sides ? `${sides.left} is the patient's ${NAMES[sides.left[0]]}, at the left of the picture.` : "Left and right are not known: the files do not say how the head lies.");
   slider.max = plane.count;
+  pen.allow(name === "axial");
   frame.reset();
-  move(at);
+  refresh();
 }
 
-/** Moves the threshold. */
+/** Moves the threshold; a correction is of one threshold, and what was undone of it is forgotten. */
 function move(index) {
+  if (result.correction?.changed) return;
   at = index;
+  result.correction = null;
+  pen.show();
+  refresh();
+}
+
+/** Shows the mask as it is now, and how large it is. */
+function refresh() {
   const areas = result.areas(plane, at), spacing = result.prediction.spacing_mm;
   const axial = result.areas(result.planes.axial, at);
   const voxels = areas.reduce((sum, area) => sum + area, 0);
   const cubic = spacing && voxels * spacing[0] * spacing[1] * spacing[2];
+  const changed = Boolean(result.correction?.changed);
   threshold.value = at;
+  threshold.disabled = find("reset").disabled = changed;
+  find("locked").hidden = !changed;
   threshold.setAttribute("aria-valuetext", number(result.thresholds[at], 2));
   tell("threshold-value", number(result.thresholds[at], 2) + (at === result.own ? ", the model's own" : ""));
   tell("tumor", voxels ? "yes" : "no");
@@ -108,7 +125,7 @@ function move(index) {
   tell("volume", spacing ? `${number(cubic / 1000, 2)} ml` : NONE);
   tell("cubic", spacing ? `${number(cubic)} mm³` : "the files give no spacing");
   [...find("classes").children].forEach((label, kind) => {
-    const count = result.voxels[kind][at], ml = spacing && count * spacing[0] * spacing[1] * spacing[2] / 1000;
+    const count = result.count(kind, at), ml = spacing && count * spacing[0] * spacing[1] * spacing[2] / 1000;
     label.querySelector("small").textContent = spacing ? `${number(ml, 2)} ml` : `${number(count)} voxels`;
   });
   [...strip.children].forEach((mark, index) => mark.classList.toggle("marked", areas[index] > 0));
@@ -130,7 +147,8 @@ function look() {
   slider.value = slice + 1;
   slider.setAttribute("aria-valuetext", words);
   stage.setAttribute("aria-label", `${contrast.channel.title} slice ${slice + 1}`);
-  stage.classList.toggle("still", frame.zoom > 1 || find("tool-window").checked);  // a finger on it does not scroll the page
+  stage.classList.toggle("still", frame.zoom > 1 || pen.tool !== "move");  // a finger on it does not scroll the page
+  stage.classList.toggle("drawing", pen.draws);
   [...strip.children].forEach((mark, index) => mark.classList.toggle("current", index === slice));
   const opacity = find("fill").checked ? Number(find("opacity").value) : 0;
   const boxes = [...find("classes").querySelectorAll("input")];
@@ -169,11 +187,31 @@ find("next").addEventListener("click", () => turn(1));
 find("enlarge").addEventListener("click", () => enlarge(ZOOM));
 find("reduce").addEventListener("click", () => enlarge(1 / ZOOM));
 find("whole").addEventListener("click", wholePicture);
-for (const id of ["outline", "fill", "opacity", "layer", "tool-move", "tool-window"]) find(id).addEventListener("input", look);
+for (const id of ["outline", "fill", "opacity", "layer"]) find(id).addEventListener("input", look);
+for (const tool of document.querySelectorAll("[name=tool]")) tool.addEventListener("input", look);
 for (const name of PLANES) find(name).addEventListener("input", () => turnTo(name));
 find("ramp").style.background = `linear-gradient(90deg, ${STOPS.join(", ")})`;
+
+/** The point of the slice, in its pixels, under a point of what is shown. */
+function pixel(x, y) {
+  const [across, down] = frame.under(x, y);
+  return [across * plane.width, down * plane.height];
+}
+
+/** Shows how large the brush is, where the pointer is. */
+function hover(x, y) {
+  const share = pen.size / plane.width * frame.zoom;
+  Object.assign(find("ring").style, { left: `${100 * x}%`, top: `${100 * y}%`, width: `${100 * share}%` });
+}
+
 listen(find("frame"), {
-  tool: () => document.querySelector("[name=tool]:checked").value,
+  tool: () => pen.tool,
+  draws: () => pen.draws,
+  press: (x, y) => pen.press({ plane, slice: slices[plane.name], at }, pixel(x, y)),
+  draw: (x, y) => pen.draw(pixel(x, y)),
+  release: () => pen.release(),
+  cancel: () => pen.cancel(),
+  hover,
   zoomed: () => frame.zoom > 1,
   turn,
   enlarge,
@@ -182,7 +220,15 @@ listen(find("frame"), {
 });
 document.addEventListener("keydown", (event) => {
   const typing = event.target.matches("input[type=text], select");
-  if (!result || typing || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (!result || typing || event.altKey) return;
+  if (event.ctrlKey || event.metaKey) {
+    const again = { z: event.shiftKey ? "redo" : "undo", y: "redo" }[event.key.toLowerCase()];
+    if (again) {
+      pen[again]();
+      event.preventDefault();
+    }
+    return;
+  }
   const steps = event.target.matches("input[type=range], input[type=radio]") ? {} : { ArrowLeft: -1, ArrowRight: 1 };
   if (event.target === stage) Object.assign(steps, { ArrowUp: -1, ArrowDown: 1, PageUp: -10, PageDown: 10, Home: -Infinity, End: Infinity });
   const layer = { o: "outline", f: "fill" }[event.key.toLowerCase()];
@@ -196,36 +242,27 @@ document.addEventListener("keydown", (event) => {
   } else if (other) other();
 });
 
-// Downloads.
+const seen = () => ({ result, sent, at });
+offerDownloads(seen);
+offerKeeping(seen);
 
-/** Two decimals, or up to four where they are needed. */
-const decimals = (value) => value.toFixed(4).replace(/0{1,2}$/, "");
+/** Refuses to drop a correction that is not saved. */
+function checkSaved() {
+  if (result?.correction?.unsaved) throw new Error(`the correction of ${result.prediction.study} is not saved: download or keep it, or go back to the prediction, first`);
+}
 
-/** A file's name with its study's before it, in characters that every file system takes. */
-const named = (name) => [result.prediction.study, name].filter(Boolean).join("_").replace(/[^\p{L}\p{N}._-]+/gu, "_");
-
-find("download-json").addEventListener("click", () => save(JSON.stringify(result.prediction, null, 2) + "\n", named("prediction.json")));
-find("download-mask").addEventListener("click", async (event) => {
-  event.target.disabled = true;
-  try {
-    const mask = formOf(sent.files, sent.roles), threshold = result.thresholds[at];
-    mask.append("mask", result.pack(at), "mask");
-    mask.append("threshold", String(threshold));
-    const answer = await post("/mask", mask);
-    const [, name] = answer.getResponseHeader("Content-Disposition").split("''");
-    save(answer.response, named(`threshold_${decimals(threshold)}_${decodeURIComponent(name)}`));
-  } catch (error) {
-    fail(error);
-  } finally {
-    event.target.disabled = false;
-  }
-});
+window.addEventListener("beforeunload", (event) => { if (result?.correction?.unsaved) event.preventDefault(); });
 
 const about = await (await fetch("/about")).json();
 tell("limit", `${number(about.limit_bytes / 2 ** 20)} MB`);
 if (about.keeps) tell("keeps", "The server keeps the prediction and the mask of each scan; your files are deleted once it has answered.");
+find("keep").hidden = !about.keeps;
+tell("keeping", about.keeps
+  ? "Keeping a correction stores the scan's images and the corrected mask at the server, as data to train from."
+  : "The server was started without a folder to keep in: a corrected mask can be downloaded, and is not kept.");
 tell("model", about.model);
 acceptScans(about, () => {
+  checkSaved();
   result = undefined;  // it belongs to the scan before, whatever becomes of this one
   find("result").hidden = true;
 }, show);

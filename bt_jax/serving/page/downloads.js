@@ -1,0 +1,50 @@
+import { find } from "./dom.js";
+import { fail } from "./scan.js";
+import { formOf, post, save } from "./sending.js";
+
+/** Two decimals, or up to four where they are needed. */
+const decimals = (value) => value.toFixed(4).replace(/0{1,2}$/, "");
+
+/** A file's name with its study's before it, in characters that every file system takes. */
+const named = (study, name) => [study, name].filter(Boolean).join("_").replace(/[^\p{L}\p{N}._-]+/gu, "_");
+
+/** A form of a scan and of the mask that is shown of it. */
+export function formOfMask({ result, sent, at }) {
+  const form = formOf(sent.files, sent.roles);
+  form.append("mask", result.pack(at), "mask");
+  form.append("threshold", String(result.thresholds[at]));
+  form.append("sha256", result.prediction.input.sha256);
+  if (result.correction?.changed) form.append("corrected", "by hand");
+  return form;
+}
+
+/** Calls for a button that waits for the server, and is disabled meanwhile; what is wrong is shown. */
+export async function whileDisabled(button, call) {
+  button.disabled = true;
+  try {
+    await call();
+  } catch (error) {
+    fail(error);
+  } finally {
+    button.disabled = false;
+  }
+}
+
+/** Lets the user download the mask and the prediction.
+ *
+ * @param {() => {result: Result, sent: Object, at: number}} shown what is shown, what was sent of it, and the index of the threshold
+ */
+export function offerDownloads(shown) {
+  find("download-json").addEventListener("click", () => {
+    const { prediction } = shown().result;
+    save(JSON.stringify(prediction, null, 2) + "\n", named(prediction.study, "prediction.json"));
+  });
+  find("download-mask").addEventListener("click", ({ target }) => whileDisabled(target, async () => {
+    const { result, at } = shown(), { correction } = result, changed = correction?.changed, last = correction?.last;
+    const answer = await post("/mask", formOfMask(shown()));
+    const [, name] = answer.getResponseHeader("Content-Disposition").split("''");
+    const threshold = `threshold_${decimals(result.thresholds[at])}${changed ? "_corrected" : ""}`;
+    save(answer.response, named(result.prediction.study, `${threshold}_${decodeURIComponent(name)}`));
+    correction?.remember(last);
+  }));
+}

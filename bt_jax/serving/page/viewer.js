@@ -138,7 +138,7 @@ function look() {
   const slice = slices[plane.name], area = result.areas(plane, at)[slice], axial = plane.name === "axial";
   const { name, probability } = axial ? result.prediction.slices[slice] : {};
   const title = axial ? "Slice" : `${plane.name[0].toUpperCase()}${plane.name.slice(1)} slice`;
-  const words = `${title} ${slice + 1} of ${plane.count}${axial ? ` (${name})` : ""}: ${area ? "marked" : "nothing marked"}`
+  const words = `${title} ${slice + 1} of ${plane.count}${axial ? ` (${name})` : ""}: ${area ? "segmented" : "nothing segmented"}`
     + (axial ? `; probability ${number(probability, 3)}` : "");
   tell("where", words);
   tell("area", result.prediction.spacing_mm ? `${number(area * plane.pixelWidth * plane.pixelHeight)} mm²` : NONE);

@@ -529,6 +529,16 @@ def test_intensities_of_ct_need_a_window(tmp_path):
   assert abs(cases["c0"]["image"][..., 0] - expected).max() <= 1
 
 
+@pytest.mark.parametrize(
+  ("channel", "is_ct"),
+  [("CT", True), ("ct_scan", True), ("low dose CT", True), ("CT1", False), ("ct1", False), ("T1ct", False), ("T1CT", False), ("affected", False)],
+)  # fmt: skip
+def test_ct_is_a_word_of_its_own_in_the_name_of_a_channel(tmp_path, channel, is_ct):
+  root = nnunet(tmp_path / "set")
+  about(root, ("FLAIR", channel), {"background": 0, "edema": 1, "core": 2})
+  assert any("is of CT" in line for line in lines_of(root)) == is_ct
+
+
 def test_units_of_ct_are_noted_where_no_channel_is_called_so(tmp_path):
   for number in range(5):
     nifti(tmp_path / "images" / f"{'abcde'[number]}.nii.gz", noise(number) - 1000)

@@ -65,7 +65,9 @@ def test_summary_is_that_of_one_run_and_more(pooled):
         assert group[f"{name}_ci95"] is None and value is not None
 
   check(summary["test"])
-  assert summary["intervals"]["why"] == "4 patients only: intervals are given from 5 patients on"
+  patients = len(table_of(workdir / "patients.csv"))
+  assert patients == len(FOLDS) == summary["test"]["patients"]  # 22 synthetic patients in 22 folds
+  assert summary["intervals"]["why"] == f"{patients} patients only: intervals are given from 5 patients on"
   # Counted anew from the rows, as a reader would.
   rows = table_of(workdir / "slices.csv")
   tp, fp, fn = (sum(int(row[name]) for row in rows) for name in ("tp", "fp", "fn"))

@@ -5,6 +5,7 @@ from bt_jax.datasets.patient_groups import NOT_KNOWN, GroupOf, PatientGroups, by
 
 _GRADE = "neoplasm_histologic_grade"
 _GRADES = {1: "II", 2: "III"}  # of the World Health Organization, as data.csv codes them
+_FLAGS = ("has_pre", "has_post")
 
 
 def _by_cluster(name: str) -> GroupOf:
@@ -14,10 +15,11 @@ def _by_cluster(name: str) -> GroupOf:
 
 GROUPS = PatientGroups(
   codes=frozenset(CLINICAL_FIELDS),
+  flags=_FLAGS,
   groupings={
     "site": by_field("site"),
     "grade": lambda row: _GRADES.get(row[_GRADE], NOT_KNOWN),
-    "sequences": missing_sequences,
+    "sequences": lambda row: missing_sequences(row, _FLAGS),
     "size": by_size,
     **{name: _by_cluster(name) for name in GENOMIC_CLUSTERS},
   },

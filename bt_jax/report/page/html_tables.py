@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from bt_jax.datasets.info import DatasetInfo
-from bt_jax.datasets.patient_groups import missing_sequences
+from bt_jax.datasets.patient_groups import NOT_KNOWN, missing_sequences
+from bt_jax.datasets.registry import groups_of
 from bt_jax.evaluation.aggregation import EMPTY_RULES
 from bt_jax.evaluation.bootstrap import FEW, FEWEST
 from bt_jax.report.page.phrases import MISSING, STEP, interval, number, sentence
@@ -285,21 +286,26 @@ _COLUMNS = (
   ("site", "site", "text"), ("slices", "slices", "count"), ("tumor_slices", "with tumour", "count"),
   ("truth", "true px", "pixels"), ("predicted", "predicted px", "pixels"), ("accuracy", "accuracy", "share"),
   ("dice", "Dice", "share"), ("iou", "IoU", "share"), ("precision", "precision", "share"), ("recall", "recall", "share"),
-  ("hd95", "HD95", "distance"), ("assd", "ASSD", "distance"), ("missing", "sequences", "text"),
+  ("hd95", "HD95", "distance"), ("assd", "ASSD", "distance"),
 )  # fmt: skip
+_MISSING = (("missing", "sequences", "text"),)  # where the data set says which sequences were recorded
 
 
 def patients(rows: list[Group], cases: dict[str, str], test: Group, info: DatasetInfo) -> Table:
   """The sortable table with one row per patient; `cases` maps patients to their case in the viewer."""
   segmented = "dice" in rows[0]
-  seen = [_patient(row, segmented) for row in rows]
+  flags = [flag for flag in groups_of(info).flags if flag in rows[0]]  # those of a cascade have no fields of patients
+  seen = [_patient(row, segmented, flags) for row in rows]
   columns = [column for column in _COLUMNS if column[0] in seen[0] and not (segmented and column[0] == "accuracy")]
+  columns += _MISSING if flags else ()
   surface = test.get("surface", {})  # of a classifier there is none
   why = f"no value: {surface.get('why', 'none in patients.csv')}"
   lines = [
     [
       text(row["patient"], case=cases.get(row["patient"], "")),
-      *(text(row[name]) if kind == "text" else value(row[name], kind, why=why) for name, _, kind in columns),
+      *(
+        text(row[name] or NOT_KNOWN) if kind == "text" else value(row[name], kind, why=why) for name, _, kind in columns
+      ),
     ]
     for row in seen
   ]
@@ -315,12 +321,12 @@ def patients(rows: list[Group], cases: dict[str, str], test: Group, info: Datase
   )
 
 
-def _patient(row: Group, segmented: bool) -> Group:
+def _patient(row: Group, segmented: bool, flags: Sequence[str]) -> Group:
   seen = dict(row)
   if segmented:
     seen |= {"truth": row["tp"] + row["fn"], "predicted": row["tp"] + row["fp"]}
-  if "has_pre" in row:
-    seen["missing"] = missing_sequences(row)
+  if flags:
+    seen["missing"] = missing_sequences(row, flags)
   return seen
 
 

@@ -74,7 +74,7 @@ def write_run(folder, shift: int, info=TWO, known=None) -> tuple[Slices, np.ndar
 
 
 def test_columns_of_a_users_table_are_text_whatever_they_are_called(tmp_path):
-  """`has_t1` and `site` are a flag and a hospital in the published data set only."""
+  """`has_t1` and `site` are a flag and a hospital in the published data set only, and tables are headed by their names."""
   info = dataclasses.replace(TWO, patient_fields=("has_t1", "site"))
   known = {f"patient {name}": {"has_t1": value, "site": site} for name, value, site in zip(PATIENTS, ("yes", "no", ""), ("x", "", "unknown"), strict=True)}  # fmt: skip
   write_run(tmp_path, 2, info, known)
@@ -90,6 +90,8 @@ def test_columns_of_a_users_table_are_text_whatever_they_are_called(tmp_path):
   table = html_tables.patients(record.patients, {}, summary["test"], info)
   site = [row[table.columns.index("site")].text for row in table.rows]
   assert site == ["x", "not known", "unknown"] and "sequences" not in table.columns
+  headed = html_tables.subgroups({**groups, "grade": groups["site"], "f1": groups["site"]}, info).values()
+  assert [table.caption for table in headed] == ["By has t1", "By site", "By size of the tumour", "By grade", "By f1"]
 
 
 @pytest.fixture(scope="module")

@@ -212,7 +212,7 @@ def test_masks_are_called_what_their_data_set_calls_them(tmp_path, data, called)
 def test_groups_of_patients_have_headings_in_words():
   names = subgroups.groupings_of(LGG)
   tables = html_tables.subgroups(
-    {name: [{"group": "a", "patients": 9, "slices": 99, **estimates("dice_mean")}] for name in names}
+    {name: [{"group": "a", "patients": 9, "slices": 99, **estimates("dice_mean")}] for name in names}, LGG
   )
   assert tables.keys() == names.keys() and tables["site"].caption == "By hospital"
   headings = [heading for table in tables.values() for heading in (table.caption, *table.columns)]

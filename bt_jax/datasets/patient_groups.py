@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 from bt_jax.datasets.info import DatasetInfo
 
 NOT_KNOWN = "not known"
+SIZE_TITLE = "size of the tumour"
 Row = Mapping[str, Any]  # of `patients.csv`, with `quartile`, the quarter that the size of the patient's mask is in
 GroupOf = Callable[[Row], str]
 
@@ -17,11 +18,17 @@ class PatientGroups(NamedTuple):
     codes: the fields that hold a whole number, which is negative where it is not known.
     flags: the fields that say, as True or False, whether a sequence was recorded, e.g. `has_post`.
     groupings: functions from a patient's row to its group, by name.
+    titles: what people call a grouping, by its name; others are called by their name in words, see `title`.
   """
 
   codes: frozenset[str]
   flags: tuple[str, ...]
   groupings: Mapping[str, GroupOf]
+  titles: Mapping[str, str]
+
+  def title(self, name: str) -> str:
+    """What people call the grouping of this name."""
+    return self.titles.get(name, name.replace("_", " "))
 
 
 def missing_sequences(row: Row, flags: Sequence[str]) -> str:
@@ -47,4 +54,4 @@ def by_field(name: str) -> GroupOf:
 def default_groups(info: DatasetInfo) -> PatientGroups:
   """Every field of the patients is text and groups them by what stands in it, whatever it is called."""
   groupings = {name: by_field(name) for name in info.patient_fields}
-  return PatientGroups(frozenset(), (), groupings | {"size": by_size})
+  return PatientGroups(frozenset(), (), groupings | {"size": by_size}, {"size": SIZE_TITLE})

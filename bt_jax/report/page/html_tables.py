@@ -26,10 +26,6 @@ TITLES = {
   "assd_q25": "mean surface distance, lower quartile", "assd_q75": "mean surface distance, upper quartile",
   "false_positive_rate": "healthy slices with false positives", "sensitivity": "slices with a tumour found",
   "average_precision": "average precision", "f1": "F1", "iou": "IoU", "dice": "Dice", "hd95": "HD95", "assd": "ASSD", "tumor_slices": "with tumour",
-  "sequences": "missing sequences", "size": "size of the tumour", "site": "hospital", "grade": "WHO grade",
-  "RNASeqCluster": "cluster of RNA expression", "MethylationCluster": "cluster of DNA methylation",
-  "miRNACluster": "cluster of micro-RNA", "CNCluster": "cluster of copy numbers", "RPPACluster": "cluster of proteins",
-  "OncosignCluster": "OncoSign cluster", "COCCluster": "cluster of clusters",
   "angular_std": "angular standard deviation",
 }  # fmt: skip
 
@@ -232,9 +228,9 @@ def calibration(groups: Group) -> Table:
   )
 
 
-def subgroups(groups: dict[str, list[Group]]) -> dict[str, Table]:
-  """One table for each way to group the patients, by its name."""
-  tables = {}
+def subgroups(groups: dict[str, list[Group]], info: DatasetInfo) -> dict[str, Table]:
+  """One table for each way to group the patients of a data set, by its name."""
+  tables, known = {}, groups_of(info)
   for name, members in groups.items():
     if not isinstance(members, list) or not members:
       continue
@@ -250,12 +246,14 @@ def subgroups(groups: dict[str, list[Group]]) -> dict[str, Table]:
     ]
     few = any(FEWEST <= group["patients"] < FEW for group in members)
     notes = [f"Intervals of fewer than {FEW} patients are too narrow to rely on."] if few else []
-    tables[name] = table(f"By {title(name)}", (title(name), "patients", "slices", *map(title, names)), rows, notes)
+    heading = known.title(name)
+    tables[name] = table(f"By {heading}", (heading, "patients", "slices", *map(title, names)), rows, notes)
   return tables
 
 
-def associations(tested: dict[str, list[Group]]) -> Table:
+def associations(tested: dict[str, list[Group]], info: DatasetInfo) -> Table:
   """Shape of the tumour against molecular clusters, for each kind of mask in `tested`."""
+  known = groups_of(info)
   kinds = {"truth": "true masks", "predicted": "predicted masks"}
   sides = {
     words: {(row["feature"], row["grouping"]): row for row in tested[kind]}
@@ -264,7 +262,7 @@ def associations(tested: dict[str, list[Group]]) -> Table:
   }
   rows = []
   for feature, grouping in dict.fromkeys(pair for side in sides.values() for pair in side):
-    row = [text(title(feature)), text(title(grouping))]
+    row = [text(title(feature)), text(known.title(grouping))]
     for side in sides.values():
       test = side[feature, grouping]
       above = zip(test["clusters"], test["above"], test["not_above"], strict=True)

@@ -240,6 +240,12 @@ def test_what_cannot_be_pooled(pooled, tmp_path):
   first = split_of[0,]["test"]
   twice = {"test": split_of[7,]["test"] + first, "train": [name for name in split_of[7,]["train"] if name not in first]}
   refused(r"is in the folds 0 and 7: expected once", split=twice, rows=rows + tables[0,].slices)
+  for field, value in (("name", "other"), ("patient_fields", ["site"])):
+    other = shutil.copytree(folders[7,], tmp_path / field)
+    content = json.loads((other / "summary.json").read_text())
+    write_summary(other, content | {"info": content["info"] | {field: value}})
+    with pytest.raises(UserError, match=f"summary.json is damaged .*info.{field} is not that of {folders[0,]}"):
+      pool.pool(folders | {(7,): other}, groupings=("site", "size"))
   empty = tmp_path / "empty"
   shutil.copytree(folders[0,], empty)
   (empty / "slices.csv").write_text((empty / "slices.csv").read_text().splitlines()[0] + "\n")

@@ -112,10 +112,11 @@ def test_the_printed_table_has_a_line_for_each_class(made_up):
 
 def test_volumes_of_the_page_keep_each_class(made_up):
   folder, slices, predicted = made_up
-  volume = sprites.read_volume(folder / "volumes", "B", SLICES, 2)
+  volume = sprites.read_volume(folder / "volumes", "B", SLICES, TWO)
   np.testing.assert_array_equal(volume.truth, slices.mask[SLICES : 2 * SLICES] == 1)
   np.testing.assert_array_equal(volume.prediction, predicted[SLICES : 2 * SLICES])
-  assert sprites.read_volume(folder / "volumes", "B", SLICES, 1) is None
+  for fields in ({"classes": ("core",), "ids": (1,)}, {"size": 32}):
+    assert sprites.read_volume(folder / "volumes", "B", SLICES, dataclasses.replace(TWO, **fields)) is None
 
 
 def test_the_page_outlines_each_class_in_its_colour_and_says_how_good_it_is(made_up):

@@ -10,7 +10,7 @@ import pytest
 
 from bt_jax.datasets import samples
 from bt_jax.datasets.own_data import synthetic
-from bt_jax.report.page import sprites
+from bt_jax.report.page import run_files, sprites
 from tests.helpers.launching import launch, table_of
 from tests.helpers.own_folders import about, nifti
 
@@ -62,7 +62,7 @@ def test_dice_of_each_class_is_monais(trained):
   assert {row["class"] for row in rows} == {*CLASSES} and max(float(row["dice"]) for row in rows) > 0.3
   means = []
   for patient in dict.fromkeys(row["patient"] for row in rows):
-    volume = sprites.read_volume(run / "volumes", patient, SLICES, len(CLASSES))
+    volume = sprites.read_volume(run / "volumes", patient, SLICES, run_files.read(run).info)
     masks = [torch.tensor(np.moveaxis(mask, -1, 0)[None]) for mask in (volume.prediction, volume.truth)]
     dice = monai.DiceMetric(include_background=True, ignore_empty=False)(*masks)[0].tolist()
     ours = [float(row["dice"]) for row in rows if row["patient"] == patient]

@@ -22,6 +22,8 @@ from bt_jax.datasets.own_data.inspection import inspect
 from bt_jax.datasets.own_data.problem_kinds import by_kind
 from bt_jax.datasets.own_data.source import OwnSource
 from bt_jax.errors import UserError
+from bt_jax.modes.check import check
+from configs.seg import get_config
 from tests.helpers.launching import ROOT, environment, launch
 from tests.helpers.own_folders import SHAPE, about, blobs, built, nifti, nnunet, noise, picture, pictures
 from tests.helpers.refusals import refused
@@ -430,6 +432,22 @@ def test_the_command_lists_all_and_leaves_with_status_1(tmp_path):
   assert f"5 problems in {root}, listed above, and one by one in {tmp_path / 'sheet.txt'}" in last
   named = [line.split(" ", 1)[0] for line in listed if "has the label 7" in line]
   assert named == [str(_mask(root, case)) for case in (0, 2, 3, 4)]
+
+
+def test_the_image_of_a_check_and_its_list_are_two_files(tmp_path):
+  root = nnunet(tmp_path / "set", 6)
+  for case in (0, 2, 3, 4):
+    label_that_is_not_described(root, case)
+  config = get_config("small")
+  config.data.name, config.data.root = "own", str(root)
+  for name in ("sheet.txt", "sheet", "sheet.jpg", "sheet.png.txt"):
+    with pytest.raises(UserError, match=r"expected the name of an image: name a file that ends in \.png") as caught:
+      check(config, tmp_path / name)
+    assert caught.value.arguments == ("output",) and "\n" not in str(caught.value)
+    assert not (tmp_path / name).exists()
+  with pytest.raises(UserError, match="one by one in .*sheet.txt"):
+    check(config, tmp_path / "sheet.PNG")
+  assert Image.open(tmp_path / "sheet.PNG").format == "PNG" and "label 7" in (tmp_path / "sheet.txt").read_text()
 
 
 def test_a_folder_in_capitals_is_named(tmp_path):

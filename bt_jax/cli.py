@@ -116,7 +116,7 @@ flags.DEFINE_string("post", None, "predict: file of the post-contrast sequence, 
 flags.DEFINE_string(
   "output",
   None,
-  "predict: output folder. export: output file (.onnx: ONNX, .safetensors: weights). check: file for an image of some cases.",
+  "predict: output folder. export: output file (.onnx: ONNX, .safetensors: weights). check: image of some cases (.png).",
 )
 flags.DEFINE_bool("probabilities", False, "predict: write probabilities beside masks.")
 flags.DEFINE_bool(

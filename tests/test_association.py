@@ -1,9 +1,12 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from scipy import stats
 
+from bt_jax.datasets.lgg_mri.constants import INFO
 from bt_jax.evaluation.shape import FEATURES
-from bt_jax.paper.genes import GROUPINGS, associations, fisher_exact, holm
+from bt_jax.paper.genes import GROUPINGS, associations, fisher_exact, holm, known
 
 
 def patients(values, clusters, prefix="truth_"):
@@ -18,6 +21,10 @@ def test_groupings_are_those_of_the_file():
   assert GROUPINGS == (
     "RNASeqCluster", "MethylationCluster", "miRNACluster", "CNCluster", "RPPACluster", "OncosignCluster", "COCCluster",
   )  # fmt: skip
+
+
+def test_columns_of_a_users_table_are_text_and_no_codes_of_clusters():
+  assert known(INFO) and not known(dataclasses.replace(INFO, name="own", patient_fields=GROUPINGS))
 
 
 @pytest.mark.parametrize("seed", range(10))

@@ -9,13 +9,13 @@ from PIL import Image
 
 from bt_jax import files
 from bt_jax.datasets.info import DatasetInfo
-from bt_jax.evaluation import calibration
-from bt_jax.evaluation.record_tables import Tables
+from bt_jax.evaluation import calibration, subgroups
+from bt_jax.evaluation.record_tables import Tables, read_run
 from bt_jax.evaluation.volumes import volume_columns
 from bt_jax.inference import overlays
 from bt_jax.modes.compare import compare
 from bt_jax.report import figures, run_summary, text_tables
-from bt_jax.report.page import run_files, sprites, viewer
+from bt_jax.report.page import html_tables, run_files, sprites, viewer
 from bt_jax.schema import Slices, Tumor
 from bt_jax.tasks import TASKS
 from configs.common import get_config
@@ -41,9 +41,9 @@ def make_slices() -> Slices:
   return Slices(case, np.char.add("patient ", case), number, image, mask, stats, stats)
 
 
-def write_run(folder, shift: int) -> tuple[Slices, np.ndarray]:
-  """A finished run whose cores are right, and whose oedema is as far off as `shift`."""
-  slices, task = make_slices(), TASKS["segmentation"](TWO)
+def write_run(folder, shift: int, info=TWO, known=None) -> tuple[Slices, np.ndarray]:
+  """A finished run whose cores are right, and whose oedema is as far off as `shift`; `known` has the fields of each patient."""
+  slices, task = make_slices(), TASKS["segmentation"](info)
   predicted = np.stack([slices.mask[..., 0] == 1, np.roll(slices.mask[..., 1] == 1, shift, 2)], axis=-1)
   tumor = Tumor(np.where(predicted, 0.9, 0.05).astype(np.float32), np.where(predicted.any((1, 2, 3)), 0.9, 0.05))
   rows = [
@@ -51,12 +51,19 @@ def write_run(folder, shift: int) -> tuple[Slices, np.ndarray]:
     for row in task.slice_records(slices, tumor, predicted, **NAMES)
   ]
   whole = volume_columns(slices, predicted, spacing_mm={}, classes=TWO.classes)
-  patients = [row | whole[row["patient"], row["class"]] | CLINICAL for row in task.patient_records(rows)]
+  of_patient = (known or {}).get
+  patients = [
+    row | whole[row["patient"], row["class"]] | of_patient(row["patient"], CLINICAL)
+    for row in task.patient_records(rows)
+  ]
   reliability = calibration.pixel_rows(slices, tumor.pixels, 1.5, **NAMES)
   tables = Tables(rows, patients, reliability, [])
-  about = common(slices, task="segmentation", model="unet", info=TWO.to_json())
+  about = common(slices, task="segmentation", model="unet", info=info.to_json())
   summary = run_summary.summarize(
-    tables, task, {name: about[name] for name in about if name != "intervals"}, groupings=()
+    tables,
+    task,
+    {name: about[name] for name in about if name != "intervals"},
+    groupings=subgroups.parse("all", info) if known else (),
   )
   files.write_json(folder / "config.json", get_config().to_dict())
   sprites.save_volumes(folder / "volumes", slices, predicted, reference=TWO.reference_index)
@@ -64,6 +71,27 @@ def write_run(folder, shift: int) -> tuple[Slices, np.ndarray]:
   drawn = figures.draw_masks(folder / "figures", evaluated, title="two")
   run_summary.write(folder, tables, summary, show_slices=True, drawn=drawn)
   return slices, predicted
+
+
+def test_columns_of_a_users_table_are_text_whatever_they_are_called(tmp_path):
+  """`has_t1` and `site` are a flag and a hospital in the published data set only, and tables are headed by their names."""
+  info = dataclasses.replace(TWO, patient_fields=("has_t1", "site"))
+  known = {f"patient {name}": {"has_t1": value, "site": site} for name, value, site in zip(PATIENTS, ("yes", "no", ""), ("x", "", "unknown"), strict=True)}  # fmt: skip
+  write_run(tmp_path, 2, info, known)
+  summary, tables = read_run(tmp_path)
+  groups = summary["test"]["subgroups"]
+  patients = lambda name: {group["group"]: group["patients"] for group in groups[name]}
+  assert patients("has_t1") == {"yes": 1, "no": 1, "not known": 1}
+  assert patients("site") == {"x": 1, "unknown": 1, "not known": 1}
+  again = subgroups.summarize(tables.patients, tables.slices, tuple(groups), lambda rows: {}, info)
+  plain = {name: [{key: group[key] for key in ("group", "patients", "slices")} for group in of] for name, of in groups.items()}  # fmt: skip
+  assert again == plain
+  record = run_files.read(tmp_path)
+  table = html_tables.patients(record.patients, {}, summary["test"], info)
+  site = [row[table.columns.index("site")].text for row in table.rows]
+  assert site == ["x", "not known", "unknown"] and "sequences" not in table.columns
+  headed = html_tables.subgroups({**groups, "grade": groups["site"], "f1": groups["site"]}, info).values()
+  assert [table.caption for table in headed] == ["By has t1", "By site", "By size of the tumour", "By grade", "By f1"]
 
 
 @pytest.fixture(scope="module")
@@ -84,10 +112,11 @@ def test_the_printed_table_has_a_line_for_each_class(made_up):
 
 def test_volumes_of_the_page_keep_each_class(made_up):
   folder, slices, predicted = made_up
-  volume = sprites.read_volume(folder / "volumes", "B", SLICES, 2)
+  volume = sprites.read_volume(folder / "volumes", "B", SLICES, TWO)
   np.testing.assert_array_equal(volume.truth, slices.mask[SLICES : 2 * SLICES] == 1)
   np.testing.assert_array_equal(volume.prediction, predicted[SLICES : 2 * SLICES])
-  assert sprites.read_volume(folder / "volumes", "B", SLICES, 1) is None
+  for fields in ({"classes": ("core",), "ids": (1,)}, {"size": 32}):
+    assert sprites.read_volume(folder / "volumes", "B", SLICES, dataclasses.replace(TWO, **fields)) is None
 
 
 def test_the_page_outlines_each_class_in_its_colour_and_says_how_good_it_is(made_up):

@@ -65,7 +65,9 @@ def test_summary_is_that_of_one_run_and_more(pooled):
         assert group[f"{name}_ci95"] is None and value is not None
 
   check(summary["test"])
-  assert summary["intervals"]["why"] == "4 patients only: intervals are given from 5 patients on"
+  patients = len(table_of(workdir / "patients.csv"))
+  assert patients == len(FOLDS) == summary["test"]["patients"]  # 22 synthetic patients in 22 folds
+  assert summary["intervals"]["why"] == f"{patients} patients only: intervals are given from 5 patients on"
   # Counted anew from the rows, as a reader would.
   rows = table_of(workdir / "slices.csv")
   tp, fp, fn = (sum(int(row[name]) for row in rows) for name in ("tp", "fp", "fn"))
@@ -238,6 +240,12 @@ def test_what_cannot_be_pooled(pooled, tmp_path):
   first = split_of[0,]["test"]
   twice = {"test": split_of[7,]["test"] + first, "train": [name for name in split_of[7,]["train"] if name not in first]}
   refused(r"is in the folds 0 and 7: expected once", split=twice, rows=rows + tables[0,].slices)
+  for field, value in (("name", "other"), ("patient_fields", ["site"])):
+    other = shutil.copytree(folders[7,], tmp_path / field)
+    content = json.loads((other / "summary.json").read_text())
+    write_summary(other, content | {"info": content["info"] | {field: value}})
+    with pytest.raises(UserError, match=f"summary.json is damaged .*info.{field} is not that of {folders[0,]}"):
+      pool.pool(folders | {(7,): other}, groupings=("site", "size"))
   empty = tmp_path / "empty"
   shutil.copytree(folders[0,], empty)
   (empty / "slices.csv").write_text((empty / "slices.csv").read_text().splitlines()[0] + "\n")

@@ -165,6 +165,26 @@ def test_a_comparison_is_the_same_or_refused(whole, tmp_path):
     assert found in (None, expected) or not seed % 2, what  # without a seal another number may pass, a word may not
 
 
+@pytest.mark.parametrize(
+  ("change", "message"),
+  [
+    (lambda info: info["patient_fields"].remove("has_pre"), "nothing in info.name and info.patient_fields groups patients by grade"),
+    (lambda info: info["patient_fields"].clear(), "groups patients by grade"),
+    (lambda info: info.update(name="other"), "groups patients by grade"),
+  ],
+)  # fmt: skip
+def test_folds_that_do_not_say_what_groups_their_patients_are_refused(run, tmp_path, change, message):
+  folder, _ = run
+  copied = shutil.copytree(folder, tmp_path / "run")
+  content = json.loads((copied / "summary.json").read_text())
+  change(content["info"])
+  write_summary(copied, content)
+  with pytest.raises(UserError, match=message):
+    pool.pool({(0,): copied}, groupings=("grade", "size"))
+  summary, _ = pool.pool({(0,): copied}, groupings=("size",))
+  assert list(summary["test"]["subgroups"]) == ["size"]
+
+
 def test_pooled_folds_are_the_same_or_refused(run, tmp_path):
   folder, _ = run
 

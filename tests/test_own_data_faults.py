@@ -22,6 +22,8 @@ from bt_jax.datasets.own_data.inspection import inspect
 from bt_jax.datasets.own_data.problem_kinds import by_kind
 from bt_jax.datasets.own_data.source import OwnSource
 from bt_jax.errors import UserError
+from bt_jax.modes.check import check
+from configs.seg import get_config
 from tests.helpers.launching import ROOT, environment, launch
 from tests.helpers.own_folders import SHAPE, about, blobs, built, nifti, nnunet, noise, picture, pictures
 from tests.helpers.refusals import refused
@@ -432,6 +434,22 @@ def test_the_command_lists_all_and_leaves_with_status_1(tmp_path):
   assert named == [str(_mask(root, case)) for case in (0, 2, 3, 4)]
 
 
+def test_the_image_of_a_check_and_its_list_are_two_files(tmp_path):
+  root = nnunet(tmp_path / "set", 6)
+  for case in (0, 2, 3, 4):
+    label_that_is_not_described(root, case)
+  config = get_config("small")
+  config.data.name, config.data.root = "own", str(root)
+  for name in ("sheet.txt", "sheet", "sheet.jpg", "sheet.png.txt"):
+    with pytest.raises(UserError, match=r"expected the name of an image: name a file that ends in \.png") as caught:
+      check(config, tmp_path / name)
+    assert caught.value.arguments == ("output",) and "\n" not in str(caught.value)
+    assert not (tmp_path / name).exists()
+  with pytest.raises(UserError, match="one by one in .*sheet.txt"):
+    check(config, tmp_path / "sheet.PNG")
+  assert Image.open(tmp_path / "sheet.PNG").format == "PNG" and "label 7" in (tmp_path / "sheet.txt").read_text()
+
+
 def test_a_folder_in_capitals_is_named(tmp_path):
   root = nnunet(tmp_path / "set")
   (root / "labelsTr").rename(root / "LabelsTr")
@@ -527,6 +545,16 @@ def test_intensities_of_ct_need_a_window(tmp_path):
   _, cases = built(root, tmp_path / "data", folds=3, window="-160,240")
   expected = np.clip((noise(0).astype(float) - 1000 + 160) / 400, 0, 1) * 65535
   assert abs(cases["c0"]["image"][..., 0] - expected).max() <= 1
+
+
+@pytest.mark.parametrize(
+  ("channel", "is_ct"),
+  [("CT", True), ("ct_scan", True), ("low dose CT", True), ("CT1", False), ("ct1", False), ("T1ct", False), ("T1CT", False), ("affected", False)],
+)  # fmt: skip
+def test_ct_is_a_word_of_its_own_in_the_name_of_a_channel(tmp_path, channel, is_ct):
+  root = nnunet(tmp_path / "set")
+  about(root, ("FLAIR", channel), {"background": 0, "edema": 1, "core": 2})
+  assert any("is of CT" in line for line in lines_of(root)) == is_ct
 
 
 def test_units_of_ct_are_noted_where_no_channel_is_called_so(tmp_path):

@@ -1,6 +1,7 @@
 """A run on two channels and three classes, numbered with a gap, against MONAI, nibabel and highdicom."""
 
 import json
+import shutil
 
 import highdicom
 import nibabel
@@ -9,7 +10,7 @@ import pytest
 
 from bt_jax.datasets import samples
 from bt_jax.datasets.own_data import synthetic
-from bt_jax.report.page import sprites
+from bt_jax.report.page import run_files, sprites
 from tests.helpers.launching import launch, table_of
 from tests.helpers.own_folders import about, nifti
 
@@ -35,8 +36,8 @@ def trained(tmp_path_factory):
       nifti(
         data / "labelsTr" / f"case_{number}.nii.gz", np.array([0, *CLASSES.values()], np.uint8)[labels], codes=codes
       )
-  rows = [f"case_{number},{number % 4}" for number in range(CASES)]
-  (data / "cases.csv").write_text("\n".join(["case,fold", *rows, ""]))
+  rows = [f"case_{number},{number % 4},{'' if number else 'yes'}" for number in range(CASES)]
+  (data / "cases.csv").write_text("\n".join(["case,fold,has_T1", *rows, ""]))
   flags = [
     "--config=configs/seg.py:own", f"--config.data.root={data}", f"--config.data.dir={folder / 'tfds'}",
     "--config.model.name=unet", "--config.model.width=8", "--config.model.depth=3", "--config.model.pretrained=", "--config.data.size=64",
@@ -61,7 +62,7 @@ def test_dice_of_each_class_is_monais(trained):
   assert {row["class"] for row in rows} == {*CLASSES} and max(float(row["dice"]) for row in rows) > 0.3
   means = []
   for patient in dict.fromkeys(row["patient"] for row in rows):
-    volume = sprites.read_volume(run / "volumes", patient, SLICES, len(CLASSES))
+    volume = sprites.read_volume(run / "volumes", patient, SLICES, run_files.read(run).info)
     masks = [torch.tensor(np.moveaxis(mask, -1, 0)[None]) for mask in (volume.prediction, volume.truth)]
     dice = monai.DiceMetric(include_background=True, ignore_empty=False)(*masks)[0].tolist()
     ours = [float(row["dice"]) for row in rows if row["patient"] == patient]
@@ -70,6 +71,16 @@ def test_dice_of_each_class_is_monais(trained):
   summary = json.loads((run / "summary.json").read_text())["test"]["classes"]
   of_classes = [summary[name]["patient"]["dice_mean"] for name in CLASSES]
   assert of_classes == pytest.approx(np.mean(means, 0).tolist(), abs=1e-6)
+
+
+def test_a_column_of_the_users_table_groups_patients_by_its_text(trained, tmp_path):
+  _, run = trained
+  table = table_of(run / "patients.csv")
+  assert {(row["patient"], row["has_T1"]) for row in table} == {("case_0", "yes"), ("case_4", "")}
+  groups = json.loads((run / "summary.json").read_text())["test"]["subgroups"]["has_T1"]
+  assert [(group["group"], group["patients"]) for group in groups] == [("yes", 1), ("not known", 1)]
+  status, _, err = launch(["--mode=report", f"--workdir={shutil.copytree(run, tmp_path / 'run')}"])
+  assert status == 0, err
 
 
 def test_masks_are_on_the_grid_of_the_scan_and_have_the_dice_of_the_evaluation(trained, tmp_path):

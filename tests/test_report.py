@@ -1,3 +1,4 @@
+import contextlib
 import html as markup
 import json
 import re
@@ -65,13 +66,35 @@ def test_volumes_come_back_in_the_order_of_their_slices(tmp_path):
   assert (
     Image.open(tmp_path / "A/flair.png").size == (8 * 256, 2 * 256) and Image.open(tmp_path / "A/truth.png").mode == "1"
   )
-  volume = sprites.read_volume(tmp_path, "A", 10)
+  volume = sprites.read_volume(tmp_path, "A", 10, LGG)
   np.testing.assert_array_equal(sprites.flair_slices(volume), slices.image[:10, ..., 1])
   np.testing.assert_array_equal(volume.truth, slices.mask[:10] == 1)
   np.testing.assert_array_equal(volume.prediction, shifted(slices)[:10])
-  assert sprites.read_volume(tmp_path, "A", 17) is None and sprites.read_volume(tmp_path, "C", 10) is None
+  assert sprites.read_volume(tmp_path, "A", 17, LGG) is None and sprites.read_volume(tmp_path, "C", 10, LGG) is None
   sprites.save_volumes(tmp_path / "cls", slices, None, reference=1)
-  assert sprites.read_volume(tmp_path / "cls", "B", 2).prediction is None
+  assert sprites.read_volume(tmp_path / "cls", "B", 2, LGG).prediction is None
+
+
+def test_volumes_are_read_however_many_pixels_they_have(tmp_path, monkeypatch):
+  """As those of 300 slices of 512 x 512 pixels and three classes, which are more than Pillow opens."""
+  slices = make_slices({"A": 10})
+  sprites.save_volumes(tmp_path, slices, shifted(slices), reference=1)
+  monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 256 * 256)
+  with pytest.raises(Image.DecompressionBombError):
+    Image.open(tmp_path / "A/truth.png")
+  volume = sprites.read_volume(tmp_path, "A", 10, LGG)
+  np.testing.assert_array_equal(volume.truth, slices.mask == 1)
+  np.testing.assert_array_equal(sprites.flair_slices(volume), slices.image[..., 1])
+
+
+def test_a_volume_of_another_size_than_its_data_set_is_not_decoded(tmp_path):
+  slices = make_slices({"A": 10})
+  sprites.save_volumes(tmp_path, slices, shifted(slices), reference=1)
+  for size, refused in ((512, False), (256, True)):
+    cut = files.png(Image.new("1", (8 * size, 2 * size)))[:60]  # has a size, and pixels that cannot be decoded
+    (tmp_path / "A/truth.png").write_bytes(cut)
+    with pytest.raises(UserError, match="is damaged") if refused else contextlib.nullcontext():
+      assert sprites.read_volume(tmp_path, "A", 10, LGG) is None
 
 
 def test_outlines_run_along_the_edges_of_pixels_in_their_tile():
@@ -212,7 +235,7 @@ def test_masks_are_called_what_their_data_set_calls_them(tmp_path, data, called)
 def test_groups_of_patients_have_headings_in_words():
   names = subgroups.groupings_of(LGG)
   tables = html_tables.subgroups(
-    {name: [{"group": "a", "patients": 9, "slices": 99, **estimates("dice_mean")}] for name in names}
+    {name: [{"group": "a", "patients": 9, "slices": 99, **estimates("dice_mean")}] for name in names}, LGG
   )
   assert tables.keys() == names.keys() and tables["site"].caption == "By hospital"
   headings = [heading for table in tables.values() for heading in (table.caption, *table.columns)]

@@ -39,18 +39,18 @@ def test_groups_and_counts_by_hand():
 
 
 def test_what_is_known_of_other_patients_groups_them_as_it_stands():
-  """Also where a field has the name of one of the published data set, where it is a code."""
-  info = DatasetInfo("own", ("t1", "t2"), ("core",), (1,), "t2", 64, patient_fields=("gender", "has_t1", "has_pets"))
-  assert list(subgroups.groupings_of(info)) == ["gender", "has_pets", "sequences", "size"]
+  """Also where a field has the name of one of the published data set, where it is a code or a flag."""
+  info = DatasetInfo("own", ("t1", "t2"), ("core",), (1,), "t2", 64, patient_fields=("gender", "has_t1", "visits"))
+  assert list(subgroups.groupings_of(info)) == ["gender", "has_t1", "visits", "size"]
   rows = [
-    {"patient": name, "gender": gender, "has_t1": known, "has_pets": "two", "truth_voxels": size}
-    for size, (name, gender, known) in enumerate([("a", "F", True), ("b", None, False)])
+    {"patient": name, "gender": gender, "has_t1": known, "visits": 0, "truth_voxels": size}
+    for size, (name, gender, known) in enumerate([("a", "F", "no"), ("b", None, "")])
   ]
   of = lambda name: {
     group["group"]: group["patients"] for group in subgroups.summarize(rows, rows, (name,), lambda rows: {}, info)[name]
   }
-  assert of("gender") == {"F": 1, "not known": 1} and of("has_pets") == {"two": 2}
-  assert of("sequences") == {"no t1": 1, "none missing": 1}
+  assert of("gender") == {"F": 1, "not known": 1} and of("has_t1") == {"no": 1, "not known": 1}
+  assert of("visits") == {"0": 2}
 
 
 def test_names():

@@ -12,7 +12,6 @@ from pydantic import Field
 
 from bt_jax import files, metrics
 from bt_jax.datasets.info import DatasetInfo
-from bt_jax.datasets.patient_groups import flags_of
 from bt_jax.datasets.registry import groups_of, info_of
 from bt_jax.errors import UserError
 from bt_jax.evaluation import aggregation, calibration, class_statistics
@@ -46,9 +45,9 @@ def kind_of(column: str) -> Any:
 
 def _patient_kinds(info: DatasetInfo) -> dict[str, Any]:
   """The type of each field of a data set's patients."""
-  codes = groups_of(info).codes
-  kinds = {name: Code if name in codes else Text | None for name in info.patient_fields}
-  return kinds | dict.fromkeys(flags_of(info), bool)
+  groups = groups_of(info)
+  kinds = dict.fromkeys(info.patient_fields, Text | None)
+  return kinds | dict.fromkeys(groups.codes, Code) | dict.fromkeys(groups.flags, bool)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from bt_jax.datasets.own_data.inspection import inspect
 from bt_jax.datasets.own_data.problem_kinds import by_kind
 from bt_jax.errors import UserError
 
-_PICTURE = "check.png"
+_PICTURE = pathlib.Path("check.png")
 
 
 def check(config: ConfigDict, output: pathlib.Path | None) -> None:
@@ -20,19 +20,23 @@ def check(config: ConfigDict, output: pathlib.Path | None) -> None:
 
   Args:
     config: a configuration with `data.name=own` and `data.root`.
-    output: the image of cases; None for `check.png` in the current folder.
+    output: the image of cases, a name that ends in `.png`; None for `check.png` in the current folder.
 
   Raises:
-    UserError: the configuration is not for a user's own data, there is no such folder, or there are problems, which were
-      printed.
+    UserError: the configuration is not for a user's own data, there is no such folder, the output is no name of an image,
+      or there are problems, which were printed.
   """
   if config.data.name != "own":
     raise UserError(
       f"data.name is {config.data.name!r}, and only your own data can be checked: set data.name=own", "data.name=own"
     )
+  picture = output or _PICTURE
+  if picture.suffix.lower() != _PICTURE.suffix:  # a text of the same name goes beside it
+    raise UserError(
+      f"the output is {picture}, expected the name of an image: name a file that ends in {_PICTURE.suffix}", "output"
+    )
   inspection = inspect(layouts.find(config.data.root), config.data.window, config.data.folds)
   print("\n".join(inspection.lines))
-  picture = output or pathlib.Path(_PICTURE)
   if inspection.picture is not None:
     path = files.write_bytes(picture, files.png(inspection.picture))
     print(f"the first cases, each with its classes: {path}")

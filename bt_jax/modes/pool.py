@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from bt_jax import files
 from bt_jax.datasets import splits
 from bt_jax.datasets.registry import info_of
 from bt_jax.datasets.splits import Folds
 from bt_jax.errors import UserError
+from bt_jax.evaluation import subgroups
 from bt_jax.evaluation.aggregation import chosen
 from bt_jax.evaluation.record_tables import Tables, read_run
 from bt_jax.evaluation.records import Record, of_any_class
@@ -108,6 +110,7 @@ def pool(
   every, count, group = info_of(first).folds, sum(map(len, folders)), max(map(len, folders))
   check(folders, split_of, tables_of, complete=count == every)
   _check_evaluated_alike(folders, summaries)
+  _check_fields(folders, summaries, groupings)
   tables = Tables.joined(list(tables_of.values()))
   title = (
     f"{'' if count == every else f'{count} of '}{every} patient folds{f', {group} to a training' if group > 1 else ''}"
@@ -155,6 +158,22 @@ def _check_evaluated_alike(folders: dict[Folds, pathlib.Path], summaries: dict[F
       raise UserError(
         f"{folders[fold]} was evaluated in another way: {', '.join(differ)}; evaluate it again as the others were, with --mode=evaluate"
       )
+
+
+def _check_fields(
+  folders: dict[Folds, pathlib.Path], summaries: dict[Folds, dict[str, Any]], groupings: tuple[str, ...]
+) -> None:
+  """Raises UserError where what is known of patients differs between folds, or cannot group them as asked."""
+  first = next(iter(summaries))
+  expected = info_of(summaries[first])
+  for fold, summary in summaries.items():
+    path, info = folders[fold] / "summary.json", info_of(summary)
+    for field in ("name", "patient_fields"):  # by which the columns of patients.csv have their types
+      if getattr(info, field) != getattr(expected, field):
+        raise files.damaged(path, f"info.{field} is not that of {folders[first]}", files.EVALUATE)
+    if lacking := [name for name in groupings if name not in subgroups.groupings_of(info)]:
+      reason = f"nothing in info.name and info.patient_fields groups patients by {lacking[0]}"
+      raise files.damaged(path, reason, files.EVALUATE)
 
 
 def _fold(folds: Folds, folder: pathlib.Path, summary: dict[str, Any]) -> dict[str, Any]:

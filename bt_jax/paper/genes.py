@@ -12,6 +12,7 @@ from scipy import stats
 
 from bt_jax.datasets.info import DatasetInfo
 from bt_jax.datasets.lgg_mri.constants import GENOMIC_CLUSTERS, UNKNOWN
+from bt_jax.datasets.registry import groups_of
 from bt_jax.evaluation.shape import FEATURES
 
 # Buda et al.'s groups by IDH mutation and 1p/19q co-deletion are not in the file.
@@ -20,8 +21,8 @@ _SAME = 1 + 1e-7  # tolerance for tables that are as likely as the observed one 
 
 
 def known(info: DatasetInfo) -> bool:
-  """Whether a data set says to which genomic clusters its patients belong."""
-  return set(GROUPINGS) <= set(info.patient_fields)
+  """Whether a data set says to which genomic clusters its patients belong, as codes rather than a user's own text."""
+  return groups_of(info).codes >= {*GROUPINGS}
 
 
 def associations(rows: list[dict[str, Any]], prefix: str) -> list[dict[str, Any]]:

@@ -185,7 +185,7 @@ def _numbers_of(rows: Sequence[Record], case: str) -> list[int]:
 
 
 def _draw(axis: Any, volumes: pathlib.Path, case: str, numbers: Sequence[int], number: int, info: DatasetInfo) -> None:
-  volume, index = sprites.read_volume(volumes, case, len(numbers), len(info.classes)), numbers.index(number)
+  volume, index = sprites.read_volume(volumes, case, len(numbers), info), numbers.index(number)
   shown = sprites.flair_slices(volume)[index]
   axis.imshow(shown, cmap="gray", vmin=0, vmax=max(np.quantile(shown, 0.999), 1))
   for kind, of_classes in enumerate((volume.truth[index], volume.prediction[index])):

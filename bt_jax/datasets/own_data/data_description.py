@@ -18,7 +18,8 @@ LARGEST = 512  # pixels of a side of a stored slice
 _FOREGROUND = "foreground"
 _WHITE, _FEW = 255, 32  # the number that marks a class in images, and that below which numbers are labels
 _EDGES = 0.9  # share of a number's pixels
-_CT = re.compile(r"(?<![A-Za-z])CT(?![A-Za-z])", re.IGNORECASE)
+# A word of its own: `CT1` and `T1ct` are T1 with contrast.
+_CT = re.compile(r"(?<![A-Za-z0-9])CT(?![A-Za-z0-9])", re.IGNORECASE)
 _AIR = -900.0  # Hounsfield units are lower in air; MRI has no such values
 
 

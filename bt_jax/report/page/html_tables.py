@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from bt_jax.datasets.info import DatasetInfo
-from bt_jax.datasets.patient_groups import missing_sequences
+from bt_jax.datasets.patient_groups import NOT_KNOWN, missing_sequences
+from bt_jax.datasets.registry import groups_of
 from bt_jax.evaluation.aggregation import EMPTY_RULES
 from bt_jax.evaluation.bootstrap import FEW, FEWEST
 from bt_jax.report.page.phrases import MISSING, STEP, interval, number, sentence
@@ -25,10 +26,6 @@ TITLES = {
   "assd_q25": "mean surface distance, lower quartile", "assd_q75": "mean surface distance, upper quartile",
   "false_positive_rate": "healthy slices with false positives", "sensitivity": "slices with a tumour found",
   "average_precision": "average precision", "f1": "F1", "iou": "IoU", "dice": "Dice", "hd95": "HD95", "assd": "ASSD", "tumor_slices": "with tumour",
-  "sequences": "missing sequences", "size": "size of the tumour", "site": "hospital", "grade": "WHO grade",
-  "RNASeqCluster": "cluster of RNA expression", "MethylationCluster": "cluster of DNA methylation",
-  "miRNACluster": "cluster of micro-RNA", "CNCluster": "cluster of copy numbers", "RPPACluster": "cluster of proteins",
-  "OncosignCluster": "OncoSign cluster", "COCCluster": "cluster of clusters",
   "angular_std": "angular standard deviation",
 }  # fmt: skip
 
@@ -231,9 +228,9 @@ def calibration(groups: Group) -> Table:
   )
 
 
-def subgroups(groups: dict[str, list[Group]]) -> dict[str, Table]:
-  """One table for each way to group the patients, by its name."""
-  tables = {}
+def subgroups(groups: dict[str, list[Group]], info: DatasetInfo) -> dict[str, Table]:
+  """One table for each way to group the patients of a data set, by its name."""
+  tables, known = {}, groups_of(info)
   for name, members in groups.items():
     if not isinstance(members, list) or not members:
       continue
@@ -249,12 +246,14 @@ def subgroups(groups: dict[str, list[Group]]) -> dict[str, Table]:
     ]
     few = any(FEWEST <= group["patients"] < FEW for group in members)
     notes = [f"Intervals of fewer than {FEW} patients are too narrow to rely on."] if few else []
-    tables[name] = table(f"By {title(name)}", (title(name), "patients", "slices", *map(title, names)), rows, notes)
+    heading = known.title(name)
+    tables[name] = table(f"By {heading}", (heading, "patients", "slices", *map(title, names)), rows, notes)
   return tables
 
 
-def associations(tested: dict[str, list[Group]]) -> Table:
+def associations(tested: dict[str, list[Group]], info: DatasetInfo) -> Table:
   """Shape of the tumour against molecular clusters, for each kind of mask in `tested`."""
+  known = groups_of(info)
   kinds = {"truth": "true masks", "predicted": "predicted masks"}
   sides = {
     words: {(row["feature"], row["grouping"]): row for row in tested[kind]}
@@ -263,7 +262,7 @@ def associations(tested: dict[str, list[Group]]) -> Table:
   }
   rows = []
   for feature, grouping in dict.fromkeys(pair for side in sides.values() for pair in side):
-    row = [text(title(feature)), text(title(grouping))]
+    row = [text(title(feature)), text(known.title(grouping))]
     for side in sides.values():
       test = side[feature, grouping]
       above = zip(test["clusters"], test["above"], test["not_above"], strict=True)
@@ -285,21 +284,26 @@ _COLUMNS = (
   ("site", "site", "text"), ("slices", "slices", "count"), ("tumor_slices", "with tumour", "count"),
   ("truth", "true px", "pixels"), ("predicted", "predicted px", "pixels"), ("accuracy", "accuracy", "share"),
   ("dice", "Dice", "share"), ("iou", "IoU", "share"), ("precision", "precision", "share"), ("recall", "recall", "share"),
-  ("hd95", "HD95", "distance"), ("assd", "ASSD", "distance"), ("missing", "sequences", "text"),
+  ("hd95", "HD95", "distance"), ("assd", "ASSD", "distance"),
 )  # fmt: skip
+_MISSING = (("missing", "sequences", "text"),)  # where the data set says which sequences were recorded
 
 
 def patients(rows: list[Group], cases: dict[str, str], test: Group, info: DatasetInfo) -> Table:
   """The sortable table with one row per patient; `cases` maps patients to their case in the viewer."""
   segmented = "dice" in rows[0]
-  seen = [_patient(row, segmented) for row in rows]
+  flags = [flag for flag in groups_of(info).flags if flag in rows[0]]  # those of a cascade have no fields of patients
+  seen = [_patient(row, segmented, flags) for row in rows]
   columns = [column for column in _COLUMNS if column[0] in seen[0] and not (segmented and column[0] == "accuracy")]
+  columns += _MISSING if flags else ()
   surface = test.get("surface", {})  # of a classifier there is none
   why = f"no value: {surface.get('why', 'none in patients.csv')}"
   lines = [
     [
       text(row["patient"], case=cases.get(row["patient"], "")),
-      *(text(row[name]) if kind == "text" else value(row[name], kind, why=why) for name, _, kind in columns),
+      *(
+        text(row[name] or NOT_KNOWN) if kind == "text" else value(row[name], kind, why=why) for name, _, kind in columns
+      ),
     ]
     for row in seen
   ]
@@ -315,12 +319,12 @@ def patients(rows: list[Group], cases: dict[str, str], test: Group, info: Datase
   )
 
 
-def _patient(row: Group, segmented: bool) -> Group:
+def _patient(row: Group, segmented: bool, flags: Sequence[str]) -> Group:
   seen = dict(row)
   if segmented:
     seen |= {"truth": row["tp"] + row["fn"], "predicted": row["tp"] + row["fp"]}
-  if "has_pre" in row:
-    seen["missing"] = missing_sequences(row)
+  if flags:
+    seen["missing"] = missing_sequences(row, flags)
   return seen
 
 

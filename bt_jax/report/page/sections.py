@@ -108,7 +108,7 @@ def calibration(record: RunFiles) -> Section:
 
 def subgroups(record: RunFiles) -> Section | None:
   """Statistics of subgroups of patients."""
-  table_of = html_tables.subgroups(record.summary["test"].get("subgroups") or {})
+  table_of = html_tables.subgroups(record.summary["test"].get("subgroups") or {}, record.info)
   if not table_of:
     return None
   lead = [
@@ -138,7 +138,7 @@ def associations(record: RunFiles) -> Section | None:
     )
   if associations.get("why"):
     lead.append(phrases.sentence(f"Not tested: {associations['why']}"))
-  tested = [html_tables.associations(associations)] if lead[0].startswith("From") else []
+  tested = [html_tables.associations(associations, record.info)] if lead[0].startswith("From") else []
   return Section("associations", "Shape and molecular clusters", lead, folded=tested)
 
 

@@ -5,11 +5,12 @@ import pathlib
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, UInt8
-from PIL import Image
+from jaxtyping import Bool, Shaped, UInt8
+from PIL import Image, PngImagePlugin
 from skimage import measure
 
 from bt_jax import files
+from bt_jax.datasets.info import DatasetInfo
 from bt_jax.errors import one_line
 from bt_jax.schema import Slices, to_8_bits
 
@@ -54,8 +55,8 @@ def save_volumes(
   return written
 
 
-def read_volume(folder: pathlib.Path, case: str, count: int, classes: int = 1) -> Volume | None:
-  """Reads a volume of `count` slices that `save_volumes` wrote; None if it is missing or has another size.
+def read_volume(folder: pathlib.Path, case: str, count: int, info: DatasetInfo) -> Volume | None:
+  """Reads a volume of `count` slices of a data set that `save_volumes` wrote; None if it is missing or has another size.
 
   Raises:
     UserError: an image is damaged.
@@ -63,25 +64,27 @@ def read_volume(folder: pathlib.Path, case: str, count: int, classes: int = 1) -
   paths = {name: folder / case / f"{name}.png" for name in ("flair", "truth", "prediction")}
   if not paths["flair"].is_file() or not paths["truth"].is_file():
     return None
+  classes = len(info.classes)
+  count_of = {"flair": count, "truth": count * classes, "prediction": count * classes}
   try:
-    images = {name: np.array(Image.open(path)) for name, path in paths.items() if path.is_file()}
+    content = {name: path.read_bytes() for name, path in paths.items() if path.is_file()}
+    layers = {name: _slices(content[name], count_of[name], info.size) for name in content}
   except (OSError, SyntaxError, ValueError) as error:  # raised by Pillow for a broken image
     raise files.damaged(folder / case, f"an image: {one_line(error)}", files.EVALUATE) from error
-  size = images["flair"].shape[1] // COLUMNS
-  pictures = {name: count * (1 if name == "flair" else classes) for name in images}
-  if any(sprite.shape != (-(-pictures[name] // COLUMNS) * size, COLUMNS * size) for name, sprite in images.items()):
+  if any(layer is None for layer in layers.values()):
     return None
   masks = {
-    name: np.moveaxis(_slices(images[name])[: count * classes].reshape(classes, count, size, size) > 0, 0, -1)
-    for name in ("truth", "prediction")
-    if name in images
+    name: np.moveaxis(layer.reshape(classes, count, info.size, info.size) > 0, 0, -1)
+    for name, layer in layers.items()
+    if name != "flair"
   }
-  return Volume(case, paths["flair"].read_bytes(), masks["truth"], masks.get("prediction"))
+  return Volume(case, content["flair"], masks["truth"], masks.get("prediction"))
 
 
 def flair_slices(volume: Volume) -> UInt8[np.ndarray, "n size size"]:
   """The slices of the reference channel of a volume."""
-  return _slices(np.array(Image.open(io.BytesIO(volume.flair))))[: len(volume.truth)]
+  count, size = volume.truth.shape[:2]
+  return _slices(volume.flair, count, size)
 
 
 def outlines(masks: Bool[np.ndarray, "n size size"]) -> str:
@@ -105,6 +108,11 @@ def _sprite(layer: np.ndarray) -> np.ndarray:
   return padded.reshape(lines, COLUMNS, height, width).swapaxes(1, 2).reshape(lines * height, COLUMNS * width)
 
 
-def _slices(sprite: np.ndarray) -> np.ndarray:
-  size = sprite.shape[1] // COLUMNS
-  return sprite.reshape(-1, size, COLUMNS, size).swapaxes(1, 2).reshape(-1, size, size)
+def _slices(content: bytes, count: int, size: int) -> Shaped[np.ndarray, "count size size"] | None:
+  """The slices in the PNG of a sprite; None unless it has the size of so many and is grey or of masks."""
+  # `Image.open` refuses images of as many pixels as long volumes have. Its limit is for images of unknown size: this one's
+  # is compared with the expected one before any pixel is decoded.
+  image, lines = PngImagePlugin.PngImageFile(io.BytesIO(content)), -(-count // COLUMNS)
+  if image.size != (COLUMNS * size, lines * size) or image.mode not in ("L", "1"):
+    return None
+  return np.asarray(image).reshape(lines, size, COLUMNS, size).swapaxes(1, 2).reshape(-1, size, size)[:count]

@@ -85,7 +85,7 @@ def choose(record: RunFiles, *, room: int, enough: int) -> list[Shown]:
     limit = room if patient in ranked else min(room, enough)
     if folder is None or used + (folder / case / "flair.png").stat().st_size * 4 / 3 > limit:
       continue
-    volume = sprites.read_volume(folder, case, len(rows), len(record.info.classes))
+    volume = sprites.read_volume(folder, case, len(rows), record.info)
     if volume is None:
       continue
     heading = _heading(case, ranked.get(patient, ""), scores.get(patient), score(record))
@@ -190,7 +190,7 @@ def error_charts(record: RunFiles, errors: Sequence[Row]) -> list[Chart]:
   for row in errors:
     members = sorted(other["slice"] for other in record.rows if other["case"] == row["case"])
     folder = _folder(record, row["case"])
-    volume = sprites.read_volume(folder, row["case"], len(members), len(record.info.classes)) if folder else None
+    volume = sprites.read_volume(folder, row["case"], len(members), record.info) if folder else None
     if volume is not None:
       index = members.index(row["slice"])
       name = f"{row['case']}\nslice {row['slice']}, probability {number(row['probability'])}"
@@ -210,7 +210,7 @@ def _samples(record: RunFiles) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
     rows.setdefault(row["case"], []).append(row)
   for case, members in rows.items():
     folder = _folder(record, case)
-    volume = sprites.read_volume(folder, case, len(members), len(record.info.classes)) if folder else None
+    volume = sprites.read_volume(folder, case, len(members), record.info) if folder else None
     if volume is not None and volume.truth.any():
       index = int(volume.truth.any(-1).sum((1, 2)).argmax())
       number = sorted(row["slice"] for row in members)[index]

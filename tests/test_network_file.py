@@ -123,6 +123,13 @@ def test_folds_of_another_configuration_are_refused():
   refused(lambda: out_of_fold.choose(other, [str(FOLDS)]), "another configuration", "train.epochs (8 there, 9 now)")
 
 
+def test_folds_may_have_other_loggers():
+  other = record()
+  other["config"] = other["config"] | {"log": "mlflow"}
+  folds = [str(FOLDS / name) for name in ("folds_00-01", "folds_02-03")]
+  assert out_of_fold.choose(other, folds) == out_of_fold.choose(record(), folds)
+
+
 def test_folds_for_a_network_with_a_validation_set_are_refused():
   own = record(patients={"train": ["a"], "validation": ["b"]})
   refused(lambda: out_of_fold.choose(own, [str(FOLDS)]), "validation set of its own")

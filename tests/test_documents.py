@@ -67,6 +67,12 @@ def test_every_page_is_in_the_book_once():
   assert sorted(listed) == sorted(there)
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
+def test_a_page_of_the_book_links_to_nothing_outside_it(path):
+  targets = [target for target, _ in LINK.findall(without_code(path)) if not re.match(r"https?:", target)]
+  assert [target for target in targets if not (path.parent / target).resolve().is_relative_to(ROOT / "docs")] == []
+
+
 @pytest.mark.slow
 def test_the_book_is_built_without_a_broken_link(tmp_path):
   if not importlib.util.find_spec("mkdocs") or not importlib.util.find_spec("mkdocstrings"):

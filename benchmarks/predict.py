@@ -165,10 +165,11 @@ class Peer:
 def one_by_one(source: pathlib.Path, output: pathlib.Path, predictor) -> None:
   """Predicts all studies of a folder, sequentially, and writes only masks."""
   from bt_jax.scans import nifti, reader
+  from bt_jax.scans.algorithm import Algorithm
 
   for study in reader.find(source, {}):
     found = predictor.predict(reader.read(study))
-    nifti.write(found.scan, output / study.name, found.mask, None, software="")
+    nifti.write(found.scan, output / study.name, found.mask, {}, algorithm=Algorithm("benchmark"))
 
 
 def measure_parts(source: pathlib.Path, outputs: Iterator[pathlib.Path], predictor) -> dict[str, float]:
@@ -176,6 +177,7 @@ def measure_parts(source: pathlib.Path, outputs: Iterator[pathlib.Path], predict
   from bt_jax.inference import ood, overlays
   from bt_jax.inference.description import describe
   from bt_jax.scans import nifti, reader
+  from bt_jax.scans.algorithm import Algorithm
 
   taken, output = {}, next(outputs)
 
@@ -195,7 +197,7 @@ def measure_parts(source: pathlib.Path, outputs: Iterator[pathlib.Path], predict
       scan.image[..., predictor.decision.info.reference_index],
       predictor.decision.profile,
     )
-    timed("mask", nifti.write, scan, output / study.name, found.mask, None, software="")
+    timed("mask", nifti.write, scan, output / study.name, found.mask, {}, algorithm=Algorithm("benchmark"))
     timed("overlays, contact sheet", overlays.save, output / study.name, found)
     timed("numbers", describe, found)
   return taken
@@ -206,7 +208,7 @@ def measure_memory(source: pathlib.Path, work: pathlib.Path, count: int, options
   from bt_jax.distributed import setup
 
   setup.prepare()
-  few, many = (work / f"{number}_studies" for number in (1, count))
+  few, many = work / "one_study", work / "many_studies"
   originals = sorted(source.iterdir())
   for folder, number in ((few, 1), (many, count)):
     for at in range(number):

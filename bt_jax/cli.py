@@ -13,7 +13,7 @@
   python launch.py --mode=serve                                           a web page to drop scans on
 
 The fields and their meaning are in configs/common.py, the presets at the top of each configuration file. Exit status: 0 done, 1 bad
-input or a full disk, 2 some studies could not be predicted, 130 Ctrl-C, 143 SIGTERM.
+input or a full disk, 2 some studies could not be predicted, 75 another host is lost, 130 Ctrl-C, 143 SIGTERM.
 For research only, never clinical use.
 """
 

@@ -37,6 +37,12 @@ class StudiesFailed(UserError):
   exit_code = 2
 
 
+class HostLost(UserError):
+  """Another host of this run does not answer: the same command on all of them starts or resumes it."""
+
+  exit_code = 75  # EX_TEMPFAIL of sysexits.h
+
+
 class MachineError(UserError):
   """A fault of this machine, such as a full disk, and not of the input: it ends the whole run, not only one study."""
 

@@ -98,6 +98,19 @@ def test_no_two_modules_share_a_name():
   assert [name for name, count in names.items() if count > 1] == []
 
 
+def test_no_name_is_a_word_that_says_nothing():
+  """`found` is what was looked for, `at` and `place` an index, position or path, `marked` what is segmented or labelled."""
+  retired, wrong = {"at", "found", "marked", "place", "told"}, []
+  for path in sorted(PACKAGE.rglob("*.py")):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+      stored = isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and node.id
+      name = stored or (isinstance(node, (ast.FunctionDef, ast.ClassDef)) and node.name)
+      name = name or (isinstance(node, ast.arg) and node.arg) or ""
+      if name.strip("_") in retired:
+        wrong.append(f"{path.relative_to(ROOT)}:{node.lineno}: {name}")
+  assert wrong == []
+
+
 def test_tests_use_public_names_alone():
   private = re.compile(r"_[a-z]\w*", re.IGNORECASE)
   wrong = []

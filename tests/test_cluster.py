@@ -2,11 +2,13 @@
 
 import os
 import re
+import signal
 import subprocess
 
 import pytest
 import yaml
 
+from bt_jax.errors import HostLost, Stopped, UserError
 from tests.helpers import commands
 from tests.helpers.launching import ROOT
 
@@ -94,12 +96,17 @@ def test_a_job_has_the_shape_that_kubernetes_expects(name):
   assert (job["apiVersion"], job["kind"]) == ("batch/v1", "Job")
   spec, pod = job["spec"], job["spec"]["template"]["spec"]
   assert set(spec) <= {
-    "completions", "parallelism", "completionMode", "backoffLimit", "backoffLimitPerIndex", "maxFailedIndexes", "template",
+    "completions", "parallelism", "completionMode", "backoffLimit", "backoffLimitPerIndex", "maxFailedIndexes", "podFailurePolicy", "template",
   }  # fmt: skip
-  assert spec["completionMode"] == "Indexed" and pod["restartPolicy"] in ("OnFailure", "Never")
-  # Limits per index are for pods that are never restarted in place.
-  assert ("backoffLimitPerIndex" in spec) == (pod["restartPolicy"] == "Never")
+  assert spec["completionMode"] == "Indexed"
   (container,) = pod["containers"]
+  # Both limits per index and the policy are for pods that are never restarted in place.
+  assert pod["restartPolicy"] == "Never" and spec.keys() & {"backoffLimit", "backoffLimitPerIndex"}
+  # Bad input ends what it concerns; SIGTERM, a lost host and a killed pod are none of it.
+  (rule,) = spec["podFailurePolicy"]["rules"]
+  assert rule["action"] == ("FailIndex" if "backoffLimitPerIndex" in spec else "FailJob")
+  assert rule["onExitCodes"] == {"containerName": container["name"], "operator": "In", "values": [UserError.exit_code]}
+  assert UserError.exit_code not in (HostLost.exit_code, Stopped(1, signal.SIGTERM).exit_code)
   volumes = {volume["name"]: volume for volume in pod["volumes"]}
   mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
   assert set(mounts.values()) == set(volumes)

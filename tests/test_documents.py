@@ -61,10 +61,34 @@ def test_every_link_within_the_project_leads_somewhere(path):
   assert broken == []
 
 
+def test_the_layout_names_every_package_and_files_that_are_there():
+  layout = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("## Tests")[0]
+  packages = [path.parent for path in sorted((ROOT / "bt_jax").glob("*/__init__.py"))]
+  row = {path.name: re.search(rf"^\| .*`(?:bt_jax/)?{path.name}/`.*\|$", layout, re.M) for path in packages}
+  assert [name for name, line in row.items() if not line] == []
+  for package in packages:
+    inside = re.findall(r"`(\w+\.py)`", row[package.name][0])
+    assert [name for name in inside if not [*package.rglob(name), *package.parent.glob(name)]] == [], package.name
+
+
+def test_ci_installs_what_the_tests_of_an_extra_need():
+  extras = [
+    set(re.search(r"\.\[(imagenet[\w,]*)\]", (ROOT / name).read_text())[1].split(","))
+    for name in (".ci/run", "CONTRIBUTING.md")
+  ]
+  assert extras[0] == extras[1] >= {"docs", "mlflow", "wandb"}
+
+
 def test_every_page_is_in_the_book_once():
   listed = re.findall(r"^ +- [^#\n]*: ([\w-]+\.md)$", (ROOT / "mkdocs.yml").read_text(), re.M)
   there = [str(path.relative_to(ROOT / "docs")) for path in (ROOT / "docs").glob("*.md")]
   assert sorted(listed) == sorted(there)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs").glob("*.md")), ids=lambda path: path.name)
+def test_a_page_of_the_book_links_to_nothing_outside_it(path):
+  targets = [target for target, _ in LINK.findall(without_code(path)) if not re.match(r"https?:", target)]
+  assert [target for target in targets if not (path.parent / target).resolve().is_relative_to(ROOT / "docs")] == []
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import time
 import numpy as np
 import pytest
 
+from bt_jax.errors import HostLost
 from tests.helpers.launching import launch, start, table_of
 
 pytestmark = pytest.mark.slow
@@ -82,7 +83,7 @@ def test_one_host_killed_stops_the_other_and_the_same_command_resumes(tiny, alon
   _, err = processes[1 - killed].communicate(timeout=60)
   processes[killed].communicate()
   lines = [line for line in err.replace("\r", "\n").splitlines() if line.startswith("error: ")]
-  assert processes[1 - killed].returncode == 1 and len(lines) == 1, err
+  assert processes[1 - killed].returncode == HostLost.exit_code and len(lines) == 1, err
   assert "another host is gone, so this one stops; the same command on all hosts resumes from the last" in lines[0]
   # With the first host goes JAX's coordinator, at which JAX aborts the others: neither its stack nor its signal is seen.
   assert not re.search(r"^ +@ +0x|^[EF]\d{4} |Traceback", err, re.MULTILINE), err
@@ -118,4 +119,8 @@ def test_hosts_that_disagree_are_refused_on_both(tiny, tmp_path):
 def test_a_host_that_never_comes(tiny, tmp_path):
   process = start_host([*tiny, f"--workdir={tmp_path / 'run'}"], 0, free_port(), timeout=3)
   _, err = process.communicate(timeout=60)
-  assert process.returncode == 1 and "error: the hosts did not meet (waited 3 s)" in err and "Traceback" not in err
+  assert (
+    process.returncode == HostLost.exit_code
+    and "error: the hosts did not meet (waited 3 s)" in err
+    and "Traceback" not in err
+  )

@@ -134,6 +134,13 @@ def test_folds_of_other_patients_or_named_twice_are_refused(tmp_path):
   )
 
 
+def test_folds_may_have_other_loggers():
+  other = record()
+  other["config"] = other["config"] | {"log": "mlflow"}
+  folds = [str(FOLDS / name) for name in ("folds_00-01", "folds_02-03")]
+  assert out_of_fold.choose(other, folds) == out_of_fold.choose(record(), folds)
+
+
 def test_folds_for_a_network_with_a_validation_set_are_refused():
   own = record(split="patient_fold_00")
   refused(lambda: out_of_fold.choose(own, [str(FOLDS)]), "validation set of its own")

@@ -20,6 +20,7 @@ from bt_jax.report.page import charts, html, html_tables, phrases, sprites
 from bt_jax.schema import Slices
 from configs.common import get_config
 from tests.helpers.made_up_runs import (
+  CHECKPOINT,
   KINDS,
   NAMES,
   classification,
@@ -260,12 +261,40 @@ def test_a_cross_validation_shows_the_curves_of_its_folds_and_links_to_them(tmp_
   page = html.write_report(folder, show_slices=True).read_text()
   assert "the folders of 1 of 1 runs are not here" in page and "Loss of every fold" not in page
   shutil.copy(segmentation(tmp_path / "other") / "metrics.csv", folder / "fold_07/metrics.csv")
-  shutil.copy(folder / "summary.json", folder / "fold_07/summary.json")
   (folder / "fold_07/report.html").touch()
   page = html.write_report(folder, show_slices=True).read_text()
   assert 'href="fold_07/report.html">7</a>' in page and "are not here" not in page
   assert "Loss of every fold over epochs; after the last, fold 7: training 0.250, validation 0.500." in page
   assert "fold 7: validation 0.200." in page
+
+
+ANOTHER = {"step": 3101, "arrays_sha256": "0a1b2c"}
+
+
+@pytest.mark.parametrize("checkpoint", [ANOTHER, None])
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_folder_of_the_same_name_with_another_run_is_not_shown_as_the_fold(beside, checkpoint, tmp_path):
+  folder = pooled(tmp_path / "pooled")
+  shutil.rmtree(folder / "fold_07")
+  other = segmentation((tmp_path if beside else folder) / "fold_07", checkpoint=checkpoint)
+  (other / "report.html").touch()
+  page = html.write_report(folder, show_slices=True).read_text()
+  assert "the folders of 1 of 1 runs are not here" in page and "Loss of every fold" not in page
+  assert "fold_07/report.html" not in page and 'class="outline prediction"' not in page
+
+
+@pytest.mark.parametrize("checkpoint", [CHECKPOINT, ANOTHER])
+def test_a_fold_is_read_where_it_was_although_another_run_of_its_name_is_here(checkpoint, tmp_path):
+  folder = pooled(tmp_path / "pooled")
+  shutil.rmtree(folder / "fold_07")
+  segmentation(folder / "fold_07", checkpoint=ANOTHER)
+  there = segmentation(tmp_path / "undisclosed/deeper/fold_07", checkpoint=checkpoint)
+  summary = json.loads((folder / "summary.json").read_text())
+  summary["folds"][0]["run"] = str(there)
+  write_summary(folder, summary)
+  page = html.write_report(folder, show_slices=True).read_text()
+  assert ("Loss of every fold" in page) == ('class="outline prediction"' in page) == (checkpoint == CHECKPOINT)
+  assert "undisclosed" not in page and "report.html" not in page
 
 
 @pytest.fixture
@@ -284,7 +313,7 @@ def cascade(tmp_path):
   )
   runs = {
     "classifier": {"run": "/secret/a", "model": "cnn"},
-    "segmenter": {"run": "/moved/since/segmenter", "model": "unet"},
+    "segmenter": {"run": "/moved/since/segmenter", "model": "unet", "checkpoint": CHECKPOINT},
   }
   classified = {way: estimates("accuracy", "ece") | {"per_class": {"tumor": estimates("recall")}} for way in WAYS}
   summary = {**NAMES, "leaky": False, "synthetic": True, **runs, "intervals": {"level": 0.95, "method": "m", "resamples": 9, "patients": 9, "why": None},
@@ -308,6 +337,15 @@ def test_a_cascade_shows_what_its_gate_does(cascade):
   assert len(numbers) > 30 and not [value for value in numbers if value not in text]
   tiles = re.findall(r"<dt>(.*?)</dt><dd><b>(.*?)</b>", page.read_text())
   assert ("Tumour slices let through", "0.905") in tiles and len(tiles) == 4
+
+
+def test_a_cascade_does_not_show_another_run_in_the_folder_of_its_segmenter(cascade):
+  folder, _ = cascade
+  segmenter = folder.parent / "segmenter"
+  write_summary(segmenter, json.loads((segmenter / "summary.json").read_text()) | {"checkpoint": ANOTHER})
+  page = html.write_report(folder, show_slices=True).read_text()
+  assert "segmenter/report.html" not in page and 'class="outline prediction"' not in page
+  assert "the folder of its segmenter" in page and ">segmenter<" in page
 
 
 def test_a_cascade_shows_the_volumes_of_its_segmenter_and_links_to_what_is_beside_it(cascade):

@@ -10,7 +10,7 @@ from bt_jax.inference import loading
 from bt_jax.models import make_model
 from bt_jax.models.lite_unet import MaskAndSlice
 from bt_jax.runs import prediction
-from bt_jax.schema import Tumor
+from bt_jax.schema import Predicted, Tumor
 from bt_jax.tasks import TASKS
 from bt_jax.tasks.segmentation import with_slices
 from configs import common
@@ -61,13 +61,13 @@ def test_gate_lets_through_the_asked_share_of_validation_tumours_and_empties_the
   slices = make_slices(label[:, None, None] * np.ones((1, 2, 2), int), "A" * 200)
   config = common.get_config()
   config.model.slice_head = True
-  gate = prediction.choose_gate(config, tumor, slices)
+  gate = prediction.choose_gate(config, [Predicted(slices, tumor)])
   assert (chances[label == 1] >= gate).sum() == 98
   emptied = prediction.gated(tumor, gate)
   np.testing.assert_array_equal(emptied.pixels.any((1, 2, 3)), chances >= gate)
   np.testing.assert_array_equal(emptied.slices, chances)
   config.model.slice_head = False
-  gate = prediction.choose_gate(config, tumor, slices)
+  gate = prediction.choose_gate(config, [Predicted(slices, tumor)])
   assert gate is None and prediction.gated(tumor, gate) is tumor
 
 

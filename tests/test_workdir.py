@@ -59,6 +59,13 @@ def test_folders_may_differ_and_one_section_where_allowed(tmp_path):
     pass
 
 
+def test_a_run_with_loggers_is_resumed_and_evaluated_without_them(tmp_path):
+  begin(tmp_path, CONFIG | {"log": "mlflow"})
+  for new in (True, False):
+    with claim(tmp_path, CONFIG, new=new):
+      pass
+
+
 @pytest.mark.parametrize("gone", ["drop_sequence", "flip", None])
 def test_a_run_of_before_a_field_was_there_goes_on_and_not_with_another_value(gone, tmp_path):
   augment = {name: value for name, value in CONFIG["augment"].items() if name != gone}

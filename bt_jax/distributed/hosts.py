@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from bt_jax.distributed import lost_host
-from bt_jax.errors import Stopped, UserError, one_line
+from bt_jax.errors import HostLost, Stopped, UserError, one_line
 
 _LOST = re.compile("gloo|nccl|unavailable|deadline|coordination|heartbeat|barrier", re.IGNORECASE)
 
@@ -134,15 +134,16 @@ def _one_line(folder: pathlib.Path) -> Iterator[None]:
 def leave(reason: str) -> NoReturn:
   """Ends this process because another host is gone; see `end`."""
   end(
-    f"{reason}: another host is gone, so this one stops; the same command on all hosts resumes from the last checkpoint"
+    f"{reason}: another host is gone, so this one stops; the same command on all hosts resumes from the last checkpoint",
+    HostLost.exit_code,
   )
 
 
-def end(message: str) -> NoReturn:
+def end(message: str, status: int = 1) -> NoReturn:
   """Prints one line, and ends this process and its children at once, without waiting for the other hosts."""
   _ENDING.acquire()  # another thread may have noticed as well; one line is enough
   for process in multiprocessing.active_children():
     process.kill()
   print(f"\nerror: {message}", file=sys.stderr, flush=True)
   sys.stdout.flush()
-  os._exit(1)
+  os._exit(status)

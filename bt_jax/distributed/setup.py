@@ -10,7 +10,7 @@ import threading
 import jax
 from ml_collections import ConfigDict
 
-from bt_jax.errors import UserError, one_line
+from bt_jax.errors import HostLost, UserError, one_line
 
 _DETERMINISTIC = "--xla_gpu_deterministic_ops=true"
 _CPU_DEVICES = "--xla_force_host_platform_device_count"
@@ -104,7 +104,7 @@ def connect(*, coordinator: str | None, hosts: int | None, host: int | None, tim
       shutdown_timeout_seconds=30,
     )
   except (RuntimeError, ValueError) as error:
-    raise UserError(failed(one_line(error))) from error
+    raise HostLost(failed(one_line(error))) from error
   finally:
     timer.cancel()
   return jax.process_index() == 0
@@ -112,7 +112,7 @@ def connect(*, coordinator: str | None, hosts: int | None, host: int | None, tim
 
 def _leave(message: str) -> None:
   print(f"error: {message}", file=sys.stderr, flush=True)
-  os._exit(1)
+  os._exit(HostLost.exit_code)
 
 
 def _has_others() -> bool:

@@ -87,14 +87,14 @@ def mean_of_classes(numbers_of_class: dict[str | None, Numbers]) -> Numbers:
 def _numbers_of_class(rows: list[Record]) -> Numbers:
   counts = counts_of(rows)
   tumor = np.array([row["label"] for row in rows]) == 1
-  marked = counts.tp + counts.fp > 0
+  segmented = counts.tp + counts.fp > 0
   columns = {
     **counts._asdict(),
     "slices": np.ones(len(rows)),
     "tumor": tumor,
     "healthy": ~tumor,
-    "found": tumor & marked,
-    "false_alarms": ~tumor & marked,
+    "found": tumor & segmented,
+    "false_alarms": ~tumor & segmented,
   }
   for name, metric in metrics.METRICS.items():
     values = metric(counts, empty=1.0)

@@ -187,9 +187,9 @@ def curves(rows: list[Record]) -> dict[str, dict[str, Any]]:
     return share(tp, tp[..., -1:]), share(fp, fp[..., -1:]), share(tp, tp + fp)
 
   def numbers(index: np.ndarray) -> dict[str, np.ndarray]:
-    at_grid = np.array([_at(grid, *of_sample) for of_sample in zip(*points(index), strict=True)])
+    interpolated = np.array([_interpolate(grid, *of_sample) for of_sample in zip(*points(index), strict=True)])
     names = [f"{name}.{number}" for name in ("roc", "precision_recall") for number in range(len(grid))]
-    return dict(zip(names, at_grid.reshape(len(index), -1).T, strict=True))
+    return dict(zip(names, interpolated.reshape(len(index), -1).T, strict=True))
 
   recall, false_alarms, precision = (values[0] for values in points(np.arange(patients)[None]))
   estimated = bootstrap.estimate(numbers, patients)
@@ -204,7 +204,7 @@ def curves(rows: list[Record]) -> dict[str, dict[str, Any]]:
   }
 
 
-def _at(grid: np.ndarray, recall: np.ndarray, false_alarms: np.ndarray, precision: np.ndarray) -> np.ndarray:
+def _interpolate(grid: np.ndarray, recall: np.ndarray, false_alarms: np.ndarray, precision: np.ndarray) -> np.ndarray:
   """Sensitivity at each false-positive rate of a grid, and precision at each recall; nan for slices of one class."""
   if np.isnan(recall).any() or np.isnan(false_alarms).any():
     return np.full((2, len(grid)), np.nan)

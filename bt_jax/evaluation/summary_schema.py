@@ -135,12 +135,20 @@ class Baseline(TypedDict):
   test: Numbers
 
 
+class Checkpoint(TypedDict):
+  """The checkpoint that was evaluated."""
+
+  step: Count
+  arrays_sha256: str
+
+
 @_OPEN
 class Fold(TypedDict):
   """One of the runs that are pooled."""
 
   fold: int | str
   run: str
+  checkpoint: NotRequired[Checkpoint | None]
 
 
 class Epochs(TypedDict):
@@ -148,13 +156,6 @@ class Epochs(TypedDict):
 
   trained: Count
   planned: Count
-
-
-class Checkpoint(TypedDict):
-  """The checkpoint that was evaluated."""
-
-  step: Count
-  arrays_sha256: str
 
 
 class Common(TypedDict):
@@ -206,6 +207,7 @@ class Role(TypedDict):
 
   run: str
   model: str
+  checkpoint: NotRequired[Checkpoint | None]
 
 
 @_OPEN

@@ -158,13 +158,13 @@ def _lettered(image: Image.Image, scan: Scan) -> Image.Image:
     return image
   across, down, draw = towards["columns"], towards["rows"], ImageDraw.Draw(image)
   width, height = image.size
-  for text, place, anchor in (
+  for text, position, anchor in (
     (directions.opposite(across), (_GAP, height / 2), "lm"),
     (across, (width - _GAP, height / 2), "rm"),
     (directions.opposite(down), (width / 2, _GAP), "mt"),
     (down, (width / 2, height - _GAP), "mb"),
   ):
-    draw.text(place, text, _INK, _font(), anchor, stroke_width=1, stroke_fill=(0, 0, 0))
+    draw.text(position, text, _INK, _font(), anchor, stroke_width=1, stroke_fill=(0, 0, 0))
   return image
 
 

@@ -89,8 +89,8 @@ def of_cases(
     volumes: each case with the ids of all its slices.
     read: maps ids to slices.
   """
-  found = {}
+  statistics_of = {}
   for case, ids in volumes:
     image = read(ids).image
-    found[case] = statistics(crop(image * np.float32(255 / np.iinfo(image.dtype).max))[0])
-  return found
+    statistics_of[case] = statistics(crop(image * np.float32(255 / np.iinfo(image.dtype).max))[0])
+  return statistics_of

@@ -60,7 +60,7 @@ def curves_of(history: Sequence[dict[str, Any]], score: str) -> dict[str, dict[s
 
 
 def draw_epochs(axis: Any, epochs: Sequence[int], curves: dict[str, np.ndarray], title: str) -> None:
-  """Draws curves over epochs; a single curve is named by the axis, and its best point is marked."""
+  """Draws curves over epochs; a single curve is named by the axis, and its best point is drawn."""
   for (name, values), (color, style) in zip(curves.items(), _LINES, strict=False):
     axis.plot(epochs, values, style, color=color, label=name, marker="o" if len(epochs) == 1 else None)
   if len(curves) == 1:
@@ -101,16 +101,16 @@ def save_confusion(path: pathlib.Path, counts: dict[str, int], *, title: str) ->
 def save_gate(
   path: pathlib.Path, rows: Sequence[Record], probability: Float[np.ndarray, "n"], threshold: float, *, title: str
 ) -> pathlib.Path:
-  """The effect of the gate on the test set at every threshold, with the chosen one marked."""
+  """The effect of the gate on the test set at every threshold, and the chosen one."""
   steps = np.unique(np.concatenate([[0.0], probability, [1.0]]))
   label = np.array([row["label"] for row in rows])
   counts = counts_of(list(rows))
-  marked = counts.tp + counts.fp > 0
+  segmented = counts.tp + counts.fp > 0
   kept, wrong, dice = [], [], []
   for step in steps:
     passes = probability >= step
     kept.append(np.mean(passes[label == 1]) if (label == 1).any() else np.nan)
-    wrong.append(np.mean((marked & passes)[label == 0]) if (label == 0).any() else np.nan)
+    wrong.append(np.mean((segmented & passes)[label == 0]) if (label == 0).any() else np.nan)
     lost = np.where(passes, 0, counts.tp)
     gated = metrics.Counts(counts.tp - lost, np.where(passes, counts.fp, 0), counts.fn + lost, counts.tn)
     dice.append(metrics.dice(metrics.pool(gated), empty=1.0).item())

@@ -9,12 +9,14 @@ import importlib
 import json
 import pathlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Literal
 
 from flax.traverse_util import flatten_dict
 
 from bt_jax import files
-from bt_jax.errors import UserError, choose, needs, one_line
+from bt_jax.errors import Stopped, UserError, choose, needs, one_line
+
+Outcome = Literal["finished", "killed", "failed"]  # killed: by Ctrl-C or SIGTERM, to be resumed
 
 
 class Logger(abc.ABC):
@@ -28,8 +30,8 @@ class Logger(abc.ABC):
     """Adds the numbers of one step, by name."""
 
   @abc.abstractmethod
-  def close(self) -> None:
-    """Ends the run there."""
+  def close(self, outcome: Outcome) -> None:
+    """Ends the run there, as training ended."""
 
 
 class MLflow(Logger):
@@ -47,14 +49,16 @@ class MLflow(Logger):
       run_id = self._client.create_run(where, run_name=folder.name, tags={"data": title}).info.run_id
       for name, value in flatten_dict(config, sep=".").items():
         self._client.log_param(run_id, name, value)
+    else:
+      self._client.update_run(run_id, status="RUNNING")
     self.run_id = run_id
 
   def add(self, values: Mapping[str, float | int], step: int) -> None:
     for name, value in values.items():
       self._client.log_metric(self.run_id, name, value, step=step)
 
-  def close(self) -> None:
-    self._client.set_terminated(self.run_id)
+  def close(self, outcome: Outcome) -> None:
+    self._client.set_terminated(self.run_id, outcome.upper())
 
 
 class WandB(Logger):
@@ -73,8 +77,8 @@ class WandB(Logger):
   def add(self, values: Mapping[str, float | int], step: int) -> None:
     self._run.log(dict(values), step=step)
 
-  def close(self) -> None:
-    self._run.finish()
+  def close(self, outcome: Outcome) -> None:
+    self._run.finish(exit_code=0 if outcome == "finished" else 1)
 
 
 LOGGERS = {logger.name: logger for logger in (MLflow, WandB)}
@@ -106,19 +110,48 @@ def reported(name: str) -> Iterator[None]:
     ) from error
 
 
-def open_loggers(names: tuple[str, ...], folder: pathlib.Path, title: str, config: dict[str, Any]) -> list[Logger]:
-  """Opens loggers for the run in a folder; `loggers.json` there keeps their runs' ids, so that a resumed run goes on in them.
+@contextlib.contextmanager
+def open_loggers(
+  names: tuple[str, ...], folder: pathlib.Path, title: str, config: dict[str, Any]
+) -> Iterator[list[Logger]]:
+  """Opens loggers for the run in a folder, and closes them with the outcome.
+
+  `loggers.json` in the folder keeps their runs' ids, so that a resumed run goes on in them.
 
   Raises:
-    UserError: a logger refuses, e.g. as its server cannot be reached.
+    UserError: a logger refuses, e.g. as its server cannot be reached. While another error is raised, it is printed instead.
   """
-  if not names:
-    return []
   path = folder / "loggers.json"
-  known = json.loads(path.read_text()) if path.is_file() else {}
-  opened = {}
-  for name in names:
-    with reported(name):
-      opened[name] = LOGGERS[name](folder, title, config, known.get(name))
-  files.write_json(path, {**known, **{name: logger.run_id for name, logger in opened.items()}})
-  return list(opened.values())
+  ids = json.loads(path.read_text()) if names and path.is_file() else {}
+  opened: list[Logger] = []
+  try:
+    for name in names:
+      with reported(name):
+        opened.append(LOGGERS[name](folder, title, config, ids.get(name)))
+      ids[name] = opened[-1].run_id
+      files.write_json(path, ids)
+    yield opened
+  except BaseException as error:
+    outcome = "killed" if isinstance(error, (Stopped, KeyboardInterrupt)) else "failed"
+    _warn(_close(opened, outcome))
+    raise
+  if refused := _close(opened, "finished"):
+    _warn(refused[1:])
+    raise refused[0]
+
+
+def _close(opened: list[Logger], outcome: Outcome) -> list[UserError]:
+  """Closes all loggers; returns what they raise."""
+  refused = []
+  for logger in opened:
+    try:
+      with reported(logger.name):
+        logger.close(outcome)
+    except UserError as error:
+      refused.append(error)
+  return refused
+
+
+def _warn(refused: list[UserError]) -> None:
+  for error in refused:
+    print(f"warning: {error}", flush=True)

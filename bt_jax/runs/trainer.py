@@ -111,7 +111,7 @@ def fit(
         "profile": _profile(data),
         "bt_jax": __version__,
       },
-      report=stack.enter_context(_Report(config, data, workdir, start)),
+      report=stack.enter_context(_report(config, data, workdir, start)),
     )
   for checkpoints in (latest, best):
     checkpoints.close()
@@ -235,33 +235,29 @@ def _profile(data: Data) -> dict[str, list[float]]:
   return ood.profile(reader.read(volumes[index]).image[..., reader.info.reference_index] for index in chosen)
 
 
-class _Report:
-  """Writes the history to `metrics.csv`, TensorBoard and the loggers after every epoch, on the first host."""
+@contextlib.contextmanager
+def _report(
+  config: ConfigDict, data: Data, workdir: pathlib.Path, step: int
+) -> Iterator[Callable[[list[loop.Row]], None]]:
+  """Yields what writes the history to `metrics.csv`, TensorBoard and the loggers after every epoch, on the first host."""
+  if not hosts.is_first():
+    yield lambda history: None
+    return
+  title = f"{data.title}, {data.split.name}"
+  with (
+    loggers.open_loggers(loggers.parse(config.log), workdir, title, plain(config)) as opened,
+    contextlib.closing(Board(workdir / "tensorboard", step)) as board,
+  ):
+    board.add({"run": title}, step)
 
-  def __init__(self, config: ConfigDict, data: Data, workdir: pathlib.Path, step: int):
-    self._data, self._workdir = data, workdir
-    names = loggers.parse(config.log) if hosts.is_first() else ()
-    self._loggers = loggers.open_loggers(names, workdir, f"{data.title}, {data.split.name}", plain(config))
-    self._board = Board(workdir / "tensorboard", step) if hosts.is_first() else None
-    if self._board:
-      self._board.add({"run": f"{data.title}, {data.split.name}"}, step)
+    def write(history: list[loop.Row]) -> None:
+      _write_metrics(data, workdir, history)
+      board.add(history[-1], int(history[-1]["step"]))
+      for logger in opened:
+        with loggers.reported(logger.name):
+          logger.add(history[-1], int(history[-1]["step"]))
 
-  def __enter__(self) -> Callable[[list[loop.Row]], None]:
-    return self._write
-
-  def __exit__(self, *_: object) -> None:
-    if self._board:
-      self._board.close()
-    for logger in self._loggers:
-      logger.close()
-
-  def _write(self, history: list[loop.Row]) -> None:
-    _write_metrics(self._data, self._workdir, history)
-    if self._board:
-      self._board.add(history[-1], int(history[-1]["step"]))
-    for logger in self._loggers:
-      with loggers.reported(logger.name):
-        logger.add(history[-1], int(history[-1]["step"]))
+    yield write
 
 
 def _write_metrics(data: Data, workdir: pathlib.Path, history: list[loop.Row]) -> None:

@@ -31,6 +31,7 @@ _HOW = (
   "train.remat",
   "crossval",
   "report",
+  "log",
 )
 
 

@@ -75,11 +75,14 @@ def overlaid(under, over):
 CLINICAL = {"site": "XY", "has_pre": True, "has_post": True, **dict.fromkeys(CLINICAL_FIELDS, -1)}
 
 
+CHECKPOINT = {"step": 3101, "arrays_sha256": "d4e5f6"}
+
+
 def common(slices, **changes):
   return {
     **NAMES, "leaky": False, "synthetic": False, "split_hash": "a1b2c3", "parts": {"train": 3543, "validation": 186, "test": len(slices)},
     "normalize": "volume", "threshold": 0.45, "threshold_from": "chosen on the validation set", "largest_component": False,
-    "checkpoint": {"step": 3101, "arrays_sha256": "d4e5f6"}, "epochs": {"trained": 2, "planned": 60},
+    "checkpoint": CHECKPOINT, "epochs": {"trained": 2, "planned": 60},
     "versions": {"bt_jax": "0.1.0", "jax": "0.9.1"}, "devices": "1 x cpu", "commit": "c0ffee", "finished": "2025-01-02T03:04:05+00:00",
     "seconds": 3723.4, "machine": "8 cores of a made-up machine", "temperatures": {"slices": 1.5, "pixels": 1.75}, "baselines": [],
     "intervals": {"level": 0.95, "method": "percentile bootstrap over patients", "resamples": 2000, "patients": 7, "why": "7 patients only"},
@@ -164,9 +167,11 @@ def pooled(folder):
     "slices": 16,
     "seconds": 61.0,
     "pooled_dice": 0.6543,
+    "checkpoint": CHECKPOINT,
   }
   folder = segmentation(folder, folds=[fold], threshold=None, split="22 patient folds")
   shutil.move(folder / "volumes", folder / "fold_07/volumes")
+  shutil.copy(folder / "summary.json", folder / "fold_07/summary.json")  # of the same checkpoint
   (folder / "metrics.csv").unlink()
   return folder
 

@@ -30,7 +30,7 @@ class Summary(NamedTuple):
     low: the lowest intensity of each channel.
     high: the highest intensity of each channel.
     voxels: how many voxels have each number in its mask, [256].
-    marked: how many slices have any label.
+    labelled: how many slices have any label.
     warnings: warnings about its files.
   """
 
@@ -40,7 +40,7 @@ class Summary(NamedTuple):
   low: np.ndarray
   high: np.ndarray
   voxels: np.ndarray
-  marked: int
+  labelled: int
   warnings: tuple[str, ...]
 
 
@@ -137,8 +137,8 @@ def _summary(case: Case, image: case_volumes.Volume, numbers: case_volumes.Volum
   low, high = extremes(image.values)
   voxels = np.bincount(numbers.values.ravel(), minlength=256)
   spacing = image.spacing_mm and tuple(round(length, 3) for length in image.spacing_mm)
-  marked = int(numbers.values.any((1, 2, 3)).sum())
-  return Summary(case, image.values.shape[:3], spacing, low, high, voxels, marked, image.warnings)
+  labelled = int(numbers.values.any((1, 2, 3)).sum())
+  return Summary(case, image.values.shape[:3], spacing, low, high, voxels, labelled, image.warnings)
 
 
 def _about(
@@ -175,10 +175,10 @@ def _numbers(summaries: Sequence[Summary], info: DatasetInfo, labels: Labels) ->
     counts = collections.Counter(values).most_common()
     return "; ".join(f"{value} in {count} cases" for value, count in counts[:3]) + ("; ..." if len(counts) > 3 else "")
 
-  slices, marked = [of.shape[0] for of in summaries], [of.marked for of in summaries]
+  slices, labelled = [of.shape[0] for of in summaries], [of.labelled for of in summaries]
   lines = [
     f"slices: {min(slices)} to {max(slices)} in a case, {sum(slices)} in all",
-    f"empty: {sum(slices) - sum(marked)} slices and {marked.count(0)} cases have no label",
+    f"empty: {sum(slices) - sum(labelled)} slices and {labelled.count(0)} cases have no label",
     "height x width: " + common([f"{of.shape[1]} x {of.shape[2]}" for of in summaries]),
     "mm between slices, rows, columns: "
     + common([" x ".join(map("{:g}".format, of.spacing_mm)) if of.spacing_mm else "not known" for of in summaries]),
@@ -201,7 +201,7 @@ def _numbers(summaries: Sequence[Summary], info: DatasetInfo, labels: Labels) ->
 def _remarks(summaries: Sequence[Summary], info: DatasetInfo | None) -> list[str]:
   """What is not wrong but may be unintended, a sentence each."""
   notes = []
-  if empty := [of.case.name for of in summaries if not of.marked]:
+  if empty := [of.case.name for of in summaries if not of.labelled]:
     notes.append(f"{len(empty)} cases have no label in any slice: {shown(empty)}")
   as_they_are = {of.case.name: bool(resampling.stays_as_it_is(of.low, of.high)) for of in summaries}
   notes += data_description.note_scales(as_they_are, info.window if info is not None else ())

@@ -1,5 +1,6 @@
 """The page of a cascade: a classifier that gates a segmenter."""
 
+import pathlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -90,10 +91,11 @@ def _ways(classified: dict[str, Any]) -> Table:
 def _runs(record: RunFiles) -> Section:
   links = sections.links(record)
   rows = []
-  for role, path in record.runs.items():
+  for role in ("segmenter", "classifier"):
     run = record.summary[role]
+    name = pathlib.PurePath(run["run"]).name
     threshold = value(run.get("threshold"), "factor", why="not recorded")
-    rows.append([text(role), text(path.name, link=links.get(role, "")), text(phrases.title(run["model"])), threshold])
+    rows.append([text(role), text(name, link=links.get(role, "")), text(phrases.title(run["model"])), threshold])
   heads = ("", "run", "network", "threshold")
   return Section(
     "training",

@@ -304,8 +304,8 @@ def samples(
       handles = [figures.plt.Rectangle((0, 0), 1, 1, color=colour) for colour in overlays.colours(info)]
       figure.legend(handles, info.classes, loc="outside lower center", ncols=len(handles), fontsize=8)
     content = figures.to_png(figure)
-    marked = "; ".join(
+    areas = "; ".join(
       f"{' '.join(name.split())}: {int(mask.any(-1).sum()):,} pixels of tumour" for name, _, mask in pictures
     )
-    alt = f"{info.reference_title} slices above, {info.masks} below. {marked}."
+    alt = f"{info.reference_title} slices above, {info.masks} below. {areas}."
     return Chart(title, source(content, "png"), alt, paper)

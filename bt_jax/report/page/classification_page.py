@@ -53,20 +53,20 @@ def _slices(record: RunFiles) -> Section | None:
 
 
 def _curves(record: RunFiles) -> Section | None:
-  found = class_statistics.curves(record.rows)
-  if not found:
+  points_of = class_statistics.curves(record.rows)
+  if not points_of:
     return None
   axes = {
     "roc": ("ROC curve", ("share of healthy slices called a tumour", "share of tumour slices found")),
     "precision_recall": ("Precision-recall curve", ("recall", "precision")),
   }
   level = f"{record.summary['intervals']['level']:.0%}"
-  lead = "Each curve goes over all thresholds; the band is of patients drawn anew, at each place of the first axis by itself."
-  if not any(found["roc"]["intervals"]):
+  lead = "Each curve goes over all thresholds; the band is of patients drawn anew, at each position on the first axis by itself."
+  if not any(points_of["roc"]["intervals"]):
     lead = phrases.sentence(
       f"Each curve goes over all thresholds; without intervals, as {bootstrap.about(len(record.patients))['why']}"
     )
-  drawn = [charts.curve(title, names, found[name], level) for name, (title, names) in axes.items()]
+  drawn = [charts.curve(title, names, points_of[name], level) for name, (title, names) in axes.items()]
   return Section("curves", "All thresholds", [lead], charts=drawn)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from bt_jax import files
 from bt_jax.datasets.info import DatasetInfo
 from bt_jax.datasets.registry import info_of
+from bt_jax.errors import UserError
 from bt_jax.evaluation import classifier_gate
 from bt_jax.evaluation.record_tables import Tables, kind_of, read_run
 from bt_jax.evaluation.records import Record, of_any_class, patient_records
@@ -59,15 +60,20 @@ class RunFiles(NamedTuple):
 
   @property
   def runs(self) -> dict[str, pathlib.Path]:
-    """The folders of the runs that this one consists of, by fold or role; in this folder or beside it, if moved together."""
-    named = {str(fold["fold"]): fold["run"] for fold in self.summary.get("folds") or [] if fold.get("run")}
-    named |= {role: self.summary[role]["run"] for role in ("segmenter", "classifier") if role in self.summary}
-    return {name: self._near(run) for name, run in named.items()}
+    """The folders of the runs that this one consists of, by fold or role; without those that are no longer there.
 
-  def _near(self, run: str) -> pathlib.Path:
-    name = pathlib.PurePath(run).name
-    near = [path for path in (self.folder / name, self.folder.parent / name) if (path / "summary.json").is_file()]
-    return near[0] if near else self.folder / run
+    A run is in this folder or beside it, if they were moved together, or where it was; it is the same run if its checkpoint is.
+    """
+    named = {str(fold["fold"]): fold for fold in self.summary.get("folds") or []}
+    named |= {role: self.summary[role] for role in ("segmenter", "classifier") if role in self.summary}
+    folders = {name: self._folder_of(run) for name, run in named.items()}
+    return {name: folder for name, folder in folders.items() if folder}
+
+  def _folder_of(self, run: dict[str, Any]) -> pathlib.Path | None:
+    """The folder of a run as this summary records it; those beside this one first, as only they are linked."""
+    path = pathlib.Path(run.get("run") or "")
+    near = (self.folder / path.name, self.folder.parent / path.name, self.folder / path) if path.name else ()
+    return next((folder for folder in near if _is_of_checkpoint(folder, run.get("checkpoint"))), None)
 
   def of_classes(self, row: Record) -> Record:
     """A record of `slices.csv`; if there are several classes, with the record of each as `classes`."""
@@ -103,6 +109,15 @@ def read(folder: pathlib.Path) -> RunFiles:
     tables.reliability,
     table.read_text(encoding="utf-8", errors="replace") if table.is_file() else "",
   )
+
+
+def _is_of_checkpoint(folder: pathlib.Path, checkpoint: dict[str, Any] | None) -> bool:
+  """Whether a folder holds the results of the checkpoint that a summary records; an older summary records none."""
+  try:
+    there = read_summary(folder).get("checkpoint")
+  except (UserError, OSError):  # no run, a damaged one, or one of another user
+    return False
+  return bool(checkpoint and there) and checkpoint["arrays_sha256"] == there["arrays_sha256"]
 
 
 def _gated_patients(rows: list[Record], info: DatasetInfo) -> list[Record]:

@@ -55,7 +55,7 @@ def _detection(record: RunFiles) -> Section:
   test = record.summary["test"]
   tables = [
     html_tables.listed("Slices with any pixel predicted", test["detection"], "share"),
-    html_tables.confusion(_marked(record)["confusion"]),
+    html_tables.confusion(_as_classes(record)["confusion"]),
   ]
   lead, drawn = [], []
   for name, caption, kind in (
@@ -74,7 +74,7 @@ def _detection(record: RunFiles) -> Section:
   return Section("detection", "Detection, volume and surface", lead, tables, drawn)
 
 
-def _marked(record: RunFiles) -> dict[str, Any]:
+def _as_classes(record: RunFiles) -> dict[str, Any]:
   """A segmenter evaluated as a classifier of slices: tumour if any pixel is segmented."""
   return summarize_classes([row | {"prediction": int(row["tp"] + row["fp"] > 0)} for row in record.rows])
 
@@ -111,7 +111,9 @@ def _published(record: RunFiles, others: Sequence[Section]) -> Section:
   )
   here |= {name: "of this network: Training" for name in ("Fig. 4", "Fig. 6") if record.history}
   return sections.published(
-    others, [paper_tables.table2(_marked(record)["per_class"], classified), paper_tables.table3(record.summary)], here
+    others,
+    [paper_tables.table2(_as_classes(record)["per_class"], classified), paper_tables.table3(record.summary)],
+    here,
   )
 
 

@@ -36,11 +36,11 @@
   const bars = JSON.parse(find("bars").textContent);
   const figures = [...document.querySelectorAll(".volume")];
   const slider = find("slice"), choice = find("choice"), strip = find("strip"), viewer = find("viewer");
-  const at = figures.map((figure) => Number(figure.dataset.start));
+  const sliceOf = figures.map((figure) => Number(figure.dataset.start));
   let chosen = 0;
 
   function draw() {
-    const figure = figures[chosen], slice = at[chosen];
+    const figure = figures[chosen], slice = sliceOf[chosen];
     figures.forEach((other) => other.classList.toggle("chosen", other === figure));
     figure.style.setProperty("--column", slice % COLUMNS);
     figure.style.setProperty("--line", Math.floor(slice / COLUMNS));
@@ -48,21 +48,21 @@
     slider.max = captions[chosen].length;
     slider.value = slice + 1;
     slider.setAttribute("aria-valuetext", captions[chosen][slice]);
-    [...strip.children].forEach((mark, place) => mark.classList.toggle("current", place === slice));
+    [...strip.children].forEach((column, index) => column.classList.toggle("current", index === slice));
   }
 
   function choose(index) {
     chosen = index;
     choice.value = index;
-    strip.replaceChildren(...bars[index].map((heights, place) => {
-      const mark = document.createElement("span");
-      mark.addEventListener("click", () => go(place));
-      mark.append(...heights.map((height) => {
+    strip.replaceChildren(...bars[index].map((heights, slice) => {
+      const column = document.createElement("span");
+      column.addEventListener("click", () => go(slice));
+      column.append(...heights.map((height) => {
         const bar = document.createElement("i");
         bar.style.height = `${100 * height}%`;
         return bar;
       }));
-      return mark;
+      return column;
     }));
     draw();
   }
@@ -71,7 +71,7 @@
   function go(slice) {
     const there = slice >= 0 && slice < captions[chosen].length;
     if (there) {
-      at[chosen] = slice;
+      sliceOf[chosen] = slice;
       draw();
     }
     return there;
@@ -86,8 +86,8 @@
   viewer.querySelector(".volumes").classList.add("paged");
   slider.addEventListener("input", () => go(Number(slider.value) - 1));
   choice.addEventListener("change", () => choose(Number(choice.value)));
-  find("previous").addEventListener("click", () => go(at[chosen] - 1));
-  find("next").addEventListener("click", () => go(at[chosen] + 1));
+  find("previous").addEventListener("click", () => go(sliceOf[chosen] - 1));
+  find("next").addEventListener("click", () => go(sliceOf[chosen] + 1));
   for (const layer of ["truth", "prediction"]) {
     const box = find(`show-${layer}`);
     if (box) box.addEventListener("change", () => toggle(layer));
@@ -102,7 +102,7 @@
   for (const figure of figures) {
     // At either end the wheel scrolls the page; with Ctrl it is the browser's zoom.
     figure.querySelector(".stage").addEventListener("wheel", (event) => {
-      if (event.deltaY && !event.ctrlKey && !event.metaKey && go(at[chosen] + Math.sign(event.deltaY))) event.preventDefault();
+      if (event.deltaY && !event.ctrlKey && !event.metaKey && go(sliceOf[chosen] + Math.sign(event.deltaY))) event.preventDefault();
     }, { passive: false });
   }
   for (const button of document.querySelectorAll(".open")) {
@@ -118,7 +118,7 @@
     const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
     const layer = { t: "truth", p: "prediction" }[event.key.toLowerCase()];
     if (step) {
-      go(at[chosen] + step);
+      go(sliceOf[chosen] + step);
       event.preventDefault();
     } else if (layer && find(`show-${layer}`)) {
       find(`show-${layer}`).checked = !find(`show-${layer}`).checked;

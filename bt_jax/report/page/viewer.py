@@ -177,11 +177,11 @@ def _gate(row: Row) -> str:
 
 def _outcome(row: Row) -> str:
   """The outcome for one class in a slice, as text."""
-  marked, missed = row["tp"] + row["fp"], row["fn"]
+  segmented, missed = row["tp"] + row["fp"], row["fn"]
   if row["tp"] + missed:
     dice = 2 * row["tp"] / (2 * row["tp"] + row["fp"] + missed)
-    return f"Dice {number(dice)}" if marked else "nothing segmented (Dice 0)"
-  return f"{marked:,} false-positive pixels (Dice 0)" if marked else "nothing segmented, correct"
+    return f"Dice {number(dice)}" if segmented else "nothing segmented (Dice 0)"
+  return f"{segmented:,} false-positive pixels (Dice 0)" if segmented else "nothing segmented, correct"
 
 
 def error_charts(record: RunFiles, errors: Sequence[Row]) -> list[Chart]:

@@ -66,7 +66,7 @@ def test_a_record_is_whole_and_its_numbers_come_out_of_its_rows(run):
     assert found[group][name] == pytest.approx(summary["test"][group][name])
 
 
-@pytest.mark.parametrize(("run", "what", "line"), documented(PAGE, *CARDS))
+@pytest.mark.parametrize(("run", "what", "line"), documented(PAGE, ROOT / "README.md", *CARDS))
 def test_the_table_of_results_is_that_of_the_records(run, what, line):
   summary, tables = read_run(RESULTS / run)
   rows = tables.slices

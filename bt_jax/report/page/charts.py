@@ -201,6 +201,9 @@ def by_size(rows: Sequence[dict[str, Any]], name: str, title: str) -> Chart:
     figure, axis = _figure()
     axis.plot(size, values, "o", color=_BLUE, markersize=4, alpha=0.8)
     axis.set(xlabel="pixels of the true mask in the volume", xscale="log", ylabel=title, ylim=(-0.02, 1.02))
+    axis.xaxis.set_major_locator(plt.LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter("{x:,.0f}")
+    axis.xaxis.set_minor_locator(plt.NullLocator())
     smaller, larger = (number(half.mean()) if len(half) else MISSING for half in halves)
     alt = (
       f"{title} of {len(rows)} patients over the size of their true masks, {number(size.min(), 'pixels')} to "

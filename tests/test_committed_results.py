@@ -8,14 +8,9 @@ from bt_jax import files
 from bt_jax.evaluation.record_tables import read_run
 from bt_jax.tasks import TASKS
 from tests.helpers.launching import ROOT
+from tests.helpers.result_tables import CARD, COLUMNS, PAGE, RESULTS, cells, renewed
 
-RESULTS = ROOT / "docs/results"
 RUNS = sorted(str(path.parent.relative_to(RESULTS)) for path in RESULTS.rglob("summary.json"))
-# The columns of the table, by their place in a summary.
-COLUMNS = (("pooled", "dice"), ("patient", "dice_mean"), ("patient", "dice_median"), ("detection", "sensitivity"),
-           ("detection", "false_positive_rate"))  # fmt: skip
-
-
 # Rows of the table that are not of the network itself, by what they are called there and in the records.
 BASELINES = {
   "FLAIR in all channels": "flair_only",
@@ -29,13 +24,6 @@ BASELINES = {
 }
 
 
-def cells(numbers):
-  """As the table prints them: value and interval, three digits."""
-  for group, name in COLUMNS:
-    low, high = numbers[group][f"{name}_ci95"]
-    yield f"{numbers[group][name]:.3f} ({low:.3f} to {high:.3f})"
-
-
 def documented(*documents):
   """From the first cell of each line of the tables that names a run to its other cells."""
   lines = [
@@ -46,7 +34,6 @@ def documented(*documents):
   return [(run, what, line.split(" | ")) for run, what, line in lines]
 
 
-PAGE = ROOT / "docs/results.md"
 CARDS = sorted((ROOT / "bt_jax/zoo").glob("*.md"))
 
 
@@ -62,7 +49,7 @@ def test_a_record_is_whole_and_its_numbers_come_out_of_its_rows(run):
     seen = {patient(name) for part in ("train", "validation") for name in split[part]}
     assert seen.isdisjoint(row["patient"] for row in tables.slices)
   found = TASKS[summary["task"]].summarize(tables.slices, intervals=True)
-  for group, name in COLUMNS:
+  for group, name in COLUMNS.values():
     assert found[group][name] == pytest.approx(summary["test"][group][name])
 
 
@@ -86,3 +73,12 @@ def test_the_table_of_results_is_that_of_the_records(run, what, line):
 
 def test_every_record_is_in_the_table():
   assert {run for run, *_ in documented(PAGE)} == set(RUNS)
+
+
+@pytest.mark.parametrize(
+  ("document", "names"), [(PAGE, ["groups", "sizes"]), (CARD, ["groups", "FLAIR alone", "sites"])]
+)
+def test_tables_of_the_cross_validation_are_those_of_all_its_records(document, names):
+  text = document.read_text(encoding="utf-8")
+  assert re.findall(r"<!-- end of (.*) -->", text) == names
+  assert text == renewed(document), "write them anew: python -m tests.helpers.result_tables"

@@ -11,6 +11,7 @@ import zipfile
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
@@ -37,9 +38,19 @@ def lines(name):
   return [line for line in text if line and not line.startswith(("#", "-"))]
 
 
-CONSTRAINTS = {
-  canonicalize_name(name): Version(version) for name, version in (line.split("==") for line in lines("constraints.txt"))
-}
+CLASSIFIER = "Programming Language :: Python :: "
+PYTHONS = [line.removeprefix(CLASSIFIER) for line in PROJECT["classifiers"] if line.startswith(CLASSIFIER)]
+
+
+def constraints(python):
+  """The tested version of each package on this version of Python."""
+  pinned = [Requirement(line) for line in lines("constraints.txt")]
+  kept = [one for one in pinned if not one.marker or one.marker.evaluate({"python_version": python})]
+  assert len({canonicalize_name(one.name) for one in kept}) == len(kept), "a package is there twice"
+  return {canonicalize_name(one.name): Version(str(one.specifier).removeprefix("==")) for one in kept}
+
+
+CONSTRAINTS = {python: constraints(python) for python in PYTHONS}
 EXTRAS = PROJECT["optional-dependencies"]
 ASKED = [
   *lines("requirements-core.txt"), *lines("requirements.txt"), *lines("requirements-dev.txt"),
@@ -47,14 +58,21 @@ ASKED = [
 ]  # fmt: skip
 
 
+@pytest.mark.parametrize("python", PYTHONS)
 @pytest.mark.parametrize("requirement", sorted(set(ASKED)))
-def test_a_tested_version_is_within_its_range(requirement):
+def test_a_tested_version_is_within_its_range(requirement, python):
   asked = Requirement(requirement)
   name = canonicalize_name(asked.name)
   if name == "setuptools":
     pytest.skip("it builds the package, and pip leaves it out of its lists")
-  assert name in CONSTRAINTS, f"constraints.txt has no {asked.name}"
-  assert CONSTRAINTS[name] in asked.specifier
+  assert name in CONSTRAINTS[python], f"constraints.txt has no {asked.name}"
+  assert CONSTRAINTS[python][name] in asked.specifier
+
+
+def test_the_pythons_of_the_metadata_are_those_that_it_installs_on_and_that_ci_tries_the_wheel_with():
+  assert all(version in SpecifierSet(PROJECT["requires-python"]) for version in PYTHONS)
+  (tried,) = re.findall(r"^for version in (.*); do$", (ROOT / ".ci/wheel").read_text(), re.M)
+  assert tried.split() == PYTHONS
 
 
 def test_every_requirement_that_is_not_yet_stable_has_its_reason():

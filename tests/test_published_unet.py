@@ -11,6 +11,7 @@ import pytest
 from skimage import exposure, transform
 
 import bt_jax
+from bt_jax import files
 from bt_jax.cli import with_flags
 from bt_jax.datasets import splits
 from bt_jax.datasets.lgg_mri.constants import INFO
@@ -22,8 +23,9 @@ from bt_jax.pipeline.preprocess import make_preprocess
 from bt_jax.pretrained import conversion
 from bt_jax.runs import transfer
 from bt_jax.schema import Slices
+from bt_jax.training.checkpoints import AS_SAVED, Checkpoints
 from tests.golden import weights
-from tests.helpers.launching import launch
+from tests.helpers.launching import launch, table_of
 from tests.helpers.refusals import refused
 
 torch = pytest.importorskip("torch", reason="writes .pt files and is what the network is compared with")
@@ -314,3 +316,33 @@ def test_lgg_patients_that_it_learned_from_are_not_tested_on(loaded):
     else:
       refused(check, "learned from 1 patients", "TCGA_CS_4941", "that leaks")
   transfer.check_no_leak(splits.Split("a split", False, (ids[1],), (ids[1],), (ids[2],)), index, loaded)
+
+
+@pytest.mark.slow
+def test_a_run_starts_from_the_file_trains_is_saved_and_predicts(file, loaded, tiny, phantom_root, tmp_path):
+  """One stage frozen and one epoch, so that the saved arrays are the file's there and near them elsewhere."""
+  options = {"model.pretrained": file, "model.width": 32, "model.depth": 4, "data.size": 16, "train.epochs": 1,
+             "train.learning_rate": 1e-4, "train.ema_decay": 0.0, "train.stage_rates": "encoder1=0"}  # fmt: skip
+  folder = tmp_path / "run"
+  flags = ["--config.model.name=unet", *(f"--config.{name}={value}" for name, value in options.items())]
+  status, out, err = launch([*tiny, *flags, f"--workdir={folder}"], devices=1)
+  assert status == 0 and f"network from {file}" in out, err
+  assert files.read_json(folder / "summary.json", dict)["normalize"] == "percentiles"
+  saved, _ = Checkpoints(folder / "checkpoints/best", read_only=True).restore(AS_SAVED)
+  jax.tree.map(np.testing.assert_array_equal, saved["params"]["encoder1"], loaded.variables["params"]["encoder1"])
+  for stage in ("bottom", "decoder1", "head"):
+    pairs = zip(*(jax.tree.leaves(of["params"][stage]) for of in (saved, loaded.variables)), strict=True)
+    change = [np.abs(np.asarray(trained) - np.asarray(start)).max() for trained, start in pairs]
+    assert 0 < max(change) < 0.01  # ten steps of at most about 1e-4 each
+  rows = table_of(folder / "slices.csv")
+  area = lambda row: int(row["tp"]) + int(row["fp"])
+  case = max(rows, key=area)["case"]
+  scan, output = phantom_root / "kaggle_3m" / case, tmp_path / "mask"
+  status, _, err = launch(["--mode=predict", f"--checkpoint={folder}", f"--input={scan}", f"--output={output}"])
+  assert status == 0, err
+  areas = {
+    one["name"].rpartition("_")[2]: one["area_pixels"]
+    for one in files.read_json(output / "prediction.json", dict)["slices"]
+  }
+  expected = {row["slice"]: area(row) for row in rows if row["case"] == case}
+  assert areas == expected and sum(areas.values())

@@ -16,6 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from bt_jax.errors import UserError
+from bt_jax.evaluation import outline
 from bt_jax.evaluation.class_statistics import choose_threshold
 from bt_jax.evaluation.records import Record
 
@@ -52,10 +53,13 @@ def gate_threshold(probability: Float[np.ndarray, "n"], label: Int[np.ndarray, "
 
 def gate(rows: list[Record], passes: np.ndarray) -> list[Record]:
   """The segmenter's records, with an empty mask for every slice that the gate stops."""
-  return [
-    row if through else row | {"tp": 0, "fp": 0, "fn": row["fn"] + row["tp"], "tn": row["tn"] + row["fp"]}
-    for row, through in zip(rows, passes, strict=True)
-  ]
+  return [row if through else _emptied(row) for row, through in zip(rows, passes, strict=True)]
+
+
+def _emptied(row: Record) -> Record:
+  """A record with an empty mask; how long the outline of a tumour is, and so how much is missed near it, is not known."""
+  counts = {"tp": 0, "fp": 0, "fn": row["fn"] + row["tp"], "tn": row["tn"] + row["fp"]}
+  return row | counts | {name: None if counts["fn"] else 0 for name in outline.COLUMNS if name in row}
 
 
 def gate_effect(rows: list[Record], passes: np.ndarray) -> dict[str, Any]:

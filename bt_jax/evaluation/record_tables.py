@@ -14,7 +14,7 @@ from bt_jax import files, metrics
 from bt_jax.datasets.info import DatasetInfo
 from bt_jax.datasets.registry import groups_of, info_of
 from bt_jax.errors import UserError
-from bt_jax.evaluation import aggregation, calibration, class_statistics
+from bt_jax.evaluation import aggregation, calibration, class_statistics, outline
 from bt_jax.evaluation.bootstrap import Numbers
 from bt_jax.evaluation.records import Record, of_any_class, patient_records
 from bt_jax.evaluation.shape import FEATURES
@@ -27,6 +27,7 @@ _SHAPES = {kind: tuple(f"{kind}_{feature}" for feature in FEATURES) for kind in 
 _KINDS = {
   **dict.fromkeys(("slice", "slices", "tumor_slices", *metrics.Counts._fields, "truth_voxels", "pixels", "tumor_pixels"), Count),
   **dict.fromkeys(("epoch", "step"), Count),
+  **dict.fromkeys(outline.COLUMNS, Count | None),
   **dict.fromkeys(("label", "prediction", "calibrated", "gate_passes"), Flag),
   **dict.fromkeys(("data", "split", "case", "patient", "baseline", "unit", "class"), Text),
   **dict.fromkeys(("probability", "classifier_probability", calibration.CALIBRATED, *metrics.METRICS, "train_accuracy", "validation_accuracy"), Share),
@@ -115,9 +116,15 @@ class Tables:
 
   @classmethod
   def joined(cls, several: "list[Tables]") -> "Tables":
-    """Concatenates the tables of several runs."""
+    """Concatenates the tables of several runs; a column that some of them lack has no value in their rows."""
     names = [field.name for field in dataclasses.fields(cls)]
-    return cls(**{name: [row for tables in several for row in getattr(tables, name)] for name in names})
+    return cls(**{name: _alike([row for tables in several for row in getattr(tables, name)]) for name in names})
+
+
+def _alike(rows: list[Record]) -> list[Record]:
+  """The rows with all columns of any of them."""
+  columns = dict.fromkeys(name for row in rows for name in row)
+  return [{name: row.get(name) for name in columns} for row in rows]
 
 
 def read_run(folder: pathlib.Path) -> tuple[dict[str, Any], Tables]:
@@ -169,6 +176,8 @@ def _check_masks(path: pathlib.Path, summary: dict[str, Any], tables: Tables, na
     texts = ("why",) if leaky else texts
     if not isinstance(test.get(group), dict) or any(not isinstance(test[group].get(text), str) for text in texts):
       raise files.damaged(path, f"test.{group} lacks {' or '.join(texts)}", EVALUATE)
+  if near := aggregation.summarize_outline(tables.slices, intervals=False):
+    names = names + [f"outline.{name}" for name in flatten_dict(near, sep=".") if name not in ("patients", "why")]
   if leaky:
     return [name for name in names if not name.startswith("volume.")]
   distances = aggregation.summarize_distances(tables.patients, intervals=False)
@@ -239,8 +248,9 @@ def _check(folder: pathlib.Path, tables: Tables, task: str) -> None:
   counted = {of_patient(row): row for row in _OF_TASK[task].of_patients(tables.slices)}
   for row in tables.patients:
     for name, value in counted[of_patient(row)].items():
-      if not (row[name] == value or (isinstance(value, float) and np.isclose(row[name], value))):
-        reason = f"{name} of {row['patient']} is {row[name]!r}, and slices.csv gives {value!r}"
+      written = row.get(name)
+      if not (written == value or (isinstance(value, float) and np.isclose(written, value))):
+        reason = f"{name} of {row['patient']} is {written!r}, and slices.csv gives {value!r}"
         raise files.damaged(folder / "patients.csv", reason, EVALUATE)
   of_slice = lambda row: (row["case"], row["slice"], row.get("class"))
   ids = list(map(of_slice, tables.slices))

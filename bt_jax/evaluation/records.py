@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from bt_jax import metrics
+from bt_jax.evaluation import outline
 from bt_jax.schema import Slices
 
 Record = dict[str, Any]
@@ -36,15 +37,17 @@ def slice_records(
     classes: names of the classes.
 
   Returns:
-    Records with data, split, case, patient, slice, class (if there are several), pixel counts tp, fp, fn, tn, label (1
-    if the ground truth has the class) and probability.
+    Records with data, split, case, patient, slice, class (if there are several), pixel counts tp, fp, fn, tn, those of
+    `outline.COLUMNS`, label (1 if the ground truth has the class) and probability.
   """
-  counts = metrics.count(masks, slices.mask == 1)
+  truth = slices.mask == 1
+  counts = metrics.count(masks, truth)
+  columns = counts._asdict() | outline.count_near(masks, truth)
   return [
     {
       **identity(slices, index, data=data, split=split),
       **class_column(name, classes),
-      **{cell: int(value[index, number]) for cell, value in counts._asdict().items()},
+      **{cell: int(value[index, number]) for cell, value in columns.items()},
       "label": int(counts.tp[index, number] + counts.fn[index, number] > 0),
       "probability": float(probabilities[index]),
     }
@@ -89,14 +92,20 @@ def of_any_class(rows: list[Record]) -> list[Record]:
 
 def _merged(members: Sequence[Record]) -> Record:
   merged = {name: value for name, value in members[0].items() if name != "class"}
-  for name in merged.keys() & {*metrics.Counts._fields, "truth_voxels"}:
-    merged[name] = sum(row[name] for row in members)
+  for name in merged.keys() & {*metrics.Counts._fields, *outline.COLUMNS, "truth_voxels"}:
+    merged[name] = _sum(members, name)
   for name in merged.keys() & {"label", "tumor_slices"}:
     merged[name] = max(row[name] for row in members)
   for name in merged.keys() & {*metrics.METRICS, *DISTANCES}:
     known = [row[name] for row in members if row[name] is not None]
     merged[name] = float(np.mean(known)) if known else None
   return merged
+
+
+def _sum(rows: Sequence[Record], name: str) -> int | None:
+  """The sum of a column; None if it has no value in one of the records."""
+  values = [row[name] for row in rows]
+  return None if None in values else sum(values)
 
 
 def patient_records(rows: list[Record]) -> list[Record]:
@@ -116,6 +125,7 @@ def patient_records(rows: list[Record]) -> list[Record]:
         "slices": len(members),
         "tumor_slices": sum(row["label"] for row in members),
         **{name: value.item() for name, value in counts._asdict().items()},
+        **{name: _sum(members, name) for name in outline.COLUMNS if name in members[0]},
         **{name: metric(counts, empty=1.0).item() for name, metric in metrics.METRICS.items()},
       }
     )

@@ -8,7 +8,7 @@ from typing import Any
 from bt_jax import files
 from bt_jax.datasets.registry import info_of
 from bt_jax.evaluation import bootstrap, calibration, subgroups, surface
-from bt_jax.evaluation.aggregation import chosen, summarize_distances
+from bt_jax.evaluation.aggregation import chosen, summarize_distances, summarize_outline
 from bt_jax.evaluation.record_tables import Tables
 from bt_jax.evaluation.records import Record
 from bt_jax.evaluation.summary_files import mark_finished, unmark_finished, write_summary
@@ -18,6 +18,7 @@ from bt_jax.report.page import html
 from bt_jax.tasks.task import Task
 
 _NO_GENES = {"why": "nothing is known of the patients' genes in this data set"}
+_NO_OUTLINE = {"why": "the records are of a version that did not count errors near the outline"}
 _ENOUGH = 20  # fewest patients for tests of association with their genes
 
 
@@ -47,6 +48,7 @@ def summarize(
     test["volume"] = {"unit": "voxels", **test["volume"]} if whole else cut
     distances = functools.partial(summarize_distances, tables.patients, intervals=True)
     test["surface"] = {"empty": surface.EMPTY, **distances()} if whole else cut
+    test["outline"] = summarize_outline(tables.slices, intervals=True) or _NO_OUTLINE
   test["calibration"] = _calibration(tables, about["temperatures"])
   pick = lambda rows: chosen(task.summarize(rows, intervals=True), task.headline)
   test["subgroups"] = subgroups.summarize(tables.patients, tables.slices, groupings, pick, info)

@@ -39,6 +39,7 @@ def results_table(summary: dict[str, Any]) -> str:
     *_class_lines(test),
     *_detection_lines(test),
     *_volume_lines(test),
+    *_outline_lines(test.get("outline")),
     *_calibration_lines(test["calibration"]),
     "",
     *_baseline_lines(summary, _SEGMENTED),
@@ -154,6 +155,18 @@ def _volume_lines(test: dict[str, Any]) -> list[str]:
     ),
     f"distances: {surface['empty']}"
     + ("; spacing not known, a step to the next slice counts as one pixel" if surface["unit"] == "pixels" else ""),
+  ]
+
+
+def _outline_lines(outline: dict[str, Any] | None) -> list[str]:
+  """The errors near the true outline; summaries of earlier versions have none."""
+  if not outline:
+    return []
+  if "error_share" not in outline:
+    return [f"errors near the true outline: - ({outline['why']})"]
+  return [
+    f"wrong pixels within one pixel of the true outline: {cell(outline, 'error_share')} of all; dice if the others were right, volume mean: "
+    f"{cell(outline, 'dice_without_others')}" + (f"; {outline['why']}" if outline["why"] else "")
   ]
 
 

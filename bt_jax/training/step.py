@@ -9,6 +9,7 @@ import optax
 from flax import linen as nn
 from jax import lax
 from jaxtyping import Array, Float
+from ml_collections import ConfigDict
 
 from bt_jax.distributed import global_batch
 from bt_jax.losses import Loss
@@ -67,7 +68,8 @@ class StepOptions(Protocol):
   seed: int
 
 
-def make_train_step(components: StepComponents, options: StepOptions) -> TrainStep:
+# From Python 3.12 on a check of protocols does not see the fields of a ConfigDict, which it has by __getattr__.
+def make_train_step(components: StepComponents, options: StepOptions | ConfigDict) -> TrainStep:
   """Makes `train_step(state, batch, learning_rate) -> (state, loss)`.
 
   Randomness depends only on `seed` and `state.step`. If the loss or the updated parameters are not finite, a step

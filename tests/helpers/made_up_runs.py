@@ -112,7 +112,8 @@ def segmentation(folder, counts=None, masks=True, **changes):
   ]  # fmt: skip
   means, medians = ([f"{name}_{ending}" for name in METRICS] for ending in ("mean", "median"))
   skeleton = hollow(aggregation.summarize(rows)) | {
-    "surface": hollow(aggregation.summarize_distances(patients, intervals=False))
+    "surface": hollow(aggregation.summarize_distances(patients, intervals=False)),
+    "outline": hollow(aggregation.summarize_outline(rows, intervals=False)),
   }
   test = {
     "slices": len(slices), "tumor_slices": int(slices.label.sum()), "patients": len(patients),
@@ -121,6 +122,7 @@ def segmentation(folder, counts=None, masks=True, **changes):
     "detection": estimates("sensitivity", "false_positive_rate", "accuracy"),
     "volume": {"unit": "voxels", "error_mean": -1234.0, "error_mean_ci95": [-2345.0, 67.0], "limits_low": -4567.0, "limits_high": 2099.0},
     "surface": {"unit": "pixels", "empty": "both empty: 0", "hd95_mean": None, "hd95_mean_ci95": None, "assd_mean": 5.4321, "assd_mean_ci95": None},
+    "outline": {"patients": len(patients), "why": None, **estimates("error_share", "dice_without_others")},
     "calibration": {"pixels": {"temperature": 1.75, "why": None, **estimates("ece", "ece_calibrated")}, "slices": {"temperature": 0.05, "why": "held at its limit", **estimates("ece", "ece_calibrated")}},
     "subgroups": {"site": [{"group": "XY", "patients": 2, "slices": 12, **estimates("dice_mean")}, {"group": "Z", "patients": 1, "slices": 4, "dice_mean": 0.777, "dice_mean_ci95": None}]},
     "associations": {"truth": [{"feature": "angular_std", "grouping": "RNASeqCluster", "patients": 3, "p": 0.0001, "p_holm": 0.0456, "why": None, **CLUSTERS}],

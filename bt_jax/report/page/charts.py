@@ -16,7 +16,7 @@ from bt_jax.errors import needs
 from bt_jax.evaluation.calibration import BINS, CALIBRATED, bin_of
 from bt_jax.inference import overlays
 from bt_jax.report import figures
-from bt_jax.report.page.phrases import MINUS, number
+from bt_jax.report.page.phrases import MINUS, MISSING, number
 
 with needs("report", "the report of a run"):
   import matplotlib
@@ -190,6 +190,26 @@ def by_patient(rows: Sequence[dict[str, Any]], name: str, title: str) -> Chart:
       f"highest {number(values[-1])}."
     )
     return Chart(f"{title} by patient", _svg(figure), alt)
+
+
+def by_size(rows: Sequence[dict[str, Any]], name: str, title: str) -> Chart:
+  """A statistic of every patient over the pixels of the true mask, which is not empty."""
+  size = np.array([row["tp"] + row["fn"] for row in rows], float)
+  values = np.array([row[name] for row in rows], float)
+  halves = [values[size <= np.median(size)], values[size > np.median(size)]]
+  with plt.rc_context(_STYLE):
+    figure, axis = _figure()
+    axis.plot(size, values, "o", color=_BLUE, markersize=4, alpha=0.8)
+    axis.set(xlabel="pixels of the true mask in the volume", xscale="log", ylabel=title, ylim=(-0.02, 1.02))
+    axis.xaxis.set_major_locator(plt.LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter("{x:,.0f}")
+    axis.xaxis.set_minor_locator(plt.NullLocator())
+    smaller, larger = (number(half.mean()) if len(half) else MISSING for half in halves)
+    alt = (
+      f"{title} of {len(rows)} patients over the size of their true masks, {number(size.min(), 'pixels')} to "
+      f"{number(size.max(), 'pixels')} pixels: mean {smaller} in the smaller half, {larger} in the larger."
+    )
+    return Chart(f"{title} by size of the true mask", _svg(figure), alt)
 
 
 def both_runs(pairs: Sequence[tuple[float, float]], title: str) -> Chart:

@@ -26,7 +26,8 @@ TITLES = {
   "assd_q25": "mean surface distance, lower quartile", "assd_q75": "mean surface distance, upper quartile",
   "false_positive_rate": "healthy slices with false positives", "sensitivity": "slices with a tumour found",
   "average_precision": "average precision", "f1": "F1", "iou": "IoU", "dice": "Dice", "hd95": "HD95", "assd": "ASSD", "tumor_slices": "with tumour",
-  "angular_std": "angular standard deviation",
+  "angular_std": "angular standard deviation", "error_share": "wrong pixels near the outline, among all wrong pixels",
+  "dice_without_others": "Dice if all others were right, volume mean",
 }  # fmt: skip
 
 

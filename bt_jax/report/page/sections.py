@@ -87,6 +87,12 @@ def patient_chart(record: RunFiles, name: str, title: str) -> list[Chart]:
   return [charts.by_patient(known, name, title)] if known else []
 
 
+def size_chart(record: RunFiles, name: str, title: str) -> list[Chart]:
+  """The chart of a statistic of every patient over the size of the true mask, if any has both."""
+  known = [row for row in record.patients if row.get(name) is not None and row["tp"] + row["fn"]]
+  return [charts.by_size(known, name, title)] if known else []
+
+
 def picture(record: RunFiles, name: str, title: str, alt: str, figure: str = "") -> list[Chart]:
   """A figure that the run's folder holds, if it does."""
   path = record.folder / "figures" / f"{name}.png"

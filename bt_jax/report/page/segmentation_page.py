@@ -46,7 +46,7 @@ def _scores(record: RunFiles) -> Section:
     "Scores",
     [phrases.sentence(phrases.intervals(record.summary))],
     [html_tables.overlap(test, record.summary["leaky"]), *html_tables.by_class(test)],
-    sections.patient_chart(record, "dice", "Dice"),
+    [*sections.patient_chart(record, "dice", "Dice"), *sections.size_chart(record, "dice", "Dice")],
   )
 
 
@@ -69,6 +69,13 @@ def _detection(record: RunFiles) -> Section:
     notes = [phrases.sentence(group["empty"])] if name == "surface" else []
     notes += [phrases.STEP] if name == "surface" and group["unit"] == "pixels" else []
     tables.append(html_tables.listed(f"{caption}, in {group['unit']}", group, kind, notes))
+  if near := test.get("outline"):  # summaries of earlier versions have none
+    caption = "Errors within one pixel of the true outline"
+    notes = [phrases.sentence(near["why"])] if near["why"] else []
+    if "error_share" in near:
+      tables.append(html_tables.listed(caption, near, "share", notes))
+    else:
+      lead.append(f"{caption}: no value, {near['why']}.")
   if "why" not in test["volume"]:
     drawn.append(charts.volume_agreement(record.patients, test["volume"]))
   return Section("detection", "Detection, volume and surface", lead, tables, drawn)

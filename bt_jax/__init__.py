@@ -112,7 +112,12 @@ def read(path: str | os.PathLike | None = None, **roles: str | os.PathLike) -> "
 
 
 def save(
-  prediction: "Prediction", folder: str | os.PathLike, *, probabilities: bool = False, uncertainty: bool = False
+  prediction: "Prediction",
+  folder: str | os.PathLike,
+  *,
+  probabilities: bool = False,
+  uncertainty: bool = False,
+  also: Sequence[str] = (),
 ) -> list[pathlib.Path]:
   """Writes the mask, the overlays and `prediction.json`, as the mode `predict` does.
 
@@ -123,13 +128,15 @@ def save(
     folder: the output folder.
     probabilities: whether to write the probabilities as well.
     uncertainty: whether to write the entropy as well, and, of several passes, their disagreement.
+    also: what else to write of a DICOM scan: `sc`, a secondary capture series with outline and volume; `sr`, a structured
+      report of volume and longest diameter.
 
   Returns:
     The paths of the files written.
 
   Raises:
-    UserError: the scan was an array, which has no format to write a mask in, or the folder holds another prediction.
+    UserError: the scan was an array, which has no format to write a mask in, `also` has another name, or the folder holds another prediction.
   """
   from bt_jax.inference import writer
 
-  return writer.save(prediction, folder, probabilities=probabilities, uncertainty=uncertainty)
+  return writer.save(prediction, folder, probabilities=probabilities, uncertainty=uncertainty, also=also)

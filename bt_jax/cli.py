@@ -51,7 +51,19 @@ MODES = {
   "cascade": ("classifier", "segmenter", "sensitivity", "workdir"),
   "compare": ("runs", "workdir"),
   "report": ("workdir", "show_slices"),
-  "predict": (*_NETWORKS, "input", "pre", "flair", "post", "output", "probabilities", "uncertainty", "shard", "layout"),
+  "predict": (
+    *_NETWORKS,
+    "input",
+    "pre",
+    "flair",
+    "post",
+    "output",
+    "probabilities",
+    "uncertainty",
+    "also",
+    "shard",
+    "layout",
+  ),
   "export": (*_NETWORKS, "output", "runs"),
   "serve": (*_NETWORKS, "bind", "port", "limit_mb", "keep"),
   "check": ("config", "output"),
@@ -122,13 +134,19 @@ flags.DEFINE_bool("probabilities", False, "predict: write probabilities beside m
 flags.DEFINE_bool(
   "uncertainty", False, "predict: write maps of entropy beside masks, and of how far several passes disagree."
 )
+flags.DEFINE_list(
+  "also",
+  [],
+  "predict: what else to write of DICOM scans, with commas: sc, secondary captures with outline and volume; sr, a structured "
+  "report of volume and diameter.",
+)
 flags.DEFINE_string("shard", None, "predict: i/n, every n-th study from the i-th on, to share work among n machines.")
 flags.DEFINE_enum(
   "layout", None, ["nnunet", "bids"], "predict: also write the masks under nnU-Net's names, or as BIDS derivatives."
 )
 flags.DEFINE_string("bind", "127.0.0.1", "serve: address to listen on; any other opens the server to the network.")
 flags.DEFINE_integer("port", 8000, "serve: port; 0 picks a free one.")
-flags.DEFINE_integer("limit_mb", 512, "serve: largest total size of one scan's files, in MB.", lower_bound=1)
+flags.DEFINE_integer("limit_mb", 512, "serve: largest total size of one upload's files, in MB.", lower_bound=1)
 flags.DEFINE_string(
   "keep",
   None,

@@ -21,8 +21,9 @@ from bt_jax.datasets.info import DatasetInfo
 from bt_jax.datasets.lgg_mri.constants import INFO
 from bt_jax.errors import UserError
 from bt_jax.evaluation import aggregation, postprocess, records
-from bt_jax.inference import exported_predictor, jax_export, loading, overlays, predictor
+from bt_jax.inference import exported_predictor, jax_export, loading, overlays
 from bt_jax.inference.description import describe
+from bt_jax.inference.segmented import segments_of
 from bt_jax.models import SEGMENTERS
 from bt_jax.schema import Predicted, Tumor
 from bt_jax.serving import transport
@@ -311,9 +312,9 @@ def test_masks_of_images_hold_labels(tmp_path):
 
 def test_a_file_of_one_class_names_it_unless_it_is_that_of_lgg():
   masks = np.ones((1, 2, 2, 1), bool)
-  assert predictor.segments_of(masks, INFO)[1] is None
+  assert segments_of(masks, INFO)[1] is None
   other = dataclasses.replace(INFO, channels=("ct",), reference="ct", classes=("kidney",), ids=(255,))
-  mask, names = predictor.segments_of(masks, other)
+  mask, names = segments_of(masks, other)
   assert mask.shape == (1, 2, 2) and mask.max() == 1 and names == {1: "kidney"}
 
 

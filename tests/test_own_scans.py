@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shutil
 
 import nibabel
 import numpy as np
@@ -17,6 +18,7 @@ from bt_jax.inference import batch_prediction, dataset_layouts, loading, studies
 from bt_jax.scans import resampling
 from bt_jax.schema import Tumor
 from tests.helpers.arithmetic import network
+from tests.helpers.scanners import AXIAL, BUNDLED, PRE, distinct, write_series
 
 FOUR = ("T1", "T1ce", "T2", "FLAIR")
 INFO = DatasetInfo("own", FOUR, ("core", "oedema"), (3, 7), "FLAIR", 16, deep=True)
@@ -195,6 +197,32 @@ def test_a_fixed_window_is_that_of_every_volume():
   image = np.array([-1000.0, -160.0, 40.0, 240.0, 3000.0], np.float32).reshape(1, 1, 5, 1)
   low, high = resampling.window(image, fixed=(-160.0, 240.0))
   np.testing.assert_allclose(np.asarray(resampling.scale(image, low, high)).ravel(), [0, 0, 127.5, 255, 255])
+
+
+@pytest.mark.parametrize("first", ["README.txt", "DICOMDIR", "0.png.md", "a_report.dcm"])
+def test_a_dicom_folder_is_one_whatever_lies_first_in_it(tmp_path, first):
+  info = dataclasses.replace(INFO, channels=("T1", "FLAIR"))
+  values = {name: distinct(AXIAL.shape, seed) for seed, name in enumerate(info.channels)}
+  write_series(tmp_path / "p/x", values["FLAIR"])
+  write_series(tmp_path / "p/y", values["T1"], series=PRE, description="AX T1")
+  if first == "README.txt" or first.endswith(".md"):
+    (tmp_path / "p" / first).write_text("of the hospital")
+  else:
+    shutil.copy(BUNDLED / ("reportsi.dcm" if "report" in first else "dicomdirtests/DICOMDIR"), tmp_path / "p" / first)
+  (study,) = studies.find(tmp_path / "p", {}, info)
+  scan = studies.read(study, info)
+  for number, name in enumerate(info.channels):
+    np.testing.assert_array_equal(scan.image[..., number], values[name])
+
+
+def test_dicom_beside_other_cases_is_a_study_too_and_refused_by_itself(tmp_path):
+  for name in FOUR:
+    write(tmp_path / "p" / f"p_{name}.nii.gz", volume())
+  write_series(tmp_path / "q", distinct(AXIAL.shape))
+  of_dicom, case = studies.find(tmp_path, {}, INFO)
+  assert studies.read(case, INFO).image.shape[-1] == len(FOUR)
+  with pytest.raises(UserError, match="only T1, FLAIR and T1 with contrast are read from DICOM"):
+    studies.read(of_dicom, INFO)
 
 
 def test_dicom_and_roles_are_for_channels_that_its_reader_knows():

@@ -211,7 +211,6 @@ REFUSED = {
   "a broken file": (422, "a.nii", [("scan", "a.nii", GOOD[2][:500])]),
   "an empty file": (422, "a.png", [("scan", "a.png", b"")]),
   "no scan at all": (422, "notes.txt", [("scan", "notes.txt", b"hello")]),
-  "two scans": (422, "2 scans", [("scan", "x/a.nii", GOOD[2]), ("scan", "y/b.nii", GOOD[2])]),
   "no file": (400, "no file", [("flair", None, b"  ")]),
   "a name twice": (400, "two files", [GOOD, GOOD]),
   "an unknown field": (400, "'other'", [("other", "a.nii", GOOD[2])]),

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from bt_jax import files
 from bt_jax.errors import MachineError, StudiesFailed, UserError
-from bt_jax.inference import claims, dataset_layouts, writer
+from bt_jax.inference import claims, dataset_layouts, dicom_extras, writer
 from bt_jax.inference import studies as studies_of
 from bt_jax.inference.predictor import Prediction, Predictor
 from bt_jax.scans import reader
@@ -48,6 +48,7 @@ def predict(
   given: Mapping[str, str],
   probabilities: bool,
   uncertainty: bool = False,
+  also: Sequence[str] = (),
   shard: str | None,
   layout: str | None = None,
   load: Callable[[], Predictor],
@@ -61,14 +62,16 @@ def predict(
     given: paths or UIDs by role, see `studies.find`.
     probabilities: whether to write probabilities, too.
     uncertainty: whether to write maps of uncertainty, too, see `writer.save`.
+    also: what else to write of DICOM scans, see `writer.save`.
     shard: `i/n`: every n-th study from the i-th on; None for all.
     layout: a name of `dataset_layouts.LAYOUTS`, in which masks are written a second time; None for no second time.
     load: loads the networks, whose channels say what a study is.
 
   Raises:
-    UserError: there is nothing to read, the output holds something else, or the only study could not be predicted.
+    UserError: there is nothing to read, no such name in `also`, the output holds something else, or the only study could not be predicted.
     StudiesFailed: some of several studies could not be predicted.
   """
+  also = dicom_extras.check(also)
   if source is not None and not source.exists():  # before networks are opened, which takes seconds
     raise UserError(f"{source} is not there: name a file or a folder that is ({EXPECTED})", "input")
   predictor = load()
@@ -83,7 +86,10 @@ def predict(
   if len(studies) > 1 or studies[0].name:
     table = output / ("studies.csv" if shard is None else f"studies_{shard.replace('/', '_of_')}.csv")
   with _writable(output, table):
-    outputs = {"probabilities": probabilities} | ({"uncertainty": True} if uncertainty else {})  # older ones have none
+    outputs = {"probabilities": probabilities}
+    outputs |= {
+      name: value for name, value in {"uncertainty": uncertainty, "also": also}.items() if value
+    }  # older ones have none
     work = _Work(
       output, predictor, outputs, functools.partial(dataset_layouts.arrange, layout, top) if layout else None
     )
@@ -120,7 +126,7 @@ class _Work:
 
   output: pathlib.Path
   predictor: Predictor
-  outputs: dict[str, bool]  # see `writer.save`
+  outputs: dict[str, Any]  # see `writer.save`
   arrange: Callable[..., None] | None = None  # takes a finished study's folder, its `prediction.json` and the data set
   claimed: dict[str, Callable[[], None]] = dataclasses.field(default_factory=dict)
 

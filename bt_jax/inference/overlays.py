@@ -4,6 +4,7 @@ import functools
 import itertools
 import math
 import pathlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -15,7 +16,9 @@ from bt_jax import files
 from bt_jax.datasets.info import DatasetInfo
 from bt_jax.inference.measurements import size
 from bt_jax.inference.predictor import Prediction
+from bt_jax.inference.segmented import Segmented
 from bt_jax.scans import directions
+from bt_jax.scans.algorithm import Algorithm
 from bt_jax.scans.scan import NOTICE, Scan, numbered
 
 _MARK = (230, 159, 0)  # Okabe and Ito's orange, the colour of predictions in reports
@@ -47,9 +50,7 @@ def save(folder: pathlib.Path, prediction: Prediction) -> list[pathlib.Path]:
   its own colour, with a legend.
   """
   scan, window = prediction.scan, _window(prediction)
-  longest = max(_square_pixels(scan))
-  scale = min(_LONGEST / longest, float(math.ceil(_SHORTEST / longest)))
-  written = []
+  scale, written = _scale(scan), []
   for index, name in enumerate(_file_names(scan.slice_names)):
     gate = ", stopped by the classifier" if prediction.gated[index] else ""
     heading = f"{_short(scan.slice_names[index])}: probability {prediction.slice_probability[index]:.3f}{gate}"
@@ -58,6 +59,23 @@ def save(folder: pathlib.Path, prediction: Prediction) -> list[pathlib.Path]:
     page = _with_text(image, [Line(heading), *legend, *_unknown(scan), Line(NOTICE)])
     written.append(_write(folder / "overlays" / f"{name}.png", page))
   return [*written, _write(folder / "contact_sheet.png", _contact_sheet(prediction, window))]
+
+
+def captures(segmented: Segmented, algorithm: Algorithm) -> Iterator[UInt8[np.ndarray, "height width 3"]]:
+  """An image of each slice, all of one size, with the outline, the volume of the whole mask and its origin burnt in.
+
+  Args:
+    segmented: a scan with its masks.
+    algorithm: what made them.
+  """
+  scan, window = segmented.scan, _window(segmented)
+  scale = _scale(scan)
+  threshold = "" if algorithm.threshold is None else f", threshold {algorithm.threshold:.2f}"
+  lines = [Line(_finding(segmented)), *_legend(segmented, segmented.masks), Line(f"{algorithm.origin}{threshold}")]
+  for index in range(len(segmented.masks)):
+    number = Line(f"slice {index + 1} of {len(segmented.masks)}")
+    image = _lettered(_overlay(segmented, index, window, scale), scan)
+    yield np.asarray(_with_text(image, [*lines, number, *_unknown(scan), Line(NOTICE)]))
 
 
 def colours(info: DatasetInfo) -> list[str]:
@@ -105,10 +123,10 @@ def _contact_sheet(prediction: Prediction, window: tuple[float, float]) -> Image
   return _with_text(area, [Line(heading), *_legend(prediction, prediction.masks), *_unknown(scan), Line(NOTICE)])
 
 
-def _finding(prediction: Prediction) -> str:
-  if not prediction.mask.any():
+def _finding(segmented: Segmented) -> str:
+  if not segmented.mask.any():
     return "no tumour segmented"
-  return f"tumour segmented, {_extent(prediction.mask, prediction.scan.spacing_mm)}"
+  return f"tumour segmented, {_extent(segmented.mask, segmented.scan.spacing_mm)}"
 
 
 def _extent(mask: Bool[np.ndarray, "slices height width"], spacing_mm: tuple[float, float, float] | None) -> str:
@@ -117,12 +135,18 @@ def _extent(mask: Bool[np.ndarray, "slices height width"], spacing_mm: tuple[flo
   return voxels if extent["volume_ml"] is None else f"{extent['volume_ml']:.2f} ml"
 
 
-def _window(prediction: Prediction) -> tuple[float, float]:
+def _window(segmented: Segmented) -> tuple[float, float]:
   """The intensities shown as black and as white."""
-  shown = prediction.scan.image[..., prediction.info.reference_index]
+  shown = segmented.scan.image[..., segmented.info.reference_index]
   step = max(math.isqrt(shown.size // _SEEN), 1)
   low, high = np.percentile(shown[:, ::step, ::step], (0.5, 99.5))
   return (float(low), float(high)) if low < high else (float(shown.min()), float(shown.max()))
+
+
+def _scale(scan: Scan) -> float:
+  """Pixels of an image by square pixels of a slice."""
+  longest = max(_square_pixels(scan))
+  return min(_LONGEST / longest, float(math.ceil(_SHORTEST / longest)))
 
 
 def _square_pixels(scan: Scan) -> tuple[float, float]:
@@ -132,19 +156,19 @@ def _square_pixels(scan: Scan) -> tuple[float, float]:
   return height * rows / min(rows, columns), width * columns / min(rows, columns)
 
 
-def _overlay(prediction: Prediction, index: int, window: tuple[float, float], scale: float) -> Image.Image:
+def _overlay(segmented: Segmented, index: int, window: tuple[float, float], scale: float) -> Image.Image:
   """A scaled slice with square pixels, the tumour lightly filled and outlined by one pixel."""
-  wanted = tuple(max(round(side * scale), 1) for side in reversed(_square_pixels(prediction.scan)))
+  wanted = tuple(max(round(side * scale), 1) for side in reversed(_square_pixels(segmented.scan)))
   resize = lambda values, how: np.asarray(Image.fromarray(values.astype(np.float32)).resize(wanted, how))
   low, high = window
   shown = resize(
-    np.clip(prediction.scan.image[index, ..., prediction.info.reference_index], low, high), Image.Resampling.BICUBIC
+    np.clip(segmented.scan.image[index, ..., segmented.info.reference_index], low, high), Image.Resampling.BICUBIC
   )
   grey = 255 * np.clip((shown.astype(np.float64) - low) / (high - low), 0, 1)
   mixed = np.repeat(grey[..., None], 3, axis=-1)
-  for number, colour in zip(range(len(prediction.info.classes)), itertools.cycle(_CLASSES), strict=False):
+  for number, colour in zip(range(len(segmented.info.classes)), itertools.cycle(_CLASSES), strict=False):
     # A pixel that holds any tumour shows it, so that a few voxels are seen in small images too.
-    tumor = resize(prediction.masks[index, ..., number], Image.Resampling.BOX) > 0
+    tumor = resize(segmented.masks[index, ..., number], Image.Resampling.BOX) > 0
     line = ndimage.binary_dilation(tumor, np.ones((3, 3))) & ~tumor
     share = (_FILL * tumor + line)[..., None]
     mixed = mixed * (1 - share) + np.array(colour) * share
@@ -172,9 +196,9 @@ def _unknown(scan: Scan) -> list[Line]:
   return [Line(UNKNOWN)] if scan.affine is None else []
 
 
-def _legend(prediction: Prediction, masks: Bool[np.ndarray, "*shape classes"]) -> list[Line]:
+def _legend(segmented: Segmented, masks: Bool[np.ndarray, "*shape classes"]) -> list[Line]:
   """Each class of these masks in its colour with its size, where there are several."""
-  classes, spacing = prediction.info.classes, prediction.scan.spacing_mm
+  classes, spacing = segmented.info.classes, segmented.scan.spacing_mm
   if len(classes) == 1:
     return []
   return [

@@ -20,20 +20,18 @@ from bt_jax.inference import measurements, ood, studies
 from bt_jax.inference.decision import Decision
 from bt_jax.inference.ensemble import Outputs, any_class
 from bt_jax.inference.networks import Network
+from bt_jax.inference.segmented import Segmented, labels_of
 from bt_jax.scans.scan import Scan, fill_roles, numbered
-from bt_jax.schema import CHANNELS
 from bt_jax.training.train_state import PyTree
 
 Image = Float[np.ndarray, "slices height width channels"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Prediction:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Prediction(Segmented):
   """The prediction for one scan, on its own grid.
 
   Attributes:
-    scan: the scan that was predicted.
-    masks: mask of each class, on the grid of `scan.image`.
     probabilities: probability of each class by pixel, the mean of the networks; 0 in slices that the gate stopped.
     slice_probability: probability of tumour anywhere in the slice, calibrated on validation slices.
     members: each network's own mask, of any class.
@@ -41,14 +39,11 @@ class Prediction:
     threshold: threshold of the masks.
     warnings: what is unusual about the scan, a sentence each.
     looks_wrong: whether it looks unlike what the networks were trained on.
-    info: the data set that they were trained on, with the names of the classes.
     about: the networks, and the version that opened or exported them.
     disagreement: standard deviation of the probability of any class over networks and views, by pixel, 0..0.5; None for a
       single pass, and for an exported file.
   """
 
-  scan: Scan
-  masks: Bool[np.ndarray, "slices height width classes"]
   probabilities: Float[np.ndarray, "slices height width classes"]
   slice_probability: Float[np.ndarray, "slices"]
   members: Bool[np.ndarray, "members slices height width"]
@@ -56,14 +51,8 @@ class Prediction:
   threshold: float
   warnings: list[str]
   looks_wrong: bool
-  info: DatasetInfo
   about: dict[str, Any]
   disagreement: Float[np.ndarray, "slices height width"] | None = None
-
-  @functools.cached_property
-  def mask(self) -> Bool[np.ndarray, "slices height width"]:
-    """Mask of any class."""
-    return self.masks.any(-1)
 
   @functools.cached_property
   def probability(self) -> Float[np.ndarray, "slices height width"]:
@@ -101,25 +90,6 @@ class Prediction:
       f"Prediction({self.scan.name!r}: {int(self.mask.sum())} voxels segmented{volume}, probability "
       f"{self.slice_probability.max():.3f}{', looks wrong' if self.looks_wrong else ''})"
     )
-
-
-def labels_of(
-  masks: Bool[np.ndarray, "slices height width classes"], info: DatasetInfo
-) -> UInt8[np.ndarray, "slices height width"]:
-  """The id of each pixel's class, 0 for none; where classes overlap, the last one."""
-  labels = np.zeros(masks.shape[:-1], np.uint8)
-  for number, label in enumerate(info.ids):
-    labels[masks[..., number]] = label
-  return labels
-
-
-def segments_of(
-  masks: Bool[np.ndarray, "slices height width classes"], info: DatasetInfo
-) -> tuple[Shaped[np.ndarray, "slices height width"], dict[int, str] | None]:
-  """What a mask's file holds, and the name of each label in it: ids of several classes, 1 for one; no name for LGG's."""
-  if len(info.classes) > 1:
-    return labels_of(masks, info), dict(zip(info.ids, info.classes, strict=True))
-  return masks.squeeze(-1), None if info.channels == CHANNELS else {1: info.classes[0]}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from bt_jax.datasets.info import DatasetInfo
 from bt_jax.datasets.own_data import case_volumes, unlabelled
 from bt_jax.datasets.own_data.collection import Case
 from bt_jax.errors import UserError
-from bt_jax.scans import archives, nifti_geometry, reader, sequences
+from bt_jax.scans import archives, dicom, discovery, nifti_geometry, reader, sequences
 from bt_jax.scans.file_types import kind_of
 from bt_jax.scans.reader import Study
 from bt_jax.scans.scan import Scan, numbered
@@ -30,12 +30,17 @@ def find(path: pathlib.Path | None, given: Mapping[str, str], info: DatasetInfo)
       f"these networks take {', '.join(info.channels)}, but single files can be named only for pre, flair and post: name a folder",
       "input",
     )
-  if path.exists() and (kind_of(path) in ("dicom", "zip") if path.is_file() else _holds_dicom(path)):
-    _roles(info)
-    return reader.find(path, {})
-  matches = unlabelled.find(path, info.channels)
+  of_series = [study for study in reader.find(path, {}) if study.of_series] if _holds_series(path) else []
+  try:
+    matches = [] if of_series and path.is_file() else unlabelled.find(path, info.channels)
+  except UserError:
+    if not of_series:
+      raise
+    matches = []
+  if not matches:
+    _roles(info)  # beside other cases, each DICOM study is refused by itself
   alone = len(matches) == 1 and path.is_file()
-  return [_study(one, "" if alone else one.case.name) for one in matches]
+  return of_series + [_study(one, "" if alone else one.case.name) for one in matches]
 
 
 def find_one(path: pathlib.Path, info: DatasetInfo) -> Study:
@@ -104,10 +109,13 @@ def _study(match: unlabelled.Found, name: str) -> Study:
   return Study(name, kind, first, given if others else {}, (), match.refusal)
 
 
-def _holds_dicom(folder: pathlib.Path) -> bool:
-  """Whether the first file of a folder is DICOM or a zip."""
-  first = next((path for path in sorted(folder.rglob("*")) if path.is_file() and not path.name.startswith(".")), None)
-  return first is not None and kind_of(first) in ("dicom", "zip")
+def _holds_series(path: pathlib.Path) -> bool:
+  """Whether a file is a DICOM image or a zip, or a folder holds one; a DICOMDIR, a report and the like are none."""
+  if not path.exists():
+    return False
+  files = [path] if path.is_file() else (file for _, some in discovery.walk(path) for file in some)
+  kinds = ((kind_of(file), file) for file in files)
+  return any(kind == "zip" or (kind == "dicom" and dicom.study_of(file) is not None) for kind, file in kinds)
 
 
 def _roles(info: DatasetInfo) -> Sequence[str]:

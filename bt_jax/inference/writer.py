@@ -3,15 +3,17 @@
 import pathlib
 import re
 import shutil
+from collections.abc import Sequence
 from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
 from bt_jax import files
 from bt_jax.errors import UserError, check_local
-from bt_jax.inference import overlays
+from bt_jax.inference import dicom_extras, overlays
 from bt_jax.inference.description import describe
-from bt_jax.inference.predictor import Prediction, Predictor, segments_of
+from bt_jax.inference.predictor import Prediction, Predictor
+from bt_jax.inference.segmented import segments_of
 from bt_jax.scans import reader
 from bt_jax.scans.algorithm import Algorithm
 from bt_jax.scans.scan import Maps
@@ -21,7 +23,7 @@ SOFTWARE = f"bt_jax {__version__}"
 _DONE = "prediction.json"  # comes last
 _UNFINISHED = ".unfinished"  # a subfolder, where files are kept until all are written
 _NAMES = re.compile(
-  r"(mask|probability|entropy|disagreement)\.(nii|nii\.gz|dcm)|masks|probabilities|entropies|disagreements|overlays|contact_sheet\.png|prediction\.json"
+  r"(mask|probability|entropy|disagreement)\.(nii|nii\.gz|dcm)|report\.dcm|secondary_capture|masks|probabilities|entropies|disagreements|overlays|contact_sheet\.png|prediction\.json"
 )
 
 
@@ -31,6 +33,7 @@ def save(
   *,
   probabilities: bool = False,
   uncertainty: bool = False,
+  also: Sequence[str] = (),
   options: dict[str, Any] | None = None,
 ) -> list[pathlib.Path]:
   """Writes the mask in the format of the scan's files, overlays, and `prediction.json`.
@@ -41,13 +44,14 @@ def save(
       process may write to it, see `claims`.
     probabilities: whether to write probabilities, too.
     uncertainty: whether to write the entropy and, of several passes, their disagreement.
+    also: what else to write of a DICOM scan, names of `dicom_extras.EXTRAS`; what cannot be written is a warning.
     options: options to record, for `differences`.
 
   Returns:
     The files, `prediction.json` first.
 
   Raises:
-    UserError: the folder holds such files, or the scan is an array.
+    UserError: the folder holds such files, the scan is an array, or there is no such name in `also`.
   """
   check_local(folder, "output")
   scan, folder = prediction.scan, pathlib.Path(folder).expanduser()
@@ -55,6 +59,7 @@ def save(
     raise UserError(
       f"{scan.name} was not read from a file, whose format a mask could have: save prediction.mask by numpy.save"
     )
+  also = dicom_extras.check(also)
   check_free(folder)
   temporary = folder / _UNFINISHED
   shutil.rmtree(temporary, ignore_errors=True)
@@ -62,18 +67,21 @@ def save(
   try:
     write = reader.FORMATS[scan.format].write
     mask, classes = segments_of(prediction.masks, prediction.info)
+    algorithm = Algorithm(SOFTWARE, prediction.about.get("title", ""), prediction.threshold)
     write(
       scan,
       temporary,
       mask,
       _maps(prediction, probabilities, uncertainty),
-      algorithm=Algorithm(SOFTWARE, prediction.about.get("title", ""), prediction.threshold),
+      algorithm=algorithm,
       classes=classes,
     )
+    dicom_extras.write(also, temporary, prediction, algorithm)
     overlays.save(temporary, prediction)
     paths = sorted(path for path in temporary.rglob("*") if path.is_file())
     written = {path.relative_to(temporary).as_posix(): path.stat().st_size for path in paths}
     content = describe(prediction) | {"options": options, "files": written}
+    content["warnings"] += dicom_extras.lacking(also, prediction)
     files.write_json(temporary / _DONE, files.sealed(content))
   except BaseException:
     shutil.rmtree(temporary, ignore_errors=True)

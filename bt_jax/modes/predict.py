@@ -3,6 +3,7 @@
 import functools
 import os
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 from bt_jax.distributed import setup
@@ -18,6 +19,7 @@ def predict(
   output: pathlib.Path,
   probabilities: bool,
   uncertainty: bool = False,
+  also: Sequence[str] = (),
   shard: str | None,
   layout: str | None = None,
   checkpoint: list[str],
@@ -33,6 +35,7 @@ def predict(
     output: see `batch_prediction.predict`.
     probabilities: see there.
     uncertainty: see there.
+    also: see there.
     shard: see there.
     layout: see there.
     checkpoint: the networks, see `loading.load`.
@@ -52,6 +55,7 @@ def predict(
     given=given,
     probabilities=probabilities,
     uncertainty=uncertainty,
+    also=also,
     shard=shard,
     layout=layout,
     load=load,

@@ -33,6 +33,16 @@ class Limits(NamedTuple):
 LIMITS = Limits(4 * 2**30, 20_000)
 
 
+def declared(path: pathlib.Path) -> Limits:
+  """How much a zip says that it unpacks to; nothing where it cannot be read, which `unpack` reports."""
+  try:
+    with zipfile.ZipFile(path) as archive:
+      members = [member for member in archive.infolist() if not member.is_dir() and not _is_hidden(member.filename)]
+  except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+    members = []
+  return Limits(sum(member.file_size for member in members), len(members))
+
+
 def unpack(path: pathlib.Path, folder: pathlib.Path, limits: Limits = LIMITS) -> list[pathlib.Path]:
   """Unpacks the files of a zip into a folder, except hidden ones.
 

@@ -13,7 +13,7 @@ from bt_jax.scans.sequences import stem
 
 _OUTPUTS = re.compile(r"(.*_)?(mask|probability|entropy|disagreement|overlay)|contact_sheet", re.IGNORECASE)
 _NO_SCANS = re.compile(
-  r"masks?|labels?(tr|ts|val)?|segmentations?|annotations?|probabilities|entropies|disagreements|overlays",
+  r"masks?|labels?(tr|ts|val)?|segmentations?|annotations?|probabilities|entropies|disagreements|overlays|secondary_capture",
   re.IGNORECASE,
 )  # names of folders
 _LAST_NUMBER = re.compile(r"[-_. ]*\d+(?!.*\d)")

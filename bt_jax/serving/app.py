@@ -8,7 +8,7 @@ import re
 import tempfile
 import urllib.parse
 import zipfile
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 import anyio
@@ -23,13 +23,13 @@ from starlette.staticfiles import StaticFiles
 
 from bt_jax.datasets.info import DatasetInfo
 from bt_jax.errors import OF_MACHINE, MachineError, UserError
-from bt_jax.inference import studies, writer
+from bt_jax.inference import dicom_extras, studies, writer
 from bt_jax.inference.description import describe
-from bt_jax.inference.predictor import segments_of
+from bt_jax.inference.segmented import Segmented, segments_of
 from bt_jax.scans import archives, reader
 from bt_jax.scans.algorithm import Algorithm
 from bt_jax.scans.scan import Scan
-from bt_jax.serving import corrections, guard, transport, uploads
+from bt_jax.serving import corrections, guard, sent_studies, transport, uploads
 
 _PAGE = pathlib.Path(__file__).parent / "page"
 
@@ -58,8 +58,8 @@ def make_app(
   Args:
     predictor: predicts one scan at a time.
     host: the address to listen on; a server on a loopback address answers only to local names.
-    limit_mb: largest total size of one scan's files, in MB of 2**20 bytes.
-    limit_files: largest number of files of one scan.
+    limit_mb: largest total size of one upload's files, and of what its zips unpack to, in MB of 2**20 bytes.
+    limit_files: largest number of files of one upload.
     keep: folder in which each prediction gets a numbered folder; None to keep nothing.
     fine_tuning: see `corrections.summary`.
   """
@@ -101,9 +101,14 @@ class _Service:
     )
 
   async def predict(self, request: Request) -> Response:
-    """Takes a scan's files, and answers with `transport.pack`."""
+    """Takes a scan's files, and answers with `transport.pack`.
+
+    Of several studies, without the SHA-256 of one: with the list of them, see `Sent.listed`, of which each is then sent for.
+    """
     async with _uploaded(request, self._limits) as (folder, upload):
       content = await self._in_turn(request, self._predicted, folder, upload)
+    if isinstance(content, dict):
+      return JSONResponse(content)
     return Response(content, media_type="application/octet-stream", headers={"Content-Encoding": "gzip"})
 
   async def mask(self, request: Request) -> Response:
@@ -134,8 +139,11 @@ class _Service:
       # A thread cannot be stopped: when the server ends, its request is dropped, and `server.serve` does not wait for it.
       return await anyio.to_thread.run_sync(work, *given, abandon_on_cancel=True)
 
-  def _predicted(self, folder: pathlib.Path, upload: uploads.Upload) -> bytes:
-    scan = self._read(folder, upload)
+  def _predicted(self, folder: pathlib.Path, upload: uploads.Upload) -> bytes | dict[str, Any]:
+    sent = self._sent(folder, upload)
+    if "sha256" not in upload.texts and (len(sent.by_sha256) > 1 or sent.twice):
+      return sent.listed()
+    scan = self._read(sent, upload)
     prediction = self._predictor.predict(scan)
     described, kept = describe(prediction), None
     if self._keep_in is not None:
@@ -153,13 +161,15 @@ class _Service:
     print(f"kept {scan.name}: {said['line']}\n{said['command']}".rstrip(), flush=True)
     return said
 
-  def _read(self, folder: pathlib.Path, upload: uploads.Upload) -> Scan:
-    study = _study(folder, upload, self._info)
-    return studies.read(study, self._info, archives.Limits(*self._limits))
+  def _sent(self, folder: pathlib.Path, upload: uploads.Upload) -> sent_studies.Sent:
+    return sent_studies.find(folder, upload, self._info, archives.Limits(*self._limits))
+
+  def _read(self, sent: sent_studies.Sent, upload: uploads.Upload) -> Scan:
+    return studies.read(sent.choose(upload.texts.get("sha256")), self._info, archives.Limits(*self._limits))
 
   def _read_predicted(self, folder: pathlib.Path, upload: uploads.Upload) -> Scan:
     """The scan, which must be the one that the page's mask was predicted for, where the page says which."""
-    scan = self._read(folder, upload)
+    scan = self._read(self._sent(folder, upload), upload)
     if upload.texts.get("sha256", scan.sha256) != scan.sha256:
       raise UserError(
         f"the mask is of another scan than {scan.name}, or its files have changed: predict this scan again"
@@ -182,19 +192,30 @@ class _Service:
     return Algorithm(writer.SOFTWARE, self._predictor.about["title"], threshold, corrected)
 
   def _written(self, folder: pathlib.Path, upload: uploads.Upload) -> tuple[str, bytes]:
-    """A file's name, and its content: a mask, or, with several classes, a label map."""
+    """A file's name, and its content: a mask, or, with several classes, a label map; or what of DICOM is asked for in `also`."""
     scan = self._read_predicted(folder, upload)
-    mask, classes = segments_of(self._masks(upload, uploads.MASK, scan), self._info)
-    out = folder / "out"
+    also = dicom_extras.check({upload.texts["also"]} if "also" in upload.texts else ())
+    segmented = Segmented(scan, self._masks(upload, uploads.MASK, scan), self._info)
+    if reasons := dicom_extras.lacking(also, segmented):
+      raise UserError(f"{reasons[0]}: download the mask alone")
+    mask, classes = segments_of(segmented.masks, self._info)
+    out, algorithm = folder / "out", self._algorithm(upload)
     out.mkdir()
-    paths = reader.FORMATS[scan.format].write(scan, out, mask, {}, algorithm=self._algorithm(upload), classes=classes)
-    if len(paths) == 1:
-      return paths[0].name, paths[0].read_bytes()
-    content = io.BytesIO()
-    with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
-      for path in paths:
-        archive.write(path, path.relative_to(out))
-    return "masks.zip", content.getvalue()
+    paths = reader.FORMATS[scan.format].write(scan, out, mask, {}, algorithm=algorithm, classes=classes)
+    more = dicom_extras.write(also, out, segmented, algorithm)
+    if "sc" in also:
+      paths, name = more, "secondary_capture.zip"
+    else:
+      paths, name = paths + more, "report.zip" if more else "masks.zip"  # a report refers to its Segmentation
+    return (paths[0].name, paths[0].read_bytes()) if len(paths) == 1 else (name, _zipped(out, paths))
+
+
+def _zipped(folder: pathlib.Path, paths: Sequence[pathlib.Path]) -> bytes:
+  content = io.BytesIO()
+  with zipfile.ZipFile(content, "w", zipfile.ZIP_DEFLATED) as archive:
+    for path in paths:
+      archive.write(path, path.relative_to(folder))
+  return content.getvalue()
 
 
 def _numbered(folder: pathlib.Path) -> pathlib.Path:
@@ -229,14 +250,6 @@ def _check_sent(upload: uploads.Upload, *fields: str) -> None:
   for field in fields:
     if field not in upload.masks:
       raise HTTPException(400, f"there is no mask: send it in the field {field!r}")
-
-
-def _study(folder: pathlib.Path, upload: uploads.Upload, info: DatasetInfo) -> reader.Study:
-  path = folder / uploads.SCAN if len(upload.files) > 1 else next(iter(upload.files), None)
-  sent = studies.find(path, upload.given, info)
-  if len(sent) > 1:
-    raise UserError(f"{len(sent)} scans were sent ({sent[0].name}, {sent[1].name}, ...): send one at a time")
-  return sent[0]
 
 
 async def _refuse(request: Request, error: HTTPException) -> Response:

@@ -14,7 +14,7 @@ from bt_jax.datasets.info import DatasetInfo
 from bt_jax.datasets.own_data import case_writer, folds, layouts
 from bt_jax.errors import UserError
 from bt_jax.inference import writer
-from bt_jax.inference.predictor import segments_of
+from bt_jax.inference.segmented import segments_of
 from bt_jax.scans import reader
 from bt_jax.scans.algorithm import Algorithm
 from bt_jax.scans.scan import NOTICE, Scan

@@ -19,10 +19,10 @@ SCAN = "scan"  # the field of a scan's files; the roles are three more fields
 MASK = "mask"  # the field of the mask that the page shows
 PREDICTED = "predicted"  # and of the one that it was corrected from
 _MASKS = (MASK, PREDICTED)
-_TEXTS = ("threshold", "sha256", "kept", "corrected")  # fields with a word about the mask
+_TEXTS = ("threshold", "sha256", "kept", "corrected", "also")  # fields with a word about the mask
 _UID_BYTES = 64  # at most, says DICOM; as many as a SHA-256 has
 _NAME_BYTES = 120  # of one part of a path; file systems allow 255
-_DEEPEST = 6  # folders of a path that are kept
+_DEEPEST = 12  # folders of a path that are kept
 
 
 class Upload(NamedTuple):
@@ -54,7 +54,7 @@ class Limits(NamedTuple):
         413, f"more than {self.bytes / 2**20:,.0f} MB were sent: send less, or start the viewer with a larger limit_mb"
       )
     if count > self.files:
-      raise HTTPException(413, f"more than {self.files:,} files were sent: send one scan at a time")
+      raise HTTPException(413, f"more than {self.files:,} files were sent: send fewer at a time")
 
 
 async def receive(request: Request, folder: pathlib.Path, limits: Limits) -> Upload:
@@ -62,7 +62,7 @@ async def receive(request: Request, folder: pathlib.Path, limits: Limits) -> Upl
 
   Args:
     request: its fields are `scan` (any number of files), `pre`, `flair`, `post` (a file or a UID), `mask` and `predicted` (files), and a
-      text each for `threshold`, `sha256`, `kept` and `corrected`.
+      text each for `threshold`, `sha256`, `kept`, `corrected` and `also`.
     folder: an empty folder; each field gets a folder in it.
     limits: limits of the request, which ends as soon as it exceeds them.
 

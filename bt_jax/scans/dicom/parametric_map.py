@@ -1,17 +1,14 @@
 """A map of numbers, such as entropy, as a DICOM Parametric Map on the frames of its source series."""
 
-import io
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
 from bt_jax.scans.algorithm import Algorithm
-from bt_jax.scans.dicom import source_image
+from bt_jax.scans.dicom import derived, source_image
 from bt_jax.scans.dicom.geometry import Stack
 from bt_jax.scans.scan import NOTICE, from_axial
-
-_SERIES_NUMBER = 9002  # after that of Segmentations
 
 
 def encode(
@@ -36,19 +33,15 @@ def encode(
   import highdicom
   from pydicom.sr.codedict import codes
 
-  description = f"{name.capitalize()}. {NOTICE}"[:64]
+  description = f"{name.capitalize()}. {NOTICE}"[: derived.LONGEST]
   own = values if stack.affine is None else from_axial(values, stack.affine)
   image = highdicom.pm.ParametricMap(
     source_images=[source],
     pixel_array=np.ascontiguousarray(own, np.float32),
     series_instance_uid=highdicom.UID(),
-    series_number=_SERIES_NUMBER,
+    series_number=derived.PARAMETRIC_MAPS,
     sop_instance_uid=highdicom.UID(),
     instance_number=number,
-    manufacturer="bt_jax",
-    manufacturer_model_name="bt_jax",
-    software_versions=algorithm.software[:64],
-    device_serial_number="0",
     contains_recognizable_visual_features=False,
     real_world_value_mappings=[
       highdicom.pm.RealWorldValueMapping(
@@ -66,9 +59,8 @@ def encode(
     content_description=description,
     series_description=description,
     content_qualification="RESEARCH",
-    specific_character_set="ISO_IR 192",
+    **derived.made_by(algorithm),
   )
+  image.BodyPartExamined = derived.BODY_PART
   source_image.refer(image, stack.frames)
-  content = io.BytesIO()
-  image.save_as(content)
-  return content.getvalue()
+  return derived.encoded(image)

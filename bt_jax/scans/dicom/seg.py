@@ -1,6 +1,5 @@
 """A mask and its probability as DICOM Segmentations on the frames of their source series."""
 
-import io
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,13 +11,11 @@ from bt_jax.errors import needs
 from bt_jax.files import write_bytes
 from bt_jax.scans import findings
 from bt_jax.scans.algorithm import Algorithm
-from bt_jax.scans.dicom import parametric_map, source_image
+from bt_jax.scans.dicom import derived, parametric_map, source_image
 from bt_jax.scans.dicom.geometry import Stack
 from bt_jax.scans.scan import NOTICE, Maps, Mask, Scan, from_axial
 
 _SEGMENT = "Tumor (FLAIR abnormality)"
-_LONGEST = 64  # characters of a text in DICOM
-_SERIES_NUMBER = 9001  # higher than scanners use
 _DESCRIPTIONS = {False: f"FLAIR abnormality. {NOTICE}", True: f"Segmentation. {NOTICE}"}  # DICOM allows 64 characters
 
 
@@ -105,24 +102,18 @@ def encode(
     segmentation_type=kind,
     segment_descriptions=[_segment(number, name, algorithm) for number, name in enumerate(names, start=1)],
     series_instance_uid=series_uid,
-    series_number=_SERIES_NUMBER,
+    series_number=derived.SEGMENTATIONS,
     sop_instance_uid=highdicom.UID(),
     instance_number=number,
-    manufacturer="bt_jax",
-    manufacturer_model_name="bt_jax",
-    software_versions=algorithm.software[:_LONGEST],
-    device_serial_number="0",
     content_label="TUMOR",
     content_description=description,
     series_description=description,
     content_qualification="RESEARCH",
     omit_empty_frames=False,  # an empty mask says that there is no tumour
-    specific_character_set="ISO_IR 192",
+    **derived.made_by(algorithm),
   )
   source_image.refer(segmentation, stack.frames)
-  content = io.BytesIO()
-  segmentation.save_as(content)
-  return content.getvalue()
+  return derived.encoded(segmentation)
 
 
 def _segment(number: int, name: str, algorithm: Algorithm) -> Any:
@@ -131,14 +122,14 @@ def _segment(number: int, name: str, algorithm: Algorithm) -> Any:
 
   return highdicom.seg.SegmentDescription(
     segment_number=number,
-    segment_label=name[:_LONGEST],
+    segment_label=name[: derived.LONGEST],
     segmented_property_category=codes.SCT.MorphologicallyAbnormalStructure,
     segmented_property_type=codes.SCT.Neoplasm,
     algorithm_type="SEMIAUTOMATIC" if algorithm.corrected else "AUTOMATIC",
     algorithm_identification=highdicom.AlgorithmIdentificationSequence(
-      name=f"bt_jax {algorithm.name}".strip()[:_LONGEST],
+      name=f"bt_jax {algorithm.name}".strip()[: derived.LONGEST],
       family=codes.DCM.ArtificialIntelligence,
-      version=algorithm.software[:_LONGEST],
+      version=algorithm.software[: derived.LONGEST],
       parameters=None if algorithm.threshold is None else {"threshold": f"{algorithm.threshold:g}"},
     ),
     anatomic_regions=[codes.SCT.Brain],

@@ -24,7 +24,7 @@ def enhanced(stack: Stack) -> Any:
 
   import highdicom
   from pydicom import Dataset
-  from pydicom.uid import EnhancedMRImageStorage
+  from pydicom.uid import EnhancedMRImageStorage, generate_uid
 
   frames = stack.frames
   about = frames[0].about
@@ -34,7 +34,9 @@ def enhanced(stack: Stack) -> Any:
   for keyword, pattern in _FORMATTED.items():
     setattr(dataset, keyword, about[keyword] if re.fullmatch(pattern, about[keyword]) else "")
   dataset.SOPClassUID, dataset.SOPInstanceUID = EnhancedMRImageStorage, highdicom.UID()
-  dataset.StudyInstanceUID = about["StudyInstanceUID"] or highdicom.UID()
+  # One that is made up is the same for all that is derived from these files.
+  files = [f"{frame.path} {frame.about['SOPInstanceUID']}" for frame in frames]
+  dataset.StudyInstanceUID = about["StudyInstanceUID"] or generate_uid(entropy_srcs=files)
   dataset.SeriesInstanceUID = about["SeriesInstanceUID"] or highdicom.UID()
   placed = stack.affine is not None
   dataset.FrameOfReferenceUID = (placed and about["FrameOfReferenceUID"]) or highdicom.UID()
@@ -75,6 +77,22 @@ def refer(segmentation: Any, frames: Sequence[Frame]) -> None:
   instances = [_name(type(item)(), one) for one in {frame.path: frame for frame in frames}.values()]
   segmentation.SourceImageSequence = instances
   segmentation.ReferencedSeriesSequence[0].ReferencedInstanceSequence = instances
+
+
+def references(frames: Sequence[Frame]) -> list[Any]:
+  """A reference to each file of some frames, with their numbers in it where it has several."""
+  from pydicom import Dataset
+
+  numbers: dict[Any, list[int]] = {}
+  for frame in frames:
+    numbers.setdefault(frame.path, []).append(frame.number)
+  items = []
+  for frame in {frame.path: frame for frame in frames}.values():
+    item = _name(Dataset(), frame)
+    if frame.number:
+      item.ReferencedFrameNumber = numbers[frame.path]
+    items.append(item)
+  return items
 
 
 def _name(item: Any, frame: Frame) -> Any:

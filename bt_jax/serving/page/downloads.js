@@ -10,7 +10,7 @@ const named = (study, name) => [study, name].filter(Boolean).join("_").replace(/
 
 /** A form of a scan and of the mask that is shown of it. */
 export function formOfMask({ result, sent, at }) {
-  const form = formOf(sent.files, sent.roles);
+  const form = formOf(sent);
   form.append("mask", result.pack(at), "mask");
   form.append("threshold", String(result.thresholds[at]));
   form.append("sha256", result.prediction.input.sha256);
@@ -30,7 +30,7 @@ export async function whileDisabled(button, call) {
   }
 }
 
-/** Lets the user download the mask and the prediction.
+/** Lets the user download the mask, the prediction, and of DICOM what shows and measures the mask.
  *
  * @param {() => {result: Result, sent: Object, at: number}} shown what is shown, what was sent of it, and the index of the threshold
  */
@@ -39,12 +39,17 @@ export function offerDownloads(shown) {
     const { prediction } = shown().result;
     save(JSON.stringify(prediction, null, 2) + "\n", named(prediction.study, "prediction.json"));
   });
-  find("download-mask").addEventListener("click", ({ target }) => whileDisabled(target, async () => {
+  const offer = (button, also) => find(button).addEventListener("click", ({ target }) => whileDisabled(target, async () => {
     const { result, at } = shown(), { correction } = result, changed = correction?.changed, last = correction?.last;
-    const answer = await post("/mask", formOfMask(shown()));
+    const form = formOfMask(shown());
+    if (also) form.append("also", also);
+    const answer = await post("/mask", form);
     const [, name] = answer.getResponseHeader("Content-Disposition").split("''");
     const threshold = `threshold_${decimals(result.thresholds[at])}${changed ? "_corrected" : ""}`;
     save(answer.response, named(result.prediction.study, `${threshold}_${decodeURIComponent(name)}`));
-    correction?.remember(last);
+    if (also !== "sc") correction?.remember(last);  // all others hold the mask
   }));
+  offer("download-mask");
+  offer("download-sc", "sc");
+  offer("download-sr", "sr");
 }

@@ -1,13 +1,21 @@
 import { Plane, PLANES } from "./planes.js";
 
+/** What the server says of a scan in its answer, and where its arrays begin. */
+function headOf(buffer) {
+  const length = new DataView(buffer).getUint32(0, true);
+  return [JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length))), 4 + length];
+}
+
+/** The content of `prediction.json` in an answer of the server. */
+export const describedIn = (buffer) => headOf(buffer)[0].prediction;
+
 /** What the server answered: what it says of the scan, and how many thresholds each voxel reaches. */
 export class Result {
   #areas = new Map();
 
   /** @param {ArrayBuffer} buffer see `pack` in serving/transport.py */
   constructor(buffer) {
-    const length = new DataView(buffer).getUint32(0, true);
-    const head = JSON.parse(new TextDecoder().decode(new Uint8Array(buffer, 4, length)));
+    const [head, arrays] = headOf(buffer);
     this.prediction = head.prediction;
     this.thresholds = head.thresholds;
     this.own = head.own;  // the index of the model's threshold among them
@@ -18,7 +26,7 @@ export class Result {
     this.kept = head.kept;  // the folder in which the server keeps the prediction
     this.correction = null;  // by the reader, of the masks at one threshold
     const size = head.shape.reduce((product, side) => product * side, 1), packed = Math.ceil(size / 8);
-    let start = 4 + length;
+    let start = arrays;
     const next = (count) => buffer.slice(start, start += count);
     this.channels = head.channels.map((channel) => {  // the first is the reference
       const content = next(channel.bytes * size);

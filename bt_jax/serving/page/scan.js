@@ -1,16 +1,21 @@
 import { find, number, tell } from "./dom.js";
+import { describedIn } from "./result.js";
 import { dropped, formOf, post } from "./sending.js";
+import { Studies } from "./studies.js";
 
 const ROLES = ["pre", "flair", "post"];
 const form = find("drop");
 
-/** Lets the user drop or choose a scan, and sends it to be predicted.
+/** Lets the user drop or choose scans, and sends them to be predicted.
  *
  * @param {{limit_bytes: number, limit_files: number}} about the server's limits
  * @param {() => void} onStart called when files are chosen, as what is shown belongs to the scan before; throws where it must stay
  * @param {(answer: ArrayBuffer, sent: {files: Object[], roles: Object}) => void} onAnswer
+ * @param {() => void} onOpen called before another study of the same upload is shown; throws where this one must stay
  */
-export function acceptScans(about, onStart, onAnswer) {
+export function acceptScans(about, onStart, onAnswer, onOpen) {
+  const studies = new Studies((answer, sent) => { onOpen(); onAnswer(answer, sent); }, fail);
+
   async function predict(files, roles) {
     tell("error", "");
     find("error").hidden = true;
@@ -18,19 +23,37 @@ export function acceptScans(about, onStart, onAnswer) {
     document.querySelectorAll("#drop button").forEach((button) => { button.disabled = true; });
     try {
       onStart();
+      studies.clear();
       check([...files.map(({ file }) => file), ...Object.values(roles).filter((given) => given instanceof File)]);
-      const answer = await post("/predict", formOf(files, roles), (share) => {
-        if (share < 1) find("progress").value = share;
-        else find("progress").removeAttribute("value");
-        tell("doing", share < 1 ? `sending, ${number(100 * share)} %` : "predicting");
-      });
-      onAnswer(answer.response, { files, roles });
+      const answer = await post("/predict", formOf({ files, roles }), (share) => progress(share, "predicting"));
+      if (answer.getResponseHeader("Content-Type").startsWith("application/json")) await predictAll(answer.response, files, roles);
+      else onAnswer(answer.response, { files, roles });
     } catch (error) {
       fail(error);
     } finally {
       find("busy").hidden = true;
       document.querySelectorAll("#drop button").forEach((button) => { button.disabled = false; });
     }
+  }
+
+  /** Predicts the studies that the server found in what was sent, each with the files that it needs. */
+  async function predictAll(answer, files, roles) {
+    const found = JSON.parse(new TextDecoder().decode(answer));
+    studies.list(found.studies.map(({ name, sha256, files: needed }) => ({
+      name, sent: { files: needed?.map((index) => files[index]) ?? files, roles, sha256 },
+    })), found.twice);
+    find("studies").scrollIntoView();
+    await studies.predict(async (sent, position) => {
+      const form = formOf(sent), doing = `predicting ${number(position + 1)} of ${number(found.studies.length)}`;
+      form.append("sha256", sent.sha256);
+      return (await post("/predict", form, (share) => progress(share, doing))).response;
+    }, describedIn);
+  }
+
+  function progress(share, doing) {
+    if (share < 1) find("progress").value = share;
+    else find("progress").removeAttribute("value");
+    tell("doing", share < 1 ? `sending, ${number(100 * share)} %` : doing);
   }
 
   function check(files) {

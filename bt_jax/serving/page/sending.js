@@ -19,8 +19,11 @@ async function under(entry) {
   return (await Promise.all(found.map(under))).flat();
 }
 
-/** A form of a scan's files and of what is given by role, a file or the UID of a series. */
-export function formOf(files, roles) {
+/** A form of a scan's files and of what is given by role, a file or the UID of a series.
+ *
+ * @param {{files: {file: File, path: string}[], roles: Object}} sent
+ */
+export function formOf({ files, roles }) {
   const form = new FormData();
   files.forEach(({ file, path }) => form.append("scan", file, path));
   for (const [role, given] of Object.entries(roles)) form.append(role, given);

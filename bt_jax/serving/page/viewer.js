@@ -61,6 +61,9 @@ function show(answer, files) {
     return label;
   }));
   tell("uncertainty", number(prediction.uncertainty, 2));
+  const { format } = prediction.input;
+  find("download-sc").hidden = find("dicom-note").hidden = format !== "dicom";
+  find("download-sr").hidden = format !== "dicom" || !prediction.spacing_mm;
   find("layer").querySelector("[value=disagreement]").hidden = !result.spread;
   find("layer").value = "";
   const flat = !prediction.spacing_mm || count === 1;
@@ -265,4 +268,4 @@ acceptScans(about, () => {
   checkSaved();
   result = undefined;  // it belongs to the scan before, whatever becomes of this one
   find("result").hidden = true;
-}, show);
+}, show, checkSaved);

@@ -66,7 +66,8 @@ function show(answer, files) {
     return label;
   }));
   tell("uncertainty", number(prediction.uncertainty, 2));
-  find("layer").querySelector("[value=disagreement]").hidden = !result.spread;
+  // Some browsers show what is hidden in a list.
+  Object.assign(find("layer").querySelector("[value=disagreement]"), { hidden: !result.spread, disabled: !result.spread });
   find("layer").value = "";
   const flat = !prediction.spacing_mm || count === 1;
   find("planes").disabled = flat;

@@ -1,5 +1,6 @@
 """Wheel, source archive, constraints and images: what is handed out is whole."""
 
+import hashlib
 import json
 import re
 import shutil
@@ -82,6 +83,17 @@ def test_every_requirement_that_is_not_yet_stable_has_its_reason():
     assert text[index - 1].startswith("# ")
 
 
+def test_code_of_others_is_what_its_page_says_and_comes_with_its_licences():
+  folder = ROOT / "bt_jax/serving/page/niivue"
+  readme, licences = ((folder / name).read_text() for name in ("README.md", "LICENSES.txt"))
+  (recorded,) = re.findall(r"SHA-256 is `(\w{64})`", readme)
+  assert hashlib.sha256((folder / "niivue.js").read_bytes()).hexdigest() == recorded
+  (version,) = re.findall(r"# NiiVue ([\d.]+)", readme)
+  assert f"@niivue/niivue@{version} " in readme and f"NiiVue {version}" in (ROOT / "NOTICE").read_text()
+  kinds = set(re.findall(r"^@?[a-z].* [\d.]+ \(([\w.-]+)\)", licences, re.M))
+  assert {"BSD-2-Clause", "MIT"} <= kinds <= set(PROJECT["license"].split(" AND "))
+
+
 def instructions(path):
   """The instructions of a Dockerfile, each as (name, arguments)."""
   joined = re.sub(r"\\\n\s*", "", path.read_text())
@@ -150,7 +162,7 @@ def test_the_wheel_from_the_source_archive_holds_every_file_of_the_package(archi
   info = about.rpartition("/")[0]
   assert {f"{info}/licenses/LICENSE", f"{info}/licenses/NOTICE"} <= names
   assert not [name for name in names if not name.startswith(("bt_jax/", "configs/", f"{info}/"))]
-  assert f"Version: {__version__}\n" in metadata and "License-Expression: Apache-2.0 AND CC-BY-NC-SA-4.0\n" in metadata
+  assert f"Version: {__version__}\n" in metadata and f"License-Expression: {PROJECT['license']}\n" in metadata
   assert f"bt_jax-{__version__}.tar.gz" == archive.name
 
 

@@ -13,16 +13,15 @@ from bt_jax.datasets.lgg_mri.constants import INFO as LGG
 from bt_jax.datasets.registry import source_of
 from bt_jax.errors import UserError
 from bt_jax.evaluation import subgroups
-from bt_jax.evaluation.classifier_gate import WAYS
 from bt_jax.evaluation.record_tables import kind_of
 from bt_jax.evaluation.summary_files import write_summary
 from bt_jax.report.page import charts, html, html_tables, phrases, sprites
 from bt_jax.schema import Slices
 from configs.common import get_config
+from tests.helpers import made_up_pages
 from tests.helpers.made_up_runs import (
   CHECKPOINT,
   KINDS,
-  NAMES,
   classification,
   estimates,
   make_slices,
@@ -299,30 +298,7 @@ def test_a_fold_is_read_where_it_was_although_another_run_of_its_name_is_here(ch
 
 @pytest.fixture
 def cascade(tmp_path):
-  """A made-up cascade beside its segmenter's run, whose gate stops the slices of odd number; the classifier's is elsewhere."""
-  segmenter = segmentation(tmp_path / "segmenter")
-  html.write_report(segmenter, show_slices=True)
-  folder = tmp_path / "cascade"
-  rows = files.read_csv(segmenter / "slices.csv", kind_of)
-  gated = [row | {"classifier_probability": 0.25, "gate_passes": 1 - row["slice"] % 2} for row in rows]
-  files.write_csv(folder / "slices.csv", gated)
-  gate = {"healthy_slices": 40, "false_positives": 9, "false_positives_gated": 4, "tumor_slices": 21, "tumor_slices_missed_by_gate": 2,
-          "sensitivity": 19 / 21, "false_positive_rate": 9 / 40, "false_positive_rate_gated": 4 / 40, "patients_missed_by_gate": ["patient P"]}  # fmt: skip
-  alone, with_gate = (
-    {"slices": 61, "patients": 3, "pooled": estimates("dice"), "patient": estimates("dice_mean")} for _ in range(2)
-  )
-  runs = {
-    "classifier": {"run": "/secret/a", "model": "cnn"},
-    "segmenter": {"run": "/moved/since/segmenter", "model": "unet", "checkpoint": CHECKPOINT},
-  }
-  classified = {way: estimates("accuracy", "ece") | {"per_class": {"tumor": estimates("recall")}} for way in WAYS}
-  summary = {**NAMES, "leaky": False, "synthetic": True, **runs, "intervals": {"level": 0.95, "method": "m", "resamples": 9, "patients": 9, "why": None},
-             "versions": {"bt_jax": "0.1.0"}, "gate": {"threshold": 0.1234, "threshold_from": "chosen"},
-             "test": {"gate": gate, "segmentation": {"alone": alone, "gated": with_gate}, "classification": classified}}  # fmt: skip
-  files.write_json(folder / "summary.json", summary)
-  (folder / "figures").mkdir()
-  Image.new("L", (20, 10)).save(folder / "figures/gate.png")
-  return folder, summary["test"]
+  return made_up_pages.cascade(tmp_path)
 
 
 def test_a_cascade_shows_what_its_gate_does(cascade):

@@ -22,7 +22,7 @@ from bt_jax.scans.algorithm import Algorithm
 from bt_jax.scans.scan import NOTICE
 from bt_jax.serving import app, guard, uploads
 from tests.helpers.launching import ROOT
-from tests.helpers.scanners import AXIAL, write_series
+from tests.helpers.scanners import AXIAL, PLANES, distinct, write_series
 from tests.helpers.viewers import (
   AFFINE,
   Brightness,
@@ -63,15 +63,16 @@ def nothing_stays(temporary):
 
 
 def test_the_page_comes_with_its_headers_and_loads_nothing_from_elsewhere(port):
-  files = [f"/{path.name}" for path in PAGE.iterdir()]
-  assert "/viewer.js" in files
+  files = [f"/{path.relative_to(PAGE)}" for path in PAGE.rglob("*") if path.is_file()]
+  assert {"/viewer.js", "/niivue/niivue.js"} <= {*files}
   for path in ("/", *files, "/about", "/nothing"):
     status, headers, content = ask(port, "GET", path)
     assert status == (404 if path == "/nothing" else 200)
     assert headers["Content-Security-Policy"].startswith("default-src 'self'; img-src 'self' data: blob:;")
     assert headers["Cache-Control"] == "no-store" and headers["X-Content-Type-Options"] == "nosniff"
     assert "Access-Control-Allow-Origin" not in headers
-    assert b"//" not in content.replace(b"// ", b"").replace(b"/**", b"").replace(b"\xe2", b"") or path == "/about"
+    links = b"//" in content.replace(b"// ", b"").replace(b"/**", b"").replace(b"\xe2", b"")
+    assert not links or path == "/about" or path.startswith("/niivue/")  # NiiVue's comments cite their sources
   assert NOTICE in (PAGE / "index.html").read_text(encoding="utf-8")
   assert ask(port, "GET", "/../app.py")[0] == ask(port, "GET", "/%2e%2e/app.py")[0] == 404
 
@@ -108,6 +109,22 @@ def test_intensities_of_any_scale_reach_the_page(temporary, tmp_path, scale, off
   assert (about["lowest"], about["highest"]) == pytest.approx((volume.min(), volume.max()))
   for low, high in about["presets"].values():
     assert volume.min() <= low < high <= volume.max()
+
+
+@pytest.mark.parametrize("plane", ["coronal", "oblique"])
+def test_the_page_gets_where_each_voxel_lies(port, tmp_path, plane):
+  grid = PLANES[plane]
+  values, world = distinct(grid.shape), grid.world() * (-1, -1, 1)  # from the axes of DICOM to RAS
+  paths = write_series(tmp_path, values, grid)
+  head, (flair, *_), *_ = predict(port, *(("scan", path.name, path.read_bytes()) for path in paths))
+  there = {int(values[index]): world[index] for index in np.ndindex(values.shape)}
+  for slice_, row, column in np.ndindex(flair.shape):
+    position = np.array(head["affine"]) @ (column, row, slice_, 1)
+    np.testing.assert_allclose(position[:3], there[round(flair[slice_, row, column])], atol=1e-3)
+
+
+def test_of_images_the_page_gets_no_place(port):
+  assert predict(port, ("scan", "a.png", slices_of(4).files[1])).head["affine"] is None
 
 
 def test_a_threshold_of_the_model_between_the_stops_is_one_itself(temporary):
@@ -231,6 +248,13 @@ def test_what_cannot_be_predicted_is_refused_in_one_line(port, temporary, status
   got, headers, content = post(port, "/predict", *parts)
   assert got == status, content
   assert words in error_in(content) and str(temporary) not in error_in(content) and "Content-Security-Policy" in headers
+
+
+def test_a_dicom_study_that_is_sent_twice_is_refused(port, tmp_path):
+  paths = write_series(tmp_path, distinct(AXIAL.shape), AXIAL)
+  twice = [("scan", f"{copy}/{path.name}", path.read_bytes()) for copy in ("one", "two") for path in paths]
+  status, _, content = post(port, "/predict", *twice)
+  assert status == 422 and "the same image" in error_in(content) and "leave one out" in error_in(content)
 
 
 def test_too_many_bytes_are_noticed_without_a_length_too(port):

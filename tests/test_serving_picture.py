@@ -190,6 +190,11 @@ def test_layers_show_probability_entropy_and_disagreement(visit):
 
 def test_a_single_pass_offers_no_disagreement_and_the_study_has_one_number(page):
   assert page.locator("#layer option:not([hidden])").count() == 3
+  assert page.locator("#layer option[value=disagreement]").is_disabled()
+  page.locator("#layer").focus()
+  for _ in range(5):
+    page.keyboard.press("ArrowDown")
+  assert page.locator("#layer").input_value() == "entropy"  # the last that is there
   mask = PROBABILITY >= 0.5
   expected = 1 - 2 * PROBABILITY[mask].sum() / (PROBABILITY.sum() + mask.sum())
   assert text(page, "uncertainty") == f"{expected:.2f}"

@@ -51,6 +51,7 @@ def pack(described: dict[str, Any], prediction: Prediction, kept: str | None = N
       "kept": kept,
       "overlapping": info.overlapping,
       "shape": mask.shape[1:],
+      "affine": None if (affine := prediction.scan.affine) is None else affine.tolist(),
       "thresholds": stops,
       "own": index,
       "plain": bool((mask == (levels > index)).all()),

@@ -21,6 +21,7 @@ export class Result {
     this.own = head.own;  // the index of the model's threshold among them
     this.plain = head.plain;  // whether the model's mask is all that reaches it
     this.shape = head.shape;
+    this.affine = head.affine;  // from (column, row, slice) to mm in RAS; null where it is not known
     this.classes = head.classes;  // the name and colour of each
     this.overlapping = head.overlapping;  // whether a voxel may have several
     this.kept = head.kept;  // the folder in which the server keeps the prediction

@@ -9,6 +9,7 @@ import { draw, STOPS } from "./picture.js";
 import { PLANES } from "./planes.js";
 import { Result } from "./result.js";
 import { acceptScans } from "./scan.js";
+import { ThreeD } from "./three_d.js";
 
 const NAMES = { R: "right", L: "left", A: "front", P: "back", S: "head", I: "feet" };
 const NONE = "—";
@@ -17,6 +18,10 @@ const [stage, slider, threshold, strip] = ["stage", "slice", "threshold", "strip
 const canvas = stage.querySelector("canvas");
 const frame = new Frame(), contrast = new Contrast(() => look());
 const pen = new Pen(() => refresh(), (slice) => { slices.axial = slice; });
+const threeD = new ThreeD(
+  () => ({ result, slices: Object.fromEntries(PLANES.map((name) => [name, slices[name] ?? fullest(name)])) }),
+  (there) => { slices = there; turnTo(plane.name); },
+);
 
 let sent;  // what was sent of the scan that is shown: the mask is asked for with it
 let result;
@@ -64,10 +69,12 @@ function show(answer, files) {
   const { format } = prediction.input;
   find("download-sc").hidden = find("dicom-note").hidden = format !== "dicom";
   find("download-sr").hidden = format !== "dicom" || !prediction.spacing_mm;
-  find("layer").querySelector("[value=disagreement]").hidden = !result.spread;
+  // Some browsers show what is hidden in a list.
+  Object.assign(find("layer").querySelector("[value=disagreement]"), { hidden: !result.spread, disabled: !result.spread });
   find("layer").value = "";
   const flat = !prediction.spacing_mm || count === 1;
   find("planes").disabled = flat;
+  threeD.offer(!flat);
   tell("flat", flat ? `Only the axial plane: ${count === 1 ? "there is one slice" : "the files give no spacing, so that the others would be out of shape"}.` : "");
   threshold.max = result.thresholds.length - 1;
   at = result.own;
@@ -80,10 +87,13 @@ function show(answer, files) {
   stage.focus({ preventScroll: true });
 }
 
-/** Shows another plane, at first its slice with the largest mask. */
+/** The slice of a plane with the largest mask. */
+const fullest = (name) => result.areas(result.planes[name], result.own).reduce((best, area, index, all) => area > all[best] ? index : best, 0);
+
+/** Shows another plane, at first its fullest slice. */
 function turnTo(name) {
   plane = result.planes[name];
-  slices[name] ??= result.areas(plane, result.own).reduce((best, area, index, all) => area > all[best] ? index : best, 0);
+  slices[name] ??= fullest(name);
   const bars = result.bars(plane), { sides } = plane;
   strip.replaceChildren(...bars.map((height, index) => {
     const mark = document.createElement("span"), bar = document.createElement("i");
@@ -132,6 +142,7 @@ function refresh() {
     label.querySelector("small").textContent = spacing ? `${number(ml, 2)} ml` : `${number(count)} voxels`;
   });
   [...strip.children].forEach((mark, index) => mark.classList.toggle("marked", areas[index] > 0));
+  threeD.stale = true;
   look();
 }
 
@@ -159,7 +170,9 @@ function look() {
   const { channel, window } = contrast, layer = find("layer").value || null;
   find("scale").hidden = !layer;
   tell("most", layer ? number(result.layer(layer).most, 1) : "");
-  draw(canvas, result, { plane, slice, at, channel, window, frame, kinds, outline: find("outline").checked, opacity, layer });
+  const view = { plane, slice, at, channel, window, frame, kinds, outline: find("outline").checked, opacity, layer };
+  if (threeD.open) threeD.draw(view);
+  else draw(canvas, result, view);
 }
 
 /** Whether there is another slice that way; shows it if so. */
@@ -232,7 +245,7 @@ document.addEventListener("keydown", (event) => {
     }
     return;
   }
-  const steps = event.target.matches("input[type=range], input[type=radio]") ? {} : { ArrowLeft: -1, ArrowRight: 1 };
+  const steps = threeD.open || event.target.matches("input[type=range], input[type=radio]") ? {} : { ArrowLeft: -1, ArrowRight: 1 };
   if (event.target === stage) Object.assign(steps, { ArrowUp: -1, ArrowDown: 1, PageUp: -10, PageDown: 10, Home: -Infinity, End: Infinity });
   const layer = { o: "outline", f: "fill" }[event.key.toLowerCase()];
   const other = { "+": () => enlarge(ZOOM), "-": () => enlarge(1 / ZOOM), 0: wholePicture }[event.key];
@@ -242,7 +255,7 @@ document.addEventListener("keydown", (event) => {
   } else if (layer) {
     find(layer).checked = !find(layer).checked;
     look();
-  } else if (other) other();
+  } else if (other && !threeD.open) other();
 });
 
 const seen = () => ({ result, sent, at });

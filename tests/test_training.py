@@ -22,10 +22,10 @@ from bt_jax.pipeline.augment import make_augment
 from bt_jax.runs import warm_start
 from bt_jax.tasks import TASKS
 from bt_jax.training import loop
-from bt_jax.training.checkpoints import AS_SAVED, Checkpoints, tree_hash
+from bt_jax.training.checkpoints import AS_SAVED, Checkpoints
 from bt_jax.training.optimizer import make_optimizer, make_schedule
 from bt_jax.training.step import make_predict_step, make_train_step
-from bt_jax.training.train_state import TrainState, init_state
+from bt_jax.training.train_state import TrainState, init_state, tree_hash
 from tests.helpers.steps import AUGMENT, LOSS, PREPROCESS, components, options
 
 MODEL = UNet(width=4, depth=2)

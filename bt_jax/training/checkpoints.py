@@ -6,7 +6,6 @@ There are two managers because one that keeps the best steps would delete the ne
 import contextlib
 import errno
 import functools
-import hashlib
 import logging as standard_logging
 import os
 import pathlib
@@ -24,8 +23,8 @@ from absl import logging
 from bt_jax import files
 from bt_jax.distributed import hosts
 from bt_jax.errors import UserError, one_line
+from bt_jax.training.train_state import PyTree, tree_hash
 
-PyTree = Any
 _KEEP = 2  # the previous one is kept as a fallback
 _CORRUPT = ".corrupt"
 _SEAL = "record_sha256"
@@ -35,15 +34,6 @@ _LATE = ("Event loop is closed", "TensorStore", "OCDBT")  # texts of errors from
 AS_SAVED = object()
 # These say that a file is missing or not a file; all other system errors come from the disk or from permissions.
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
-
-
-def tree_hash(tree: PyTree) -> str:
-  """SHA-256 over the path and bytes of every array: equal only if two trees are equal bit for bit."""
-  digest = hashlib.sha256()
-  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-    digest.update(jax.tree_util.keystr(path).encode())
-    digest.update(np.ascontiguousarray(leaf).tobytes())
-  return digest.hexdigest()
 
 
 def _handlers() -> dict[str, Any]:

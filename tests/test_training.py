@@ -387,6 +387,18 @@ def test_a_fold_that_lost_its_best_checkpoint_is_not_left_out_of_the_ensemble(tm
     networks.load(lost, "segmentation", "checkpoint")
 
 
+def test_the_structure_of_a_state_is_made_only_where_there_is_a_checkpoint(tmp_path):
+  def refuse():
+    raise AssertionError("made")
+
+  assert Checkpoints(tmp_path).restore(refuse) is None
+  checkpoints = Checkpoints(tmp_path)
+  checkpoints.save(3, tree(3), {})
+  checkpoints.close()
+  restored, _ = Checkpoints(tmp_path).restore(lambda: tree(0))
+  jax.tree.map(np.testing.assert_array_equal, restored, tree(3))
+
+
 def test_tree_hash_sees_bits_and_names():
   assert tree_hash(tree(1)) == tree_hash(tree(1))
   nudged = tree(1) | {"a": jnp.full((3,), np.nextafter(np.float32(1), np.float32(2)))}

@@ -148,8 +148,9 @@ class Checkpoints:
     """The newest checkpoint, as (arrays, record); None if there is none.
 
     Args:
-      like: a tree of arrays, or of abstract shapes and shardings, with the structure of the saved one; None reads only
-        the record; `AS_SAVED` restores any tree as nested dictionaries of NumPy arrays.
+      like: a tree of arrays, or of abstract shapes and shardings, with the structure of the saved one, or a function that
+        makes it, which is called only where there is a checkpoint; None reads only the record; `AS_SAVED` restores any
+        tree as nested dictionaries of NumPy arrays.
       step: accept only the checkpoint of this step.
 
     Raises:
@@ -157,6 +158,8 @@ class Checkpoints:
         accepted; or there are checkpoints, but none is intact.
     """
     steps = sorted(self._steps, reverse=True) if step is None else [step]
+    if steps and callable(like):  # here, so that its errors are not taken for damage
+      like = like()
     for step in steps:
       restored, damage = self._try(step, like)
       if damage is None:

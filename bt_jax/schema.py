@@ -3,6 +3,7 @@
 import dataclasses
 from typing import NamedTuple
 
+import jax.export
 import numpy as np
 from jaxtyping import Array, Float, Shaped, UInt8
 
@@ -20,6 +21,9 @@ class Tumor(NamedTuple):
 
   pixels: Float[Array, "batch height width classes"] | None
   slices: Float[Array, "batch"]
+
+
+jax.export.register_namedtuple_serialization(Tumor, serialized_name="bt_jax.Tumor")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,7 +14,7 @@ from bt_jax.errors import UserError
 from bt_jax.inference import networks
 from bt_jax.runs import out_of_fold, transfer
 from bt_jax.training import checkpoint_record, network_file
-from bt_jax.training.checkpoints import tree_hash
+from bt_jax.training.train_state import tree_hash
 from configs import saved
 from tests.helpers.arithmetic import PROFILE
 from tests.helpers.launching import ROOT

@@ -11,7 +11,7 @@ import bt_jax
 from bt_jax.datasets.lgg_mri.constants import INFO
 from bt_jax.errors import UserError
 from bt_jax.evaluation.calibration import calibrate
-from bt_jax.inference import jax_export, loading
+from bt_jax.inference import jax_export, loading, ood
 from bt_jax.inference.ensemble import views
 from bt_jax.inference.networks import View
 from bt_jax.inference.predictor import of_array
@@ -193,6 +193,16 @@ def test_members_are_cleaned_as_the_mask_is():
   image[:, 10:20, 10:20] = image[1, 100:110, 100:110] = 255
   found = loading.of_networks([network(largest=True), network(slope=0.04, largest=True)], []).predict(image)
   assert found.mask.sum() == 200 and [member.sum() for member in found.members] == [200, 200]
+
+
+def test_the_checks_beside_the_networks_are_those_of_the_scan_alone():
+  net = network(drops=False)
+  for image in (volume(5), np.repeat(volume(5)[..., :1], 3, axis=-1), volume(5) - 1000):
+    found = loading.of_networks([net], []).predict(image)
+    alone = ood.warnings(image[..., INFO.reference_index], net.profile)
+    expected = alone + ["FLAIR alone"] * ood.is_reference_alone(image, INFO.reference_index)
+    assert len(found.warnings) == len(expected) and found.warnings[: len(alone)] == alone
+    assert found.looks_wrong == bool(expected)
 
 
 def test_a_scan_unlike_training_is_reported():

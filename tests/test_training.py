@@ -22,10 +22,10 @@ from bt_jax.pipeline.augment import make_augment
 from bt_jax.runs import warm_start
 from bt_jax.tasks import TASKS
 from bt_jax.training import loop
-from bt_jax.training.checkpoints import AS_SAVED, Checkpoints, tree_hash
+from bt_jax.training.checkpoints import AS_SAVED, Checkpoints
 from bt_jax.training.optimizer import make_optimizer, make_schedule
 from bt_jax.training.step import make_predict_step, make_train_step
-from bt_jax.training.train_state import TrainState, init_state
+from bt_jax.training.train_state import TrainState, init_state, tree_hash
 from tests.helpers.steps import AUGMENT, LOSS, PREPROCESS, components, options
 
 MODEL = UNet(width=4, depth=2)
@@ -385,6 +385,18 @@ def test_a_fold_that_lost_its_best_checkpoint_is_not_left_out_of_the_ensemble(tm
   assert (whole.name, lost.name) == ("fold_00", "fold_01")
   with pytest.raises(UserError, match="fold_01/checkpoints/best holds no checkpoint"):
     networks.load(lost, "segmentation", "checkpoint")
+
+
+def test_the_structure_of_a_state_is_made_only_where_there_is_a_checkpoint(tmp_path):
+  def refuse():
+    raise AssertionError("made")
+
+  assert Checkpoints(tmp_path).restore(refuse) is None
+  checkpoints = Checkpoints(tmp_path)
+  checkpoints.save(3, tree(3), {})
+  checkpoints.close()
+  restored, _ = Checkpoints(tmp_path).restore(lambda: tree(0))
+  jax.tree.map(np.testing.assert_array_equal, restored, tree(3))
 
 
 def test_tree_hash_sees_bits_and_names():

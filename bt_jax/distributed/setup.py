@@ -20,7 +20,8 @@ CACHE = pathlib.Path("~/.cache/bt_jax/xla")
 def prepare(*configs: ConfigDict) -> None:
   """Sets up JAX for runs of these configurations, before it looks for devices; later calls cannot change the devices.
 
-  Compiled programs are cached in `JAX_COMPILATION_CACHE_DIR` if it is set, otherwise in `CACHE` if that is writable. On
+  Compiled programs, and traced ones (see `programs`), are cached in `JAX_COMPILATION_CACHE_DIR` if it is set, otherwise in
+  `CACHE` if that is writable; so are those that compile in less than a second, unless JAX's own variable says more. On
   a CPU every core is a device, as far as the batch sizes are divisible by their number: XLA parallelises a convolution
   with few channels poorly over cores, but a batch well.
   """
@@ -29,6 +30,8 @@ def prepare(*configs: ConfigDict) -> None:
     os.environ["XLA_FLAGS"] = f"{flags} {_DETERMINISTIC}".strip()
   if "JAX_COMPILATION_CACHE_DIR" not in os.environ and (cache := _writable(CACHE)):
     jax.config.update("jax_compilation_cache_dir", str(cache))
+  if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
   if _CPU_DEVICES not in flags and "JAX_NUM_CPU_DEVICES" not in os.environ:
     batch_sizes = [
       size

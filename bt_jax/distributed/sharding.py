@@ -9,7 +9,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from bt_jax.distributed import global_batch
+from bt_jax.distributed import global_batch, programs
 from bt_jax.errors import UserError, choose
 
 PyTree = Any
@@ -120,6 +120,12 @@ def compile_step(
       f"parallel=pmap is for one host, and there are {jax.process_count()}: leave parallel=jit", "parallel=jit"
     )
   return compiler(function, mesh, cut=cut, cut_out=cut_out, train=train)
+
+
+def compile_kept(function: Callable, mesh: Mesh, identity: str, *, cut: Sequence[bool]) -> Callable:
+  """`compile_step("jit", ...)` for a step without gradients whose traced program is kept, see `programs.jit`."""
+  layouts = tuple(_cut(mesh) if which else replicated(mesh) for which in cut)
+  return programs.jit(function, identity, in_shardings=layouts, out_shardings=replicated(mesh))
 
 
 def local_rows(mesh: Mesh, count: int) -> np.ndarray:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import stats
 
 from bt_jax.evaluation.records import Record
 
@@ -62,6 +61,8 @@ def exact_interval(all_of_them: bool, patients: int) -> list[float] | None:
   """
   if patients < FEWEST:
     return None
+  from scipy import stats  # an import that takes half a second, and predictions do not need it
+
   exact = stats.binomtest(patients * all_of_them, patients).proportion_ci(LEVEL, method="exact")
   return [float(exact.low), float(exact.high)]
 
@@ -103,6 +104,8 @@ def share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
 
 
 def _drawn(numbers: Numbers, patients: int) -> dict[str, Float[np.ndarray, "resamples"]]:
+  from scipy import stats  # see above
+
   names = list(numbers(np.arange(patients)[None]))
 
   def statistic(index: np.ndarray, axis: int) -> np.ndarray:

@@ -11,9 +11,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import logit
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from bt_jax.errors import UserError
 from bt_jax.evaluation import outline
@@ -120,6 +117,10 @@ def classify_slices(
   Raises:
     UserError: all validation slices are of one class.
   """
+  from sklearn.linear_model import LogisticRegression  # imports that take a second, and predictions need none of them
+  from sklearn.pipeline import make_pipeline
+  from sklearn.preprocessing import StandardScaler
+
   label = column(validation[0], "label")
   if len(np.unique(label)) < 2:
     raise UserError(

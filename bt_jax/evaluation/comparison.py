@@ -3,7 +3,6 @@
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from bt_jax.evaluation import bootstrap
 from bt_jax.evaluation.bootstrap import Numbers
@@ -52,6 +51,8 @@ def paired(first: list[Record], second: list[Record], column: str) -> dict[str, 
   elif not change.any():
     why = "no patient differs"
   else:
+    from scipy import stats  # an import that takes half a second
+
     p = float(stats.wilcoxon(change).pvalue)
   return {
     "patients": len(change),

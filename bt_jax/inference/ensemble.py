@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
@@ -20,6 +21,7 @@ from bt_jax.schema import Tumor
 PyTree = Any
 _TURN_DEGREES = 10.0
 _PERCENTILES = "volume_percentiles"
+_AS_IT_IS = np.eye(2, dtype=np.float32)[None]
 _OUTSIDE = -20.0  # the logit of tumour outside the frame, which turning a slice brings into view
 
 
@@ -40,10 +42,13 @@ class Outputs(NamedTuple):
   spread: Float[Array | np.ndarray, "slices height width"] | None = None
 
 
+jax.export.register_namedtuple_serialization(Outputs, serialized_name="bt_jax.Outputs")
+
+
 def views() -> Float[np.ndarray, "views 2 2"]:
   """The transforms of test-time augmentation: identity, mirrored left and right, and turned a little either way."""
   turns = [rotation_matrix(jnp.deg2rad(jnp.float32(degrees))) for degrees in (_TURN_DEGREES, -_TURN_DEGREES)]
-  return np.stack([np.eye(2), np.diag([1.0, -1.0]), *turns]).astype(np.float32)
+  return np.stack([*_AS_IT_IS, np.diag([1.0, -1.0]), *turns]).astype(np.float32)
 
 
 class Ensemble(NamedTuple):
@@ -54,12 +59,14 @@ class Ensemble(NamedTuple):
     forward: maps these and a batch to logits of each architecture, [networks, looks, slices, ...]. A batch has `image`,
       by view, [slices, size, size, channels] in 0..255, `volume_mean` and `volume_std` [slices, channels], and
       `volume_percentiles`, by view, [slices, channels, 4], for views that need them.
-    outputs: maps these logits and the height, width and aspect of the scan's own grid, see `to_own`, to `Outputs`.
+    outputs: maps these logits and the aspect, height and width of the scan's own grid, see `to_own`, to `Outputs`.
+    identity: everything that these functions depend on besides their arguments, as text; empty if it is not known.
   """
 
   variables: tuple[PyTree, ...]
   forward: Callable[[tuple[PyTree, ...], dict[str, PyTree]], list[Tumor]]
   outputs: Callable[..., Outputs]
+  identity: str
 
 
 def make_ensemble(
@@ -89,7 +96,7 @@ def make_ensemble(
     jax.tree.map(lambda *leaves: np.stack(leaves), *(network.variables for network in group))
     for group in groups.values()
   )
-  looks = views() if tta else views()[:1]
+  looks = views() if tta else _AS_IT_IS
 
   def logits_of(logits: Callable, variables: PyTree, batch: Batch) -> Tumor:
     def look(view: Array) -> Tumor:
@@ -116,7 +123,7 @@ def make_ensemble(
     return tumors
 
   def outputs(
-    tumors: list[Tumor], height: resampling.Pixels, width: resampling.Pixels, aspect: resampling.Aspect = 1.0
+    tumors: list[Tumor], aspect: resampling.Aspect = 1.0, *, height: resampling.Pixels, width: resampling.Pixels
   ) -> Outputs:
     members, asked, passes = [], [], []
     for networks, tumor in zip(groups.values(), tumors, strict=True):
@@ -137,7 +144,15 @@ def make_ensemble(
     spread = None if len(passes) == 1 else jnp.where(gated[:, None, None], jnp.float32(0), _deviation(passes))
     return Outputs(kept, _calibrate(probability, temperature), gated, spread)
 
-  return Ensemble(stacked, forward, outputs)
+  return Ensemble(stacked, forward, outputs, _identity(segmenters, classifiers, (tta, gate, temperature)))
+
+
+def _identity(segmenters: Sequence[Network], classifiers: Sequence[Network], options: Any) -> str:
+  """What the functions of an ensemble depend on; empty where that is not known of one of its networks."""
+  if not all(network.identity for network in (*segmenters, *classifiers)):
+    return ""
+  of = lambda networks: [(network.identity, network.view, network.slice_head) for network in networks]
+  return f"{of(segmenters)} {of(classifiers)} {options}"
 
 
 def _on_own_grid(

@@ -234,7 +234,7 @@ def make_function(
 
     def of_group(images: dict[View, Array]) -> tuple[Array, Array, Array]:
       logits = ensemble.forward(ensemble.variables, {"image": images, **repeated})
-      members, slice_probability, gated, _ = ensemble.outputs(logits, height, width, aspect)
+      members, slice_probability, gated, _ = ensemble.outputs(logits, aspect, height=height, width=width)
       return members.mean(0), slice_probability, gated
 
     # Groups of a known size compile once; the last is padded with slices that are thrown away.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import jax
 
-from bt_jax.distributed import sharding
+from bt_jax.distributed import programs, sharding
 from bt_jax.errors import UserError
 from bt_jax.evaluation import SENSITIVITY
 from bt_jax.inference import around_head, exported_predictor, networks, published
@@ -77,11 +77,11 @@ def of_networks(
   ensemble = make_ensemble(segmenters, classifiers, tta=tta, gate=decision.gate, temperature=decision.temperature)
   mesh = sharding.make_mesh(jax.local_devices())
   variables = jax.device_put(ensemble.variables, sharding.replicated(mesh))
-  compiled = functools.partial(sharding.compile_step("jit", ensemble.forward, mesh, cut=(False, True)), variables)
-  outputs = jax.jit(ensemble.outputs, static_argnames=("height", "width"))
+  forward = sharding.compile_kept(ensemble.forward, mesh, ensemble.identity, cut=(False, True))
+  outputs = programs.jit(ensemble.outputs, ensemble.identity and f"outputs of {ensemble.identity}")
   views = {network.view for network in (*segmenters, *classifiers)}
   window = around_head.WINDOW if cropped else decision.info.window
-  of_image = functools.partial(segment, compiled, outputs, views, mesh.size, window)
+  of_image = functools.partial(segment, functools.partial(forward, variables), outputs, views, mesh.size, window)
   return Predictor(
     decision,
     describe(segmenters, classifiers, decision),

@@ -15,16 +15,17 @@ from bt_jax import files, zoo
 from bt_jax.datasets.channels import Channel, context_of, parse_channels
 from bt_jax.datasets.info import DatasetInfo
 from bt_jax.datasets.registry import PUBLISHED, info_of
+from bt_jax.distributed import programs
 from bt_jax.errors import UserError, check_local
 from bt_jax.inference import published
 from bt_jax.models import DTYPES, configured_model
 from bt_jax.pipeline import percentiles
-from bt_jax.pipeline.preprocess import make_preprocess
+from bt_jax.pipeline.preprocess import SCHEMES, make_preprocess
 from bt_jax.tasks import TASKS
 from bt_jax.training import checkpoint_record as records
 from bt_jax.training import network_file
-from bt_jax.training.checkpoints import AS_SAVED, Checkpoints, PyTree, no_best
 from bt_jax.training.step import make_predict_step
+from bt_jax.training.train_state import PyTree
 
 _BEST = pathlib.Path("checkpoints") / "best"
 
@@ -65,6 +66,7 @@ class Network:
     largest_component: whether its masks keep only the largest 3-D part.
     about: its origin, for outputs.
     module: the Linen module of the variables.
+    identity: everything that `logits` depends on besides its arguments, as text; empty if that is not known.
   """
 
   info: DatasetInfo
@@ -78,6 +80,7 @@ class Network:
   largest_component: bool
   about: dict[str, Any]
   module: nn.Module | None = None
+  identity: str = ""
 
 
 def find(names: Sequence[str | os.PathLike[str]], argument: str) -> list[pathlib.Path]:
@@ -137,7 +140,8 @@ def load(folder: pathlib.Path, task: str, argument: str, dtype: str | None = Non
   # Everything that the function depends on, the same for all runs of a cross-validation.
   model = config["model"] | {"pretrained": ""} | ({"dtype": dtype} if dtype else {})
   contrast, size, channels = (config["data"][name] for name in ("contrast", "size", "channels"))
-  module, logits = _functions(task, tuple(sorted(model.items())), size, channels, record["normalize"], info)
+  architecture = (task, tuple(sorted(model.items())), size, channels, record["normalize"], info)
+  module, logits = _functions(*architecture)
   context = context_of(parse_channels(channels, info), info)
   by_percentiles = record["normalize"] == percentiles.NAME
   return Network(
@@ -161,6 +165,7 @@ def load(folder: pathlib.Path, task: str, argument: str, dtype: str | None = Non
       "bt_jax": record["bt_jax"],
     },
     module=module,
+    identity=identity_of(module, architecture),
   )
 
 
@@ -169,7 +174,8 @@ def _published(path: pathlib.Path, task: str, argument: str, dtype: str | None) 
     raise UserError(f"{argument}: {path} is a segmenter, expected a classifier: name it as checkpoint", "checkpoint")
   weights = published.load(path, argument)
   model = tuple(sorted((published.MODEL | {"dtype": dtype or "float32"}).items()))
-  module, logits = _functions(task, model, PUBLISHED.size, ",".join(PUBLISHED.channels), weights.normalize, PUBLISHED)
+  architecture = (task, model, PUBLISHED.size, ",".join(PUBLISHED.channels), weights.normalize, PUBLISHED)
+  module, logits = _functions(*architecture)
   return Network(
     info=PUBLISHED,
     variables=weights.variables,
@@ -182,13 +188,22 @@ def _published(path: pathlib.Path, task: str, argument: str, dtype: str | None) 
     largest_component=True,
     about=published.describe(path, weights),
     module=module,
+    identity=identity_of(module, architecture),
   )
+
+
+def identity_of(module: nn.Module, architecture: tuple[Any, ...]) -> str:
+  """The arguments of `_functions` as text; empty where the network or the normalisation is a user's own."""
+  normalize = architecture[-2]
+  return repr(architecture) if programs.is_ours(type(module)) and programs.is_ours(SCHEMES[normalize]) else ""
 
 
 def restore(folder: pathlib.Path, argument: str) -> tuple[PyTree, dict[str, Any]]:
   """The variables of a network and the record of its checkpoint; see `load`."""
   if folder.is_file():
     return network_file.read(folder)
+  from bt_jax.training.checkpoints import AS_SAVED, Checkpoints, no_best  # it imports Orbax, which files do not need
+
   step, run = None, folder
   if (folder / _BEST).is_dir():
     folder = folder / _BEST

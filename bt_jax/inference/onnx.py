@@ -124,7 +124,7 @@ def make_function(
 
     def of(images: list[Array]) -> tuple[Array, Array, Array]:
       logits = of_slice(mean[None], std[None], *(image[None] for image in images))
-      members, slice_probability, gated, _ = ensemble.outputs(logits, height, width)
+      members, slice_probability, gated, _ = ensemble.outputs(logits, height=height, width=width)
       return members.mean(0)[0], slice_probability[0], gated[0]
 
     probability, slice_probability, gated = jax.lax.map(

@@ -1,5 +1,6 @@
 """Predicts the mask of a scan, and what is unusual about the scan."""
 
+import concurrent.futures
 import dataclasses
 import functools
 import os
@@ -164,7 +165,8 @@ class Predictor:
     """
     scan = volume if isinstance(volume, Scan) else of_array(volume, self.info, spacing_mm)
     try:
-      return self._predict(scan, progress)
+      with concurrent.futures.ThreadPoolExecutor(1) as beside:
+        return self._predict(scan, progress, beside)
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
       if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(error):
         raise
@@ -173,7 +175,7 @@ class Predictor:
         f"memory does not suffice for {scan.name} ({size} voxels): crop it, or give it in parts"
       ) from error
 
-  def _predict(self, scan: Scan, progress: bool) -> Prediction:
+  def _predict(self, scan: Scan, progress: bool, beside: concurrent.futures.Executor) -> Prediction:
     count, height, width, channels = scan.image.shape
     info = self.info
     if channels != len(info.channels):
@@ -186,6 +188,7 @@ class Predictor:
         f"{scan.name} has {count} slice{'s' * (count != 1)}, and these networks look at neighbours {self.decision.reach} away: "
         f"expected more than {self.decision.reach}; give the whole volume"
       )
+    ood_warnings = beside.submit(self._ood_warnings, scan)  # while the devices work
     aspect = scan.spacing_mm[1] / scan.spacing_mm[2] if scan.spacing_mm else 1.0
     probabilities, members = np.empty((count, height, width, len(info.classes)), np.float32), []
     slice_probability, gated, done = np.empty(count, np.float32), np.empty(count, bool), 0
@@ -208,11 +211,7 @@ class Predictor:
     of_members = np.concatenate(members, axis=1)
     if self.decision.largest_component:
       masks, of_members = of_largest_part(masks), np.stack([largest_part(mask) for mask in of_members])
-    ood_warnings = [*scan.ood_warnings, *ood.warnings(scan.image[..., info.reference_index], self.decision.profile)]
-    if not self.decision.drops_sequences and ood.is_reference_alone(scan.image, info.reference_index):
-      ood_warnings.append(
-        f"{info.reference_title} alone, on which these networks were not trained: mask and volume are not reliable"
-      )
+    unusual = ood_warnings.result()
     return Prediction(
       scan=scan,
       masks=masks,
@@ -221,12 +220,21 @@ class Predictor:
       members=of_members,
       gated=gated,
       threshold=self.decision.threshold,
-      warnings=[*scan.warnings, *ood_warnings],
-      looks_wrong=bool(ood_warnings),
+      warnings=[*scan.warnings, *unusual],
+      looks_wrong=bool(unusual),
       info=info,
       about=self.about,
       disagreement=np.concatenate(spreads) if spreads else None,
     )
+
+  def _ood_warnings(self, scan: Scan) -> list[str]:
+    reference = self.info.reference_index
+    sentences = [*scan.ood_warnings, *ood.warnings(scan.image[..., reference], self.decision.profile)]
+    if not self.decision.drops_sequences and ood.is_reference_alone(scan.image, reference):
+      sentences.append(
+        f"{self.info.reference_title} alone, on which these networks were not trained: mask and volume are not reliable"
+      )
+    return sentences
 
 
 def of_array(

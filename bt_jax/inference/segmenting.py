@@ -1,6 +1,5 @@
 """Segments a volume: resamples it to each network's grid, runs the networks in batches, and resamples back."""
 
-import functools
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from bt_jax.datasets.channels import with_neighbours
+from bt_jax.distributed import programs
 from bt_jax.inference.ensemble import Outputs
 from bt_jax.inference.networks import View
 from bt_jax.inference.predictor import Image
@@ -65,7 +65,7 @@ def segment(
     if between:
       batch["volume_percentiles"] = {view: repeat(values) for view, values in between.items()}
     logits = forward(batch)
-    waiting.append((outputs(logits, height=height, width=width, aspect=aspect), stop - start))
+    waiting.append((outputs(logits, np.float32(aspect), height=height, width=width), stop - start))
     if len(waiting) > 1:
       yield _fetch(*waiting.pop(0))
   yield from (_fetch(*one) for one in waiting)
@@ -78,13 +78,15 @@ def _resample(
   low, high = resampling.window(image, fixed=window)
   ordered = tuple(sorted(sizes))
   parts = [
-    jax.device_get(_resampled(image[start:stop], low, high, aspect, sizes=ordered))
+    jax.device_get(_resampled(image[start:stop], low, high, np.float32(aspect), sizes=ordered))
     for start, stop in _batches(len(image), _BATCHES)
   ]
   grids, means, variances = zip(*parts, strict=True)
   by_size = {size: np.concatenate(slices) for size, slices in zip(ordered, zip(*grids, strict=True), strict=True)}
   moments = np.concatenate(means), np.concatenate(variances)
-  return by_size, *map(np.asarray, resampling.of_volume(*moments, *image.shape[1:3], aspect))
+  return by_size, *map(
+    np.asarray, _of_volume(*moments, np.float32(aspect), height=image.shape[1], width=image.shape[2])
+  )
 
 
 def _percentiles(resampled: Resampled, view: View) -> Float[np.ndarray, "channels 4"]:
@@ -92,12 +94,21 @@ def _percentiles(resampled: Resampled, view: View) -> Float[np.ndarray, "channel
   return percentiles.statistics(resampled if view.cropped else percentiles.crop(resampled)[0])
 
 
-@functools.partial(jax.jit, static_argnames="sizes")
-def _resampled(
+def _to_networks(
   image: Array, low: Array, high: Array, aspect: Array, *, sizes: tuple[int, ...]
 ) -> tuple[list[Array], Array, Array]:
   scaled = resampling.scale(image, low, high)
   return [resampling.to_network(scaled, size, aspect) for size in sizes], *resampling.moments(scaled)
+
+
+def _statistics(
+  mean: Array, variance: Array, aspect: Array, *, height: int, width: int
+) -> tuple[Float[Array, "channels"], Float[Array, "channels"]]:
+  return resampling.of_volume(mean, variance, height, width, aspect)
+
+
+_resampled = programs.jit(_to_networks, "slices resampled to the grids of networks")
+_of_volume = programs.jit(_statistics, "statistics of a volume")
 
 
 def _see(resampled: Resampled, start: int, stop: int, view: View) -> Float[np.ndarray, "some size size _"]:

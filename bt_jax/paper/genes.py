@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Int
-from scipy import stats
 
 from bt_jax.datasets.info import DatasetInfo
 from bt_jax.datasets.lgg_mri.constants import GENOMIC_CLUSTERS, UNKNOWN
@@ -84,6 +83,8 @@ def fisher_exact(table: Int[np.ndarray, "2 groups"]) -> float:
   some 10^5 for five columns of 22. If only one row or column is nonzero, the result is 1, as no other table is
   possible.
   """
+  from scipy import stats  # an import that takes half a second
+
   table = table[:, table.any(0)]
   observed, columns = table[0], table.sum(0)
   if len(columns) < 2:

@@ -10,7 +10,6 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import h5py
 import huggingface_hub
 import numpy as np
 import safetensors.numpy
@@ -173,6 +172,8 @@ def _tensor_mappings(content: Any, name: str = "") -> Iterator[tuple[str, Mappin
 
 def _read_hdf5(path: pathlib.Path | io.BytesIO) -> Arrays:
   """Reads the older layout, .../layer/array, and that of Keras 3, layers/<class>/vars/<number> plus a name."""
+  import h5py  # only Keras's files need it
+
   datasets: dict[str, h5py.Dataset] = {}
   with h5py.File(path) as file:
 

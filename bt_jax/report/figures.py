@@ -70,12 +70,46 @@ def draw_epochs(axis: Any, epochs: Sequence[int], curves: dict[str, np.ndarray],
   axis.legend(frameon=False)
 
 
+def subplots(
+  rows: int,
+  columns: int,
+  size: tuple[float, float],
+  *,
+  left: float,
+  right: float,
+  bottom: float,
+  top: float,
+  between: tuple[float, float] = (0.0, 0.0),
+  **options: Any,
+) -> tuple[Any, Any]:
+  """A figure with fixed margins: to find them, Matplotlib's constrained layout takes longer than it takes to draw.
+
+  Args:
+    rows: number of axes above one another.
+    columns: number of axes in a row.
+    size: width and height of the figure, inches.
+    left: width of this margin, inches; `right`, `bottom` and `top` likewise.
+    right: see `left`.
+    bottom: see `left`.
+    top: see `left`.
+    between: width and height of the space between two axes, as shares of an axis.
+    options: of `pyplot.subplots`.
+
+  Returns:
+    The figure and its axes, [rows, columns].
+  """
+  width, height = size
+  margins = {"left": left / width, "right": 1 - right / width, "bottom": bottom / height, "top": 1 - top / height}
+  spaces = dict(zip(("wspace", "hspace"), between, strict=True))
+  return plt.subplots(rows, columns, figsize=size, squeeze=False, gridspec_kw=margins | spaces, **options)
+
+
 def save_curves(path: pathlib.Path, history: Sequence[dict[str, Any]], *, title: str, score: str) -> pathlib.Path:
   """Loss, accuracy and validation score over epochs."""
-  figure, axes = plt.subplots(1, 3, figsize=(14, 4), layout="constrained")
-  for axis, (name, curves) in zip(axes, curves_of(history, score).items(), strict=True):
+  figure, axes = subplots(1, 3, (14, 4), left=0.6, right=0.1, bottom=0.7, top=0.4, between=(0.25, 0))
+  for axis, (name, curves) in zip(axes.flat, curves_of(history, score).items(), strict=True):
     draw_epochs(axis, [row["epoch"] for row in history], curves, name)
-  figure.suptitle(title)
+  figure.suptitle(title, y=0.99)
   figure.supxlabel(ABOUT_PARTS, fontsize=9)
   return _save(path, figure)
 
@@ -85,7 +119,7 @@ def save_confusion(path: pathlib.Path, counts: dict[str, int], *, title: str) ->
   table = np.array([[counts["tn"], counts["fp"]], [counts["fn"], counts["tp"]]])
   share = table / np.maximum(table.sum(1, keepdims=True), 1)
   names = ["no tumour", "tumour"]
-  figure, axis = plt.subplots(figsize=(5.6, 5.2), layout="constrained")
+  figure, ((axis,),) = subplots(1, 1, (5.6, 5.2), left=0.6, right=0.3, bottom=0.5, top=0.6)
   axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
   for row, column in np.ndindex(2, 2):
     color = "white" if share[row, column] > 0.5 else "black"
@@ -114,7 +148,7 @@ def save_gate(
     lost = np.where(passes, 0, counts.tp)
     gated = metrics.Counts(counts.tp - lost, np.where(passes, counts.fp, 0), counts.fn + lost, counts.tn)
     dice.append(metrics.dice(metrics.pool(gated), empty=1.0).item())
-  figure, axis = plt.subplots(figsize=(7.5, 4.5), layout="constrained")
+  figure, ((axis,),) = subplots(1, 1, (7.5, 4.5), left=0.65, right=2.6, bottom=0.55, top=0.5)
   axis.step(steps, kept, where="pre", label="slices with a tumour let through")
   axis.step(steps, wrong, where="pre", label="healthy slices with a false positive")
   axis.step(steps, dice, where="pre", label="Dice, pixels pooled")
@@ -158,7 +192,12 @@ def save_overlays(
       "median": ranked[middle : middle + _COLUMNS],
       "worst": ranked[-_COLUMNS:][::-1],
     }
-    figure, axes = plt.subplots(len(chosen), _COLUMNS, figsize=(9, 9.9), layout="constrained", squeeze=False)
+    # A column of the legend holds truth and prediction of a class, so that three fit in the width of the figure.
+    columns = 2 if len(info.classes) == 1 else min(len(info.classes), 3)
+    legend = 0.15 + 0.22 * -(-2 * len(info.classes) // columns)
+    figure, axes = subplots(
+      len(chosen), _COLUMNS, (9, 9.6 + legend), left=0.1, right=0.1, bottom=legend, top=0.9, between=(0.06, 0.14)
+    )
     for axis in axes.flat:
       axis.axis("off")
     for line, (rank, members) in zip(axes, chosen.items(), strict=True):
@@ -171,10 +210,9 @@ def save_overlays(
       for name, styles in _styles(info)
       for kind, style in zip(("truth", "prediction"), styles, strict=True)
     }
-    # A column holds truth and prediction of a class, so that three fit in the width of the figure.
-    columns = 2 if len(info.classes) == 1 else min(len(info.classes), 3)
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=columns)
-    figure.suptitle(f"{title}\ntest slices {'with' if name == 'tumor' else 'without'} a tumour, {info.reference_title}")
+    figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=columns)
+    kind = "with" if name == "tumor" else "without"
+    figure.suptitle(f"{title}\ntest slices {kind} a tumour, {info.reference_title}", y=0.997)
     paths.append(_save(folder / f"overlays_{name}.png", figure))
   return paths
 

@@ -64,7 +64,7 @@ def fit(
   rates = np.asarray(jax.vmap(components.schedule(steps_per_epoch))(jnp.arange(plan.steps)), np.float32)
   latest, best = (Checkpoints(workdir / "checkpoints" / name) for name in ("latest", "best"))
   history: list[loop.Row] = []
-  if restored := latest.restore(restoring.first_state(config, components, abstract=True)):
+  if restored := latest.restore(functools.partial(restoring.first_state, config, components, abstract=True)):
     state, record = restored
     history = record["history"]
     _write_metrics(data, workdir, history)

@@ -6,7 +6,6 @@ There are two managers because one that keeps the best steps would delete the ne
 import contextlib
 import errno
 import functools
-import hashlib
 import logging as standard_logging
 import os
 import pathlib
@@ -24,8 +23,8 @@ from absl import logging
 from bt_jax import files
 from bt_jax.distributed import hosts
 from bt_jax.errors import UserError, one_line
+from bt_jax.training.train_state import PyTree, tree_hash
 
-PyTree = Any
 _KEEP = 2  # the previous one is kept as a fallback
 _CORRUPT = ".corrupt"
 _SEAL = "record_sha256"
@@ -35,15 +34,6 @@ _LATE = ("Event loop is closed", "TensorStore", "OCDBT")  # texts of errors from
 AS_SAVED = object()
 # These say that a file is missing or not a file; all other system errors come from the disk or from permissions.
 _NO_FILE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
-
-
-def tree_hash(tree: PyTree) -> str:
-  """SHA-256 over the path and bytes of every array: equal only if two trees are equal bit for bit."""
-  digest = hashlib.sha256()
-  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-    digest.update(jax.tree_util.keystr(path).encode())
-    digest.update(np.ascontiguousarray(leaf).tobytes())
-  return digest.hexdigest()
 
 
 def _handlers() -> dict[str, Any]:
@@ -158,8 +148,9 @@ class Checkpoints:
     """The newest checkpoint, as (arrays, record); None if there is none.
 
     Args:
-      like: a tree of arrays, or of abstract shapes and shardings, with the structure of the saved one; None reads only
-        the record; `AS_SAVED` restores any tree as nested dictionaries of NumPy arrays.
+      like: a tree of arrays, or of abstract shapes and shardings, with the structure of the saved one, or a function that
+        makes it, which is called only where there is a checkpoint; None reads only the record; `AS_SAVED` restores any
+        tree as nested dictionaries of NumPy arrays.
       step: accept only the checkpoint of this step.
 
     Raises:
@@ -167,6 +158,8 @@ class Checkpoints:
         accepted; or there are checkpoints, but none is intact.
     """
     steps = sorted(self._steps, reverse=True) if step is None else [step]
+    if steps and callable(like):  # here, so that its errors are not taken for damage
+      like = like()
     for step in steps:
       restored, damage = self._try(step, like)
       if damage is None:

@@ -12,7 +12,7 @@ import safetensors.numpy
 
 from bt_jax import files
 from bt_jax.errors import UserError, one_line
-from bt_jax.training.checkpoints import PyTree, tree_hash
+from bt_jax.training.train_state import PyTree, tree_hash
 
 SUFFIX = ".safetensors"
 _RECORD, _SEAL = "bt_jax", "record_sha256"

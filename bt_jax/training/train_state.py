@@ -1,10 +1,12 @@
 """The state that training changes, as one pytree."""
 
+import hashlib
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import linen as nn
 
@@ -56,3 +58,12 @@ def init_state(
     accuracy_sum=jnp.float32(0),
     nonfinite_step=jnp.int32(-1),
   )
+
+
+def tree_hash(tree: PyTree) -> str:
+  """SHA-256 over the path and bytes of every array: equal only if two trees are equal bit for bit."""
+  digest = hashlib.sha256()
+  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+    digest.update(jax.tree_util.keystr(path).encode())
+    digest.update(np.ascontiguousarray(leaf).tobytes())
+  return digest.hexdigest()

@@ -57,8 +57,10 @@ def source(content: bytes, kind: str) -> str:
   return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _figure(size: tuple[float, float] = _SIZE) -> tuple[Any, Any]:
-  return plt.subplots(figsize=size, layout="constrained")
+def _figure(size: tuple[float, float] = _SIZE, left: float = 0.7, right: float = 0.12) -> tuple[Any, Any]:
+  """One axis, with margins in inches for its name and for long numbers."""
+  figure, ((axis,),) = figures.subplots(1, 1, size, left=left, right=right, bottom=0.48, top=0.12)
+  return figure, axis
 
 
 def _svg(figure: Any) -> str:
@@ -148,7 +150,7 @@ def volume_agreement(rows: Sequence[dict[str, Any]], volume: dict[str, Any]) -> 
   }
   known = {name: line for name, line in lines.items() if line is not None}
   with plt.rc_context(_STYLE):
-    figure, axis = _figure()
+    figure, axis = _figure(left=1.05, right=0.35)
     axis.axhline(0, color=_GREY, linewidth=0.6)
     axis.plot((truth + predicted) / 2, predicted - truth, "o", color=_BLUE, markersize=4, alpha=0.8)
     for name, line in known.items():
@@ -251,8 +253,17 @@ def fold_curves(history_of: dict[str, Sequence[dict[str, Any]]]) -> list[Chart]:
 def _small_multiples(title: str, history_of: dict[str, Sequence[dict[str, Any]]], columns: dict[str, str]) -> Chart:
   lines = -(-len(history_of) // _PANELS)
   with plt.rc_context(_STYLE):
-    figure, axes = plt.subplots(
-      lines, _PANELS, figsize=(9.2, 1.7 * lines + 0.6), sharex=True, sharey=True, layout="constrained", squeeze=False
+    figure, axes = figures.subplots(
+      lines,
+      _PANELS,
+      (9.2, 1.7 * lines + 0.6),
+      left=0.45,
+      right=0.1,
+      bottom=0.5,
+      top=0.45,
+      between=(0.08, 0.22),
+      sharex=True,
+      sharey=True,
     )
     for axis in axes.flat[len(history_of) :]:
       axis.axis("off")
@@ -263,9 +274,7 @@ def _small_multiples(title: str, history_of: dict[str, Sequence[dict[str, Any]]]
       axis.set_title(f"fold {fold}", fontsize=8)
       axis.xaxis.get_major_locator().set_params(integer=True)
     if len(columns) > 1:
-      figure.legend(
-        *axes.flat[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False, fontsize=8
-      )
+      figure.legend(*axes.flat[0].get_legend_handles_labels(), loc="upper right", ncols=2, frameon=False, fontsize=8)
     figure.supxlabel("epoch", fontsize=9)
     last = "; ".join(
       f"fold {fold}: {', '.join(f'{name} {number(history[-1][column])}' for name, column in columns.items())}"
@@ -308,8 +317,16 @@ def samples(
 ) -> Chart:
   """Slices of the reference channel above their true masks, as in the paper's Fig. 1, each with a name."""
   with plt.rc_context(_STYLE):
-    figure, axes = plt.subplots(
-      2, len(pictures), figsize=(2.2 * len(pictures), 4.8), layout="constrained", squeeze=False
+    several = len(info.classes) > 1
+    figure, axes = figures.subplots(
+      2,
+      len(pictures),
+      (2.2 * len(pictures), 4.8),
+      left=0.04,
+      right=0.04,
+      bottom=0.35 if several else 0.04,
+      top=0.36,
+      between=(0.03, 0.03),
     )
     for (name, flair, mask), (above, below) in zip(pictures, axes.T, strict=True):
       above.imshow(flair, cmap="gray", vmin=0, vmax=255)
@@ -320,9 +337,9 @@ def samples(
       above.set_title(name, fontsize=8)
     for axis in axes.flat:
       axis.axis("off")
-    if len(info.classes) > 1:
+    if several:
       handles = [figures.plt.Rectangle((0, 0), 1, 1, color=colour) for colour in overlays.colours(info)]
-      figure.legend(handles, info.classes, loc="outside lower center", ncols=len(handles), fontsize=8)
+      figure.legend(handles, info.classes, loc="lower center", ncols=len(handles), fontsize=8)
     content = figures.to_png(figure)
     areas = "; ".join(
       f"{' '.join(name.split())}: {int(mask.any(-1).sum()):,} pixels of tumour" for name, _, mask in pictures

@@ -250,13 +250,6 @@ def test_what_cannot_be_predicted_is_refused_in_one_line(port, temporary, status
   assert words in error_in(content) and str(temporary) not in error_in(content) and "Content-Security-Policy" in headers
 
 
-def test_a_dicom_study_that_is_sent_twice_is_refused(port, tmp_path):
-  paths = write_series(tmp_path, distinct(AXIAL.shape), AXIAL)
-  twice = [("scan", f"{copy}/{path.name}", path.read_bytes()) for copy in ("one", "two") for path in paths]
-  status, _, content = post(port, "/predict", *twice)
-  assert status == 422 and "the same image" in error_in(content) and "leave one out" in error_in(content)
-
-
 def test_too_many_bytes_are_noticed_without_a_length_too(port):
   body, kind = form(("scan", "a.nii", bytes(3 * 2**20)))
   pieces = (body[at : at + 65536] for at in range(0, len(body), 65536))

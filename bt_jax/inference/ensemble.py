@@ -13,9 +13,8 @@ from bt_jax.datasets.info import DatasetInfo
 from bt_jax.inference.networks import Network, View
 from bt_jax.losses import class_probabilities
 from bt_jax.pipeline.augment import rotation_matrix, warp
-from bt_jax.pipeline.preprocess import Batch
 from bt_jax.scans import resampling
-from bt_jax.schema import Tumor
+from bt_jax.schema import Batch, Tumor
 
 PyTree = Any
 _TURN_DEGREES = 10.0

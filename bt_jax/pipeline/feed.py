@@ -13,7 +13,7 @@ from absl import flags
 from jaxtyping import Float, Int
 
 from bt_jax.errors import UserError, choose
-from bt_jax.schema import Slices
+from bt_jax.schema import Batch, Slices
 
 Groups = Sequence[Int[np.ndarray, "_"]]
 
@@ -77,8 +77,8 @@ def slice_weights(class_weights: str, labels: Int[np.ndarray, "n"]) -> Float[np.
   return (len(labels) / (2 * np.maximum(counts, 1)))[labels].astype(np.float32)
 
 
-def arrays(slices: Slices, weights: Float[np.ndarray, "n"] | None = None) -> dict[str, np.ndarray]:
-  """The arrays of slices that a step takes, each with the batch as its first axis; weights default to 1."""
+def arrays(slices: Slices, weights: Float[np.ndarray, "n"] | None = None) -> Batch:
+  """The arrays of slices that a step takes; weights default to 1."""
   names = ["mask", "label", "volume_mean", "volume_std"]
   if slices.volume_percentiles is not None:
     names.append("volume_percentiles")
@@ -130,7 +130,7 @@ class Batches:
   order: Callable[..., Int[np.ndarray, "batch_size"]]
   rows: Int[np.ndarray, "_"]
 
-  def __call__(self, step: int) -> dict[str, np.ndarray]:
+  def __call__(self, step: int) -> Batch:
     indices = self.order(step=step)[self.rows]
     return arrays(self.read([self.ids[index] for index in indices]), self.weights[indices])
 

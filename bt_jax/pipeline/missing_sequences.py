@@ -11,8 +11,7 @@ from jaxtyping import Array, Bool, Key
 from bt_jax.datasets.channels import Channel, own_channels
 from bt_jax.datasets.info import DatasetInfo
 from bt_jax.distributed import global_batch
-
-Batch = dict[str, Array | np.ndarray]
+from bt_jax.schema import Batch
 
 
 def replace(

@@ -1,4 +1,9 @@
-"""Segments a volume: resamples it to each network's grid, runs the networks in batches, and resamples back."""
+"""Segments a volume: resamples it to each network's grid, runs the networks in batches, and resamples back.
+
+A scan is resampled once to the grid and once back. There are two exceptions, since training has them too. Contrast is
+enhanced, and percentiles are taken, on the grid of the stored slices, so for such networks a scan is resampled to that
+grid and from there to the network's: histograms depend on the grid, and the network would see other intensities.
+"""
 
 import functools
 from collections.abc import Callable, Collection, Iterator, Sequence

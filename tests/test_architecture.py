@@ -20,7 +20,7 @@ PACKAGE = ROOT / "bt_jax"
 # Each room, and each module that stands alone, imports from those before it only.
 ORDER = (
   "version", "errors", "options", "files", "schema", "metrics", "distributed", "losses", "scans", "datasets", "pipeline", "models",
-  "pretrained", "evaluation", "tasks", "training", "zoo", "weights", "inference", "runs", "serving", "paper", "report", "modes", "cli",
+  "pretrained", "evaluation", "tasks", "training", "zoo", "weights", "inference", "runs", "serving", "paper", "reporting", "modes", "cli",
 )  # fmt: skip
 
 
@@ -93,9 +93,10 @@ def test_only_the_registry_and_the_paper_know_the_published_data_set():
   assert wrong == []
 
 
-def test_no_two_modules_share_a_name():
-  names = collections.Counter(path.stem for path in PACKAGE.rglob("*.py") if path.stem != "__init__")
-  assert [name for name, count in names.items() if count > 1] == []
+def test_no_two_modules_or_packages_share_a_name():
+  paths = [path.parent if path.stem == "__init__" else path for path in PACKAGE.rglob("*.py")]
+  names = collections.Counter(path.stem for path in paths)
+  assert names["reporting"] == names["report"] == 1 and [name for name, count in names.items() if count > 1] == []
 
 
 def test_no_name_is_a_word_that_says_nothing():

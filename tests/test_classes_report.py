@@ -14,8 +14,8 @@ from bt_jax.evaluation.record_tables import Tables, read_run
 from bt_jax.evaluation.volumes import volume_columns
 from bt_jax.inference import overlays
 from bt_jax.modes.compare import compare
-from bt_jax.report import figures, run_summary, text_tables
-from bt_jax.report.page import html_tables, run_files, sprites, viewer
+from bt_jax.reporting import figures, run_summary, text_tables
+from bt_jax.reporting.page import html_tables, run_files, sprites, viewer
 from bt_jax.schema import Slices, Tumor
 from bt_jax.tasks import TASKS
 from configs.common import get_config

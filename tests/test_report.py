@@ -16,7 +16,7 @@ from bt_jax.evaluation import subgroups
 from bt_jax.evaluation.classifier_gate import WAYS
 from bt_jax.evaluation.record_tables import kind_of
 from bt_jax.evaluation.summary_files import write_summary
-from bt_jax.report.page import charts, html, html_tables, phrases, sprites
+from bt_jax.reporting.page import charts, html, html_tables, phrases, sprites
 from bt_jax.schema import Slices
 from configs.common import get_config
 from tests.helpers.made_up_runs import (

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 
-from bt_jax.report.page import html, phrases
+from bt_jax.reporting.page import html, phrases
 from tests.helpers.made_up_runs import EVIL, KINDS
 
 pytestmark = pytest.mark.slow

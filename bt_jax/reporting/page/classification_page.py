@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from bt_jax.evaluation import bootstrap, class_statistics
-from bt_jax.report.page import charts, html_tables, paper_tables, phrases, sections, viewer
-from bt_jax.report.page.run_files import RunFiles
-from bt_jax.report.page.sections import Page, Section
+from bt_jax.reporting.page import charts, html_tables, paper_tables, phrases, sections, viewer
+from bt_jax.reporting.page.run_files import RunFiles
+from bt_jax.reporting.page.sections import Page, Section
 
 _ERRORS, _PICTURED = 12, 4  # slices in the table of errors, and how many of them are shown
 

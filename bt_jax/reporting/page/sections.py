@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 from flax.traverse_util import flatten_dict
 
 from bt_jax.paper import genes, published_values
-from bt_jax.report.page import charts, html_tables, paper_tables, phrases, viewer
-from bt_jax.report.page.charts import Chart
-from bt_jax.report.page.html_tables import Table
-from bt_jax.report.page.run_files import RunFiles
+from bt_jax.reporting.page import charts, html_tables, paper_tables, phrases, viewer
+from bt_jax.reporting.page.charts import Chart
+from bt_jax.reporting.page.html_tables import Table
+from bt_jax.reporting.page.run_files import RunFiles
 
 
 class Section(NamedTuple):

@@ -14,7 +14,7 @@ from bt_jax.errors import needs
 from bt_jax.evaluation.class_statistics import summarize_classes
 from bt_jax.evaluation.records import Record, by_class, counts_of, of_any_class
 from bt_jax.inference import overlays
-from bt_jax.report.page import sprites
+from bt_jax.reporting.page import sprites
 
 with needs("report", "the report of a run"):
   import matplotlib

@@ -8,7 +8,7 @@ from bt_jax.datasets.patient_groups import NOT_KNOWN, missing_sequences
 from bt_jax.datasets.registry import groups_of
 from bt_jax.evaluation.aggregation import EMPTY_RULES
 from bt_jax.evaluation.bootstrap import FEW, FEWEST
-from bt_jax.report.page.phrases import MISSING, STEP, interval, number, sentence
+from bt_jax.reporting.page.phrases import MISSING, STEP, interval, number, sentence
 
 Group = dict[str, Any]
 _NO_VALUE = "no value, as there is nothing here to measure it on"

@@ -8,9 +8,9 @@ import numpy as np
 from bt_jax import metrics
 from bt_jax.evaluation.class_statistics import summarize_classes
 from bt_jax.evaluation.records import counts_of
-from bt_jax.report.page import charts, html_tables, paper_tables, phrases, sections, viewer
-from bt_jax.report.page.run_files import RunFiles
-from bt_jax.report.page.sections import Page, Section
+from bt_jax.reporting.page import charts, html_tables, paper_tables, phrases, sections, viewer
+from bt_jax.reporting.page.run_files import RunFiles
+from bt_jax.reporting.page.sections import Page, Section
 
 
 def _result(test: dict[str, Any], level: str) -> tuple[str, str]:

@@ -33,7 +33,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from bt_jax.distributed import allocator
-from bt_jax.errors import Stopped, UserError, check_local, nearest
+from bt_jax.errors import Stopped, UserError, check_local, nearest, needs
 from bt_jax.evaluation import SENSITIVITY
 from configs import common
 
@@ -202,7 +202,8 @@ def _run() -> None:
     if not setup.connect(**host, timeout=values.pop("connect_timeout")):
       sys.stdout = open(os.devnull, "w")  # noqa: SIM115
       os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported, further down
-  getattr(importlib.import_module(f"bt_jax.modes.{mode}"), mode)(**values)
+  with needs("predict" if "checkpoint" in values else "train", f"--mode={mode}"):
+    getattr(importlib.import_module(f"bt_jax.modes.{mode}"), mode)(**values)
 
 
 def parse(argv: list[str]) -> list[str]:

@@ -11,9 +11,6 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 from scipy.special import logit
-from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 
 from bt_jax.errors import UserError
 from bt_jax.evaluation.class_statistics import choose_threshold
@@ -124,6 +121,10 @@ def classify_slices(
   classifier = column(test[1], "probability")
   ways = {"classifier": (classifier, classifier_threshold)}
   for name, features in FEATURES.items():
+    from sklearn.linear_model import LogisticRegression  # prediction gates slices without it
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     model = make_pipeline(StandardScaler(), LogisticRegression()).fit(_features(*validation, features), label)
     threshold = choose_threshold(model.predict_proba(_features(*validation, features))[:, 1], label)
     ways[name] = (model.predict_proba(_features(*test, features))[:, 1], threshold)

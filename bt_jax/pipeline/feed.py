@@ -12,7 +12,7 @@ import numpy as np
 from absl import flags
 from jaxtyping import Float, Int
 
-from bt_jax.errors import UserError, choose
+from bt_jax.errors import UserError, choose, needs
 from bt_jax.schema import Batch, Slices
 
 Groups = Sequence[Int[np.ndarray, "_"]]
@@ -150,7 +150,8 @@ def stream(batches: Batches, *, start: int, stop: int, workers: int, ahead: int 
   Returns:
     An iterator, to be closed, over `arrays` of each batch.
   """
-  import grain  # not needed for resident slices
+  with needs("train", "feed=stream"):  # resident slices do without
+    import grain
 
   if not flags.FLAGS.is_parsed():  # Grain reads flags of its own, which are parsed only by launch.py
     flags.FLAGS.mark_as_parsed()

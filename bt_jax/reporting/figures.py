@@ -16,7 +16,7 @@ from bt_jax.evaluation.records import Record, by_class, counts_of, of_any_class
 from bt_jax.inference import overlays
 from bt_jax.reporting.page import sprites
 
-with needs("report", "the report of a run"):
+with needs("train", "the report of a run"):
   import matplotlib
 
 matplotlib.use("agg")

@@ -18,7 +18,7 @@ from bt_jax.inference import overlays
 from bt_jax.reporting import figures
 from bt_jax.reporting.page.phrases import MINUS, number
 
-with needs("report", "the report of a run"):
+with needs("train", "the report of a run"):
   import matplotlib
 
 matplotlib.use("agg")

@@ -10,7 +10,7 @@ from bt_jax.reporting.page import cascade_page, classification_page, phrases, se
 from bt_jax.reporting.page.run_files import RunFiles, read
 from bt_jax.version import __version__
 
-with needs("report", "the report of a run"):
+with needs("train", "the report of a run"):
   import jinja2
   from markupsafe import Markup
 

@@ -19,7 +19,7 @@ class Tumor(NamedTuple):
   """
 
   pixels: Float[Array, "batch height width classes"] | None
-  slices: Float[Array, "batch"]
+  slices: Float[Array, " batch"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,8 +80,8 @@ class Batch(TypedDict):
   volume_std: Float[Array | np.ndarray, "batch sequences"]
   volume_percentiles: NotRequired[Float[Array | np.ndarray, "batch sequences 4"]]
   mask: NotRequired[UInt8[Array | np.ndarray, "batch height width classes"]]
-  label: NotRequired[Int[Array | np.ndarray, "batch"]]
-  weight: NotRequired[Float[Array | np.ndarray, "batch"]]
+  label: NotRequired[Int[Array | np.ndarray, " batch"]]
+  weight: NotRequired[Float[Array | np.ndarray, " batch"]]
 
 
 class Predicted(NamedTuple):

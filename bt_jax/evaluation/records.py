@@ -22,7 +22,7 @@ DISTANCES = ("hd95", "assd")
 
 def slice_records(
   slices: Slices,
-  probabilities: Float[np.ndarray, "n"],
+  probabilities: Float[np.ndarray, " n"],
   masks: Bool[np.ndarray, "n height width classes"],
   *,
   data: str,

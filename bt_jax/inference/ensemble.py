@@ -34,8 +34,8 @@ class Outputs(NamedTuple):
   """
 
   members: Float[Array | np.ndarray, "members slices height width classes"]
-  slice_probability: Float[Array | np.ndarray, "slices"]
-  gated: Bool[Array | np.ndarray, "slices"]
+  slice_probability: Float[Array | np.ndarray, " slices"]
+  gated: Bool[Array | np.ndarray, " slices"]
   spread: Float[Array | np.ndarray, "slices height width"] | None = None
 
 
@@ -167,7 +167,7 @@ def _deviation(values: Sequence[Float[Array, "*shape"]]) -> Float[Array, "*shape
   return jnp.sqrt(squares / len(values))
 
 
-def _calibrate(probability: Float[Array, "slices"], temperature: float) -> Float[Array, "slices"]:
+def _calibrate(probability: Float[Array, " slices"], temperature: float) -> Float[Array, " slices"]:
   """`calibration.calibrate` in JAX, where it is traced."""
   edge = 1e-6
   return jax.nn.sigmoid(jax.scipy.special.logit(jnp.clip(probability, edge, 1 - edge)) / temperature)

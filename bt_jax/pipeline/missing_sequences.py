@@ -53,7 +53,7 @@ def make_drop(
   choices = [lost for count in range(1, len(others) + 1) for lost in itertools.combinations(others, count)]
   losses = [[name in lost for name in info.channels] for lost in choices]
 
-  def of_slice(key: Key[Array, ""]) -> Bool[Array, "channels"]:
+  def of_slice(key: Key[Array, ""]) -> Bool[Array, " channels"]:
     whether, which = jax.random.split(key)
     chosen = jnp.array(losses)[jax.random.randint(which, (), 0, len(losses))]
     return chosen & jax.random.bernoulli(whether, probability)

@@ -61,7 +61,7 @@ def _symmetric(image: Image, batch: Batch, positions: Sequence[int]) -> Image:
   return 2 * image - 1
 
 
-def _in_turn(colours: Sequence[float], channels: int) -> Float[np.ndarray, "channels"]:
+def _in_turn(colours: Sequence[float], channels: int) -> Float[np.ndarray, " channels"]:
   """A value for each channel: those of red, green and blue, repeated if there are more channels."""
   return np.array([colours[channel % len(colours)] for channel in range(channels)], np.float32)
 

@@ -99,7 +99,7 @@ def save_confusion(path: pathlib.Path, counts: dict[str, int], *, title: str) ->
 
 
 def save_gate(
-  path: pathlib.Path, rows: Sequence[Record], probability: Float[np.ndarray, "n"], threshold: float, *, title: str
+  path: pathlib.Path, rows: Sequence[Record], probability: Float[np.ndarray, " n"], threshold: float, *, title: str
 ) -> pathlib.Path:
   """The effect of the gate on the test set at every threshold, and the chosen one."""
   steps = np.unique(np.concatenate([[0.0], probability, [1.0]]))

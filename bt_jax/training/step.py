@@ -34,7 +34,7 @@ class ResidentBatches(NamedTuple):
 
 
 TrainStep = Callable[[TrainState, Batch, Float[Array, ""]], tuple[TrainState, Float[Array, ""]]]
-ResidentStep = Callable[[TrainState, ResidentBatches, Float[Array, "steps"]], tuple[TrainState, Float[Array, ""]]]
+ResidentStep = Callable[[TrainState, ResidentBatches, Float[Array, " steps"]], tuple[TrainState, Float[Array, ""]]]
 
 
 @runtime_checkable
@@ -187,7 +187,7 @@ def make_resident_step(train_step: TrainStep) -> ResidentStep:
   """Makes `resident_step(state, batches, learning_rates) -> (state, last loss)`, several steps per call."""
 
   def resident_step(
-    state: TrainState, batches: ResidentBatches, learning_rates: Float[Array, "steps"]
+    state: TrainState, batches: ResidentBatches, learning_rates: Float[Array, " steps"]
   ) -> tuple[TrainState, Float[Array, ""]]:
     def one(number: jax.Array, carry: tuple[TrainState, jax.Array]) -> tuple[TrainState, jax.Array]:
       indices = batches.indices[:, number]

@@ -6,7 +6,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bt_jax.errors import UserError, check_local
+from bt_jax.errors import UserError, check_local, needs
 from bt_jax.evaluation import SENSITIVITY
 from bt_jax.version import __version__
 
@@ -41,6 +41,7 @@ def __dir__() -> list[str]:
   return __all__
 
 
+@needs("predict", "bt_jax.load")
 def load(
   checkpoint: str | os.PathLike | Sequence[str | os.PathLike],
   *,
@@ -75,6 +76,7 @@ def load(
   return loading.load(several, classifier=classifier, tta=tta, threshold=threshold, sensitivity=sensitivity)
 
 
+@needs("predict", "bt_jax.read")
 def read(path: str | os.PathLike | None = None, **roles: str | os.PathLike) -> "Scan":
   """The scan in a file, a zip or a folder, for `Predictor.predict`.
 
@@ -111,6 +113,7 @@ def read(path: str | os.PathLike | None = None, **roles: str | os.PathLike) -> "
   return reader.read(studies[0])
 
 
+@needs("predict", "bt_jax.save")
 def save(
   prediction: "Prediction",
   folder: str | os.PathLike,

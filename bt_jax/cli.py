@@ -18,24 +18,21 @@ For research only, never clinical use.
 """
 
 import contextlib
-import functools
 import importlib
-import itertools
 import os
 import pathlib
-import re
 import signal
 import sys
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+from ml_collections import config_flags
 
 from bt_jax.distributed import allocator
-from bt_jax.errors import Stopped, UserError, check_local, nearest
+from bt_jax.errors import Stopped, UserError, check_local, needs
 from bt_jax.evaluation import SENSITIVITY
-from configs import common
+from configs import arguments, common
 
 _RUN, _SEVERAL_HOSTS = ("config", "workdir"), ("coordinator", "hosts", "host", "connect_timeout")
 _NETWORKS = ("checkpoint", "classifier", "sensitivity", "tta", "threshold")
@@ -68,7 +65,6 @@ MODES = {
   "serve": (*_NETWORKS, "bind", "port", "limit_mb", "keep"),
   "check": ("config", "output"),
 }
-_CONFIGS = ("seg.py", "cls.py")
 # Flags that are required by every mode that takes them, except by those in `_CHOICE`, where they are optional.
 _NEEDED = {"checkpoint": "lgg, the weights that ship, or the folder of a run", "output": "where to write"}
 _CHOICE = {"check": ("output",), "serve": ("checkpoint",)}
@@ -220,7 +216,8 @@ def _run() -> None:
     if not setup.connect(**host, timeout=values.pop("connect_timeout")):
       sys.stdout = open(os.devnull, "w")  # noqa: SIM115
       os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported, further down
-  getattr(importlib.import_module(f"bt_jax.modes.{mode}"), mode)(**values)
+  with needs("predict" if "checkpoint" in values else "train", f"--mode={mode}"):
+    getattr(importlib.import_module(f"bt_jax.modes.{mode}"), mode)(**values)
 
 
 def parse(argv: list[str]) -> list[str]:
@@ -228,8 +225,8 @@ def parse(argv: list[str]) -> list[str]:
   try:
     if argv[1:] and argv[1] in MODES:  # `bt-jax build` is `bt-jax --mode=build`
       argv[1] = f"--mode={argv[1]}"
-    _find_config(argv)
-    argv, unset = _without_none(argv)
+    arguments.find_config(argv)
+    argv, unset = arguments.without_none(argv)
     rest = _parse_flags(argv)
     if len(rest) > 1:
       raise UserError(f"{rest[1]!r} is not a flag: flags are --config, --config.<field>=value and those of --help")
@@ -242,7 +239,7 @@ def parse(argv: list[str]) -> list[str]:
   except BrokenPipeError:  # --help prints during parsing
     raise
   except (AttributeError, KeyError) as error:
-    fail(_misspelt(argv) or f"the configuration cannot be read ({error})")
+    fail(arguments.misspelt(argv, flags.FLAGS["config"].parser.parse) or f"the configuration cannot be read ({error})")
   except (UserError, flags.Error, OSError, TypeError, ValueError) as error:
     fail(" ".join(with_flags(_first(error)).split()))
 
@@ -272,8 +269,8 @@ def flag_values() -> dict[str, Any]:
 
 def with_flags(error: Exception) -> str:
   """The message of an error, followed, for a `UserError`, by the flags of the arguments that its remedy names."""
-  arguments = error.arguments if isinstance(error, UserError) else ()
-  named = ", ".join(f"--{one}" if one.partition("=")[0] in _FLAGS else f"--config.{one}" for one in arguments)
+  names = error.arguments if isinstance(error, UserError) else ()
+  named = ", ".join(f"--{one}" if one.partition("=")[0] in _FLAGS else f"--config.{one}" for one in names)
   return f"{error} ({named})" if named else str(error)
 
 
@@ -283,51 +280,13 @@ def fail(message: str, status: int = 1) -> NoReturn:
   sys.exit(status)
 
 
-def _find_config(argv: list[str]) -> None:
-  """Resolves our configurations from any folder, as `seg.py:small` or `configs/seg.py:small`; changes `argv` in place.
-
-  Raises:
-    UserError: there is no such file, neither here nor among our configurations.
-  """
-  folder = pathlib.Path(common.__file__).parent
-  for number, argument in enumerate(argv):
-    match = re.fullmatch(r"(--?config)(?:=(.*))?", argument)
-    if match is None or (match[2] is None and number + 1 == len(argv)):
-      continue
-    path, *preset = (argv[number + 1] if match[2] is None else match[2]).split(":", 1)
-    if pathlib.Path(path).is_file():
-      continue
-    ours = {name: folder / name for name in _CONFIGS}
-    ours |= {f"configs/{name}": file for name, file in ours.items()}
-    if path not in ours:
-      raise UserError(f"there is no configuration {path}: ours are configs/{' and configs/'.join(_CONFIGS)}")
-    argv[number : number + (2 if match[2] is None else 1)] = [f"{match[1]}={':'.join([str(ours[path]), *preset])}"]
-
-
-def _without_none(argv: list[str]) -> tuple[list[str], list[str]]:
-  """The arguments without `--config.<field>=None`, and the fields whose last assignment is None.
-
-  ml_collections does not understand None: for a number it is an error, and for a string it is the text "None". It also
-  reads `argv` on its own, so `argv` is changed in place.
-  """
-  defaults = common.get_config()
-  optional = [name for name in _fields(defaults) if _value(defaults, name) is None]
-  rest, unset, arguments = [], [], iter(argv)
-  for argument in arguments:
-    name = match[1] if (match := re.match(r"--?config\.([\w.]+)(=|$)", argument)) else None
-    words = [argument] if name not in optional or match[2] else [argument, *itertools.islice(arguments, 1)]
-    if name in optional and words[-1].removeprefix(match[0]) == "None":
-      unset.append(name)
-    else:
-      unset = [other for other in unset if other != name]
-      rest += words
-  argv[:] = rest
-  return argv, unset
-
-
 def _check_local() -> None:
   """Raises UserError if a path is a remote address: it would become a local folder of that name."""
-  config = {} if CONFIG.value is None else {name: _value(CONFIG.value, name) for name in _fields(CONFIG.value)}
+  config = (
+    {}
+    if CONFIG.value is None
+    else {name: arguments.value_of(CONFIG.value, name) for name in arguments.fields_of(CONFIG.value)}
+  )
   given = {name: flags.FLAGS[name].value for name in _MORE_PATHS}
   for name, value in {**given, **config}.items():
     for text in value if isinstance(value, list) else [value]:
@@ -346,26 +305,3 @@ def _check_taken(mode: str) -> None:
       raise UserError(f"--mode={mode} needs --{name}=PATH, {_NEEDED[name]}")
   if "config" in takes and CONFIG.value is None:
     raise UserError("no configuration: pass e.g. --config=configs/seg.py:phantom")
-
-
-def _misspelt(argv: list[str]) -> str | None:
-  """The message for the first --config.<field> that does not exist; None if all do."""
-  path = re.search(r"(?:^|\0)--?config[=\0]([^\0]+)", "\0".join(argv))
-  known = _fields(flags.FLAGS["config"].parser.parse(path[1])) if path else []
-  asked = [match[1] for argument in argv if (match := re.match(r"--?(?:no)?config\.([^=]+)", argument))]
-  wrong = [name for name in asked if name not in known]
-  if not wrong:
-    return None
-  remedy = nearest(wrong[0], known, "all of them are in configs/common.py")
-  return f"there is no field {wrong[0]!r} in the configuration: {remedy}"
-
-
-def _value(config: ConfigDict, name: str) -> Any:
-  return functools.reduce(ConfigDict.__getitem__, name.split("."), config)
-
-
-def _fields(config: ConfigDict, prefix: str = "") -> list[str]:
-  names = []
-  for name in config:
-    names += _fields(config[name], f"{prefix}{name}.") if isinstance(config[name], ConfigDict) else [prefix + name]
-  return names

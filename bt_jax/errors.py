@@ -63,7 +63,7 @@ class Stopped(Exception):
 def needs(extra: str, what: str) -> Iterator[None]:
   """Wraps the import of a package from an optional extra; also a decorator for functions with such an import.
 
-      with needs("report", "the report"):
+      with needs("train", "the report"):
         import matplotlib
 
   Raises:
@@ -72,6 +72,8 @@ def needs(extra: str, what: str) -> Iterator[None]:
   try:
     yield
   except ModuleNotFoundError as error:
+    if error.name is None or error.name.partition(".")[0] in ("bt_jax", "configs"):  # a fault of ours
+      raise
     raise UserError(
       f'{what} needs {error.name}, which is not installed: pip install "bt_jax[{extra}]", or -r requirements.txt'
     ) from error

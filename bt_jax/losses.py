@@ -18,7 +18,7 @@ __all__ = [
 ]  # fmt: skip
 Logits = Float[Array, "batch height width classes"]
 Masks = Float[Array, "batch height width classes"]
-Loss = Callable[[Float[Array, "batch *_"], Float[Array, "batch *_"]], Float[Array, "batch"]]
+Loss = Callable[[Float[Array, " batch *_"], Float[Array, " batch *_"]], Float[Array, " batch"]]
 
 _SPACE = (1, 2)
 _LEAST = 1e-6  # pixels, of a denominator; its square, which gradients divide by, is still a number in float32
@@ -57,7 +57,7 @@ def _with_background(
   return jnp.concatenate([background[..., None], values], axis=-1)
 
 
-def bce(logits: Logits, masks: Masks, *, overlapping: bool = False) -> Float[Array, "batch"]:
+def bce(logits: Logits, masks: Masks, *, overlapping: bool = False) -> Float[Array, " batch"]:
   """Cross-entropy, mean over pixels; 0 and up.
 
   Binary cross-entropy, averaged over classes, for one class or for classes that overlap; otherwise the cross-entropy of
@@ -100,7 +100,7 @@ def _fraction(
 
 def dice(
   logits: Logits, masks: Masks, *, smooth: float, pooled: bool, overlapping: bool = False
-) -> Float[Array, "batch"]:
+) -> Float[Array, " batch"]:
   """1 - (2 TP + smooth) / (2 TP + FP + FN + smooth), soft Dice (Milletari et al. 2016, arXiv:1606.04797); 0..1.
 
   Counts are soft: 2 TP + FP + FN is the sum of probabilities and masks. Of several classes it is the mean: a fraction of
@@ -120,7 +120,7 @@ def dice(
 
 def bce_dice(
   logits: Logits, masks: Masks, *, smooth: float, pooled: bool, overlapping: bool = False
-) -> Float[Array, "batch"]:
+) -> Float[Array, " batch"]:
   """The sum of `bce` and `dice`.
 
   >>> logits, masks = jnp.zeros((1, 4, 4, 1)), jnp.ones((1, 4, 4, 1))
@@ -141,7 +141,7 @@ def focal_tversky(
   smooth: float,
   pooled: bool,
   overlapping: bool = False,
-) -> Float[Array, "batch"]:
+) -> Float[Array, " batch"]:
   """(1 - TI) ** exponent with TI = (TP + smooth) / (TP + fp_weight FP + fn_weight FN + smooth); 0..1.
 
   Abraham and Khan (2018, arXiv:1810.07842), with their 1/gamma called `exponent`; the mean over classes. Counts are soft.
@@ -165,7 +165,7 @@ def focal_tversky(
 
 def cross_entropy(
   logits: Float[Array, "batch classes"], targets: Float[Array, "batch classes"], *, label_smoothing: float
-) -> Float[Array, "batch"]:
+) -> Float[Array, " batch"]:
   """Cross-entropy of softmax probabilities; targets are shares that add up to 1, smoothed towards equal shares.
 
   Probabilities of 1/4 and 3/4, the second right, and -log(3/4) is 0.287:

@@ -1,11 +1,11 @@
 """The names, shapes and units of the data that the stages pass to one another."""
 
 import dataclasses
-from typing import NamedTuple
+from typing import NamedTuple, NotRequired, TypedDict
 
 import jax.export
 import numpy as np
-from jaxtyping import Array, Float, Shaped, UInt8
+from jaxtyping import Array, Float, Int, Shaped, UInt8
 
 CHANNELS = ("pre", "flair", "post")  # the sequences that a scan is searched for: pre-contrast, FLAIR, post-contrast
 
@@ -20,7 +20,7 @@ class Tumor(NamedTuple):
   """
 
   pixels: Float[Array, "batch height width classes"] | None
-  slices: Float[Array, "batch"]
+  slices: Float[Array, " batch"]
 
 
 jax.export.register_namedtuple_serialization(Tumor, serialized_name="bt_jax.Tumor")
@@ -64,6 +64,28 @@ class Slices:
   def ids(self) -> list[str]:
     """One id per slice: `case/number`."""
     return [slice_id(str(case), int(number)) for case, number in zip(self.case, self.number, strict=True)]
+
+
+class Batch(TypedDict):
+  """The arrays of some slices that a step takes, of NumPy or JAX; the first axis of each is the batch.
+
+  Attributes:
+    image: uint8 or uint16, the slice's own channels and those of its neighbours; of a scan float32 in 0..255.
+    volume_mean: float32, mean intensity of the slice's whole volume by channel, in 0..255.
+    volume_std: float32, its standard deviation.
+    volume_percentiles: float32, see `pipeline.percentiles.statistics`; only where the normalisation needs them.
+    mask: uint8, 1 where the truth has the class; a scan without ground truth has none.
+    label: int32, 1 where any pixel of the mask is set.
+    weight: float32, weight of the slice in the objective.
+  """
+
+  image: Shaped[Array | np.ndarray, "batch height width channels"]
+  volume_mean: Float[Array | np.ndarray, "batch sequences"]
+  volume_std: Float[Array | np.ndarray, "batch sequences"]
+  volume_percentiles: NotRequired[Float[Array | np.ndarray, "batch sequences 4"]]
+  mask: NotRequired[UInt8[Array | np.ndarray, "batch height width classes"]]
+  label: NotRequired[Int[Array | np.ndarray, " batch"]]
+  weight: NotRequired[Float[Array | np.ndarray, " batch"]]
 
 
 class Predicted(NamedTuple):

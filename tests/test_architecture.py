@@ -20,7 +20,7 @@ PACKAGE = ROOT / "bt_jax"
 # Each room, and each module that stands alone, imports from those before it only.
 ORDER = (
   "version", "errors", "options", "files", "schema", "metrics", "distributed", "losses", "scans", "datasets", "pipeline", "models",
-  "pretrained", "evaluation", "tasks", "training", "zoo", "weights", "inference", "runs", "serving", "paper", "report", "modes", "cli",
+  "pretrained", "evaluation", "tasks", "training", "zoo", "weights", "inference", "runs", "serving", "paper", "reporting", "modes", "cli",
 )  # fmt: skip
 
 
@@ -93,9 +93,10 @@ def test_only_the_registry_and_the_paper_know_the_published_data_set():
   assert wrong == []
 
 
-def test_no_two_modules_share_a_name():
-  names = collections.Counter(path.stem for path in PACKAGE.rglob("*.py") if path.stem != "__init__")
-  assert [name for name, count in names.items() if count > 1] == []
+def test_no_two_modules_or_packages_share_a_name():
+  paths = [path.parent if path.stem == "__init__" else path for path in PACKAGE.rglob("*.py")]
+  names = collections.Counter(path.stem for path in paths)
+  assert names["reporting"] == names["report"] == 1 and [name for name, count in names.items() if count > 1] == []
 
 
 def test_no_name_is_a_word_that_says_nothing():
@@ -200,13 +201,20 @@ def test_six_functions_lead_from_the_command_to_the_step(tiny, tmp_path):
   variables = environment() | {"GLIBC_TUNABLES": ""}  # or it would start itself once more
   done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True)
   assert (walk := re.search(r"walk: (.*)", done.stdout)), done.stderr
-  page = (ROOT / "docs/extending.md").read_text(encoding="utf-8")
-  shown = re.findall(r"^\d\. `([\w.]+)`:", page.partition("## From the command to the step")[2], re.MULTILINE)
-  assert json.loads(walk[1]) == [f"bt_jax.{name}" for name in shown[:6]]
+  assert json.loads(walk[1]) == [f"bt_jax.{name}" for _, name in shown_walk()[:6]]
 
 
-def test_what_the_page_names_is_there():
-  page = (ROOT / "docs/extending.md").read_text(encoding="utf-8").partition("## From the command to the step")[2]
-  named = re.findall(r"`((?:\w+\.)+\w+)`", page)
-  assert len(named) >= 12
-  assert [name for name in named if pydoc.locate(f"bt_jax.{name}") is None] == []
+def shown_walk() -> list[tuple[str, str]]:
+  """The rows of the two tables of CONTRIBUTING.md: (file, function)."""
+  page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").partition("## From the command to the step")[2]
+  return re.findall(r"^\| \d \| `([\w./]+)` \| `([\w.]+)`", page, re.MULTILINE)
+
+
+def test_each_function_of_the_walk_is_in_the_file_that_is_named():
+  rows = shown_walk()
+  assert len(rows) == 12
+  for file, name in rows:
+    *module, function = name.split(".")
+    text = (ROOT / file).read_text(encoding="utf-8")
+    assert re.search(rf"def {function}\b", text), f"{file} has no {name}"
+    assert not module or pydoc.locate(f"bt_jax.{name}") is not None, name

@@ -14,8 +14,8 @@ from bt_jax.evaluation.record_tables import Tables, read_run
 from bt_jax.evaluation.volumes import volume_columns
 from bt_jax.inference import overlays
 from bt_jax.modes.compare import compare
-from bt_jax.report import figures, run_summary, text_tables
-from bt_jax.report.page import html_tables, run_files, sprites, viewer
+from bt_jax.reporting import figures, run_summary, text_tables
+from bt_jax.reporting.page import run_files, sprites, statistics_tables, viewer
 from bt_jax.schema import Slices, Tumor
 from bt_jax.tasks import TASKS
 from configs.common import get_config
@@ -87,10 +87,10 @@ def test_columns_of_a_users_table_are_text_whatever_they_are_called(tmp_path):
   plain = {name: [{key: group[key] for key in ("group", "patients", "slices")} for group in of] for name, of in groups.items()}  # fmt: skip
   assert again == plain
   record = run_files.read(tmp_path)
-  table = html_tables.patients(record.patients, {}, summary["test"], info)
+  table = statistics_tables.patients(record.patients, {}, summary["test"], info)
   site = [row[table.columns.index("site")].text for row in table.rows]
   assert site == ["x", "not known", "unknown"] and "sequences" not in table.columns
-  headed = html_tables.subgroups({**groups, "grade": groups["site"], "f1": groups["site"]}, info).values()
+  headed = statistics_tables.subgroups({**groups, "grade": groups["site"], "f1": groups["site"]}, info).values()
   assert [table.caption for table in headed] == ["By has t1", "By site", "By size of the tumour", "By grade", "By f1"]
 
 

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from bt_jax.datasets import samples
-from bt_jax.report import console
+from bt_jax.reporting import console
 from tests.helpers.launching import ROOT, launch
 
 

@@ -16,7 +16,7 @@ from bt_jax.evaluation.summary_files import write_summary
 from bt_jax.inference import writer
 from bt_jax.modes import compare, pool, report
 from bt_jax.pretrained import conversion
-from bt_jax.report.page import html
+from bt_jax.reporting.page import html
 from bt_jax.runs import warm_start
 from tests.helpers.made_up_runs import KINDS
 

@@ -121,8 +121,8 @@ def test_a_broken_series_is_refused_in_one_line(tmp_path, kind):
 @pytest.mark.parametrize(
   "source, edit, words",
   [
-    ("MR_small_jp2klossless.dcm", huge_jpeg2000, "2147483648 x 2147483648 x 1 samples, 64 x 64 x 1 promised"),
-    ("MR_small_jpeg_ls_lossless.dcm", huge_jpeg_ls, "65535 x 65535 x 1 samples, 64 x 64 x 1 promised"),
+    ("MR_small_jp2klossless.dcm", huge_jpeg2000, "2147483648 x 2147483648 x 1 samples, 64 x 64 x 1 declared"),
+    ("MR_small_jpeg_ls_lossless.dcm", huge_jpeg_ls, "65535 x 65535 x 1 samples, 64 x 64 x 1 declared"),
     ("MR_small_jp2klossless.dcm", endless_boxes, "nothing of the kind"),
   ],
 )

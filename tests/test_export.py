@@ -140,7 +140,7 @@ def test_the_same_export_again_is_the_same_bytes_or_was_there(tmp_path, capsys):
   assert capsys.readouterr().out.splitlines()[-2].startswith(f"already there: {paths[0]}")
   after = paths[0].stat()
   assert (before.st_mtime_ns, before.st_ino) == (after.st_mtime_ns, after.st_ino)
-  with pytest.raises(UserError, match="is there already, and is not this export"):
+  with pytest.raises(UserError, match="exists already, and is not this export"):
     jax_export.write(paths[0], [network()], [], **OPTIONS | {"threshold": 0.125})
 
 

@@ -40,21 +40,22 @@ def test_inputs_of_several_steps_have_one_shape_for_all_folds_and_counts(inputs)
     take, data, rates = inputs(fold, train__steps_per_dispatch=4)
     sizes.add(len(data.split.train))
     for done, most, taken in ((0, 11, 4), (8, 3, 3), (10, 1, 1)):
-      count, (indices, whole, learning_rates, told) = take(done, most)
-      assert count == told == taken and indices.shape == (8, 4) and indices.max() < len(data.split.train)
+      count, batches, learning_rates = take(done, most)
+      assert count == batches.count == taken
+      assert batches.indices.shape == (8, 4) and batches.indices.max() < len(data.split.train)
       np.testing.assert_array_equal(learning_rates[:count], rates[done : done + count])
-      shapes.add(str(jax.tree.map(lambda x: (x.shape, x.dtype), (indices, whole, learning_rates))))
+      shapes.add(str(jax.tree.map(lambda x: (x.shape, x.dtype), (batches, learning_rates))))
   assert len(sizes) == 2 and len(shapes) == 1
 
 
 def test_all_feeds_hold_the_same_slices(inputs):
   several, _, _ = inputs(0, train__steps_per_dispatch=3)
-  _, (indices, whole, _, _) = several(0, 9)
+  batches = several(0, 9).batch
   memory, *_ = inputs(0, feed="resident")
   disk, *_ = inputs(0, feed="stream", data__workers=0)
   for step in range(3):
-    (one, (batch, rate)), (_, (same, _)) = memory(step, 9), disk(step, 9)
+    (one, batch, rate), same = memory(step, 9), disk(step, 9).batch
     assert one == 1 and rate == np.linspace(0, 1, 40, dtype=np.float32)[step]
     for name, array in batch.items():
       np.testing.assert_array_equal(array, same[name])
-      np.testing.assert_array_equal(array, np.asarray(whole[name])[np.asarray(indices)[:, step]])
+      np.testing.assert_array_equal(array, np.asarray(batches.slices[name])[np.asarray(batches.indices)[:, step]])

@@ -13,7 +13,7 @@ from bt_jax.errors import UserError
 from bt_jax.models.depthwise import DepthwiseConv, same_padding, shifted_products
 from bt_jax.models.efficientnet_lite import ENCODERS, STAGES, EfficientNetLite, LiteClassifier, stage_plans
 from bt_jax.models.lite_unet import LiteUNet, upsample_2x2
-from bt_jax.pretrained import conversion, sources
+from bt_jax.pretrained import conversion, filling, sources
 
 
 def native(x, kernel, stride, padding):
@@ -164,4 +164,4 @@ def test_the_file_of_another_size_is_recognised_by_its_arrays():
   with pytest.raises(
     UserError, match="EfficientNet-Lite2 .lite2., and the encoder of this network is EfficientNet-Lite0"
   ):
-    conversion.check_fits(shapes, weights, encoder="lite0")
+    filling.check_fits(shapes, weights, encoder="lite0")

@@ -156,6 +156,6 @@ def test_the_same_export_again_was_there_and_a_changed_one_is_noticed(tmp_path, 
 
 def test_a_file_is_not_overwritten(tmp_path):
   (tmp_path / "model.onnx").write_text("precious")
-  with pytest.raises(UserError, match="is there already"):
+  with pytest.raises(UserError, match="exists already"):
     onnx.write(tmp_path / "model.onnx", [network()], [], **OPTIONS)
   assert (tmp_path / "model.onnx").read_text() == "precious"

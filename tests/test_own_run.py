@@ -10,7 +10,7 @@ import pytest
 
 from bt_jax.datasets import samples
 from bt_jax.datasets.own_data import synthetic
-from bt_jax.report.page import run_files, sprites
+from bt_jax.reporting.page import run_files, sprites
 from tests.helpers.launching import launch, table_of
 from tests.helpers.own_folders import about, nifti
 

@@ -10,14 +10,19 @@ import tarfile
 import tomllib
 import zipfile
 
+import jax.numpy as jnp
 import pytest
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+import bt_jax
+from bt_jax.models.unet import UNET, UNET_FIELDS
+from bt_jax.pretrained import conversion
 from bt_jax.version import __version__
 from tests.helpers.launching import ROOT, environment
+from tests.helpers.random_weights import random_variables
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 IMAGES = sorted((ROOT / "docker").glob("Dockerfile.*"))
@@ -55,7 +60,7 @@ CONSTRAINTS = {python: constraints(python) for python in PYTHONS}
 EXTRAS = PROJECT["optional-dependencies"]
 ASKED = [
   *lines("requirements-core.txt"), *lines("requirements.txt"), *lines("requirements-dev.txt"),
-  *(requirement for extra, those in EXTRAS.items() if extra != "onnx" for requirement in those),
+  *(one for extra, those in EXTRAS.items() if extra != "onnx" for one in those if not one.startswith("bt_jax[")),
 ]  # fmt: skip
 
 
@@ -183,3 +188,97 @@ def test_the_weights_in_the_wheel_predict_from_any_folder(archives, tmp_path):
   (network,) = prediction["model"]["segmenters"]
   assert network["path"] == str(tmp_path / "site" / "bt_jax" / "zoo" / "lgg.safetensors")
   assert prediction["voxels"] > 0 and (tmp_path / "mask" / "mask.nii.gz").is_file()
+
+
+# What runs in a process that finds no module but those that `pip install bt_jax` brings.
+_WITH_THE_CORE = """
+import importlib.metadata, re, sys
+from packaging.requirements import Requirement
+
+def closure(requirements):
+  names, todo = set(), list(requirements)
+  while todo:
+    one = Requirement(todo.pop())
+    name = re.sub(r"[-_.]+", "-", one.name).lower()
+    if name in names or (one.marker and not any(one.marker.evaluate({"extra": extra}) for extra in one.extras or {""})):
+      continue
+    names.add(name)
+    todo += importlib.metadata.requires(name) or []
+  return names
+
+core = closure(line.strip() for line in open("requirements-core.txt") if line.strip() and not line.startswith("#"))
+normal = lambda name: re.sub(r"[-_.]+", "-", name).lower()
+absent = {
+  module for module, owners in importlib.metadata.packages_distributions().items()
+  if not core & set(map(normal, owners)) and module not in ("bt_jax", "configs", "packaging", "google")
+}
+assert {"nibabel", "skimage", "sklearn", "tifffile", "grain", "h5py", "matplotlib"} <= absent, absent
+
+class Absent:
+  def find_spec(self, name, path=None, target=None):
+    if name.partition(".")[0] in absent:
+      raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Absent())
+"""
+
+
+@pytest.fixture(scope="module")
+def alone():
+  """Runs Python with the core alone."""
+  return lambda program, *arguments: subprocess.run(
+    [sys.executable, "-c", _WITH_THE_CORE + program, *arguments],
+    cwd=ROOT,
+    env={**environment(), "GLIBC_TUNABLES": ""},
+    capture_output=True,
+    text=True,
+  )
+
+
+@pytest.mark.slow
+def test_networks_weights_and_builder_need_the_core_alone(alone, phantom_root, tmp_path):
+  unet = bt_jax.models.UNet(**UNET_FIELDS)
+  variables = random_variables(unet, jnp.zeros((1, 32, 32, 3)))
+  weights = conversion.Weights(variables, UNET, "percentiles", "random", "0" * 64)
+  conversion.save_converted(weights, tmp_path / "weights")
+  done = alone(
+    """
+import bt_jax, jax, numpy as np, tensorflow_datasets as tfds
+images = np.zeros((1, 32, 32, 3), np.float32)
+for network in (bt_jax.models.UNet(), bt_jax.models.LiteUNet(), bt_jax.models.ResNet50()):
+  jax.eval_shape(network.init, jax.random.key(0), images)
+module, variables, normalize = bt_jax.weights.load(sys.argv[1])
+assert module.apply(variables, images).shape == (1, 32, 32, 1) and normalize == "percentiles"
+bt_jax.losses.make_loss, bt_jax.metrics.METRICS
+from bt_jax import cli
+data = sys.argv[3]
+sys.argv = ["bt-jax", "build", "--config=seg.py:phantom", f"--config.data.root={sys.argv[2]}", f"--config.data.dir={data}"]
+try:
+  cli.main()
+except SystemExit as end:
+  assert not end.code
+bt_jax.datasets
+source = tfds.data_source("lgg_mri/phantom", split="all", data_dir=data)
+print("slices:", len(source), source[0]["image"].shape)
+""",
+    str(tmp_path / "weights"),
+    str(phantom_root),
+    str(tmp_path / "tfds"),
+  )
+  slices = len(list(phantom_root.rglob("*_mask.tif")))
+  assert f"slices: {slices} (256, 256, 3)" in done.stdout, done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+  ("mode", "extra", "flags"),
+  [
+    ("train", "train", ["--config=seg.py:phantom"]),
+    ("predict", "predict", ["--checkpoint=lgg", "--input=a", "--output=b"]),
+  ],
+)
+def test_a_mode_that_needs_more_names_its_extra(alone, mode, extra, flags):
+  program = "from bt_jax import cli; sys.argv[0] = 'bt-jax'; cli.main()"
+  done = alone(program, mode, *flags)
+  assert done.returncode == 1 and done.stderr.count("\n") == 1
+  assert re.search(rf'error: .* needs \w+, which is not installed: pip install "bt_jax\[{extra}\]"', done.stderr)

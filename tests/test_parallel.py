@@ -20,7 +20,7 @@ from bt_jax.pipeline import feed
 from bt_jax.pipeline.augment import make_augment
 from bt_jax.pipeline.preprocess import UNCHANGED
 from bt_jax.tasks import TASKS
-from bt_jax.training.step import keep_products, make_predict_step, make_resident_step, make_train_step
+from bt_jax.training.step import ResidentBatches, keep_products, make_predict_step, make_resident_step, make_train_step
 from bt_jax.training.train_state import init_state
 from tests.helpers.slices import make_slices
 from tests.helpers.steps import AUGMENT, LOSS, PREPROCESS, components, options
@@ -125,12 +125,16 @@ def test_several_steps_at_once_are_those_steps(examples, alone, how):
   mesh = mesh_of(8)
   data = jax.device_put(examples, sharding.replicated(mesh))
   compiled = sharding.compile_step(
-    how, make_resident_step(made()), mesh, cut=(False, True, False, False, False), train=True
+    how,
+    make_resident_step(made()),
+    mesh,
+    cut=(False, ResidentBatches(slices=False, indices=True, count=False), False),
+    train=True,
   )
   state, done, losses = jax.device_put(first(), sharding.replicated(mesh)), 0, []
   for count in (1, 3):  # one program for both
     batches = np.stack([indices(done + min(at, count - 1)) for at in range(3)], axis=1)
-    state, loss = compiled(state, batches, data, np.full(3, 0.1, np.float32), count)
+    state, loss = compiled(state, ResidentBatches(data, batches, np.int32(count)), np.full(3, 0.1, np.float32))
     done += count
     losses.append(float(loss))
   assert_same(([alone[0][0], alone[0][3]], alone[1]), (losses, jax.device_get(state)))

@@ -196,7 +196,9 @@ def test_channels_are_chosen_in_order_and_may_repeat():
   )[0]
   expected = np.asarray(data["image"])[..., 1] / 255
   np.testing.assert_allclose(five[..., 3], (expected - 0.485) / 0.229, atol=1e-4)  # the fourth is red again
-  with pytest.raises(UserError, match="data.channels names 't2', expected names out of pre, flair, post"):
+  with pytest.raises(
+    UserError, match="data.channels names 't2', expected some of pre, flair, post, separated by commas"
+  ):
     preprocess.make_preprocess(size=256, normalize="unit", channels="flair,t2", info=INFO)
 
 

@@ -348,7 +348,7 @@ def test_what_is_wrong_is_one_line_and_leaves_nothing(run, classifier, tmp_path)
     ("is given twice", [run[0], run[0]], {}),
     ("expected classification", [run[0]], {"classifier": str(run[0])}),
     ("is not there", [run[0]], {"input": tmp_path / "nowhere"}),
-    ("holds nothing to read", [run[0]], {"input": tmp_path / "empty"}),
+    ("holds no scan", [run[0]], {"input": tmp_path / "empty"}),
     ("no FLAIR", [run[0]], {"input": None, "pre": str(tmp_path / "case.nii.gz")}),
     ("is constant", [run[0]], {"input": tmp_path / "black.nii.gz"}),
     ("expected i/n", [run[0]], {"shard": "3/2"}),

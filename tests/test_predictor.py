@@ -2,9 +2,11 @@
 
 import dataclasses
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from scipy import ndimage
 
 import bt_jax
@@ -16,7 +18,10 @@ from bt_jax.inference.ensemble import views
 from bt_jax.inference.networks import View
 from bt_jax.inference.predictor import of_array
 from bt_jax.pipeline.contrast import stretch
+from bt_jax.pipeline.preprocess import make_preprocess
 from bt_jax.scans import resampling
+from bt_jax.tasks import TASKS
+from bt_jax.training.step import make_predict_step
 from tests.helpers.arithmetic import (
   chance_of,
   flair_logits,
@@ -36,6 +41,42 @@ def test_a_network_says_of_each_slice_what_it_says_of_it_alone():
   np.testing.assert_array_equal(found.mask, found.probability >= 0.5)
   np.testing.assert_allclose(found.slice_probability, chance_of(image).max((1, 2)), atol=1e-6)
   assert found.disagreement is None and found.members.shape == (1, 43, 256, 256) and not found.gated.any()
+
+
+@pytest.mark.parametrize("contrast", ["none", "stretch"])
+def test_a_scan_is_resampled_once_to_the_grid_and_once_back(monkeypatch, contrast):
+  """Where contrast is enhanced, as in training, on the grid of the stored slices, it is resampled from there once more."""
+  resampled = []
+
+  def counted(function):
+    def call(image, shape, *arguments):
+      resampled.append((image.shape[1:3], tuple(shape[1:3])))
+      return function(image, shape, *arguments)
+
+    return call
+
+  for name in ("resize", "scale_and_translate"):
+    monkeypatch.setattr(jax.image, name, counted(getattr(jax.image, name)))
+  preprocess = make_preprocess(size=40, normalize="unit", channels="flair", info=INFO)
+  logits = make_predict_step(model=Plain(), task=TASKS["segmentation"](INFO), preprocess=preprocess)
+  size = 40 if contrast == "none" else INFO.size
+  of_40 = dataclasses.replace(
+    network(), view=View(size, contrast), logits=logits, variables={"params": {"none": jnp.zeros(())}}
+  )
+  mask = loading.of_networks([of_40], []).predict(volume(2)[:, :50, :60]).mask
+  assert mask.shape == (2, 50, 60)
+  own, stored = (50, 60), (INFO.size, INFO.size)
+  once = [(own, (40, 40)), ((40, 40), own)]
+  assert resampled == (
+    once if contrast == "none" else [(own, stored), (stored, (40, 40)), ((40, 40), stored), (stored, own)]
+  )
+
+
+class Plain(nn.Module):
+  """Intensities as logits."""
+
+  def __call__(self, x, *, train=False):
+    return x
 
 
 NEIGHBOURS = "flair,flair-1,flair+1"

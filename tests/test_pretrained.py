@@ -24,7 +24,7 @@ from bt_jax.models.lite_unet import LiteUNet
 from bt_jax.models.resnet import ResNet50Classifier
 from bt_jax.models.resunet import ResUNet
 from bt_jax.models.unet import UNet
-from bt_jax.pretrained import conversion, names, sources
+from bt_jax.pretrained import conversion, filling, names, sources
 from tests.golden import weights
 
 TORCH = weights.naming("torchvision")
@@ -286,8 +286,8 @@ def shapes(model, channels):
 
 def filled(model, read, channels=3):
   variables = jax.tree.map(lambda leaf: np.full(leaf.shape, -1, np.float32), shapes(model, channels))
-  conversion.check_fits(variables, read, encoder=encoder_of(model))
-  return conversion.fill(variables, read)
+  filling.check_fits(variables, read, encoder=encoder_of(model))
+  return filling.fill(variables, read)
 
 
 @pytest.mark.parametrize("channels", [2, 3, 5])

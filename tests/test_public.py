@@ -132,17 +132,23 @@ def test_networks_come_with_their_defaults(make):
   assert all(leaf.shape[0] == 2 for leaf in jax.tree.leaves(outputs))
 
 
-def test_requirements_are_the_core_and_the_extras_that_training_and_dicom_need():
+def test_requirements_are_the_core_and_the_extras_for_all_but_the_viewer():
   lines = (ROOT / "requirements.txt").read_text().split("\n")
   extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
   assert lines[0] == "-r requirements-core.txt"
-  assert sorted(filter(None, lines[1:])) == sorted(extras["report"] + extras["dicom"])
+  wanted = {one for extra in ("predict", "train", "dicom", "published") for one in extras[extra]}
+  assert sorted(filter(None, lines[1:])) == sorted(wanted - {"bt_jax[predict]"})
 
 
 @pytest.mark.parametrize(
   ("extra", "missing", "code"),
   [
-    ("report", "matplotlib", "import bt_jax.modes.train"),
+    ("train", "matplotlib", "import bt_jax.modes.train"),
+    ("train", "grain", "from bt_jax.pipeline import feed; feed.stream(None, start=0, stop=1, workers=0)"),
+    ("predict", "nibabel", "import bt_jax; bt_jax.read('a.nii')"),
+    ("predict", "skimage", "import bt_jax; bt_jax.load('lgg')"),
+    ("published", "h5py", "from bt_jax.pretrained import sources; sources.READERS['.h5']('a.h5')"),
+    ("published", "huggingface_hub", "import bt_jax; bt_jax.weights.load('timm/resnet50.a1_in1k')"),
     ("dicom", "pydicom", "from bt_jax.scans import dicom; dicom.study_of('a.dcm')"),
   ],
 )

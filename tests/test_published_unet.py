@@ -20,7 +20,7 @@ from bt_jax.errors import UserError
 from bt_jax.models import LiteUNet, ResUNet, UNet
 from bt_jax.pipeline import feed, missing_sequences, percentiles
 from bt_jax.pipeline.preprocess import make_preprocess
-from bt_jax.pretrained import conversion
+from bt_jax.pretrained import conversion, filling
 from bt_jax.runs import transfer
 from bt_jax.schema import Slices
 from bt_jax.training.checkpoints import AS_SAVED, Checkpoints
@@ -281,8 +281,8 @@ def test_a_unet_starts_from_all_arrays_and_from_the_head_where_its_classes_are_t
   model = UNet(classes=classes)
   shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 32, 32, channels), np.float32))
   variables = jax.tree.map(lambda leaf: np.full(leaf.shape, -1, np.float32), dict(shapes))
-  conversion.check_fits(variables, loaded, encoder="unet")
-  filled, notes = conversion.fill(variables, loaded)
+  filling.check_fits(variables, loaded, encoder="unet")
+  filled, notes = filling.fill(variables, loaded)
   head, source = filled["params"].pop("head"), dict(loaded.variables["params"])
   assert (np.asarray(head["bias"]) == -1).all() == (classes == 3)
   source.pop("head")
@@ -297,7 +297,7 @@ def test_networks_that_it_does_not_fit_are_named(loaded):
   for model, encoder in ((ResUNet(), "torchvision"), (LiteUNet(), "lite0"), (UNet(width=8), "unet")):
     shapes = jax.eval_shape(model.init, jax.random.key(0), jax.ShapeDtypeStruct((1, 32, 32, 3), np.float32))
     with pytest.raises(UserError) as error:
-      conversion.check_fits(dict(shapes), loaded, encoder=encoder)
+      filling.check_fits(dict(shapes), loaded, encoder=encoder)
     wanted = "set model.width=32 and model.depth=4" if encoder == "unet" else "take model.name=unet"
     assert wanted in with_flags(error.value)
 

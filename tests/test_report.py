@@ -15,7 +15,7 @@ from bt_jax.errors import UserError
 from bt_jax.evaluation import subgroups
 from bt_jax.evaluation.record_tables import kind_of
 from bt_jax.evaluation.summary_files import write_summary
-from bt_jax.report.page import charts, html, html_tables, phrases, sprites
+from bt_jax.reporting.page import charts, html, phrases, sprites, statistics_tables
 from bt_jax.schema import Slices
 from configs.common import get_config
 from tests.helpers import made_up_pages
@@ -234,7 +234,7 @@ def test_masks_are_called_what_their_data_set_calls_them(tmp_path, data, called)
 
 def test_groups_of_patients_have_headings_in_words():
   names = subgroups.groupings_of(LGG)
-  tables = html_tables.subgroups(
+  tables = statistics_tables.subgroups(
     {name: [{"group": "a", "patients": 9, "slices": 99, **estimates("dice_mean")}] for name in names}, LGG
   )
   assert tables.keys() == names.keys() and tables["site"].caption == "By hospital"

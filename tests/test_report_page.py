@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from bt_jax.report.page import phrases
+from bt_jax.reporting.page import phrases
 from tests.helpers.made_up_pages import PAGES
 from tests.helpers.made_up_runs import EVIL, KINDS
 

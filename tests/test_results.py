@@ -10,8 +10,8 @@ from bt_jax.errors import UserError
 from bt_jax.evaluation import calibration, class_statistics, records
 from bt_jax.evaluation.record_tables import Tables
 from bt_jax.evaluation.volumes import volume_columns
-from bt_jax.report.run_summary import summarize
-from bt_jax.report.text_tables import OF_TASK
+from bt_jax.reporting.run_summary import summarize
+from bt_jax.reporting.text_tables import OF_TASK
 from bt_jax.tasks import TASKS
 from tests.helpers.made_up_runs import CLINICAL as EMPTY_CLINICAL
 from tests.helpers.slices import make_slices

@@ -350,7 +350,7 @@ def test_a_zip_is_the_study_in_it(tmp_path):
   refused(lambda: reader.read(listed["p2"]), "p2.zip: case/s_1_2.png", "damaged")  # no temporary path
   refused(lambda: reader.read(listed["p3"]), "p3.zip", "2 studies")
   (study,) = reader.find(pack(tmp_path / "p4.zip", [("notes.txt", b"x")]), {})
-  refused(lambda: reader.read(study), f"{tmp_path}/p4.zip holds nothing to read")
+  refused(lambda: reader.read(study), f"{tmp_path}/p4.zip holds no scan")
 
 
 def test_sha256_is_that_of_the_bytes_in_order(tmp_path):

@@ -430,13 +430,13 @@ def test_loop_stops_at_a_loss_that_is_not_finite_and_keeps_the_good_checkpoint(t
   latest, best = Checkpoints(tmp_path / "latest"), Checkpoints(tmp_path / "best")
   reported = []
 
-  def step(state, number):
+  def step(state, number, learning_rate):
     mark = jnp.int32(number) if number == 15 else state.nonfinite_step
     return state.replace(step=state.step + 1, loss_sum=state.loss_sum + 2.0, nonfinite_step=mark), jnp.float32(2.0)
 
   with pytest.raises(UserError, match="not finite at step 15"):
     loop.train(
-      state, [], plan=loop.Plan(steps=40, steps_per_epoch=10, batch_size=2, patience=0), pipeline=loop.InputPipeline(lambda done, most: loop.StepInput(1, (done,)), step),
+      state, [], plan=loop.Plan(steps=40, steps_per_epoch=10, batch_size=2, patience=0), pipeline=loop.InputPipeline(lambda done, most: loop.StepInput(1, done, np.float32(0.1)), step),
       validate=lambda state: loop.Validation({"loss": 0.5, "accuracy": 0.75, "score": 0.25}, dict), learning_rates=[0.1] * 40, latest=latest, best=best,
       record={}, report=reported.append,
     )  # fmt: skip

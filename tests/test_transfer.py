@@ -77,7 +77,7 @@ def test_a_head_of_other_classes_starts_anew_and_the_rest_is_taken_over():
   jax.tree.map(np.testing.assert_array_equal, variables["params"]["head"], before["params"]["head"])
   for name in ("encoder1", "bottom", "up1", "decoder1"):
     jax.tree.map(np.testing.assert_array_equal, variables["params"][name], run.variables["params"][name])
-  assert any("the head starts at random, as it was for core, rim, and is for tumor" in note for note in notes)
+  assert any("the head is initialised at random, as it was for core, rim, and is for tumor" in note for note in notes)
 
 
 def test_a_head_of_one_class_goes_on_whatever_the_class_is_called():

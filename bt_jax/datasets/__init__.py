@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bt_jax.datasets.lgg_mri import lgg_mri_dataset_builder as lgg_mri_dataset_builder
+from bt_jax.errors import needs
 
 __all__ = ["own"]
 
@@ -13,6 +14,7 @@ def __dir__() -> list[str]:
   return __all__
 
 
+@needs("predict", "a folder of your own data")
 def own(
   root: str | os.PathLike, *, data_dir: str | os.PathLike | None = None, window: str = ""
 ) -> Sequence[dict[str, Any]]:

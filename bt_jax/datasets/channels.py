@@ -48,7 +48,7 @@ def parse_channels(text: str, info: DatasetInfo) -> tuple[Channel, ...]:
     match = re.fullmatch(r"\s*(.+?)([+-]\d+)?\s*", name)
     if not match or match[1] not in info.channels or (match[2] and not int(match[2])):
       raise UserError(
-        f"data.channels names {name.strip()!r}, expected names out of {', '.join(info.channels)} with commas between; "
+        f"data.channels names {name.strip()!r}, expected some of {', '.join(info.channels)}, separated by commas; "
         f"{info.reference}-1 and {info.reference}+1 are of the slices before and after, and so on"
       )
     channels.append(Channel(info.channels.index(match[1]), int(match[2] or 0)))

@@ -11,17 +11,23 @@ from bt_jax.datasets.lgg_mri import clinical_groups
 from bt_jax.datasets.lgg_mri.constants import INFO, PHANTOM
 from bt_jax.datasets.lgg_mri.lgg_mri_dataset_builder import published_folds
 from bt_jax.datasets.lgg_mri.lgg_source import LggSource
-from bt_jax.datasets.own_data.source import OwnSource
 from bt_jax.datasets.patient_groups import PatientGroups, default_groups
 from bt_jax.datasets.store import Source
 from bt_jax.errors import choose
 from bt_jax.options import fields_of
 
+
+def _own(*, root: str | None, dir: str | None, folds: int, window: str) -> Source:
+  from bt_jax.datasets.own_data.source import OwnSource  # reads NIfTI, which the published data set does not need
+
+  return OwnSource(root, dir, folds=folds, window=window)
+
+
 # The sources by name. The keyword arguments of each are fields of a configuration's section `data`.
 DATASETS: dict[str, Callable[..., Source]] = {
   "lgg": lambda *, root, dir, expect_full: LggSource("full" if expect_full else "partial", root, dir),
   "phantom": lambda *, root, dir: LggSource("phantom", root, dir, PHANTOM),
-  "own": lambda *, root, dir, folds, window: OwnSource(root, dir, folds=folds, window=window),
+  "own": _own,
 }
 
 

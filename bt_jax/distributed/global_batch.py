@@ -94,13 +94,13 @@ class Totals:
 _totals: contextvars.ContextVar[Totals | None] = contextvars.ContextVar("totals", default=None)
 
 
-def keys(key: Key[Array, ""], count: int) -> Key[Array, "{count}"]:
+def keys(key: Key[Array, ""], count: int) -> Key[Array, " {count}"]:
   """A key for each of the `count` examples of this shard, the same however the batch is sharded."""
   every = jax.random.split(key, count * parts())
   return every if parts() == 1 else lax.dynamic_slice_in_dim(every, lax.axis_index(AXIS) * count, count)
 
 
-def reverse(x: Shaped[Array, "batch *_"]) -> Shaped[Array, "batch *_"]:
+def reverse(x: Shaped[Array, " batch *_"]) -> Shaped[Array, " batch *_"]:
   """The examples of the batch in reverse order."""
   if (count := parts()) > 1:
     x = lax.ppermute(x, AXIS, [(part, count - 1 - part) for part in range(count)])

@@ -41,11 +41,11 @@ def check_batch_size(mesh: Mesh, name: str, batch_size: int, pieces: int = 1) ->
     raise UserError(f"{name} is {batch_size}, expected a positive multiple of {of}: take {sizes}")
 
 
-def _compile_jit(function: Callable, mesh: Mesh, *, cut: Sequence[bool], cut_out: bool, train: bool) -> Callable:
+def _compile_jit(function: Callable, mesh: Mesh, *, cut: tuple[PyTree, ...], cut_out: bool, train: bool) -> Callable:
   layouts = {True: _cut(mesh), False: replicated(mesh)}
   return jax.jit(
     function,
-    in_shardings=tuple(layouts[which] for which in cut),
+    in_shardings=jax.tree.map(layouts.get, cut),
     out_shardings=layouts[cut_out],
     donate_argnums=0 if train else (),
     compiler_options=_gradient_options() if train else None,
@@ -71,12 +71,12 @@ def _gradient_options() -> dict[str, str] | None:
   return options
 
 
-def _compile_pmap(function: Callable, mesh: Mesh, *, cut: Sequence[bool], cut_out: bool, train: bool) -> Callable:
+def _compile_pmap(function: Callable, mesh: Mesh, *, cut: tuple[PyTree, ...], cut_out: bool, train: bool) -> Callable:
   mapped = jax.pmap(
     function,
     axis_name=global_batch.AXIS,
     devices=list(mesh.devices.flat),
-    in_axes=tuple(0 if which else None for which in cut),
+    in_axes=jax.tree.map(lambda which: 0 if which else None, cut),
     out_axes=0 if cut_out else None,
     donate_argnums=0 if train else (),
   )
@@ -87,7 +87,7 @@ def _compile_pmap(function: Callable, mesh: Mesh, *, cut: Sequence[bool], cut_ou
   join = jax.jit(lambda tree: jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree), out_shardings=_cut(mesh))
 
   def call(*arguments: PyTree) -> PyTree:
-    out = mapped(*(split(argument) if which else argument for argument, which in zip(arguments, cut, strict=True)))
+    out = mapped(*jax.tree.map(lambda which, part: split(part) if which else part, cut, arguments))
     return join(out) if cut_out else out
 
   return call
@@ -97,7 +97,7 @@ COMPILERS = {"jit": _compile_jit, "pmap": _compile_pmap}
 
 
 def compile_step(
-  how: str, function: Callable, mesh: Mesh, *, cut: Sequence[bool], cut_out: bool = False, train: bool = False
+  how: str, function: Callable, mesh: Mesh, *, cut: tuple[PyTree, ...], cut_out: bool = False, train: bool = False
 ) -> Callable:
   """Compiles a step for all devices of the mesh; the result does not depend on their number, up to rounding.
 
@@ -106,8 +106,8 @@ def compile_step(
       program on its shard.
     function: the step; its operations over the batch use `global_batch`.
     mesh: the devices.
-    cut: for each argument, whether it is sharded over the devices along its first axis, the batch; otherwise it is
-      replicated.
+    cut: for each argument, or for each part of it, whether it is sharded over the devices along its first axis, the
+      batch; otherwise it is replicated.
     cut_out: the same for the returned value.
     train: whether it is a training step: its first argument is donated, and on a CPU it is compiled for gradients.
 

@@ -15,7 +15,7 @@ _DOT = "\0"  # stands for a dot within the name of a group
 FEWEST = 5  # patients; with fewer, there is no interval
 FEW = 10  # patients; with fewer, an interval is not reliable
 # Maps the patients of each sample, with repeats, to the statistics of the samples; nan where one has no value.
-Numbers = Callable[[Int[np.ndarray, "samples patients"]], dict[str, Float[np.ndarray, "samples"]]]
+Numbers = Callable[[Int[np.ndarray, "samples patients"]], dict[str, Float[np.ndarray, " samples"]]]
 
 
 def estimate(
@@ -90,7 +90,7 @@ def about(patients: int, *, shares: bool = True) -> dict[str, Any]:
   }
 
 
-def by_patient(rows: list[Record], columns: dict[str, np.ndarray]) -> dict[str, Float[np.ndarray, "patients"]]:
+def by_patient(rows: list[Record], columns: dict[str, np.ndarray]) -> dict[str, Float[np.ndarray, " patients"]]:
   """Sums each column, which is as long as `rows`, over the rows of each patient, in order of first appearance."""
   names = [row["patient"] for row in rows]
   index_of = {name: index for index, name in enumerate(dict.fromkeys(names))}
@@ -103,7 +103,7 @@ def share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
   return np.divide(part, whole, out=np.full(np.shape(part), np.nan), where=np.asarray(whole) != 0)
 
 
-def _drawn(numbers: Numbers, patients: int) -> dict[str, Float[np.ndarray, "resamples"]]:
+def _drawn(numbers: Numbers, patients: int) -> dict[str, Float[np.ndarray, " resamples"]]:
   from scipy import stats  # see above
 
   names = list(numbers(np.arange(patients)[None]))
@@ -127,7 +127,7 @@ def _drawn(numbers: Numbers, patients: int) -> dict[str, Float[np.ndarray, "resa
   return dict(zip(names, result.bootstrap_distribution, strict=True))
 
 
-def _interval(drawn: Float[np.ndarray, "resamples"] | None) -> list[float] | None:
+def _interval(drawn: Float[np.ndarray, " resamples"] | None) -> list[float] | None:
   if drawn is None or np.isnan(drawn).mean() > 0.05:
     return None
   return [float(edge) for edge in np.nanquantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])]

@@ -23,7 +23,7 @@ _EDGE = 1e-6  # probabilities are kept this far from 0 and 1, where log-odds are
 
 
 def fit_temperature(
-  probability: Float[np.ndarray, "n"], label: np.ndarray, count: Int[np.ndarray, "n"] | None = None
+  probability: Float[np.ndarray, " n"], label: np.ndarray, count: Int[np.ndarray, " n"] | None = None
 ) -> float:
   """The temperature in `_LIMITS` with the highest likelihood of these labels (Guo et al. 2017, arXiv:1706.04599).
 
@@ -115,7 +115,7 @@ def pixel_rows(
   return rows
 
 
-def _count(probability: Float[np.ndarray, "n"], label: UInt8[np.ndarray, "n"]) -> dict[str, np.ndarray]:
+def _count(probability: Float[np.ndarray, " n"], label: UInt8[np.ndarray, " n"]) -> dict[str, np.ndarray]:
   bins = bin_of(probability)
   return {
     "pixels": np.bincount(bins, minlength=BINS),
@@ -124,7 +124,7 @@ def _count(probability: Float[np.ndarray, "n"], label: UInt8[np.ndarray, "n"]) -
   }
 
 
-def bin_of(probability: Float[np.ndarray, "n"]) -> Int[np.ndarray, "n"]:
+def bin_of(probability: Float[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
   """The bin of each probability; a probability of 1 is in the last bin."""
   return np.minimum((probability * BINS).astype(int), BINS - 1)
 

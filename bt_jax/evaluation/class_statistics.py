@@ -26,7 +26,7 @@ _SHARES = ("accuracy", "precision", "recall", "specificity")  # of slices
 
 
 def class_rows(
-  slices: Slices, probabilities: Float[np.ndarray, "n"], predictions: Bool[np.ndarray, "n"], *, data: str, split: str
+  slices: Slices, probabilities: Float[np.ndarray, " n"], predictions: Bool[np.ndarray, " n"], *, data: str, split: str
 ) -> list[Record]:
   """One record per slice, in the split's order: data, split, case, patient, slice, label, probability, prediction."""
   label = slices.label
@@ -61,14 +61,14 @@ def patient_class_rows(rows: list[Record]) -> list[Record]:
   return patients
 
 
-def choose_threshold(probabilities: Float[np.ndarray, "n"], label: Int[np.ndarray, "n"]) -> float:
+def choose_threshold(probabilities: Float[np.ndarray, " n"], label: Int[np.ndarray, " n"]) -> float:
   """The threshold in `THRESHOLDS` with the highest accuracy on these (validation) slices; the middle one of ties."""
   accuracy = np.array([((probabilities >= threshold) == label).mean() for threshold in THRESHOLDS])
   best = np.flatnonzero(accuracy == accuracy.max())
   return float(THRESHOLDS[best[len(best) // 2]])
 
 
-def confusion(predicted: Bool[np.ndarray, "n"], label: Int[np.ndarray, "n"]) -> metrics.Counts:
+def confusion(predicted: Bool[np.ndarray, " n"], label: Int[np.ndarray, " n"]) -> metrics.Counts:
   """Counts slices as pixels are counted, with tumour as the positive class."""
   truth = label == 1
   return metrics.Counts(

@@ -30,12 +30,12 @@ def column(rows: list[Record], name: str) -> np.ndarray:
   return np.array([row[name] for row in rows])
 
 
-def area(rows: list[Record]) -> Int[np.ndarray, "n"]:
+def area(rows: list[Record]) -> Int[np.ndarray, " n"]:
   """Number of pixels of each predicted mask."""
   return column(rows, "tp") + column(rows, "fp")
 
 
-def gate_threshold(probability: Float[np.ndarray, "n"], label: Int[np.ndarray, "n"], sensitivity: float) -> float:
+def gate_threshold(probability: Float[np.ndarray, " n"], label: Int[np.ndarray, " n"], sensitivity: float) -> float:
   """The highest threshold at which at least this share of the slices with a tumour is let through.
 
   Raises:
@@ -103,7 +103,7 @@ def _features(
 
 def classify_slices(
   validation: tuple[list[Record], list[Record]], test: tuple[list[Record], list[Record]], classifier_threshold: float
-) -> dict[str, tuple[Float[np.ndarray, "n"], float]]:
+) -> dict[str, tuple[Float[np.ndarray, " n"], float]]:
   """Classifies the test slices in each of `WAYS`: the probability of tumour of each slice, and the threshold for it.
 
   `mask` and `both` are logistic regressions on `FEATURES`; they are fitted, and their thresholds chosen, on the

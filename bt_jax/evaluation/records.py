@@ -1,6 +1,10 @@
 """Records: one per slice and one per patient volume. All tables, figures and intervals are derived from them.
 
 If masks have several classes, there is one record for each class, which the column `class` names.
+
+A record is a dictionary, and not a class of its own, because its columns depend on the task, on the table of metrics and
+on what a data set knows of its patients, and most statistics are given the name of a column. `record_tables.kind_of` has
+the type of every column, and `files.read_csv` is the one function that reads tables, by these types.
 """
 
 from collections.abc import Sequence
@@ -19,7 +23,7 @@ DISTANCES = ("hd95", "assd")
 
 def slice_records(
   slices: Slices,
-  probabilities: Float[np.ndarray, "n"],
+  probabilities: Float[np.ndarray, " n"],
   masks: Bool[np.ndarray, "n height width classes"],
   *,
   data: str,

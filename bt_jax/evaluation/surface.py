@@ -72,6 +72,6 @@ def _distances(
   start: Bool[np.ndarray, "depth height width"],
   end: Bool[np.ndarray, "depth height width"],
   spacing: tuple[float, float, float],
-) -> Float[np.ndarray, "voxels"]:
+) -> Float[np.ndarray, " voxels"]:
   """The distance from each voxel of `start` to the nearest voxel of `end`."""
   return ndimage.distance_transform_edt(~end, sampling=spacing)[start]

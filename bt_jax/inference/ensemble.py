@@ -14,9 +14,8 @@ from bt_jax.datasets.info import DatasetInfo
 from bt_jax.inference.networks import Network, View
 from bt_jax.losses import class_probabilities
 from bt_jax.pipeline.augment import rotation_matrix, warp
-from bt_jax.pipeline.preprocess import Batch
 from bt_jax.scans import resampling
-from bt_jax.schema import Tumor
+from bt_jax.schema import Batch, Tumor
 
 PyTree = Any
 _TURN_DEGREES = 10.0
@@ -37,8 +36,8 @@ class Outputs(NamedTuple):
   """
 
   members: Float[Array | np.ndarray, "members slices height width classes"]
-  slice_probability: Float[Array | np.ndarray, "slices"]
-  gated: Bool[Array | np.ndarray, "slices"]
+  slice_probability: Float[Array | np.ndarray, " slices"]
+  gated: Bool[Array | np.ndarray, " slices"]
   spread: Float[Array | np.ndarray, "slices height width"] | None = None
 
 
@@ -183,7 +182,7 @@ def _deviation(values: Sequence[Float[Array, "*shape"]]) -> Float[Array, "*shape
   return jnp.sqrt(squares / len(values))
 
 
-def _calibrate(probability: Float[Array, "slices"], temperature: float) -> Float[Array, "slices"]:
+def _calibrate(probability: Float[Array, " slices"], temperature: float) -> Float[Array, " slices"]:
   """`calibration.calibrate` in JAX, where it is traced."""
   edge = 1e-6
   return jax.nn.sigmoid(jax.scipy.special.logit(jnp.clip(probability, edge, 1 - edge)) / temperature)

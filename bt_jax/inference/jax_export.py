@@ -131,7 +131,7 @@ def plan(
     )
   if measured := [network for network in (*segmenters, *classifiers) if network.view.percentiles]:
     raise UserError(
-      f"{measured[0].about['path']} is normalised between percentiles, which are taken on the host and which an export cannot "
+      f"{measured[0].about['path']} is normalised between percentiles, which are computed on the host and which an export cannot "
       "include: use it as it is, or train with data.normalize=volume",
       "data.normalize=volume",
     )
@@ -164,7 +164,7 @@ def is_there(output: pathlib.Path, described: dict[str, Any], read_there: Callab
   except UserError:
     same = False
   if not same:
-    raise UserError(f"{output} is there already, and is not this export: choose another output, or remove it", "output")
+    raise UserError(f"{output} exists already, and is not this export: choose another output, or remove it", "output")
   print(f"already there: {output}, of these networks and options\n{NOTICE}")
   return True
 

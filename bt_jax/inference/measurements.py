@@ -97,7 +97,7 @@ def entropy(probability: Float[np.ndarray, "*shape"]) -> Float[np.ndarray, "*sha
 
 
 def uncertainty(
-  probability: Float[np.ndarray, "slices height width"], mask: Mask, slice_probability: Float[np.ndarray, "slices"]
+  probability: Float[np.ndarray, "slices height width"], mask: Mask, slice_probability: Float[np.ndarray, " slices"]
 ) -> float:
   """How unsure a mask is as a whole, 0..1, by which studies are sorted.
 

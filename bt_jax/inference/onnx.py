@@ -196,7 +196,7 @@ def _run(traced: ClosedJaxpr, *inputs: Array) -> list[Array]:
   return [var.val if isinstance(var, Literal) else values[var] for var in traced.jaxpr.outvars]
 
 
-def percentile(volume: Volume, q: float, axis: tuple[int, ...]) -> Float[Array, "channels"]:
+def percentile(volume: Volume, q: float, axis: tuple[int, ...]) -> Float[Array, " channels"]:
   """`numpy.percentile`, linear, over all axes but the last; by bisection, as ONNX cannot sort an unknown number of values.
 
   Args:

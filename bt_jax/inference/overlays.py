@@ -91,7 +91,7 @@ def colour_map(masks: Bool[np.ndarray, "height width classes"]) -> UInt8[np.ndar
   return image
 
 
-def choose_tiles(areas: Int[np.ndarray, "slices"]) -> tuple[list[int], int]:
+def choose_tiles(areas: Int[np.ndarray, " slices"]) -> tuple[list[int], int]:
   """The slices on a contact sheet, every n-th and the one with the largest area, and n.
 
   Args:

@@ -46,9 +46,9 @@ class Prediction(Segmented):
   """
 
   probabilities: Float[np.ndarray, "slices height width classes"]
-  slice_probability: Float[np.ndarray, "slices"]
+  slice_probability: Float[np.ndarray, " slices"]
   members: Bool[np.ndarray, "members slices height width"]
-  gated: Bool[np.ndarray, "slices"]
+  gated: Bool[np.ndarray, " slices"]
   threshold: float
   warnings: list[str]
   looks_wrong: bool

@@ -1,4 +1,9 @@
-"""Segments a volume: resamples it to each network's grid, runs the networks in batches, and resamples back."""
+"""Segments a volume: resamples it to each network's grid, runs the networks in batches, and resamples back.
+
+A scan is resampled once to the grid and once back. There are two exceptions, since training has them too. Contrast is
+enhanced, and percentiles are taken, on the grid of the stored slices, so for such networks a scan is resampled to that
+grid and from there to the network's: histograms depend on the grid, and the network would see other intensities.
+"""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
@@ -103,7 +108,7 @@ def _to_networks(
 
 def _statistics(
   mean: Array, variance: Array, aspect: Array, *, height: int, width: int
-) -> tuple[Float[Array, "channels"], Float[Array, "channels"]]:
+) -> tuple[Float[Array, " channels"], Float[Array, " channels"]]:
   return resampling.of_volume(mean, variance, height, width, aspect)
 
 

@@ -154,7 +154,7 @@ class Dropout(nn.Module):
   rate: float
 
   @nn.compact
-  def __call__(self, x: Float[Array, "batch *features"], *, train: bool) -> Float[Array, "batch *features"]:
+  def __call__(self, x: Float[Array, " batch *features"], *, train: bool) -> Float[Array, " batch *features"]:
     if not train:
       return x
     keys = global_batch.keys(self.make_rng("dropout"), x.shape[0])

@@ -20,7 +20,7 @@ class MaskAndSlice(NamedTuple):
   """
 
   mask: Float[Array, "batch height width classes"]
-  slice: Float[Array, "batch"]
+  slice: Float[Array, " batch"]
 
 
 class LiteUNet(nn.Module):

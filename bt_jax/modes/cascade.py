@@ -17,9 +17,9 @@ from bt_jax.evaluation.aggregation import summarize
 from bt_jax.evaluation.class_statistics import summarize_classes
 from bt_jax.evaluation.records import Record, of_any_class
 from bt_jax.evaluation.summary_files import is_finished, write_summary
-from bt_jax.report import figures
-from bt_jax.report.page import html
-from bt_jax.report.text_tables import cascade_table, heading
+from bt_jax.reporting import figures
+from bt_jax.reporting.page import html
+from bt_jax.reporting.text_tables import cascade_table, heading
 from bt_jax.runs import chunks, prediction, restoring, run_data
 from bt_jax.runs.components import make_components
 from bt_jax.runs.provenance import provenance

@@ -11,8 +11,8 @@ from bt_jax.evaluation import bootstrap, comparison
 from bt_jax.evaluation.aggregation import score_of
 from bt_jax.evaluation.record_tables import Tables, read_run
 from bt_jax.evaluation.records import of_any_class
-from bt_jax.report.page import comparison_page
-from bt_jax.report.text_tables import compare_table
+from bt_jax.reporting.page import comparison_page
+from bt_jax.reporting.text_tables import compare_table
 from bt_jax.tasks import TASKS
 from bt_jax.tasks.task import Task
 

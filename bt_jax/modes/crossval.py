@@ -18,8 +18,8 @@ from bt_jax.evaluation.summary_files import is_finished, read_summary
 from bt_jax.evaluation.volumes import volume_columns
 from bt_jax.modes import pool, train
 from bt_jax.paper import genes
-from bt_jax.report import run_summary
-from bt_jax.report.page.phrases import duration
+from bt_jax.reporting import run_summary
+from bt_jax.reporting.page.phrases import duration
 from bt_jax.runs import unused_fields
 from bt_jax.runs.components import make_components
 from bt_jax.runs.workdir import begin, claim, default_workdir, plain

@@ -14,9 +14,9 @@ from bt_jax.distributed import hosts, setup
 from bt_jax.errors import UserError
 from bt_jax.evaluation import subgroups
 from bt_jax.paper import baselines
-from bt_jax.report import figures, run_summary
-from bt_jax.report.page import sprites
-from bt_jax.report.text_tables import heading
+from bt_jax.reporting import figures, run_summary
+from bt_jax.reporting.page import sprites
+from bt_jax.reporting.text_tables import heading
 from bt_jax.runs import warm_start
 from bt_jax.runs.components import Components, make_components
 from bt_jax.runs.evaluator import Evaluation, evaluate_best

@@ -17,7 +17,7 @@ from bt_jax.evaluation.aggregation import chosen
 from bt_jax.evaluation.record_tables import Tables, read_run
 from bt_jax.evaluation.records import Record, of_any_class
 from bt_jax.evaluation.summary_files import is_finished
-from bt_jax.report import run_summary
+from bt_jax.reporting import run_summary
 from bt_jax.runs.provenance import provenance
 from bt_jax.runs.workdir import differences, listed
 from bt_jax.tasks import TASKS

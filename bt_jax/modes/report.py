@@ -3,7 +3,7 @@
 import pathlib
 
 from bt_jax.errors import UserError
-from bt_jax.report.page import html
+from bt_jax.reporting.page import html
 from configs import saved
 
 

@@ -96,7 +96,7 @@ def predict(name: str, slices: Slices, parameters: Parameters, *, seed: int) -> 
   return np.concatenate([[False], kept])[labels]
 
 
-def sample_ids(ids: Sequence[str], label: Int[np.ndarray, "n"], *, seed: int, size: int = SAMPLE) -> list[str]:
+def sample_ids(ids: Sequence[str], label: Int[np.ndarray, " n"], *, seed: int, size: int = SAMPLE) -> list[str]:
   """Samples at most `size` slices to fit on, in the order of `ids`: half with label 1, or as many as there are."""
   rng = np.random.default_rng(seed)
   tumor, healthy = (rng.permutation(np.flatnonzero(label == kind)) for kind in (1, 0))
@@ -153,11 +153,11 @@ class Parts(NamedTuple):
     contrast: mean FLAIR above the volume's mean, in standard deviations of the volume.
   """
 
-  area: Int[np.ndarray, "parts"]
-  overlap: Int[np.ndarray, "parts"]
-  contrast: Float[np.ndarray, "parts"]
+  area: Int[np.ndarray, " parts"]
+  overlap: Int[np.ndarray, " parts"]
+  contrast: Float[np.ndarray, " parts"]
 
-  def kept(self, *, least_area: int, brightness: float) -> Bool[np.ndarray, "parts"]:
+  def kept(self, *, least_area: int, brightness: float) -> Bool[np.ndarray, " parts"]:
     return (self.area >= least_area) & (self.contrast >= brightness)
 
 
@@ -182,7 +182,7 @@ def _opened(masks: Masks, radius: int) -> Masks:
   return ndimage.binary_opening(masks, _CROSS, iterations=radius)
 
 
-def _make_brightest_class(find: Callable[..., Float[np.ndarray, "n"]]) -> Callable[..., Masks]:
+def _make_brightest_class(find: Callable[..., Float[np.ndarray, " n"]]) -> Callable[..., Masks]:
   """Makes the function that segments pixels above a level of each slice; `find` takes histograms, classes and seed."""
 
   def brightest_class(slices: Slices, parameters: Parameters, seed: int) -> Masks:
@@ -198,12 +198,12 @@ def _make_brightest_class(find: Callable[..., Float[np.ndarray, "n"]]) -> Callab
   return brightest_class
 
 
-def _otsu(histograms: Histograms, classes: int, *, seed: int) -> Float[np.ndarray, "n"]:
+def _otsu(histograms: Histograms, classes: int, *, seed: int) -> Float[np.ndarray, " n"]:
   values = np.arange(256)
   return np.array([threshold_multiotsu(classes=classes, hist=(counts, values))[-1] for counts in histograms], float)
 
 
-def kmeans(histograms: Histograms, classes: int, *, seed: int) -> Float[np.ndarray, "n"]:
+def kmeans(histograms: Histograms, classes: int, *, seed: int) -> Float[np.ndarray, " n"]:
   """Midpoint of the two brightest centres of k-means on intensities, weighted by the number of their pixels."""
   from sklearn.cluster import KMeans  # a slow import (half a second), so not at the start of every run
 
@@ -216,11 +216,11 @@ def kmeans(histograms: Histograms, classes: int, *, seed: int) -> Float[np.ndarr
   return np.array(levels)
 
 
-def _darwinian(histograms: Histograms, classes: int, *, seed: int) -> Float[np.ndarray, "n"]:
+def _darwinian(histograms: Histograms, classes: int, *, seed: int) -> Float[np.ndarray, " n"]:
   return particle_swarm.darwinian(histograms, classes, seed=seed)[:, -1].astype(float)
 
 
-def _random_order(histograms: Histograms, classes: int, *, seed: int) -> Float[np.ndarray, "n"]:
+def _random_order(histograms: Histograms, classes: int, *, seed: int) -> Float[np.ndarray, " n"]:
   return particle_swarm.random_order(histograms, classes, seed=seed)[:, -1].astype(float)
 
 
@@ -233,7 +233,7 @@ def _morphological(slices: Slices, parameters: Parameters, seed: int) -> Masks:
   return masks
 
 
-def _by_class(title: str, find: Callable[..., Float[np.ndarray, "n"]]) -> Method:
+def _by_class(title: str, find: Callable[..., Float[np.ndarray, " n"]]) -> Method:
   return Method(title, {**CLASSES, **OPENING, **CLEAN_UP}, _make_brightest_class(find))
 
 

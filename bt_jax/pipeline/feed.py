@@ -7,15 +7,19 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import flags
 from jaxtyping import Float, Int
 
-from bt_jax.errors import UserError, choose
-from bt_jax.schema import Slices
+from bt_jax.errors import UserError, choose, needs
+from bt_jax.schema import Batch, Slices
 
-Groups = Sequence[Int[np.ndarray, "_"]]
+if TYPE_CHECKING:
+  import grain
+
+Groups = Sequence[Int[np.ndarray, " _"]]
 
 # Maps labels to the groups of slices from which training batches are filled in turn.
 SAMPLINGS = {
@@ -25,7 +29,7 @@ SAMPLINGS = {
 }
 
 
-def sampling_groups(sampling: str, labels: Int[np.ndarray, "n"]) -> Groups:
+def sampling_groups(sampling: str, labels: Int[np.ndarray, " n"]) -> Groups:
   """The groups of a sampling scheme; raises UserError if there is no such scheme or a group is empty."""
   groups = choose("train.sampling", sampling, SAMPLINGS)(labels)
   if not all(len(group) for group in groups):
@@ -43,7 +47,7 @@ def _permutation(seed: int, epoch: int, group: int, size: int) -> np.ndarray:
   return np.random.default_rng([seed, epoch, group]).permutation(size)
 
 
-def train_indices(*, seed: int, step: int, batch_size: int, groups: Groups) -> Int[np.ndarray, "batch_size"]:
+def train_indices(*, seed: int, step: int, batch_size: int, groups: Groups) -> Int[np.ndarray, " batch_size"]:
   """The slices of training batch `step`, from 0: int32 [batch_size], a pure function of the arguments.
 
   Batches are consecutive pieces of one endless sequence that takes from each group in turn; each group is an endless
@@ -65,7 +69,7 @@ def eval_batches(size: int, batch_size: int) -> Iterator[tuple[np.ndarray, np.nd
     yield np.where(indices < size, indices, 0), indices < size
 
 
-def slice_weights(class_weights: str, labels: Int[np.ndarray, "n"]) -> Float[np.ndarray, "n"]:
+def slice_weights(class_weights: str, labels: Int[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
   """The weight of each slice in the objective: 1 or, for `balanced`, n / (2 x number of slices in its class).
 
   Raises:
@@ -77,8 +81,8 @@ def slice_weights(class_weights: str, labels: Int[np.ndarray, "n"]) -> Float[np.
   return (len(labels) / (2 * np.maximum(counts, 1)))[labels].astype(np.float32)
 
 
-def arrays(slices: Slices, weights: Float[np.ndarray, "n"] | None = None) -> dict[str, np.ndarray]:
-  """The arrays of slices that a step takes, each with the batch as its first axis; weights default to 1."""
+def arrays(slices: Slices, weights: Float[np.ndarray, " n"] | None = None) -> Batch:
+  """The arrays of slices that a step takes; weights default to 1."""
   names = ["mask", "label", "volume_mean", "volume_std"]
   if slices.volume_percentiles is not None:
     names.append("volume_percentiles")
@@ -126,11 +130,11 @@ class Batches:
 
   read: Callable[[Sequence[str]], Slices]
   ids: Sequence[str]
-  weights: Float[np.ndarray, "n"]
-  order: Callable[..., Int[np.ndarray, "batch_size"]]
-  rows: Int[np.ndarray, "_"]
+  weights: Float[np.ndarray, " n"]
+  order: Callable[..., Int[np.ndarray, " batch_size"]]
+  rows: Int[np.ndarray, " _"]
 
-  def __call__(self, step: int) -> dict[str, np.ndarray]:
+  def __call__(self, step: int) -> Batch:
     indices = self.order(step=step)[self.rows]
     return arrays(self.read([self.ids[index] for index in indices]), self.weights[indices])
 
@@ -150,7 +154,8 @@ def stream(batches: Batches, *, start: int, stop: int, workers: int, ahead: int 
   Returns:
     An iterator, to be closed, over `arrays` of each batch.
   """
-  import grain  # not needed for resident slices
+  with needs("train", "feed=stream"):  # resident slices do without
+    import grain
 
   if not flags.FLAGS.is_parsed():  # Grain reads flags of its own, which are parsed only by launch.py
     flags.FLAGS.mark_as_parsed()

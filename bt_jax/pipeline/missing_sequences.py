@@ -11,8 +11,7 @@ from jaxtyping import Array, Bool, Key
 from bt_jax.datasets.channels import Channel, own_channels
 from bt_jax.datasets.info import DatasetInfo
 from bt_jax.distributed import global_batch
-
-Batch = dict[str, Array | np.ndarray]
+from bt_jax.schema import Batch
 
 
 def replace(
@@ -54,7 +53,7 @@ def make_drop(
   choices = [lost for count in range(1, len(others) + 1) for lost in itertools.combinations(others, count)]
   losses = [[name in lost for name in info.channels] for lost in choices]
 
-  def of_slice(key: Key[Array, ""]) -> Bool[Array, "channels"]:
+  def of_slice(key: Key[Array, ""]) -> Bool[Array, " channels"]:
     whether, which = jax.random.split(key)
     chosen = jnp.array(losses)[jax.random.randint(which, (), 0, len(losses))]
     return chosen & jax.random.bernoulli(whether, probability)

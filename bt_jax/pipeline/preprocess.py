@@ -12,7 +12,7 @@ from bt_jax.datasets.channels import context_of, own_channels, parse_channels
 from bt_jax.datasets.info import DatasetInfo
 from bt_jax.errors import choose
 from bt_jax.pipeline import percentiles
-from bt_jax.pipeline.missing_sequences import Batch
+from bt_jax.schema import Batch
 
 Image = Float[Array, "batch size size channels"]
 Masks = Float[Array, "batch size size classes"]
@@ -61,7 +61,7 @@ def _symmetric(image: Image, batch: Batch, positions: Sequence[int]) -> Image:
   return 2 * image - 1
 
 
-def _in_turn(colours: Sequence[float], channels: int) -> Float[np.ndarray, "channels"]:
+def _in_turn(colours: Sequence[float], channels: int) -> Float[np.ndarray, " channels"]:
   """A value for each channel: those of red, green and blue, repeated if there are more channels."""
   return np.array([colours[channel % len(colours)] for channel in range(channels)], np.float32)
 
@@ -120,10 +120,8 @@ def make_preprocess(*, size: int, normalize: str, channels: str, info: DatasetIn
 
   Returns:
     `preprocess(batch, augment=None, key=None)` -> (inputs float32 [batch, size, size, channels], masks float32 [batch,
-    size, size, classes] in {0, 1}). The batch has `image` in uint8 or uint16, with the slice's own channels and those
-    of `context_of`; `mask` in uint8; `volume_mean` and `volume_std` in 0..255; and for `percentiles`
-    `volume_percentiles`. A scan without ground truth has no
-    `mask`, and an `image` in float32 in 0..255; the returned mask is then None.
+    size, size, classes] in {0, 1}). The image of the batch has the slice's own channels and those of `context_of`. The
+    returned masks are None where the batch has none.
 
   Raises:
     UserError: there is no such scheme or no such channel.

@@ -24,12 +24,8 @@ from bt_jax.pretrained import sources
 from bt_jax.pretrained.names import NAMINGS, Naming, Path
 
 PyTree = Any
-_ENCODER, _HEAD = "encoder", "head"
-_FIRST_KERNELS: tuple[Path, ...] = (
-  ("params", _ENCODER, "stem", "conv", "kernel"),
-  ("params", "encoder1", "conv1", "kernel"),
-)
-_TITLES = {naming.variant: naming.network for naming in NAMINGS}
+ENCODER, HEAD = "encoder", "head"  # the parts of a network that weights are for
+TITLES = {naming.variant: naming.network for naming in NAMINGS}
 # PyTorch's counters beside each batch norm and in an average of networks, which our networks do not need.
 _COUNTERS = ("num_batches_tracked", "n_averaged")
 _ARRAYS, _ABOUT, _SEAL = "weights.safetensors", "weights.json", "record_sha256"
@@ -62,7 +58,7 @@ class Weights:
   @property
   def title(self) -> str:
     """The name of the network, e.g. `ResNet-50 (keras)`."""
-    return f"{_TITLES[self.variant]} ({self.variant})"
+    return f"{TITLES[self.variant]} ({self.variant})"
 
   @property
   def is_whole(self) -> bool:
@@ -117,7 +113,7 @@ def load_weights(name: str) -> Weights:
   if not candidates:
     kinds = ", ".join(dict.fromkeys(f"{naming.network} ({naming.title})" for naming in NAMINGS))
     raise UserError(
-      f"{path} holds none of {kinds}: its arrays are {_some(sorted(arrays))}; name a file that does",
+      f"{path} holds none of {kinds}: its arrays are {some(sorted(arrays))}; name a file that does",
       "model.pretrained",
     )
   naming, bare = min(candidates, key=lambda candidate: len(_misfits(candidate[1], candidate[0])))
@@ -166,8 +162,8 @@ def convert(arrays: sources.Arrays, naming: Naming, path: pathlib.Path) -> PyTre
   if given != wanted:
     hint = ": it is a larger one" if naming.beyond in given else ""
     raise UserError(
-      f"{path} is not {naming.network} with the names of {naming.title}{hint}: missing are {_some(sorted(wanted - given))}; "
-      f"unknown are {_some(sorted(given - wanted))}; name another file",
+      f"{path} is not {naming.network} with the names of {naming.title}{hint}: missing are {some(sorted(wanted - given))}; "
+      f"unknown are {some(sorted(given - wanted))}; name another file",
       "model.pretrained",
     )
   classes = arrays[naming.bias].size if naming.bias in wanted else None
@@ -181,7 +177,7 @@ def convert(arrays: sources.Arrays, naming: Naming, path: pathlib.Path) -> PyTre
     with np.errstate(over="ignore"):  # values that overflow float32 become infinite, which is refused
       flat[target.path] = np.ascontiguousarray(array, np.float32)
   if wrong:
-    raise UserError(f"{path} is not {naming.network}: {_some(wrong)}; name another", "model.pretrained")
+    raise UserError(f"{path} is not {naming.network}: {some(wrong)}; name another", "model.pretrained")
   variables = flax.traverse_util.unflatten_dict(flat)
   check_finite(variables, str(path))
   return variables
@@ -191,7 +187,7 @@ def check_finite(variables: PyTree, origin: str) -> None:
   """Raises UserError if an array of weights holds a number that is not finite: the network's outputs would be NaN."""
   flat = flax.traverse_util.flatten_dict(variables)
   if wrong := ["/".join(path[1:]) for path, array in flat.items() if not np.isfinite(array).all()]:
-    raise UserError(f"{origin} holds numbers that are not finite, in {_some(wrong)}: name weights that are whole")
+    raise UserError(f"{origin} holds numbers that are not finite, in {some(wrong)}: name weights that are whole")
 
 
 @functools.cache  # tracing the network takes seconds
@@ -205,7 +201,7 @@ def expected_shapes(variant: str, classes: int | None) -> dict[Path, tuple[int, 
     model = ResNet50Classifier(variant, classes=classes or 1)
   variables = jax.eval_shape(lambda: model.init(jax.random.key(0), jnp.zeros((1, 32, 32, 3))))
   flat = flax.traverse_util.flatten_dict(variables)
-  return {path: leaf.shape for path, leaf in flat.items() if classes or path[1] != _HEAD}
+  return {path: leaf.shape for path, leaf in flat.items() if classes or path[1] != HEAD}
 
 
 def save_converted(weights: Weights, folder: pathlib.Path) -> list[pathlib.Path]:
@@ -257,99 +253,8 @@ def _read_about(folder: pathlib.Path) -> _About:
   return files.check_seal(files.read_json(folder / _ABOUT, _About, remedy), folder / _ABOUT, remedy, _SEAL)
 
 
-def check_fits(shapes: PyTree, weights: Weights, *, encoder: str) -> None:
-  """Raises UserError if the network has no encoder, another encoder, or one with other arrays.
-
-  Args:
-    shapes: the network's variables, or their shapes.
-    weights: see `Weights`.
-    encoder: encoder of the network, see `models.encoder_of`.
-  """
-  if encoder in ("", UNET) and encoder != weights.variant:
-    raise UserError(
-      f"model.pretrained: {weights.origin} is {weights.title}, and this network has no published encoder: take "
-      f"{weights.fields}, or leave model.pretrained empty",
-      weights.field,
-      "model.name",
-      "model.pretrained=",
-    )
-  if encoder != weights.variant:
-    raise UserError(
-      f"{weights.origin} holds {weights.title}, and the encoder of this network is {_TITLES[encoder]} ({encoder}): take "
-      f"{weights.fields}",
-      weights.field,
-      "model.name",
-    )
-  wanted, given = (_taken_shapes(tree, weights) for tree in (shapes, weights.variables))
-  differ = [
-    f"{'/'.join(path[1:])} is {given.get(path, 'missing')}, expected {wanted.get(path, 'none')}"
-    for path in sorted(wanted.keys() | given.keys())
-    if given.get(path) != wanted.get(path)
-  ]
-  if differ:
-    raise UserError(
-      f"{weights.origin} does not hold the {'network' if weights.is_whole else 'encoder'} of this run: {_some(differ)}; "
-      + (
-        f"set {' and '.join(map('model.{0[0]}={0[1]}'.format, UNET_FIELDS.items()))}"
-        if weights.is_whole
-        else "name another"
-      )
-    )
-
-
-def _is_taken(path: Path, weights: Weights) -> bool:
-  """Whether a network takes this array whatever its classes: all but the head of a whole network, or the encoder."""
-  return path[1] != _HEAD if weights.is_whole else path[1] == _ENCODER
-
-
-def _taken_shapes(tree: PyTree, weights: Weights) -> dict[Path, tuple[int, ...]]:
-  """Shapes of the arrays that are taken, by path; the first kernel's is without its input channels, which can be adapted."""
-  flat = flax.traverse_util.flatten_dict(tree)
-  shapes = {path: tuple(leaf.shape) for path, leaf in flat.items() if _is_taken(path, weights)}
-  return {path: (*shape[:2], *shape[3:]) if path in _FIRST_KERNELS else shape for path, shape in shapes.items()}
-
-
-def fill(variables: PyTree, weights: Weights) -> tuple[PyTree, list[str]]:
-  """Fills `variables` from `weights`; also returns lines on what was adapted or left out.
-
-  Those of an encoder fill the encoder; those of a whole network fill all, without the head where it has other classes.
-  """
-  notes = []
-  flat = flax.traverse_util.flatten_dict(variables)
-  source = flax.traverse_util.flatten_dict(weights.variables)
-  for path in flat:
-    same_head = weights.is_whole and path in source and source[path].shape == flat[path].shape
-    if not (_is_taken(path, weights) or same_head):
-      continue
-    array = source[path]
-    if path in _FIRST_KERNELS and array.shape != flat[path].shape:
-      before, channels = array.shape[2], flat[path].shape[2]
-      array = adapt_channels(array, channels)
-      how = "their sum" if channels == 1 else f"repeated in turn, times {before}/{channels}"
-      notes.append(f"the first kernel is for {before} channels and was adapted to {channels}: {how}")
-    flat[path] = jnp.asarray(array)
-  if weights.is_whole:
-    if any(path[1] == _HEAD and source[path].shape != flat[path].shape for path in flat):
-      notes.append("its head is for other classes and is left out: ours starts at random")
-  elif any(path[1] != _ENCODER for path in source):
-    notes.append("what it has beyond the encoder is left out: ours starts at random")
-  return flax.traverse_util.unflatten_dict(flat), notes
-
-
-def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
-  """Adapts a kernel [height, width, before, features] to another number of input channels.
-
-  As in timm (`adapt_input_conv`): a single channel gets the sum of all channels, so that a grey image gives the same as
-  its RGB copy. Other numbers repeat the channels in turn, scaled by before / channels, so that activations keep their
-  size.
-  """
-  before = kernel.shape[2]
-  if channels == 1:
-    return kernel.sum(2, keepdims=True, dtype=np.float32)
-  return kernel[:, :, np.arange(channels) % before] * np.float32(before / channels)
-
-
-def _some(names: Iterable[str]) -> str:
+def some(names: Iterable[str]) -> str:
+  """The first three names, and how many more there are."""
   names = list(names)
   more = f" and {len(names) - 3} more" if len(names) > 3 else ""
   return (", ".join(names[:3]) + more) or "none"

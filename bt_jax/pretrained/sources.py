@@ -10,12 +10,10 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import huggingface_hub
 import numpy as np
 import safetensors.numpy
-from huggingface_hub import constants
 
-from bt_jax.errors import UserError, one_line
+from bt_jax.errors import UserError, needs, one_line
 from bt_jax.pretrained import torch_files
 
 Arrays = dict[str, np.ndarray]
@@ -73,6 +71,9 @@ def find_file(name: str) -> pathlib.Path:
       f"model.pretrained: {name} is neither a file nor pinned to a commit: write {repository}@<the 40 digits of a commit>, "
       f"or one of {', '.join(PINNED)}"
     )
+  with needs("published", "a model on the Hugging Face hub"):
+    import huggingface_hub
+    from huggingface_hub import constants
   huggingface_hub.logging.set_verbosity_error()  # otherwise it logs every attempt
   try:
     return pathlib.Path(huggingface_hub.hf_hub_download(repository, _HUB_FILE, revision=revision))
@@ -172,8 +173,8 @@ def _tensor_mappings(content: Any, name: str = "") -> Iterator[tuple[str, Mappin
 
 def _read_hdf5(path: pathlib.Path | io.BytesIO) -> Arrays:
   """Reads the older layout, .../layer/array, and that of Keras 3, layers/<class>/vars/<number> plus a name."""
-  import h5py  # only Keras's files need it
-
+  with needs("published", "a weight file of Keras"):
+    import h5py
   datasets: dict[str, h5py.Dataset] = {}
   with h5py.File(path) as file:
 

@@ -15,8 +15,9 @@ from bt_jax.distributed import hosts, setup, sharding
 from bt_jax.pipeline import feed
 from bt_jax.runs.components import Components
 from bt_jax.runs.run_data import Data
+from bt_jax.schema import Batch
 from bt_jax.training.loop import InputPipeline, StepInput
-from bt_jax.training.step import make_resident_step, make_train_step
+from bt_jax.training.step import ResidentBatches, make_resident_step, make_train_step
 
 
 def make_input_pipeline(
@@ -68,10 +69,10 @@ def make_input_pipeline(
   compiled = sharding.compile_step(
     config.parallel, make_train_step(components, config.train), mesh, cut=(False, True, False), train=True
   )
-  return InputPipeline(take=lambda done, most: StepInput(1, (next(ready), rates[done])), step=compiled)
+  return InputPipeline(take=lambda done, most: StepInput(1, next(ready), rates[done]), step=compiled)
 
 
-def _ahead(batches: Iterator[dict[str, jax.Array]]) -> Iterator[dict[str, jax.Array]]:
+def _ahead(batches: Iterator[Batch]) -> Iterator[Batch]:
   """The same batches; each is transferred to the devices while the one before is processed."""
   waiting = collections.deque(itertools.islice(batches, 1))
   while waiting:
@@ -82,7 +83,7 @@ def _ahead(batches: Iterator[dict[str, jax.Array]]) -> Iterator[dict[str, jax.Ar
 def _several_at_once(
   config: ConfigDict,
   components: Components,
-  data: dict[str, jax.Array],
+  slices: Batch,
   order: Callable[..., np.ndarray],
   rates: np.ndarray,
   at_once: int,
@@ -94,7 +95,7 @@ def _several_at_once(
     config.parallel,
     make_resident_step(make_train_step(components, config.train)),
     mesh,
-    cut=(False, True, False, False, False),
+    cut=(False, ResidentBatches(slices=False, indices=True, count=False), False),
     train=True,
   )
 
@@ -103,12 +104,12 @@ def _several_at_once(
     steps = done + np.minimum(np.arange(at_once), count - 1)  # padded with the last step, which is taken once
     indices = np.stack([order(step=int(step)) for step in steps], axis=1)[rows]
     laid_out = sharding.lay_out(mesh, {"indices": indices}, batch_size)["indices"]
-    return StepInput(count, (laid_out, data, rates[steps], np.int32(count)))
+    return StepInput(count, ResidentBatches(slices, laid_out, np.int32(count)), rates[steps])
 
   return InputPipeline(take=take, step=compiled)
 
 
-def _on_each_device(mesh: jax.sharding.Mesh, data: Data, weights: np.ndarray) -> dict[str, jax.Array]:
+def _on_each_device(mesh: jax.sharding.Mesh, data: Data, weights: np.ndarray) -> Batch:
   """The training set on every device; each host reads its share, and gets the rest from the other hosts.
 
   It is padded to the size of the whole data set, so that all splits share one compiled step.

@@ -11,10 +11,9 @@ from bt_jax.distributed import sharding
 from bt_jax.evaluation import SENSITIVITY
 from bt_jax.evaluation.classifier_gate import gate_threshold
 from bt_jax.pipeline import feed
-from bt_jax.pipeline.missing_sequences import Batch
 from bt_jax.runs.chunks import Passes
 from bt_jax.runs.components import Components
-from bt_jax.schema import Predicted, Slices, Tumor
+from bt_jax.schema import Batch, Predicted, Slices, Tumor
 from bt_jax.training.train_state import PyTree
 
 

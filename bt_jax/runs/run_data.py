@@ -10,7 +10,6 @@ from ml_collections import ConfigDict
 from bt_jax import files
 from bt_jax.datasets import splits, store
 from bt_jax.datasets.channels import context_of
-from bt_jax.datasets.registry import source_of
 from bt_jax.datasets.store import Source
 from bt_jax.distributed import hosts
 from bt_jax.errors import UserError
@@ -64,11 +63,6 @@ class Data:
       )
     if hosts.is_first():
       files.write_json(path, self.split.to_json(self.title))
-
-
-def build(config: ConfigDict) -> store.Builder:
-  """Opens the data set of a configuration, and builds it first if necessary."""
-  return source_of(config).open_or_build()
 
 
 def open_data(config: ConfigDict, components: Components) -> Data:

@@ -22,7 +22,7 @@ class Board:
   """
 
   def __init__(self, folder: pathlib.Path, step: int):
-    with needs("report", "the curves of a training"):
+    with needs("train", "the curves of a training"):
       from tensorboardX.proto.event_pb2 import SessionLog  # imports torch where that is installed, which takes seconds
       from tensorboardX.record_writer import RecordWriter
 

@@ -160,7 +160,7 @@ def _dependent(model: nn.Module, components: Components, *, channels: bool) -> s
 
 
 def fill(components: Components, variables: PyTree, run: TrainedRun) -> tuple[PyTree, list[str]]:
-  """Fills `variables` from a run; also returns a line for everything that was adapted or starts at random.
+  """Fills `variables` from a run; also returns a line for everything that was adapted or initialised at random.
 
   Args:
     components: components of the new run.
@@ -185,11 +185,12 @@ def fill(components: Components, variables: PyTree, run: TrainedRun) -> tuple[Py
       continue
     taken_over += 1
   notes.insert(
-    0, f"{taken_over} of {len(flat)} arrays are taken over{'' if whole else ': the encoder, the rest starts at random'}"
+    0,
+    f"{taken_over} of {len(flat)} arrays are taken over{'' if whole else ': the encoder, the rest is initialised at random'}",
   )
   if whole and not keeps_head:
     notes.append(
-      f"the head starts at random, as it was for {', '.join(run.info.classes)}, and is for {', '.join(components.info.classes)}"
+      f"the head is initialised at random, as it was for {', '.join(run.info.classes)}, and is for {', '.join(components.info.classes)}"
     )
   elif whole and run.info.classes != components.info.classes:
     notes.append(f"the head was for {run.info.classes[0]}, and is for {components.info.classes[0]} from now on")

@@ -7,7 +7,7 @@ from typing_extensions import TypedDict
 from bt_jax import files
 from bt_jax.errors import UserError
 from bt_jax.models import encoder_of
-from bt_jax.pretrained import conversion
+from bt_jax.pretrained import conversion, filling
 from bt_jax.pretrained.conversion import Weights
 from bt_jax.runs import transfer
 from bt_jax.runs.components import Components
@@ -41,14 +41,14 @@ def check_fits(components: Components, weights: Weights | TrainedRun) -> None:
   if isinstance(weights, TrainedRun):
     transfer.check_fits(components, weights)
   else:
-    conversion.check_fits(components.shapes, weights, encoder=encoder_of(components.model))
+    filling.check_fits(components.shapes, weights, encoder=encoder_of(components.model))
 
 
 def fill(components: Components, variables: PyTree, weights: Weights | TrainedRun) -> tuple[PyTree, list[str]]:
   """Fills `variables` from the weights; also returns a line for everything that was adapted or left out."""
   if isinstance(weights, TrainedRun):
     return transfer.fill(components, variables, weights)
-  return conversion.fill(variables, weights)
+  return filling.fill(variables, weights)
 
 
 def normalization(workdir: pathlib.Path, weights: Weights | TrainedRun | None) -> str:

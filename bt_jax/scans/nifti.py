@@ -17,6 +17,7 @@ from bt_jax import files as writing
 from bt_jax.errors import UserError, one_line
 from bt_jax.scans import findings, nifti_geometry, sequences
 from bt_jax.scans.algorithm import Algorithm
+from bt_jax.scans.intensities import check_finite, check_range
 from bt_jax.scans.nifti_geometry import Source
 from bt_jax.scans.scan import (
   NOTICE,
@@ -24,8 +25,6 @@ from bt_jax.scans.scan import (
   Mask,
   Scan,
   check_expansion,
-  check_finite,
-  check_range,
   check_size,
   fill_roles,
   from_axial,

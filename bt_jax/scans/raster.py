@@ -15,7 +15,8 @@ from bt_jax import files as writing
 from bt_jax.errors import UserError, one_line
 from bt_jax.scans import codestreams, findings, orientation, sequences, tiff
 from bt_jax.scans.algorithm import Algorithm
-from bt_jax.scans.scan import NOTICE, Maps, Mask, Scan, check_expansion, check_finite, check_range, fill_roles
+from bt_jax.scans.intensities import check_finite, check_range
+from bt_jax.scans.scan import NOTICE, Maps, Mask, Scan, check_expansion, fill_roles
 from bt_jax.schema import CHANNELS
 
 _LONGEST = 2**12  # along any axis

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from bt_jax.scans.scan import extremes
+from bt_jax.scans.intensities import extremes
 
 _BRIGHTEST = 99.9  # percentile of a channel that becomes 255; a few hot pixels should not make the rest dark
 Image = Float[Array | np.ndarray, "slices height width channels"]

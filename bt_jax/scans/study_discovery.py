@@ -46,7 +46,7 @@ def find_in(root: pathlib.Path) -> list[Study]:
     name = folder.relative_to(root).as_posix() if folder != root else ""
     studies.append(Study(name, "dicom", tuple(files), {}))
   if not studies:
-    raise UserError(f"{root} holds nothing to read, {EXPECTED} (masks and outputs are left out): name another folder")
+    raise UserError(f"{root} holds no scan, {EXPECTED} (masks and outputs are not read): name another folder")
   return _named_apart(sorted(studies, key=lambda study: discovery.natural(study.name)), root)
 
 

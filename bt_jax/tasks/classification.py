@@ -47,7 +47,7 @@ class Classification(Task):
   def outputs(self) -> int:
     return len(class_statistics.CLASSES)
 
-  def target(self, label: Int[Array, "batch"], masks: Float[Array, "batch height width _"]) -> Classes:
+  def target(self, label: Int[Array, " batch"], masks: Float[Array, "batch height width _"]) -> Classes:
     return jax.nn.one_hot(label, self.outputs)
 
   def accuracy(self, outputs: Classes, targets: Classes) -> Float[Array, ""]:

@@ -51,7 +51,7 @@ class Segmentation(Task):
   def outputs(self) -> int:
     return len(self.info.classes)
 
-  def target(self, label: Int[Array, "batch"], masks: Masks) -> Masks:
+  def target(self, label: Int[Array, " batch"], masks: Masks) -> Masks:
     return masks
 
   def accuracy(self, outputs: Masks | MaskAndSlice, targets: Masks) -> Float[Array, ""]:
@@ -117,10 +117,10 @@ class Segmentation(Task):
     return aggregation.numbers_of(rows)
 
 
-def with_slices(loss: Loss) -> Callable[[MaskAndSlice, Masks], Float[Array, "batch"]]:
+def with_slices(loss: Loss) -> Callable[[MaskAndSlice, Masks], Float[Array, " batch"]]:
   """The loss of masks plus binary cross-entropy of the slice head, whose target is any tumour in the augmented mask."""
 
-  def both(outputs: MaskAndSlice, masks: Masks) -> Float[Array, "batch"]:
+  def both(outputs: MaskAndSlice, masks: Masks) -> Float[Array, " batch"]:
     label = (masks > 0.5).any((1, 2, 3)).astype(jnp.float32)
     return loss(outputs.mask, masks) + optax.sigmoid_binary_cross_entropy(outputs.slice, label)
 

@@ -55,12 +55,12 @@ class Task(abc.ABC):
 
   @abc.abstractmethod
   def target(
-    self, label: Int[Array, "batch"], masks: Float[Array, "batch height width classes"]
-  ) -> Float[Array, "batch *_"]:
+    self, label: Int[Array, " batch"], masks: Float[Array, "batch height width classes"]
+  ) -> Float[Array, " batch *_"]:
     """The targets that the loss compares the outputs with."""
 
   @abc.abstractmethod
-  def accuracy(self, outputs: Outputs, targets: Float[Array, "batch *_"]) -> Float[Array, ""]:
+  def accuracy(self, outputs: Outputs, targets: Float[Array, " batch *_"]) -> Float[Array, ""]:
     """The share of correct pixels or slices, 0..1."""
 
   @abc.abstractmethod

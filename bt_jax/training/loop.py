@@ -8,11 +8,15 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
+from jaxtyping import Float
 from tqdm import tqdm
 
 from bt_jax.distributed import hosts
 from bt_jax.errors import Stopped, UserError
+from bt_jax.schema import Batch
 from bt_jax.training.checkpoints import Checkpoints
+from bt_jax.training.step import ResidentBatches, ResidentStep, TrainStep
 from bt_jax.training.train_state import TrainState
 
 _LOOK_EVERY = 10  # steps between reads of the loss; each read waits for the device
@@ -37,11 +41,13 @@ class StepInput(NamedTuple):
 
   Attributes:
     steps: number of training steps that the call takes.
-    arguments: the arguments of the compiled step after the state.
+    batch: the batch of one step, sharded over the devices, or those of several.
+    learning_rate: learning rate of the step, or of each of several.
   """
 
   steps: int
-  arguments: tuple[Any, ...]
+  batch: Batch | ResidentBatches
+  learning_rate: Float[np.ndarray, "*steps"]
 
 
 class InputPipeline(NamedTuple):
@@ -49,11 +55,11 @@ class InputPipeline(NamedTuple):
 
   Attributes:
     take: maps the index of the next step, and the largest number of steps to take at once, to their input.
-    step: maps the state and the `arguments` of that input to the new state and the last loss.
+    step: maps the state, and the batch and learning rate of that input, to the new state and the last loss.
   """
 
   take: Callable[[int, int], StepInput]
-  step: Callable[..., tuple[TrainState, jax.Array]]
+  step: TrainStep | ResidentStep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,9 +138,9 @@ def train(
   ):
     while not is_finished(plan, history):
       asking = time.perf_counter()
-      steps, arguments = pipeline.take(done, plan.steps_per_epoch - done % plan.steps_per_epoch)
+      steps, batch, learning_rate = pipeline.take(done, plan.steps_per_epoch - done % plan.steps_per_epoch)
       waited += time.perf_counter() - asking
-      state, loss = pipeline.step(state, *arguments)
+      state, loss = pipeline.step(state, batch, learning_rate)
       done, trained = done + steps, trained + steps * plan.batch_size
       if first:
         jax.block_until_ready(loss)

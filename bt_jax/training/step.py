@@ -1,25 +1,41 @@
 """The training step and the prediction step: pure functions made of components."""
 
 from collections.abc import Callable, Collection
-from typing import Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import linen as nn
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 from ml_collections import ConfigDict
 
 from bt_jax.distributed import global_batch
 from bt_jax.losses import Loss
-from bt_jax.pipeline.preprocess import Augment, Batch
-from bt_jax.schema import Tumor
+from bt_jax.pipeline.preprocess import Augment
+from bt_jax.schema import Batch, Tumor
 from bt_jax.tasks.task import Task
 from bt_jax.training.finetune import keep_statistics
 from bt_jax.training.train_state import PyTree, TrainState
 
+
+class ResidentBatches(NamedTuple):
+  """The batches of several steps, as indices into a training set that is on the device.
+
+  Attributes:
+    slices: the whole training set.
+    indices: indices of the slices of each batch.
+    count: how many of these batches are used. It is an array, so that one program is compiled for any number of steps.
+  """
+
+  slices: Batch
+  indices: Int[Array, "batch steps"]
+  count: Int[Array, ""]
+
+
 TrainStep = Callable[[TrainState, Batch, Float[Array, ""]], tuple[TrainState, Float[Array, ""]]]
+ResidentStep = Callable[[TrainState, ResidentBatches, Float[Array, " steps"]], tuple[TrainState, Float[Array, ""]]]
 
 
 @runtime_checkable
@@ -169,23 +185,20 @@ def keep_products(forward: Callable) -> Callable:
   )
 
 
-def make_resident_step(train_step: TrainStep) -> Callable:
-  """Makes `steps(state, indices, data, learning_rates, count) -> (state, last loss)`, several steps per call.
+def make_resident_step(train_step: TrainStep) -> ResidentStep:
+  """Makes `resident_step(state, batches, learning_rates) -> (state, last loss)`, several steps per call."""
 
-  `data` is the whole training set on the device; `indices` [batch, n] and `learning_rates` [n] are for n steps. The
-  first `count` of these are taken. `count` is an argument, so that one program is compiled for any number of steps.
-  """
+  def resident_step(
+    state: TrainState, batches: ResidentBatches, learning_rates: Float[Array, " steps"]
+  ) -> tuple[TrainState, Float[Array, ""]]:
+    def one(number: jax.Array, carry: tuple[TrainState, jax.Array]) -> tuple[TrainState, jax.Array]:
+      indices = batches.indices[:, number]
+      batch = {name: array[indices] for name, array in batches.slices.items()}
+      return train_step(carry[0], batch, learning_rates[number])
 
-  def steps(
-    state: TrainState, indices: jax.Array, data: Batch, learning_rates: jax.Array, count: jax.Array
-  ) -> tuple[TrainState, jax.Array]:
-    def one(index: jax.Array, carry: tuple[TrainState, jax.Array]) -> tuple[TrainState, jax.Array]:
-      batch = {name: array[indices[:, index]] for name, array in data.items()}
-      return train_step(carry[0], batch, learning_rates[index])
+    return lax.fori_loop(0, batches.count, one, (state, jnp.float32(0)))
 
-    return lax.fori_loop(0, count, one, (state, jnp.float32(0)))
-
-  return steps
+  return resident_step
 
 
 def make_predict_step(*, model: nn.Module, task: Task, preprocess: Callable) -> Callable:

@@ -15,7 +15,7 @@ create)
 install) # the code is at /shared/bt_jax, the data set is built in /shared/data
   on_all "sudo apt-get update && sudo apt-get install -y nfs-common python3.11-venv && sudo mkdir -p /shared && \
 sudo mount $FILESTORE /shared && python3.11 -m venv ~/venv && \
-~/venv/bin/pip install -c /shared/bt_jax/constraints.txt '/shared/bt_jax[report,dicom,imagenet]' 'jax[tpu]'"
+~/venv/bin/pip install -c /shared/bt_jax/constraints.txt '/shared/bt_jax[train,dicom,imagenet]' 'jax[tpu]'"
   ;;
 train) # the same command resumes a run
   on_all "cd /shared/bt_jax && ~/venv/bin/python launch.py --config=configs/seg.py --workdir=/shared/runs/wide \

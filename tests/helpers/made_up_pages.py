@@ -6,7 +6,7 @@ from bt_jax import files
 from bt_jax.evaluation.classifier_gate import WAYS
 from bt_jax.evaluation.record_tables import kind_of
 from bt_jax.modes.compare import compare
-from bt_jax.report.page import html
+from bt_jax.reporting.page import html
 from tests.helpers.made_up_runs import CHECKPOINT, KINDS, NAMES, estimates, segmentation
 
 

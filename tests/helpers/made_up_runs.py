@@ -13,7 +13,7 @@ from bt_jax.evaluation.class_statistics import class_rows, patient_class_rows, s
 from bt_jax.evaluation.records import patient_records, slice_records
 from bt_jax.evaluation.shape import FEATURES
 from bt_jax.evaluation.summary_files import write_summary
-from bt_jax.report.page import sprites
+from bt_jax.reporting.page import sprites
 from bt_jax.schema import Slices
 from configs.common import get_config
 

@@ -16,7 +16,7 @@ from PIL import Image
 from bt_jax.datasets.lgg_mri.constants import CLINICAL_FIELDS, INFO
 from bt_jax.errors import UserError, one_line
 from bt_jax.scans import discovery, tiff
-from bt_jax.scans.scan import check_range
+from bt_jax.scans.intensities import check_range
 
 FULL_PATIENTS = 110
 FULL_SLICES = 3929

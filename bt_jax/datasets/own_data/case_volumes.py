@@ -13,7 +13,8 @@ from bt_jax.datasets.own_data.collection import Case, Labels, Spacing, shown
 from bt_jax.errors import UserError, one_line
 from bt_jax.scans import directions, findings, nifti, nifti_geometry, raster
 from bt_jax.scans.file_types import kind_of
-from bt_jax.scans.scan import check_finite, extremes, same_grid, to_axial
+from bt_jax.scans.intensities import check_finite, extremes
+from bt_jax.scans.scan import same_grid, to_axial
 
 _MOST_CHANNELS = 64
 MOST_LABELS = 32  # different numbers in a mask; more would be intensities

@@ -14,7 +14,7 @@ from bt_jax.datasets.own_data import case_volumes, contact_sheet, data_descripti
 from bt_jax.datasets.own_data.collection import Case, Collection, Labels, Spacing, shown
 from bt_jax.errors import UserError
 from bt_jax.scans import resampling
-from bt_jax.scans.scan import extremes
+from bt_jax.scans.intensities import extremes
 
 _SHOWN = 24  # cases in the image
 _GAIN = 20  # largest ratio between the ranges of intensities of two cases; beyond it one is in another scale

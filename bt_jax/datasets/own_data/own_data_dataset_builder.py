@@ -17,7 +17,7 @@ from bt_jax.datasets.own_data import case_volumes, data_description, storing
 from bt_jax.datasets.own_data.collection import Case, Collection, Labels, check_hint
 from bt_jax.errors import UserError
 from bt_jax.scans import resampling
-from bt_jax.scans.scan import extremes
+from bt_jax.scans.intensities import extremes
 from bt_jax.schema import slice_id
 
 SPLIT = "cases"  # the only split of TFDS: patients are divided into folds when it is read

@@ -57,7 +57,7 @@ def _weights(size: int, out: int, factor: float, offset: int) -> Float[np.ndarra
 
 def statistics(
   image: UInt16[np.ndarray, "slices height width channels"],
-) -> tuple[Float[np.ndarray, "channels"], Float[np.ndarray, "channels"]]:
+) -> tuple[Float[np.ndarray, " channels"], Float[np.ndarray, " channels"]]:
   """Mean and standard deviation of each channel of a stored case, in 0..255; from counts, as there are few intensities."""
   intensities = np.arange(2**16) * (255 / 65535)
   counts = np.stack([np.bincount(channel.ravel(), minlength=2**16) for channel in np.moveaxis(image, -1, 0)])

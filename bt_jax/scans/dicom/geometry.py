@@ -147,7 +147,7 @@ def _thickness(frame: Frame) -> float | None:
   return next((value for value in values if value and FINEST_MM <= value <= COARSEST_MM), None)
 
 
-def _check_distances(series: Series, frames: list[Frame], heights: Float[np.ndarray, "slices"]) -> None:
+def _check_distances(series: Series, frames: list[Frame], heights: Float[np.ndarray, " slices"]) -> None:
   """Raises UserError where one slice follows another at an unusual distance."""
   distances = np.diff(heights)
   if not distances.size:

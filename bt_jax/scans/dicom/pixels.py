@@ -74,7 +74,7 @@ def _values(
   except UserError:
     raise
   except MemoryError as error:
-    raise UserError(f"{path} promises more pixels than memory holds: correct its header") from error
+    raise UserError(f"{path} declares more pixels than memory holds: correct its header") from error
   except (pydicom.errors.BytesLengthException, *_BROKEN) as error:
     raise UserError(f"{path} {_reason(error, syntax)}") from error
 
@@ -85,7 +85,7 @@ def _cells(dataset: Any, frame: Frame) -> Num[np.ndarray, "frames rows columns"]
   dataset.pixel_array_options(**({} if _is_corrected(dataset) else {"correct_unused_bits": False}))
   cells = dataset.pixel_array.reshape(-1, *frame.shape)
   if len(cells) != int(frame.numbers["NumberOfFrames"] or 1):
-    raise ValueError(f"{len(cells)} frames, {frame.numbers['NumberOfFrames']:g} promised")
+    raise ValueError(f"{len(cells)} frames, {frame.numbers['NumberOfFrames']:g} declared")
   return cells
 
 
@@ -147,7 +147,7 @@ def _check_frames(dataset: Any, frame: Frame) -> None:
   for stream in encaps.generate_frames(dataset.PixelData, number_of_frames=int(frame.numbers["NumberOfFrames"] or 1)):
     if (size := promised_size(stream)) != expected:
       sizes = [" x ".join(map(str, one)) if one else "nothing of the kind" for one in (size, expected)]
-      raise ValueError(f"a frame of {sizes[0]} samples, {sizes[1]} promised")
+      raise ValueError(f"a frame of {sizes[0]} samples, {sizes[1]} declared")
     if not is_whole(stream):
       raise ValueError(f"a frame of {len(stream):,} bytes is cut short")
     if syntax in uid.JPEGLSTransferSyntaxes:

@@ -67,7 +67,7 @@ def write(
   return paths
 
 
-def _frames(stack: Stack) -> list[Int[np.ndarray, "frames"]]:
+def _frames(stack: Stack) -> list[Int[np.ndarray, " frames"]]:
   """For each axial slice, the indices of the frames that hold it: one where frames are axial, else all."""
   shape = (len(stack.frames), *stack.frames[0].shape)
   numbers = np.broadcast_to(np.arange(shape[0])[:, None, None], shape)

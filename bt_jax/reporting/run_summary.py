@@ -13,8 +13,8 @@ from bt_jax.evaluation.record_tables import Tables
 from bt_jax.evaluation.records import Record
 from bt_jax.evaluation.summary_files import mark_finished, unmark_finished, write_summary
 from bt_jax.paper import baselines, genes
-from bt_jax.report import console, text_tables
-from bt_jax.report.page import html
+from bt_jax.reporting import console, text_tables
+from bt_jax.reporting.page import html
 from bt_jax.tasks.task import Task
 
 _NO_GENES = {"why": "nothing is known of the patients' genes in this data set"}

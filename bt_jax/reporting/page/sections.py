@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 from flax.traverse_util import flatten_dict
 
 from bt_jax.paper import genes, published_values
-from bt_jax.report.page import charts, html_tables, paper_tables, phrases, viewer
-from bt_jax.report.page.charts import Chart
-from bt_jax.report.page.html_tables import Table
-from bt_jax.report.page.run_files import RunFiles
+from bt_jax.reporting.page import charts, html_tables, paper_tables, phrases, statistics_tables, viewer
+from bt_jax.reporting.page.charts import Chart
+from bt_jax.reporting.page.html_tables import Table
+from bt_jax.reporting.page.run_files import RunFiles
 
 
 class Section(NamedTuple):
@@ -108,13 +108,13 @@ def calibration(record: RunFiles) -> Section:
   """Calibration of the probabilities."""
   groups = record.summary["test"]["calibration"]
   drawn = [charts.pixel_reliability(record.reliability)] if record.reliability else []
-  return Section("calibration", "Calibration", tables=[html_tables.calibration(groups)],
+  return Section("calibration", "Calibration", tables=[statistics_tables.calibration(groups)],
                  charts=[*drawn, charts.slice_reliability(record.rows)])  # fmt: skip
 
 
 def subgroups(record: RunFiles) -> Section | None:
   """Statistics of subgroups of patients."""
-  table_of = html_tables.subgroups(record.summary["test"].get("subgroups") or {}, record.info)
+  table_of = statistics_tables.subgroups(record.summary["test"].get("subgroups") or {}, record.info)
   if not table_of:
     return None
   lead = [
@@ -144,7 +144,7 @@ def associations(record: RunFiles) -> Section | None:
     )
   if associations.get("why"):
     lead.append(phrases.sentence(f"Not tested: {associations['why']}"))
-  tested = [html_tables.associations(associations, record.info)] if lead[0].startswith("From") else []
+  tested = [statistics_tables.associations(associations, record.info)] if lead[0].startswith("From") else []
   return Section("associations", "Shape and molecular clusters", lead, folded=tested)
 
 
@@ -155,7 +155,7 @@ def training(record: RunFiles) -> Section | None:
     lead = "Each run has a report of its own"
     if missing := [str(fold["fold"]) for fold in folds if str(fold["fold"]) not in history_of]:
       lead += f"; the folders of {len(missing)} of {len(folds)} runs are not here, so their curves are missing"
-    table = html_tables.folds(folds, links(record))
+    table = statistics_tables.folds(folds, links(record))
     return Section("training", "The runs that are pooled", [f"{lead}."], [table],
                    charts.fold_curves(history_of) if history_of else [])  # fmt: skip
   if not record.history or not record.config:
@@ -273,5 +273,5 @@ def patients(record: RunFiles, shown: dict[str, str], title: str) -> Section | N
     [f"By {'Dice' if name == 'dice' else name}, {ranking}. A click on a heading sorts the table."] if ranking else []
   )
   return Section(
-    "patients", title, lead, [html_tables.patients(record.patients, shown, record.summary["test"], record.info)]
+    "patients", title, lead, [statistics_tables.patients(record.patients, shown, record.summary["test"], record.info)]
   )

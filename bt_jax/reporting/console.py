@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from bt_jax.report.text_tables import cell, counts, heading, threshold
+from bt_jax.reporting.text_tables import cell, counts, heading, threshold
 
 WIDTH = 100  # columns of a terminal that all lines but the first fit in
 _VALUE = 25

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from bt_jax import files
-from bt_jax.report.page import charts, html, html_tables, phrases, sections
-from bt_jax.report.page.charts import Chart
-from bt_jax.report.page.html_tables import Cell, Table, measured, table, text, value
-from bt_jax.report.page.sections import Section
+from bt_jax.reporting.page import charts, html, html_tables, phrases, sections
+from bt_jax.reporting.page.charts import Chart
+from bt_jax.reporting.page.html_tables import Cell, Table, measured, table, text, value
+from bt_jax.reporting.page.sections import Section
 from bt_jax.tasks import TASKS
 
 _SIDES = ("first", "second")

@@ -8,9 +8,9 @@ import numpy as np
 from bt_jax import metrics
 from bt_jax.evaluation.class_statistics import summarize_classes
 from bt_jax.evaluation.records import counts_of
-from bt_jax.report.page import charts, html_tables, paper_tables, phrases, sections, viewer
-from bt_jax.report.page.run_files import RunFiles
-from bt_jax.report.page.sections import Page, Section
+from bt_jax.reporting.page import charts, html_tables, paper_tables, phrases, sections, statistics_tables, viewer
+from bt_jax.reporting.page.run_files import RunFiles
+from bt_jax.reporting.page.sections import Page, Section
 
 
 def _result(test: dict[str, Any], level: str) -> tuple[str, str]:
@@ -45,7 +45,7 @@ def _scores(record: RunFiles) -> Section:
     "scores",
     "Scores",
     [phrases.sentence(phrases.intervals(record.summary))],
-    [html_tables.overlap(test, record.summary["leaky"]), *html_tables.by_class(test)],
+    [statistics_tables.overlap(test, record.summary["leaky"]), *statistics_tables.by_class(test)],
     [*sections.patient_chart(record, "dice", "Dice"), *sections.size_chart(record, "dice", "Dice")],
   )
 
@@ -55,7 +55,7 @@ def _detection(record: RunFiles) -> Section:
   test = record.summary["test"]
   tables = [
     html_tables.listed("Slices with any pixel predicted", test["detection"], "share"),
-    html_tables.confusion(_as_classes(record)["confusion"]),
+    statistics_tables.confusion(_as_classes(record)["confusion"]),
   ]
   lead, drawn = [], []
   for name, caption, kind in (

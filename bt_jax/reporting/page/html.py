@@ -6,11 +6,11 @@ from typing import Any
 from bt_jax import files
 from bt_jax.errors import needs
 from bt_jax.inference import overlays
-from bt_jax.report.page import cascade_page, classification_page, phrases, sections, segmentation_page, viewer
-from bt_jax.report.page.run_files import RunFiles, read
+from bt_jax.reporting.page import cascade_page, classification_page, phrases, sections, segmentation_page, viewer
+from bt_jax.reporting.page.run_files import RunFiles, read
 from bt_jax.version import __version__
 
-with needs("report", "the report of a run"):
+with needs("train", "the report of a run"):
   import jinja2
   from markupsafe import Markup
 
@@ -68,7 +68,7 @@ def _page(record: RunFiles, results: list[sections.Section], show_slices: bool, 
 def render(**content: Any) -> bytes:
   """A page of these contents, see `report.html.j2`; without `volumes` and `no_volumes` it has no viewer."""
   environment = jinja2.Environment(
-    loader=jinja2.PackageLoader("bt_jax.report.page", "."),
+    loader=jinja2.PackageLoader("bt_jax.reporting.page", "."),
     autoescape=True,
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,

@@ -14,9 +14,9 @@ from bt_jax.errors import needs
 from bt_jax.evaluation.class_statistics import summarize_classes
 from bt_jax.evaluation.records import Record, by_class, counts_of, of_any_class
 from bt_jax.inference import overlays
-from bt_jax.report.page import sprites
+from bt_jax.reporting.page import sprites
 
-with needs("report", "the report of a run"):
+with needs("train", "the report of a run"):
   import matplotlib
 
 matplotlib.use("agg")
@@ -133,7 +133,7 @@ def save_confusion(path: pathlib.Path, counts: dict[str, int], *, title: str) ->
 
 
 def save_gate(
-  path: pathlib.Path, rows: Sequence[Record], probability: Float[np.ndarray, "n"], threshold: float, *, title: str
+  path: pathlib.Path, rows: Sequence[Record], probability: Float[np.ndarray, " n"], threshold: float, *, title: str
 ) -> pathlib.Path:
   """The effect of the gate on the test set at every threshold, and the chosen one."""
   steps = np.unique(np.concatenate([[0.0], probability, [1.0]]))

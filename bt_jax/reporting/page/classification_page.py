@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from bt_jax.evaluation import bootstrap, class_statistics
-from bt_jax.report.page import charts, html_tables, paper_tables, phrases, sections, viewer
-from bt_jax.report.page.run_files import RunFiles
-from bt_jax.report.page.sections import Page, Section
+from bt_jax.reporting.page import charts, paper_tables, phrases, sections, statistics_tables, viewer
+from bt_jax.reporting.page.run_files import RunFiles
+from bt_jax.reporting.page.sections import Page, Section
 
 _ERRORS, _PICTURED = 12, 4  # slices in the table of errors, and how many of them are shown
 
@@ -43,7 +43,7 @@ def _scores(record: RunFiles) -> Section:
     "scores",
     "Scores",
     [phrases.sentence(phrases.intervals(record.summary))],
-    [html_tables.classes(test), html_tables.confusion(test["confusion"])],
+    [statistics_tables.classes(test), statistics_tables.confusion(test["confusion"])],
     sections.patient_chart(record, "accuracy", "Accuracy"),
   )
 
@@ -78,7 +78,7 @@ def _error_table(record: RunFiles) -> Section:
   total = sum(row["prediction"] != row["label"] for row in record.rows)
   if not total:
     return Section("errors", "Most confident errors", ["Every test slice is classified correctly."])
-  return Section("errors", "Most confident errors", tables=[html_tables.errors(_errors(record), total)])
+  return Section("errors", "Most confident errors", tables=[statistics_tables.errors(_errors(record), total)])
 
 
 def _published(record: RunFiles, others: Sequence[Section]) -> Section:

@@ -3,8 +3,8 @@
 from typing import Any
 
 from bt_jax.paper import published_values
-from bt_jax.report.page.html_tables import Cell, Table, measured, table, text, value
-from bt_jax.report.page.phrases import model
+from bt_jax.reporting.page.html_tables import Cell, Table, measured, table, text, value
+from bt_jax.reporting.page.phrases import model
 
 _ROWS = {"support": "support", "accuracy": "accuracy", "precision": "precision", "recall": "recall", "f1": "F1", "dsc": "DSC",
          "iou": "IoU", "si": "SI"}  # fmt: skip

@@ -15,10 +15,10 @@ from bt_jax.datasets.info import DatasetInfo
 from bt_jax.errors import needs
 from bt_jax.evaluation.calibration import BINS, CALIBRATED, bin_of
 from bt_jax.inference import overlays
-from bt_jax.report import figures
-from bt_jax.report.page.phrases import MINUS, MISSING, number
+from bt_jax.reporting import figures
+from bt_jax.reporting.page.phrases import MINUS, MISSING, number
 
-with needs("report", "the report of a run"):
+with needs("train", "the report of a run"):
   import matplotlib
 
 matplotlib.use("agg")

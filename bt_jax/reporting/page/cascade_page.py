@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from bt_jax.evaluation.aggregation import EMPTY_RULES
-from bt_jax.report.page import html_tables, phrases, sections
-from bt_jax.report.page.html_tables import Table, measured, table, text, value
-from bt_jax.report.page.run_files import RunFiles
-from bt_jax.report.page.sections import Page, Section
-from bt_jax.report.text_tables import WAYS
+from bt_jax.reporting.page import html_tables, phrases, sections
+from bt_jax.reporting.page.html_tables import Table, measured, table, text, value
+from bt_jax.reporting.page.run_files import RunFiles
+from bt_jax.reporting.page.sections import Page, Section
+from bt_jax.reporting.text_tables import WAYS
 
 
 def _result(test: dict[str, Any], level: str) -> tuple[str, str]:

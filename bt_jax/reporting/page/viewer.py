@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bt_jax.report.page import sprites
-from bt_jax.report.page.charts import Chart, samples, source
-from bt_jax.report.page.phrases import number
-from bt_jax.report.page.run_files import RunFiles
+from bt_jax.reporting.page import sprites
+from bt_jax.reporting.page.charts import Chart, samples, source
+from bt_jax.reporting.page.phrases import number
+from bt_jax.reporting.page.run_files import RunFiles
 from bt_jax.tasks import TASKS
 
 Row = dict[str, Any]

@@ -4,20 +4,23 @@
 
 Each measurement is its own process; all are repeated in turn, and medians are printed. Cold is with an empty
 JAX_COMPILATION_CACHE_DIR, warm with the one just filled. The data set is built before. A run is killed at its first
-step. The import of torch is measured only if torch is installed.
+step. The import of torch is measured only if torch is installed. Behind each median are the quartiles.
 """
 
 import argparse
 import importlib.util
 import os
 import pathlib
-import platform
 import re
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+
+from benchmarks import timing
 
 ROOT = pathlib.Path(__file__).parent.parent
 FIRST_STEP = re.compile(r"first step after ([\d.]+) s")
@@ -67,7 +70,8 @@ def main() -> None:
     commands["import torch"] = ("-c", "import torch")
   times: dict[str, list[float]] = {name: [] for name in (*commands, "first step, cold", "first step, warm")}
   own: dict[str, list[float]] = {"first step, cold": [], "first step, warm": []}
-  with tempfile.TemporaryDirectory() as work:
+  timing.pin_threads()
+  with tempfile.TemporaryDirectory() as work, timing.measuring():
     os.environ["TMPDIR"] = work  # removes the files that killed processes leave
     run = (f"--config={args.config}", f"--config.data.dir={work}/data")
     command("launch.py", "--mode=build", *run)
@@ -79,11 +83,10 @@ def main() -> None:
           seconds, told = first_step(*run, cache=cache)
           times[name].append(seconds)
           own[name].append(told)
-  print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
-  print(f"{args.config}, median of {args.repeats}")
-  for name, values in times.items():
-    told = f"{statistics.median(own[name]):8.1f} s by its own clock" if name in own else ""
-    print(f"{name:26}{statistics.median(values):8.2f} s{told}")
+    print(f"{args.config}, seconds, median of {args.repeats} and quartiles")
+    for name, values in times.items():
+      told = f"{statistics.median(own[name]):8.1f} by its own clock" if name in own else ""
+      print(f"{name:26}{timing.shown(values)}{told}")
 
 
 if __name__ == "__main__":

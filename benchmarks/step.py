@@ -46,7 +46,7 @@ from bt_jax.pipeline.preprocess import UNCHANGED
 from bt_jax.tasks import TASKS
 from bt_jax.training.optimizer import make_optimizer
 from bt_jax.training.step import make_train_step
-from bt_jax.training.train_state import init_state
+from bt_jax.training.train_state import TrainState, init_state
 
 LOSS = {"smooth": 1.0, "pooled": True, "fp_weight": 0.3, "fn_weight": 0.7, "exponent": 0.75, "label_smoothing": 0.0}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -61,8 +61,10 @@ def examples(name: str, size: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
   return images, (rng.random((batch, size, size, 1)) < 0.05).astype(np.float32)
 
 
-def ours(name: str, width: int, images: np.ndarray, targets: np.ndarray, *, dtype: str) -> dict[str, Any]:
-  """Functions that run one step and wait for it, and the costs of the compiled programs."""
+def training_step(
+  name: str, width: int, images: np.ndarray, targets: np.ndarray, dtype: str
+) -> tuple[Callable, TrainState, dict[str, jax.Array]]:
+  """Our training step, not yet traced, with its first state and its batch."""
   task = TASKS["classification" if name in CLASSIFIERS else "segmentation"](INFO)
   model = configured_model(MODELS, {"name": name, "width": width, "dtype": DTYPES[dtype]})
   optimizer = make_optimizer(name="adamw", momentum=0.9, epsilon=1e-8, weight_decay=1e-4)
@@ -84,11 +86,17 @@ def ours(name: str, width: int, images: np.ndarray, targets: np.ndarray, *, dtyp
     kept_statistics=(),
   )
   options = types.SimpleNamespace(ema_decay=0.0, mixup=0.0, accumulate=1, remat=False, seed=0)
-  train_step = make_train_step(components, options)
+  step = make_train_step(components, options)
+  return sharding.compile_step("jit", step, mesh, cut=(False, True, False), train=True), state, data
+
+
+def ours(name: str, width: int, images: np.ndarray, targets: np.ndarray, *, dtype: str) -> dict[str, Any]:
+  """Functions that run one step and wait for it, and the costs of the compiled programs."""
+  train, state, data = training_step(name, width, images, targets, dtype)
+  model = configured_model(MODELS, {"name": name, "width": width, "dtype": DTYPES[dtype]})
   activation = jax.nn.softmax if name in CLASSIFIERS else jax.nn.sigmoid
   predict_step = lambda variables, images: activation(model.apply(variables, images))
-  train = sharding.compile_step("jit", train_step, mesh, cut=(False, True, False), train=True)
-  predict = sharding.compile_step("jit", predict_step, mesh, cut=(False, True), cut_out=True)
+  predict = sharding.compile_step("jit", predict_step, sharding.make_mesh(), cut=(False, True), cut_out=True)
   variables = jax.tree.map(jnp.copy, state.variables)
   train = train.lower(state, data, 1e-3).compile()
   predict = predict.lower(variables, data["image"]).compile()

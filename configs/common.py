@@ -105,6 +105,7 @@ def get_config() -> ConfigDict:
   config.crossval = ConfigDict()
   config.crossval.folds = "all"  # folds of --mode=crossval: all, or some, e.g. "0,3-6"
   config.crossval.group = 1  # neighbouring folds tested by one training: 2 halves the number of trainings
+  config.crossval.parallel = "1"  # trainings at a time, each on its share of the devices; auto: one for each device
 
   config.report = ConfigDict()
   config.report.subgroups = "all"  # all, none, or some of site, grade, sequences, size and the molecular clusters

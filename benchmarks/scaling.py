@@ -2,7 +2,7 @@
 
   python benchmarks/scaling.py [--models=unet,unet/group,resunet,resnet50] [--size=256] [--batch-per-device=16]
 
-A network with a slash is with that `model.norm`.
+A network with a slash has that `model.norm`. `--no-measure` leaves out the fourth table, the only one with times.
 
 There are four tables. The first has the collectives of the program compiled for 1, 2, 4 and 8 virtual CPU devices (2
 and 8 for all models except the first), in float32 and at a small image size, on which they do not depend. The second
@@ -24,6 +24,7 @@ An all-reduce goes by a ring or, where the machine has them, by double binary tr
 import argparse
 import collections
 import concurrent.futures as futures
+import contextlib
 import dataclasses
 import functools
 import math
@@ -189,7 +190,7 @@ def count(name: str, size: int, devices: tuple[int, ...], *, whole: bool = False
       sys.exit(f"{label} on {number} devices sends other than gradients, batch norm's sums and a few of the loss")
   if len({size for size in sent if size}) > 1 or max(flops) > 1.02 * min(flops):
     sys.exit(f"{label}: what a device sends or computes depends on the number of devices")
-  params = expected_bytes(init)[0]  # the largest all-reduce, which may hold a few numbers more
+  params = expected_bytes(init)[0]  # the largest all-reduce; what else it holds counts as one of its own, so as slower
   return params, [*sizes[:-1], sizes[-1] - params] if sizes[-1] > params else sizes[:-1]
 
 
@@ -228,7 +229,7 @@ def main() -> None:
   jax.config.update("jax_platforms", "cpu")
   given = {field: getattr(args, field) for field in rates if getattr(args, field) is not None}
   timing.pin_threads()
-  with timing.measuring(f"jax {jax.__version__}"):
+  with timing.measuring(f"jax {jax.__version__}") if args.measure else contextlib.nullcontext():
     predict(args, {label: stated._replace(**given) for label, stated in MACHINES.items()})
     if not args.measure:
       return

@@ -4,14 +4,13 @@
   python benchmarks/build.py --own=100         own data: so many synthetic cases of 240 x 240 x 155 voxels, four sequences
 
 A loader without a built data set reads every file at each start. Each repeat runs in its own process, alternating
-between the two; the peak is of resident memory.
+between the two; the peak is of resident memory. Behind each median are the quartiles.
 """
 
 import argparse
 import json
 import multiprocessing
 import pathlib
-import platform
 import re
 import statistics
 import sys
@@ -20,6 +19,7 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
+from benchmarks import timing
 
 OWN = "own"
 SHAPE = (240, 240, 155)
@@ -98,7 +98,8 @@ def main() -> None:
   )
   parser.add_argument("--repeats", type=int, default=3)
   args = parser.parse_args()
-  with tempfile.TemporaryDirectory() as work:
+  timing.pin_threads()
+  with tempfile.TemporaryDirectory() as work, timing.measuring():
     variant, root = "full", args.root
     if args.own:
       variant, root = OWN, work
@@ -118,15 +119,13 @@ def main() -> None:
           process.start()
           process.join()
           results[name].append(json.loads(pathlib.Path(data_dir, "measured").read_text()))
-  print(
-    f"\n{platform.processor() or platform.machine()}, {multiprocessing.cpu_count()} cores, Python {platform.python_version()}"
-  )
-  name = f"own data, {args.own} cases" if args.own else f"lgg_mri/{variant}"
-  print(f"{name}, {results['build'][0][0]} slices, median of {args.repeats}")
-  medians = {name: [statistics.median(column) for column in zip(*rows, strict=True)] for name, rows in results.items()}
-  for name, (_, seconds, peak) in medians.items():
-    print(f"{name:16}{seconds:8.1f} s{peak:8.0f} MB")
-  print(f"ratio           {medians['build'][1] / medians['read the files'][1]:8.2f}")
+    name = f"own data, {args.own} cases" if args.own else f"lgg_mri/{variant}"
+    print(f"\n{name}, {results['build'][0][0]} slices, seconds, median of {args.repeats} and quartiles; megabytes")
+    columns = {name: [*zip(*rows, strict=True)] for name, rows in results.items()}
+    for name, (_, seconds, peaks) in columns.items():
+      print(f"{name:16}{timing.shown(seconds, 1)}{statistics.median(peaks):8.0f} MB")
+    built, read_again = (statistics.median(columns[name][1]) for name in results)
+    print(f"ratio           {built / read_again:10.2f}")
 
 
 if __name__ == "__main__":

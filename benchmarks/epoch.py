@@ -22,9 +22,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import multiprocessing
-import os
 import pathlib
-import platform
 import statistics
 import sys
 import tempfile
@@ -37,6 +35,8 @@ from PIL import Image
 from scipy import ndimage
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+
+from benchmarks import timing
 
 BESIDE = {"bt_jax, resident": "PyTorch, memory", "bt_jax, stream": "PyTorch, files"}
 Epoch = Callable[[], tuple[float, float]]  # returns its seconds, and how many of them it waited for input
@@ -157,9 +157,10 @@ def main() -> None:
     parser.add_argument(f"--{name}", type=int, default=default)
   parser.add_argument("--slices", type=int, default=0, help="slices per epoch; 0: all training slices")
   parser.add_argument("--workers", type=int, default=4, help="reading processes; the public loop has 4")
-  parser.add_argument("--threads", type=int, default=0, help="threads of PyTorch on a CPU; 0: its default")
+  parser.add_argument("--threads", type=int, default=0, help="threads of PyTorch on a CPU; 0: one for each core")
   parser.add_argument("--dtype", default="float32", help="dtype of our computation")
-  args, load = parser.parse_args(), os.getloadavg()[0]
+  args = parser.parse_args()
+  timing.pin_threads(args.threads)
   import jax
 
   from bt_jax.distributed import setup
@@ -168,7 +169,8 @@ def main() -> None:
   from configs import seg
 
   config, spawn = seg.get_config(), multiprocessing.get_context("spawn")
-  with tempfile.TemporaryDirectory() as work, ProcessPoolExecutor(1, spawn) as pool:
+  versions = f"jax {jax.__version__}", f"torch {importlib.metadata.version('torch')}"
+  with timing.measuring(*versions), tempfile.TemporaryDirectory() as work, ProcessPoolExecutor(1, spawn) as pool:
     config.update_from_flattened_dict({
       "data.name": "lgg" if args.root else "phantom", "data.root": args.root or work, "data.dir": work,
       "data.size": args.size, "data.workers": args.workers, "model.width": args.width, "model.dtype": args.dtype,
@@ -184,19 +186,19 @@ def main() -> None:
     sides["PyTorch, memory"] = lambda: pool.submit(peer, *theirs, True).result()
     sides["PyTorch, files"] = lambda: pool.submit(peer, *theirs, False).result()
     turns = [[epoch() for epoch in sides.values()] for _ in range(args.repeats + 1)]
-  print(
-    f"\n{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {load:.1f} before; {provenance.devices()}; "
-    f"jax {jax.__version__}, torch {importlib.metadata.version('torch')}\n"
-    f"{data.title}, {len(ids)} slices of {args.size}x{args.size}; U-Net of width {args.width}, ours in {args.dtype}, "
-    f"batch {args.batch}, {args.workers} workers, --threads={args.threads}; median of {args.repeats} epochs"
-  )
-  times = dict(zip(sides, zip(*turns[1:], strict=True), strict=True))  # the first turn compiles and warms up
-  print(f"{'':20}{'seconds':>10}{'slices/s':>10}{'waiting':>10}{'peer/ours':>11}")
-  medians = {name: statistics.median(seconds for seconds, _ in rows) for name, rows in times.items()}
-  for name, rows in times.items():
-    waiting, seconds = statistics.median(waited / seconds for seconds, waited in rows), medians[name]
-    ratio = f"{medians[BESIDE[name]] / seconds:11.2f}" if name in BESIDE else ""
-    print(f"{name:20}{seconds:10.2f}{len(ids) / seconds:10.1f}{waiting:10.1%}{ratio}")
+    print(
+      f"\n{provenance.devices()}; {data.title}, {len(ids)} slices of {args.size}x{args.size}; U-Net of width {args.width}, "
+      f"ours in {args.dtype}, batch {args.batch}, {args.workers} workers, --threads={args.threads}; median of {args.repeats} "
+      "epochs, and quartiles"
+    )
+    times = dict(zip(sides, zip(*turns[1:], strict=True), strict=True))  # the first turn compiles and warms up
+    print(f"{'':20}{'seconds':>10}{'quartiles':>14}{'slices/s':>10}{'waiting':>10}{'peer/ours':>11}")
+    medians = {name: statistics.median(seconds for seconds, _ in rows) for name, rows in times.items()}
+    for name, rows in times.items():
+      waiting, median = statistics.median(waited / seconds for seconds, waited in rows), medians[name]
+      ratio = f"{medians[BESIDE[name]] / median:11.2f}" if name in BESIDE else ""
+      seconds = timing.shown([seconds for seconds, _ in rows])
+      print(f"{name:20}{seconds}{len(ids) / median:10.1f}{waiting:10.1%}{ratio}")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,8 @@
 
   python benchmarks/growth.py [--root=DIR]     DIR holds kaggle_3m/; without it, the synthetic data set
 
-Every row is its own process. After each block comes the slope of a line fitted in log-log: 1 for linear growth, 0 for
-none.
+Every row is its own process. Milliseconds are the median and the quartiles around it. After each block comes the slope
+of a line fitted in log-log: 1 for linear growth, 0 for none.
 
 The feeds alone, for shares of the training slices; with a share above 1, slices are repeated. `ready` is the time from
 opening a feed to its first batch, including the start of a stream's processes; then batches are timed. Memory is the
@@ -20,11 +20,8 @@ import contextlib
 import dataclasses
 import math
 import multiprocessing
-import os
 import pathlib
-import platform
 import re
-import statistics
 import sys
 import tempfile
 import time
@@ -34,6 +31,10 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+
+from benchmarks import timing
+
+QUARTILES = ("ms, lower", "ms, median", "ms, upper")
 
 
 def prepare(fields: dict) -> tuple:
@@ -79,7 +80,7 @@ def peak(process: int | str = "self") -> float:
 
 
 def measure_feed(fields: dict, share: float, batches: int) -> tuple[float, ...]:
-  """Slices, seconds until ready, milliseconds per batch, additional megabytes, and megabytes of all workers."""
+  """Slices, seconds until ready, milliseconds per batch in quartiles, additional megabytes, and those of all workers."""
   import jax
 
   config, parts, data = prepare(fields)
@@ -89,16 +90,17 @@ def measure_feed(fields: dict, share: float, batches: int) -> tuple[float, ...]:
     config, parts, data, ids, batches + 100
   ).take  # more steps than are timed, so that the reading processes still exist
   jax.block_until_ready(take(0, 1))
-  ready = time.perf_counter()
+  ready, taken = time.perf_counter() - started, []
   for step in range(1, batches + 1):
+    asking = time.perf_counter()
     jax.block_until_ready(take(step, 1))
-  seconds = time.perf_counter() - ready
+    taken.append(1000 * (time.perf_counter() - asking))
   workers = sum(peak(child.pid) for child in multiprocessing.active_children())
-  return len(ids), ready - started, 1000 * seconds / batches, peak() - before, workers
+  return len(ids), ready, *timing.quartiles(taken), peak() - before, workers
 
 
 def measure_step(fields: dict, repeats: int) -> tuple[float, ...]:
-  """Milliseconds and megabytes of a training step."""
+  """Milliseconds, in quartiles, and megabytes of a training step."""
   import jax
 
   from bt_jax.runs import restoring
@@ -112,8 +114,8 @@ def measure_step(fields: dict, repeats: int) -> tuple[float, ...]:
     started = time.perf_counter()
     state, loss = compiled(state, *arguments)
     loss.block_until_ready()
-    times.append(time.perf_counter() - started)
-  return 1000 * statistics.median(times[2:]), compiled.memory_analysis().temp_size_in_bytes / 2**20
+    times.append(1000 * (time.perf_counter() - started))
+  return *timing.quartiles(times[2:]), compiled.memory_analysis().temp_size_in_bytes / 2**20
 
 
 def alone(function, *arguments):
@@ -151,20 +153,20 @@ def main() -> None:
   parser.add_argument("--repeats", type=int, default=5, help="repeats of a training step; the median is printed")
   args = parser.parse_args()
   size, batch = (values[len(values) // 2] for values in (args.sizes, args.batch_sizes))
-  with tempfile.TemporaryDirectory() as work:
+  timing.pin_threads()
+  with tempfile.TemporaryDirectory() as work, timing.measuring():
     fields = {
       "data.name": "lgg" if args.root else "phantom", "data.dir": work, "data.workers": args.workers,
       "data.size": size, "model.width": args.width, "train.batch_size": batch,
       "eval.batch_size": math.gcd(*args.batch_sizes),  # so that all use the same number of devices
     }  # fmt: skip
     told = alone(build, {**fields, "data.root": args.root})
-    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     print(f"{told}; U-Net of width {args.width}, float32")
     for kind in ("resident", "stream"):
       rows = [
         alone(measure_feed, {**fields, "feed": kind}, float(share), args.batches) for share in args.shares.split(",")
       ]
-      names = (f"{kind}: slices", "ready, s", "ms a batch", "MB more", "MB of workers")
+      names = (f"{kind}: slices", "ready, s", *QUARTILES, "MB more", "MB of workers")
       print_block(names, [row if kind == "stream" else row[:-1] for row in rows])
     step = lambda size, batch: alone(
       measure_step, {**fields, "data.size": size, "train.batch_size": batch}, args.repeats
@@ -172,8 +174,8 @@ def main() -> None:
     pairs = {*((each, batch) for each in args.sizes), *((size, each) for each in args.batch_sizes)}
     found = {pair: step(*pair) for pair in sorted(pairs)}
     print(f"\nthe training step in batches of {batch}, then at {size}x{size}:")
-    print_block(("pixels", "ms", "MB"), [(s * s, *found[s, batch]) for s in args.sizes])
-    print_block(("batch", "ms", "MB"), [(b, *found[size, b]) for b in args.batch_sizes])
+    print_block(("pixels", *QUARTILES, "MB"), [(s * s, *found[s, batch]) for s in args.sizes])
+    print_block(("batch", *QUARTILES, "MB"), [(b, *found[size, b]) for b in args.batch_sizes])
 
 
 if __name__ == "__main__":

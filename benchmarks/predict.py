@@ -27,8 +27,6 @@ import io
 import itertools
 import os
 import pathlib
-import platform
-import statistics
 import sys
 import tempfile
 import time
@@ -38,6 +36,7 @@ import numpy as np
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
+from benchmarks import timing
 from benchmarks.growth import alone, peak, print_block
 
 MARKED = 0.01  # share of positive pixels
@@ -230,7 +229,8 @@ def main() -> None:
     parser.add_argument(f"--{name}", type=int, default=default)
   parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="dtype of both computations")
   parser.add_argument("--memory", default="8,32", help="numbers of studies to measure the peak for; empty: none")
-  args, load = parser.parse_args(), os.getloadavg()[0]
+  args = parser.parse_args()
+  timing.pin_threads()
   import jax
   import torch
 
@@ -239,7 +239,8 @@ def main() -> None:
   from bt_jax.scans import reader
 
   setup.prepare()
-  with tempfile.TemporaryDirectory() as text:
+  measuring = timing.measuring(f"jax {jax.__version__}", f"torch {torch.__version__}")
+  with measuring, tempfile.TemporaryDirectory() as text:
     work, shape = pathlib.Path(text), (args.size, args.width, args.dtype)
     source, outputs = work / "scans", (work / f"output_{at}" for at in itertools.count())
     for at in range(args.studies):
@@ -277,21 +278,21 @@ def main() -> None:
     times = [
       [[seconds(side) for side in sides] for sides in rows.values()] for _ in range(args.repeats + 1)
     ]  # the first compiles and warms up
-    medians = np.median(times[1:], axis=0)
+    of_row = dict(zip(rows, np.moveaxis(times[1:], 0, -1), strict=True))  # [side, repeat]
     parts = [measure_parts(source, outputs, predictor) for _ in range(args.repeats)]
     print(
-      f"{platform.processor() or platform.machine()}, {setup.cores()} cores, load {load:.1f} before; {provenance.devices()}; "
-      f"jax {jax.__version__}, torch {torch.__version__}\n"
-      f"{args.studies} studies of {args.slices} slices; U-Net of width {args.width} at {args.size}x{args.size}, {args.dtype}; "
-      f"slices per second, median of {args.repeats}\n{'':20}{'bt_jax':>10}{'PyTorch':>10}{'ratio':>8}"
+      f"{provenance.devices()}; {args.studies} studies of {args.slices} slices; U-Net of width {args.width} at "
+      f"{args.size}x{args.size}, {args.dtype}; slices per second, median of {args.repeats} and quartiles\n"
+      f"{'':20}{'ratio':>8}{'bt_jax':>10}{'quartiles':>14}{'PyTorch':>10}{'quartiles':>14}"
     )
     total = args.studies * args.slices
-    for name, (ours, theirs) in zip(rows, medians, strict=True):
-      print(f"{name:20}{total / ours:10.1f}{total / theirs:10.1f}{theirs / ours:8.2f}")
-    print(f"\n{'each part of ours alone':27}{'ms a slice':>11}")
+    for name, sides in of_row.items():
+      ours, theirs = np.median(sides, axis=1)
+      print(f"{name:20}{theirs / ours:8.2f}" + "".join(timing.shown(total / side, 1) for side in sides))
+    print(f"\n{'each part of ours alone':27}{'ms a slice':>11}{'quartiles':>14}")
     for name in parts[0]:
-      print(f"{name:27}{1000 * statistics.median(part[name] for part in parts) / total:11.2f}")
-    print(f"{'all of it, in the stream':27}{1000 * medians[-1][0] / total:11.2f}", flush=True)
+      print(f"{name:27}{timing.shown([1000 * part[name] / total for part in parts], width=11)}")
+    print(f"{'all of it, in the stream':27}{timing.shown(1000 * sides[0] / total, width=11)}", flush=True)
     if args.memory:
       counts = sorted(map(int, args.memory.split(",")))
       found = [alone(measure_memory, source, work / f"memory_{count}", count, (*shape, threshold)) for count in counts]

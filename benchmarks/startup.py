@@ -5,7 +5,8 @@
 Each measurement is its own process; all are repeated in turn, and medians are printed: of seconds, and of the seconds
 that processors worked, which other work on the machine changes less. Cold is with an empty JAX_COMPILATION_CACHE_DIR,
 warm with the one just filled. The data set is built before. A run is killed at its first step; a prediction is of a
-synthetic head of 24 slices, and all its files are written. The import of torch is measured only if torch is installed.
+synthetic head of 24 slices, and all its files are written. The import of torch is measured only if torch is
+installed. Behind each median of seconds are the quartiles.
 """
 
 import argparse
@@ -13,7 +14,6 @@ import collections
 import importlib.util
 import os
 import pathlib
-import platform
 import re
 import resource
 import statistics
@@ -21,6 +21,10 @@ import subprocess
 import sys
 import tempfile
 import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
+
+from benchmarks import timing
 
 ROOT = pathlib.Path(__file__).parent.parent
 FIRST_STEP = re.compile(r"first step after ([\d.]+) s")
@@ -81,7 +85,7 @@ def main() -> None:
   parser.add_argument("--repeats", type=int, default=5)
   parser.add_argument("--config", default="configs/seg.py:phantom")
   parser.add_argument("--checkpoint", default="lgg")
-  args, load = parser.parse_args(), os.getloadavg()[0]
+  args = parser.parse_args()
   commands = {
     "help": ("launch.py", "--help"),
     "a misspelt flag": ("launch.py", "--confgi=x"),
@@ -91,7 +95,8 @@ def main() -> None:
   if importlib.util.find_spec("torch"):
     commands["import torch"] = ("-c", "import torch")
   times: dict[str, list[tuple[float, ...]]] = collections.defaultdict(list)
-  with tempfile.TemporaryDirectory() as work:
+  timing.pin_threads()
+  with tempfile.TemporaryDirectory() as work, timing.measuring():
     os.environ["TMPDIR"] = work  # removes the files that killed processes leave
     run = (f"--config={args.config}", f"--config.data.dir={work}/data")
     command("launch.py", "--mode=build", *run)
@@ -103,13 +108,13 @@ def main() -> None:
         for state in ("cold", "warm"):
           times[f"first mask, {state}"].append(first_mask(args.checkpoint, f"{work}/head", cache))
           times[f"first step, {state}"].append(first_step(*run, cache=cache))
-  print(
-    f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, load {load:.1f} before, Python "
-    f"{platform.python_version()}\n{args.config}, {args.checkpoint}, median of {args.repeats}\n{'':27}{'seconds':>9}{'of processors':>15}"
-  )
-  for name, values in times.items():
-    seconds, used, *own = map(statistics.median, zip(*values, strict=True))
-    print(f"{name:27}{seconds:9.2f}{used:15.2f}" + "".join(f"{one:9.1f} s by its own clock" for one in own))
+    print(
+      f"{args.config}, {args.checkpoint}, seconds, median of {args.repeats} and quartiles; then those of processors"
+    )
+    for name, values in times.items():
+      seconds, used, *own = zip(*values, strict=True)
+      clock = "".join(f"{statistics.median(one):8.1f} by its own clock" for one in own)
+      print(f"{name:27}{timing.shown(seconds)}{statistics.median(used):8.2f}{clock}")
 
 
 if __name__ == "__main__":

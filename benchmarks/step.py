@@ -12,14 +12,12 @@ pages, as launch.py does.
 Limit is a lower bound on the time divided by the measured time. The bound is what the machine needs for the operations
 or the bytes of the compiled program, whichever takes longer, at the rates of a matrix product and of a copy measured
 here. Bytes in a cache are counted as well, so it may exceed 1 on a CPU. Without torch (`pip install torch`) only ours
-is timed.
+is timed. Behind each median are the quartiles of the repeats; see benchmarks/timing.py for what makes a figure final.
 """
 
 import argparse
 import itertools
-import os
 import pathlib
-import platform
 import statistics
 import sys
 import time
@@ -29,11 +27,13 @@ from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent))
 
+from benchmarks import timing
 from bt_jax.datasets.lgg_mri.constants import INFO
 from bt_jax.distributed import allocator
 
 if __name__ == "__main__":
   allocator.use_huge_pages()
+  timing.pin_threads()
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,7 @@ from bt_jax.pipeline.preprocess import UNCHANGED
 from bt_jax.tasks import TASKS
 from bt_jax.training.optimizer import make_optimizer
 from bt_jax.training.step import make_train_step
-from bt_jax.training.train_state import init_state
+from bt_jax.training.train_state import TrainState, init_state
 
 LOSS = {"smooth": 1.0, "pooled": True, "fp_weight": 0.3, "fn_weight": 0.7, "exponent": 0.75, "label_smoothing": 0.0}
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -61,8 +61,10 @@ def examples(name: str, size: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
   return images, (rng.random((batch, size, size, 1)) < 0.05).astype(np.float32)
 
 
-def ours(name: str, width: int, images: np.ndarray, targets: np.ndarray, *, dtype: str) -> dict[str, Any]:
-  """Functions that run one step and wait for it, and the costs of the compiled programs."""
+def training_step(
+  name: str, width: int, images: np.ndarray, targets: np.ndarray, dtype: str
+) -> tuple[Callable, TrainState, dict[str, jax.Array]]:
+  """Our training step, not yet traced, with its first state and its batch."""
   task = TASKS["classification" if name in CLASSIFIERS else "segmentation"](INFO)
   model = configured_model(MODELS, {"name": name, "width": width, "dtype": DTYPES[dtype]})
   optimizer = make_optimizer(name="adamw", momentum=0.9, epsilon=1e-8, weight_decay=1e-4)
@@ -84,11 +86,17 @@ def ours(name: str, width: int, images: np.ndarray, targets: np.ndarray, *, dtyp
     kept_statistics=(),
   )
   options = types.SimpleNamespace(ema_decay=0.0, mixup=0.0, accumulate=1, remat=False, seed=0)
-  train_step = make_train_step(components, options)
+  step = make_train_step(components, options)
+  return sharding.compile_step("jit", step, mesh, cut=(False, True, False), train=True), state, data
+
+
+def ours(name: str, width: int, images: np.ndarray, targets: np.ndarray, *, dtype: str) -> dict[str, Any]:
+  """Functions that run one step and wait for it, and the costs of the compiled programs."""
+  train, state, data = training_step(name, width, images, targets, dtype)
+  model = configured_model(MODELS, {"name": name, "width": width, "dtype": DTYPES[dtype]})
   activation = jax.nn.softmax if name in CLASSIFIERS else jax.nn.sigmoid
   predict_step = lambda variables, images: activation(model.apply(variables, images))
-  train = sharding.compile_step("jit", train_step, mesh, cut=(False, True, False), train=True)
-  predict = sharding.compile_step("jit", predict_step, mesh, cut=(False, True), cut_out=True)
+  predict = sharding.compile_step("jit", predict_step, sharding.make_mesh(), cut=(False, True), cut_out=True)
   variables = jax.tree.map(jnp.copy, state.variables)
   train = train.lower(state, data, 1e-3).compile()
   predict = predict.lower(variables, data["image"]).compile()
@@ -144,7 +152,8 @@ def measure(peers: dict[str, Callable], name: str, size: int, args: argparse.Nam
     )
     limit = max(flops / machine[0], moved / machine[1]) / medians[0]
     ratio = f"{medians[1] / medians[0]:8.2f}" if len(medians) > 1 else f"{'-':>8}"
-    told = f"{name:9}{work:10}{size:4}" + "".join(f"{args.batch / median:10.1f}" for median in medians) + ratio
+    told = f"{name:16}{work:10}{size:4}" + ratio
+    told += "".join(timing.shown([args.batch / each for each in values], 1) for values in times.values())
     if work == "training":
       told += "".join(f"{of['memory']() / 1e6:10.0f}" if of["memory"] else f"{'-':>10}" for of in functions.values())
     else:
@@ -165,8 +174,8 @@ def main() -> None:
     "--profile", help="folder for a trace of three of our training steps, for TensorBoard or Perfetto"
   )
   args = parser.parse_args()
-  cores = len(os.sched_getaffinity(0))
-  jax.config.update("jax_num_cpu_devices", max(n for n in range(1, cores + 1) if args.batch % n == 0))
+  divide = [n for n in range(1, timing.cores() + 1) if args.batch % n == 0]
+  jax.config.update("jax_num_cpu_devices", max(divide))
   args.dtype = args.dtype or ("float32" if jax.default_backend() == "cpu" else "bfloat16")
   peers, version = {"bt_jax": ours}, "not installed"
   try:
@@ -177,15 +186,16 @@ def main() -> None:
     peers["PyTorch"], version = steps, torch.__version__
   except ImportError:
     pass
-  device = f"{len(jax.devices())} x {jax.devices()[0].device_kind}"
-  print(f"{platform.processor() or platform.machine()}, {cores} cores; devices: {device}")
-  print(f"jax {jax.__version__}, torch {version}; {args.dtype}, batch {args.batch}, U-Net of width {args.width}")
-  print(f"slices per second, median of {args.repeats}; then memory of a training step, ours first")
-  heads = [*peers, "ratio", *("MB" for _ in peers), "limit"]
-  print(" " * 23 + "".join(f"{head:>{8 if head in ('ratio', 'limit') else 10}}" for head in heads))
-  machine = rates(args.dtype)
-  for name, size in itertools.product(args.models.split(","), map(int, args.sizes.split(","))):
-    measure(peers, name, size, args, machine)
+  with timing.measuring(f"jax {jax.__version__}", f"torch {version}"):
+    device = f"{len(jax.devices())} x {jax.devices()[0].device_kind}"
+    print(f"devices: {device}; {args.dtype}, batch {args.batch}, U-Net of width {args.width}")
+    print(f"slices per second, median of {args.repeats} and quartiles; then memory of a training step, ours first")
+    widths = {"ratio": 8, "limit": 8, "quartiles": 14}
+    heads = ["ratio", *(head for peer in peers for head in (peer, "quartiles")), *("MB" for _ in peers), "limit"]
+    print(" " * 30 + "".join(f"{head:>{widths.get(head, 10)}}" for head in heads))
+    machine = rates(args.dtype)
+    for name, size in itertools.product(args.models.split(","), map(int, args.sizes.split(","))):
+      measure(peers, name, size, args, machine)
 
 
 if __name__ == "__main__":

@@ -52,10 +52,11 @@ OF_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 
 
 class Stopped(Exception):
-  """Ctrl-C or SIGTERM ended training after a save."""
+  """Ctrl-C or SIGTERM ended training after a save, at this step; None for several trainings, each at a step of its own."""
 
-  def __init__(self, step: int, signal_number: int):
-    super().__init__(f"stopped at step {step}, saved; the same command resumes from there")
+  def __init__(self, step: int | None, signal_number: int):
+    where = "" if step is None else f" at step {step}"
+    super().__init__(f"stopped{where}, saved; the same command resumes from there")
     self.exit_code = 128 + signal_number
 
 

@@ -14,7 +14,7 @@ def fields_of(option: Callable) -> set[str]:
   >>> sorted(fields_of(bt_jax.losses.dice))
   ['overlapping', 'pooled', 'smooth']
   >>> sorted(fields_of(bt_jax.models.UNet))
-  ['classes', 'depth', 'dtype', 'width']
+  ['classes', 'depth', 'dtype', 'norm', 'width']
   """
   if dataclasses.is_dataclass(option):
     return {field.name for field in dataclasses.fields(option)} - _OF_FLAX

@@ -41,6 +41,7 @@ def get_config() -> ConfigDict:
   config.model.name = "unet"  # segmentation: lite_unet, unet, resunet, resunet_scratch; else lite, cnn, resnet50
   config.model.width = 32  # unet, resunet_scratch, cnn: channels of the first level
   config.model.depth = 4  # unet, resunet_scratch, cnn: how many times the resolution is halved
+  config.model.norm = "batch"  # unet, resunet_scratch, cnn: batch; group: by slice, so devices exchange only gradients
   config.model.pool = "max"  # cnn: max, average, min
   config.model.variant = "torchvision"  # resnet50, resunet: torchvision (timm, Hugging Face, RadImageNet) or keras
   config.model.encoder = "lite0"  # lite, lite_unet: size of the EfficientNet-Lite: lite0, lite1, lite2
@@ -104,6 +105,7 @@ def get_config() -> ConfigDict:
   config.crossval = ConfigDict()
   config.crossval.folds = "all"  # folds of --mode=crossval: all, or some, e.g. "0,3-6"
   config.crossval.group = 1  # neighbouring folds tested by one training: 2 halves the number of trainings
+  config.crossval.parallel = "1"  # trainings at a time, each on its share of the devices; auto: one for each device
 
   config.report = ConfigDict()
   config.report.subgroups = "all"  # all, none, or some of site, grade, sequences, size and the molecular clusters

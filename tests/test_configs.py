@@ -284,6 +284,7 @@ def test_no_such_preset():
     ("split.kind", "patient", "expected one of fold, group, random"),
     ("model.name", "vnet", "model.name is 'vnet', expected one of unet"),
     ("model.dtype", "float8", "expected one of float32, bfloat16"),
+    ("model.norm", "group", "model.norm is 'group', and has no effect with model.name=lite_unet: leave it out"),
     ("model.width", 0, "model.width is 0, expected 1 or more"),
     ("loss.name", "mse", "loss.name is 'mse'"),
     ("loss.name", "cross_entropy", "loss.name is 'cross_entropy', expected one of bce"),
@@ -344,6 +345,8 @@ def test_largest_component_needs_whole_volumes(tmp_path):
     ({"eval.largest_component": True}, "is for segmentation"),
     ({"model.name": "unet"}, "model.name is 'unet', expected one of cnn, resnet50"),
     ({"model.pool": "median"}, "model.pool is 'median'"),
+    ({"model.norm": "layer"}, "model.norm is 'layer', expected one of batch, group"),
+    ({"model.norm": "group", "train.batch_stats": "keep"}, "is for the statistics of batch norm, and model.norm=group"),
     (
       {"model.name": "resnet50", "model.variant": "caffe"},
       "model.variant is 'caffe', expected one of torchvision, keras",

@@ -9,7 +9,7 @@ import pytest
 from flax import linen as nn
 
 from bt_jax.errors import UserError
-from bt_jax.models import MODELS, cnn, layers, resnet, unet
+from bt_jax.models import MODELS, cnn, encoder_of, layers, resnet, unet
 from tests.helpers.launching import ROOT
 from tests.helpers.random_weights import random_variables
 
@@ -263,3 +263,41 @@ def test_gradient_of_batch_norm_is_that_of_its_formula():
   )
   for one, other in zip(wanted, got, strict=True):
     np.testing.assert_allclose(other, one, atol=2e-5 * float(jnp.abs(one).max()))
+
+
+@pytest.mark.parametrize(("channels", "groups"), [(8, 1), (32, 4), (12, 3), (6, 3), (3, 3)])
+def test_group_norm_by_hand(channels, groups):
+  """Groups of eight channels, or of what divides both; far from 0, and against float64."""
+  x = jnp.asarray(1000 + np.random.default_rng(0).normal(size=(2, 16, 8, channels)), jnp.float32)
+
+  class Layer(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+      return layers.norm(x, "group", name="norm", train=True, dtype=jnp.float32)
+
+  scale, bias = np.random.default_rng(1).normal(size=(2, channels)).astype(np.float32)
+  variables = {"params": {"norm": {"scale": scale, "bias": bias}}}
+  exact = np.asarray(x, np.float64).reshape(2, 16 * 8, groups, -1)
+  mean, std = exact.mean((1, 3), keepdims=True), np.sqrt(exact.var((1, 3), keepdims=True) + 1e-5)
+  expected = ((exact - mean) / std).reshape(x.shape)
+  np.testing.assert_allclose(Layer().apply(variables, x), expected * scale + bias, atol=2e-3)
+
+
+@pytest.mark.parametrize("name", ["unet", "cnn", "resunet_scratch"])
+def test_with_group_norm_no_slice_depends_on_another(name):
+  model = MODELS[name](width=4, depth=2, norm="group")
+  variables = init(model)
+  assert set(variables) == {"params"}  # no statistics
+  x = jax.random.normal(jax.random.key(1), (3, 16, 16, 3)) * jnp.array([1.0, 5.0, 0.2])[:, None, None, None]
+  apply = jax.jit(functools.partial(model.apply, variables), static_argnames="train")
+  together = apply(x, train=True)
+  np.testing.assert_array_equal(together, apply(x, train=False))
+  np.testing.assert_allclose(together[1:2], apply(x[1:2], train=False), atol=1e-5)
+  batch = MODELS[name](width=4, depth=2)
+  assert parameters(init(batch)["params"]) == parameters(variables["params"])  # as many scales and biases
+
+
+def test_norms_by_name():
+  with pytest.raises(UserError, match="model.norm is 'layer', expected one of batch, group"):
+    init(unet.UNet(width=2, depth=1, norm="layer"))
+  assert encoder_of(unet.UNet()) == "unet" and not encoder_of(unet.UNet(norm="group"))  # none is published

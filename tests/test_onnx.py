@@ -73,8 +73,13 @@ def lite():
   return [made("lite_unet", "segmentation")], [], False, [volume(2, 64, 80)]
 
 
+def grouped():
+  """Group norm, by each slice's own statistics."""
+  return [made("unet", "segmentation", width=8, depth=2, norm="group")], [], False, [volume(2, 64, 80)]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("case", [ours, pools, augmented, neighbours, lite])
+@pytest.mark.parametrize("case", [ours, pools, augmented, neighbours, lite, grouped])
 def test_onnxruntime_says_what_the_run_says(case, tmp_path, capfd):
   pytest.importorskip("jax2onnx", reason="ONNX is written by jax2onnx")
   runtime = pytest.importorskip("onnxruntime", reason="comes with jax2onnx")

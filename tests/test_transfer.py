@@ -96,6 +96,9 @@ def test_another_network_or_size_is_refused_in_one_line_that_names_the_field():
   run, _ = run_of(INFO, name="resunet_scratch")
   with pytest.raises(UserError, match=r"is of resunet_scratch, and this network is unet"):
     transfer.check_fits(made(), run)
+  run, _ = run_of(INFO)  # whose arrays would all fit
+  with pytest.raises(UserError, match="has batch norm, and this network has group norm: set model.norm=batch"):
+    transfer.check_fits(made(norm="group"), run)
 
 
 INDEX = [

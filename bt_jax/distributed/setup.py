@@ -79,7 +79,7 @@ def connect(*, coordinator: str | None, hosts: int | None, host: int | None, tim
     raise UserError(
       f"{' and '.join(missing)} must be given too: a run on several hosts needs {', '.join(given)} on each", *missing
     )
-  if missing and not auto and not _has_others():
+  if missing and not auto and not has_other_hosts():
     return True
   if not missing and not re.fullmatch(r".+:\d+", coordinator):
     raise UserError(
@@ -118,7 +118,7 @@ def _leave(message: str) -> None:
   os._exit(HostLost.exit_code)
 
 
-def _has_others() -> bool:
+def has_other_hosts() -> bool:
   """Whether the environment variables are those of a run on several hosts."""
   environment = os.environ
   return ("SLURM_STEP_NODELIST" in environment and int(environment.get("SLURM_NTASKS", 1)) > 1) or int(

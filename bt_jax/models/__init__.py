@@ -55,7 +55,7 @@ def make_model(options: dict[str, Callable[..., nn.Module]], name: str, **fields
   8
   >>> bt_jax.models.make_model(bt_jax.models.SEGMENTERS, "unet", pool="max")
   Traceback (most recent call last):
-  bt_jax.errors.UserError: unet takes no pool: expected one of classes, depth, dtype, width
+  bt_jax.errors.UserError: unet takes no pool: expected one of classes, depth, dtype, norm, width
 
   Args:
     options: the networks to choose from, by name.
@@ -80,8 +80,8 @@ def configured_model(options: dict[str, Callable[..., nn.Module]], section: Mapp
 def encoder_of(model: nn.Module) -> str:
   """The published network that the encoder is, or the whole of a U-Net, as weights name it, e.g. `keras` or `unet`.
 
-  Empty where none was published.
+  Empty where none was published, as of a U-Net with group norm.
   """
   if isinstance(model, UNet):
-    return UNET
+    return UNET if model.norm == "batch" else ""
   return getattr(model, "encoder", getattr(model, "variant", ""))

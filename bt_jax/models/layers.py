@@ -1,6 +1,7 @@
 """Layers the networks share."""
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from bt_jax.distributed import global_batch
-from bt_jax.errors import UserError
+from bt_jax.errors import UserError, choose
 
 
 def max_pool_2x2(
@@ -142,6 +143,46 @@ def _normalize_gradient(
 normalize.defvjp(_normalize, _normalize_gradient)
 
 
+NORMS = ("batch", "group")
+GROUP_CHANNELS = 8
+
+
+def norm(
+  x: Float[Array, "batch height width channels"],
+  kind: str,
+  *,
+  name: str,
+  train: bool,
+  dtype: Any,
+  momentum: float = 0.9,
+  epsilon: float = 1e-5,
+) -> Float[Array, "batch height width channels"]:
+  """Batch norm or group norm, as the layer `name` of the module that calls it.
+
+  Group norm (Wu and He 2018, arXiv:1803.08494) normalizes each slice by itself, in training as in inference: so it has no
+  running statistics, and devices exchange nothing for it. A group has `GROUP_CHANNELS` channels, or as many as divide both
+  them and the number of channels.
+
+  Args:
+    x: features.
+    kind: `batch` or `group`.
+    name: of the layer.
+    train: whether batch norm normalizes by the batch.
+    dtype: of the computation.
+    momentum: of batch norm's running statistics.
+    epsilon: added to the variance.
+
+  Raises:
+    UserError: `kind` is neither.
+  """
+  choose("model.norm", kind, dict.fromkeys(NORMS))
+  if kind == "group":
+    size = math.gcd(x.shape[-1], GROUP_CHANNELS)
+    layer = functools.partial(nn.GroupNorm, num_groups=None, group_size=size, epsilon=epsilon, dtype=dtype, name=name)
+    return layer(use_fast_variance=False)(x)  # as a difference of means it would lose digits where the mean is large
+  return BatchNorm(momentum=momentum, epsilon=epsilon, dtype=dtype, name=name)(x, use_running_average=not train)
+
+
 class Dropout(nn.Module):
   """Sets a share of the features of each example to 0 and scales the rest up (Srivastava et al. 2014).
 
@@ -163,15 +204,17 @@ class Dropout(nn.Module):
 
 
 class ConvBlock(nn.Module):
-  """Twice: 3 x 3 convolution, batch norm, ReLU.
+  """Twice: 3 x 3 convolution, norm, ReLU.
 
   Attributes:
     features: channels that come out.
     dtype: of the computation; parameters and batch statistics are float32.
+    norm: `batch` or `group`, see `norm`.
   """
 
   features: int
   dtype: Any = jnp.float32
+  norm: str = "batch"
 
   @nn.compact
   def __call__(
@@ -186,8 +229,7 @@ class ConvBlock(nn.Module):
         dtype=self.dtype,
         name=f"conv{index}",
       )(x)
-      x = BatchNorm(momentum=0.9, dtype=self.dtype, name=f"norm{index}")(x, use_running_average=not train)
-      x = nn.relu(x)
+      x = nn.relu(norm(x, self.norm, name=f"norm{index}", train=train, dtype=self.dtype))
     return x
 
 

@@ -1,5 +1,6 @@
 """Residual U-Nets: on a ResNet-50 encoder, and the one from scratch of the recipe behind the paper."""
 
+import functools
 from typing import Any
 
 import jax
@@ -7,7 +8,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float
 
-from bt_jax.models.layers import BatchNorm, check_size, max_pool_2x2
+from bt_jax.models.layers import check_size, max_pool_2x2, norm
 from bt_jax.models.resnet import HALVINGS, STAGES, ResNet50
 from bt_jax.models.unet import expand
 
@@ -46,18 +47,20 @@ class ResUNet(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-  """1 x 1 and 3 x 3 convolutions with batch norm, around a shortcut that has a 1 x 1 convolution of its own."""
+  """1 x 1 and 3 x 3 convolutions, each with a norm, around a shortcut that has a 1 x 1 convolution of its own."""
 
   features: int
   dtype: Any = jnp.float32
+  norm: str = "batch"
 
   @nn.compact
   def __call__(
     self, x: Float[Array, "batch height width channels"], *, train: bool
   ) -> Float[Array, "batch height width features"]:
-    shortcut = _norm(_conv(x, self.features, 1, "shortcut_conv", self.dtype), "shortcut_norm", self.dtype, train)
-    x = nn.relu(_norm(_conv(x, self.features, 1, "conv1", self.dtype), "norm1", self.dtype, train))
-    x = _norm(_conv(x, self.features, 3, "conv2", self.dtype), "norm2", self.dtype, train)
+    norm = functools.partial(_norm, kind=self.norm, train=train, dtype=self.dtype)
+    shortcut = norm(_conv(x, self.features, 1, "shortcut_conv", self.dtype), name="shortcut_norm")
+    x = nn.relu(norm(_conv(x, self.features, 1, "conv1", self.dtype), name="norm1"))
+    x = norm(_conv(x, self.features, 3, "conv2", self.dtype), name="norm2")
     return nn.relu(x + shortcut)
 
 
@@ -75,12 +78,14 @@ class ResUNetScratch(nn.Module):
   Attributes:
     width: channels of the first level; each level below has twice as many.
     depth: how often the image is halved.
+    norm: `batch` or `group`, see `layers.norm`.
     classes: of masks, each with a logit at every pixel.
     dtype: of the computation; parameters, batch statistics and logits are float32.
   """
 
   width: int = 16
   depth: int = 4
+  norm: str = "batch"
   classes: int = 1
   dtype: Any = jnp.float32
 
@@ -92,16 +97,18 @@ class ResUNetScratch(nn.Module):
     check_size(x, self.depth)
     for index in (1, 2):  # the recipe's order: ReLU before batch norm
       x = nn.relu(_conv(x, self.width, 3, f"stem_conv{index}", self.dtype))
-      x = _norm(x, f"stem_norm{index}", self.dtype, train)
+      x = _norm(x, self.norm, name=f"stem_norm{index}", dtype=self.dtype, train=train)
     skips = [x]
     for level in range(1, self.depth + 1):
-      x = ResidualBlock(self.width * 2**level, self.dtype, name=f"encoder{level}")(max_pool_2x2(x), train=train)
+      x = ResidualBlock(self.width * 2**level, self.dtype, self.norm, name=f"encoder{level}")(
+        max_pool_2x2(x), train=train
+      )
       skips.append(x)
     for level in reversed(range(self.depth)):
       batch, height, width, channels = x.shape
       x = jax.image.resize(x, (batch, 2 * height, 2 * width, channels), "nearest")
       x = jnp.concatenate([x, skips[level]], axis=-1)
-      x = ResidualBlock(self.width * 2**level, self.dtype, name=f"decoder{level + 1}")(x, train=train)
+      x = ResidualBlock(self.width * 2**level, self.dtype, self.norm, name=f"decoder{level + 1}")(x, train=train)
     return nn.Conv(self.classes, (1, 1), dtype=jnp.float32, name="head")(x)
 
 
@@ -109,6 +116,5 @@ def _conv(x: jax.Array, features: int, size: int, name: str, dtype: Any) -> jax.
   return nn.Conv(features, (size, size), kernel_init=nn.initializers.he_normal(), dtype=dtype, name=name)(x)
 
 
-def _norm(x: jax.Array, name: str, dtype: Any, train: bool) -> jax.Array:
-  # Keras's defaults, which the recipe keeps.
-  return BatchNorm(momentum=0.99, epsilon=1e-3, dtype=dtype, name=name)(x, use_running_average=not train)
+# Keras's defaults, which the recipe keeps.
+_norm = functools.partial(norm, momentum=0.99, epsilon=1e-3)

@@ -1,4 +1,4 @@
-"""The U-Net of Ronneberger, Fischer and Brox (2015, arXiv:1505.04597) with batch norm and same padding."""
+"""The U-Net of Ronneberger, Fischer and Brox (2015, arXiv:1505.04597) with batch or group norm and same padding."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -25,12 +25,14 @@ class UNet(nn.Module):
   Attributes:
     width: channels of the first level; each level below has twice as many.
     depth: how often the image is halved; height and width must divide by 2 ** depth.
+    norm: `batch` or `group`, see `layers.norm`.
     classes: of masks, each with a logit at every pixel.
     dtype: of the computation; parameters, batch statistics and logits are float32.
   """
 
   width: int = 32
   depth: int = 4
+  norm: str = "batch"
   classes: int = 1
   dtype: Any = jnp.float32
 
@@ -42,11 +44,12 @@ class UNet(nn.Module):
     check_size(x, self.depth)
     skips = []
     for level in range(self.depth):
-      x = ConvBlock(self.width * 2**level, self.dtype, name=f"encoder{level + 1}")(x, train=train)
+      x = ConvBlock(self.width * 2**level, self.dtype, self.norm, name=f"encoder{level + 1}")(x, train=train)
       skips.append(x)
       x = max_pool_2x2(x)
-    x = ConvBlock(self.width * 2**self.depth, self.dtype, name="bottom")(x, train=train)
-    x = expand(x, skips, [self.width * 2**level for level in range(self.depth)], dtype=self.dtype, train=train)
+    x = ConvBlock(self.width * 2**self.depth, self.dtype, self.norm, name="bottom")(x, train=train)
+    widths = [self.width * 2**level for level in range(self.depth)]
+    x = expand(x, skips, widths, dtype=self.dtype, train=train, norm=self.norm)
     return nn.Conv(self.classes, (1, 1), dtype=jnp.float32, name="head")(x)
 
 
@@ -57,6 +60,7 @@ def expand(
   *,
   dtype: Any,
   train: bool,
+  norm: str = "batch",
 ) -> Float[Array, "batch _ _ _"]:
   """The expanding path, as layers `up<n>` and `decoder<n>` of the module that calls it.
 
@@ -66,10 +70,11 @@ def expand(
     features: channels of each level, finest first.
     dtype: of the computation.
     train: whether batch norm normalizes by the batch.
+    norm: `batch` or `group`.
   """
   for level in reversed(range(len(features))):
     x = UpConv2x2(features[level], dtype, name=f"up{level + 1}")(x)
     if skips[level] is not None:
       x = jnp.concatenate([skips[level], x], axis=-1)
-    x = ConvBlock(features[level], dtype, name=f"decoder{level + 1}")(x, train=train)
+    x = ConvBlock(features[level], dtype, norm, name=f"decoder{level + 1}")(x, train=train)
   return x

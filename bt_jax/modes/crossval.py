@@ -1,4 +1,4 @@
-"""Cross-validation over patient folds: trains the runs in turn, each testing one fold or several, resumes, and pools them."""
+"""Cross-validation over patient folds: trains runs that test one fold or several, in turn or side by side, and pools them."""
 
 import pathlib
 import time
@@ -10,6 +10,8 @@ from bt_jax.datasets import splits, store
 from bt_jax.datasets.registry import source_of
 from bt_jax.datasets.splits import Folds
 from bt_jax.distributed import setup
+from bt_jax.distributed.lanes import Lane, devices_to_share, share_out
+from bt_jax.distributed.side_by_side import side_by_side
 from bt_jax.errors import UserError
 from bt_jax.evaluation import subgroups
 from bt_jax.evaluation.aggregation import score_of
@@ -22,12 +24,15 @@ from bt_jax.reporting import run_summary
 from bt_jax.reporting.page.phrases import duration
 from bt_jax.runs import unused_fields
 from bt_jax.runs.components import make_components
+from bt_jax.runs.run_data import build
 from bt_jax.runs.workdir import begin, claim, default_workdir, plain
 from bt_jax.tasks import TASKS
 
 
 def crossval(config: ConfigDict, workdir: pathlib.Path | None, runs: Sequence[str] = ()) -> None:
   """Trains the groups of `config.crossval` that are not finished, each in a folder in `workdir`, and pools their records.
+
+  With `config.crossval.parallel`, groups are trained side by side, each by its share of the devices.
 
   Every patient of these folds is then predicted once, by a network that never saw it.
 
@@ -38,10 +43,11 @@ def crossval(config: ConfigDict, workdir: pathlib.Path | None, runs: Sequence[st
 
   Raises:
     UserError: a field is invalid; a fold is missing, damaged or of another configuration; or as in `train.train`.
-    Stopped: Ctrl-C or SIGTERM, once the state of the current fold is saved.
+    Stopped: Ctrl-C or SIGTERM, once the state of every fold in training is saved.
   """
   workdir = workdir or default_workdir(config, "crossval")
   setup.prepare(config)
+  devices = None if runs else devices_to_share(config.crossval.parallel, config.parallel)
   components = make_components(config)  # a wrong field is reported before the first training
   unused_fields.check(config, workdir, components.info)
   info = components.info
@@ -50,6 +56,7 @@ def crossval(config: ConfigDict, workdir: pathlib.Path | None, runs: Sequence[st
   if config.split.kind != "fold":
     raise UserError(f"--mode=crossval goes over patient folds, and split.kind is {config.split.kind!r}: leave it out")
   unused_fields.check_crossval(config)
+  lanes = share_out(config.crossval.parallel, len(groups), devices) if devices else []
   groupings = subgroups.parse(config.report.subgroups, info)
   about = plain(config)
   about["split"] |= {"fold": None, "folds": None}
@@ -60,7 +67,7 @@ def crossval(config: ConfigDict, workdir: pathlib.Path | None, runs: Sequence[st
       folders = pool.find_folds(runs, groups, plain(config))
     else:
       begin(workdir, about)
-      folders = _train(config, workdir, groups)
+      folders = _train(config, workdir, groups, lanes)
     every_fold = sum(map(len, groups)) == info.folds
     everyone = None if runs or every_fold or not genes.known(info) else true_shapes(config)
     summary, tables = pool.pool(folders, groupings=groupings, everyone=everyone)
@@ -68,26 +75,56 @@ def crossval(config: ConfigDict, workdir: pathlib.Path | None, runs: Sequence[st
     run_summary.write(workdir, tables, summary, show_slices=config.report.show_slices)
 
 
-def _train(config: ConfigDict, workdir: pathlib.Path, groups: list[Folds]) -> dict[Folds, pathlib.Path]:
-  """The folder of each group, once all are finished; prints a line of progress for each."""
+def _train(
+  config: ConfigDict, workdir: pathlib.Path, groups: list[Folds], lanes: list[Lane]
+) -> dict[Folds, pathlib.Path]:
+  """The folder of each group, once all are finished, one after another or on these lanes."""
   folders = {folds: workdir / splits.folder_name(folds) for folds in groups}
-  taken: list[float] = []
-  for done, (folds, folder) in enumerate(folders.items(), 1):
-    started = time.perf_counter()
-    finished = is_finished(folder)
-    mine = ConfigDict(config)
+  jobs: dict[str, tuple[ConfigDict, pathlib.Path]] = {}
+  progress = _Progress(
+    {splits.folds_label(folds): (folder, len(folds)) for folds, folder in folders.items()}, len(lanes) or 1
+  )
+  for folds, folder in folders.items():
+    mine = config.copy_and_resolve_references()  # with a section `split` of its own
     mine.split.update(splits.testing(config.split, folds))
-    if finished:
+    if is_finished(folder):
       pool.check_same(folder, plain(mine))
+      progress.report(splits.folds_label(folds), None)
     else:
-      train.train(mine, folder)
-      taken.append(time.perf_counter() - started)
-    state = "finished before" if finished else f"finished in {duration(taken[-1])}"
-    unfinished = sum(not is_finished(other) for other in folders.values())
-    left = f", about {duration(sum(taken) / len(taken) * unfinished)} left" if taken and unfinished else ""
-    count = f"{sum(map(len, groups[:done]))} of {sum(map(len, groups))} folds"
-    print(f"{splits.folds_label(folds)}: {state}, {_headline(folder)}; {count}{left}", flush=True)
+      jobs[splits.folds_label(folds)] = mine, folder
+  if lanes and jobs:
+    build(config)  # once, rather than by each
+    print(f"{min(len(lanes), len(jobs))} trainings side by side", flush=True)
+    side_by_side(train.train, jobs, lanes, progress.report)
+  for name, job in () if lanes else jobs.items():
+    started = time.perf_counter()
+    train.train(*job)
+    progress.report(name, time.perf_counter() - started)
   return folders
+
+
+class _Progress:
+  """Prints a line for every finished group: its scores, how many folds are done, and an estimate of the time left.
+
+  Args:
+    groups: the folder of each group and the number of its folds, by the group's name.
+    lanes: how many are trained at a time.
+  """
+
+  def __init__(self, groups: dict[str, tuple[pathlib.Path, int]], lanes: int):
+    self._groups, self._lanes = groups, lanes
+    self._taken: dict[str, float | None] = {}
+
+  def report(self, name: str, seconds: float | None) -> None:
+    """Prints that this group is finished: after so many seconds, or None if it was before the command started."""
+    self._taken[name] = seconds
+    taken = [value for value in self._taken.values() if value is not None]
+    state = "finished before" if seconds is None else f"finished in {duration(seconds)}"
+    unfinished = -(-(len(self._groups) - len(self._taken)) // self._lanes)
+    left = f", about {duration(sum(taken) / len(taken) * unfinished)} left" if taken and unfinished else ""
+    folds = sum(self._groups[done][1] for done in self._taken)
+    count = f"{folds} of {sum(folds for _, folds in self._groups.values())} folds"
+    print(f"{name}: {state}, {_headline(self._groups[name][0])}; {count}{left}", flush=True)
 
 
 def _headline(folder: pathlib.Path) -> str:

@@ -125,6 +125,11 @@ def make_components(config: ConfigDict, normalize: str = "unit") -> Components:
     config.train.batch_stats,
     {"update": [], "keep": finetune.stages_of(statistics.get("encoder", statistics))},
   )
+  if config.train.batch_stats == "keep" and not statistics:
+    raise UserError(
+      "train.batch_stats=keep is for the statistics of batch norm, and model.norm=group has none: leave one of them out",
+      "train.batch_stats=update",
+    )
 
   def schedule(steps_per_epoch: int) -> optax.Schedule:
     return make_schedule(

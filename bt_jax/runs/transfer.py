@@ -118,6 +118,12 @@ def check_fits(components: Components, run: TrainedRun) -> None:
         "model.name",
       )
     ours, theirs = ({path: shape for path, shape in of.items() if path[1] == _ENCODER} for of in (ours, theirs))
+  norm, trained = getattr(components.model, "norm", "batch"), run.model.get("norm", "batch")
+  if norm != trained and run.model["name"] == name:  # its arrays may fit, but they mean something else
+    raise UserError(
+      f"model.pretrained: the run in {run.origin} has {trained} norm, and this network has {norm} norm: set model.norm={trained}",
+      f"model.norm={trained}",
+    )
   free = _dependent(components.model, components, channels=True) | _dependent(
     components.model, components, channels=False
   )

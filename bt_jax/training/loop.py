@@ -1,10 +1,9 @@
 """The training loop: steps, validation, checkpoints, early stopping, and a clean stop on a signal."""
 
-import contextlib
 import dataclasses
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -13,6 +12,7 @@ from jaxtyping import Float
 from tqdm import tqdm
 
 from bt_jax.distributed import hosts
+from bt_jax.distributed.stop_signals import stop_signals
 from bt_jax.errors import Stopped, UserError
 from bt_jax.schema import Batch
 from bt_jax.training.checkpoints import Checkpoints
@@ -127,7 +127,7 @@ def train(
   started, trained, waited, first = time.perf_counter(), 0, 0.0, True
   epochs = -(-plan.steps // plan.steps_per_epoch)
   with (
-    _stop_signals() as asked,
+    stop_signals() as asked,
     tqdm(
       total=plan.steps * plan.batch_size,
       initial=done * plan.batch_size,
@@ -206,21 +206,3 @@ def _check_finite(state: TrainState, latest: Checkpoints) -> None:
       "loss.name",
       "workdir",
     )
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-  """Collects Ctrl-C and SIGTERM instead of ending the process; a second one ends it at once."""
-  asked: list[int] = []
-
-  def note(number: int, frame: Any) -> None:
-    if asked:
-      raise KeyboardInterrupt
-    asked.append(number)
-
-  before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
-  try:
-    yield asked
-  finally:
-    for number, handler in before.items():
-      signal.signal(number, handler)

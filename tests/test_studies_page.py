@@ -106,6 +106,20 @@ def test_each_study_is_opened_by_a_click_or_a_key_with_its_own_downloads(visit, 
   sync_api.expect(page.locator("#studies-heading")).to_be_in_viewport()
 
 
+def test_a_drop_while_scans_are_predicted_is_refused_and_the_first_goes_on(visit, drive):
+  page, held = visit(), []
+  page.route("**/predict", lambda route: held.append(route))
+  drop(page, drive / "unsure")
+  drop(page, drive / "sure")  # at once, while the folder of the first is gone through
+  sync_api.expect(page.locator("#error")).to_contain_text("still being predicted")
+  page.wait_for_function("!document.getElementById('busy').hidden")
+  while not held:
+    page.wait_for_timeout(50)
+  held.pop().continue_()
+  page.wait_for_selector("#result:not([hidden])")
+  assert "unsure" in text(page, "study") and page.locator("#error").is_hidden() and not held
+
+
 def test_secondary_captures_and_a_report_of_the_mask_as_shown_are_downloaded(visit, drive):
   page = visit()
   drop(page, drive / "unsure")

@@ -16,18 +16,20 @@ const form = find("drop");
 export function acceptScans(about, onStart, onAnswer, onOpen) {
   const studies = new Studies((answer, sent) => { onOpen(); onAnswer(answer, sent); }, fail);
 
-  async function predict(files, roles) {
-    tell("error", "");
-    find("error").hidden = true;
+  /** Predicts what is chosen or dropped, whose folders are gone through first; `sending` is a promise of the files. */
+  async function predict(sending, roles) {
+    clearError();
     find("busy").hidden = false;
     document.querySelectorAll("#drop button").forEach((button) => { button.disabled = true; });
     try {
       onStart();
       studies.clear();
+      const files = await sending;
       check([...files.map(({ file }) => file), ...Object.values(roles).filter((given) => given instanceof File)]);
       const answer = await post("/predict", formOf({ files, roles }), (share) => progress(share, "predicting"));
       if (answer.getResponseHeader("Content-Type").startsWith("application/json")) await predictAll(answer.response, files, roles);
       else onAnswer(answer.response, { files, roles });
+      clearError();  // of what was dropped meanwhile
     } catch (error) {
       fail(error);
     } finally {
@@ -87,8 +89,14 @@ export function acceptScans(about, onStart, onAnswer, onOpen) {
     });
   }
   document.addEventListener("drop", (event) => {
-    if (find("busy").hidden) dropped(event.dataTransfer).then((files) => predict(files, typed())).catch(fail);
+    if (find("busy").hidden) predict(dropped(event.dataTransfer), typed());
+    else fail(new Error("scans are still being predicted: drop these again when that is done"));
   });
+}
+
+function clearError() {
+  tell("error", "");
+  find("error").hidden = true;
 }
 
 /** Shows an error beside the form, in view. */

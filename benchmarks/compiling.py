@@ -65,7 +65,11 @@ def main() -> None:
     programs, compiling = {}, {}
     for name, options in VARIANTS.items():
       before = processor_seconds()
-      programs[name] = lowered.compile(compiler_options=options)
+      try:
+        programs[name] = lowered.compile(compiler_options=options)
+      except jax.errors.JaxRuntimeError as error:
+        print(f"{name}: {str(error).splitlines()[0]}")
+        continue
       compiling[name] = processor_seconds() - before
     states = {name: jax.tree.map(jnp.copy, state) for name in programs}
     times: dict[str, list[float]] = {name: [] for name in programs}

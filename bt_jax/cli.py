@@ -133,7 +133,7 @@ flags.DEFINE_bool(
 flags.DEFINE_list(
   "also",
   [],
-  "predict: what else to write of DICOM scans, with commas: sc, secondary captures with outline and volume; sr, a structured "
+  "predict: what else to write of DICOM scans, separated by commas: sc, secondary captures with outline and volume; sr, a structured "
   "report of volume and diameter.",
 )
 flags.DEFINE_string("shard", None, "predict: i/n, every n-th study from the i-th on, to share work among n machines.")
@@ -216,7 +216,8 @@ def _run() -> None:
     if not setup.connect(**host, timeout=values.pop("connect_timeout")):
       sys.stdout = open(os.devnull, "w")  # noqa: SIM115
       os.environ["TQDM_DISABLE"] = "1"  # read when tqdm is imported, further down
-  with needs("predict" if "checkpoint" in values else "train", f"--mode={mode}"):
+  trains = "checkpoint" not in values and mode not in ("build", "check")
+  with needs("train" if trains else "predict", f"--mode={mode}"):
     getattr(importlib.import_module(f"bt_jax.modes.{mode}"), mode)(**values)
 
 

@@ -75,9 +75,7 @@ def needs(extra: str, what: str) -> Iterator[None]:
   except ModuleNotFoundError as error:
     if error.name is None or error.name.partition(".")[0] in ("bt_jax", "configs"):  # a fault of ours
       raise
-    raise UserError(
-      f'{what} needs {error.name}, which is not installed: pip install "bt_jax[{extra}]", or -r requirements.txt'
-    ) from error
+    raise UserError(f'{what} needs {error.name}, which is not installed: pip install ".[{extra}]"') from error
 
 
 def nearest(name: str, options: Iterable[str], otherwise: str = "") -> str:

@@ -7,7 +7,7 @@ import pytest
 from scipy import stats
 
 from bt_jax import files, metrics
-from bt_jax.evaluation import aggregation, comparison, records
+from bt_jax.evaluation import aggregation, comparison, outline, records
 from bt_jax.evaluation.summary_files import write_summary
 from bt_jax.modes import compare
 from tests.helpers.launching import launch, table_of
@@ -79,7 +79,7 @@ def write_run(folder, table):
   write_summary(folder, summary | {"test": summary["test"] | {"slices": len(table)}})
 
 
-INTEGERS = ("slice", "label", *metrics.Counts._fields)
+INTEGERS = ("slice", "label", *metrics.Counts._fields, *outline.COLUMNS)
 
 
 def test_a_comparison_has_a_page_of_its_own(tmp_path):
@@ -100,7 +100,11 @@ def test_two_runs_of_one_split(run, classifier, tmp_path):
   shutil.copytree(first, second)
   table = table_of(second / "slices.csv")
   at = next(at for at, row in enumerate(table) if row["label"] == "1")
-  table[at] |= {"tp": int(table[at]["tp"]) + int(table[at]["fn"]), "fn": 0}  # that slice's tumour found whole
+  table[at] |= {
+    "tp": int(table[at]["tp"]) + int(table[at]["fn"]),
+    "fn": 0,
+    "fn_outline": 0,
+  }  # that slice's tumour found whole
   write_run(second, table)
   flags = ["--mode=compare", f"--workdir={tmp_path / 'out'}"]
   status, out, err = launch([*flags, f"--runs={first},{second}"])

@@ -24,7 +24,7 @@ RUN_BY = {
   "tests/test_corrections.py": (r"python launch\.py --config=configs/seg\.py:own \S+/corrections --config\.model\.pretrained=lgg",),
   "tests/test_published_unet.py": (r"python launch\.py .*=unet\.pt.*",),
   "tests/test_all_patients.py": (r"python launch\.py .*--config\.split\.kind=all .*", r"python launch\.py --mode=export --checkpoint=runs/lgg .*"),
-  "tests/test_crossval.py": (r"python launch\.py --config=configs/seg\.py --mode=crossval( --runs='\S+')? --workdir=\S+",),
+  "tests/test_crossval.py": (r"python launch\.py --config=configs/seg\.py --mode=crossval( --runs='\S+'| --config\.crossval\.parallel=auto)? --workdir=\S+",),
   "tests/test_launch.py": (r"python launch\.py --mode=report .*", r"python launch\.py --mode=compare --runs=runs/first,runs/second"),
   "tests/test_warmstart.py": (r"python launch\.py --mode=convert .*", r"python launch\.py .*--config\.model\.name=resunet .*"),
   "tests/test_cascade.py": (r"python launch\.py --mode=cascade .* --sensitivity=0\.98",),

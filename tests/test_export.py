@@ -176,7 +176,7 @@ def test_what_cannot_be_asked_of_an_export(exported, classifier, tmp_path):
       bt_jax.load(path, **options)
   with pytest.raises(UserError, match="stands alone"):
     bt_jax.load([path, classifier[0]])
-  with pytest.raises(UserError, match="there already"):
+  with pytest.raises(UserError, match="exists already"):
     jax_export.write(path, [network()], [], **OPTIONS)
   with pytest.raises(UserError, match="by hand enhances contrast"):
     jax_export.write(tmp_path / "model.bin", [network(contrast="stretch")], [], **OPTIONS)

@@ -155,9 +155,26 @@ def test_the_weights_that_ship_predict_the_same_from_kept_programs(kept):
 def test_the_program_of_a_users_own_network_is_not_kept():
   """Its sources are not among those that name a program."""
   architecture = ("segmentation", (("name", "unet"),), 64, "flair", "volume", None)
-  assert networks.identity_of(models.UNet(), architecture) == repr(architecture)
+  assert networks.identity_of(models.UNet(), architecture)
   mine = type("Mine", (models.UNet,), {"__module__": "mine"})
   assert networks.identity_of(mine(), architecture) == ""
+
+
+@pytest.mark.parametrize(
+  "one, other", [(models.CNN(pool="max"), models.CNN(pool="min")), (models.UNet(), models.UNet(norm="group"))]
+)
+def test_networks_of_one_class_with_other_fields_have_other_programs(one, other):
+  """As of a name in the table of networks that a user gave another meaning."""
+  architecture = ("segmentation", (("name", "mine"),), 64, "flair", "volume", None)
+  assert networks.identity_of(one, architecture) != networks.identity_of(other, architecture)
+
+
+def test_a_setting_that_changes_within_a_process_is_seen(kept):
+  one = Traced()
+  one.program(X)
+  with jax.default_matmul_precision("highest"):
+    one.program(X)
+  assert one.times == 2
 
 
 def test_predicting_imports_neither_training_nor_statistics_nor_figures():

@@ -155,4 +155,4 @@ def test_requirements_are_the_core_and_the_extras_for_all_but_the_viewer():
 def test_what_an_extra_installs_is_named_where_it_is_missing(extra, missing, code):
   program = f"import sys; sys.modules[{missing!r}] = None\nfrom bt_jax import UserError\ntry:\n  {code}\nexcept UserError as error: print(error)"
   done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
-  assert f'needs {missing}, which is not installed: pip install "bt_jax[{extra}]"' in done.stdout, done.stderr
+  assert f'needs {missing}, which is not installed: pip install ".[{extra}]"' in done.stdout, done.stderr

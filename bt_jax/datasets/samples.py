@@ -19,7 +19,6 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import nibabel
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
@@ -89,6 +88,9 @@ def _tiff(pixels: UInt8[np.ndarray, "256 256 3"]) -> bytes:
 
 def _nifti(volume: UInt8[np.ndarray, "slices 256 256"]) -> bytes:
   """A NIfTI with sagittal slices, in a scale of its own."""
+  with needs("predict", "a synthetic scan"):
+    import nibabel
+
   between, row, column = _SPACING_MM
   # Axes of the file: rows run to the back, slices to the head, columns to the left.
   affine = np.array([[0, 0, -column, 115], [-row, 0, 0, 120], [0, between, 0, -40], [0, 0, 0, 1]])

@@ -15,6 +15,7 @@ from bt_jax.distributed import setup
 from bt_jax.errors import UserError
 
 _FIELD = "crossval.parallel"
+HELD_BACK = frozenset({signal.SIGINT, signal.SIGTERM})
 _CORES, _CUDA = "cores", "CUDA_VISIBLE_DEVICES"
 # A process of its own looks for the devices: the one that looks keeps memory of every GPU.
 _LOOK = """
@@ -49,9 +50,9 @@ class Lane(NamedTuple):
 
   @contextlib.contextmanager
   def for_new_processes(self) -> Iterator[None]:
-    """Within it, processes that this thread starts see this lane alone, and do not yet react to Ctrl-C."""
+    """Within it, processes that this thread starts see this lane alone, and neither reacts to a signal of `HELD_BACK`."""
     cores, variables = os.sched_getaffinity(0), {name: os.environ.get(name) for name in self.variables}
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
     try:
       os.sched_setaffinity(0, self.cores)
       os.environ.update(self.variables)

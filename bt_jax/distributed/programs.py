@@ -64,7 +64,7 @@ def jit(
   def call(*arguments: Any, **static: Any) -> Any:
     leaves, tree = jax.tree.flatten(arguments)
     shapes = tuple((np.shape(leaf), str(jax.numpy.result_type(leaf))) for leaf in leaves)
-    described = (tree, shapes, tuple(sorted(static.items())))
+    described = (tree, shapes, tuple(sorted(static.items())), _surroundings())
     if described not in programs:
       options = {}
       if in_shardings:
@@ -73,7 +73,7 @@ def jit(
       traced = jax.jit(lambda *leaves: function(*jax.tree.unflatten(tree, leaves), **static), **options)
       folder = _folder() if identity else None
       if folder is not None:
-        name = f"{identity} {described} {in_shardings} {out_shardings} {_surroundings()}"
+        name = f"{identity} {described} {in_shardings} {out_shardings}"
         traced = jax.jit(_exported(folder, name, traced, leaves).call, **options)
       programs[described] = traced
     return programs[described](*leaves)

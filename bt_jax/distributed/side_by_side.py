@@ -14,11 +14,12 @@ from typing import Any
 
 from absl import logging
 
-from bt_jax.distributed.lanes import Lane
+from bt_jax.distributed.lanes import HELD_BACK, Lane
 from bt_jax.distributed.stop_signals import stop_signals
 from bt_jax.errors import Stopped, UserError, one_line
 
 _LOOK_EVERY = 0.5  # seconds between looks for a signal
+_LAST_LINES = 5.0  # seconds to wait for the last lines of a process
 _SPAWN = multiprocessing.get_context("spawn")  # JAX does not survive a fork
 _DONE, _STOPPED = "done", "stopped"
 
@@ -54,6 +55,7 @@ def side_by_side(
           name = waiting.pop(0)
           process = _Process(name, free.pop(0), function, jobs[name])
           running[process.result] = process
+          process.start()
         for result in wait(list(running), timeout=_LOOK_EVERY):
           process = running.pop(result)
           free.append(process.lane)
@@ -61,7 +63,7 @@ def side_by_side(
           if outcome == _DONE:
             report(process.name, time.perf_counter() - process.started)
           elif outcome == _STOPPED:
-            asked = asked or [signal.SIGINT]
+            asked.append(signal.SIGINT)
           else:
             failures.append(outcome)
         if (asked or failures) and not stopping:
@@ -69,9 +71,13 @@ def side_by_side(
           for process in running.values():
             process.stop()
     except BaseException as error:
-      for process in running.values():
-        process.stop(signal.SIGKILL if isinstance(error, KeyboardInterrupt) else signal.SIGINT)
-      for process in running.values():
+      started = [process for process in running.values() if process.is_started]
+      for process in started:
+        if isinstance(error, KeyboardInterrupt):
+          process.kill()
+        elif not stopping:  # a second signal would end it while it saves
+          process.stop()
+      for process in started:
         process.outcome()
       raise
   if failures:
@@ -92,22 +98,36 @@ class _Process:
 
   def __init__(self, name: str, lane: Lane, function: Callable[..., None], arguments: tuple[Any, ...]):
     self.name, self.lane, self.started = name, lane, time.perf_counter()
-    self.result, result = _SPAWN.Pipe(duplex=False)
-    printed, output = _SPAWN.Pipe(duplex=False)
+    self.result, self._result = _SPAWN.Pipe(duplex=False)
+    printed, self._output = _SPAWN.Pipe(duplex=False)
     self._process = _SPAWN.Process(
-      target=_work, args=(function, arguments, output, result, logging.get_verbosity()), name=name
+      target=_work, args=(function, arguments, self._output, self._result, logging.get_verbosity()), name=name
     )
-    with lane.for_new_processes():
-      self._process.start()
-    result.close()  # now only the process holds it, so that its death is noticed
-    output.close()
     self._relay = threading.Thread(target=_relay, args=(name, printed), daemon=True)
-    self._relay.start()
 
-  def stop(self, number: int = signal.SIGINT) -> None:
-    """Sends a signal, by default that of Ctrl-C."""
+  def start(self) -> None:
+    """Starts the process, undisturbed by signals, so that there is none that nobody waits for."""
+    with self.lane.for_new_processes():
+      self._process.start()
+      self._result.close()  # now only the process holds it, so that its death is noticed
+      self._output.close()
+      self._relay.start()
+
+  @property
+  def is_started(self) -> bool:
+    """Whether there is a process."""
+    return self._process.pid is not None
+
+  def stop(self) -> None:
+    """Sends the signal of Ctrl-C."""
     with contextlib.suppress(ProcessLookupError):
-      os.kill(self._process.pid, number)
+      os.kill(self._process.pid, signal.SIGINT)
+
+  def kill(self) -> None:
+    """Ends the process at once, with all that it started."""
+    self._process.kill()
+    with contextlib.suppress(ProcessLookupError):
+      os.killpg(self._process.pid, signal.SIGKILL)
 
   def outcome(self) -> str | Exception:
     """Waits until the process has ended and all that it printed is shown: `_DONE`, `_STOPPED` or what it failed with."""
@@ -116,7 +136,9 @@ class _Process:
     except EOFError:
       outcome = None
     self._process.join()
-    self._relay.join()
+    if outcome is None:
+      self.kill()  # what it started may still hold its output
+    self._relay.join(_LAST_LINES)
     if outcome is None:
       status = self._process.exitcode
       how = f"was killed by signal {-status}" if status < 0 else f"ended with status {status}"
@@ -157,7 +179,7 @@ def _work(
   logging.set_verbosity(verbosity)
   threading.Thread(target=_stop_with_parent, daemon=True).start()
   try:
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
     function(*arguments)
     outcome = _DONE
   except (Stopped, KeyboardInterrupt) as stop:

@@ -163,7 +163,7 @@ def summarize_outline(rows: list[Record], *, intervals: bool) -> dict[str, Any]:
 
   Returns:
     `error_share`: wrong pixels near the outline among all wrong pixels, pooled. `dice_without_others`: Dice of a volume
-    if all other errors were right, the mean over volumes, where an all-empty pair counts 1. `patients`: the number of
+    if all other errors were corrected, the mean over volumes, where an all-empty pair counts 1. `patients`: the number of
     volumes; `why`: why it is not all of them, or None. Empty if it is none. Several classes as in `summarize`.
   """
   unknown = {row["patient"] for row in rows for name in outline.COLUMNS if row.get(name) is None}

@@ -16,7 +16,7 @@ def check(names: Iterable[str]) -> list[str]:
   """The names in the order of `EXTRAS`, each once; raises UserError for one that is not among them."""
   names = list(names)
   if wrong := [name for name in names if name not in EXTRAS]:
-    raise UserError(f"there is no {wrong[0]!r} to be written also: {nearest(wrong[0], EXTRAS)}", "also")
+    raise UserError(f"also is {wrong[0]!r}: {nearest(wrong[0], EXTRAS)}", "also")
   return [name for name in EXTRAS if name in names]
 
 

@@ -193,9 +193,9 @@ def _published(path: pathlib.Path, task: str, argument: str, dtype: str | None) 
 
 
 def identity_of(module: nn.Module, architecture: tuple[Any, ...]) -> str:
-  """The arguments of `_functions` as text; empty where the network or the normalisation is a user's own."""
-  normalize = architecture[-2]
-  return repr(architecture) if programs.is_ours(type(module)) and programs.is_ours(SCHEMES[normalize]) else ""
+  """The module, with all its fields, and the arguments of `_functions`; empty where network or normalisation is a user's own."""
+  ours = programs.is_ours(type(module)) and programs.is_ours(SCHEMES[architecture[-2]])
+  return f"{module!r} {architecture}" if ours else ""
 
 
 def restore(folder: pathlib.Path, argument: str) -> tuple[PyTree, dict[str, Any]]:

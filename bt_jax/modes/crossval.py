@@ -24,7 +24,6 @@ from bt_jax.reporting import run_summary
 from bt_jax.reporting.page.phrases import duration
 from bt_jax.runs import unused_fields
 from bt_jax.runs.components import make_components
-from bt_jax.runs.run_data import build
 from bt_jax.runs.workdir import begin, claim, default_workdir, plain
 from bt_jax.tasks import TASKS
 
@@ -55,7 +54,7 @@ def crossval(config: ConfigDict, workdir: pathlib.Path | None, runs: Sequence[st
   groups = splits.groups_of(folds, config.crossval.group, info.folds)
   if config.split.kind != "fold":
     raise UserError(f"--mode=crossval goes over patient folds, and split.kind is {config.split.kind!r}: leave it out")
-  unused_fields.check_crossval(config)
+  unused_fields.check_crossval(config, trains=not runs)
   lanes = share_out(config.crossval.parallel, len(groups), devices) if devices else []
   groupings = subgroups.parse(config.report.subgroups, info)
   about = plain(config)
@@ -93,7 +92,7 @@ def _train(
     else:
       jobs[splits.folds_label(folds)] = mine, folder
   if lanes and jobs:
-    build(config)  # once, rather than by each
+    source_of(config).open_or_build()  # once, rather than by each
     print(f"{min(len(lanes), len(jobs))} trainings side by side", flush=True)
     side_by_side(train.train, jobs, lanes, progress.report)
   for name, job in () if lanes else jobs.items():

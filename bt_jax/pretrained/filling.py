@@ -26,6 +26,15 @@ def check_fits(shapes: PyTree, weights: Weights, *, encoder: str) -> None:
     weights: see `Weights`.
     encoder: encoder of the network, see `models.encoder_of`.
   """
+  if weights.variant == UNET and encoder == "":
+    raise UserError(
+      f"model.pretrained: {weights.origin} is {weights.title}, which has batch norm: take {weights.fields} and "
+      "model.norm=batch, or leave model.pretrained empty",
+      weights.field,
+      "model.name",
+      "model.norm=batch",
+      "model.pretrained=",
+    )
   if encoder in ("", UNET) and encoder != weights.variant:
     raise UserError(
       f"model.pretrained: {weights.origin} is {weights.title}, and this network has no published encoder: take "

@@ -73,13 +73,13 @@ def draw_epochs(axis: Any, epochs: Sequence[int], curves: dict[str, np.ndarray],
 def subplots(
   rows: int,
   columns: int,
-  size: tuple[float, float],
+  size: tuple[float | int, float | int],
   *,
   left: float,
   right: float,
   bottom: float,
   top: float,
-  between: tuple[float, float] = (0.0, 0.0),
+  between: tuple[float | int, float | int] = (0, 0),
   **options: Any,
 ) -> tuple[Any, Any]:
   """A figure with fixed margins: to find them, Matplotlib's constrained layout takes longer than it takes to draw.

@@ -165,7 +165,7 @@ def _outline_lines(outline: dict[str, Any] | None) -> list[str]:
   if "error_share" not in outline:
     return [f"errors near the true outline: - ({outline['why']})"]
   return [
-    f"wrong pixels within one pixel of the true outline: {cell(outline, 'error_share')} of all; dice if the others were right, volume mean: "
+    f"wrong pixels within one pixel of the true outline: {cell(outline, 'error_share')} of all; Dice if the others were corrected, volume mean: "
     f"{cell(outline, 'dice_without_others')}" + (f"; {outline['why']}" if outline["why"] else "")
   ]
 

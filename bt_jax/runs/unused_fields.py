@@ -68,8 +68,12 @@ def check(config: ConfigDict, workdir: pathlib.Path, info: DatasetInfo) -> None:
       )
 
 
-def check_crossval(config: ConfigDict) -> None:
-  """Raises UserError if the fold that a single training would test was set."""
+def check_crossval(config: ConfigDict, *, trains: bool) -> None:
+  """Raises UserError if the fold that a single training would test was set, or lanes where nothing `trains`."""
+  if not trains and config.crossval.parallel != common.get_config().crossval.parallel:
+    raise UserError(
+      f"crossval.parallel is {config.crossval.parallel!r}, and has no effect on runs that are finished: leave it out"
+    )
   if config.split.fold != common.get_config().split.fold:
     raise UserError(
       f"split.fold is {config.split.fold}, and cross-validation tests every fold: leave it out, or name the folds to test "

@@ -238,7 +238,8 @@ async def _uploaded(request: Request, limits: uploads.Limits) -> AsyncIterator[t
       yield folder, await uploads.receive(request, folder, limits)
     except UserError as error:
       status = 507 if isinstance(error, MachineError) else 422
-      raise HTTPException(status, re.sub(f"{re.escape(str(folder))}/({uploads.SCAN}/)?", "", str(error))) from error
+      of_upload = str(error).replace(f"{folder}/{uploads.SCAN} ", "the upload ")
+      raise HTTPException(status, re.sub(f"{re.escape(str(folder))}/({uploads.SCAN}/)?", "", of_upload)) from error
     except OSError as error:
       if error.errno not in OF_MACHINE:
         raise

@@ -46,7 +46,8 @@ class Sent(NamedTuple):
     Those of DICOM and of a zip are read the same without what lies beside them; other formats are not, see `file_names`.
     """
     rows = [
-      {"name": study.name, "sha256": sha256, "files": self._needed(study)} for sha256, study in self.by_sha256.items()
+      {"name": study.name or uploads.SCAN, "sha256": sha256, "files": self._needed(study)}
+      for sha256, study in self.by_sha256.items()
     ]
     return {"studies": rows, "twice": self.twice}
 
@@ -105,7 +106,7 @@ def _check_size(files: Sequence[pathlib.Path], limits: archives.Limits) -> None:
 
 def _unpack(file: pathlib.Path, limits: archives.Limits) -> pathlib.Path:
   """Unpacks a zip to a folder of its name in its place, and returns the folder."""
-  folder = file.with_name(stem(file))
+  folder = file.with_name(stem(file).strip(".") or "zip")
   if folder.exists():
     folder = file.with_name(f"{file.name}_unpacked")
   try:

@@ -36,7 +36,7 @@ def serve(
     load: loads an `app.Predictor`; called once the server listens.
     host: the address to listen on; one that is not local lets everybody on the network send files.
     port: the port to listen on; 0 picks a free one.
-    limit_mb: largest total size of one scan's files, in MB of 2**20 bytes.
+    limit_mb: largest total size of the files of one upload, in MB of 2**20 bytes.
     keep: folder in which each prediction gets a numbered folder; None to keep nothing.
     fine_tuning: makes the command that trains from kept corrections, see `corrections.summary`.
 

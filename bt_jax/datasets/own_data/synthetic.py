@@ -3,13 +3,13 @@
 import pathlib
 from collections.abc import Callable
 
-import nibabel
 import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image
 from scipy import ndimage
 
 from bt_jax import files
+from bt_jax.errors import needs
 
 CASES = 12
 CHANNELS = ("T1", "T1ce", "T2", "FLAIR")
@@ -135,6 +135,9 @@ def write(folder: pathlib.Path, layout: str) -> pathlib.Path:
 
 def _nifti(path: pathlib.Path, values: np.ndarray, scanner: str) -> None:
   """Writes axial slices (feet first, rows to the back, columns to the left) as a file with axes to the left, back and head."""
+  with needs("predict", "a synthetic case"):
+    import nibabel
+
   (between, row, column), _ = _SCANNERS[scanner]
   affine = np.diag([-column, -row, between, 1.0])
   affine[:3, 3] = 40.0, 40.0, -25.0

@@ -57,7 +57,7 @@ def source(content: bytes, kind: str) -> str:
   return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _figure(size: tuple[float, float] = _SIZE, left: float = 0.7, right: float = 0.12) -> tuple[Any, Any]:
+def _figure(size: tuple[float | int, float | int] = _SIZE, left: float = 0.7, right: float = 0.12) -> tuple[Any, Any]:
   """One axis, with margins in inches for its name and for long numbers."""
   figure, ((axis,),) = figures.subplots(1, 1, size, left=left, right=right, bottom=0.48, top=0.12)
   return figure, axis

@@ -23,7 +23,7 @@ TITLES = {
   "false_positive_rate": "healthy slices with false positives", "sensitivity": "slices with a tumour found",
   "average_precision": "average precision", "f1": "F1", "iou": "IoU", "dice": "Dice", "hd95": "HD95", "assd": "ASSD", "tumor_slices": "with tumour",
   "angular_std": "angular standard deviation", "error_share": "wrong pixels near the outline, among all wrong pixels",
-  "dice_without_others": "Dice if all others were right, volume mean",
+  "dice_without_others": "Dice if all others were corrected, volume mean",
 }  # fmt: skip
 
 

@@ -11,7 +11,9 @@ export class Studies {
   constructor(open, fail) {
     this.open = async (row) => {
       try {
-        open(await row.answer.arrayBuffer(), row.sent);
+        const answer = await row.answer.arrayBuffer();
+        if (!this.#rows.includes(row)) return;  // other scans were sent meanwhile
+        open(answer, row.sent);
         this.#opened = row;
         this.#show();
       } catch (error) {

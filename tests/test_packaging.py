@@ -281,4 +281,4 @@ def test_a_mode_that_needs_more_names_its_extra(alone, mode, extra, flags):
   program = "from bt_jax import cli; sys.argv[0] = 'bt-jax'; cli.main()"
   done = alone(program, mode, *flags)
   assert done.returncode == 1 and done.stderr.count("\n") == 1
-  assert re.search(rf'error: .* needs \w+, which is not installed: pip install "bt_jax\[{extra}\]"', done.stderr)
+  assert re.search(rf'error: .* needs \w+, which is not installed: pip install "\.\[{extra}\]"', done.stderr)

@@ -23,6 +23,7 @@ from bt_jax.inference.ensemble import Outputs, any_class
 from bt_jax.inference.networks import Network
 from bt_jax.inference.segmented import Segmented, labels_of
 from bt_jax.scans.scan import Scan, fill_roles, numbered
+from bt_jax.schema import CHANNELS
 from bt_jax.training.train_state import PyTree
 
 Image = Float[np.ndarray, "slices height width channels"]
@@ -183,6 +184,11 @@ class Predictor:
         f"{scan.name} has {channels} channels, and these networks were trained on {len(info.channels)} of {info.name} "
         f"({', '.join(info.channels)}): give these, or name networks of other data"
       )
+    if scan.roles and tuple(scan.roles) != info.channels:
+      raise UserError(
+        f"{scan.name} was read as {', '.join(scan.roles)}, and these networks were trained on {', '.join(info.channels)} of "
+        f"{info.name}: give an array of these, or the folder to --mode=predict, which reads them"
+      )
     if self.decision.reach >= count:
       raise UserError(
         f"{scan.name} has {count} slice{'s' * (count != 1)}, and these networks look at neighbours {self.decision.reach} away: "
@@ -245,14 +251,16 @@ def of_array(
   if not (np.issubdtype(volume.dtype, np.number) or volume.dtype == bool) or np.iscomplexobj(volume):
     raise UserError(f"the volume is of {volume.dtype}, expected real numbers; files are read by bt_jax.read")
   name, origins = "the array", dict.fromkeys(info.channels, "the array")
-  if volume.ndim == 3:
+  if volume.ndim == 3 and len(info.channels) == 1:
+    volume = volume[..., None]
+  if volume.ndim == 3 and info.channels == CHANNELS:
     image, roles, warnings = fill_roles({info.reference: volume}, origins, name)
   elif volume.ndim == 4 and volume.shape[-1] == len(info.channels):
     image, roles, warnings = volume.astype(np.float32), origins, []
   else:
+    alone = f", or [slices, height, width] of {info.reference_title}" if info.channels == CHANNELS else ""
     raise UserError(
-      f"the volume has the shape {volume.shape}, expected [slices, height, width, {len(info.channels)}], or [slices, height, "
-      f"width] of {info.reference_title}"
+      f"the volume has the shape {volume.shape}, expected [slices, height, width, {len(info.channels)}]{alone}"
     )
   spacing = tuple(map(float, spacing_mm)) if spacing_mm is not None else None
   if spacing and (len(spacing) != 3 or not all(0 < length < np.inf for length in spacing)):

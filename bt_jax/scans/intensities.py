@@ -1,5 +1,6 @@
 """The intensities of a volume: their extremes, and whether they can be those of a scan."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -24,18 +25,20 @@ def check_finite(image: Shaped[np.ndarray, "... channels"], where: Any) -> None:
     raise UserError(f"{where} has {count} voxels that are not finite (NaN or infinite): replace them first")
 
 
-def check_range(image: Shaped[np.ndarray, "... channels"], where: Any) -> None:
+def check_range(image: Shaped[np.ndarray, "... channels"], where: Any, channels: Sequence[str] | None = None) -> None:
   """Raises UserError where the values of a channel are all or nearly the same, or beyond any range of intensities.
 
   Args:
-    image: values as stored; three channels are called by the names of `CHANNELS`.
+    image: values as stored.
     where: the file, or the name of the study.
+    channels: what the channels are called; by default three are `CHANNELS`, and one is FLAIR.
   """
   if not image.size:
     raise UserError(f"{where} has no pixel: name another file")
   lowest, highest = np.asarray(extremes(image), np.float64)
   span, flattest = highest - lowest, np.maximum(_FLAT * np.maximum(abs(lowest), abs(highest)), _LEAST_SPAN)
-  roles = CHANNELS if len(span) == len(CHANNELS) else ("flair",)
+  usual = {len(CHANNELS): CHANNELS, 1: ("flair",)}.get(len(span))
+  roles = channels or usual or [f"channel {number + 1}" for number in range(len(span))]
   flat = {role: number for number, role in enumerate(roles) if not flattest[number] < span[number] < _MOST_SPAN}
   if flat:
     role = "flair" if "flair" in flat else next(iter(flat))  # FLAIR may stand for all of them

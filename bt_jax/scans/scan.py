@@ -79,7 +79,7 @@ class Scan:
   affine: Float[np.ndarray, "4 4"] | None = None
 
   def __post_init__(self):
-    check_image(self.image, self.name)
+    check_image(self.image, self.name, tuple(self.roles))
 
 
 def check_size(shape: Sequence[int], where: Any) -> None:
@@ -109,7 +109,7 @@ def check_expansion(size: int, path: pathlib.Path) -> None:
     )
 
 
-def check_image(image: np.ndarray, name: str) -> None:
+def check_image(image: np.ndarray, name: str, channels: Sequence[str]) -> None:
   """Raises UserError where an image is empty, too large, is not finite, or has a channel of one value only."""
   if not image.size:
     raise UserError(f"{name} has no pixel: name another file")
@@ -117,7 +117,7 @@ def check_image(image: np.ndarray, name: str) -> None:
   if len(image) > _MOST_SLICES:
     raise UserError(f"{name} has {len(image)} axial slices, more than any MRI of a head: give it in parts")
   check_finite(image, name)
-  check_range(image, name)
+  check_range(image, name, channels)
 
 
 def fill_roles(

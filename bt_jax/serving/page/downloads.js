@@ -1,5 +1,5 @@
 import { find } from "./dom.js";
-import { fail } from "./scan.js";
+import { clearError, fail } from "./scan.js";
 import { formOf, post, save } from "./sending.js";
 
 /** Two decimals, or up to four where they are needed. */
@@ -21,6 +21,7 @@ export function formOfMask({ result, sent, at }) {
 /** Calls for a button that waits for the server, and is disabled meanwhile; what is wrong is shown. */
 export async function whileDisabled(button, call) {
   button.disabled = true;
+  clearError();
   try {
     await call();
   } catch (error) {

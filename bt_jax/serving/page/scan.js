@@ -94,7 +94,8 @@ export function acceptScans(about, onStart, onAnswer, onOpen) {
   });
 }
 
-function clearError() {
+/** Takes the last error away. */
+export function clearError() {
   tell("error", "");
   find("error").hidden = true;
 }

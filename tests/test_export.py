@@ -19,7 +19,7 @@ from bt_jax.inference import decision, jax_export, loading
 from tests.helpers.arithmetic import network, volume
 from tests.helpers.launching import ROOT
 
-OPTIONS = {"tta": False, "threshold": None, "sensitivity": 0.9}
+OPTIONS = {"tta": False, "threshold": None, "sensitivity": 0.98}
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +171,7 @@ def test_probabilities_that_are_no_numbers_end_in_an_error(exported):
 
 def test_what_cannot_be_asked_of_an_export(exported, classifier, tmp_path):
   path, _ = exported
-  for options in ({"tta": True}, {"classifier": str(classifier[0])}):
+  for options in ({"tta": True}, {"classifier": str(classifier[0])}, {"sensitivity": 0.5}):
     with pytest.raises(UserError, match="stands alone"):
       bt_jax.load(path, **options)
   with pytest.raises(UserError, match="stands alone"):

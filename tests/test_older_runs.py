@@ -22,7 +22,7 @@ from tests.helpers.made_up_runs import segmentation
 
 # The preset seg.py:phantom as commit 1bc6f2b had it, written by that commit: `seg.get_config("phantom").to_dict()`.
 OLD = json.loads((ROOT / "tests/data/config_1bc6f2b.json").read_text())
-OPTIONS = {"tta": False, "threshold": None, "sensitivity": 0.9}
+OPTIONS = {"tta": False, "threshold": None, "sensitivity": 0.98}
 
 
 def without_newer(config, old=OLD):
@@ -122,6 +122,24 @@ def test_a_summary_of_a_newer_format_names_its_version(tmp_path):
   files.write_json(folder / "summary.json", content | {"format": 2})  # no seal of this content: damaged
   with pytest.raises(UserError, match="summary.json is damaged"):
     read_summary(folder)
+
+
+def test_intervals_of_few_patients_or_of_no_width_are_not_read(tmp_path):
+  folder = segmentation(tmp_path / "run")
+  content = files.read_json(folder / "summary.json", dict)
+  (first, *_) = content["test"]["subgroups"]["site"]
+  first |= {"patients": 4, "dice_mean_ci95": [0.5, 0.75]}
+  content["test"]["detection"] |= {
+    "false_positive_rate": 0.0,
+    "false_positive_rate_ci95": [0.0, 0.0],
+    "sensitivity_ci95": [0.5, 0.75],
+  }
+  write_summary(folder, content)
+  read = read_summary(folder)["test"]
+  assert (
+    read["subgroups"]["site"][0]["dice_mean_ci95"] is None and read["subgroups"]["site"][0]["dice_mean"] is not None
+  )
+  assert read["detection"]["false_positive_rate_ci95"] is None and read["detection"]["sensitivity_ci95"] == [0.5, 0.75]
 
 
 @pytest.fixture(scope="module")

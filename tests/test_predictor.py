@@ -1,6 +1,7 @@
 """Predictions of networks that are plain arithmetic, so that what comes out can be worked out by hand."""
 
 import dataclasses
+import re
 
 import jax
 import jax.numpy as jnp
@@ -280,6 +281,40 @@ def test_memory_that_does_not_suffice_is_one_line():
 def test_arrays_that_are_no_volume(given, options, message):
   with pytest.raises(UserError, match=message):
     loading.of_networks([network()], []).predict(given, **options)
+
+
+@pytest.mark.parametrize(
+  "channels, count, message",
+  [
+    (("t1", "t2", "adc"), 3, "was read as pre, flair, post, and these networks were trained on t1, t2, adc"),
+    (("t1", "t2", "adc", "swi"), 4, "constant in swi"),
+  ],
+)
+def test_networks_of_other_channels_take_neither_lggs_nor_one_of_a_single_value(channels, count, message):
+  other = dataclasses.replace(INFO, name="other", channels=channels, reference=channels[0])
+  predictor = loading.of_networks([network(info=other, channels="all")], [])
+  scan = of_array(volume(), INFO)
+  flat = np.stack([volume()[..., 1]] * (count - 1) + [np.full(volume().shape[:3], 7)], axis=-1)
+  refused = []
+  for given in (scan, flat):
+    with pytest.raises(UserError) as error:
+      predictor.predict(given)
+    refused.append(str(error.value))
+  assert re.search(message, "; ".join(refused)) and f"constant in {channels[-1]}" in refused[1].lower()
+
+
+def test_an_array_of_one_channel_is_that_of_networks_of_one():
+  other = dataclasses.replace(INFO, name="other", channels=("t1",), reference="t1")
+  image = volume()[..., 1]
+  assert of_array(image, other).image.shape == (*image.shape, 1)
+  with pytest.raises(UserError, match=r"expected \[slices, height, width, 2\]$"):
+    of_array(image, dataclasses.replace(other, channels=("t1", "t2")))
+
+
+def test_a_sensitivity_without_a_classifier_is_refused():
+  with pytest.raises(UserError, match=r"sensitivity is 0.5, and has no effect.*name a classifier"):
+    loading.of_networks([network()], [], sensitivity=0.5)
+  assert loading.of_networks([network()], [network()], sensitivity=0.5).decision.gate is not None
 
 
 @pytest.mark.parametrize("options", [{"threshold": 0.0}, {"threshold": 1.5}, {"sensitivity": -1.0}])

@@ -6,6 +6,7 @@ from typing import Any
 
 from bt_jax import files
 from bt_jax.errors import UserError
+from bt_jax.evaluation.bootstrap import FEWEST
 from bt_jax.evaluation.summary_schema import CI, FORMAT, Cascade, Summary
 
 _FINISHED, _REPORT = "finished.json", "report.html"
@@ -45,7 +46,25 @@ def read_summary(folder: pathlib.Path) -> dict[str, Any]:
   if {"sha256", "format"} <= content.keys() and files.is_sealed(content):  # otherwise the type check reports the fault
     files.check_format(content, FORMAT, path, content["versions"]["bt_jax"], files.EVALUATE)
   files.check(Cascade if "segmenter" in content else Summary, content, path, files.EVALUATE)
-  return files.check_seal(content, path, files.EVALUATE)
+  return _with_meaningful_intervals(files.check_seal(content, path, files.EVALUATE), content["intervals"]["patients"])
+
+
+def _with_meaningful_intervals(content: Any, patients: int) -> Any:
+  """The same summary without intervals of few patients or of no width, which earlier versions wrote.
+
+  Args:
+    content: a summary or a part of it.
+    patients: of the part around it.
+  """
+  if not isinstance(content, dict):
+    return [_with_meaningful_intervals(part, patients) for part in content] if isinstance(content, list) else content
+  if "group" in content:  # a subgroup of the patients
+    patients = content["patients"]
+  dropped = lambda name, value: name.endswith(CI) and value and (patients < FEWEST or value[0] == value[1])
+  return {
+    name: None if dropped(name, value) else _with_meaningful_intervals(value, patients)
+    for name, value in content.items()
+  }
 
 
 def mark_finished(folder: pathlib.Path) -> None:

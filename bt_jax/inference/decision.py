@@ -8,6 +8,7 @@ import numpy as np
 
 from bt_jax.datasets.info import DatasetInfo
 from bt_jax.errors import UserError
+from bt_jax.evaluation import SENSITIVITY
 from bt_jax.evaluation.classifier_gate import gate_threshold
 from bt_jax.inference.networks import Network
 from bt_jax.version import __version__
@@ -70,6 +71,12 @@ def decide(
   mean = lambda name, of: float(np.mean([network.decision[name] for network in of]))
   heads = all(network.slice_head for network in segmenters)
   gating = classifiers or (segmenters if heads else [])
+  if not gating and sensitivity != SENSITIVITY:
+    raise UserError(
+      f"sensitivity is {sensitivity}, and has no effect: none of these networks classifies slices; name a classifier, or leave it out",
+      "sensitivity",
+      "classifier",
+    )
   tumor = [np.array(network.decision["tumor_probabilities"]) for network in gating]
   gates = [gate_threshold(probabilities, np.ones(len(probabilities), int), sensitivity) for probabilities in tumor]
   ranges = {

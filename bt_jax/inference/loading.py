@@ -40,9 +40,9 @@ def load(
   """
   paths = networks.find(checkpoints, "checkpoint")
   if exported := [path for path in paths if path.is_file() and not published.is_weights(path)]:
-    if len(paths) > 1 or classifier is not None or tta:
+    if len(paths) > 1 or classifier is not None or tta or sensitivity != SENSITIVITY:
       raise UserError(
-        f"{exported[0]} is an exported file, which stands alone: other networks, the classifier and tta are named when it "
+        f"{exported[0]} is an exported file, which stands alone: other networks, the classifier, sensitivity and tta are named when it "
         "is exported",
         "mode=export",
       )

@@ -3,6 +3,7 @@
 import functools
 import pathlib
 import shlex
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,4 +63,6 @@ def fine_tuning(checkpoint: Sequence[str], root: pathlib.Path, patients: int, in
     if field not in ("pretrained", "dtype") and config.model.get(field, value) != value
   }
   settings = [shlex.quote(f"--config.{field}={value}") for field, value in fields.items()]
-  return " ".join(["python launch.py --config=configs/seg.py:own", *settings])
+  installed = pathlib.Path(sys.argv[0]).name == "bt-jax"
+  program = "bt-jax --config=seg.py:own" if installed else "python launch.py --config=configs/seg.py:own"
+  return " ".join([program, *settings])

@@ -124,7 +124,7 @@ def segmentation(folder, counts=None, masks=True, **changes):
     "surface": {"unit": "pixels", "empty": "both empty: 0", "hd95_mean": None, "hd95_mean_ci95": None, "assd_mean": 5.4321, "assd_mean_ci95": None},
     "outline": {"patients": len(patients), "why": None, **estimates("error_share", "dice_without_others")},
     "calibration": {"pixels": {"temperature": 1.75, "why": None, **estimates("ece", "ece_calibrated")}, "slices": {"temperature": 0.05, "why": "held at its limit", **estimates("ece", "ece_calibrated")}},
-    "subgroups": {"site": [{"group": "XY", "patients": 2, "slices": 12, **estimates("dice_mean")}, {"group": "Z", "patients": 1, "slices": 4, "dice_mean": 0.777, "dice_mean_ci95": None}]},
+    "subgroups": {"site": [{"group": "XY", "patients": 6, "slices": 12, **estimates("dice_mean")}, {"group": "Z", "patients": 1, "slices": 4, "dice_mean": 0.777, "dice_mean_ci95": None}]},
     "associations": {"truth": [{"feature": "angular_std", "grouping": "RNASeqCluster", "patients": 3, "p": 0.0001, "p_holm": 0.0456, "why": None, **CLUSTERS}],
                      "predicted": [{"feature": "angular_std", "grouping": "RNASeqCluster", "patients": 3, "p": None, "p_holm": None, "why": "one cluster only", **CLUSTERS}]},
   }  # fmt: skip

@@ -78,8 +78,8 @@ def _gate(gate: dict[str, Any]) -> Table:
   ]
   missed = ", ".join(gate.get("patients_missed_by_gate", ())) or "none"
   notes = [f"Patients all of whose tumour slices are stopped: {missed}."]
-  if (found := gate.get("of_these_found_by_segmenter")) is not None:
-    notes.append(f"Slices with a tumour that the gate stops: {stopped:,}, of which the segmenter found {found:,}.")
+  if (segmented := gate.get("of_these_found_by_segmenter")) is not None:
+    notes.append(f"Slices with a tumour that the gate stops: {stopped:,}, of which the segmenter found {segmented:,}.")
   return table("Slices and the gate", ("", "slices", "of", "share"), rows, notes)
 
 

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 
 import numpy as np
@@ -7,8 +8,11 @@ import pytest
 from bt_jax import files
 from bt_jax.datasets import splits
 from bt_jax.errors import UserError
-from bt_jax.evaluation import classifier_gate
-from tests.helpers.launching import launch, table_of
+from bt_jax.evaluation import aggregation, bootstrap, classifier_gate
+from bt_jax.evaluation.class_statistics import summarize_classes
+from bt_jax.reporting import console, text_tables
+from bt_jax.reporting.text_tables import cell
+from tests.helpers.launching import launch, printed, table_of
 
 
 def row(patient, label, tp=0, fp=0, fn=0, probability=0.5):
@@ -47,6 +51,86 @@ def test_gate_by_hand():
   )
   assert effect["patients_missed_by_gate"] == ["B"] and effect["sensitivity"] == pytest.approx(1 / 3)
   assert effect["false_positive_rate"] == 0.5 and effect["false_positive_rate_gated"] == 0
+
+
+def of_patients(healthy_marked, tumor):
+  """A healthy slice of each patient, marked or not, and a slice with a tumour of each of `tumor` that is found."""
+  healthy = [row(patient, 0, fp=4 * marked) for patient, marked in healthy_marked.items()]
+  return healthy + [row(patient, 1, tp=5, fn=1) for patient in tumor]
+
+
+def test_shares_of_the_gate_have_intervals_over_patients():
+  """Of five patients one has all of its tumour slices stopped: with 1/5 of the draws, P(3 or more of 5) is 5.8 %."""
+  rows = of_patients(dict.fromkeys("ABCDE", 1) | {"C": 0}, "ABCDE" * 20)
+  passes = np.array([patient != "B" for patient in classifier_gate.column(rows, "patient")])
+  effect = classifier_gate.gate_effect(rows, passes, intervals=True)
+  assert effect["sensitivity"] == 0.8 and effect["sensitivity_ci95"] == [pytest.approx(2 / 5), 1]
+  # A segmenter's own share of healthy slices with a predicted pixel, without the gate and with it, is the same one.
+  for name, of in (("", rows), ("_gated", classifier_gate.gate(rows, passes))):
+    detection = aggregation.summarize(of, intervals=True)["detection"]
+    for ending in ("", "_ci95"):
+      assert effect[f"false_positive_rate{name}{ending}"] == detection[f"false_positive_rate{ending}"] is not None
+  assert not [name for name in classifier_gate.gate_effect(rows, passes) if name.endswith("_ci95")]
+
+
+def test_shares_of_none_and_of_all_have_exact_intervals_and_few_patients_none():
+  rows = of_patients(dict.fromkeys("ABCDEFGHIJ", 1), "ABCDEF")
+  passes = classifier_gate.column(rows, "label") == 1  # ten healthy slices stopped, and six with a tumour let through
+  effect = classifier_gate.gate_effect(rows, passes, intervals=True)
+  assert effect["sensitivity_ci95"] == pytest.approx([0.025 ** (1 / 6), 1])
+  assert effect["false_positive_rate_gated_ci95"] == pytest.approx([0, 1 - 0.025 ** (1 / 10)])
+  assert effect["false_positive_rate_ci95"] == pytest.approx([0.025 ** (1 / 10), 1])
+  for patients in ("ABCD", "ABCGHIJ"):  # four patients; seven, of whom three have a tumour
+    few = [index for index, record in enumerate(rows) if record["patient"] in patients]
+    effect = classifier_gate.gate_effect([rows[index] for index in few], passes[few], intervals=True)
+    assert effect["sensitivity"] == 1 and effect["sensitivity_ci95"] is None
+  assert effect["false_positive_rate_gated_ci95"] == pytest.approx([0, 1 - 0.025 ** (1 / 7)])
+
+
+def summary_of(patients):
+  """The summary of a made-up cascade of so many patients, the gate of which stops the first patient's slices."""
+  names = [f"patient with a long name {number}" for number in range(patients)]
+  rows = of_patients({name: number % 2 for number, name in enumerate(names)}, names)
+  passes = np.array([record["patient"] != names[0] for record in rows])
+  classified = [record | {"prediction": int(through)} for record, through in zip(rows, passes, strict=True)]
+  gated = classifier_gate.gate(rows, passes)
+  chosen = {"sensitivity_asked": 0.98, "threshold": 0.25, "threshold_from": "chosen on the validation set"}
+  return {
+    "data": "made up", "split": "patient_fold_00", "leaky": False, "gate": chosen, "intervals": bootstrap.about(patients),
+    "classifier": {"model": "cnn"}, "segmenter": {"model": "unet"},
+    "test": {
+      "gate": classifier_gate.gate_effect(rows, passes, intervals=True),
+      "segmentation": {"alone": aggregation.summarize(rows, intervals=True), "gated": aggregation.summarize(gated, intervals=True)},
+      "classification": {way: summarize_classes(classified, intervals=True) for way in classifier_gate.WAYS},
+    },
+  }  # fmt: skip
+
+
+def check_console(summary, out, table, report):
+  """The console has the verdict first, with the numbers of the summary, and nothing that the whole table lacks."""
+  verdict, lines = printed(out)
+  gate, masks = summary["test"]["gate"], summary["test"]["segmentation"]
+  models = [summary[role]["model"] for role in ("segmenter", "classifier")]
+  assert verdict.startswith("{} gated by {} on ".format(*models)) and verdict.endswith(f"; report: {report}")
+  assert f"{text_tables.patients(masks['alone'])}, " in verdict
+  alone, gated = (cell(masks[side]["pooled"], "dice") for side in ("alone", "gated"))
+  assert f"Dice over all pixels {alone} without gate, {gated} with gate" in verdict
+  false_alarms = [cell(gate, name) for name in ("false_positive_rate", "false_positive_rate_gated")]
+  assert "false alarms {} without gate, {} with gate".format(*false_alarms) in verdict
+  assert f"tumour slices let through {cell(gate, 'sensitivity')}; " in verdict
+  others = [line for line in out.splitlines() if line != verdict and str(report.parent) not in line]
+  assert set(lines) <= set(others) and max(map(len, others)) <= console.WIDTH
+  numbers = re.findall(r"\d\.\d{4}(?: \[[^]]*\])?", "\n".join([verdict, *lines]))
+  assert len(numbers) > 18 and not [number for number in numbers if number not in table]
+
+
+@pytest.mark.parametrize("patients", [3, 6, 300])
+def test_the_console_of_a_cascade_is_a_verdict_and_a_short_table(patients, tmp_path, capsys):
+  summary = summary_of(patients)
+  console.show(summary, [tmp_path / "table.txt", tmp_path / "report.html"])
+  out = capsys.readouterr().out
+  check_console(summary, out, text_tables.cascade_table(summary), tmp_path / "report.html")
+  assert ("[" in printed(out)[0]) == (patients >= 5) and out.startswith("\nunet gated by cnn on made up, ")
 
 
 @pytest.mark.parametrize(("sensitivity", "expected"), [(1.0, 0.1), (0.75, 0.3), (0.7, 0.3), (0.5, 0.6), (0.01, 0.9)])
@@ -103,8 +187,10 @@ def test_cascade_of_two_runs_of_one_split(classifier, run, tiny_cls, tmp_path):
   flags = ["--mode=cascade", f"--classifier={classifier[0]}", f"--workdir={tmp_path / 'cascade'}"]
   status, out, err = launch([*flags, f"--segmenter={run[0]}", "--sensitivity=1.0"])
   assert status == 0, err
-  assert "Cascade on the test set: phantom (synthetic), patient_fold_00" in out
   summary = json.loads((tmp_path / "cascade/summary.json").read_text())
+  table = (tmp_path / "cascade/table.txt").read_text()
+  assert "Cascade on the test set: phantom (synthetic), patient_fold_00" in table
+  check_console(summary, out, table, tmp_path / "cascade/report.html")
   own = {
     role: json.loads((folder / "summary.json").read_text())["test"]
     for role, folder in (("s", run[0]), ("c", classifier[0]))

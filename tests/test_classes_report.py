@@ -169,7 +169,8 @@ def test_two_runs_are_compared_by_the_mean_over_classes(made_up, tmp_path, capsy
   write_run(tmp_path / "other", 4)
   compare([str(made_up[0]), str(tmp_path / "other")], tmp_path / "comparison")
   out = capsys.readouterr().out
-  assert re.search(r"^dice .*\s0\s+0\s+3\s", out, re.MULTILINE)  # lower in all three patients
+  table = (tmp_path / "comparison/comparison.txt").read_text()
+  assert re.search(r"^dice .*\s0\s+0\s+3\s", table, re.MULTILINE)  # lower in all three patients
   comparison = files.read_json(tmp_path / "comparison/comparison.json", dict, "")
   first, second = (
     files.read_json(folder / "summary.json", dict, "")["test"] for folder in (made_up[0], tmp_path / "other")
@@ -181,7 +182,7 @@ def test_two_runs_are_compared_by_the_mean_over_classes(made_up, tmp_path, capsy
       if group:
         assert (row["first"], row["second"]) == (before[group][key], after[group][key])
         assert row["difference"] == pytest.approx(after[group][key] - before[group][key])
-  assert re.search(r"^oedema, dice mean", out, re.MULTILINE)
+  assert re.search(r"^oedema, dice mean", table, re.MULTILINE) and re.search(r"^oedema, pooled dice", out, re.MULTILINE)
 
 
 def test_the_columns_of_a_comparison_stand_under_each_other_whatever_a_class_is_called(made_up, tmp_path, capsys):

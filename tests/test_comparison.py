@@ -1,5 +1,6 @@
 import html
 import json
+import re
 import shutil
 
 import numpy as np
@@ -10,7 +11,8 @@ from bt_jax import files, metrics
 from bt_jax.evaluation import aggregation, comparison, outline, records
 from bt_jax.evaluation.summary_files import write_summary
 from bt_jax.modes import compare
-from tests.helpers.launching import launch, table_of
+from bt_jax.reporting import console
+from tests.helpers.launching import launch, printed, table_of
 from tests.helpers.made_up_runs import segmentation
 from tests.helpers.slices import make_slices
 
@@ -93,6 +95,41 @@ def test_a_comparison_has_a_page_of_its_own(tmp_path):
   assert 'href="../first/report.html">first</a>' in page and ">second</th>" in page
   assert page.count("no test: no patient differs") == 2 and "3 patients only: intervals are given from 5" in page
   assert str(tmp_path) not in page and 'id="viewer"' not in page and "<img" in page
+
+
+def test_the_console_of_a_comparison_is_a_verdict_and_a_short_table(tmp_path, capsys):
+  first, second = (segmentation(tmp_path / name / "run", dict.fromkeys("ABCDEF", 4)) for name in ("one", "two"))
+  compare.compare([str(first), str(second)], tmp_path / "both")
+  verdict, lines = printed(out := capsys.readouterr().out)
+  found = json.loads((tmp_path / "both/comparison.json").read_text())
+  assert out.startswith(f"\n{verdict}\n\n") and verdict.endswith(f"; report: {tmp_path / 'both/report.html'}")
+  assert verdict.startswith("two/run (unet) minus one/run (unet) on made up, patient_fold_00, 6 patients, 24 slices: ")
+  assert "difference of pooled dice 0.0000 [0.000, 0.000], an interval that includes 0" in verdict
+  assert max(map(len, lines)) <= console.WIDTH and "Wilcoxon p - (no patient differs)" in "\n".join(lines)
+  table = (tmp_path / "both/comparison.txt").read_text()
+  for name, row in found["headline"].items():
+    (line,) = (line for line in lines if line.startswith(name.replace("_", " ")))
+    assert re.findall(r"\d\.\d{4}", line) == [f"{row[side]:.4f}" for side in ("first", "second", "difference")]
+    assert not [number for number in re.findall(r"\d\.\d{4}(?: \[[^]]*\])?", line) if number not in table]
+
+
+@pytest.mark.parametrize(
+  ("interval", "words"),
+  [
+    (None, "0.1500, without an interval"),
+    ([-0.1, 0.2], "0.1500 [-0.100, 0.200], an interval that includes 0"),
+    ([0.0, 0.2], "0.1500 [0.000, 0.200], an interval that includes 0"),
+    ([0.1, 0.2], "0.1500 [0.100, 0.200], an interval that excludes 0"),
+    ([-0.2, -0.1], "0.1500 [-0.200, -0.100], an interval that excludes 0"),
+  ],
+)
+def test_the_verdict_of_a_comparison_says_whether_its_interval_excludes_0(interval, words, tmp_path):
+  row = {"first": 0.5, "second": 0.65, "difference": 0.15, "difference_ci95": interval}
+  summary = {"data": "made up", "split": "fold", "leaky": False, "headline": {"accuracy": row}, "slices": 9,
+             "intervals": {"patients": 1}, "first": {"run": "/a/x", "model": "cnn"}, "second": {"run": "/a/x", "model": "cnn"}}  # fmt: skip
+  verdict = console.verdict(summary, tmp_path / "report.html")
+  assert verdict.startswith("x (cnn) minus x (cnn) on made up, fold, 1 patient, 9 slices: difference of accuracy ")
+  assert f"accuracy {words}; report: " in verdict
 
 
 def test_two_runs_of_one_split(run, classifier, tmp_path):

@@ -7,14 +7,7 @@ import pytest
 
 from bt_jax.datasets import samples
 from bt_jax.reporting import console
-from tests.helpers.launching import ROOT, launch
-
-
-def printed(out):
-  """The lines of the verdict and of the table under it."""
-  lines = out.splitlines()
-  start = next(number for number, line in enumerate(lines) if "; report: " in line)
-  return lines[start], lines[start + 2 : lines.index("written:") - 1]
+from tests.helpers.launching import ROOT, launch, printed
 
 
 @pytest.mark.slow

@@ -307,12 +307,14 @@ def test_a_cascade_shows_what_its_gate_does(cascade):
   text = text_of(page)
   assert "CNN and U-Net" in text and "gate at 0.123, chosen" in text and "<pre" not in page.read_text()
   assert "9 have false positives without it and 4 with it; of 21 slices with a tumour it stops 2." in text
-  assert "0.905 of the slices with a tumour are let through" in page.read_text() and "/secret" not in page.read_text()
+  assert "0.905 (0.711 to 0.987) of the slices with a tumour are let through" in page.read_text()
+  assert "with false positives, with the gate 4 40 0.100 0.021 to 0.199" in text
+  assert "/secret" not in page.read_text()
   assert "Patients all of whose tumour slices are stopped: patient P." in text
   numbers = [f"{value:.3f}" for value in floats_of([test["segmentation"], test["classification"]])]
   assert len(numbers) > 30 and not [value for value in numbers if value not in text]
-  tiles = re.findall(r"<dt>(.*?)</dt><dd><b>(.*?)</b>", page.read_text())
-  assert ("Tumour slices let through", "0.905") in tiles and len(tiles) == 4
+  tiles = re.findall(r'<dt>(.*?)</dt><dd><b>(.*?)</b> <span class="interval">(.*?)</span>', page.read_text())
+  assert ("Tumour slices let through", "0.905", "0.711 to 0.987") in tiles and len(tiles) == 4
 
 
 def test_a_cascade_does_not_show_another_run_in_the_folder_of_its_segmenter(cascade):

@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from scipy.special import logit
 
 from bt_jax.errors import UserError
-from bt_jax.evaluation import outline
+from bt_jax.evaluation import bootstrap, outline
 from bt_jax.evaluation.class_statistics import choose_threshold
 from bt_jax.evaluation.records import Record
 
@@ -23,6 +23,12 @@ FEATURES = {
   "both": ("log_area", "confidence", "classifier"),
 }
 WAYS = ("classifier", "mask", "both", "paper_rule")
+# The shares that the gate changes, each with the slices that it counts and the slices that it is of.
+_SHARES = {
+  "false_positive_rate": ("false_positives", "healthy_slices"),
+  "false_positive_rate_gated": ("false_positives_gated", "healthy_slices"),
+  "sensitivity": ("let_through", "tumor_slices"),
+}
 
 
 def column(rows: list[Record], name: str) -> np.ndarray:
@@ -59,8 +65,13 @@ def _emptied(row: Record) -> Record:
   return row | counts | {name: None if counts["fn"] else 0 for name in outline.COLUMNS if name in row}
 
 
-def gate_effect(rows: list[Record], passes: np.ndarray) -> dict[str, Any]:
+def gate_effect(rows: list[Record], passes: np.ndarray, *, intervals: bool = False) -> dict[str, Any]:
   """The effect of the gate on slices: fewer false positives on healthy slices, and missed tumours.
+
+  Args:
+    rows: the segmenter's records, one per slice.
+    passes: whether the gate lets each slice through.
+    intervals: whether to add `<share>_ci95` for each share, see `bootstrap.estimate`.
 
   Returns:
     For healthy slices, the number and share with any predicted pixel, without and with the gate. For slices with a
@@ -71,21 +82,27 @@ def gate_effect(rows: list[Record], passes: np.ndarray) -> dict[str, Any]:
   healthy, tumor = label == 0, label == 1
   stopped = tumor & ~passes
   patients = column(rows, "patient")
-  without, with_gate = int((healthy & segmented).sum()), int((healthy & segmented & passes).sum())
-  share = lambda count, total: count / total if total else None
+  counted = {
+    "healthy_slices": healthy,
+    "false_positives": healthy & segmented,
+    "false_positives_gated": healthy & segmented & passes,
+    "tumor_slices": tumor,
+    "let_through": tumor & passes,
+  }
+  sums = bootstrap.by_patient(rows, counted)
+
+  def shares(index: np.ndarray) -> dict[str, np.ndarray]:
+    total = {name: column[index].sum(-1) for name, column in sums.items()}
+    return {name: bootstrap.share(total[part], total[whole]) for name, (part, whole) in _SHARES.items()}
+
   return {
-    "healthy_slices": int(healthy.sum()),
-    "false_positives": without,
-    "false_positive_rate": share(without, int(healthy.sum())),
-    "false_positives_gated": with_gate,
-    "false_positive_rate_gated": share(with_gate, int(healthy.sum())),
-    "tumor_slices": int(tumor.sum()),
+    **{name: int(which.sum()) for name, which in counted.items() if name != "let_through"},
     "tumor_slices_missed_by_gate": int(stopped.sum()),
     "of_these_found_by_segmenter": int((stopped & (column(rows, "tp") > 0)).sum()),
     "patients_missed_by_gate": [
       str(patient) for patient in np.unique(patients[tumor]) if not (passes & tumor & (patients == patient)).any()
     ],
-    "sensitivity": share(int((tumor & passes).sum()), int(tumor.sum())),
+    **bootstrap.estimate(shares, len(np.unique(patients)), intervals=intervals, is_share=_SHARES.__contains__),
   }
 
 

@@ -239,6 +239,9 @@ class GateEffect(TypedDict):
   false_positives_gated: Count
   false_positive_rate: Share | None
   false_positive_rate_gated: Share | None
+  false_positive_rate_ci95: NotRequired[Interval | None]  # older cascades have no intervals of these
+  false_positive_rate_gated_ci95: NotRequired[Interval | None]
+  sensitivity_ci95: NotRequired[Interval | None]
   tumor_slices: Count
   tumor_slices_missed_by_gate: Count
   sensitivity: Share | None

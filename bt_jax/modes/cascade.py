@@ -17,7 +17,7 @@ from bt_jax.evaluation.aggregation import summarize
 from bt_jax.evaluation.class_statistics import summarize_classes
 from bt_jax.evaluation.records import Record, of_any_class
 from bt_jax.evaluation.summary_files import is_finished, write_summary
-from bt_jax.reporting import figures
+from bt_jax.reporting import console, figures
 from bt_jax.reporting.page import html
 from bt_jax.reporting.text_tables import cascade_table, heading
 from bt_jax.runs import chunks, prediction, restoring, run_data
@@ -180,7 +180,7 @@ def _report(workdir: pathlib.Path, about: dict[str, Any], runs_of: dict[str, _Pr
     **provenance(),
     "intervals": bootstrap.about(len({row["patient"] for row in segmented})),
     "test": {
-      "gate": gating.gate_effect(segmented, passes["test"]),
+      "gate": gating.gate_effect(segmented, passes["test"], intervals=True),
       "segmentation": {"alone": summarize(by_class, intervals=True), "gated": summarize(gated, intervals=True)},
       "classification": {way: summarize_classes(rows, intervals=True) for way, rows in classified_by.items()},
     },
@@ -203,4 +203,4 @@ def _report(workdir: pathlib.Path, about: dict[str, Any], runs_of: dict[str, _Pr
     figures.save_gate(workdir / "figures/gate.png", segmented, probability["test"], threshold, title=title),
     html.write_report(workdir, show_slices=segmenter.config.report.show_slices),
   ]
-  print(f"\n{table}\n\nwritten:\n" + "\n".join(f"  {path}" for path in written))
+  console.show(summary, written)

@@ -11,6 +11,7 @@ from bt_jax.evaluation import bootstrap, comparison
 from bt_jax.evaluation.aggregation import score_of
 from bt_jax.evaluation.record_tables import Tables, read_run
 from bt_jax.evaluation.records import of_any_class
+from bt_jax.reporting import console
 from bt_jax.reporting.page import comparison_page
 from bt_jax.reporting.text_tables import compare_table
 from bt_jax.tasks import TASKS
@@ -69,7 +70,7 @@ def compare(runs: Sequence[str], workdir: pathlib.Path | None) -> None:
     files.write_bytes(workdir / "comparison.txt", f"{table}\n".encode()),
     comparison_page.write_report(workdir, summary, rows),
   ]
-  print(f"\n{table}\n\nwritten:\n" + "\n".join(f"  {path}" for path in written))
+  console.show(summary, written)
 
 
 def _headline(task: type[Task], first: Group, second: Group, change: Group) -> dict[str, Group]:

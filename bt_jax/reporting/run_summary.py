@@ -125,5 +125,4 @@ def write(
     html.write_report(workdir, show_slices=show_slices),
   ]
   mark_finished(workdir)
-  print(f"\n{console.verdict(summary, written[-1])}\n\n{console.short_table(summary)}\n\nwritten:")
-  print("\n".join(f"  {path}" for path in written))
+  console.show(summary, written)

@@ -194,10 +194,11 @@ def _intervals_lines(summary: dict[str, Any]) -> list[str]:
 
 def counts(test: dict[str, Any]) -> str:
   """Patients and slices of a test set."""
-  return f"{_patients(test)}, {test['slices']} slices, {test['tumor_slices']} of them with a tumour"
+  return f"{patients(test)}, {test['slices']} slices, {test['tumor_slices']} of them with a tumour"
 
 
-def _patients(group: dict[str, Any]) -> str:
+def patients(group: dict[str, Any]) -> str:
+  """The number of patients in words."""
   return "1 patient" if group["patients"] == 1 else f"{group['patients']} patients"
 
 
@@ -225,7 +226,7 @@ def compare_table(summary: dict[str, Any]) -> str:
     statistics |= {f"{name}, {statistic.replace('_', ' ')}": row for statistic, row in rows.items()}
   width = max(24, *(len(name) + 2 for name in (*statistics, *summary["patients"])))
   lines = [
-    f"Two runs on the same test set: {heading(summary)}; {_patients(intervals)}, {summary['slices']} slices",
+    f"Two runs on the same test set: {heading(summary)}; {patients(intervals)}, {summary['slices']} slices",
     f"first:  {first['run']} ({first['model']})",
     f"second: {second['run']} ({second['model']})",
     "",
@@ -282,18 +283,17 @@ def cascade_table(summary: dict[str, Any]) -> str:
     "",
     f"{'segmentation':36}{'without gate':>24}{'with gate':>24}",
     *(f"{name:36}{cell(alone[group], key):>24}{cell(gated[group], key):>24}" for name, (group, key) in pairs.items()),
-    f"healthy slices with a false positive: {gate['false_positives']} without, {gate['false_positives_gated']} with, of "
-    f"{gate['healthy_slices']}",
-    f"slices with a tumour missed by the gate: {gate['tumor_slices_missed_by_gate']} of {gate['tumor_slices']} (sensitivity "
-    f"{_show(gate['sensitivity'])}), {gate['of_these_found_by_segmenter']} of them found by the segmenter; patients missed "
+    f"healthy slices with a false positive: {gate['false_positives']} without gate ({cell(gate, 'false_positive_rate')}), "
+    f"{gate['false_positives_gated']} with gate ({cell(gate, 'false_positive_rate_gated')}), of {gate['healthy_slices']}",
+    f"slices with a tumour missed by the gate: {gate['tumor_slices_missed_by_gate']} of {gate['tumor_slices']} (let through: "
+    f"{cell(gate, 'sensitivity')}), {gate['of_these_found_by_segmenter']} of them found by the segmenter; patients missed "
     f"altogether: {lost}",
     "",
-    f"{'tumour or none, by slice':52}"
-    + "".join(f"{name.replace('average_precision', 'avg_prec'):>12}" for name in names),
+    f"{'tumour or none, by slice':52}" + "".join(f"{name:>24}" for name in names),
   ]
   for way, values in test["classification"].items():
     numbers = {**values["per_class"]["tumor"], **values}
-    lines.append(f"{WAYS[way]:52}" + "".join(f"{_show(numbers[name]):>12}" for name in names))
+    lines.append(f"{WAYS[way]:52}" + "".join(f"{cell(numbers, name):>24}" for name in names))
   lines += [
     "",
     f"(1) {EMPTY_RULES['empty_is_one']}. (2) {EMPTY_RULES['nonempty_truth']}. Pooled and per volume, an all-empty pair counts 1.",

@@ -97,6 +97,13 @@ def unbroken(flags: list[str], workdir: pathlib.Path, devices: int | None = None
   return workdir, out
 
 
+def printed(out: str) -> tuple[str, list[str]]:
+  """The line of the verdict in what a command printed, and the lines of the table under it."""
+  lines = out.splitlines()
+  start = next(number for number, line in enumerate(lines) if "; report: " in line)
+  return lines[start], lines[start + 2 : lines.index("written:") - 1]
+
+
 def table_of(path: pathlib.Path) -> list[dict[str, str]]:
   """The rows of a CSV file."""
   with open(path, newline="") as file:

@@ -22,7 +22,8 @@ def cascade(folder):
   gated = [row | {"classifier_probability": 0.25, "gate_passes": 1 - row["slice"] % 2} for row in rows]
   files.write_csv(folder / "slices.csv", gated)
   gate = {"healthy_slices": 40, "false_positives": 9, "false_positives_gated": 4, "tumor_slices": 21, "tumor_slices_missed_by_gate": 2,
-          "sensitivity": 19 / 21, "false_positive_rate": 9 / 40, "false_positive_rate_gated": 4 / 40, "patients_missed_by_gate": ["patient P"]}  # fmt: skip
+          "sensitivity": 19 / 21, "false_positive_rate": 9 / 40, "false_positive_rate_gated": 4 / 40, "patients_missed_by_gate": ["patient P"],
+          "sensitivity_ci95": [0.711, 0.987], "false_positive_rate_ci95": [0.123, 0.345], "false_positive_rate_gated_ci95": [0.021, 0.199]}  # fmt: skip
   alone, with_gate = (
     {"slices": 61, "patients": 3, "pooled": estimates("dice"), "patient": estimates("dice_mean")} for _ in range(2)
   )

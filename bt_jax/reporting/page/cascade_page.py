@@ -65,19 +65,22 @@ def _masks(segmented: dict[str, Any]) -> Table:
 
 
 def _gate(gate: dict[str, Any]) -> Table:
+  tumor, healthy, stopped = (gate[name] for name in ("tumor_slices", "healthy_slices", "tumor_slices_missed_by_gate"))
   counts = {
-    "slices with a tumour": gate["tumor_slices"],
-    "of these stopped by the gate": gate["tumor_slices_missed_by_gate"],
-    "of these found by the segmenter": gate.get("of_these_found_by_segmenter"),
-    "healthy slices": gate["healthy_slices"],
-    "with false positives, without the gate": gate["false_positives"],
-    "with false positives, with the gate": gate["false_positives_gated"],
-  }
+    "slices with a tumour let through": (tumor - stopped, tumor, "sensitivity"),
+    "healthy slices with false positives, without the gate": (gate["false_positives"], healthy, "false_positive_rate"),
+    "healthy slices with false positives, with the gate": (
+      gate["false_positives_gated"], healthy, "false_positive_rate_gated",
+    ),
+  }  # fmt: skip
+  rows = [
+    [text(title), value(part), value(whole), measured(gate, share)] for title, (part, whole, share) in counts.items()
+  ]
   missed = ", ".join(gate.get("patients_missed_by_gate", ())) or "none"
-  rows = [[text(title), value(count)] for title, count in counts.items()]
-  return table(
-    "Slices and the gate", ("", "slices"), rows, [f"Patients all of whose tumour slices are stopped: {missed}."]
-  )
+  notes = [f"Patients all of whose tumour slices are stopped: {missed}."]
+  if (segmented := gate.get("of_these_found_by_segmenter")) is not None:
+    notes.append(f"Slices with a tumour that the gate stops: {stopped:,}, of which the segmenter found {segmented:,}.")
+  return table("Slices and the gate", ("", "slices", "of", "share"), rows, notes)
 
 
 def _ways(classified: dict[str, Any]) -> Table:
@@ -106,7 +109,8 @@ def _runs(record: RunFiles) -> Section:
 
 
 def _gate_words(gate: dict[str, Any]) -> str:
-  rates = [phrases.number(gate[name]) for name in ("sensitivity", "false_positive_rate", "false_positive_rate_gated")]
+  names = ("sensitivity", "false_positive_rate", "false_positive_rate_gated")
+  rates = [phrases.with_interval(gate, name) for name in names]
   return (
     f"Shares over the gate's threshold. At the chosen one {rates[0]} of the slices with a tumour are let through, and the share of "
     f"healthy slices with false positives goes from {rates[1]} to {rates[2]}."

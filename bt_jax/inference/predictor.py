@@ -187,7 +187,7 @@ class Predictor:
     if scan.roles and tuple(scan.roles) != info.channels:
       raise UserError(
         f"{scan.name} was read as {', '.join(scan.roles)}, and these networks were trained on {', '.join(info.channels)} of "
-        f"{info.name}: give an array of these, or the folder to --mode=predict, which reads them"
+        f"{info.name}: give an array of these"
       )
     if self.decision.reach >= count:
       raise UserError(

@@ -273,15 +273,19 @@ def test_classes_that_exclude_each_other_and_folders_of_others_are_refused(tmp_p
   assert [path.name for path in (tmp_path / "imagesTr").iterdir()] == ["a_0000.tif"]
 
 
-def test_the_command_names_what_differs_from_the_preset(tmp_path):
+def test_the_command_names_what_differs_from_the_preset(tmp_path, monkeypatch):
   variables, record = network_file.read(zoo.path_of("lgg"))
-  record["config"]["model"]["width"] = 99
+  record["config"]["model"]["width"], record["config"]["data"]["size"] = 99, 96
   path = network_file.write(tmp_path / "my network.safetensors", variables, record)
   info = dataclasses.replace(INFO, window=(-160.0, 240.0))
   assert shlex.split(serve.fine_tuning([str(path)], tmp_path / "data", 9, info))[2:] == [
     "--config=configs/seg.py:own", f"--config.data.root={tmp_path / 'data'}", f"--config.model.pretrained={path}",
-    "--config.data.window=-160,240", "--config.model.width=99",
+    "--config.data.size=96", "--config.data.window=-160,240", "--config.model.width=99",
   ]  # fmt: skip
+  monkeypatch.setattr("sys.argv", ["/usr/local/bin/bt-jax", "serve"])
+  assert serve.fine_tuning(["lgg"], tmp_path / "data", 9, INFO).startswith(
+    "bt-jax --config=seg.py:own --config.data.root="
+  )
   (tmp_path / "exported.bin").write_bytes(b"")
   assert serve.fine_tuning([str(tmp_path / "exported.bin")], tmp_path / "data", 9, INFO) is None
 

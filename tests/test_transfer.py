@@ -37,7 +37,7 @@ def run_of(info, *, channels="all", width=4, name="unet", classes=1, patients=No
   model = SEGMENTERS[name](width=width, depth=2, classes=classes)
   seen = parse_channels(channels, info)
   fields = {**seg.get_config("phantom").model.to_dict(), "name": name, "width": width, "depth": 2}
-  run = transfer.TrainedRun(variables_of(model, len(seen), 1), fields, seen, info, "volume", "/run", "0", patients)
+  run = transfer.TrainedRun(variables_of(model, len(seen), 1), fields, seen, info, "volume", "/run", "0", patients, 64)
   return run, model
 
 

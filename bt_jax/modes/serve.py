@@ -10,6 +10,7 @@ from typing import Any
 from bt_jax import zoo
 from bt_jax.datasets.info import DatasetInfo
 from bt_jax.datasets.own_data import folds
+from bt_jax.datasets.registry import PUBLISHED
 from bt_jax.distributed import setup
 from bt_jax.inference import loading, networks, published
 from bt_jax.runs import transfer
@@ -46,15 +47,18 @@ def fine_tuning(checkpoint: Sequence[str], root: pathlib.Path, patients: int, in
 
   path, config = networks.find(checkpoint, "checkpoint")[0], seg.get_config("own")
   if transfer.find(str(path)) is not None:
-    model = transfer.load(path).model
+    trained = transfer.load(path)
+    model, size = trained.model, trained.size
   elif published.is_weights(path):
-    model = published.MODEL
+    model, size = published.MODEL, PUBLISHED.size
   else:
     return None
   name = next((name for name in zoo.names() if zoo.path_of(name) == path), str(path.absolute()))
   fields = {"data.root": root.absolute(), "model.pretrained": name}
   if patients < config.data.folds:
     fields["data.folds"] = max(patients, folds.FEWEST)
+  if size != config.data.size:
+    fields["data.size"] = size
   if info.window:
     fields["data.window"] = ",".join(map("{:g}".format, info.window))
   fields |= {

@@ -46,6 +46,7 @@ class TrainedRun:
     sha256: SHA-256 of its arrays.
     patients: the patients of `train`, and those of `validation`, on which its best epoch was chosen; None for older
       runs.
+    size: pixels of a side of its input.
   """
 
   variables: PyTree
@@ -56,6 +57,7 @@ class TrainedRun:
   origin: str
   sha256: str
   patients: dict[str, list[str]] | None
+  size: int
 
   @property
   def variant(self) -> str:
@@ -88,6 +90,7 @@ def load(folder: pathlib.Path) -> TrainedRun:
     str(folder.resolve()),
     record["arrays_sha256"],
     record.get("patients"),
+    config["data"]["size"],
   )
 
 

@@ -15,6 +15,8 @@ MISSING, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 MODELS = {
   "unet": "U-Net",
+  "lite_unet": "U-Net with an EfficientNet-Lite encoder",
+  "lite": "EfficientNet-Lite",
   "resunet": "ResUNet (U-Net with a ResNet50 encoder)",
   "resunet_scratch": "residual U-Net",
   "cnn": "CNN",

@@ -1,9 +1,11 @@
 """Published weights, each as a Linen module and its variables."""
 
+import os
 from typing import NamedTuple
 
 from flax import linen as nn
 
+from bt_jax.errors import check_local
 from bt_jax.models import EfficientNetLite, LiteClassifier, ResNet50, ResNet50Classifier
 from bt_jax.models.efficientnet_lite import ENCODERS
 from bt_jax.models.unet import UNET_FIELDS, UNet
@@ -32,7 +34,7 @@ class Pretrained(NamedTuple):
   normalize: str
 
 
-def load(name: str) -> Pretrained:
+def load(name: str | os.PathLike[str]) -> Pretrained:
   """Loads a network and its weights from a file, an installed package, a hub name or a folder of converted weights.
 
       module, variables, _ = bt_jax.weights.load("efficientnet-lite0")
@@ -43,12 +45,13 @@ def load(name: str) -> Pretrained:
   bt_jax.errors.UserError: model.pretrained: there is no file resnet50.pth: name a file (.safetensors, ...
 
   Args:
-    name: name of the weights, as for `model.pretrained`; see docs/models.md.
+    name: name or path of the weights, as for `model.pretrained`; see docs/models.md.
 
   Raises:
     UserError: there are no such weights, they cannot be read, or they are for a network that we do not have.
   """
-  weights = conversion.load_weights(name)
+  check_local(name, "model.pretrained")
+  weights = conversion.load_weights(os.fspath(name))
   if weights.is_whole:
     classes = len(weights.variables["params"]["head"]["bias"])
     return Pretrained(UNet(**UNET_FIELDS, classes=classes), weights.variables, weights.normalize)

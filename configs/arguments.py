@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from bt_jax.errors import UserError, nearest
+from bt_jax.errors import UserError, check_local, nearest
 from configs import common
 
 _CONFIGS = ("seg.py", "cls.py")
@@ -26,7 +26,9 @@ def find_config(argv: list[str]) -> None:
     match = re.fullmatch(r"(--?config)(?:=(.*))?", argument)
     if match is None or (match[2] is None and number + 1 == len(argv)):
       continue
-    path, *preset = (argv[number + 1] if match[2] is None else match[2]).split(":", 1)
+    value = argv[number + 1] if match[2] is None else match[2]
+    check_local(value, "config")
+    path, *preset = value.split(":", 1)
     if pathlib.Path(path).is_file():
       continue
     ours = {name: folder / name for name in _CONFIGS}

@@ -336,6 +336,7 @@ def test_build_mode_and_help(tiny, data_dir):
     ),
     (["--mode=predict", "--checkpoint=a,hdfs://b", "--output=c"], "hdfs://b is an address ... (--checkpoint)"),
     (["--mode=export", "--checkpoint=a", "--output=gs://b/c.bin"], "gs://b/c.bin is an address ... (--output)"),
+    (["--config=gs://b/seg.py"], "gs://b/seg.py is an address ... (--config)"),
     (["--mode=crossval"], "no configuration"),
     (["--mode=report"], "needs the folder of a finished run"),
     (["--mode=report", "--workdir=/nowhere/at/all"], "holds no finished run"),

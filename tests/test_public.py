@@ -55,6 +55,7 @@ def test_an_address_is_no_folder_here(kind, tmp_path, monkeypatch):
   refused(lambda: bt_jax.load(str(tmp_path), classifier=address), "gs:/", "is an address", "(--classifier)")
   refused(lambda: bt_jax.read(address), "gs:/", "is an address", "(--input)")
   refused(lambda: bt_jax.read(flair=address), "gs:/", "is an address", "(--flair)")
+  refused(lambda: bt_jax.weights.load(address), "gs:/", "is an address", "(--config.model.pretrained)")
   refused(lambda: bt_jax.save(Prediction.__new__(Prediction), address), "gs:/", "is an address", "(--output)")
   for option in ("root", "data_dir"):
     options = {"root": None, "data_dir": None} | {option: str(address)}

@@ -8,6 +8,7 @@ from bt_jax.errors import needs
 from bt_jax.inference import overlays
 from bt_jax.reporting.page import cascade_page, classification_page, phrases, sections, segmentation_page, viewer
 from bt_jax.reporting.page.run_files import RunFiles, read
+from bt_jax.scans.scan import NOTICE
 from bt_jax.version import __version__
 
 with needs("train", "the report of a run"):
@@ -79,6 +80,7 @@ def render(**content: Any) -> bytes:
     style=inline("style.css"),
     script=inline("viewer.js"),
     version=__version__,
+    research=NOTICE,
     **{"volumes": [], "no_volumes": "", **content},
   )
   return page.encode()

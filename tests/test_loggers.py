@@ -23,7 +23,7 @@ def test_an_unknown_logger_is_refused_in_one_line():
 def test_a_missing_package_is_named_with_its_extra(monkeypatch, name):
   monkeypatch.setitem(__import__("sys").modules, name, None)
   with pytest.raises(
-    UserError, match=rf"log={name} needs {name}, which is not installed: pip install .bt_jax\[{name}\]"
+    UserError, match=rf"log={name} needs {name}, which is not installed: pip install .\.\[{name}\]"
   ) as error:
     loggers.parse(name)
   assert len(str(error.value).splitlines()) == 1

@@ -152,13 +152,13 @@ def measure(peers: dict[str, Callable], name: str, size: int, args: argparse.Nam
     )
     limit = max(flops / machine[0], moved / machine[1]) / medians[0]
     ratio = f"{medians[1] / medians[0]:8.2f}" if len(medians) > 1 else f"{'-':>8}"
-    told = f"{name:16}{work:10}{size:4}" + ratio
-    told += "".join(timing.shown([args.batch / each for each in values], 1) for values in times.values())
+    line = f"{name:16}{work:10}{size:4}" + ratio
+    line += "".join(timing.shown([args.batch / each for each in values], 1) for values in times.values())
     if work == "training":
-      told += "".join(f"{of['memory']() / 1e6:10.0f}" if of["memory"] else f"{'-':>10}" for of in functions.values())
+      line += "".join(f"{of['memory']() / 1e6:10.0f}" if of["memory"] else f"{'-':>10}" for of in functions.values())
     else:
-      told += " " * 10 * len(medians)
-    print(f"{told}{limit:8.2f}", flush=True)
+      line += " " * 10 * len(medians)
+    print(f"{line}{limit:8.2f}", flush=True)
 
 
 def main() -> None:

@@ -303,7 +303,7 @@ def test_killed_in_the_middle_it_goes_on(run, tmp_path):
   assert 0 < len(finished) < len(names)
   status, out, err = launch(flags)
   assert status == 0, err
-  assert f"{len(finished)} was there" in out
+  assert f"{len(finished)} there already" in out
   for name in names:
     described = json.loads((output / name / "prediction.json").read_text())
     assert described["files"] == sizes(output / name)

@@ -326,7 +326,7 @@ def _print_one(row: dict[str, Any], output: pathlib.Path, arranged: str) -> None
 def _print_all(rows: Sequence[dict[str, Any]], table: pathlib.Path, arranged: str) -> None:
   count = collections.Counter(row["status"] for row in rows)
   segmented = sum(bool(row["tumor"]) for row in rows)
-  counts = ", ".join(f"{number} {status}" for status, number in count.items())
+  counts = ", ".join(f"{number} {status}" for status, number in count.items()).replace("was there", "there already")
   unlike = sum(bool(row["looks_wrong"]) for row in rows)
   print(
     f"\n{len(rows)} studies: {counts}; tumour segmented in {segmented}; {unlike} look unlike what the networks know"
